@@ -1,0 +1,162 @@
+package contract
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Backend is how init writes its rules.
+type Backend string
+
+// The back ends of init.
+const (
+	BackendAuto     Backend = "Auto"
+	BackendNFTables Backend = "NFTables"
+)
+
+// InitArgs is the command line of meshless-init. The function writes it, so that a reviewer reads in the manifest what bypasses the proxy.
+type InitArgs struct {
+	ProxyUID             int // whose traffic is not redirected
+	ExcludeInboundPorts  Ports
+	ExcludeOutboundPorts Ports
+	ExcludeOutboundCIDRs []netip.Prefix
+	Backend              Backend
+}
+
+// Args is the command line that ParseInitArgs reads; defaults are left out.
+func (a InitArgs) Args() []string {
+	args := []string{"--proxy-uid=" + strconv.Itoa(a.ProxyUID)}
+	if len(a.ExcludeInboundPorts) > 0 {
+		args = append(args, "--exclude-inbound-ports="+a.ExcludeInboundPorts.String())
+	}
+	if len(a.ExcludeOutboundPorts) > 0 {
+		args = append(args, "--exclude-outbound-ports="+a.ExcludeOutboundPorts.String())
+	}
+	if len(a.ExcludeOutboundCIDRs) > 0 {
+		args = append(args, "--exclude-outbound-cidrs="+joinPrefixes(a.ExcludeOutboundCIDRs))
+	}
+	if a.Backend != "" && a.Backend != BackendAuto {
+		args = append(args, "--backend="+string(a.Backend))
+	}
+	return args
+}
+
+// ParseInitArgs reads the command line of meshless-init (without the program's name). flag.ErrHelp is returned for --help, after the usage went to usage.
+func ParseInitArgs(args []string, usage io.Writer) (InitArgs, error) {
+	a := InitArgs{Backend: BackendAuto}
+	fs := newFlagSet("meshless-init", usage)
+	fs.IntVar(&a.ProxyUID, "proxy-uid", DefaultUID, "user of the proxy, whose traffic is not redirected")
+	fs.TextVar(&a.ExcludeInboundPorts, "exclude-inbound-ports", Ports{}, "ports on which peers reach the app without the proxy, like 22,9000-9010")
+	fs.TextVar(&a.ExcludeOutboundPorts, "exclude-outbound-ports", Ports{}, "ports that the app reaches without the proxy")
+	fs.Func("exclude-outbound-cidrs", "networks that the app reaches without the proxy, like 10.1.0.0/16,fd00::/8", func(s string) (err error) {
+		a.ExcludeOutboundCIDRs, err = ParsePrefixes(s)
+		return err
+	})
+	fs.Func("backend", "Auto or NFTables (default Auto)", func(s string) error {
+		a.Backend = Backend(s)
+		if a.Backend != BackendAuto && a.Backend != BackendNFTables {
+			return fmt.Errorf("%q is neither Auto nor NFTables", s)
+		}
+		return nil
+	})
+	if err := parseAll(fs, args); err != nil {
+		return InitArgs{}, err
+	}
+	if a.ProxyUID < 1 || a.ProxyUID > 1<<31-1 {
+		return InitArgs{}, fmt.Errorf("--proxy-uid: %d is not a user id of a non-root user", a.ProxyUID)
+	}
+	return a, nil
+}
+
+// ProxyArgs is the command line of meshless-proxy.
+type ProxyArgs struct {
+	Directory    string        // Directory, but in tests
+	LogLevel     string        // debug, info, warn or error
+	DrainTimeout time.Duration // how long connections may finish after SIGTERM
+}
+
+// DefaultDrainTimeout leaves five of the default thirty seconds of terminationGracePeriodSeconds for the exit itself.
+const DefaultDrainTimeout = 25 * time.Second
+
+// Args is the command line that ParseProxyArgs reads; defaults are left out.
+func (a ProxyArgs) Args() []string {
+	var args []string
+	if a.LogLevel != "" && a.LogLevel != "info" {
+		args = append(args, "--log-level="+a.LogLevel)
+	}
+	if a.DrainTimeout != 0 && a.DrainTimeout != DefaultDrainTimeout {
+		args = append(args, "--drain-timeout="+a.DrainTimeout.String())
+	}
+	return args
+}
+
+// ParseProxyArgs reads the command line of meshless-proxy (without the program's name).
+func ParseProxyArgs(args []string, usage io.Writer) (ProxyArgs, error) {
+	var a ProxyArgs
+	fs := newFlagSet("meshless-proxy", usage)
+	fs.StringVar(&a.Directory, "directory", Directory, "where the projected volume is mounted")
+	fs.DurationVar(&a.DrainTimeout, "drain-timeout", DefaultDrainTimeout, "how long connections may finish after SIGTERM")
+	fs.StringVar(&a.LogLevel, "log-level", "info", "debug, info, warn or error")
+	if err := parseAll(fs, args); err != nil {
+		return ProxyArgs{}, err
+	}
+	if err := ValidateLogLevel(a.LogLevel); err != nil {
+		return ProxyArgs{}, fmt.Errorf("--log-level: %w", err)
+	}
+	return a, nil
+}
+
+// ValidateLogLevel checks that s is debug, info, warn or error.
+func ValidateLogLevel(s string) error {
+	switch s {
+	case "debug", "info", "warn", "error":
+		return nil
+	}
+	return fmt.Errorf("%q is not debug, info, warn or error", s)
+}
+
+// ParsePrefixes reads "10.1.0.0/16,fd00::/8"; a prefix with host bits set is an error, since it is likely a typing error.
+func ParsePrefixes(s string) ([]netip.Prefix, error) {
+	var prefixes []netip.Prefix
+	for part := range strings.SplitSeq(s, ",") {
+		if part = strings.TrimSpace(part); part == "" {
+			continue
+		}
+		p, err := netip.ParsePrefix(part)
+		if err != nil || p != p.Masked() {
+			return nil, fmt.Errorf("%q is not a network like 10.1.0.0/16", part)
+		}
+		prefixes = append(prefixes, p)
+	}
+	return prefixes, nil
+}
+
+func joinPrefixes(prefixes []netip.Prefix) string {
+	parts := make([]string, len(prefixes))
+	for i, p := range prefixes {
+		parts[i] = p.String()
+	}
+	return strings.Join(parts, ",")
+}
+
+func newFlagSet(name string, usage io.Writer) *flag.FlagSet {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(usage)
+	return fs
+}
+
+// parseAll refuses what is left over, so that a mistyped flag without dashes is not dropped in silence.
+func parseAll(fs *flag.FlagSet, args []string) error {
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	return nil
+}

@@ -1,0 +1,204 @@
+// Package svid verifies X.509-SVIDs and trust bundles. Function, proxy and tests verify with this code alone, so that what a
+// render accepts is what a handshake accepts. Every check fails closed.
+package svid
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// Reason classifies a refusal, for metrics and for hints. It is a small closed set.
+type Reason string
+
+// The reasons of a refusal.
+const (
+	NoCertificate    Reason = "no_certificate"
+	Malformed        Reason = "malformed"
+	NotYetValid      Reason = "not_yet_valid"
+	Expired          Reason = "expired"
+	UnknownAuthority Reason = "unknown_authority"
+	WrongUsage       Reason = "wrong_usage"
+	NotAnSVID        Reason = "not_an_svid"
+	WrongTrustDomain Reason = "wrong_trust_domain"
+	Revoked          Reason = "revoked"
+)
+
+// Error is a refusal of a certificate.
+type Error struct {
+	Reason Reason
+	Detail string
+}
+
+func (e *Error) Error() string { return e.Detail }
+
+func refuse(reason Reason, format string, args ...any) error {
+	return &Error{Reason: reason, Detail: fmt.Sprintf(format, args...)}
+}
+
+// Bundle is the set of CA certificates that a trust domain trusts, and the keys that it does not any more. It is immutable.
+type Bundle struct {
+	trustDomain spiffeid.TrustDomain
+	authorities []*x509.Certificate
+	pool        *x509.CertPool
+	revoked     map[string]bool
+}
+
+// NewBundle makes a bundle. Revoked are digests as KeyDigest returns them. No authority, one that is not a CA and one that is
+// listed twice are errors; an expired one is not, since time is judged at every verification.
+func NewBundle(td spiffeid.TrustDomain, authorities []*x509.Certificate, revoked []string) (*Bundle, error) {
+	if len(authorities) == 0 {
+		return nil, errors.New("bundle holds no certificate")
+	}
+	b := &Bundle{trustDomain: td, authorities: authorities, pool: x509.NewCertPool(), revoked: map[string]bool{}}
+	seen := map[string]bool{}
+	for _, ca := range authorities {
+		if !ca.IsCA || !ca.BasicConstraintsValid || ca.KeyUsage&x509.KeyUsageCertSign == 0 {
+			return nil, fmt.Errorf("bundle holds %q, which is not a CA certificate", ca.Subject)
+		}
+		if seen[string(ca.Raw)] {
+			return nil, fmt.Errorf("bundle holds %q twice", ca.Subject)
+		}
+		seen[string(ca.Raw)] = true
+		b.pool.AddCert(ca)
+	}
+	for _, digest := range revoked {
+		b.revoked[digest] = true
+	}
+	return b, nil
+}
+
+// Authorities are the certificates of the bundle, in its order.
+func (b *Bundle) Authorities() []*x509.Certificate { return b.authorities }
+
+// Verify checks the certificates that a peer presented, leaf first, for one usage (server or client authentication) at one
+// time, and returns the peer's SPIFFE ID. The rules are those of the X.509-SVID standard, sections 4 and 5, with the extended key
+// usage mandatory. Every error is an *Error.
+func (b *Bundle) Verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) (spiffeid.ID, error) {
+	if len(chain) == 0 {
+		return spiffeid.ID{}, refuse(NoCertificate, "peer presented no certificate")
+	}
+	leaf := chain[0]
+	id, err := b.identity(leaf)
+	if err != nil {
+		return spiffeid.ID{}, err
+	}
+	intermediates := x509.NewCertPool()
+	for _, c := range chain[1:] {
+		intermediates.AddCert(c)
+	}
+	chains, err := leaf.Verify(x509.VerifyOptions{Roots: b.pool, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}})
+	if err != nil {
+		return spiffeid.ID{}, explain(leaf, id, now, err)
+	}
+	for _, c := range chains {
+		if !b.anyRevoked(c) {
+			return id, nil
+		}
+	}
+	return spiffeid.ID{}, refuse(Revoked, "certificate of %s: its key or its authority's key %s is revoked", id, KeyDigest(leaf))
+}
+
+// identity reads the SPIFFE ID and checks everything that needs no chain.
+func (b *Bundle) identity(leaf *x509.Certificate) (spiffeid.ID, error) {
+	if len(leaf.URIs) != 1 {
+		return spiffeid.ID{}, refuse(NotAnSVID, "certificate has %d URI names, an X.509-SVID has exactly one", len(leaf.URIs))
+	}
+	id, err := spiffeid.FromURI(leaf.URIs[0])
+	if err != nil {
+		return spiffeid.ID{}, refuse(NotAnSVID, "certificate names %q: %v", leaf.URIs[0], err)
+	}
+	switch {
+	case id.Path() == "":
+		return spiffeid.ID{}, refuse(NotAnSVID, "certificate names the trust domain %s, not a workload", id)
+	case leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0:
+		return spiffeid.ID{}, refuse(NotAnSVID, "certificate of %s is a CA's", id)
+	case leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0:
+		return spiffeid.ID{}, refuse(WrongUsage, "certificate of %s lacks the key usage digitalSignature", id)
+	case id.TrustDomain() != b.trustDomain:
+		return spiffeid.ID{}, refuse(WrongTrustDomain, "certificate of %s is not of trust domain %q", id, b.trustDomain.Name())
+	}
+	return id, nil
+}
+
+func (b *Bundle) anyRevoked(chain []*x509.Certificate) bool {
+	if len(b.revoked) == 0 {
+		return false
+	}
+	for _, c := range chain {
+		if b.revoked[KeyDigest(c)] {
+			return true
+		}
+	}
+	return false
+}
+
+// explain turns the standard library's error into one that says what an operator wants to know: which clock, which authority.
+func explain(leaf *x509.Certificate, id spiffeid.ID, now time.Time, err error) error {
+	var invalid x509.CertificateInvalidError
+	switch {
+	case now.Before(leaf.NotBefore):
+		return refuse(NotYetValid, "certificate of %s is valid from %s, and it is %s here: compare the clocks", id, stamp(leaf.NotBefore), stamp(now))
+	case now.After(leaf.NotAfter):
+		return refuse(Expired, "certificate of %s expired at %s, and it is %s here: was it renewed in Git and synced?", id, stamp(leaf.NotAfter), stamp(now))
+	case errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage:
+		return refuse(WrongUsage, "certificate of %s is not meant for this side of TLS: %v", id, err)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return refuse(Expired, "the authority that signed the certificate of %s has expired: %v", id, err)
+	}
+	return refuse(UnknownAuthority, "certificate of %s is signed by no authority of the bundle: %v", id, err)
+}
+
+// KeyDigest is the lower-case hexadecimal SHA-256 of the certificate's SubjectPublicKeyInfo, the form of revoked keys.
+func KeyDigest(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
+	return hex.EncodeToString(sum[:])
+}
+
+// ParseCertificates reads PEM blocks of type CERTIFICATE and nothing else: other blocks, headers and text around them are errors, so that a
+// key pasted beside a certificate is noticed. It never quotes the input.
+func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
+	var certs []*x509.Certificate
+	for rest := bytes.TrimSpace(data); len(rest) > 0; rest = bytes.TrimSpace(rest) {
+		if !bytes.HasPrefix(rest, []byte("-----BEGIN ")) {
+			return nil, errors.New("holds text that is not PEM")
+		}
+		block, after := pem.Decode(rest)
+		if block == nil {
+			return nil, errors.New("holds a broken PEM block")
+		}
+		if block.Type != "CERTIFICATE" || len(block.Headers) > 0 {
+			return nil, errors.New("holds a PEM block that is not a certificate")
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("holds a broken certificate: %w", err)
+		}
+		certs, rest = append(certs, c), after
+	}
+	if len(certs) == 0 {
+		return nil, errors.New("holds no certificate")
+	}
+	if bytes.Count(data, []byte("-----BEGIN ")) != len(certs) { // pem.Decode skips a broken block that another follows
+		return nil, errors.New("holds a broken PEM block")
+	}
+	return certs, nil
+}
+
+// EncodeCertificates is the PEM text of certs.
+func EncodeCertificates(certs ...*x509.Certificate) []byte {
+	var out bytes.Buffer
+	for _, c := range certs {
+		out.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
+	}
+	return out.Bytes()
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
