@@ -1,0 +1,63 @@
+package v1alpha1
+
+import (
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+)
+
+// Slot is the stage of an authority's life. There is at most one Next and exactly one Active.
+type Slot string
+
+// The slots, in the order in which an authority passes them.
+const (
+	SlotNext    Slot = "Next"    // published in every bundle, signs nothing yet
+	SlotActive  Slot = "Active"  // signs
+	SlotRetired Slot = "Retired" // key gone, certificate trusted until TrustedUntil
+)
+
+// CertificateAuthority is the state of the rolling CA. It is never applied to a cluster: it carries config.kubernetes.io/local-config.
+type CertificateAuthority struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+	Spec              CertificateAuthoritySpec `json:"spec"`
+}
+
+// CertificateAuthoritySpec lists the authorities of one trust domain.
+type CertificateAuthoritySpec struct {
+	TrustDomain string      `json:"trustDomain"`
+	Authorities []Authority `json:"authorities"`
+}
+
+// Authority is one CA certificate with its sealed key.
+type Authority struct {
+	Slot         Slot         `json:"slot"`
+	ActiveSince  *metav1.Time `json:"activeSince,omitempty"`  // Active and Retired
+	TrustedUntil *metav1.Time `json:"trustedUntil,omitempty"` // Retired: 24 h after the last leaf it signed expires
+	Recipients   string       `json:"recipients,omitempty"`   // digest of the recipients of SealedKey
+	Certificate  string       `json:"certificate"`            // PEM
+	SealedKey    string       `json:"sealedKey,omitempty"`    // Next and Active: PKCS#8 PEM in an armored age file
+}
+
+// ParseCertificateAuthority reads the state object strictly. It checks the shape; package certs judges the certificates.
+func ParseCertificateAuthority(node *yaml.RNode) (*CertificateAuthority, error) {
+	var ca CertificateAuthority
+	if err := decodeStrict(node, &ca); err != nil {
+		return nil, err
+	}
+	for i, a := range ca.Spec.Authorities {
+		path := fmt.Sprintf("spec.authorities[%d]", i)
+		switch {
+		case a.Slot != SlotNext && a.Slot != SlotActive && a.Slot != SlotRetired:
+			return nil, fmt.Errorf("%s.slot: %q is not Next, Active or Retired", path, a.Slot)
+		case a.Slot != SlotRetired && a.SealedKey == "":
+			return nil, fmt.Errorf("%s.sealedKey: an authority in slot %s has a key; restore this object from Git", path, a.Slot)
+		case a.Slot == SlotRetired && a.TrustedUntil == nil:
+			return nil, fmt.Errorf("%s.trustedUntil: is missing; restore this object from Git", path)
+		case a.Slot == SlotActive && a.ActiveSince == nil:
+			return nil, fmt.Errorf("%s.activeSince: is missing; restore this object from Git", path)
+		}
+	}
+	return &ca, nil
+}

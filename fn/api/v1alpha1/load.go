@@ -1,0 +1,155 @@
+package v1alpha1
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/json"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// FieldError is one mistake in a config. The message never quotes a value that may be a secret.
+type FieldError struct{ Path, Message string }
+
+func (e FieldError) Error() string { return e.Path + ": " + e.Message }
+
+// Load reads a config: kind MutualTLS of this API version, or a ConfigMap as kpt makes it of an inline configMap. It
+// is strict, then defaulted, then validated. The error joins every mistake found, each a FieldError where it has a field.
+func Load(node *yaml.RNode) (*MutualTLS, error) {
+	if yaml.IsMissingOrNull(node) {
+		return nil, fmt.Errorf("functionConfig is missing; give a %s of %s with at least spec.sealing.recipients and "+
+			"spec.certificates.ca.recipients", KindMutualTLS, APIVersion)
+	}
+	config := &MutualTLS{}
+	var err error
+	switch apiVersion, kind := node.GetApiVersion(), node.GetKind(); {
+	case apiVersion == APIVersion && kind == KindMutualTLS:
+		err = decodeStrict(node, config)
+	case apiVersion == "v1" && kind == "ConfigMap":
+		err = config.fromConfigMap(node)
+	default:
+		err = fmt.Errorf("functionConfig is %q of %q; want %s of %s, or a ConfigMap of v1", kind, apiVersion, KindMutualTLS, APIVersion)
+	}
+	if err != nil {
+		return nil, err
+	}
+	config.Default()
+	return config, config.Validate()
+}
+
+// Default fills in what was left out.
+func (c *MutualTLS) Default() {
+	s := &c.Spec
+	fill(&s.TrustDomain, contract.DefaultDomain)
+	fill(&s.ClusterDomain, contract.DefaultDomain)
+	fill(&s.Issuance, IssuanceAuto)
+	fill(&s.Sealing.Format, "Age")
+	fill(&s.Sealing.IdentitySecret.Name, contract.NamePrefix+"identity")
+	fill(&s.Sealing.IdentitySecret.Key, contract.IdentityFile)
+	fill(&s.Certificates.Issuer, "RollingCA")
+	fill(&s.Certificates.KeyAlgorithm, "ECDSA-P256")
+	fill(&s.Certificates.Validity.Duration, 720*time.Hour)
+	fill(&s.Certificates.RenewBefore.Duration, s.Certificates.Validity.Duration/2)
+	fill(&s.Certificates.CA.SigningPeriod.Duration, 2160*time.Hour)
+	fill(&s.TLS.MinVersion, "VersionTLS13")
+	fill(&s.Inbound.Mode, contract.Strict)
+	fill(&s.Outbound.Unknown, contract.Passthrough)
+	fill(&s.Authorization.Default, contract.AllowMesh)
+	fill(&s.Sidecar.Mode, "Native")
+	fill(&s.Sidecar.UID, contract.DefaultUID)
+	fill(&s.Proxy.Image, contract.ProxyImage)
+	fill(&s.Proxy.LogLevel, "info")
+	fill(&s.Init.Image, contract.InitImage)
+	fill(&s.Init.Backend, contract.BackendAuto)
+}
+
+// fromConfigMap reads the flat keys that people write under configMap: in a Kptfile.
+func (c *MutualTLS) fromConfigMap(node *yaml.RNode) error {
+	setters := map[string]func(string) error{
+		"trustDomain":     text(&c.Spec.TrustDomain),
+		"clusterDomain":   text(&c.Spec.ClusterDomain),
+		"issuance":        text(&c.Spec.Issuance),
+		"recipients":      list(&c.Spec.Sealing.Recipients),
+		"caRecipients":    list(&c.Spec.Certificates.CA.Recipients),
+		"identitySecret":  text(&c.Spec.Sealing.IdentitySecret.Name),
+		"keyAlgorithm":    text(&c.Spec.Certificates.KeyAlgorithm),
+		"validity":        duration(&c.Spec.Certificates.Validity),
+		"renewBefore":     duration(&c.Spec.Certificates.RenewBefore),
+		"signingPeriod":   duration(&c.Spec.Certificates.CA.SigningPeriod),
+		"inboundMode":     text(&c.Spec.Inbound.Mode),
+		"outboundUnknown": text(&c.Spec.Outbound.Unknown),
+		"defaultPolicy":   text(&c.Spec.Authorization.Default),
+		"proxyImage":      text(&c.Spec.Proxy.Image),
+		"initImage":       text(&c.Spec.Init.Image),
+		"logLevel":        text(&c.Spec.Proxy.LogLevel),
+	}
+	c.TypeMeta = metav1.TypeMeta{APIVersion: APIVersion, Kind: KindMutualTLS}
+	c.Name = node.GetName()
+	data := node.GetDataMap()
+	for _, key := range sortedKeys(data) {
+		set, known := setters[key]
+		if !known {
+			return FieldError{"data." + key, "is unknown; known are " + strings.Join(sortedKeys(setters), ", ") + "; everything else needs a MutualTLS object"}
+		}
+		if err := set(data[key]); err != nil {
+			return FieldError{"data." + key, err.Error()}
+		}
+	}
+	return nil
+}
+
+func text[T ~string](to *T) func(string) error {
+	return func(s string) error { *to = T(strings.TrimSpace(s)); return nil }
+}
+
+// list splits at commas and white space, as people write several recipients in one value.
+func list(to *[]string) func(string) error {
+	return func(s string) error {
+		*to = strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune(", \t\r\n", r) })
+		return nil
+	}
+}
+
+func duration(to *metav1.Duration) func(string) error {
+	return func(s string) (err error) {
+		if to.Duration, err = time.ParseDuration(strings.TrimSpace(s)); err != nil {
+			return errors.New("is not a duration like 720h")
+		}
+		return nil
+	}
+}
+
+func fill[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// decodeStrict reads a node into a struct; unknown and repeated fields are errors that carry their whole path.
+func decodeStrict(node *yaml.RNode, into any) error {
+	data, err := node.MarshalJSON()
+	if err != nil {
+		return fmt.Errorf("is not a YAML mapping: %w", err)
+	}
+	strict, err := json.UnmarshalStrict(data, into)
+	if err != nil {
+		return err
+	}
+	return errors.Join(strict...)
+}

@@ -1,0 +1,185 @@
+package v1alpha1
+
+import (
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// The kinds of this package.
+const (
+	APIVersion               = contract.APIVersion
+	KindMutualTLS            = "MutualTLS"
+	KindCertificateAuthority = "CertificateAuthority"
+)
+
+// MutualTLS is the config of the function.
+type MutualTLS struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+	Spec              Spec `json:"spec"`
+}
+
+// Issuance says whether a render may make certificates.
+type Issuance string
+
+// The values of Issuance.
+const (
+	IssuanceAuto  Issuance = "Auto"  // only where the result is written back
+	IssuanceNever Issuance = "Never" // not at all: what is missing is an error
+)
+
+// Spec is what a MutualTLS asks for.
+type Spec struct {
+	TrustDomain   string            `json:"trustDomain,omitempty"`   // SPIFFE trust domain; default cluster.local
+	ClusterDomain string            `json:"clusterDomain,omitempty"` // DNS suffix of Services; default cluster.local
+	Issuance      Issuance          `json:"issuance,omitempty"`      // default Auto
+	Sealing       Sealing           `json:"sealing,omitempty"`
+	Certificates  Certificates      `json:"certificates,omitempty"`
+	TLS           TLS               `json:"tls,omitempty"`
+	Workloads     WorkloadSelectors `json:"workloads,omitempty"`
+	Inbound       Inbound           `json:"inbound,omitempty"`
+	Outbound      Outbound          `json:"outbound,omitempty"`
+	Authorization Authorization     `json:"authorization,omitempty"`
+	Sidecar       Sidecar           `json:"sidecar,omitempty"`
+	Proxy         Proxy             `json:"proxy,omitempty"`
+	Init          InitContainer     `json:"init,omitempty"`
+}
+
+// Sealing says to whom workload keys are sealed.
+type Sealing struct {
+	Format         string              `json:"format,omitempty"`     // Age
+	Recipients     []string            `json:"recipients,omitempty"` // age1… or age1pq…, never mixed
+	Namespaces     map[string][]string `json:"namespaces,omitempty"` // instead of Recipients, by namespace
+	IdentitySecret SecretKey           `json:"identitySecret,omitempty"`
+}
+
+// SecretKey names the Secret, in each namespace of the mesh, that holds the age identity.
+type SecretKey struct {
+	Name string `json:"name,omitempty"` // default meshless-identity
+	Key  string `json:"key,omitempty"`  // default identity.txt
+}
+
+// Certificates says how leaves are made.
+type Certificates struct {
+	Issuer       string          `json:"issuer,omitempty"`       // RollingCA
+	KeyAlgorithm string          `json:"keyAlgorithm,omitempty"` // one of KeyAlgorithms; default ECDSA-P256
+	Validity     metav1.Duration `json:"validity,omitempty"`     // of a leaf; default 720h
+	RenewBefore  metav1.Duration `json:"renewBefore,omitempty"`  // a leaf is due when this much is left; default half of validity
+	CA           CA              `json:"ca,omitempty"`
+}
+
+// CA is the policy of the rolling certificate authority.
+type CA struct {
+	Recipients    []string        `json:"recipients,omitempty"`    // who opens CA keys: CI or an operator, never the cluster
+	SigningPeriod metav1.Duration `json:"signingPeriod,omitempty"` // how long one authority signs; default 2160h
+}
+
+// TLS is the policy of the proxies' connections, in the spelling of kube-apiserver's flags.
+type TLS struct {
+	MinVersion string `json:"minVersion,omitempty"` // VersionTLS13
+}
+
+// WorkloadSelectors choose the workloads of the mesh: those that an include matches (all when there is none) and no exclude does.
+type WorkloadSelectors struct {
+	Include []Selector `json:"include,omitempty"`
+	Exclude []Selector `json:"exclude,omitempty"`
+}
+
+// Selector matches a workload when every field that is set does.
+type Selector struct {
+	Kind          string                `json:"kind,omitempty"`
+	Name          string                `json:"name,omitempty"` // glob
+	Namespace     string                `json:"namespace,omitempty"`
+	LabelSelector *metav1.LabelSelector `json:"labelSelector,omitempty"` // on the labels of the pod template
+}
+
+// Inbound is what the proxies accept.
+type Inbound struct {
+	Mode         contract.Mode `json:"mode,omitempty"`         // default Strict
+	ExcludePorts PortList      `json:"excludePorts,omitempty"` // not redirected to the proxy at all
+}
+
+// Outbound is what the proxies do with what the app opens.
+type Outbound struct {
+	Unknown      contract.Unknown `json:"unknown,omitempty"`      // default Passthrough
+	ExcludePorts PortList         `json:"excludePorts,omitempty"` // not redirected to the proxy at all
+	ExcludeCIDRs []netip.Prefix   `json:"excludeCIDRs,omitempty"`
+	MeshCIDRs    []netip.Prefix   `json:"meshCIDRs,omitempty"` // mutual TLS with any identity of the trust domain
+}
+
+// Authorization says who may connect to whom.
+type Authorization struct {
+	Default contract.Default    `json:"default,omitempty"` // default AllowMesh
+	Rules   []AuthorizationRule `json:"rules,omitempty"`
+}
+
+// AuthorizationRule opens ports of the workloads that To matches to From. A workload that a rule matches is closed to everyone whom no rule allows.
+type AuthorizationRule struct {
+	To    Selector `json:"to"`
+	Ports PortList `json:"ports,omitempty"` // of the container; default all
+	From  []Peer   `json:"from"`
+}
+
+// Peer is a selector of workloads or a pattern of SPIFFE IDs, not both.
+type Peer struct {
+	Selector `json:",inline"`
+	SPIFFEID string `json:"spiffeID,omitempty"` // * stands for characters within one path segment
+}
+
+// Sidecar says how the proxy is placed into the pod.
+type Sidecar struct {
+	Mode string `json:"mode,omitempty"` // Native
+	UID  int64  `json:"uid,omitempty"`  // default 15000
+}
+
+// Proxy configures the sidecar.
+type Proxy struct {
+	Image     string                       `json:"image,omitempty"`
+	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
+	LogLevel  string                       `json:"logLevel,omitempty"` // debug, info, warn, error; default info
+}
+
+// InitContainer configures the init container.
+type InitContainer struct {
+	Image     string                       `json:"image,omitempty"`
+	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
+	Backend   contract.Backend             `json:"backend,omitempty"` // Auto, NFTables; default Auto
+}
+
+// PortList is a list of ports and ranges: [80, "9000-9010"].
+type PortList []PortOrRange
+
+// PortOrRange is 80, "80" or "9000-9010" in YAML.
+type PortOrRange struct{ contract.Ports }
+
+// UnmarshalJSON accepts a number and the text of contract.ParsePorts.
+func (p *PortOrRange) UnmarshalJSON(data []byte) (err error) {
+	text := string(data)
+	if len(text) > 1 && text[0] == '"' {
+		text = text[1 : len(text)-1]
+	}
+	p.Ports, err = contract.ParsePorts(text)
+	return err
+}
+
+// MarshalJSON writes the text form.
+func (p PortOrRange) MarshalJSON() ([]byte, error) { return []byte(`"` + p.String() + `"`), nil }
+
+// Set is the union of the list.
+func (l PortList) Set() contract.Ports {
+	var text string
+	for _, p := range l {
+		if len(p.Ports) > 0 {
+			text += "," + p.String()
+		}
+	}
+	if text == "" {
+		return nil
+	}
+	set, _ := contract.ParsePorts(text[1:]) // parts that ParsePorts made
+	return set
+}

@@ -1,0 +1,176 @@
+package v1alpha1
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// KeyAlgorithms are the values of spec.certificates.keyAlgorithm.
+var KeyAlgorithms = []string{"ECDSA-P256", "ECDSA-P384", "Ed25519", "RSA-2048", "RSA-3072", "RSA-4096"}
+
+// Limits of certificate lifetimes. Shorter leaves would expire between a render, its review and its sync.
+const (
+	minValidity      = time.Hour
+	maxValidity      = 366 * 24 * time.Hour
+	minSigningPeriod = time.Hour
+	maxSigningPeriod = 10 * 366 * 24 * time.Hour
+)
+
+// Validate checks a defaulted config and joins every mistake. Recipients are judged by package seal, which knows age.
+func (c *MutualTLS) Validate() error {
+	v := &validator{}
+	v.identity(c.Spec)
+	v.certificates(c.Spec.Certificates)
+	v.enums(c.Spec)
+	v.selectors("spec.workloads.include", c.Spec.Workloads.Include)
+	v.selectors("spec.workloads.exclude", c.Spec.Workloads.Exclude)
+	v.rules(c.Spec)
+	v.images(c.Spec)
+	return errors.Join(v.errs...)
+}
+
+type validator struct{ errs []error }
+
+func (v *validator) fail(path, format string, args ...any) {
+	v.errs = append(v.errs, FieldError{path, fmt.Sprintf(format, args...)})
+}
+
+func (v *validator) oneOf(path, value string, allowed ...string) {
+	if !slices.Contains(allowed, value) {
+		v.fail(path, "%q is not supported; want %s", value, strings.Join(allowed, ", "))
+	}
+}
+
+func (v *validator) identity(s Spec) {
+	if td, err := spiffeid.TrustDomainFromString(s.TrustDomain); err != nil {
+		v.fail("spec.trustDomain", "%q is not a SPIFFE trust domain (lower-case letters, digits, '.', '-', '_')", s.TrustDomain)
+	} else if td.Name() != s.TrustDomain {
+		v.fail("spec.trustDomain", "%q: write the name alone, %q", s.TrustDomain, td.Name())
+	}
+	if problems := validation.IsDNS1123Subdomain(s.ClusterDomain); len(problems) > 0 {
+		v.fail("spec.clusterDomain", "%q is not a DNS suffix like cluster.local", s.ClusterDomain)
+	}
+	if problems := validation.IsDNS1123Subdomain(s.Sealing.IdentitySecret.Name); len(problems) > 0 {
+		v.fail("spec.sealing.identitySecret.name", "%s", problems[0])
+	}
+	if problems := validation.IsConfigMapKey(s.Sealing.IdentitySecret.Key); len(problems) > 0 {
+		v.fail("spec.sealing.identitySecret.key", "%s", problems[0])
+	}
+}
+
+func (v *validator) certificates(c Certificates) {
+	v.oneOf("spec.certificates.keyAlgorithm", c.KeyAlgorithm, KeyAlgorithms...)
+	v.within("spec.certificates.validity", c.Validity.Duration, minValidity, maxValidity)
+	v.within("spec.certificates.ca.signingPeriod", c.CA.SigningPeriod.Duration, minSigningPeriod, maxSigningPeriod)
+	if left, life := c.RenewBefore.Duration, c.Validity.Duration; left <= 0 || left >= life {
+		v.fail("spec.certificates.renewBefore", "%s must be more than zero and less than validity, %s: otherwise every render is due", left, life)
+	}
+}
+
+func (v *validator) within(path string, d, low, high time.Duration) {
+	if d < low || d > high {
+		v.fail(path, "%s is outside of %s to %s", d, low, high)
+	}
+}
+
+func (v *validator) enums(s Spec) {
+	v.oneOf("spec.issuance", string(s.Issuance), string(IssuanceAuto), string(IssuanceNever))
+	v.oneOf("spec.sealing.format", s.Sealing.Format, "Age")
+	v.oneOf("spec.certificates.issuer", s.Certificates.Issuer, "RollingCA")
+	v.oneOf("spec.tls.minVersion", s.TLS.MinVersion, "VersionTLS13")
+	v.oneOf("spec.inbound.mode", string(s.Inbound.Mode), string(contract.Strict), string(contract.Permissive))
+	v.oneOf("spec.outbound.unknown", string(s.Outbound.Unknown), string(contract.Passthrough), string(contract.DenyUnknown))
+	v.oneOf("spec.authorization.default", string(s.Authorization.Default), string(contract.AllowMesh), string(contract.DenyDefault))
+	v.oneOf("spec.sidecar.mode", s.Sidecar.Mode, "Native")
+	v.oneOf("spec.init.backend", string(s.Init.Backend), string(contract.BackendAuto), string(contract.BackendNFTables))
+	v.oneOf("spec.proxy.logLevel", s.Proxy.LogLevel, "debug", "info", "warn", "error")
+	if s.Sidecar.UID < 1 || s.Sidecar.UID > 1<<31-1 {
+		v.fail("spec.sidecar.uid", "%d is not the id of a non-root user", s.Sidecar.UID)
+	}
+	for i, p := range s.Outbound.ExcludeCIDRs {
+		if p != p.Masked() {
+			v.fail(fmt.Sprintf("spec.outbound.excludeCIDRs[%d]", i), "%s has host bits set; write %s", p, p.Masked())
+		}
+	}
+	for i, p := range s.Outbound.MeshCIDRs {
+		if p != p.Masked() {
+			v.fail(fmt.Sprintf("spec.outbound.meshCIDRs[%d]", i), "%s has host bits set; write %s", p, p.Masked())
+		}
+	}
+}
+
+func (v *validator) selectors(path string, selectors []Selector) {
+	for i, s := range selectors {
+		v.selector(fmt.Sprintf("%s[%d]", path, i), s)
+	}
+}
+
+func (v *validator) selector(field string, s Selector) {
+	if s.Empty() {
+		v.fail(field, "selects nothing in particular; set kind, name, namespace or labelSelector")
+	}
+	if _, err := path.Match(s.Name, ""); err != nil {
+		v.fail(field+".name", "%q is not a glob", s.Name)
+	}
+	if _, err := metav1.LabelSelectorAsSelector(s.LabelSelector); err != nil {
+		v.fail(field+".labelSelector", "%v", err)
+	}
+}
+
+func (v *validator) rules(s Spec) {
+	for i, rule := range s.Authorization.Rules {
+		field := fmt.Sprintf("spec.authorization.rules[%d]", i)
+		v.selector(field+".to", rule.To)
+		if len(rule.From) == 0 {
+			v.fail(field+".from", "is empty; a rule that allows nobody is left out")
+		}
+		for j, peer := range rule.From {
+			field := fmt.Sprintf("%s.from[%d]", field, j)
+			switch {
+			case peer.SPIFFEID == "":
+				v.selector(field, peer.Selector)
+			case !peer.Selector.Empty():
+				v.fail(field, "has a selector and a spiffeID; write two entries")
+			default:
+				v.pattern(field+".spiffeID", peer.SPIFFEID)
+			}
+		}
+	}
+}
+
+func (v *validator) pattern(field, pattern string) {
+	if err := contract.ValidateIDPattern(pattern); err != nil {
+		v.fail(field, "%v", err)
+	}
+}
+
+func (v *validator) images(s Spec) {
+	for field, image := range map[string]string{"spec.proxy.image": s.Proxy.Image, "spec.init.image": s.Init.Image} {
+		if err := ValidateImage(image); err != nil {
+			v.fail(field, "%v", err)
+		}
+	}
+}
+
+// ValidateImage refuses what no container runtime could pull.
+func ValidateImage(image string) error {
+	if image == "" || strings.ContainsAny(image, " \t\r\n\"'") {
+		return fmt.Errorf("%q is not the name of an image", image)
+	}
+	return nil
+}
+
+// Empty tells whether no field is set.
+func (s Selector) Empty() bool {
+	return s.Kind == "" && s.Name == "" && s.Namespace == "" && s.LabelSelector == nil
+}
