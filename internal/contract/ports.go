@@ -92,3 +92,19 @@ func parsePort(s string) (uint16, error) {
 	}
 	return uint16(n), err
 }
+
+// UnionPorts is the set of the ports that are in any of the sets.
+func UnionPorts(sets ...Ports) Ports { return Ports(slices.Concat(sets...)).merged() }
+
+// IntersectPorts is the set of the ports that are in both sets.
+func IntersectPorts(a, b Ports) Ports {
+	var out Ports
+	for _, x := range a {
+		for _, y := range b {
+			if first, last := max(x.First, y.First), min(x.Last, y.Last); first <= last {
+				out = append(out, PortRange{first, last})
+			}
+		}
+	}
+	return out.merged()
+}

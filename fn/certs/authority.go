@@ -1,0 +1,226 @@
+package certs
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/internal/svid"
+)
+
+const (
+	// backdate is how far NotBefore lies before the issue, for clocks that are behind.
+	backdate = 10 * time.Minute
+	// keepRetired is how long a retired authority is trusted after the last leaf that it signed has expired.
+	keepRetired = 24 * time.Hour
+)
+
+// Policy is what the config says about certificates.
+type Policy struct {
+	TrustDomain   spiffeid.TrustDomain
+	Algorithm     string        // one of v1alpha1.KeyAlgorithms
+	Validity      time.Duration // of a leaf
+	RenewBefore   time.Duration // a leaf is due when this much is left
+	SigningPeriod time.Duration // of an authority
+}
+
+// caValidity covers a period of waiting, one of signing, the life of the last leaf, and as much again for renders that come late.
+func (p Policy) caValidity() time.Duration { return 2*p.SigningPeriod + 2*p.Validity }
+
+// Authority is one CA of the trust domain.
+type Authority struct {
+	Slot         v1alpha1.Slot
+	Certificate  *x509.Certificate
+	ActiveSince  time.Time     // zero in slot Next
+	TrustedUntil time.Time     // slot Retired only
+	SealedKey    string        // armored age file; empty when Retired, and when New until it is sealed
+	Recipients   string        // digest of the recipients of SealedKey
+	Key          crypto.Signer // only of an authority made by this run, or opened
+}
+
+// Authorities are all authorities of a trust domain, oldest first.
+type Authorities []*Authority
+
+// ParseAuthorities judges the state object: one Active, at most one Next, every certificate a CA of this trust domain, none twice.
+func ParseAuthorities(state *v1alpha1.CertificateAuthority, td spiffeid.TrustDomain) (Authorities, error) {
+	if state.Spec.TrustDomain != td.Name() {
+		return nil, fmt.Errorf("spec.trustDomain: is %q, and the config says %q; a trust domain is not renamed: start a new state for the new one",
+			state.Spec.TrustDomain, td.Name())
+	}
+	var list Authorities
+	for i, a := range state.Spec.Authorities {
+		certificate, err := parseAuthority(a.Certificate, td)
+		if err != nil {
+			return nil, fmt.Errorf("spec.authorities[%d].certificate: %w; restore this object from Git", i, err)
+		}
+		authority := &Authority{Slot: a.Slot, Certificate: certificate, SealedKey: a.SealedKey, Recipients: a.Recipients}
+		if a.ActiveSince != nil {
+			authority.ActiveSince = a.ActiveSince.Time
+		}
+		if a.TrustedUntil != nil {
+			authority.TrustedUntil = a.TrustedUntil.Time
+		}
+		list = append(list, authority)
+	}
+	if active, next := list.count(v1alpha1.SlotActive), list.count(v1alpha1.SlotNext); active != 1 || next > 1 {
+		return nil, fmt.Errorf("spec.authorities: holds %d Active and %d Next, want one of each; were two branches merged that had both issued? restore one of them from Git", active, next)
+	}
+	if _, err := list.Bundle(td); err != nil {
+		return nil, fmt.Errorf("spec.authorities: %w; restore this object from Git", err)
+	}
+	return list, nil
+}
+
+func parseAuthority(text string, td spiffeid.TrustDomain) (*x509.Certificate, error) {
+	certificates, err := svid.ParseCertificates([]byte(text))
+	if err != nil {
+		return nil, err
+	}
+	if len(certificates) != 1 {
+		return nil, fmt.Errorf("holds %d certificates, want one", len(certificates))
+	}
+	c := certificates[0]
+	if len(c.URIs) != 1 || c.URIs[0].String() != td.IDString() {
+		return nil, fmt.Errorf("is not an authority of %s", td.IDString())
+	}
+	if err := c.CheckSignatureFrom(c); err != nil {
+		return nil, errors.New("is not a self-signed CA certificate")
+	}
+	return c, nil
+}
+
+func (l Authorities) count(slot v1alpha1.Slot) (n int) {
+	for _, a := range l {
+		if a.Slot == slot {
+			n++
+		}
+	}
+	return n
+}
+
+// In returns the authority of a slot, or nil.
+func (l Authorities) In(slot v1alpha1.Slot) *Authority {
+	if i := slices.IndexFunc(l, func(a *Authority) bool { return a.Slot == slot }); i >= 0 {
+		return l[i]
+	}
+	return nil
+}
+
+// Certificates are those that the bundle publishes.
+func (l Authorities) Certificates() []*x509.Certificate {
+	var certificates []*x509.Certificate
+	for _, a := range l {
+		certificates = append(certificates, a.Certificate)
+	}
+	return certificates
+}
+
+// Bundle is what verifies leaves of these authorities.
+func (l Authorities) Bundle(td spiffeid.TrustDomain) (*svid.Bundle, error) {
+	return svid.NewBundle(td, l.Certificates(), nil)
+}
+
+// Roll brings the authorities to what they should be at now: without any, it makes Active and Next; an Active that has signed for its
+// period gives way to Next, and a new Next appears; a Retired that nothing needs any more goes, and so does what has expired. It needs no
+// secret. With nothing due it returns the list unchanged. LastExpiry is the latest expiry of any leaf that is known.
+func (p Policy) Roll(l Authorities, lastExpiry, now time.Time) (Authorities, error) {
+	out := slices.DeleteFunc(slices.Clone(l), func(a *Authority) bool {
+		return now.After(a.Certificate.NotAfter) || a.Slot == v1alpha1.SlotRetired && now.After(a.TrustedUntil)
+	})
+	active, next := out.In(v1alpha1.SlotActive), out.In(v1alpha1.SlotNext)
+	switch {
+	case active == nil && next == nil:
+		made, err := p.newAuthority(v1alpha1.SlotActive, now)
+		if err != nil {
+			return nil, err
+		}
+		made.ActiveSince = now
+		out = append(out, made)
+	case next != nil && (active == nil || !now.Before(p.promotionDue(active))):
+		if active != nil {
+			out[slices.Index(out, active)] = p.retired(active, lastExpiry, now)
+		}
+		promoted := *next
+		promoted.Slot, promoted.ActiveSince = v1alpha1.SlotActive, now
+		out[slices.Index(out, next)] = &promoted
+	}
+	if out.In(v1alpha1.SlotNext) == nil {
+		made, err := p.newAuthority(v1alpha1.SlotNext, now)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, made)
+	}
+	return out, nil
+}
+
+// promotionDue is when Next takes over: after a signing period, or before a leaf would have to be cut short by the end of its authority.
+func (p Policy) promotionDue(active *Authority) time.Time {
+	due := active.ActiveSince.Add(p.SigningPeriod)
+	if last := active.Certificate.NotAfter.Add(-p.Validity); last.Before(due) {
+		return last
+	}
+	return due
+}
+
+// retired is what becomes of an Active: its key goes, its certificate stays for the leaves that are out.
+func (p Policy) retired(active *Authority, lastExpiry, now time.Time) *Authority {
+	until := now.Add(p.Validity)
+	if lastExpiry.After(until) {
+		until = lastExpiry
+	}
+	if until.After(active.Certificate.NotAfter) {
+		until = active.Certificate.NotAfter
+	}
+	return &Authority{Slot: v1alpha1.SlotRetired, Certificate: active.Certificate, ActiveSince: active.ActiveSince, TrustedUntil: until.Add(keepRetired)}
+}
+
+// newAuthority makes a self-signed CA certificate (X.509-SVID standard, sections 3 and 4): a URI name without a path, no further CA below it, and a
+// subject and key ID of its own, since verifiers look for issuers by them.
+func (p Policy) newAuthority(slot v1alpha1.Slot, now time.Time) (*Authority, error) {
+	key, err := generateKey(p.Algorithm)
+	if err != nil {
+		return nil, err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(spki)
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial,
+		Subject:      pkix.Name{CommonName: fmt.Sprintf("meshless %s %s", p.TrustDomain.Name(), hex.EncodeToString(sum[:8]))},
+		URIs:         []*url.URL{p.TrustDomain.ID().URL()},
+		NotBefore:    now.Add(-backdate).Truncate(time.Second), NotAfter: now.Add(p.caValidity()).Truncate(time.Second),
+		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SubjectKeyId: sum[:20],
+	}
+	certificate, err := sign(template, template, key.Public(), key)
+	if err != nil {
+		return nil, err
+	}
+	return &Authority{Slot: slot, Certificate: certificate, Key: key}, nil
+}
+
+func sign(template, parent *x509.Certificate, public crypto.PublicKey, signer crypto.Signer) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, signer)
+	if err != nil {
+		return nil, fmt.Errorf("signing a certificate: %w", err)
+	}
+	return x509.ParseCertificate(der)
+}

@@ -1,0 +1,159 @@
+package certs
+
+import (
+	"crypto"
+	"crypto/x509"
+	"fmt"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/meshless-dev/meshless/internal/svid"
+)
+
+// Request is what one workload needs, and what it has.
+type Request struct {
+	ID         spiffeid.ID
+	DNSNames   []string // sorted
+	Recipients string   // digest of those to whom its key must be sealed
+	Stored     *Stored  // nil: nothing
+}
+
+// Stored is a leaf as the state holds it.
+type Stored struct {
+	LeafPEM    string
+	Recipients string // digest to whom its key was sealed
+	KeyDigest  string // of the public key that the sealed key belongs to
+	KeyFault   string // what is wrong with the sealed key as far as it can be told without opening it; "" for nothing
+}
+
+// Leaf is a certificate with its key.
+type Leaf struct {
+	Certificate *x509.Certificate
+	Key         crypto.Signer
+}
+
+// Reason is why a leaf is to be issued. The zero Reason is none: its bytes are kept.
+type Reason struct {
+	Text string
+	Due  bool // the leaf still works and is merely in its renewal window: a render that may not issue keeps it and warns
+}
+
+// None tells whether the leaf is kept.
+func (r Reason) None() bool { return r.Text == "" }
+
+func because(format string, args ...any) Reason { return Reason{Text: fmt.Sprintf(format, args...)} }
+
+// Judge tells whether the stored leaf of a request is to be replaced at now. Its answer depends on public material alone.
+func (p Policy) Judge(r Request, bundle *svid.Bundle, now time.Time) Reason {
+	if r.Stored == nil {
+		return because("it has none yet")
+	}
+	certificates, err := svid.ParseCertificates([]byte(r.Stored.LeafPEM))
+	if err != nil || len(certificates) != 1 {
+		return because("tls.crt does not hold exactly one certificate")
+	}
+	leaf := certificates[0]
+	if reason := p.judgeTrust(r, leaf, bundle, now); !reason.None() {
+		return reason
+	}
+	if reason := p.judgeWish(r, leaf, bundle); !reason.None() {
+		return reason
+	}
+	if left := leaf.NotAfter.Sub(now); left < p.renewalWindow(leaf) {
+		return Reason{Text: fmt.Sprintf("it expires at %s", leaf.NotAfter.UTC().Format(time.RFC3339)), Due: true}
+	}
+	return Reason{}
+}
+
+// judgeTrust asks whether peers would accept the leaf, both as a server's and as a client's.
+func (p Policy) judgeTrust(r Request, leaf *x509.Certificate, bundle *svid.Bundle, now time.Time) Reason {
+	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+		id, err := bundle.Verify([]*x509.Certificate{leaf}, usage, now)
+		if err != nil {
+			return because("%v", err)
+		}
+		if id != r.ID {
+			return because("its certificate is for %s", id)
+		}
+	}
+	switch {
+	case r.Stored.KeyDigest != svid.KeyDigest(leaf):
+		return because("its certificate and its sealed key belong to different keys")
+	case r.Stored.KeyFault != "":
+		return because("tls.key.age %s", r.Stored.KeyFault)
+	}
+	return Reason{}
+}
+
+// judgeWish asks whether the leaf is what the config and the manifests ask for now.
+func (p Policy) judgeWish(r Request, leaf *x509.Certificate, bundle *svid.Bundle) Reason {
+	switch {
+	case r.Stored.Recipients != r.Recipients:
+		return because("the recipients changed")
+	case !slices.Equal(leaf.DNSNames, r.DNSNames):
+		return because("the Services that select it changed")
+	case algorithmOf(leaf.PublicKey) != p.Algorithm:
+		return because("the key algorithm changed to %s", p.Algorithm)
+	case leaf.NotAfter.Sub(leaf.NotBefore) != p.Validity+backdate && !endsWithItsAuthority(leaf, bundle):
+		return because("the validity changed to %s", p.Validity)
+	}
+	return Reason{}
+}
+
+// endsWithItsAuthority tells whether a leaf was cut short because its authority ends; such a leaf is shorter than the policy asks for and still right.
+func endsWithItsAuthority(leaf *x509.Certificate, bundle *svid.Bundle) bool {
+	return slices.ContainsFunc(bundle.Authorities(), func(ca *x509.Certificate) bool {
+		return string(ca.SubjectKeyId) == string(leaf.AuthorityKeyId) && ca.NotAfter.Equal(leaf.NotAfter)
+	})
+}
+
+// renewalWindow is how much of a leaf's life must be left. It never exceeds half of the life, so that a leaf that was cut short is not due as soon as it is made.
+func (p Policy) renewalWindow(leaf *x509.Certificate) time.Duration {
+	return min(p.RenewBefore, leaf.NotAfter.Sub(leaf.NotBefore)/2)
+}
+
+// Issue makes a leaf with a new key, signed by the authority, whose key must be there. It never outlives the authority.
+func (p Policy) Issue(r Request, ca *Authority, now time.Time) (*Leaf, error) {
+	key, err := generateKey(p.Algorithm)
+	if err != nil {
+		return nil, err
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	from := now.Add(-backdate).Truncate(time.Second)
+	template := &x509.Certificate{
+		SerialNumber: serial, URIs: []*url.URL{r.ID.URL()}, DNSNames: r.DNSNames,
+		NotBefore: from, NotAfter: from.Add(backdate + p.Validity),
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true,
+	}
+	if template.NotAfter.After(ca.Certificate.NotAfter) {
+		template.NotAfter = ca.Certificate.NotAfter
+	}
+	if !template.NotAfter.After(now) {
+		return nil, fmt.Errorf("the authority %q has expired", ca.Certificate.Subject)
+	}
+	certificate, err := sign(template, ca.Certificate, key.Public(), ca.Key)
+	if err != nil {
+		return nil, err
+	}
+	return &Leaf{Certificate: certificate, Key: key}, nil
+}
+
+// Unlock attaches an opened key to its authority.
+func (a *Authority) Unlock(text []byte) error {
+	key, err := DecodeKey(text)
+	if err != nil {
+		return err
+	}
+	if !matches(a.Certificate, key) {
+		return fmt.Errorf("is the key of another certificate")
+	}
+	a.Key = key
+	return nil
+}

@@ -1,0 +1,123 @@
+package model
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// Meshes are the mesh maps, one for each namespace of the mesh: every Service of the mesh, since any may be called, and the policies of
+// the namespace's own workloads.
+func (m *Model) Meshes(r *report.Report) map[string]*contract.Mesh {
+	var services []contract.Service
+	for _, s := range m.Services {
+		services = append(services, m.meshService(s, r))
+	}
+	m.checkRules(r)
+	meshes := map[string]*contract.Mesh{}
+	for _, namespace := range m.Namespaces() {
+		meshes[namespace] = &contract.Mesh{
+			APIVersion: contract.APIVersion, Kind: "Mesh", TrustDomain: m.Spec.TrustDomain, ClusterDomain: m.Spec.ClusterDomain,
+			Outbound: contract.Outbound{Unknown: m.Spec.Outbound.Unknown, MeshCIDRs: m.Spec.Outbound.MeshCIDRs},
+			Inbound:  contract.Inbound{Mode: m.Spec.Inbound.Mode, Default: m.Spec.Authorization.Default},
+			Services: services,
+		}
+	}
+	for _, w := range m.Workloads {
+		if policy, ok := m.policy(w); ok {
+			inbound := &meshes[w.Namespace].Inbound
+			inbound.Policy = append(inbound.Policy, policy)
+		}
+	}
+	return meshes
+}
+
+func (m *Model) meshService(s *Service, r *report.Report) contract.Service {
+	out := contract.Service{Host: s.Host, ClusterIPs: s.ClusterIPs}
+	for i, w := range s.Workloads {
+		out.Identities = append(out.Identities, w.ID.String())
+		if excluded := m.ExcludedInbound(w); i == 0 {
+			out.PlaintextTargetPorts = excluded
+		} else {
+			out.PlaintextTargetPorts = contract.IntersectPorts(out.PlaintextTargetPorts, excluded)
+		}
+	}
+	slices.Sort(out.Identities)
+	for _, p := range s.Ports {
+		if p.Protocol != corev1.ProtocolTCP && p.Protocol != "" {
+			continue
+		}
+		port := contract.PortsOf(int(p.Port))
+		out.Ports = contract.UnionPorts(out.Ports, port)
+		if m.plaintext(s, p, r) {
+			out.PlaintextPorts = contract.UnionPorts(out.PlaintextPorts, port)
+		}
+	}
+	return out
+}
+
+// plaintext tells whether the pods behind a port of a Service receive it without their proxy. All or none must.
+func (m *Model) plaintext(s *Service, p corev1.ServicePort, r *report.Report) bool {
+	excluded := 0
+	for _, w := range s.Workloads {
+		if m.ExcludedInbound(w).Contains(targetPort(p, w)) {
+			excluded++
+		}
+	}
+	if excluded > 0 && excluded < len(s.Workloads) {
+		r.Error(s.Object, "spec.ports", "port %d is excluded from the mesh by some of the workloads behind it and not by others; exclude it everywhere or nowhere", p.Port)
+	}
+	return excluded == len(s.Workloads)
+}
+
+// policy is what the authorization rules say of a workload, with selectors resolved to SPIFFE IDs, and whether any rule names it. A rule
+// whose peers are nobody still closes the workload.
+func (m *Model) policy(w *Workload) (contract.Policy, bool) {
+	policy, named := contract.Policy{Workload: w.ID.String()}, false
+	for _, rule := range m.Spec.Authorization.Rules {
+		if !Matches(rule.To, w) {
+			continue
+		}
+		named = true
+		if from := m.peers(rule.From); len(from) > 0 {
+			policy.Rules = append(policy.Rules, contract.Rule{Ports: rule.Ports.Set(), From: from})
+		}
+	}
+	return policy, named
+}
+
+// checkRules warns of rules that name nobody: most often a mistyped selector.
+func (m *Model) checkRules(r *report.Report) {
+	for i, rule := range m.Spec.Authorization.Rules {
+		field := fmt.Sprintf("spec.authorization.rules[%d]", i)
+		if !slices.ContainsFunc(m.Workloads, func(w *Workload) bool { return Matches(rule.To, w) }) {
+			r.Warn(report.Object{}, field+".to", "selects no workload of the mesh")
+		}
+		if len(m.peers(rule.From)) == 0 {
+			r.Warn(report.Object{}, field+".from", "selects no workload of the mesh; what the rule selects is closed to everyone")
+		}
+	}
+}
+
+func (m *Model) peers(peers []v1alpha1.Peer) []string {
+	var ids []string
+	for _, peer := range peers {
+		if peer.SPIFFEID != "" {
+			ids = append(ids, peer.SPIFFEID)
+			continue
+		}
+		for _, w := range m.Workloads {
+			if Matches(peer.Selector, w) {
+				ids = append(ids, w.ID.String())
+			}
+		}
+	}
+	slices.SortFunc(ids, strings.Compare)
+	return slices.Compact(ids)
+}

@@ -1,0 +1,147 @@
+// Package model reads the items of a render into what the later rooms think in: workloads with their pod templates, the Services that
+// select them, namespaces, and the state that an earlier render left. It edits nothing; refusals go to the report.
+package model
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// LocalConfigAnnotation marks items that are never applied to a cluster (KRM function specification).
+const LocalConfigAnnotation = "config.kubernetes.io/local-config"
+
+// Model is what a render knows.
+type Model struct {
+	Spec        v1alpha1.Spec
+	TrustDomain spiffeid.TrustDomain
+	Workloads   []*Workload // those in the mesh, in the order of the items
+	Outside     []*Workload // those that are not
+	Services    []*Service  // those with a workload in the mesh behind them
+	State       State
+}
+
+// State is what an earlier render left, found by annotation and never by name.
+type State struct {
+	Authority *yaml.RNode              // CertificateAuthority
+	Leaves    map[string]*yaml.RNode   // Secrets by SPIFFE ID
+	Bundles   []*yaml.RNode            // ConfigMaps with contract.BundleFile
+	Meshes    []*yaml.RNode            // ConfigMaps with contract.MeshFile
+	Duplicate map[string][]*yaml.RNode // further Secrets of a SPIFFE ID that has one
+}
+
+// Build reads the items. Pod templates must be free of what an earlier injection put in.
+func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
+	td, err := spiffeid.TrustDomainFromString(spec.TrustDomain)
+	if err != nil {
+		r.Error(report.Object{}, "spec.trustDomain", "%v", err)
+		return nil
+	}
+	m := &Model{Spec: spec, TrustDomain: td, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}}}
+	var services []corev1.Service
+	namespaces := map[string]corev1.Namespace{}
+	for _, item := range items {
+		switch {
+		case m.State.take(item):
+		case item.GetAnnotations()[LocalConfigAnnotation] == "true":
+		case isWorkload(item):
+			m.addWorkload(item, r)
+		case item.GetApiVersion() == "v1" && item.GetKind() == "Service":
+			if s, ok := decode[corev1.Service](item, r); ok {
+				services = append(services, s)
+			}
+		case item.GetApiVersion() == "v1" && item.GetKind() == "Namespace":
+			if n, ok := decode[corev1.Namespace](item, r); ok {
+				namespaces[n.Name] = n
+			}
+		case item.GetApiVersion() == "v1" && item.GetKind() == "List":
+			r.Error(report.ObjectOf(item), "items", "a List hides its workloads from the render; write its items as documents of their own")
+		default:
+			refuseStrayAnnotations(item, r)
+		}
+	}
+	m.addServices(services, r)
+	m.checkNamespaces(namespaces, r)
+	return m
+}
+
+// take keeps an item that is state and tells whether it was.
+func (s *State) take(item *yaml.RNode) bool {
+	if item.GetKind() == v1alpha1.KindCertificateAuthority && item.GetApiVersion() == contract.APIVersion {
+		s.Authority = item
+		return true
+	}
+	identity := item.GetAnnotations()[contract.IdentityAnnotation]
+	if identity == "" || item.GetApiVersion() != "v1" {
+		return false
+	}
+	switch data := item.GetDataMap(); {
+	case item.GetKind() == "Secret":
+		if s.Leaves[identity] != nil {
+			s.Duplicate[identity] = append(s.Duplicate[identity], item)
+		} else {
+			s.Leaves[identity] = item
+		}
+	case item.GetKind() == "ConfigMap" && has(data, contract.BundleFile):
+		s.Bundles = append(s.Bundles, item)
+	case item.GetKind() == "ConfigMap" && has(data, contract.MeshFile):
+		s.Meshes = append(s.Meshes, item)
+	default:
+		return false
+	}
+	return true
+}
+
+// Namespaces are those of the mesh, sorted.
+func (m *Model) Namespaces() []string {
+	var names []string
+	for _, w := range m.Workloads {
+		names = append(names, w.Namespace)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// checkNamespaces refuses namespaces whose pod-security level forbids NET_ADMIN, without which no redirect can be made. Both baseline and restricted do
+// (Kubernetes documentation, "Pod Security Standards").
+func (m *Model) checkNamespaces(namespaces map[string]corev1.Namespace, r *report.Report) {
+	for _, name := range m.Namespaces() {
+		namespace := namespaces[name]
+		if level := namespace.Labels["pod-security.kubernetes.io/enforce"]; level == "baseline" || level == "restricted" {
+			r.Error(report.Object{APIVersion: "v1", Kind: "Namespace", Name: name}, "metadata.labels",
+				"pod-security.kubernetes.io/enforce: %s forbids the capability NET_ADMIN of the init container; set it to privileged, or exclude the namespace in spec.workloads", level)
+		}
+	}
+}
+
+// decode reads an item into a typed object for reading.
+func decode[T any](item *yaml.RNode, r *report.Report) (T, bool) {
+	var object T
+	data, err := item.MarshalJSON()
+	if err == nil {
+		err = json.Unmarshal(data, &object)
+	}
+	if err != nil {
+		r.Error(report.ObjectOf(item), "", "cannot be read: %s", cause(err))
+		return object, false
+	}
+	return object, true
+}
+
+// cause words a decoding error for a person: the field, what it holds and what it should hold.
+func cause(err error) string {
+	if typeError, ok := err.(*json.UnmarshalTypeError); ok {
+		return fmt.Sprintf("%s is a %s where a %s belongs", typeError.Field, typeError.Value, typeError.Type)
+	}
+	return err.Error()
+}
+
+func has(m map[string]string, key string) bool { _, ok := m[key]; return ok }

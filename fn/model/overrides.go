@@ -1,0 +1,118 @@
+package model
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// Overrides are what the annotations of one pod template say, beside the config.
+type Overrides struct {
+	Disabled             bool
+	ExcludeInboundPorts  contract.Ports
+	ExcludeOutboundPorts contract.Ports
+	ExcludeOutboundCIDRs []netip.Prefix
+	PermissivePorts      contract.Ports
+	CPU, Memory          string // requests of the proxy; Memory is its limit as well
+	Image, LogLevel      string
+}
+
+// overrideParsers are the annotations that a person may set on a pod template.
+var overrideParsers = map[string]func(o *Overrides, value string) error{
+	contract.InjectAnnotation: func(o *Overrides, value string) error {
+		o.Disabled = value == "disabled"
+		if !o.Disabled && value != "enabled" {
+			return errNotOneOf("enabled", "disabled")
+		}
+		return nil
+	},
+	contract.ExcludeInboundPortsAnnotation:  ports(func(o *Overrides) *contract.Ports { return &o.ExcludeInboundPorts }),
+	contract.ExcludeOutboundPortsAnnotation: ports(func(o *Overrides) *contract.Ports { return &o.ExcludeOutboundPorts }),
+	contract.PermissivePortsAnnotation:      ports(func(o *Overrides) *contract.Ports { return &o.PermissivePorts }),
+	contract.ExcludeOutboundCIDRsAnnotation: func(o *Overrides, value string) (err error) {
+		o.ExcludeOutboundCIDRs, err = contract.ParsePrefixes(value)
+		return err
+	},
+	contract.ProxyCPUAnnotation:    quantity(func(o *Overrides) *string { return &o.CPU }),
+	contract.ProxyMemoryAnnotation: quantity(func(o *Overrides) *string { return &o.Memory }),
+	contract.ProxyImageAnnotation: func(o *Overrides, value string) error {
+		o.Image = value
+		return v1alpha1.ValidateImage(value)
+	},
+	contract.LogLevelAnnotation: func(o *Overrides, value string) error {
+		o.LogLevel = value
+		return contract.ValidateLogLevel(value)
+	},
+}
+
+func ports(field func(*Overrides) *contract.Ports) func(*Overrides, string) error {
+	return func(o *Overrides, value string) (err error) {
+		*field(o), err = contract.ParsePorts(value)
+		return err
+	}
+}
+
+func quantity(field func(*Overrides) *string) func(*Overrides, string) error {
+	return func(o *Overrides, value string) error {
+		q, err := resource.ParseQuantity(value)
+		if err != nil || q.Sign() <= 0 {
+			return errNotOneOf("a quantity like 100m or 64Mi")
+		}
+		*field(o) = value
+		return nil
+	}
+}
+
+// readOverrides reads the annotations of a pod template. An unknown or malformed one is an error: whoever wrote it meant something.
+func readOverrides(w *Workload, r *report.Report) (Overrides, bool) {
+	var o Overrides
+	good := true
+	for _, key := range sortedKeys(w.Pod.Annotations) {
+		if !ours(key) || key == contract.WorkloadAnnotation || key == contract.OriginalAnnotation {
+			continue
+		}
+		field := w.Field("metadata.annotations[" + key + "]")
+		parse, known := overrideParsers[key]
+		if !known {
+			r.Error(w.Object, field, "is unknown; known are %s", strings.Join(sortedKeys(overrideParsers), ", "))
+			good = false
+		} else if err := parse(&o, w.Pod.Annotations[key]); err != nil {
+			r.Error(w.Object, field, "%v", err)
+			good = false
+		}
+	}
+	return o, good
+}
+
+// refuseStrayAnnotations reports annotations of ours where they do nothing.
+func refuseStrayAnnotations(item *yaml.RNode, r *report.Report) {
+	for _, key := range sortedKeys(item.GetAnnotations()) {
+		if ours(key) {
+			r.Error(report.ObjectOf(item), "metadata.annotations["+key+"]", "has no effect here; write it on the pod template (spec.template.metadata.annotations)")
+		}
+	}
+}
+
+func ours(annotation string) bool { return strings.HasPrefix(annotation, contract.AnnotationPrefix) }
+
+type notOneOf []string
+
+func errNotOneOf(allowed ...string) error { return notOneOf(allowed) }
+
+func (n notOneOf) Error() string { return "is not " + strings.Join(n, " or ") }
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}

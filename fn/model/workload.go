@@ -1,0 +1,179 @@
+package model
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// Workload is an object that owns a pod template, or a Pod.
+type Workload struct {
+	Node         *yaml.RNode
+	Object       report.Object
+	Kind, Name   string      // Kind as in the manifest
+	Namespace    string      // "default" where the manifest has none
+	ID           spiffeid.ID // zero for workloads outside the mesh
+	TemplatePath []string    // of the pod template in Node; empty for a Pod
+	Pod          corev1.PodTemplateSpec
+	Overrides    Overrides
+	Services     []*Service // that select it
+}
+
+// templatePaths are the supported kinds by "<group>/<kind>".
+var templatePaths = map[string][]string{
+	"/Pod":                   {},
+	"/ReplicationController": {"spec", "template"},
+	"apps/Deployment":        {"spec", "template"},
+	"apps/StatefulSet":       {"spec", "template"},
+	"apps/DaemonSet":         {"spec", "template"},
+	"apps/ReplicaSet":        {"spec", "template"},
+	"batch/Job":              {"spec", "template"},
+	"batch/CronJob":          {"spec", "jobTemplate", "spec", "template"},
+}
+
+// TemplatePath returns where an item keeps its pod template, and whether it is a workload of a supported kind at all.
+func TemplatePath(item *yaml.RNode) ([]string, bool) {
+	group, _, hasGroup := strings.Cut(item.GetApiVersion(), "/")
+	if !hasGroup {
+		group = ""
+	}
+	p, ok := templatePaths[group+"/"+item.GetKind()]
+	return p, ok
+}
+
+func isWorkload(item *yaml.RNode) bool {
+	_, ok := TemplatePath(item)
+	return ok
+}
+
+// SecretName is the name of the workload's Secret. Names that would be too long for Kubernetes end in a digest instead.
+func (w *Workload) SecretName() string {
+	const limit = 253
+	name := contract.NamePrefix + strings.ToLower(w.Kind) + "-" + w.Name
+	if len(name) <= limit {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return name[:limit-17] + "-" + hex.EncodeToString(sum[:8])
+}
+
+// Field is the path of a field of the pod template, for messages: Field("spec.hostNetwork") is spec.template.spec.hostNetwork for a Deployment.
+func (w *Workload) Field(below string) string {
+	return strings.Join(append(slices.Clone(w.TemplatePath), below), ".")
+}
+
+// Containers are all containers of the pod, init containers first.
+func (w *Workload) Containers() []corev1.Container {
+	return append(slices.Clone(w.Pod.Spec.InitContainers), w.Pod.Spec.Containers...)
+}
+
+// Port resolves a named port of the pod; 0 when no container has it.
+func (w *Workload) Port(name string) uint16 {
+	for _, c := range w.Containers() {
+		for _, p := range c.Ports {
+			if p.Name == name && (p.Protocol == corev1.ProtocolTCP || p.Protocol == "") {
+				return uint16(p.ContainerPort)
+			}
+		}
+	}
+	return 0
+}
+
+// addWorkload reads one workload and decides whether it is in the mesh.
+func (m *Model) addWorkload(item *yaml.RNode, r *report.Report) {
+	w := m.readWorkload(item, r)
+	if w == nil {
+		return
+	}
+	switch {
+	case !m.selected(w) || w.Overrides.Disabled:
+		m.Outside = append(m.Outside, w)
+		return
+	case w.Pod.Spec.HostNetwork:
+		r.Warn(w.Object, w.Field("spec.hostNetwork"), "a pod on the host's network cannot be redirected; it is left out of the mesh. Say so with the annotation %s: disabled",
+			contract.InjectAnnotation)
+		m.Outside = append(m.Outside, w)
+		return
+	}
+	id, err := contract.WorkloadID(m.TrustDomain, w.Namespace, strings.ToLower(w.Kind), w.Name)
+	if err != nil {
+		r.Error(w.Object, "metadata.name", "cannot be part of a SPIFFE ID: %v", err)
+		return
+	}
+	if i := slices.IndexFunc(m.Workloads, func(other *Workload) bool { return other.ID == id }); i >= 0 {
+		r.Error(w.Object, "metadata.name", "stands twice in the input")
+		return
+	}
+	w.ID = id
+	m.checkPod(w, r)
+	m.Workloads = append(m.Workloads, w)
+}
+
+func (m *Model) readWorkload(item *yaml.RNode, r *report.Report) *Workload {
+	p, _ := TemplatePath(item)
+	w := &Workload{Node: item, Object: report.ObjectOf(item), Kind: item.GetKind(), Name: item.GetName(),
+		Namespace: cmp.Or(item.GetNamespace(), metav1.NamespaceDefault), TemplatePath: p}
+	if w.Name == "" {
+		r.Error(w.Object, "metadata.name", "is missing; an identity needs a name (generateName makes a new one at every apply)")
+		return nil
+	}
+	template, err := item.Pipe(yaml.Lookup(p...))
+	if err != nil || template == nil {
+		r.Error(w.Object, strings.Join(p, "."), "is missing or no mapping")
+		return nil
+	}
+	pod, ok := decode[corev1.PodTemplateSpec](template, r)
+	if !ok {
+		return nil
+	}
+	w.Pod = pod
+	if len(p) > 0 {
+		refuseStrayAnnotations(item, r)
+	}
+	if len(pod.Spec.Containers) == 0 {
+		r.Error(w.Object, w.Field("spec.containers"), "is empty")
+		return nil
+	}
+	w.Overrides, ok = readOverrides(w, r)
+	if !ok {
+		return nil
+	}
+	return w
+}
+
+// selected applies spec.workloads.
+func (m *Model) selected(w *Workload) bool {
+	s := m.Spec.Workloads
+	matches := func(selector v1alpha1.Selector) bool { return Matches(selector, w) }
+	return (len(s.Include) == 0 || slices.ContainsFunc(s.Include, matches)) && !slices.ContainsFunc(s.Exclude, matches)
+}
+
+// Matches tells whether every field of a validated selector that is set matches the workload.
+func Matches(s v1alpha1.Selector, w *Workload) bool {
+	if s.Kind != "" && !strings.EqualFold(s.Kind, w.Kind) || s.Namespace != "" && s.Namespace != w.Namespace {
+		return false
+	}
+	if s.Name != "" {
+		if ok, err := path.Match(s.Name, w.Name); err != nil || !ok {
+			return false
+		}
+	}
+	if s.LabelSelector == nil {
+		return true
+	}
+	selector, err := metav1.LabelSelectorAsSelector(s.LabelSelector)
+	return err == nil && selector.Matches(labels.Set(w.Pod.Labels))
+}

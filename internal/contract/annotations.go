@@ -1,0 +1,31 @@
+package contract
+
+// AnnotationPrefix starts every annotation of ours.
+const AnnotationPrefix = "meshless.dev/"
+
+// Annotations that a render writes on pod templates.
+const (
+	WorkloadAnnotation = AnnotationPrefix + "workload" // Workload, for the proxy
+	OriginalAnnotation = AnnotationPrefix + "original" // YAML of the handlers that injection rewrote, for un-injection
+)
+
+// Annotations that a render writes on state. State is found by IdentityAnnotation, since prefixes and namespaces move names.
+const (
+	IdentityAnnotation   = AnnotationPrefix + "identity"   // SPIFFE ID of the workload; of the trust domain on bundles and mesh maps
+	RecipientsAnnotation = AnnotationPrefix + "recipients" // digest of those to whom the key is sealed
+	PublicKeyAnnotation  = AnnotationPrefix + "public-key" // SHA-256 of the SubjectPublicKeyInfo of the sealed key
+	NotAfterAnnotation   = AnnotationPrefix + "not-after"  // expiry of the leaf, for people
+)
+
+// Annotations that people write on pod templates.
+const (
+	InjectAnnotation               = AnnotationPrefix + "inject"
+	ExcludeInboundPortsAnnotation  = AnnotationPrefix + "exclude-inbound-ports"
+	ExcludeOutboundPortsAnnotation = AnnotationPrefix + "exclude-outbound-ports"
+	ExcludeOutboundCIDRsAnnotation = AnnotationPrefix + "exclude-outbound-cidrs"
+	PermissivePortsAnnotation      = AnnotationPrefix + "permissive-ports"
+	ProxyCPUAnnotation             = AnnotationPrefix + "proxy-cpu"
+	ProxyMemoryAnnotation          = AnnotationPrefix + "proxy-memory"
+	ProxyImageAnnotation           = AnnotationPrefix + "proxy-image"
+	LogLevelAnnotation             = AnnotationPrefix + "log-level"
+)
