@@ -1,0 +1,261 @@
+package apply
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"github.com/meshless-dev/meshless/init/rules"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// apply runs Apply in the namespace and returns what it printed.
+func apply(t *testing.T, ns netns.NsHandle, args contract.InitArgs) string {
+	t.Helper()
+	text, err := tryApply(t, ns, args)
+	must(t, err)
+	return text
+}
+
+func tryApply(t *testing.T, ns netns.NsHandle, args contract.InitArgs) (string, error) {
+	t.Helper()
+	var out strings.Builder
+	err := inside(t, ns, func() error { return Apply(args, &out) })
+	return out.String(), err
+}
+
+// Applying twice holds what applying once does: nothing is added, and another configuration leaves nothing of the first.
+func TestApplyReplaces(t *testing.T) {
+	ns := newNetns(t)
+	want, err := rules.New(everything(t), true)
+	must(t, err)
+	first := apply(t, ns, everything(t))
+	if !strings.HasSuffix(first, "\n"+want.String()) {
+		t.Errorf("printed\n%s\nwant at its end\n%s", first, want)
+	}
+	if diff := cmp.Diff(first, apply(t, ns, everything(t))); diff != "" {
+		t.Errorf("second run differs: %s", diff)
+	}
+	other, err := rules.New(contract.InitArgs{ProxyUID: 2000}, true)
+	must(t, err)
+	apply(t, ns, contract.InitArgs{ProxyUID: 2000})
+	must(t, inside(t, ns, func() error {
+		_, err := readBack(&nftables.Conn{}, other)
+		return err
+	}))
+}
+
+// Rules by the hundred: the kernel answers each, and its answers must fit.
+func TestApplyManyRules(t *testing.T) {
+	ns := newNetns(t)
+	args := contract.InitArgs{ProxyUID: proxyUID}
+	for p := uint16(2); p <= 4000; p += 2 {
+		args.ExcludeInboundPorts = append(args.ExcludeInboundPorts, contract.PortRange{First: p, Last: p})
+	}
+	args.ExcludeOutboundPorts = args.ExcludeInboundPorts
+	if n := strings.Count(apply(t, ns, args), "tcp dport 4000 return"); n != 3 {
+		t.Errorf("the last port has %d rules, want 3", n)
+	}
+}
+
+// What we print is what nft prints, so that an operator can compare the log with a node; and nft reads it.
+func TestTextIsWhatNFTPrints(t *testing.T) {
+	nft, err := exec.LookPath("nft")
+	if err != nil {
+		t.Skip("an extra check with the nft binary, which is not installed; TestApplyReplaces covers the kernel's view")
+	}
+	ns := newNetns(t)
+	text := apply(t, ns, everything(t))
+	var listed []byte
+	must(t, inside(t, ns, func() (err error) {
+		listed, err = exec.Command(nft, "list", "table", "inet", rules.Table).CombinedOutput()
+		return err
+	}))
+	_, printed, _ := strings.Cut(text, "\n")
+	if diff := cmp.Diff(strings.ReplaceAll(string(listed), "priority dstnat", "priority -100"), printed); diff != "" {
+		t.Errorf("-nft +ours:\n%s", diff)
+	}
+	must(t, inside(t, ns, func() error {
+		check := exec.Command(nft, "--check", "--file", "-")
+		check.Stdin = strings.NewReader(text)
+		if out, err := check.CombinedOutput(); err != nil {
+			return fmt.Errorf("nft does not read it: %w: %s", err, out)
+		}
+		return nil
+	}))
+}
+
+// Each way in which a kernel's table can differ from what was meant is noticed.
+func TestReadBackNoticesDifferences(t *testing.T) {
+	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: rules.Table}
+	prerouting := &nftables.Chain{Table: table, Name: rules.Prerouting}
+	returns := []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}
+	redirect := rules.Rule{RedirectTo: contract.InboundPort}
+	for name, c := range map[string]struct {
+		change func(*nftables.Conn)
+		want   string
+	}{
+		"a rule in front": {func(c *nftables.Conn) { c.InsertRule(&nftables.Rule{Table: table, Chain: prerouting, Exprs: returns}) }, "rule 1 is return, meant was tcp dport"},
+		"a rule behind":   {func(c *nftables.Conn) { c.AddRule(&nftables.Rule{Table: table, Chain: prerouting, Exprs: returns}) }, "meant was no further rule"},
+		"another expression": {func(c *nftables.Conn) {
+			c.InsertRule(&nftables.Rule{Table: table, Chain: prerouting, Exprs: []expr.Any{&expr.Counter{}}})
+		}, "Counter"},
+		"no rules": {func(c *nftables.Conn) { c.FlushChain(prerouting) }, "rule 1 is missing: tcp dport"},
+		"another comment": {func(c *nftables.Conn) {
+			c.FlushChain(prerouting)
+			c.AddRule(&nftables.Rule{Table: table, Chain: prerouting, Exprs: encode(redirect), UserData: []byte{0, 200, 1}}) // malformed on purpose
+		}, "rule 1 is meta l4proto tcp redirect to :15006"},
+		"a chain too much": {func(c *nftables.Conn) { c.AddChain(&nftables.Chain{Table: table, Name: "more"}) }, "3 chains instead of 2"},
+		"no table":         {func(c *nftables.Conn) { c.DelTable(table) }, "0 chains instead of 2"},
+		"another priority": {func(c *nftables.Conn) {
+			c.FlushChain(prerouting)
+			c.DelChain(prerouting)
+			moved, _ := baseChain(table, rules.Chain{Name: rules.Prerouting})
+			moved.Priority = nftables.ChainPriorityRef(-101)
+			c.AddChain(moved)
+		}, "at priority -100"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ns := newNetns(t)
+			args := contract.InitArgs{ProxyUID: proxyUID}
+			apply(t, ns, args)
+			want, err := rules.New(args, true)
+			must(t, err)
+			err = inside(t, ns, func() error {
+				conn := &nftables.Conn{}
+				c.change(conn)
+				if err := conn.Flush(); err != nil {
+					t.Error(err)
+				}
+				_, err := readBack(conn, want)
+				return err
+			})
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got error %v, want one that says %q", err, c.want)
+			}
+			apply(t, ns, args) // and the next run mends it
+		})
+	}
+}
+
+func TestApplyRefusesForeignMeshes(t *testing.T) {
+	for _, c := range []struct {
+		family             nftables.TableFamily
+		table, chain, mesh string
+	}{
+		{nftables.TableFamilyIPv4, "nat", "ISTIO_OUTPUT", "Istio"},
+		{nftables.TableFamilyINet, "istio-proxy-nat", "output", "Istio"},
+		{nftables.TableFamilyIPv4, "nat", "PROXY_INIT_OUTPUT", "Linkerd"},
+		{nftables.TableFamilyIPv6, "nat", "CONSUL_PROXY_OUTPUT", "Consul"},
+		{nftables.TableFamilyIPv4, "nat", "KUMA_MESH_OUTBOUND", "Kuma"},
+	} {
+		t.Run(c.table+" "+c.chain, func(t *testing.T) {
+			ns := newNetns(t)
+			must(t, inside(t, ns, func() error {
+				conn := &nftables.Conn{}
+				table := conn.AddTable(&nftables.Table{Family: c.family, Name: c.table})
+				conn.AddChain(&nftables.Chain{Table: table, Name: c.chain})
+				return conn.Flush()
+			}))
+			text, err := tryApply(t, ns, contract.InitArgs{ProxyUID: proxyUID})
+			if err == nil || !strings.Contains(err.Error(), c.mesh) || text != "" {
+				t.Errorf("got %q and error %v, want a refusal that names %s", text, err, c.mesh)
+			}
+			must(t, inside(t, ns, func() error {
+				tables, err := (&nftables.Conn{}).ListTables()
+				if err == nil && len(tables) != 1 {
+					err = fmt.Errorf("%d tables, want the foreign one alone", len(tables))
+				}
+				return err
+			}))
+		})
+	}
+}
+
+// Tables of others, such as a CNI plugin's, are none of our business.
+func TestApplyLeavesOtherTablesAlone(t *testing.T) {
+	ns := newNetns(t)
+	must(t, inside(t, ns, func() error {
+		conn := &nftables.Conn{}
+		conn.AddChain(&nftables.Chain{Table: conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "nat"}), Name: "CNI-HOSTPORT"})
+		return conn.Flush()
+	}))
+	apply(t, ns, contract.InitArgs{ProxyUID: proxyUID})
+	must(t, inside(t, ns, func() error {
+		chains, err := (&nftables.Conn{}).ListChains()
+		if err == nil && len(chains) != 3 {
+			err = fmt.Errorf("%d chains, want ours and CNI-HOSTPORT", len(chains))
+		}
+		return err
+	}))
+}
+
+func TestInboundSource6(t *testing.T) {
+	ns := newNetns(t)
+	apply(t, ns, contract.InitArgs{ProxyUID: proxyUID})
+	apply(t, ns, contract.InitArgs{ProxyUID: proxyUID})
+	must(t, inside(t, ns, func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		addrs, err := netlink.AddrList(lo, netlink.FAMILY_V6)
+		if err != nil {
+			return err
+		}
+		found := 0
+		for _, a := range addrs {
+			if a.IP.String() == contract.InboundSource6 {
+				found++
+				if a.PreferedLft != 0 {
+					t.Errorf("preferred lifetime is %d: the address could become the source of ordinary connections", a.PreferedLft)
+				}
+			}
+		}
+		if found != 1 {
+			return fmt.Errorf("lo has %s %d times", contract.InboundSource6, found)
+		}
+		return nil
+	}))
+}
+
+func TestApplyErrors(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(*testing.T) netns.NsHandle
+		args    contract.InitArgs
+		want    string
+	}{
+		"IPv6 on eth0, not on lo": {func(t *testing.T) netns.NsHandle {
+			l := newLab(t)
+			setSysctl(t, l.pod, "net/ipv6/conf/lo/disable_ipv6", "1")
+			return l.pod
+		}, contract.InitArgs{ProxyUID: proxyUID}, "net.ipv6.conf.lo.disable_ipv6=0"},
+		"lo is down": {func(t *testing.T) netns.NsHandle {
+			ns := newNetns(t)
+			must(t, inside(t, ns, func() error {
+				lo, err := netlink.LinkByName("lo")
+				if err != nil {
+					return err
+				}
+				return netlink.LinkSetDown(lo)
+			}))
+			return ns
+		}, contract.InitArgs{ProxyUID: proxyUID}, "lo is down"},
+		"unknown back end": {newNetns, contract.InitArgs{ProxyUID: proxyUID, Backend: "IPTables"}, `"IPTables"`},
+		"user 0":           {newNetns, contract.InitArgs{}, "--proxy-uid"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text, err := tryApply(t, c.prepare(t), c.args)
+			if err == nil || !strings.Contains(err.Error(), c.want) || text != "" {
+				t.Errorf("got %q and error %v, want one that says %q", text, err, c.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,16 @@
+//go:build !linux
+
+package apply
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// Apply fails: there are no nftables here.
+func Apply(contract.InitArgs, io.Writer) error {
+	return fmt.Errorf("routing a pod through the proxy needs the nftables of Linux, this is %s", runtime.GOOS)
+}

@@ -1,0 +1,92 @@
+package apply
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/meshless-dev/meshless/init/rules"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// everything has a rule of each form.
+func everything(t *testing.T) contract.InitArgs {
+	t.Helper()
+	cidrs, err := contract.ParsePrefixes("10.1.0.0/16,192.0.2.7/32,0.0.0.0/0,10.3.128.0/17,fd00::/8,2001:db8::7/128,::/0,2001:db8::/33")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return contract.InitArgs{
+		ProxyUID: 15000, ExcludeInboundPorts: contract.Ports{{First: 22, Last: 22}, {First: 9000, Last: 9010}},
+		ExcludeOutboundPorts: contract.Ports{{First: 25, Last: 25}, {First: 1000, Last: 65535}}, ExcludeOutboundCIDRs: cidrs,
+	}
+}
+
+// What is printed is decoded from what the kernel returned: two rules that differ must not decode to the same text.
+func TestDecodeInvertsEncode(t *testing.T) {
+	set, err := rules.New(everything(t), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range set.Chains {
+		for _, want := range c.Rules {
+			got, err := decode(encode(want))
+			got.Why = want.Why
+			if err != nil || got != want {
+				t.Errorf("got %s (%v), want %s", got, err, want)
+			}
+		}
+	}
+}
+
+func TestDecodeRefusesForeignExpressions(t *testing.T) {
+	for _, exprs := range [][]expr.Any{
+		{&expr.Counter{}},
+		{&expr.Verdict{Kind: expr.VerdictDrop}},
+		{&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{1}}},
+		{meta(expr.MetaKeyMARK), equal([]byte{1, 2, 3, 4})},
+		{meta(expr.MetaKeyOIFNAME), equal([]byte("lo"))}, // the prefix lo, not the interface
+		{meta(expr.MetaKeySKUID), equal([]byte{1})},
+		{&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 9, Len: 1}, equal([]byte{6})},
+		{&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: dest6, Len: 4}, equal([]byte{1, 2, 3, 4})},
+		{&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 1}, equal([]byte{6})},
+		{&expr.Redir{RegisterProtoMin: 1}},
+	} {
+		if r, err := decode(exprs); err == nil {
+			t.Errorf("%s: got rule %s, want an error", describe(exprs), r)
+		}
+	}
+}
+
+// The kernel reads the mask and the addresses byte by byte; this pins them against nft --debug=netlink for 10.3.128.0/17.
+func TestEncodeMask(t *testing.T) {
+	exprs := encode(rules.Rule{Dest: netip.MustParsePrefix("10.3.128.0/17")})
+	bitwise, ok := exprs[3].(*expr.Bitwise)
+	if !ok || fmt.Sprint(bitwise.Mask) != "[255 255 128 0]" || fmt.Sprint(bitwise.Xor) != "[0 0 0 0]" {
+		t.Errorf("got %s", describe(exprs))
+	}
+}
+
+func TestErrorsGuessTheCause(t *testing.T) {
+	for _, c := range []struct {
+		err        error
+		want, deny string
+	}{
+		{unix.EPERM, "capability NET_ADMIN", "modprobe"},
+		{unix.EACCES, "capability NET_ADMIN", "modprobe"},
+		{unix.ENOENT, "modprobe -a nf_tables nft_chain_nat nft_redir", "NET_ADMIN"},
+		{unix.EOPNOTSUPP, "kernels before 5.2", "NET_ADMIN"},
+		{unix.EINVAL, "modprobe", "NET_ADMIN"},
+		{unix.EPROTONOSUPPORT, "modprobe", "NET_ADMIN"},
+		{unix.ENOBUFS, "no buffer space", "modprobe"},
+	} {
+		got := explainNFTables("write", fmt.Errorf("conn.Receive: %w", c.err)).Error()
+		if !strings.Contains(got, c.want) || strings.Contains(got, c.deny) {
+			t.Errorf("%v: got %q, want %q in it and not %q", c.err, got, c.want, c.deny)
+		}
+	}
+}

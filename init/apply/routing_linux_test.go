@@ -1,0 +1,286 @@
+package apply
+
+import (
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// family is one IP family's addresses in the laboratory.
+type family struct {
+	pod, peer, foreign, excluded, loopback, source, any string
+}
+
+var families = map[string]family{
+	"IPv4": {pod4, peer4, foreign4, excluded4, "127.0.0.1", contract.InboundSource4, "0.0.0.0"},
+	"IPv6": {pod6, peer6, foreign6, excluded6, "::1", contract.InboundSource6, "::"},
+}
+
+// Ports of the laboratory's servers.
+const (
+	appPort      = 8080 // the app, on the pod's address
+	privatePort  = 8081 // the app, on loopback only
+	excludedIn   = 2222 // the app, excluded inbound
+	servicePort  = 80   // the peer
+	excludedOut  = 9005 // the peer, excluded outbound
+	datagramPort = 53   // the peer, UDP
+)
+
+func labArgs(t *testing.T) contract.InitArgs {
+	t.Helper()
+	cidrs, err := contract.ParsePrefixes("10.99.0.0/16,fd99::/32")
+	must(t, err)
+	return contract.InitArgs{
+		ProxyUID: proxyUID, ExcludeInboundPorts: contract.PortsOf(excludedIn),
+		ExcludeOutboundPorts: contract.Ports{{First: 9000, Last: 9010}}, ExcludeOutboundCIDRs: cidrs,
+	}
+}
+
+// populate starts the listeners of a proxy, of an app and of the peer, for one family.
+func populate(t *testing.T, l lab, f family) {
+	t.Helper()
+	for port, name := range map[int]string{contract.OutboundPort: "outbound", contract.AdminPort: "admin", privatePort: "private"} {
+		serve(t, l.pod, hostPort(f.loopback, port), name)
+	}
+	for port, name := range map[int]string{contract.InboundPort: "inbound", contract.MetricsPort: "metrics", contract.HealthPort: "health", excludedIn: "opened"} {
+		serve(t, l.pod, hostPort(f.any, port), name)
+	}
+	serve(t, l.pod, hostPort(f.pod, appPort), "app")
+	serve(t, l.peer, hostPort(f.any, servicePort), "peer")
+	serve(t, l.peer, hostPort(f.any, excludedOut), "peer")
+}
+
+// step is one connection: who opens it, from where, to where, and who must answer with which original destination.
+type step struct {
+	name    string
+	ns      netns.NsHandle
+	uid     int
+	source  string // address to bind to; empty: the kernel's choice
+	host    string
+	port    int
+	answers string // name of the server; "refused": a reset
+	client  string // as the server sees it; empty: not checked
+}
+
+func steps(l lab, f family) []step {
+	app := func(name, host string, port int, answers string) step {
+		return step{name: name, ns: l.pod, uid: appUID, host: host, port: port, answers: answers}
+	}
+	proxy := func(name, source, host string, port int, answers string) step {
+		return step{name: name, ns: l.pod, uid: proxyUID, source: source, host: host, port: port, answers: answers, client: source}
+	}
+	outside := func(name, host string, port int, answers string) step {
+		return step{name: name, ns: l.peer, host: host, port: port, answers: answers, client: f.peer}
+	}
+	return []step{
+		app("app to a Service", f.foreign, servicePort, "outbound"),
+		app("app to another pod", f.peer, servicePort, "outbound"),
+		app("app to a port where nobody listens", f.foreign, 1, "outbound"),
+		app("app to the metrics of another pod", f.peer, contract.MetricsPort, "outbound"),
+		{name: "root to a Service", ns: l.pod, uid: 0, host: f.foreign, port: servicePort, answers: "outbound"},
+		{name: "app from the inbound proxy's address to itself", ns: l.pod, uid: appUID, source: f.source, host: f.pod, port: appPort, answers: "app"},
+		app("app to an excluded port", f.foreign, excludedOut, "peer"),
+		app("app to an excluded network", f.excluded, servicePort, "peer"),
+		app("app to localhost", f.loopback, privatePort, "private"),
+		app("app to its own pod address", f.pod, appPort, "app"),
+
+		proxy("outbound proxy to a Service", "", f.foreign, servicePort, "peer"),
+		proxy("inbound proxy to the app", f.source, f.pod, appPort, "app"),
+		proxy("inbound proxy to a port bound to loopback", f.source, f.pod, privatePort, "refused"),
+		proxy("outbound proxy led back to the pod", "", f.pod, appPort, "inbound"),
+		proxy("outbound proxy led back to a loopback-only port", "", f.pod, privatePort, "inbound"),
+		proxy("outbound proxy led back to its own port", "", f.pod, contract.OutboundPort, "inbound"),
+		proxy("outbound proxy led back to an excluded port", "", f.pod, excludedIn, "opened"),
+		proxy("outbound proxy led back to the metrics", "", f.pod, contract.MetricsPort, "metrics"),
+		proxy("outbound proxy led back to the health port", "", f.pod, contract.HealthPort, "health"),
+		proxy("proxy to localhost", "", f.loopback, privatePort, "private"),
+
+		outside("peer to the app", f.pod, appPort, "inbound"),
+		outside("peer to a loopback-only port", f.pod, privatePort, "inbound"),
+		outside("peer to the outbound listener", f.pod, contract.OutboundPort, "inbound"),
+		outside("peer to the inbound listener itself", f.pod, contract.InboundPort, "inbound"),
+		outside("peer to the admin port", f.pod, contract.AdminPort, "inbound"),
+		outside("peer to the metrics", f.pod, contract.MetricsPort, "metrics"),
+		outside("kubelet to the health port", f.pod, contract.HealthPort, "health"),
+		outside("peer to an excluded port", f.pod, excludedIn, "opened"),
+		outside("peer beside an excluded port", f.pod, excludedIn+1, "inbound"),
+	}
+}
+
+// check opens the step's connection and compares who answered.
+func (s step) check(t *testing.T) {
+	t.Helper()
+	target := hostPort(s.host, s.port)
+	_, line, err := connect(t, s.ns, s.uid, s.source, target)
+	if s.answers == "refused" {
+		if !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("got %q, %v, want a refusal", line, err)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatalf("%s did not answer: %v", s.answers, err)
+	}
+	want := s.answers + " " + target
+	if strings.HasPrefix(line, "peer ") { // the peer has no NAT, hence no original destination to ask for
+		line, want = line[:len("peer ")], s.answers+" "
+	}
+	if !strings.HasPrefix(line, want) || !strings.HasSuffix(line, s.client) {
+		t.Errorf("got %q, want %q from %q", line, want, s.client)
+	}
+}
+
+func TestRouting(t *testing.T) {
+	for name, f := range families {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			populate(t, l, f)
+			apply(t, l.pod, labArgs(t))
+			for _, s := range steps(l, f) {
+				t.Run(s.name, s.check)
+			}
+		})
+	}
+}
+
+// A pod without IPv6: every IPv4 path is as it is otherwise.
+func TestRoutingWithoutIPv6(t *testing.T) {
+	l := newLab(t)
+	setSysctl(t, l.pod, "net/ipv6/conf/all/disable_ipv6", "1")
+	f := families["IPv4"]
+	populate(t, l, f)
+	if text := apply(t, l.pod, labArgs(t)); strings.Contains(text, "ip6 ") || !strings.Contains(text, "IPv6 is disabled in this pod") {
+		t.Errorf("got\n%s\nwant no rule for IPv6", text)
+	}
+	for _, s := range steps(l, f) {
+		t.Run(s.name, s.check)
+	}
+}
+
+// IPv6 that appears behind init's back must not be a way around the proxy.
+func TestIPv6EnabledLater(t *testing.T) {
+	l := newLab(t)
+	setSysctl(t, l.pod, "net/ipv6/conf/all/disable_ipv6", "1")
+	apply(t, l.pod, labArgs(t))
+	setSysctl(t, l.pod, "net/ipv6/conf/all/disable_ipv6", "0")
+	must(t, inside(t, l.pod, func() error {
+		if err := addAddresses("eth0", pod6+"/64"); err != nil {
+			return err
+		}
+		return addRoutes(peer6 + " ::/0")
+	}))
+	f := families["IPv6"]
+	populate(t, l, f)
+	step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t)
+	step{ns: l.peer, host: f.pod, port: appPort, answers: "inbound"}.check(t)
+}
+
+// A peer on the same link addresses packets to the pod's loopback addresses, and the pod's sysctls even let them in. They land on the
+// inbound proxy, which refuses an original destination that is not the pod's address; never on a loopback listener.
+func TestLoopbackFromOutside(t *testing.T) {
+	l := newLab(t)
+	for _, ns := range []netns.NsHandle{l.pod, l.peer} {
+		setSysctl(t, ns, "net/ipv4/conf/all/route_localnet", "1")
+	}
+	must(t, inside(t, l.peer, func() error {
+		if err := deleteAddress("lo", "127.0.0.1/8"); err != nil { // or the peer would take the addresses for its own
+			return err
+		}
+		return addRoutes(pod4+" 127.0.0.0/8", pod6+" ::6/128")
+	}))
+	populate(t, l, families["IPv4"])
+	populate(t, l, families["IPv6"])
+	apply(t, l.pod, labArgs(t))
+	for _, host := range []string{"127.0.0.1", contract.InboundSource4} {
+		for _, port := range []int{contract.OutboundPort, contract.AdminPort, privatePort} {
+			t.Run(hostPort(host, port), step{ns: l.peer, source: peer4, host: host, port: port, answers: "inbound"}.check)
+		}
+	}
+	// Recent kernels drop it instead: eth0 has no address of the scope of ::6 to redirect to.
+	if _, line, err := connect(t, l.peer, 0, "", hostPort(contract.InboundSource6, privatePort)); err == nil && !strings.HasPrefix(line, "inbound ") {
+		t.Errorf("peer to %s: got %q, want the inbound proxy or nothing", contract.InboundSource6, line)
+	}
+}
+
+func deleteAddress(device, address string) error {
+	link, err := netlink.LinkByName(device)
+	if err != nil {
+		return err
+	}
+	addr, err := netlink.ParseAddr(address)
+	if err != nil {
+		return err
+	}
+	return netlink.AddrDel(link, addr)
+}
+
+// A container runtime that lost the init container runs it again, under traffic.
+func TestApplyAgainKeepsConnections(t *testing.T) {
+	l := newLab(t)
+	f := families["IPv4"]
+	populate(t, l, f)
+	apply(t, l.pod, labArgs(t))
+	in, line, err := connect(t, l.peer, 0, "", hostPort(f.pod, appPort))
+	if err != nil || !strings.HasPrefix(line, "inbound ") {
+		t.Fatalf("got %q, %v", line, err)
+	}
+	out, line, err := connect(t, l.pod, appUID, "", hostPort(f.foreign, servicePort))
+	if err != nil || !strings.HasPrefix(line, "outbound ") {
+		t.Fatalf("got %q, %v", line, err)
+	}
+	apply(t, l.pod, labArgs(t))
+	for name, c := range map[string]io.ReadWriter{"inbound": in, "outbound": out} {
+		if _, err := io.WriteString(c, "still there\n"); err != nil {
+			t.Fatal(err)
+		}
+		if echo, err := readLine(c); err != nil || echo != "still there" {
+			t.Errorf("%s connection: got %q, %v", name, echo, err)
+		}
+	}
+}
+
+// UDP is not ours: DNS, QUIC and the rest leave and arrive as if there were no rules.
+func TestUDPIsUntouched(t *testing.T) {
+	l := newLab(t)
+	apply(t, l.pod, labArgs(t))
+	for name, f := range families {
+		for direction, way := range map[string]struct {
+			from, to netns.NsHandle
+			host     string
+		}{"out": {l.pod, l.peer, f.foreign}, "in": {l.peer, l.pod, f.pod}} {
+			t.Run(name+" "+direction, func(t *testing.T) { checkDatagram(t, way.from, way.to, f.any, hostPort(way.host, datagramPort)) })
+		}
+	}
+}
+
+func checkDatagram(t *testing.T, from, to netns.NsHandle, listen, target string) {
+	var server net.PacketConn
+	var client net.Conn
+	must(t, inside(t, to, func() (err error) {
+		server, err = net.ListenPacket("udp", hostPort(listen, datagramPort))
+		return err
+	}))
+	defer server.Close()
+	must(t, inside(t, from, func() (err error) {
+		client, err = net.Dial("udp", target)
+		return err
+	}))
+	defer client.Close()
+	if _, err := client.Write([]byte("query")); err != nil {
+		t.Fatal(err)
+	}
+	server.SetReadDeadline(time.Now().Add(patience))
+	buffer := make([]byte, 16)
+	if n, _, err := server.ReadFrom(buffer); err != nil || string(buffer[:n]) != "query" {
+		t.Errorf("got %q, %v, want the datagram", buffer[:n], err)
+	}
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// build compiles the program as the image does: static, so that it runs FROM scratch.
+func build(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("kernel tests need root to make network namespaces; CI must run them")
+		}
+		t.Skip("kernel tests need root to make network namespaces: sudo -E go test ./init/...")
+	}
+	binary := filepath.Join(t.TempDir(), contract.InitName)
+	cmd := exec.Command("go", "build", "-o", binary, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return binary
+}
+
+// start runs the binary in a fresh network namespace as a container runtime would: user 0, without the privilege to gain
+// privileges, and of all capabilities only those to keep.
+func start(t *testing.T, binary string, keep []uintptr, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread, its namespace and its capabilities end here
+		done <- func() error {
+			ns, err := netns.New()
+			if err != nil {
+				return err
+			}
+			defer ns.Close()
+			lo, err := netlink.LinkByName("lo")
+			if err != nil {
+				return err
+			}
+			if err := netlink.LinkSetUp(lo); err != nil {
+				return err
+			}
+			if err := dropCapabilities(keep); err != nil {
+				return err
+			}
+			cmd := exec.CommandContext(t.Context(), binary, args...)
+			cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", []string{}, &out, &errs
+			return cmd.Run() // the child is forked by this thread, so it has what this thread has
+		}()
+	}()
+	err = <-done
+	return out.String(), errs.String(), err
+}
+
+// dropCapabilities takes all but keep out of every set of the calling thread.
+func dropCapabilities(keep []uintptr) error {
+	var bits uint64
+	for _, c := range keep {
+		bits |= 1 << c
+	}
+	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+		if bits&(1<<c) != 0 {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+			return err
+		}
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	low, high := uint32(bits), uint32(bits>>32)
+	data := [2]unix.CapUserData{{Effective: low, Permitted: low}, {Effective: high, Permitted: high}}
+	return unix.Capset(&header, &data[0])
+}
+
+func TestNeedsNetAdminOnly(t *testing.T) {
+	stdout, stderr, err := start(t, build(t), []uintptr{unix.CAP_NET_ADMIN}, "--proxy-uid=15000", "--exclude-inbound-ports=22")
+	if err != nil || stderr != "" {
+		t.Fatalf("%v: %s", err, stderr)
+	}
+	for _, want := range []string{"chain prerouting {", "chain output {", "tcp dport 22 return", "redirect to :15001"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("%q is missing in\n%s", want, stdout)
+		}
+	}
+}
+
+func TestFailsWithoutNetAdmin(t *testing.T) {
+	stdout, stderr, err := start(t, build(t), nil)
+	if err == nil || stdout != "" || !strings.HasPrefix(stderr, contract.InitName+": ") || !strings.Contains(stderr, "capability NET_ADMIN") {
+		t.Errorf("got %v, %q, %q, want a failure that names NET_ADMIN", err, stdout, stderr)
+	}
+}

@@ -1,0 +1,24 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+)
+
+func TestRunRefusesMistypedArguments(t *testing.T) {
+	for _, args := range [][]string{{"--proxy-uid=0"}, {"--exclude-inbound-ports=http"}, {"exclude-inbound-ports=80"}, {"--backend=IPTables"}, {"--nonsense"}} {
+		var out bytes.Buffer
+		if err := run(args, &out, io.Discard); err == nil || out.Len() > 0 {
+			t.Errorf("%q: got error %v and output %q, want an error alone", args, err, &out)
+		}
+	}
+}
+
+func TestRunHelp(t *testing.T) {
+	var usage bytes.Buffer
+	if err := run([]string{"--help"}, io.Discard, &usage); err != nil || !strings.Contains(usage.String(), "-proxy-uid") {
+		t.Errorf("got %v, %q, want the usage", err, &usage)
+	}
+}

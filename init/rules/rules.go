@@ -1,0 +1,162 @@
+// Package rules decides which TCP connections of a pod pass through the proxy: it turns the command line of meshless-init into
+// the chains that package apply puts into the kernel. It is pure and runs on any operating system, so that every configuration
+// has a text golden (testdata/). The rule set was measured on a real kernel (research/injection.md, section 2).
+//
+// What it promises: TCP from outside reaches the proxy's inbound port, TCP to outside reaches its outbound port, whatever the IP
+// family; each exception is a rule that says why. What it does not touch: UDP and every other protocol, and what a pod says to
+// itself over lo. A process of the proxy's user, or root with NET_ADMIN in the pod, can bypass it.
+package rules
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// Table is the name of the table, of family inet, that holds all rules and nothing else.
+const Table = "meshless"
+
+// Priority of both chains. In prerouting nft calls it dstnat; in output it accepts the number only.
+const Priority = -100
+
+// The chains; each is named like its hook.
+const (
+	Prerouting = "prerouting" // what arrives at the pod
+	Output     = "output"     // what the pod sends
+)
+
+// MaxWhy is how long nft lets a rule's comment be, in bytes (NFTNL_UDATA_COMMENT_MAXLEN).
+const MaxWhy = 128
+
+// Ruleset is all that meshless-init asks of the kernel's packet filter.
+type Ruleset struct{ Chains []Chain }
+
+// Chain is a base chain of type nat; its rules are tried in order, and a connection that none decides is accepted as it is. NAT
+// chains see the first packet of a connection only, so established connections survive a replacement of the rules.
+type Chain struct {
+	Name  string // Prerouting or Output
+	Rules []Rule
+}
+
+// Rule is one line of a chain: if every condition holds, the verdict is taken. A condition's zero value sets no condition.
+type Rule struct {
+	UID      uint32             // user that opened the sending socket
+	Loopback bool               // leaves through lo
+	Source   netip.Addr         // source address
+	Dest     netip.Prefix       // network of the destination
+	Outside  bool               // the destination is of Dest's family, but not in Dest
+	Ports    contract.PortRange // TCP destination port
+
+	RedirectTo uint16 // port of the proxy, and TCP only; 0 returns: the connection stays as it is
+	Why        string // for the operator, at most MaxWhy bytes; travels into the kernel and back
+}
+
+var (
+	loopback4 = netip.MustParsePrefix("127.0.0.0/8")
+	loopback6 = netip.MustParsePrefix("::1/128")
+)
+
+// New is the rule set for a command line. Without ipv6 the rules that only IPv6 could match are left out; the redirects cover both
+// families all the same, so that an IPv6 address that appears later is no way around the proxy. Values that
+// contract.ParseInitArgs would not return are errors: a rule for user 0 would let every process out.
+func New(args contract.InitArgs, ipv6 bool) (Ruleset, error) {
+	if err := validate(args); err != nil {
+		return Ruleset{}, err
+	}
+	set := Ruleset{Chains: []Chain{{Prerouting, prerouting(args)}, {Output, output(args)}}}
+	if !ipv6 {
+		for i := range set.Chains {
+			set.Chains[i].Rules = slices.DeleteFunc(set.Chains[i].Rules, Rule.onlyIPv6)
+		}
+	}
+	return set, nil
+}
+
+func validate(args contract.InitArgs) error {
+	if args.ProxyUID < 1 || args.ProxyUID > 1<<31-1 {
+		return fmt.Errorf("--proxy-uid: %d is not a user id of a non-root user", args.ProxyUID)
+	}
+	for _, ports := range []contract.Ports{args.ExcludeInboundPorts, args.ExcludeOutboundPorts} {
+		for _, r := range ports {
+			if r.First == 0 || r.Last < r.First {
+				return fmt.Errorf("ports %d-%d: not a range of 1 to 65535", r.First, r.Last)
+			}
+		}
+	}
+	for _, p := range args.ExcludeOutboundCIDRs {
+		if !p.IsValid() || p != p.Masked() {
+			return fmt.Errorf("--exclude-outbound-cidrs: %q is not a network like 10.1.0.0/16", p)
+		}
+		if p.Addr().Is4In6() {
+			return fmt.Errorf("--exclude-outbound-cidrs: %q never matches a packet: write it as an IPv4 network", p)
+		}
+	}
+	return nil
+}
+
+// plaintextPorts are the ports that a peer reaches without the proxy: the proxy's own two that are plaintext by design, and those
+// that the workload opted out. Excluding one of the proxy's other ports opens nothing: the outbound and admin listeners are
+// bound to loopback, and the inbound one refuses a connection whose original destination is its own port.
+func plaintextPorts(args contract.InitArgs) (rules []Rule) {
+	for _, r := range contract.PortsOf(contract.MetricsPort, contract.HealthPort) {
+		rules = append(rules, Rule{Ports: r, Why: "metrics and health are plaintext"})
+	}
+	for _, r := range args.ExcludeInboundPorts {
+		rules = append(rules, Rule{Ports: r, Why: "excluded inbound port"})
+	}
+	return rules
+}
+
+// prerouting has no exception by address. A packet from outside to 127.0.0.1 or ::6 is redirected as well: left alone, only the kernel's
+// martian filter (off with route_localnet) would keep it from the loopback listeners. The proxy sees an original
+// destination that is not the pod's address, or that is a port of its own, and refuses. What the pod sends to itself over lo
+// passes this hook too, but its connection was decided in output already, and NAT decides once.
+func prerouting(args contract.InitArgs) []Rule {
+	return append(plaintextPorts(args), Rule{RedirectTo: contract.InboundPort, Why: "all other TCP from outside passes the proxy"})
+}
+
+// output: the order matters. The proxy's own connections are decided before anything that an annotation excludes, and the
+// inbound proxy's source addresses before the hairpin, or the proxy would dial itself for ever (istio#14443).
+func output(args contract.InitArgs) []Rule {
+	rules := []Rule{
+		{Loopback: true, Source: netip.MustParseAddr(contract.InboundSource4), Why: "the inbound proxy delivers to the app"},
+		{Loopback: true, Source: netip.MustParseAddr(contract.InboundSource6), Why: "the inbound proxy delivers to the app"},
+	}
+	rules = append(rules, hairpin(args)...)
+	rules = append(rules,
+		Rule{UID: uint32(args.ProxyUID), Why: "the proxy's own connections leave the pod, or it would dial itself"},
+		// App to own pod address: direct, since no peer is involved (istio#7563). It carries no more than localhost does.
+		Rule{Loopback: true, Why: "within the pod"},
+		// Loopback addresses leave through lo, unless a policy route says otherwise; even then they are nobody else's.
+		Rule{Dest: loopback4, Why: "loopback addresses are the pod itself"},
+		Rule{Dest: loopback6, Why: "loopback addresses are the pod itself"},
+	)
+	for _, r := range args.ExcludeOutboundPorts {
+		rules = append(rules, Rule{Ports: r, Why: "excluded outbound port"})
+	}
+	for _, p := range args.ExcludeOutboundCIDRs {
+		rules = append(rules, Rule{Dest: p, Why: "excluded outbound network"})
+	}
+	return append(rules, Rule{RedirectTo: contract.OutboundPort, Why: "all other TCP to outside passes the proxy"})
+}
+
+// hairpin: the outbound proxy dialed a Service and the pod itself was chosen (a socket-level load balancer such as Cilium's rewrites
+// the address before the packet exists). The server then must be the inbound proxy, which speaks TLS, as it would be for any other
+// pod (istio#37890); and as for any other pod, the ports that peers reach without the proxy are reached without it.
+func hairpin(args contract.InitArgs) []Rule {
+	rules := plaintextPorts(args)
+	rules = append(rules,
+		Rule{Dest: loopback4, Outside: true, RedirectTo: contract.InboundPort, Why: "a Service of ours led back to this pod"},
+		Rule{Dest: loopback6, Outside: true, RedirectTo: contract.InboundPort, Why: "a Service of ours led back to this pod"},
+	)
+	for i := range rules {
+		rules[i].UID, rules[i].Loopback = uint32(args.ProxyUID), true
+	}
+	return rules
+}
+
+func (r Rule) onlyIPv6() bool {
+	return r.Source.Is6() || r.Dest.Addr().Is6()
+}

@@ -1,0 +1,117 @@
+package rules
+
+import (
+	"flag"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+var update = flag.Bool("update", false, "write the goldens anew")
+
+// A golden's first line is the command line, with "ipv4-only: " before it where the pod has no IPv6: "# [ipv4-only: ]--flag=value ...".
+func readGolden(t *testing.T, path string) (args contract.InitArgs, ipv6 bool, header, want string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	header, want, ok := strings.Cut(string(data), "\n")
+	line, isComment := strings.CutPrefix(header, "# ")
+	if !ok || !isComment {
+		t.Fatalf("first line %q is not a command line", header)
+	}
+	line, only4 := strings.CutPrefix(line, "ipv4-only: ")
+	args, err = contract.ParseInitArgs(strings.Fields(line), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return args, !only4, header, want
+}
+
+func TestGoldens(t *testing.T) {
+	paths, err := filepath.Glob("testdata/*.golden")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(paths) == 0 {
+		t.Fatal("no golden found")
+	}
+	for _, path := range paths {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			args, ipv6, header, want := readGolden(t, path)
+			set, err := New(args, ipv6)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := set.String()
+			if *update {
+				if err := os.WriteFile(path, []byte(header+"\n"+got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("-want +got (go test ./init/rules -update writes it):\n%s", diff)
+			}
+			for _, c := range set.Chains {
+				checkChain(t, c)
+			}
+		})
+	}
+}
+
+// checkChain checks what must hold for every configuration, so that a golden written anew cannot hide a hole.
+func checkChain(t *testing.T, c Chain) {
+	t.Helper()
+	for i, r := range c.Rules {
+		if len(r.Why) == 0 || len(r.Why) > MaxWhy || strings.ContainsAny(r.Why, "\"\n") {
+			t.Errorf("%s rule %d: comment %q is none that nft takes", c.Name, i, r.Why)
+		}
+		if !r.Loopback && !r.Dest.IsValid() && r.UID == 0 && r.Ports.First == 0 && r.RedirectTo == 0 {
+			t.Errorf("%s rule %d returns everything: %s", c.Name, i, r)
+		}
+	}
+	last := c.Rules[len(c.Rules)-1]
+	port := map[string]uint16{Prerouting: contract.InboundPort, Output: contract.OutboundPort}[c.Name]
+	if want := (Rule{RedirectTo: port, Why: last.Why}); last != want {
+		t.Errorf("%s: the last rule is no unconditional redirect: %s", c.Name, last)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	good := contract.InitArgs{ProxyUID: 15000}
+	for name, change := range map[string]func(*contract.InitArgs){
+		"--proxy-uid: 0":  func(a *contract.InitArgs) { a.ProxyUID = 0 }, // would be "any user" in a Rule
+		"--proxy-uid: -1": func(a *contract.InitArgs) { a.ProxyUID = -1 },
+		"ports 9-8":       func(a *contract.InitArgs) { a.ExcludeInboundPorts = contract.Ports{{First: 9, Last: 8}} },
+		"ports 0-8":       func(a *contract.InitArgs) { a.ExcludeOutboundPorts = contract.Ports{{First: 0, Last: 8}} }, // would be "any port"
+		"invalid Prefix":  func(a *contract.InitArgs) { a.ExcludeOutboundCIDRs = []netip.Prefix{{}} },
+		"10.0.0.1/8": func(a *contract.InitArgs) {
+			a.ExcludeOutboundCIDRs = []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}
+		},
+		"as an IPv4 network": func(a *contract.InitArgs) {
+			a.ExcludeOutboundCIDRs = []netip.Prefix{netip.PrefixFrom(netip.MustParseAddr("::ffff:10.0.0.0"), 104)}
+		},
+	} {
+		args := good
+		change(&args)
+		set, err := New(args, true)
+		if err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("got error %v, want one that says %q", err, name)
+		}
+		if set.Chains != nil {
+			t.Errorf("%s: got rules beside the error", name)
+		}
+	}
+	if _, err := New(good, true); err != nil {
+		t.Fatal(err)
+	}
+}
