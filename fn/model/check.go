@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -30,7 +31,7 @@ func (m *Model) checkPod(w *Workload, r *report.Report) {
 	if s := w.Pod.Spec.SecurityContext; s != nil {
 		m.checkUser(w, w.Field("spec.securityContext.runAsUser"), "the pod", s.RunAsUser, r)
 	}
-	for _, key := range sortedKeys(foreignRequests) {
+	for _, key := range slices.Sorted(maps.Keys(foreignRequests)) {
 		if want := foreignRequests[key]; w.Pod.Annotations[key] == want || w.Pod.Labels[key] == want {
 			r.Error(w.Object, w.Field("metadata"), "%s: %s asks another mesh for its sidecar; remove it", key, want)
 		}

@@ -3,12 +3,13 @@
 package model
 
 import (
-	"encoding/json"
+	gojson "encoding/json"
 	"fmt"
 	"slices"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/json"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
@@ -127,7 +128,7 @@ func decode[T any](item *yaml.RNode, r *report.Report) (T, bool) {
 	var object T
 	data, err := item.MarshalJSON()
 	if err == nil {
-		err = json.Unmarshal(data, &object)
+		err = json.UnmarshalCaseSensitivePreserveInts(data, &object)
 	}
 	if err != nil {
 		r.Error(report.ObjectOf(item), "", "cannot be read: %s", cause(err))
@@ -138,7 +139,7 @@ func decode[T any](item *yaml.RNode, r *report.Report) (T, bool) {
 
 // cause words a decoding error for a person: the field, what it holds and what it should hold.
 func cause(err error) string {
-	if typeError, ok := err.(*json.UnmarshalTypeError); ok {
+	if typeError, ok := err.(*gojson.UnmarshalTypeError); ok {
 		return fmt.Sprintf("%s is a %s where a %s belongs", typeError.Field, typeError.Value, typeError.Type)
 	}
 	return err.Error()

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -74,14 +75,14 @@ func quantity(field func(*Overrides) *string) func(*Overrides, string) error {
 func readOverrides(w *Workload, r *report.Report) (Overrides, bool) {
 	var o Overrides
 	good := true
-	for _, key := range sortedKeys(w.Pod.Annotations) {
+	for _, key := range slices.Sorted(maps.Keys(w.Pod.Annotations)) {
 		if !ours(key) || key == contract.WorkloadAnnotation || key == contract.OriginalAnnotation {
 			continue
 		}
 		field := w.Field("metadata.annotations[" + key + "]")
 		parse, known := overrideParsers[key]
 		if !known {
-			r.Error(w.Object, field, "is unknown; known are %s", strings.Join(sortedKeys(overrideParsers), ", "))
+			r.Error(w.Object, field, "is unknown; known are %s", strings.Join(slices.Sorted(maps.Keys(overrideParsers)), ", "))
 			good = false
 		} else if err := parse(&o, w.Pod.Annotations[key]); err != nil {
 			r.Error(w.Object, field, "%v", err)
@@ -93,7 +94,7 @@ func readOverrides(w *Workload, r *report.Report) (Overrides, bool) {
 
 // refuseStrayAnnotations reports annotations of ours where they do nothing.
 func refuseStrayAnnotations(item *yaml.RNode, r *report.Report) {
-	for _, key := range sortedKeys(item.GetAnnotations()) {
+	for _, key := range slices.Sorted(maps.Keys(item.GetAnnotations())) {
 		if ours(key) {
 			r.Error(report.ObjectOf(item), "metadata.annotations["+key+"]", "has no effect here; write it on the pod template (spec.template.metadata.annotations)")
 		}
@@ -107,12 +108,3 @@ type notOneOf []string
 func errNotOneOf(allowed ...string) error { return notOneOf(allowed) }
 
 func (n notOneOf) Error() string { return "is not " + strings.Join(n, " or ") }
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for key := range m {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
-}

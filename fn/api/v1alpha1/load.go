@@ -3,6 +3,7 @@ package v1alpha1
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -92,10 +93,10 @@ func (c *MutualTLS) fromConfigMap(node *yaml.RNode) error {
 	c.TypeMeta = metav1.TypeMeta{APIVersion: APIVersion, Kind: KindMutualTLS}
 	c.Name = node.GetName()
 	data := node.GetDataMap()
-	for _, key := range sortedKeys(data) {
+	for _, key := range slices.Sorted(maps.Keys(data)) {
 		set, known := setters[key]
 		if !known {
-			return FieldError{"data." + key, "is unknown; known are " + strings.Join(sortedKeys(setters), ", ") + "; everything else needs a MutualTLS object"}
+			return FieldError{"data." + key, "is unknown; known are " + strings.Join(slices.Sorted(maps.Keys(setters)), ", ") + "; everything else needs a MutualTLS object"}
 		}
 		if err := set(data[key]); err != nil {
 			return FieldError{"data." + key, err.Error()}
@@ -130,15 +131,6 @@ func fill[T comparable](field *T, value T) {
 	if *field == zero {
 		*field = value
 	}
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for key := range m {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 // decodeStrict reads a node into a struct; unknown and repeated fields are errors that carry their whole path.

@@ -1,0 +1,88 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+
+	"sigs.k8s.io/kustomize/kyaml/kio"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/render"
+	"github.com/meshless-dev/meshless/fn/report"
+)
+
+// function is the KRM function: a ResourceList in, a ResourceList out. After an error the output holds the results and no items: the exit code decides for
+// kustomize and kpt, and whoever ignores it gets nothing that could be applied half done.
+func (p *program) function() error {
+	stream := &kio.ByteReadWriter{Reader: p.in, Writer: p.out, OmitReaderAnnotations: true, KeepReaderAnnotations: true}
+	items, err := stream.Read()
+	if err != nil {
+		return fmt.Errorf("standard input: %w", err)
+	}
+	if len(items) == 0 && stream.WrappingKind == "" {
+		return errors.New("standard input is empty; it should be a ResourceList, as kustomize and kpt send it (see meshless --help)")
+	}
+	if len(items) == 1 && items[0].GetKind() == kio.ResourceListKind { // one with neither items nor functionConfig is not unwrapped
+		items, stream.WrappingKind = nil, kio.ResourceListKind
+	}
+	if stream.WrappingKind != kio.ResourceListKind {
+		return errors.New("standard input is not a ResourceList, as kustomize and kpt send it (see meshless --help)")
+	}
+	stream.WrappingAPIVersion = kio.ResourceListAPIVersion
+	r := &report.Report{}
+	rendered := p.renderItems(items, stream.FunctionConfig, render.HasPaths(items), r)
+	if stream.Results, err = resultsNode(r); err != nil {
+		return err
+	}
+	if err := errors.Join(stream.Write(rendered), r.WriteText(p.err)); err != nil {
+		return err
+	}
+	if r.Failed() {
+		return errReported
+	}
+	return nil
+}
+
+// renderItems loads the config and renders; nil after an error.
+func (p *program) renderItems(items []*yaml.RNode, configNode *yaml.RNode, writtenBack bool, r *report.Report) []*yaml.RNode {
+	config, err := v1alpha1.Load(configNode)
+	if err != nil {
+		reportConfig(configNode, err, r)
+		return nil
+	}
+	return render.Run(items, config, render.Options{Now: p.now(), WrittenBack: writtenBack, CAIdentity: caIdentity}, r)
+}
+
+// reportConfig reports each mistake of a config with its field.
+func reportConfig(node *yaml.RNode, err error, r *report.Report) {
+	object := report.Object{}
+	if !yaml.IsMissingOrNull(node) && node.YNode().Kind == yaml.MappingNode {
+		object = report.ObjectOf(node)
+	}
+	var all interface{ Unwrap() []error }
+	mistakes := []error{err}
+	if errors.As(err, &all) {
+		mistakes = all.Unwrap()
+	}
+	for _, mistake := range mistakes {
+		var field v1alpha1.FieldError
+		if errors.As(mistake, &field) {
+			r.Error(object, field.Path, "%s", field.Message)
+		} else {
+			r.Error(object, "", "%v", mistake)
+		}
+	}
+}
+
+// resultsNode is the report in the form of the function specification; nil when it is empty.
+func resultsNode(r *report.Report) (*yaml.RNode, error) {
+	if len(r.Results()) == 0 {
+		return nil, nil
+	}
+	text, err := yaml.Marshal(r.Results())
+	if err != nil {
+		return nil, err
+	}
+	return yaml.Parse(string(text))
+}

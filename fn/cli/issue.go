@@ -1,0 +1,213 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/render"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// issueOptions are the flags of `meshless issue`.
+type issueOptions struct {
+	kpt           bool // treat the folder as a kpt package although it is a kustomization as well
+	enablePlugins bool // run other functions of the kustomization
+	enableExec    bool
+	now           string
+}
+
+func (p *program) issueCommand() *cobra.Command {
+	var o issueOptions
+	cmd := &cobra.Command{
+		Use:   "issue DIR",
+		Short: "Make and renew the certificates of a kustomization or a kpt package",
+		Long: `Make what is missing or due, and keep everything else as it is, byte for byte.
+
+A kustomization's certificates are written into its folder mtls/, which the kustomization lists in its resources. A kpt
+package is rendered in place, as 'kpt fn render' does.
+
+The first run needs no secret. Later ones open the CA's key when something is due: with the age identity in
+MESHLESS_CA_IDENTITY, or in the file that MESHLESS_CA_IDENTITY_FILE names.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error { return p.issue(args[0], o) },
+	}
+	cmd.Flags().BoolVar(&o.kpt, "kpt", false, "take DIR as a kpt package although it is a kustomization as well")
+	cmd.Flags().BoolVar(&o.enablePlugins, "enable-alpha-plugins", false, "run the other functions of the kustomization, as kustomize does")
+	cmd.Flags().BoolVar(&o.enableExec, "enable-exec", false, "run the other exec functions of the kustomization, as kustomize does")
+	cmd.Flags().StringVar(&o.now, "now", "", "render as if it were this time (RFC 3339); for rehearsals and tests")
+	return cmd
+}
+
+func (p *program) issue(folder string, o issueOptions) error {
+	if o.now != "" {
+		now, err := time.Parse(time.RFC3339, o.now)
+		if err != nil {
+			return fmt.Errorf("--now: %w", err)
+		}
+		p.now = func() time.Time { return now }
+	}
+	kustomization := kustomizationFile(folder)
+	_, err := os.Stat(filepath.Join(folder, "Kptfile"))
+	isPackage := err == nil
+	switch {
+	case kustomization != "" && !(o.kpt && isPackage):
+		return p.issueKustomization(folder, kustomization, o)
+	case isPackage:
+		return p.issuePackage(folder)
+	}
+	return fmt.Errorf("%s: is neither a kustomization (kustomization.yaml) nor a kpt package (Kptfile)", folder)
+}
+
+// issueKustomization renders the kustomization as kustomize would call the function, and stores the state that comes out.
+func (p *program) issueKustomization(folder, file string, o issueOptions) error {
+	k, err := openKustomization(folder, file)
+	if err != nil {
+		return err
+	}
+	items, err := k.build(o)
+	if err != nil {
+		return err
+	}
+	state, err := k.readState()
+	if err != nil {
+		return err
+	}
+	r := &report.Report{}
+	rendered := p.renderItems(append(items, state...), k.config, true, r)
+	if err := r.WriteText(p.err); err != nil {
+		return err
+	}
+	if r.Failed() {
+		return errReported
+	}
+	after := slices.DeleteFunc(rendered, func(item *yaml.RNode) bool { return !isState(item) })
+	list, err := stateKustomization(after)
+	if err != nil {
+		return err
+	}
+	changed, err := writeChanges(folder, append(state, k.stateList...), append(after, list))
+	if err != nil {
+		return err
+	}
+	p.printChanges(folder, changed)
+	if !k.listsState {
+		fmt.Fprintf(p.err, "warning: %s: add %q to its resources, or the build will not find the certificates\n", filepath.Join(folder, file), render.StateFolder)
+	}
+	return nil
+}
+
+// issuePackage renders a kpt package in place.
+func (p *program) issuePackage(folder string) error {
+	items, err := readFolder(folder)
+	if err != nil {
+		return err
+	}
+	config, err := packageConfig(items)
+	if err != nil {
+		return fmt.Errorf("%s: %w", folder, err)
+	}
+	r := &report.Report{}
+	rendered := p.renderItems(items, config, true, r)
+	if err := r.WriteText(p.err); err != nil {
+		return err
+	}
+	if r.Failed() {
+		return errReported
+	}
+	changed, err := writeChanges(folder, items, rendered)
+	if err != nil {
+		return err
+	}
+	p.printChanges(folder, changed)
+	return nil
+}
+
+func (p *program) printChanges(folder string, changed []string) {
+	if len(changed) == 0 {
+		fmt.Fprintln(p.err, "nothing is due; no file changed")
+		return
+	}
+	for _, name := range changed {
+		fmt.Fprintln(p.out, filepath.Join(folder, name))
+	}
+}
+
+// packageConfig finds the function's config in a package: what the pipeline of its Kptfile names, or the only MutualTLS in it.
+func packageConfig(items []*yaml.RNode) (*yaml.RNode, error) {
+	var configs []*yaml.RNode
+	for _, item := range items {
+		if item.GetKind() == v1alpha1.KindMutualTLS && item.GetApiVersion() == v1alpha1.APIVersion {
+			configs = append(configs, item)
+		}
+		if item.GetKind() != "Kptfile" || pathOf(item) != "Kptfile" {
+			continue
+		}
+		inline, err := inlineConfig(item)
+		if err != nil {
+			return nil, err
+		}
+		if inline != nil {
+			return inline, nil
+		}
+	}
+	switch len(configs) {
+	case 0:
+		return nil, fmt.Errorf("holds no %s of %s", v1alpha1.KindMutualTLS, v1alpha1.APIVersion)
+	case 1:
+		return configs[0], nil
+	}
+	return nil, fmt.Errorf("holds %d objects of kind %s (%s and %s); one package has one", len(configs), v1alpha1.KindMutualTLS, pathOf(configs[0]), pathOf(configs[1]))
+}
+
+// inlineConfig makes the ConfigMap that kpt makes of `configMap:` of a pipeline step with an image of ours; nil when there is none.
+func inlineConfig(kptfile *yaml.RNode) (*yaml.RNode, error) {
+	for _, list := range []string{"mutators", "validators"} {
+		steps, err := kptfile.Pipe(yaml.Lookup("pipeline", list))
+		if err != nil || steps == nil {
+			continue
+		}
+		elements, err := steps.Elements()
+		if err != nil {
+			return nil, fmt.Errorf("kptfile: pipeline.%s is not a list", list)
+		}
+		for _, step := range elements {
+			inline := step.Field("configMap")
+			if image := step.Field("image"); inline == nil || image == nil || !strings.Contains(yaml.GetValue(image.Value), "meshless") {
+				continue
+			}
+			config := yaml.MustParse("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: function-input}\n")
+			return config, config.PipeE(yaml.SetField("data", inline.Value))
+		}
+	}
+	return nil, nil
+}
+
+// isState tells whether an item is what the next render must see again. Mesh maps are derived anew.
+func isState(item *yaml.RNode) bool {
+	if item.GetKind() == v1alpha1.KindCertificateAuthority {
+		return true
+	}
+	_, mesh := item.GetDataMap()[contract.MeshFile]
+	return item.GetAnnotations()[contract.IdentityAnnotation] != "" && !mesh
+}
+
+func pathOf(item *yaml.RNode) string {
+	path, _, err := kioutil.GetFileAnnotations(item)
+	if err != nil {
+		return ""
+	}
+	return path
+}
+
+var errNoTransformer = errors.New("lists no MutualTLS in its transformers; add the file that holds it")

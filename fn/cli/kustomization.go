@@ -1,0 +1,233 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/kustomize/api/konfig"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/api/types"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+	"sigs.k8s.io/kustomize/kyaml/kio"
+	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/render"
+)
+
+// kustomization is an overlay that runs the function as a transformer.
+type kustomization struct {
+	folder, file string
+	text         []byte        // the kustomization without the function and without its state
+	config       *yaml.RNode   // the function's config
+	listsState   bool          // its resources list the state folder
+	stateList    []*yaml.RNode // the state folder's own kustomization, as it stands
+}
+
+// kustomizationFile is the name of the kustomization file of a folder, or "".
+func kustomizationFile(folder string) string {
+	for _, name := range konfig.RecognizedKustomizationFileNames() {
+		if info, err := os.Stat(filepath.Join(folder, name)); err == nil && info.Mode().IsRegular() {
+			return name
+		}
+	}
+	return ""
+}
+
+// openKustomization finds the function's config among the transformers, and takes it and the state folder out: what is left builds the items that kustomize
+// would hand to the function, but for the state, whose files are read as they are.
+func openKustomization(folder, file string) (*kustomization, error) {
+	absolute, err := filepath.Abs(folder)
+	if err == nil {
+		absolute, err = filepath.EvalSymlinks(absolute) // as kustomize's loader does
+	}
+	if err != nil {
+		return nil, err
+	}
+	k := &kustomization{folder: absolute, file: file}
+	name := filepath.Join(folder, file)
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	content, err := yaml.Parse(string(data))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if err := k.takeOut(content.YNode()); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	text, err := content.String()
+	k.text = []byte(text)
+	return k, err
+}
+
+func (k *kustomization) takeOut(content *yaml.Node) error {
+	if resources := node.Get(content, "resources"); resources != nil {
+		resources.Content = slices.DeleteFunc(resources.Content, func(entry *yaml.Node) bool {
+			ours := path.Clean(entry.Value) == render.StateFolder
+			k.listsState = k.listsState || ours
+			return ours
+		})
+	}
+	transformers := node.Get(content, "transformers")
+	if transformers == nil {
+		return errNoTransformer
+	}
+	for i, entry := range transformers.Content {
+		config, err := k.readConfig(entry.Value)
+		if err != nil {
+			return err
+		}
+		if config == nil {
+			continue
+		}
+		if i != len(transformers.Content)-1 {
+			return fmt.Errorf("transformers: %q must be the last, so that it sees final names", cmp.Or(firstLine(entry.Value), "MutualTLS"))
+		}
+		k.config = config
+		transformers.Content = slices.Delete(transformers.Content, i, i+1)
+	}
+	if k.config == nil {
+		return errNoTransformer
+	}
+	if len(transformers.Content) == 0 {
+		node.Drop(content, "transformers")
+	}
+	return nil
+}
+
+// readConfig reads a transformer entry, which is a file, a folder with a kustomization, or YAML. It returns nil when that is no MutualTLS.
+func (k *kustomization) readConfig(entry string) (*yaml.RNode, error) {
+	var items []*yaml.RNode
+	var err error
+	file := filepath.Join(k.folder, entry)
+	switch info, statErr := os.Stat(file); {
+	case strings.Contains(entry, "\n"):
+		items, err = kio.FromBytes([]byte(entry))
+	case statErr != nil:
+		return nil, nil // a URL, or a mistake that kustomize will report
+	case info.IsDir():
+		built, buildErr := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), file)
+		if buildErr != nil {
+			return nil, buildErr
+		}
+		items = built.ToRNodeSlice()
+	default:
+		data, readErr := os.ReadFile(file)
+		if readErr != nil {
+			return nil, readErr
+		}
+		items, err = kio.FromBytes(data)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("transformers: %q: %w", firstLine(entry), err)
+	}
+	i := slices.IndexFunc(items, func(item *yaml.RNode) bool {
+		return item.GetKind() == v1alpha1.KindMutualTLS && item.GetApiVersion() == v1alpha1.APIVersion
+	})
+	switch {
+	case i < 0:
+		return nil, nil
+	case len(items) > 1:
+		return nil, fmt.Errorf("transformers: %q holds other objects beside the MutualTLS; give it a file of its own", firstLine(entry))
+	}
+	return items[i], nil
+}
+
+// build runs kustomize on what is left of the kustomization.
+func (k *kustomization) build(o issueOptions) ([]*yaml.RNode, error) {
+	options := krusty.MakeDefaultOptions()
+	if o.enablePlugins {
+		options.PluginConfig = types.EnabledPluginConfig(types.BploUseStaticallyLinked)
+		options.PluginConfig.FnpLoadingOptions.EnableExec = o.enableExec
+	}
+	fs := replacedFile{FileSystem: filesys.MakeFsOnDisk(), path: filepath.Join(k.folder, k.file), text: k.text}
+	built, err := krusty.MakeKustomizer(options).Run(fs, k.folder)
+	if err != nil {
+		return nil, fmt.Errorf("kustomize build: %w", err)
+	}
+	return built.ToRNodeSlice(), nil
+}
+
+// readState reads the state folder. Its kustomization is kept apart, since it is written anew.
+func (k *kustomization) readState() ([]*yaml.RNode, error) {
+	folder := filepath.Join(k.folder, render.StateFolder)
+	if _, err := os.Stat(folder); os.IsNotExist(err) {
+		return nil, nil
+	}
+	items, err := readFolder(folder)
+	if err != nil {
+		return nil, err
+	}
+	var state []*yaml.RNode
+	for _, item := range items {
+		file := path.Join(render.StateFolder, pathOf(item))
+		for _, annotation := range []string{kioutil.PathAnnotation, kioutil.LegacyPathAnnotation} {
+			if err := item.PipeE(yaml.SetAnnotation(annotation, file)); err != nil {
+				return nil, err
+			}
+		}
+		switch {
+		case isState(item):
+			state = append(state, item)
+		case slices.Contains(konfig.RecognizedKustomizationFileNames(), path.Base(file)):
+			k.stateList = append(k.stateList, item)
+		default:
+			return nil, fmt.Errorf("%s: holds a %s, which is no state of meshless; the folder %s is written by `meshless issue`, so move the object elsewhere",
+				filepath.Join(k.folder, file), item.GetKind(), render.StateFolder)
+		}
+	}
+	return state, nil
+}
+
+// stateKustomization lists the state for kustomize. The CertificateAuthority is left out: only issuing needs it.
+func stateKustomization(state []*yaml.RNode) (*yaml.RNode, error) {
+	var files []string
+	for _, item := range state {
+		if item.GetKind() != v1alpha1.KindCertificateAuthority {
+			file, err := filepath.Rel(render.StateFolder, pathOf(item))
+			if err != nil {
+				return nil, err
+			}
+			files = append(files, filepath.ToSlash(file))
+		}
+	}
+	slices.Sort(files)
+	name := path.Join(render.StateFolder, konfig.DefaultKustomizationFileName())
+	list := yaml.NewRNode(node.Object(
+		"apiVersion", types.KustomizationVersion, "kind", types.KustomizationKind,
+		"metadata", node.Object("name", render.StateFolder, "annotations", node.Object(
+			"config.kubernetes.io/local-config", "true", kioutil.PathAnnotation, name, kioutil.IndexAnnotation, "0",
+			kioutil.LegacyPathAnnotation, name, kioutil.LegacyIndexAnnotation, "0")),
+		"resources", slices.Compact(files),
+	))
+	list.YNode().HeadComment = "# Written by `meshless issue`."
+	return list, nil
+}
+
+// replacedFile is a file system in which one file reads differently.
+type replacedFile struct {
+	filesys.FileSystem
+	path string
+	text []byte
+}
+
+func (r replacedFile) ReadFile(path string) ([]byte, error) {
+	if path == r.path {
+		return r.text, nil
+	}
+	return r.FileSystem.ReadFile(path)
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}

@@ -1,0 +1,101 @@
+// Package cli is the command line of meshless: the KRM function on standard input, and the commands of docs/commands.md. Text for people goes to stderr, data to
+// stdout. Every failure is one line that names what is wrong and the way out, and exit code 1.
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"filippo.io/age"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/meshless-dev/meshless/fn/seal"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// Environment variables that hold the age identity of the CA.
+const (
+	caIdentityVariable     = "MESHLESS_CA_IDENTITY"
+	caIdentityFileVariable = "MESHLESS_CA_IDENTITY_FILE"
+)
+
+// errReported ends a command whose findings were printed already.
+var errReported = errors.New("reported")
+
+// program is what a command needs of the world.
+type program struct {
+	in       io.Reader
+	out, err io.Writer
+	now      func() time.Time
+}
+
+// Main runs meshless and returns the exit code: 0, or 1 for every failure.
+func Main(args []string, in io.Reader, out, errs io.Writer) (code int) {
+	defer func() {
+		if bug := recover(); bug != nil {
+			fmt.Fprintf(errs, "error: internal error, which is a bug of meshless %s; please report it with the input: %v\n", contract.Version, bug)
+			code = 1
+		}
+	}()
+	p := &program{in: in, out: out, err: errs, now: time.Now}
+	root := p.root()
+	root.SetArgs(args)
+	switch err := root.Execute(); {
+	case err == nil:
+		return 0
+	case !errors.Is(err, errReported):
+		fmt.Fprintf(errs, "error: %v\n", err)
+	}
+	return 1
+}
+
+func (p *program) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "meshless",
+		Short: "Mutual TLS for Kubernetes workloads, rendered into Git instead of run by a control plane",
+		Long: `meshless turns the workloads of a kustomization or kpt package into mTLS-enabled ones.
+
+As a KRM function it reads a ResourceList on standard input, as kustomize and kpt call it:
+  kustomize build --enable-alpha-plugins --enable-exec DIR
+  kpt fn render DIR
+
+The config is an object of kind MutualTLS (meshless.dev/v1alpha1). Certificates are made by kpt and by
+'meshless issue', never by 'kustomize build'.`,
+		Version: contract.Version, Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f, ok := p.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+				return cmd.Help()
+			}
+			return p.function()
+		},
+	}
+	root.SetIn(p.in)
+	root.SetOut(p.out)
+	root.SetErr(p.err)
+	root.AddCommand(p.issueCommand(), p.verifyCommand(), p.statusCommand(), p.keygenCommand())
+	return root
+}
+
+// caIdentity reads the identities that open CA keys from the environment; none when no variable is set. Errors never quote a value.
+func caIdentity() ([]age.Identity, error) {
+	text, name := os.Getenv(caIdentityVariable), caIdentityVariable
+	if path := os.Getenv(caIdentityFileVariable); text == "" && path != "" {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", caIdentityFileVariable, err)
+		}
+		text, name = string(data), caIdentityFileVariable
+	}
+	if text == "" {
+		return nil, nil
+	}
+	identities, err := seal.ParseIdentities(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s %w", name, err)
+	}
+	return identities, nil
+}

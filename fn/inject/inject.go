@@ -1,0 +1,143 @@
+// Package inject edits pod templates: Strip takes out what an earlier injection put in, Apply puts it in anew. Edits are made on YAML nodes, so that comments,
+// order, quotes and unknown fields of everything else survive. The package sees names of Secrets only, never keys.
+package inject
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// Apply injects init container, sidecar, volume and annotations into the pod template of a workload of the mesh, and points its handlers to the
+// proxy. The template must be stripped.
+func Apply(m *model.Model, w *model.Workload, r *report.Report) error {
+	template, err := w.Node.Pipe(yaml.Lookup(w.TemplatePath...))
+	if err != nil {
+		return err
+	}
+	spec := node.Get(template.YNode(), "spec")
+	if spec == nil || spec.Kind != yaml.MappingNode {
+		return fmt.Errorf("%s: %s is no mapping", w.Object, w.Field("spec"))
+	}
+	handlers, original, err := rewriteHandlers(m, w, spec, r)
+	if err != nil {
+		return err
+	}
+	workload := contract.Workload{SPIFFEID: w.ID.String(), PermissivePorts: w.Overrides.PermissivePorts, Handlers: handlers}
+	annotation, err := workload.Marshal()
+	if err != nil {
+		return err
+	}
+	inits := node.Sequence(spec, "initContainers", "containers")
+	inits.Content = append([]*yaml.Node{initContainer(m, w), proxyContainer(m, w)}, inits.Content...)
+	volumes := node.Sequence(spec, "volumes", "")
+	volumes.Content = append(volumes.Content, volume(m, w))
+	annotations := node.Child(node.Child(template.YNode(), "metadata"), "annotations")
+	node.Set(annotations, contract.WorkloadAnnotation, node.Literal(string(annotation)), "")
+	if original != "" {
+		node.Set(annotations, contract.OriginalAnnotation, node.Literal(original), "")
+	}
+	return nil
+}
+
+func initContainer(m *model.Model, w *model.Workload) *yaml.Node {
+	args := contract.InitArgs{
+		ProxyUID:             int(m.Spec.Sidecar.UID),
+		ExcludeInboundPorts:  m.ExcludedInbound(w),
+		ExcludeOutboundPorts: contract.UnionPorts(m.Spec.Outbound.ExcludePorts.Set(), w.Overrides.ExcludeOutboundPorts),
+		ExcludeOutboundCIDRs: slices.Concat(m.Spec.Outbound.ExcludeCIDRs, w.Overrides.ExcludeOutboundCIDRs),
+		Backend:              m.Spec.Init.Backend,
+	}
+	return node.Object(
+		"name", contract.InitName,
+		"image", m.Spec.Init.Image,
+		"args", args.Args(),
+		"resources", resources(m.Spec.Init.Resources, initResources),
+		"securityContext", node.Object(
+			"allowPrivilegeEscalation", false,
+			"capabilities", node.Object("add", []string{"NET_ADMIN"}, "drop", []string{"ALL"}),
+			"privileged", false,
+			"readOnlyRootFilesystem", true,
+			"runAsGroup", 0,
+			"runAsNonRoot", false,
+			"runAsUser", 0,
+			"seccompProfile", node.Object("type", "RuntimeDefault"),
+		),
+		"terminationMessagePolicy", "FallbackToLogsOnError",
+	)
+}
+
+func proxyContainer(m *model.Model, w *model.Workload) *yaml.Node {
+	image, level := m.Spec.Proxy.Image, m.Spec.Proxy.LogLevel
+	if w.Overrides.Image != "" {
+		image = w.Overrides.Image
+	}
+	if w.Overrides.LogLevel != "" {
+		level = w.Overrides.LogLevel
+	}
+	uid := m.Spec.Sidecar.UID
+	ready := node.Object("path", "/readyz", "port", contract.HealthPort)
+	c := node.Object("name", contract.ProxyName, "image", image)
+	if args := (contract.ProxyArgs{LogLevel: level, DrainTimeout: drainTimeout(w)}).Args(); len(args) > 0 {
+		node.Set(c, "args", node.Value(args), "")
+	}
+	rest := node.Object(
+		"ports", node.List(node.Object("containerPort", contract.MetricsPort, "name", "mesh-metrics", "protocol", "TCP")),
+		"readinessProbe", node.Object("httpGet", ready, "periodSeconds", 5),
+		"resources", withOverrides(resources(m.Spec.Proxy.Resources, proxyResources), w.Overrides),
+		"restartPolicy", "Always",
+		"securityContext", node.Object(
+			"allowPrivilegeEscalation", false,
+			"capabilities", node.Object("drop", []string{"ALL"}),
+			"privileged", false,
+			"readOnlyRootFilesystem", true,
+			"runAsGroup", uid,
+			"runAsNonRoot", true,
+			"runAsUser", uid,
+			"seccompProfile", node.Object("type", "RuntimeDefault"),
+		),
+		"startupProbe", node.Object("failureThreshold", 120, "httpGet", node.Object("path", "/readyz", "port", contract.HealthPort), "periodSeconds", 1),
+		"terminationMessagePolicy", "FallbackToLogsOnError",
+		"volumeMounts", node.List(node.Object("mountPath", contract.Directory, "name", contract.VolumeName, "readOnly", true)),
+	)
+	c.Content = append(c.Content, rest.Content...)
+	return c
+}
+
+// drainTimeout leaves the last five seconds of the pod's grace period for the exit itself; 0 is the proxy's default.
+func drainTimeout(w *model.Workload) time.Duration {
+	grace := w.Pod.Spec.TerminationGracePeriodSeconds
+	if grace == nil {
+		return 0
+	}
+	return max(time.Second, time.Duration(*grace)*time.Second-5*time.Second)
+}
+
+// volume is one projected volume: one volume is one atomic swap, so the proxy never sees a leaf without its key or its bundle.
+func volume(m *model.Model, w *model.Workload) *yaml.Node {
+	item := func(key, path string) *yaml.Node { return node.Object("key", key, "path", path) }
+	identity := m.Spec.Sealing.IdentitySecret
+	return node.Object("name", contract.VolumeName, "projected", node.Object("sources", node.List(
+		node.Object("secret", node.Object("items", node.List(item(contract.LeafFile, contract.LeafFile), item(contract.SealedKeyFile, contract.SealedKeyFile)), "name", w.SecretName())),
+		node.Object("secret", node.Object("items", node.List(item(identity.Key, contract.IdentityFile)), "name", identity.Name)),
+		node.Object("configMap", node.Object("items", node.List(item(contract.BundleFile, contract.BundleFile)), "name", contract.BundleName)),
+		node.Object("configMap", node.Object("items", node.List(item(contract.MeshFile, contract.MeshFile)), "name", contract.MeshName)),
+		node.Object("downwardAPI", node.Object("items", node.List(node.Object(
+			"fieldRef", node.Object("fieldPath", "metadata.annotations['"+contract.WorkloadAnnotation+"']"), "path", contract.WorkloadFile)))),
+	)))
+}
+
+// The defaults set CPU and memory requests, since a HorizontalPodAutoscaler cannot compute a utilization without, and no CPU limit, which would throttle
+// handshakes.
+var (
+	proxyResources = corev1.ResourceRequirements{Requests: quantities("10m", "32Mi"), Limits: quantities("", "256Mi")}
+	initResources  = corev1.ResourceRequirements{Requests: quantities("10m", "16Mi"), Limits: quantities("", "64Mi")}
+)

@@ -1,0 +1,105 @@
+package inject
+
+import (
+	"fmt"
+	"slices"
+
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// Strip takes out of a workload's pod template what an injection put in, and restores its handlers. On a template without injection it
+// changes nothing. Items that are no workloads are left alone.
+func Strip(item *yaml.RNode) error {
+	path, ok := model.TemplatePath(item)
+	if !ok {
+		return nil
+	}
+	found, err := item.Pipe(yaml.Lookup(path...))
+	if err != nil || found == nil {
+		return nil // the model says what is wrong with it
+	}
+	template := found.YNode()
+	spec, annotations := node.Get(template, "spec"), node.Get(template, "metadata", "annotations")
+	if err := restoreHandlers(spec, node.Get(annotations, contract.OriginalAnnotation)); err != nil {
+		return err
+	}
+	dropNamed(spec, "initContainers", contract.InitName, contract.ProxyName)
+	dropNamed(spec, "containers", contract.ProxyName)
+	dropNamed(spec, "volumes", contract.VolumeName)
+	if node.Index(annotations, contract.WorkloadAnnotation) >= 0 || node.Index(annotations, contract.OriginalAnnotation) >= 0 {
+		node.Drop(annotations, contract.WorkloadAnnotation)
+		node.Drop(annotations, contract.OriginalAnnotation)
+		if len(annotations.Content) == 0 {
+			node.Drop(node.Get(template, "metadata"), "annotations")
+		}
+	}
+	return nil
+}
+
+// Injected tells whether the pod template of a workload holds anything of ours.
+func Injected(item *yaml.RNode) bool {
+	path, ok := model.TemplatePath(item)
+	if !ok {
+		return false
+	}
+	found, err := item.Pipe(yaml.Lookup(path...))
+	if err != nil || found == nil {
+		return false
+	}
+	template := found.YNode()
+	return node.Get(template, "metadata", "annotations", contract.WorkloadAnnotation) != nil ||
+		hasNamed(node.Get(template, "spec"), "initContainers", contract.InitName, contract.ProxyName)
+}
+
+// restoreHandlers puts the handlers of the annotation back. A text that is not what Apply wrote is an error: guessing would lose a probe.
+func restoreHandlers(spec, annotation *yaml.Node) error {
+	if annotation == nil {
+		return nil
+	}
+	originals, err := yaml.Parse(annotation.Value)
+	if err != nil || originals.YNode().Kind != yaml.MappingNode {
+		return fmt.Errorf("annotation %s is damaged; restore the object from Git", contract.OriginalAnnotation)
+	}
+	for _, key := range []string{"initContainers", "containers"} {
+		containers := node.Get(spec, key)
+		if containers == nil || containers.Kind != yaml.SequenceNode {
+			continue
+		}
+		for _, container := range containers.Content {
+			name := node.Get(container, "name")
+			if name == nil {
+				continue
+			}
+			for _, f := range handlerFields {
+				restoreHandler(node.Get(container, f.path...), contract.HandlerKey(name.Value, f.name), node.Get(originals.YNode(), name.Value, f.name))
+			}
+		}
+	}
+	return nil
+}
+
+// dropNamed removes list entries by name, and the list with the last of them.
+func dropNamed(spec *yaml.Node, key string, names ...string) {
+	if !hasNamed(spec, key, names...) {
+		return
+	}
+	entries := node.Get(spec, key)
+	entries.Content = slices.DeleteFunc(entries.Content, func(n *yaml.Node) bool { return isNamed(n, names) })
+	if len(entries.Content) == 0 {
+		node.Drop(spec, key)
+	}
+}
+
+func hasNamed(spec *yaml.Node, key string, names ...string) bool {
+	entries := node.Get(spec, key)
+	return entries != nil && slices.ContainsFunc(entries.Content, func(n *yaml.Node) bool { return isNamed(n, names) })
+}
+
+func isNamed(n *yaml.Node, names []string) bool {
+	name := node.Get(n, "name")
+	return name != nil && slices.Contains(names, name.Value)
+}

@@ -1,0 +1,365 @@
+package render
+
+import (
+	"crypto"
+	"crypto/x509"
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/certs"
+	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/seal"
+	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/svid"
+)
+
+// issued is what the certificates of a render are: everything that the state shall hold afterwards.
+type issued struct {
+	authorities certs.Authorities // nil when the CA object is not in the input
+	bundle      []*x509.Certificate
+	leaves      map[*model.Workload]*sealedLeaf // only those that are new
+}
+
+// sealedLeaf is a new leaf whose key is sealed already; the plain key does not leave certify.
+type sealedLeaf struct {
+	certificate *x509.Certificate
+	sealedKey   string
+	recipients  string
+}
+
+// certifier carries what the steps of certify share.
+type certifier struct {
+	model   *model.Model
+	sealing *sealing
+	policy  certs.Policy
+	options Options
+	report  *report.Report
+	bundle  *svid.Bundle
+	reasons map[*model.Workload]certs.Reason
+}
+
+// certify plans, issues and seals. What is not due keeps its bytes. Without permission to issue, or without a key that would be needed, it
+// reports and issues nothing.
+func certify(m *model.Model, s *sealing, o Options, r *report.Report) *issued {
+	c := &certifier{model: m, sealing: s, options: o, report: r, reasons: map[*model.Workload]certs.Reason{}, policy: certs.Policy{
+		TrustDomain: m.TrustDomain, Algorithm: m.Spec.Certificates.KeyAlgorithm, Validity: m.Spec.Certificates.Validity.Duration,
+		RenewBefore: m.Spec.Certificates.RenewBefore.Duration, SigningPeriod: m.Spec.Certificates.CA.SigningPeriod.Duration,
+	}}
+	if len(m.Workloads) == 0 {
+		return c.stateOnly()
+	}
+	mayIssue := o.WrittenBack && m.Spec.Issuance == v1alpha1.IssuanceAuto
+	authorities, bundle := c.trust(mayIssue)
+	if r.Failed() {
+		return nil
+	}
+	out := &issued{authorities: authorities, bundle: bundle, leaves: map[*model.Workload]*sealedLeaf{}}
+	requests := c.judge(bundle)
+	if r.Failed() {
+		return nil
+	}
+	if !mayIssue {
+		c.refuse(bundle == nil)
+		return out
+	}
+	if len(c.reasons) > 0 && c.unlock(authorities) {
+		for _, w := range m.Workloads {
+			if reason := c.reasons[w]; !reason.None() {
+				out.leaves[w] = c.issue(w, requests[w], authorities.In(v1alpha1.SlotActive), reason)
+			}
+		}
+	}
+	c.sealAuthorities(authorities)
+	return out
+}
+
+// stateOnly keeps the authorities of a render whose input has no workload in the mesh.
+func (c *certifier) stateOnly() *issued {
+	if c.model.State.Authority == nil {
+		return &issued{}
+	}
+	authorities := c.authorities()
+	return &issued{authorities: authorities, bundle: authorities.Certificates()}
+}
+
+// trust determines the authorities, rolled where that is allowed, and the bundle. In the output of `kustomize build` the CA object is absent, and
+// the bundle is what the state says.
+func (c *certifier) trust(mayIssue bool) (certs.Authorities, []*x509.Certificate) {
+	stored := c.storedBundle()
+	if c.report.Failed() {
+		return nil, nil
+	}
+	fresh := c.model.State.Authority == nil && len(c.model.State.Leaves) == 0 && stored == nil
+	switch {
+	case c.model.State.Authority == nil && !(fresh && mayIssue):
+		return nil, stored
+	case c.model.State.Authority == nil:
+		return c.roll(nil)
+	}
+	authorities := c.authorities()
+	if c.report.Failed() {
+		return nil, nil
+	}
+	if mayIssue {
+		return c.roll(authorities)
+	}
+	if stored != nil && !sameCertificates(stored, authorities.Certificates()) {
+		c.report.Error(report.ObjectOf(c.model.State.Bundles[0]), "data", "does not hold the certificates of the CertificateAuthority; run `meshless issue` and commit the result")
+	}
+	return authorities, stored
+}
+
+func (c *certifier) authorities() certs.Authorities {
+	object := report.ObjectOf(c.model.State.Authority)
+	state, err := v1alpha1.ParseCertificateAuthority(c.model.State.Authority)
+	if err != nil {
+		c.report.Error(object, "", "%v", err)
+		return nil
+	}
+	authorities, err := certs.ParseAuthorities(state, c.model.TrustDomain)
+	if err != nil {
+		c.report.Error(object, "", "%v", err)
+		return nil
+	}
+	if active := authorities.In(v1alpha1.SlotActive); active.Recipients != c.sealing.ca.Digest() {
+		c.report.Warn(object, "spec.authorities", "the Active authority is sealed to other recipients than spec.certificates.ca.recipients; the config's apply to authorities that are made from now on")
+	}
+	return authorities
+}
+
+func (c *certifier) roll(authorities certs.Authorities) (certs.Authorities, []*x509.Certificate) {
+	rolled, err := c.policy.Roll(authorities, c.lastExpiry(), c.options.Now)
+	if err != nil {
+		c.report.Error(report.Object{}, "", "making an authority: %v", err)
+		return nil, nil
+	}
+	for _, a := range rolled {
+		if !slices.ContainsFunc(authorities, func(old *certs.Authority) bool { return old.Certificate == a.Certificate && old.Slot == a.Slot }) {
+			c.report.Info(report.Object{}, "", "authority %q is %s now", a.Certificate.Subject.CommonName, a.Slot)
+		}
+	}
+	return rolled, rolled.Certificates()
+}
+
+// storedBundle reads the bundles of the state, which must agree; nil when there is none.
+func (c *certifier) storedBundle() []*x509.Certificate {
+	var stored []*x509.Certificate
+	for i, item := range c.model.State.Bundles {
+		certificates, err := svid.ParseCertificates([]byte(item.GetDataMap()[contract.BundleFile]))
+		if err == nil {
+			_, err = svid.NewBundle(c.model.TrustDomain, certificates, nil)
+		}
+		switch {
+		case err != nil:
+			c.report.Error(report.ObjectOf(item), "data["+contract.BundleFile+"]", "%v; restore it from Git", err)
+		case i > 0 && !sameCertificates(stored, certificates):
+			c.report.Error(report.ObjectOf(item), "data["+contract.BundleFile+"]", "holds other authorities than the bundle of namespace %q; run `meshless issue` on the whole package",
+				c.model.State.Bundles[0].GetNamespace())
+		default:
+			stored = certificates
+		}
+	}
+	return stored
+}
+
+// judge asks of each workload whether its leaf is to be replaced.
+func (c *certifier) judge(bundle []*x509.Certificate) map[*model.Workload]certs.Request {
+	requests := map[*model.Workload]certs.Request{}
+	if bundle != nil {
+		var err error
+		if c.bundle, err = svid.NewBundle(c.model.TrustDomain, bundle, nil); err != nil {
+			c.report.Error(report.Object{}, "", "%v", err)
+			return nil
+		}
+	}
+	for _, w := range c.model.Workloads {
+		recipients := c.sealing.of(w.Namespace)
+		request := certs.Request{ID: w.ID, DNSNames: dnsNames(w), Recipients: recipients.Digest()}
+		if secret := c.model.State.Leaves[w.ID.String()]; secret != nil {
+			c.refuseDuplicates(w, secret)
+			request.Stored = c.stored(secret, recipients.Len())
+		}
+		requests[w] = request
+		reason := certs.Reason{Text: "it has none yet"}
+		if c.bundle != nil {
+			reason = c.policy.Judge(request, c.bundle, c.options.Now)
+		}
+		if !reason.None() {
+			c.reasons[w] = reason
+		}
+	}
+	return requests
+}
+
+func (c *certifier) refuseDuplicates(w *model.Workload, secret *yaml.RNode) {
+	for _, other := range c.model.State.Duplicate[w.ID.String()] {
+		c.report.Error(report.ObjectOf(other), "metadata.annotations["+contract.IdentityAnnotation+"]",
+			"%s is also the identity of secret %s; delete one of them", w.ID, secret.GetName())
+	}
+}
+
+// stored reads a leaf of the state. A private key in the clear is an error: it was in Git.
+func (c *certifier) stored(secret *yaml.RNode, recipients int) *certs.Stored {
+	data, annotations := secret.GetDataMap(), secret.GetAnnotations()
+	read := func(key string) string {
+		plain, err := base64.StdEncoding.DecodeString(strings.TrimSpace(data[key]))
+		if err != nil {
+			c.report.Error(report.ObjectOf(secret), "data["+key+"]", "is not base64; restore the Secret from Git, or delete it to have it issued anew")
+		}
+		return string(plain)
+	}
+	stored := &certs.Stored{
+		LeafPEM: read(contract.LeafFile), Recipients: annotations[contract.RecipientsAnnotation], KeyDigest: annotations[contract.PublicKeyAnnotation],
+	}
+	switch n, err := seal.CountRecipients(read(contract.SealedKeyFile)); {
+	case err != nil:
+		stored.KeyFault = err.Error()
+	case n != recipients:
+		stored.KeyFault = fmt.Sprintf("is sealed to %d recipients, the config names %d", n, recipients)
+	}
+	return stored
+}
+
+// refuse reports what a render that may not issue lacks: an error where a leaf would not work or is not what the manifests ask for, a warning where it is merely due.
+func (c *certifier) refuse(nothing bool) {
+	const way = "this render may not issue, since its result is not written back. Run `meshless issue DIR` on the kustomization or package, commit what it writes, and render again"
+	if nothing {
+		c.report.Error(report.Object{}, "", "there are no certificates yet (no state with the annotation %s in the input), and %s. A kustomization lists the written folder `mtls` in its resources",
+			contract.IdentityAnnotation, way)
+		return
+	}
+	for _, w := range c.model.Workloads {
+		switch reason := c.reasons[w]; {
+		case reason.None():
+		case reason.Due:
+			c.report.Warn(w.Object, "", "the certificate is due for renewal: %s. Run `meshless issue DIR` and commit what it writes", reason.Text)
+		default:
+			c.report.Error(w.Object, "", "the certificate must be issued anew: %s; %s", reason.Text, way)
+		}
+	}
+}
+
+// unlock opens the key of the Active authority, and tells whether leaves can be issued. Without an identity, leaves that are merely due are left for a render that has one.
+func (c *certifier) unlock(authorities certs.Authorities) bool {
+	if authorities == nil {
+		for _, w := range c.model.Workloads {
+			if reason := c.reasons[w]; !reason.None() {
+				c.report.Error(w.Object, "", "the certificate must be issued anew: %s; but the CertificateAuthority is not in the input. Restore it from Git; "+
+					"if it is lost, delete the whole state (all objects with the annotation %s) to start a new CA, and expect an outage until every pod has synced", reason.Text, contract.IdentityAnnotation)
+			}
+		}
+		return false
+	}
+	active := authorities.In(v1alpha1.SlotActive)
+	if active.Key != nil {
+		return true
+	}
+	object := report.Object{APIVersion: contract.APIVersion, Kind: v1alpha1.KindCertificateAuthority, Name: c.model.State.Authority.GetName()}
+	identities, err := c.options.CAIdentity()
+	if err != nil {
+		c.report.Error(object, "", "%v", err)
+		return false
+	}
+	if len(identities) == 0 {
+		c.askForIdentity(object)
+		return false
+	}
+	key, err := seal.Open(active.SealedKey, identities)
+	if err == nil {
+		err = active.Unlock(key)
+		clear(key)
+	}
+	if err != nil {
+		c.report.Error(object, "spec.authorities", "the sealed key of the Active authority %v; give the age identity whose recipient was in spec.certificates.ca.recipients "+
+			"when the authority was made", err)
+	}
+	return err == nil
+}
+
+func (c *certifier) askForIdentity(object report.Object) {
+	for _, w := range c.model.Workloads {
+		const way = "Give the CA's age identity in MESHLESS_CA_IDENTITY or MESHLESS_CA_IDENTITY_FILE (`kpt fn render` passes no environment: use `meshless issue` or `kpt fn eval`)"
+		switch reason := c.reasons[w]; {
+		case reason.None():
+		case reason.Due:
+			c.report.Warn(w.Object, "", "the certificate is due for renewal: %s. %s", reason.Text, way)
+		default:
+			c.report.Error(w.Object, "", "the certificate must be issued anew: %s; but the key of %s cannot be opened. %s", reason.Text, object, way)
+		}
+	}
+}
+
+// issue makes and seals one leaf. The key is gone when it returns.
+func (c *certifier) issue(w *model.Workload, request certs.Request, active *certs.Authority, reason certs.Reason) *sealedLeaf {
+	recipients := c.sealing.of(w.Namespace)
+	leaf, err := c.policy.Issue(request, active, c.options.Now)
+	var sealed string
+	if err == nil {
+		sealed, err = sealKey(recipients, leaf.Key)
+	}
+	if err != nil {
+		c.report.Error(w.Object, "", "issuing a certificate: %v", err)
+		return nil
+	}
+	c.report.Info(w.Object, "", "issued a certificate, since %s", reason.Text)
+	return &sealedLeaf{certificate: leaf.Certificate, sealedKey: sealed, recipients: recipients.Digest()}
+}
+
+// sealAuthorities seals the keys of authorities that this run made.
+func (c *certifier) sealAuthorities(authorities certs.Authorities) {
+	for _, a := range authorities {
+		if a.Key == nil || a.SealedKey != "" {
+			continue
+		}
+		sealed, err := sealKey(c.sealing.ca, a.Key)
+		if err != nil {
+			c.report.Error(report.Object{}, "", "sealing the key of an authority: %v", err)
+			return
+		}
+		a.SealedKey, a.Recipients = sealed, c.sealing.ca.Digest()
+	}
+}
+
+// lastExpiry is the latest expiry of the leaves in the state; zero when there is none.
+func (c *certifier) lastExpiry() time.Time {
+	var last time.Time
+	for _, secret := range c.model.State.Leaves {
+		text, err := base64.StdEncoding.DecodeString(secret.GetDataMap()[contract.LeafFile])
+		if err != nil {
+			continue
+		}
+		if certificates, err := svid.ParseCertificates(text); err == nil && certificates[0].NotAfter.After(last) {
+			last = certificates[0].NotAfter
+		}
+	}
+	return last
+}
+
+func sealKey(recipients seal.Recipients, key crypto.Signer) (string, error) {
+	plain, err := certs.EncodeKey(key)
+	if err != nil {
+		return "", err
+	}
+	defer clear(plain)
+	return recipients.Seal(plain)
+}
+
+func dnsNames(w *model.Workload) []string {
+	var names []string
+	for _, s := range w.Services {
+		names = append(names, s.DNSNames()...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func sameCertificates(a, b []*x509.Certificate) bool {
+	return slices.EqualFunc(a, b, func(x, y *x509.Certificate) bool { return x.Equal(y) })
+}

@@ -1,0 +1,213 @@
+package render
+
+import (
+	"cmp"
+	"encoding/base64"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/svid"
+)
+
+// StateFolder is where new state objects are placed in a package, and where `meshless issue` writes them beside a kustomization.
+const StateFolder = "mtls"
+
+// managedBy marks what a render adds, with the recommended label of Kubernetes.
+const managedBy = "app.kubernetes.io/managed-by"
+
+// output brings the objects that a render adds into the list of items. An object that is there already is updated in place, so that it keeps its file, its
+// comments and whatever others wrote into it; one that nothing needs any more goes.
+type output struct {
+	model *model.Model
+	place bool // new objects get a path annotation
+	items []*yaml.RNode
+}
+
+func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*contract.Mesh, issued *issued, r *report.Report) {
+	o.writeAuthorities(config, issued)
+	keep := map[*yaml.RNode]bool{}
+	for _, namespace := range o.model.Namespaces() {
+		bundle := string(svid.EncodeCertificates(issued.bundle...))
+		keep[o.writeConfigMap(o.model.State.Bundles, contract.BundleName, namespace, contract.BundleFile, bundle)] = true
+		mesh, err := meshes[namespace].Marshal()
+		if err != nil {
+			r.Error(report.Object{}, "", "writing the mesh map: %v", err)
+			return
+		}
+		keep[o.writeConfigMap(o.model.State.Meshes, contract.MeshName, namespace, contract.MeshFile, string(mesh))] = true
+	}
+	for _, w := range o.model.Workloads {
+		keep[o.writeLeaf(w, issued.leaves[w])] = true
+	}
+	o.removeAllBut(keep, r)
+}
+
+// writeConfigMap ensures one of the two ConfigMaps of a namespace and returns it.
+func (o *output) writeConfigMap(existing []*yaml.RNode, name, namespace, key, text string) *yaml.RNode {
+	var item *yaml.RNode
+	if i := slices.IndexFunc(existing, func(e *yaml.RNode) bool { return cmp.Or(e.GetNamespace(), metav1.NamespaceDefault) == namespace }); i >= 0 {
+		item = existing[i]
+	} else {
+		item = o.add("ConfigMap", path.Join(namespace, strings.TrimPrefix(name, contract.NamePrefix)+".yaml"))
+	}
+	o.setName(item, name, namespace)
+	annotate(item, map[string]string{contract.IdentityAnnotation: o.model.TrustDomain.IDString()})
+	ensureText(node.Child(item.YNode(), "data"), key, node.Literal(text))
+	return item
+}
+
+// writeLeaf ensures the Secret of a workload and returns it. Without a new leaf its data is not touched.
+func (o *output) writeLeaf(w *model.Workload, leaf *sealedLeaf) *yaml.RNode {
+	secret := o.model.State.Leaves[w.ID.String()]
+	if secret == nil {
+		file := strings.TrimPrefix(w.SecretName(), contract.NamePrefix) + ".yaml"
+		secret = o.add("Secret", path.Join(w.Namespace, file))
+		node.Set(secret.YNode(), "type", node.Text("Opaque"), "")
+	}
+	o.setName(secret, w.SecretName(), w.Namespace)
+	if leaf == nil {
+		return secret
+	}
+	annotate(secret, map[string]string{
+		contract.IdentityAnnotation:   w.ID.String(),
+		contract.NotAfterAnnotation:   leaf.certificate.NotAfter.UTC().Format(time.RFC3339),
+		contract.PublicKeyAnnotation:  svid.KeyDigest(leaf.certificate),
+		contract.RecipientsAnnotation: leaf.recipients,
+	})
+	encode := func(data []byte) *yaml.Node { return node.Text(base64.StdEncoding.EncodeToString(data)) }
+	data := node.Child(secret.YNode(), "data")
+	ensureText(data, contract.LeafFile, encode(svid.EncodeCertificates(leaf.certificate)))
+	ensureText(data, contract.SealedKeyFile, encode([]byte(leaf.sealedKey)))
+	return secret
+}
+
+// add appends an object of kind v1 with the annotations that place it, and nothing of any other object's metadata.
+func (o *output) add(kind, file string) *yaml.RNode {
+	item := yaml.NewRNode(node.Object("apiVersion", "v1", "kind", kind, "metadata", node.Object()))
+	o.placeAt(item, file)
+	node.Set(node.Child(node.Child(item.YNode(), "metadata"), "labels"), managedBy, node.Text("meshless"), "")
+	o.items = append(o.items, item)
+	return item
+}
+
+// placeAt asks the caller of the function to store a new object in a file of the state folder, where it is the only one. One file for each object keeps parallel branches from
+// conflicting.
+func (o *output) placeAt(item *yaml.RNode, file string) {
+	if !o.place {
+		return
+	}
+	file = path.Join(StateFolder, file)
+	annotate(item, map[string]string{
+		kioutil.PathAnnotation: file, kioutil.IndexAnnotation: "0", kioutil.LegacyPathAnnotation: file, kioutil.LegacyIndexAnnotation: "0",
+	})
+}
+
+// setName gives a state object its canonical name: prefixes, suffixes and namespaces of a kustomization have moved it.
+func (o *output) setName(item *yaml.RNode, name, namespace string) {
+	metadata := node.Child(item.YNode(), "metadata")
+	ensureText(metadata, "name", node.Text(name))
+	if raw := o.rawNamespace(namespace); raw == "" {
+		node.Drop(metadata, "namespace")
+	} else {
+		ensureText(metadata, "namespace", node.Text(raw))
+	}
+}
+
+// rawNamespace is the namespace as the manifests have it: the workloads of "default" may have none.
+func (o *output) rawNamespace(namespace string) string {
+	for _, w := range o.model.Workloads {
+		if w.Namespace == namespace && w.Object.Namespace != "" {
+			return namespace
+		}
+	}
+	return ""
+}
+
+// removeAllBut drops state that no workload of the mesh needs.
+func (o *output) removeAllBut(keep map[*yaml.RNode]bool, r *report.Report) {
+	o.items = slices.DeleteFunc(o.items, func(item *yaml.RNode) bool {
+		identity := item.GetAnnotations()[contract.IdentityAnnotation]
+		if identity == "" || keep[item] || item.GetKind() == v1alpha1.KindCertificateAuthority {
+			return false
+		}
+		r.Info(report.ObjectOf(item), "", "removed: no workload of the mesh needs it (%s)", identity)
+		return true
+	})
+}
+
+// writeAuthorities ensures the CertificateAuthority. It is local config: the next render sees it, the cluster never does.
+func (o *output) writeAuthorities(config *v1alpha1.MutualTLS, issued *issued) {
+	if issued.authorities == nil {
+		return
+	}
+	item := o.model.State.Authority
+	if item == nil {
+		item = yaml.NewRNode(node.Object("apiVersion", contract.APIVersion, "kind", v1alpha1.KindCertificateAuthority,
+			"metadata", node.Object("name", cmp.Or(config.Name, "meshless"))))
+		annotate(item, map[string]string{
+			model.LocalConfigAnnotation: "true", contract.IdentityAnnotation: o.model.TrustDomain.IDString(),
+		})
+		o.placeAt(item, "ca.yaml")
+		o.items = append(o.items, item)
+	} else if state, err := v1alpha1.ParseCertificateAuthority(item); err == nil && issued.authorities.Describes(state) {
+		return
+	}
+	node.Set(item.YNode(), "spec", authoritiesNode(issued.authorities.State(o.model.TrustDomain)), "")
+}
+
+func authoritiesNode(spec v1alpha1.CertificateAuthoritySpec) *yaml.Node {
+	authorities := node.List()
+	for _, a := range spec.Authorities {
+		n := node.Object("slot", string(a.Slot))
+		if a.ActiveSince != nil {
+			node.Set(n, "activeSince", node.Text(a.ActiveSince.Format(time.RFC3339)), "")
+		}
+		if a.TrustedUntil != nil {
+			node.Set(n, "trustedUntil", node.Text(a.TrustedUntil.Format(time.RFC3339)), "")
+		}
+		node.Set(n, "certificate", node.Literal(a.Certificate), "")
+		if a.SealedKey != "" {
+			node.Set(n, "recipients", node.Text(a.Recipients), "")
+			node.Set(n, "sealedKey", node.Literal(a.SealedKey), "")
+		}
+		authorities.Content = append(authorities.Content, n)
+	}
+	return node.Object("trustDomain", spec.TrustDomain, "authorities", authorities)
+}
+
+// annotate ensures annotations in a fixed order.
+func annotate(item *yaml.RNode, annotations map[string]string) {
+	mapping := node.Child(node.Child(item.YNode(), "metadata"), "annotations")
+	for _, key := range slices.Sorted(maps.Keys(annotations)) {
+		ensureText(mapping, key, node.Text(annotations[key]))
+	}
+}
+
+// ensureText sets a string where it is not that string already, so that an equal value keeps its style and comments.
+func ensureText(mapping *yaml.Node, key string, want *yaml.Node) {
+	if have := node.Get(mapping, key); have == nil || have.Value != want.Value || have.Kind != yaml.ScalarNode {
+		node.Set(mapping, key, want, "")
+	}
+}
+
+// HasPaths tells whether every item says which file it came from, as kpt and `kustomize fn run` hand them over, and `kustomize build` does not: the
+// caller of the function will then store what it returns.
+func HasPaths(items []*yaml.RNode) bool {
+	return len(items) > 0 && !slices.ContainsFunc(items, func(item *yaml.RNode) bool {
+		file, _, err := kioutil.GetFileAnnotations(item)
+		return err != nil || file == ""
+	})
+}

@@ -1,0 +1,122 @@
+// Package render composes the rooms of the function: read, model, plan, issue, seal, inject, verify. It is a function of its input, the time and the
+// CA identity; the caller assigns its output, and a failed render has none.
+package render
+
+import (
+	"time"
+
+	"filippo.io/age"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/inject"
+	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/verify"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// Options are what a render depends on beside its input.
+type Options struct {
+	Now time.Time
+	// WrittenBack says that the caller stores the result where the next render sees it. Certificates are made only then: an engine that renders at sync time
+	// would else mint new ones at every sync. New objects get an annotation that says which file to store them in.
+	WrittenBack bool
+	// CAIdentity returns the age identities that open CA keys, none when there are none. It is called only when a CA key is needed.
+	CAIdentity func() ([]age.Identity, error)
+}
+
+// Run renders the items and returns the new list; the given nodes are not changed. Findings go to the report; when it has an error, the result is nil.
+func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.Report) []*yaml.RNode {
+	sealing := newSealing(config.Spec, r)
+	items, injected := prepare(items, r)
+	if r.Failed() {
+		return nil
+	}
+	m := model.Build(items, config.Spec, r)
+	if r.Failed() {
+		return nil
+	}
+	checkVisible(m, injected, r)
+	warnNamespaces(m, r)
+	meshes := m.Meshes(r)
+	issued := certify(m, sealing, o, r)
+	if r.Failed() {
+		return nil
+	}
+	for _, w := range m.Workloads {
+		if err := inject.Apply(m, w, r); err != nil {
+			r.Error(w.Object, "", "%v", err)
+		}
+	}
+	out := &output{model: m, place: o.WrittenBack, items: items}
+	out.write(config, meshes, issued, r)
+	if r.Failed() {
+		return nil
+	}
+	verify.Rendered(out.items, o.Now, r)
+	if r.Failed() {
+		return nil
+	}
+	return out.items
+}
+
+// prepare copies the items, resolves YAML aliases in workloads (an edit below an alias would show in two places) and takes out earlier injections. It returns the
+// workloads that had one.
+func prepare(items []*yaml.RNode, r *report.Report) (copies, injected []*yaml.RNode) {
+	for _, item := range items {
+		if yaml.IsMissingOrNull(item) || item.YNode().Kind != yaml.MappingNode {
+			r.Error(report.Object{}, "items", "holds something that is no object")
+			continue
+		}
+		item = item.Copy()
+		copies = append(copies, item)
+		if _, ok := model.TemplatePath(item); !ok {
+			continue
+		}
+		if hasAlias(item.YNode()) {
+			if err := item.DeAnchor(); err != nil {
+				r.Error(report.ObjectOf(item), "", "its YAML aliases cannot be resolved: %v", err)
+				continue
+			}
+		}
+		if inject.Injected(item) {
+			injected = append(injected, item)
+		}
+		if err := inject.Strip(item); err != nil {
+			r.Error(report.ObjectOf(item), "", "%v", err)
+		}
+	}
+	return copies, injected
+}
+
+func hasAlias(n *yaml.Node) bool {
+	if n.Kind == yaml.AliasNode {
+		return true
+	}
+	for _, child := range n.Content {
+		if hasAlias(child) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkVisible refuses to start anew where an earlier render left its mark: then the state exists and is hidden, as by a selector of kpt.
+func checkVisible(m *model.Model, injected []*yaml.RNode, r *report.Report) {
+	if len(injected) == 0 || m.State.Authority != nil || len(m.State.Leaves) > 0 || len(m.State.Bundles) > 0 {
+		return
+	}
+	r.Error(report.ObjectOf(injected[0]), "", "was injected by an earlier render, whose state (Secrets, ConfigMaps and CertificateAuthority with the annotation %s) is not in the input; "+
+		"run the function on the whole package, without selectors, or restore the state from Git", contract.IdentityAnnotation)
+}
+
+// warnNamespaces says what is assumed of workloads without a namespace: identities and Service names hold one.
+func warnNamespaces(m *model.Model, r *report.Report) {
+	for _, w := range m.Workloads {
+		if w.Object.Namespace == "" {
+			r.Warn(w.Object, "metadata.namespace", "is missing, here and maybe elsewhere; identities and Service names are made for %q. Set a namespace in the manifests or the kustomization", w.Namespace)
+			return
+		}
+	}
+}
