@@ -55,7 +55,7 @@ func rewriteHandlers(m *model.Model, w *model.Workload, spec *yaml.Node, r *repo
 				continue
 			}
 			handlers[key] = *handler
-			node.Set(node.Child(originals, c.Name), f.name, node.Object(kind, original), "")
+			node.Set(node.Child(originals, c.Name), f.name, node.Object(kind, original))
 		}
 	}
 	for i, c := range w.Pod.Spec.InitContainers {

@@ -36,14 +36,14 @@ func Apply(m *model.Model, w *model.Workload, r *report.Report) error {
 	if err != nil {
 		return err
 	}
-	inits := node.Sequence(spec, "initContainers", "containers")
+	inits := node.Sequence(spec, "initContainers")
 	inits.Content = append([]*yaml.Node{initContainer(m, w), proxyContainer(m, w)}, inits.Content...)
-	volumes := node.Sequence(spec, "volumes", "")
+	volumes := node.Sequence(spec, "volumes")
 	volumes.Content = append(volumes.Content, volume(m, w))
 	annotations := node.Child(node.Child(template.YNode(), "metadata"), "annotations")
-	node.Set(annotations, contract.WorkloadAnnotation, node.Literal(string(annotation)), "")
+	node.Set(annotations, contract.WorkloadAnnotation, node.Literal(string(annotation)))
 	if original != "" {
-		node.Set(annotations, contract.OriginalAnnotation, node.Literal(original), "")
+		node.Set(annotations, contract.OriginalAnnotation, node.Literal(original))
 	}
 	return nil
 }
@@ -87,7 +87,7 @@ func proxyContainer(m *model.Model, w *model.Workload) *yaml.Node {
 	ready := node.Object("path", "/readyz", "port", contract.HealthPort)
 	c := node.Object("name", contract.ProxyName, "image", image)
 	if args := (contract.ProxyArgs{LogLevel: level, DrainTimeout: drainTimeout(w)}).Args(); len(args) > 0 {
-		node.Set(c, "args", node.Value(args), "")
+		node.Set(c, "args", node.Value(args))
 	}
 	rest := node.Object(
 		"ports", node.List(node.Object("containerPort", contract.MetricsPort, "name", "mesh-metrics", "protocol", "TCP")),

@@ -34,7 +34,7 @@ func resources(configured *corev1.ResourceRequirements, defaults corev1.Resource
 		list corev1.ResourceList
 	}{{"limits", r.Limits}, {"requests", r.Requests}} {
 		if len(part.list) > 0 {
-			node.Set(n, part.key, resourceList(part.list), "")
+			node.Set(n, part.key, resourceList(part.list))
 		}
 	}
 	return n
@@ -49,7 +49,7 @@ func resourceList(l corev1.ResourceList) *yaml.Node {
 	n := node.Object()
 	for _, name := range names {
 		q := l[corev1.ResourceName(name)]
-		node.Set(n, name, node.Text(q.String()), "")
+		node.Set(n, name, node.Text(q.String()))
 	}
 	return n
 }
@@ -57,11 +57,11 @@ func resourceList(l corev1.ResourceList) *yaml.Node {
 // withOverrides applies the annotations proxy-cpu (a request) and proxy-memory (a request and the limit).
 func withOverrides(n *yaml.Node, o model.Overrides) *yaml.Node {
 	if o.CPU != "" {
-		node.Set(node.Child(n, "requests"), "cpu", node.Text(o.CPU), "")
+		node.Set(node.Child(n, "requests"), "cpu", node.Text(o.CPU))
 	}
 	if o.Memory != "" {
-		node.Set(node.Child(n, "requests"), "memory", node.Text(o.Memory), "")
-		node.Set(node.Child(n, "limits"), "memory", node.Text(o.Memory), "")
+		node.Set(node.Child(n, "requests"), "memory", node.Text(o.Memory))
+		node.Set(node.Child(n, "limits"), "memory", node.Text(o.Memory))
 	}
 	return n
 }

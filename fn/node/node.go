@@ -82,20 +82,16 @@ func Get(n *yaml.Node, path ...string) *yaml.Node {
 	return n
 }
 
-// Set gives a key a value; a new key is placed before the key `before`, or last when there is none.
-func Set(mapping *yaml.Node, key string, v *yaml.Node, before string) {
+// Set gives a key a value. A new key is placed last, where kpt would move it anyway.
+func Set(mapping *yaml.Node, key string, v *yaml.Node) {
 	if i := Index(mapping, key); i >= 0 {
 		mapping.Content[i] = v
 		return
 	}
-	at := len(mapping.Content)
-	if i := Index(mapping, before); i >= 0 {
-		at = i - 1
-	}
 	if len(mapping.Content) == 0 {
 		mapping.Style &^= yaml.FlowStyle // {} was written in flow style for being empty
 	}
-	mapping.Content = slices.Insert(mapping.Content, at, Text(key), v)
+	mapping.Content = append(mapping.Content, Text(key), v)
 }
 
 // Drop removes a key.
@@ -110,17 +106,17 @@ func Child(mapping *yaml.Node, key string) *yaml.Node {
 	n := Get(mapping, key)
 	if n == nil || n.Kind != yaml.MappingNode {
 		n = Object()
-		Set(mapping, key, n, "")
+		Set(mapping, key, n)
 	}
 	return n
 }
 
 // Sequence returns the sequence under a key and makes it when it is missing or null.
-func Sequence(mapping *yaml.Node, key, before string) *yaml.Node {
+func Sequence(mapping *yaml.Node, key string) *yaml.Node {
 	n := Get(mapping, key)
 	if n == nil || n.Kind != yaml.SequenceNode {
 		n = List()
-		Set(mapping, key, n, before)
+		Set(mapping, key, n)
 	}
 	if len(n.Content) == 0 {
 		n.Style &^= yaml.FlowStyle

@@ -75,7 +75,7 @@ func (o *output) writeLeaf(w *model.Workload, leaf *sealedLeaf) *yaml.RNode {
 	if secret == nil {
 		file := strings.TrimPrefix(w.SecretName(), contract.NamePrefix) + ".yaml"
 		secret = o.add("Secret", path.Join(w.Namespace, file))
-		node.Set(secret.YNode(), "type", node.Text("Opaque"), "")
+		node.Set(secret.YNode(), "type", node.Text("Opaque"))
 	}
 	o.setName(secret, w.SecretName(), w.Namespace)
 	if leaf == nil {
@@ -96,9 +96,9 @@ func (o *output) writeLeaf(w *model.Workload, leaf *sealedLeaf) *yaml.RNode {
 
 // add appends an object of kind v1 with the annotations that place it, and nothing of any other object's metadata.
 func (o *output) add(kind, file string) *yaml.RNode {
-	item := yaml.NewRNode(node.Object("apiVersion", "v1", "kind", kind, "metadata", node.Object()))
+	item := yaml.NewRNode(node.Object("apiVersion", "v1", "kind", kind, "metadata", node.Object("name", "", "namespace", "")))
 	o.placeAt(item, file)
-	node.Set(node.Child(node.Child(item.YNode(), "metadata"), "labels"), managedBy, node.Text("meshless"), "")
+	node.Set(node.Child(node.Child(item.YNode(), "metadata"), "labels"), managedBy, node.Text("meshless"))
 	o.items = append(o.items, item)
 	return item
 }
@@ -165,7 +165,7 @@ func (o *output) writeAuthorities(config *v1alpha1.MutualTLS, issued *issued) {
 	} else if state, err := v1alpha1.ParseCertificateAuthority(item); err == nil && issued.authorities.Describes(state) {
 		return
 	}
-	node.Set(item.YNode(), "spec", authoritiesNode(issued.authorities.State(o.model.TrustDomain)), "")
+	node.Set(item.YNode(), "spec", authoritiesNode(issued.authorities.State(o.model.TrustDomain)))
 }
 
 func authoritiesNode(spec v1alpha1.CertificateAuthoritySpec) *yaml.Node {
@@ -173,15 +173,15 @@ func authoritiesNode(spec v1alpha1.CertificateAuthoritySpec) *yaml.Node {
 	for _, a := range spec.Authorities {
 		n := node.Object("slot", string(a.Slot))
 		if a.ActiveSince != nil {
-			node.Set(n, "activeSince", node.Text(a.ActiveSince.Format(time.RFC3339)), "")
+			node.Set(n, "activeSince", node.Text(a.ActiveSince.Format(time.RFC3339)))
 		}
 		if a.TrustedUntil != nil {
-			node.Set(n, "trustedUntil", node.Text(a.TrustedUntil.Format(time.RFC3339)), "")
+			node.Set(n, "trustedUntil", node.Text(a.TrustedUntil.Format(time.RFC3339)))
 		}
-		node.Set(n, "certificate", node.Literal(a.Certificate), "")
+		node.Set(n, "certificate", node.Literal(a.Certificate))
 		if a.SealedKey != "" {
-			node.Set(n, "recipients", node.Text(a.Recipients), "")
-			node.Set(n, "sealedKey", node.Literal(a.SealedKey), "")
+			node.Set(n, "recipients", node.Text(a.Recipients))
+			node.Set(n, "sealedKey", node.Literal(a.SealedKey))
 		}
 		authorities.Content = append(authorities.Content, n)
 	}
@@ -199,7 +199,7 @@ func annotate(item *yaml.RNode, annotations map[string]string) {
 // ensureText sets a string where it is not that string already, so that an equal value keeps its style and comments.
 func ensureText(mapping *yaml.Node, key string, want *yaml.Node) {
 	if have := node.Get(mapping, key); have == nil || have.Value != want.Value || have.Kind != yaml.ScalarNode {
-		node.Set(mapping, key, want, "")
+		node.Set(mapping, key, want)
 	}
 }
 
