@@ -34,7 +34,11 @@ func Strip(item *yaml.RNode) error {
 		node.Drop(annotations, contract.WorkloadAnnotation)
 		node.Drop(annotations, contract.OriginalAnnotation)
 		if len(annotations.Content) == 0 {
-			node.Drop(node.Get(template, "metadata"), "annotations")
+			metadata := node.Get(template, "metadata")
+			node.Drop(metadata, "annotations")
+			if len(metadata.Content) == 0 {
+				node.Drop(template, "metadata")
+			}
 		}
 	}
 	return nil

@@ -56,11 +56,11 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		case isWorkload(item):
 			m.addWorkload(item, r)
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Service":
-			if s, ok := decode[corev1.Service](item, r); ok {
+			if s, ok := decode[corev1.Service](item, report.ObjectOf(item), "", r); ok {
 				services = append(services, s)
 			}
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Namespace":
-			if n, ok := decode[corev1.Namespace](item, r); ok {
+			if n, ok := decode[corev1.Namespace](item, report.ObjectOf(item), "", r); ok {
 				namespaces[n.Name] = n
 			}
 		case item.GetApiVersion() == "v1" && item.GetKind() == "List":
@@ -123,15 +123,15 @@ func (m *Model) checkNamespaces(namespaces map[string]corev1.Namespace, r *repor
 	}
 }
 
-// decode reads an item into a typed object for reading.
-func decode[T any](item *yaml.RNode, r *report.Report) (T, bool) {
+// decode reads a node, the whole of an object or the part below a field, into a typed object for reading.
+func decode[T any](item *yaml.RNode, of report.Object, field string, r *report.Report) (T, bool) {
 	var object T
 	data, err := item.MarshalJSON()
 	if err == nil {
 		err = json.UnmarshalCaseSensitivePreserveInts(data, &object)
 	}
 	if err != nil {
-		r.Error(report.ObjectOf(item), "", "cannot be read: %s", cause(err))
+		r.Error(of, field, "cannot be read: %s", cause(err))
 		return object, false
 	}
 	return object, true

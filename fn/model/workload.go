@@ -135,7 +135,7 @@ func (m *Model) readWorkload(item *yaml.RNode, r *report.Report) *Workload {
 		r.Error(w.Object, strings.Join(p, "."), "is missing or no mapping")
 		return nil
 	}
-	pod, ok := decode[corev1.PodTemplateSpec](template, r)
+	pod, ok := decode[corev1.PodTemplateSpec](template, w.Object, strings.Join(p, "."), r)
 	if !ok {
 		return nil
 	}
