@@ -1,0 +1,108 @@
+package v1alpha1_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+const head = "apiVersion: meshless.dev/v1alpha1\nkind: MutualTLS\nmetadata: {name: mtls}\nspec:\n"
+
+func TestLoadRefuses(t *testing.T) {
+	for name, test := range map[string]struct{ config, want string }{
+		"nothing":             {"", "functionConfig is missing"},
+		"other kind":          {"apiVersion: v1\nkind: Secret", `functionConfig is "Secret"`},
+		"other version":       {"apiVersion: meshless.dev/v2\nkind: MutualTLS", "want MutualTLS of meshless.dev/v1alpha1"},
+		"unknown field":       {head + "  trustdomain: x", `unknown field "spec.trustdomain"`},
+		"unknown deep field":  {head + "  proxy: {resources: {request: {}}}", `unknown field "spec.proxy.resources.request"`},
+		"repeated field":      {"apiVersion: meshless.dev/v1alpha1\nkind: MutualTLS\nspec: {issuance: Auto, issuance: Never}", "already"},
+		"wrong type":          {head + "  sealing: {recipients: age1}", "cannot unmarshal string"},
+		"trust domain":        {head + "  trustDomain: Prod_EXAMPLE!", "spec.trustDomain"},
+		"trust domain scheme": {head + "  trustDomain: spiffe://prod.example", `write the name alone, "prod.example"`},
+		"cluster domain":      {head + "  clusterDomain: .local", "spec.clusterDomain"},
+		"issuance":            {head + "  issuance: Always", `"Always" is not supported; want Auto, Never`},
+		"issuer":              {head + "  certificates: {issuer: CertManager}", `"CertManager" is not supported`},
+		"algorithm":           {head + "  certificates: {keyAlgorithm: DSA}", `"DSA" is not supported; want ECDSA-P256`},
+		"renewal loop":        {head + "  certificates: {validity: 10h, renewBefore: 10h}", "every render is due"},
+		"short validity":      {head + "  certificates: {validity: 1m}", "spec.certificates.validity"},
+		"no duration":         {head + "  certificates: {validity: month}", "invalid duration"},
+		"mode":                {head + "  inbound: {mode: Lax}", `"Lax" is not supported; want Strict, Permissive`},
+		"port":                {head + "  inbound: {excludePorts: [0]}", `"0" is not a port`},
+		"range":               {head + "  outbound: {excludePorts: [\"90-80\"]}", `"90-80" is not a port`},
+		"cidr":                {head + "  outbound: {excludeCIDRs: [10.0.0.1/8]}", "write 10.0.0.0/8"},
+		"uid":                 {head + "  sidecar: {uid: -1}", "spec.sidecar.uid"},
+		"container sidecar":   {head + "  sidecar: {mode: Container}", `"Container" is not supported; want Native`},
+		"log level":           {head + "  proxy: {logLevel: trace}", "want debug, info, warn, error"},
+		"image":               {head + "  proxy: {image: \"a b\"}", "is not the name of an image"},
+		"empty selector":      {head + "  workloads: {include: [{}]}", "selects nothing in particular"},
+		"glob":                {head + "  workloads: {include: [{name: \"[\"}]}", "is not a glob"},
+		"rule without from":   {head + "  authorization: {rules: [{to: {name: a}, from: []}]}", "a rule that allows nobody"},
+		"rule with both":      {head + "  authorization: {rules: [{to: {name: a}, from: [{name: b, spiffeID: \"spiffe://a/b\"}]}]}", "write two entries"},
+		"pattern":             {head + "  authorization: {rules: [{to: {name: a}, from: [{spiffeID: \"spiffe://*/b\"}]}]}", "the trust domain is fixed"},
+		"unknown key":         {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: f}\ndata: {recipient: x}", "data.recipient: is unknown; known are caRecipients"},
+		"bad key":             {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: f}\ndata: {validity: x}", "is not a duration like 720h"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var node *yaml.RNode
+			if test.config != "" {
+				node = yaml.MustParse(test.config)
+			}
+			config, err := v1alpha1.Load(node)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v and %v, want an error with %q", config, err, test.want)
+			}
+		})
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	config, err := v1alpha1.Load(yaml.MustParse(head + "  certificates: {validity: 100h}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := config.Spec
+	if s.TrustDomain != "cluster.local" || s.Issuance != v1alpha1.IssuanceAuto || s.Inbound.Mode != contract.Strict || s.Sidecar.UID != 15000 ||
+		s.Certificates.RenewBefore.Duration != 50*time.Hour || s.Proxy.Image != contract.ProxyImage || s.Sealing.IdentitySecret.Name != "meshless-identity" {
+		t.Errorf("defaults are %+v", s)
+	}
+}
+
+func TestConfigMap(t *testing.T) {
+	config, err := v1alpha1.Load(yaml.MustParse(`
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: function-input}
+data: {trustDomain: prod.example, recipients: "age1a, age1b", caRecipients: age1c, validity: 48h, inboundMode: Permissive}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := config.Spec
+	if s.TrustDomain != "prod.example" || len(s.Sealing.Recipients) != 2 || s.Sealing.Recipients[1] != "age1b" || s.Certificates.CA.Recipients[0] != "age1c" ||
+		s.Certificates.Validity.Duration != 48*time.Hour || s.Inbound.Mode != contract.Permissive {
+		t.Errorf("read %+v", s)
+	}
+}
+
+// FuzzLoad: whatever a config holds, it is read or refused, and what is accepted passes validation again.
+func FuzzLoad(f *testing.F) {
+	f.Add(head + "  trustDomain: a\n  workloads: {include: [{name: a*}]}")
+	f.Add("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: f}\ndata: {trustDomain: a}")
+	f.Add(head + "  outbound: {excludePorts: [1, \"2-3\"], meshCIDRs: [10.0.0.0/8]}")
+	f.Fuzz(func(t *testing.T, text string) {
+		node, err := yaml.Parse(text)
+		if err != nil {
+			return
+		}
+		if config, err := v1alpha1.Load(node); err == nil {
+			if err := config.Validate(); err != nil {
+				t.Errorf("accepted, then refused: %v", err)
+			}
+		}
+	})
+}
