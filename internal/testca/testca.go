@@ -37,6 +37,16 @@ func New(tb testing.TB, trustDomain string) *CA {
 	return &CA{Certificate: sign(tb, template, template, key, key), key: key}
 }
 
+// Below makes a CA of a certificate that Issue made, allowed to sign or not.
+func Below(tb testing.TB, c tls.Certificate) *CA {
+	tb.Helper()
+	key, ok := c.PrivateKey.(*ecdsa.PrivateKey)
+	if !ok {
+		tb.Fatalf("testca: a %T", c.PrivateKey)
+	}
+	return &CA{Certificate: c.Leaf, key: key}
+}
+
 // Issue makes a leaf for the SPIFFE ID, valid from an hour ago for a day. Each change edits the template before it is signed.
 func (ca *CA) Issue(tb testing.TB, id string, changes ...func(*x509.Certificate)) tls.Certificate {
 	tb.Helper()
