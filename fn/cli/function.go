@@ -35,6 +35,9 @@ func (p *program) function() error {
 	if stream.Results, err = resultsNode(r); err != nil {
 		return err
 	}
+	if r.Failed() {
+		stream.FunctionConfig = nil // what was refused may be a key; it is not echoed
+	}
 	if err := errors.Join(stream.Write(rendered), r.WriteText(p.err)); err != nil {
 		return err
 	}

@@ -264,3 +264,125 @@ func authorities(t testing.TB, pem string) []*x509.Certificate {
 	}
 	return certificates
 }
+
+// Injection is undone on request: the manifest is what it was, and the Secret goes.
+func TestDisablingAnInjectedWorkload(t *testing.T) {
+	w := newWorld(t)
+	config := w.config(t, plainConfig)
+	out, _ := w.mustRun(t, parse(t, twoDeployments), config)
+	disable := func(items []*yaml.RNode) []*yaml.RNode {
+		template, err := find(t, items, "Deployment", "web").Pipe(yaml.Lookup("spec", "template"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := template.PipeE(yaml.SetAnnotation(contract.InjectAnnotation, "disabled")); err != nil {
+			t.Fatal(err)
+		}
+		return items
+	}
+	again, r := w.mustRun(t, disable(out), config)
+	want := find(t, disable(parse(t, twoDeployments)), "Deployment", "web").MustString()
+	if got := find(t, again, "Deployment", "web").MustString(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	for _, item := range again {
+		if item.GetName() == "meshless-deployment-web" {
+			t.Error("the Secret of the workload is still there")
+		}
+	}
+	if said := r.Results().Error(); !strings.Contains(said, "removed") {
+		t.Errorf("nothing says that the Secret was removed: %s", said)
+	}
+}
+
+// Hidden state must not be mistaken for a first render: a new CA would cut every pod off.
+func TestInjectedWorkloadWithoutState(t *testing.T) {
+	w := newWorld(t)
+	config := w.config(t, plainConfig)
+	out, _ := w.mustRun(t, parse(t, twoDeployments), config)
+	if _, r := w.run([]*yaml.RNode{find(t, out, "Deployment", "web")}, config); !r.Failed() || !strings.Contains(r.Errors()[0], "without selectors") {
+		t.Errorf("a render that sees no state: %v", r.Errors())
+	}
+	if _, r := w.run(withoutKind(out, "CertificateAuthority"), config); r.Failed() {
+		t.Errorf("with nothing due, no CA is needed: %v", r.Errors())
+	}
+	if _, r := w.run(append(withoutKind(out, "CertificateAuthority"), parse(t, oneMore)...), config); !r.Failed() || !strings.Contains(r.Errors()[0], "Restore it from Git") {
+		t.Errorf("a lost CA is not replaced in silence: %v", r.Errors())
+	}
+}
+
+// What hostile or careless hands do to the state.
+func TestBrokenState(t *testing.T) {
+	w := newWorld(t)
+	config := w.config(t, plainConfig)
+	data := func(items []*yaml.RNode, kind, name, key, value string) {
+		if err := find(t, items, kind, name).PipeE(yaml.Lookup("data"), yaml.SetField(key, yaml.NewStringRNode(value))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	encode := base64.StdEncoding.EncodeToString
+	for name, test := range map[string]struct {
+		damage func(items []*yaml.RNode) []*yaml.RNode
+		want   string // an error with it; "" for a leaf that is issued anew
+	}{
+		"no base64": {func(i []*yaml.RNode) []*yaml.RNode {
+			data(i, "Secret", "meshless-deployment-web", "tls.crt", "%")
+			return i
+		}, "is not base64"},
+		"no certificate": {func(i []*yaml.RNode) []*yaml.RNode {
+			data(i, "Secret", "meshless-deployment-web", "tls.crt", encode([]byte("x")))
+			return i
+		}, ""},
+		"no age file": {func(i []*yaml.RNode) []*yaml.RNode {
+			data(i, "Secret", "meshless-deployment-web", "tls.key.age", encode([]byte("x")))
+			return i
+		}, ""},
+		"swapped certificates": {func(i []*yaml.RNode) []*yaml.RNode {
+			data(i, "Secret", "meshless-deployment-web", "tls.crt", find(t, i, "Secret", "meshless-deployment-api").GetDataMap()["tls.crt"])
+			return i
+		}, ""},
+		"key in the clear": {func(i []*yaml.RNode) []*yaml.RNode {
+			data(i, "Secret", "meshless-deployment-web", "tls.key", encode([]byte("-----BEGIN PRIVATE KEY-----")))
+			return i
+		}, "holds a private key in the clear"},
+		"bundle without CA": {func(i []*yaml.RNode) []*yaml.RNode { data(i, "ConfigMap", "meshless-bundle", "ca.crt", "x"); return i }, "restore it from Git"},
+		"bundle with a leaf": {func(i []*yaml.RNode) []*yaml.RNode {
+			leaf, err := base64.StdEncoding.DecodeString(find(t, i, "Secret", "meshless-deployment-api").GetDataMap()["tls.crt"])
+			if err != nil {
+				t.Fatal(err)
+			}
+			data(i, "ConfigMap", "meshless-bundle", "ca.crt", string(leaf))
+			return i
+		}, "is not a CA certificate"},
+		"two Secrets": {func(i []*yaml.RNode) []*yaml.RNode {
+			twin := find(t, i, "Secret", "meshless-deployment-web").Copy()
+			if err := twin.SetName("twin"); err != nil {
+				t.Fatal(err)
+			}
+			return append(i, twin)
+		}, "is also the identity of secret"},
+		"an age identity": {func(i []*yaml.RNode) []*yaml.RNode {
+			return append(i, parse(t, "apiVersion: v1\nkind: Secret\nmetadata: {name: meshless-identity, namespace: prod}\nstringData: {identity.txt: "+w.cluster.String()+"}")...)
+		}, "holds an age identity"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, _ := w.mustRun(t, parse(t, twoDeployments), config)
+			out, r := w.run(test.damage(out), config)
+			switch {
+			case test.want == "" && r.Failed():
+				t.Errorf("failed: %v", r.Errors())
+			case test.want == "":
+				if got := decodeLeaf(t, find(t, out, "Secret", "meshless-deployment-web")).URIs[0].Path; got != "/ns/prod/deployment/web" {
+					t.Errorf("the new leaf is of %s", got)
+				}
+			case !strings.Contains(strings.Join(r.Errors(), "\n"), test.want):
+				t.Errorf("got %q, want %q", r.Errors(), test.want)
+			}
+			for _, message := range r.Errors() {
+				if strings.Contains(message, w.cluster.String()[20:]) {
+					t.Error("an error quotes a key")
+				}
+			}
+		})
+	}
+}
