@@ -1,0 +1,56 @@
+# make help lists the targets. Go and git are enough for demo, build and test; Docker, root and a cluster are used where they are there.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo build test images e2e bench fuzz lint clean
+
+VERSION := $(shell sed -n 's/^const Version = "\(.*\)"$$/\1/p' internal/contract/version.go)
+REGISTRY := ghcr.io/meshless-dev
+IMAGES := fn proxy init shop
+# The race detector needs a C compiler; without one the tests run all the same.
+RACE := $(if $(shell command -v "$$(go env CC)" 2>/dev/null),-race,)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+help: ## List the targets
+	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: build ## Render examples/shop with keys of its own, and show what came of it
+	@KUSTOMIZE="go tool kustomize" bash examples/demo.sh
+
+build: ## Build bin/meshless, and for Linux bin/meshless-proxy and bin/meshless-init
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/meshless ./fn
+	CGO_ENABLED=0 GOOS=linux go build -trimpath -ldflags "-s -w" -o bin/meshless-proxy ./proxy
+	CGO_ENABLED=0 GOOS=linux go build -trimpath -ldflags "-s -w" -o bin/meshless-init ./init
+
+test: ## Run every test that this machine can run; what it cannot run says so
+	go test $(RACE) -count=1 -timeout 20m ./...
+
+images: ## Build the images under the tag that the examples use
+	@for target in $(IMAGES); do \
+	  echo "$(REGISTRY)/$$target:$(VERSION)"; \
+	  docker build --quiet --target $$target --tag $(REGISTRY)/$$target:$(VERSION) . || exit 1; \
+	done
+
+e2e: ## Test on the cluster that KUBECONFIG names; e2e/up.sh brings one up
+	go test -count=1 -timeout 30m -tags e2e ./e2e/cluster
+
+bench: ## Run the benchmarks
+	go test -run '^$$' -bench . -benchmem ./...
+
+fuzz: ## Run every fuzz test for ten seconds
+	@for package in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+	  for name in $$(grep -h '^func Fuzz' $$package/*_test.go | sed 's/^func \(Fuzz[A-Za-z0-9]*\).*/\1/'); do \
+	    go test -run '^$$' -fuzz "^$$name\$$" -fuzztime 10s $$package || exit 1; \
+	  done; \
+	done
+
+lint: ## gofmt, go vet, staticcheck, and govulncheck where its data can be reached
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted"; exit 1; }
+	go vet ./... && go vet -tags e2e ./e2e/...
+	go run $(STATICCHECK) -tags e2e ./...
+	@if out=$$(go run $(GOVULNCHECK) ./... 2>&1); then echo "govulncheck: no known vulnerability"; \
+	elif grep -q 'fetching vulnerabilities' <<<"$$out"; then echo "govulncheck: skipped, its data cannot be reached here"; \
+	else echo "$$out"; exit 1; fi
+
+clean: ## Remove what build made
+	rm -rf bin

@@ -1,0 +1,140 @@
+// Package admin serves what is about the proxy and not about the app's traffic: metrics, health, the app's own probes, and a look at
+// the configuration. The three ports are apart on purpose: metrics and health are for the cluster, the rest for the pod itself.
+package admin
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/svid"
+	"github.com/meshless-dev/meshless/proxy/identity"
+	"github.com/meshless-dev/meshless/proxy/telemetry"
+)
+
+// Config is what the handlers need.
+type Config struct {
+	Telemetry *telemetry.Telemetry
+	Source    *identity.Source
+	Prober    *Prober
+	Ready     func() error // why the proxy is not ready; nil when it is
+	Drain     func()       // begins to drain; may be called often
+	State     func() State // for /configz
+}
+
+// State is the part of /configz that changes by itself.
+type State struct {
+	InboundConnections  int  `json:"inboundConnections"`
+	OutboundConnections int  `json:"outboundConnections"`
+	Draining            bool `json:"draining"`
+}
+
+// Metrics is the handler of contract.MetricsPort.
+func Metrics(c Config) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Telemetry.Registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
+	return mux
+}
+
+// Health is the handler of contract.HealthPort.
+func Health(c Config) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := c.Ready(); err != nil {
+			plain(w, http.StatusServiceUnavailable, err.Error())
+			return
+		}
+		plain(w, http.StatusOK, "ready")
+	})
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "alive") })
+	mux.Handle("GET "+contract.HandlerPath(""), c.Prober)
+	return mux
+}
+
+// Local is the handler of contract.AdminPort, which is bound to loopback.
+func Local(c Config) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /configz", func(w http.ResponseWriter, _ *http.Request) { configz(w, c) })
+	mux.HandleFunc("POST /drain", func(w http.ResponseWriter, _ *http.Request) {
+		c.Drain()
+		plain(w, http.StatusOK, "draining: no new inbound connections are accepted")
+	})
+	return mux
+}
+
+// Server is an HTTP server with bounds for everything but the response, since a lifecycle handler may take its time. Connections are not kept
+// alive: the ports are open to every pod, and idle connections must not keep the kubelet out.
+func Server(h http.Handler) *http.Server {
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 2 * time.Second, ReadTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10}
+	s.SetKeepAlivesEnabled(false)
+	return s
+}
+
+// configDump is what /configz shows. It is built of certificates and maps alone: no key is within reach of this package.
+type configDump struct {
+	Version     string             `json:"version"`
+	Generation  uint64             `json:"generation"`
+	Failure     string             `json:"failure,omitempty"` // why the newest generation is not in use
+	SPIFFEID    string             `json:"spiffeID,omitempty"`
+	Leaf        *certificate       `json:"leaf,omitempty"`
+	Authorities []certificate      `json:"authorities,omitempty"`
+	Mesh        *contract.Mesh     `json:"mesh,omitempty"`
+	Workload    *contract.Workload `json:"workload,omitempty"`
+	State
+}
+
+type certificate struct {
+	Subject   string    `json:"subject,omitempty"`
+	Serial    string    `json:"serial"`
+	NotBefore time.Time `json:"notBefore"`
+	NotAfter  time.Time `json:"notAfter"`
+	KeyDigest string    `json:"keyDigest"` // SHA-256 of the public key, as in revokedKeys
+}
+
+func configz(w http.ResponseWriter, c Config) {
+	dump := configDump{Version: contract.Version, State: c.State()}
+	if err := c.Source.Failure(); err != nil {
+		dump.Failure = err.Error()
+	}
+	if s := c.Source.Current(); s != nil {
+		dump.Generation, dump.SPIFFEID, dump.Mesh = s.Number, s.ID.String(), s.Mesh
+		dump.Workload = withoutHeaders(s.Workload)
+		dump.Leaf = &certificate{s.Leaf.Subject.String(), s.Leaf.SerialNumber.Text(16), s.Leaf.NotBefore, s.Leaf.NotAfter, svid.KeyDigest(s.Leaf)}
+		for _, a := range s.Bundle.Authorities() {
+			dump.Authorities = append(dump.Authorities, certificate{a.Subject.String(), a.SerialNumber.Text(16), a.NotBefore, a.NotAfter, svid.KeyDigest(a)})
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	_ = encoder.Encode(dump) // the reader is gone, nobody is left to tell
+}
+
+// withoutHeaders leaves out the values of probe headers, which may hold a token.
+func withoutHeaders(w *contract.Workload) *contract.Workload {
+	shown := *w
+	shown.Handlers = map[string]contract.Handler{}
+	for key, h := range w.Handlers {
+		if h.HTTPGet != nil {
+			get := *h.HTTPGet
+			get.Headers = nil
+			for _, header := range h.HTTPGet.Headers {
+				get.Headers = append(get.Headers, contract.HTTPHeader{Name: header.Name, Value: "(hidden)"})
+			}
+			h.HTTPGet = &get
+		}
+		shown.Handlers[key] = h
+	}
+	return &shown
+}
+
+func plain(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	fmt.Fprintln(w, text)
+}

@@ -1,0 +1,123 @@
+// Package identity turns a generation of files into what TLS needs: the key opened in memory, the leaf, the trust bundle and the TLS
+// configurations made of them. A generation that does not fit together is refused whole. Keys never leave this package, and no error
+// of it quotes the content of a file.
+package identity
+
+import (
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/svid"
+	"github.com/meshless-dev/meshless/proxy/config"
+)
+
+// Snapshot is one good generation. It is immutable; connections keep the one that they began with, until they are judged anew.
+type Snapshot struct {
+	Number   uint64 // counts good generations from 1
+	ID       spiffeid.ID
+	Leaf     *x509.Certificate
+	Bundle   *svid.Bundle
+	Mesh     *contract.Mesh
+	Workload *contract.Workload
+
+	now         func() time.Time
+	certificate tls.Certificate
+	server      *tls.Config // with our ALPN
+	serverPlain *tls.Config // for clients that do not offer it
+	client      *tls.Config
+}
+
+// New judges a generation at the time that now tells, and keeps now for the handshakes to come. It checks that the key opens and
+// is the leaf's, that the leaf is this workload's, and that peers with the same bundle will accept it on both sides of TLS.
+func New(g *config.Generation, now func() time.Time) (*Snapshot, error) {
+	chain, err := svid.ParseCertificates(g.LeafPEM)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", contract.LeafFile, err)
+	}
+	key, err := openKey(g)
+	if err != nil {
+		return nil, err
+	}
+	if err := keyFits(chain[0], key); err != nil {
+		return nil, err
+	}
+	s := &Snapshot{Leaf: chain[0], Mesh: g.Mesh, Workload: g.Workload, now: now}
+	if s.Bundle, err = bundle(g); err != nil {
+		return nil, err
+	}
+	if err := s.judgeLeaf(chain); err != nil {
+		return nil, err
+	}
+	s.certificate = tls.Certificate{PrivateKey: key, Leaf: chain[0]}
+	for _, c := range chain {
+		s.certificate.Certificate = append(s.certificate.Certificate, c.Raw)
+	}
+	s.buildTLS()
+	return s, nil
+}
+
+// bundle combines the authorities of ca.crt with the trust domain and the revoked keys of mesh.yaml.
+func bundle(g *config.Generation) (*svid.Bundle, error) {
+	td, err := spiffeid.TrustDomainFromString(g.Mesh.TrustDomain)
+	if err != nil {
+		return nil, fmt.Errorf("%s: trustDomain: %w", contract.MeshFile, err)
+	}
+	authorities, err := svid.ParseCertificates(g.BundlePEM)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", contract.BundleFile, err)
+	}
+	b, err := svid.NewBundle(td, authorities, g.Mesh.RevokedKeys)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", contract.BundleFile, err)
+	}
+	return b, nil
+}
+
+// judgeLeaf verifies our own leaf as a peer would. Sealing does not authenticate (age has no associated data): whoever writes to Git
+// could swap two workloads' Secrets, and this is where that is noticed.
+func (s *Snapshot) judgeLeaf(chain []*x509.Certificate) error {
+	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+		id, err := s.Bundle.Verify(chain, usage, s.now())
+		if err != nil {
+			return fmt.Errorf("%s does not verify under %s: %w", contract.LeafFile, contract.BundleFile, err)
+		}
+		s.ID = id
+	}
+	if s.ID.String() != s.Workload.SPIFFEID {
+		return fmt.Errorf("%s is the certificate of %s, but this pod is %s: is the Secret of another workload mounted?",
+			contract.LeafFile, s.ID, s.Workload.SPIFFEID)
+	}
+	return nil
+}
+
+func keyFits(leaf *x509.Certificate, key crypto.Signer) error {
+	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(leaf.PublicKey) {
+		return fmt.Errorf("the key does not belong to the leaf in %s: both come from one render, was one of them changed by hand?", contract.LeafFile)
+	}
+	return nil
+}
+
+// VerifyPeer judges a chain that a peer presented, at the present time. Every error is an *svid.Error.
+func (s *Snapshot) VerifyPeer(chain []*x509.Certificate, usage x509.ExtKeyUsage) (spiffeid.ID, error) {
+	return s.Bundle.Verify(chain, usage, s.now())
+}
+
+// Usable tells whether peers would accept the leaf now; the error says until when it was good.
+func (s *Snapshot) Usable() error {
+	if now := s.now(); now.After(s.Leaf.NotAfter) {
+		return fmt.Errorf("the certificate of %s expired at %s: was it renewed in Git and synced?", s.ID, s.Leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// Permissive tells whether port accepts plaintext beside mutual TLS.
+func (s *Snapshot) Permissive(port uint16) bool {
+	return s.Mesh.Inbound.Mode == contract.Permissive || s.Workload.PermissivePorts.Contains(port)
+}

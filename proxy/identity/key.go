@@ -1,0 +1,86 @@
+package identity
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+
+	"filippo.io/age"
+	"filippo.io/age/armor"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/proxy/config"
+)
+
+const (
+	maxPlaintextKey = 16 << 10 // an RSA-4096 key is 3.3 KiB of PEM
+	maxIdentities   = 16       // each is tried on each stanza of a file that anyone with the recipient can make
+)
+
+// openKey opens the sealed key, or reads the plain one where no sealed one is there. Errors of the parsers are replaced, not wrapped:
+// some of them quote what they read.
+func openKey(g *config.Generation) (crypto.Signer, error) {
+	if g.SealedKey == nil {
+		return parseKey(g.PlainKey, config.PlainKeyFile)
+	}
+	identities, err := age.ParseIdentities(bytes.NewReader(g.Identity))
+	if err != nil {
+		return nil, fmt.Errorf("%s holds no list of age identities (one AGE-SECRET-KEY-... per line): make one with `meshless keygen`", contract.IdentityFile)
+	}
+	if len(identities) > maxIdentities {
+		return nil, fmt.Errorf("%s holds %d identities, at most %d are tried: remove those that seal nothing any more",
+			contract.IdentityFile, len(identities), maxIdentities)
+	}
+	plain, err := decrypt(g.SealedKey, identities)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(plain)
+	return parseKey(plain, contract.SealedKeyFile)
+}
+
+func decrypt(sealed []byte, identities []age.Identity) ([]byte, error) {
+	opened, err := age.Decrypt(armor.NewReader(bytes.NewReader(sealed)), identities...)
+	if noMatch := new(age.NoIdentityMatchError); errors.As(err, &noMatch) {
+		return nil, fmt.Errorf("%s is sealed to other recipients: put the recipient of %s into spec.sealing and run `meshless issue`",
+			contract.SealedKeyFile, contract.IdentityFile)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s is not an armored age file: was it changed by hand or cut off?", contract.SealedKeyFile)
+	}
+	plain, err := io.ReadAll(io.LimitReader(opened, maxPlaintextKey+1))
+	if err != nil {
+		clear(plain)
+		return nil, fmt.Errorf("%s is damaged: run `meshless issue` to make a new one", contract.SealedKeyFile)
+	}
+	if len(plain) > maxPlaintextKey {
+		clear(plain)
+		return nil, fmt.Errorf("%s opens to more than %d bytes, which is no key", contract.SealedKeyFile, maxPlaintextKey)
+	}
+	return plain, nil
+}
+
+// parseKey reads one PKCS#8 key in PEM and nothing around it.
+func parseKey(text []byte, file string) (crypto.Signer, error) {
+	block, rest := pem.Decode(bytes.TrimSpace(text))
+	if block == nil || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, fmt.Errorf("%s does not hold exactly one PEM block", file)
+	}
+	defer clear(block.Bytes)
+	if block.Type != "PRIVATE KEY" {
+		return nil, fmt.Errorf("%s does not hold a PKCS#8 key (PRIVATE KEY): with cert-manager, set privateKey.encoding to PKCS8", file)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s holds a key that cannot be read: want ECDSA, Ed25519 or RSA in PKCS#8", file)
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("%s holds a key that cannot sign: want ECDSA, Ed25519 or RSA", file)
+	}
+	return signer, nil
+}

@@ -1,0 +1,76 @@
+package identity
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"slices"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// Authorize judges an identity that is already verified. Its error ends the handshake and is what the handshake returns.
+type Authorize func(spiffeid.ID) error
+
+// buildTLS makes the configurations of this generation. Everything is judged in VerifyConnection, which runs on every handshake;
+// sessions are never resumed, since a resumed one would outlive its bundle (CVE-2025-68121 and its kin).
+func (s *Snapshot) buildTLS() {
+	base := &tls.Config{
+		MinVersion:                  tls.VersionTLS13,
+		SessionTicketsDisabled:      true,
+		DynamicRecordSizingDisabled: true, // small first records help browsers on slow links, not pods
+		Time:                        s.now,
+	}
+	s.server = base.Clone()
+	s.server.Certificates = []tls.Certificate{s.certificate}
+	// RequireAnyClientCert: the chain is judged in VerifyConnection alone. ClientCAs only tells clients whom we trust.
+	s.server.ClientAuth = tls.RequireAnyClientCert
+	s.server.ClientCAs = x509.NewCertPool()
+	for _, ca := range s.Bundle.Authorities() {
+		s.server.ClientCAs.AddCert(ca)
+	}
+	s.serverPlain = s.server.Clone()
+	s.server.NextProtos = []string{contract.ALPN}
+
+	s.client = base.Clone()
+	s.client.InsecureSkipVerify = true // names are SPIFFE IDs, which crypto/tls does not check: VerifyConnection does
+	s.client.NextProtos = []string{contract.ALPN}
+	// Always the one certificate there is, even if the server does not list its authority: then the server can say why it refuses.
+	s.client.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &s.certificate, nil }
+}
+
+// ServerConfig is for one handshake as a server. The peer is verified as a client of the mesh, then authorize decides. A client
+// that does not offer our ALPN (curl, openssl) gets a configuration without protocols but with the same verification: the hello never
+// decides about authentication.
+func (s *Snapshot) ServerConfig(authorize Authorize) *tls.Config {
+	verify := s.verifier(x509.ExtKeyUsageClientAuth, authorize)
+	outer := s.server.Clone()
+	outer.VerifyConnection = verify
+	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if slices.Contains(hello.SupportedProtos, contract.ALPN) {
+			return nil, nil // outer itself
+		}
+		plain := s.serverPlain.Clone()
+		plain.VerifyConnection = verify
+		return plain, nil
+	}
+	return outer
+}
+
+// ClientConfig is for one handshake as a client. The peer is verified as a server of the mesh, then authorize decides.
+func (s *Snapshot) ClientConfig(authorize Authorize) *tls.Config {
+	c := s.client.Clone()
+	c.VerifyConnection = s.verifier(x509.ExtKeyUsageServerAuth, authorize)
+	return c
+}
+
+func (s *Snapshot) verifier(usage x509.ExtKeyUsage, authorize Authorize) func(tls.ConnectionState) error {
+	return func(state tls.ConnectionState) error {
+		id, err := s.VerifyPeer(state.PeerCertificates, usage)
+		if err != nil {
+			return err
+		}
+		return authorize(id)
+	}
+}

@@ -1,0 +1,190 @@
+// Package inbound serves what arrives at the pod: init redirects it to one listener, and it reaches the app only after mutual TLS and
+// policy, or as plaintext on ports that are Permissive. The app is dialed at the address that the peer dialed, never at the
+// loopback address, so that ports which the app binds to loopback stay private.
+package inbound
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/proxy/identity"
+	"github.com/meshless-dev/meshless/proxy/listen"
+	"github.com/meshless-dev/meshless/proxy/live"
+	"github.com/meshless-dev/meshless/proxy/policy"
+	"github.com/meshless-dev/meshless/proxy/relay"
+	"github.com/meshless-dev/meshless/proxy/telemetry"
+)
+
+// Deadlines of one connection, and default limits of connections at once.
+const (
+	HandshakeTimeout   = 5 * time.Second // until the handshake is done, counted from the accept
+	ConnectTimeout     = 5 * time.Second
+	MaxConnections     = 10000
+	MaxUnauthenticated = 1000
+)
+
+// Config is what a Server needs; the first six fields are required.
+type Config struct {
+	Listeners  []net.Listener
+	Original   func(*net.TCPConn) (netip.AddrPort, error) // listen.Original, but in tests
+	OwnAddress func(netip.Addr) bool                      // (*listen.OwnAddresses).Contains, but in tests
+	Current    func() *identity.Snapshot                  // nil before the first good generation
+	Live       *live.Registry
+	Telemetry  *telemetry.Telemetry
+
+	Sources            listen.Sources // from where the app is dialed
+	MaxConnections     int            // default MaxConnections
+	MaxUnauthenticated int            // default MaxUnauthenticated
+	HandshakeTimeout   time.Duration  // default HandshakeTimeout
+	Idle               time.Duration  // default of package relay
+}
+
+// Server serves inbound connections. Make it with New.
+type Server struct {
+	Config
+	listen listen.Server
+}
+
+// unauthenticated is the index of the slots that a connection gives back once its peer is known.
+const unauthenticated = 1
+
+// New makes a server.
+func New(c Config) *Server {
+	if c.MaxConnections <= 0 {
+		c.MaxConnections = MaxConnections
+	}
+	if c.MaxUnauthenticated <= 0 {
+		c.MaxUnauthenticated = MaxUnauthenticated
+	}
+	if c.HandshakeTimeout <= 0 {
+		c.HandshakeTimeout = HandshakeTimeout
+	}
+	s := &Server{Config: c}
+	s.listen = listen.Server{Listeners: c.Listeners, Handle: s.handle, OnError: c.Telemetry.AcceptFailed,
+		Slots: []listen.Slots{listen.NewSlots(c.MaxConnections), unauthenticated: listen.NewSlots(c.MaxUnauthenticated)}}
+	return s
+}
+
+// Serve accepts until ctx ends and returns when the last connection has ended.
+func (s *Server) Serve(ctx context.Context) { s.listen.Serve(ctx) }
+
+// Active is the number of connections that are served now.
+func (s *Server) Active() int { return s.listen.Active() }
+
+// refusal is why a connection was not relayed: a reason of a small closed set, and the details.
+type refusal struct {
+	reason string
+	err    error
+}
+
+// connection is one inbound connection on its way to the app.
+type connection struct {
+	peer     *net.TCPConn
+	held     *listen.Held
+	record   *telemetry.Connection
+	snapshot *identity.Snapshot
+	dst      netip.AddrPort
+	deadline time.Time // of everything before the relay
+}
+
+func (s *Server) handle(peer *net.TCPConn, held *listen.Held) {
+	defer listen.Reset(peer) // does nothing after an orderly end
+	c := &connection{peer: peer, held: held, record: s.Telemetry.Begin(telemetry.Inbound, listen.AddrPort(peer.RemoteAddr())),
+		deadline: time.Now().Add(s.HandshakeTimeout)}
+	if r := s.serve(c); r != nil {
+		c.record.Refuse(r.reason, r.err)
+	}
+}
+
+func (s *Server) serve(c *connection) *refusal {
+	dst, err := listen.Redirected(c.peer, s.Original)
+	if err != nil {
+		return &refusal{"original_destination", err}
+	}
+	c.dst, c.record.Destination = dst, dst
+	switch {
+	case !s.OwnAddress(dst.Addr()):
+		return &refusal{"foreign_address", fmt.Errorf("%s is no address of this pod", dst.Addr())}
+	case slices.Contains(contract.ReservedPorts, int(dst.Port())):
+		return &refusal{"reserved_port", fmt.Errorf("port %d is the proxy's own", dst.Port())}
+	}
+	if c.snapshot = s.Current(); c.snapshot == nil {
+		return &refusal{"not_ready", errors.New("no generation of files was good yet")}
+	}
+	if !c.snapshot.Permissive(dst.Port()) {
+		return s.serveTLS(c, nil)
+	}
+	prefix, ours, err := sniff(c.peer, c.deadline)
+	switch {
+	case err != nil:
+		return &refusal{"detection", err}
+	case ours:
+		return s.serveTLS(c, prefix)
+	}
+	return s.servePlaintext(c, prefix)
+}
+
+// serveTLS terminates mutual TLS; prefix is what was read from the peer already.
+func (s *Server) serveTLS(c *connection, prefix []byte) *refusal {
+	raw := relay.NewRaw(c.peer, prefix)
+	conn := tls.Server(raw, c.snapshot.ServerConfig(func(peer spiffeid.ID) error {
+		c.record.Peer = peer.String()
+		return c.authorize(peer, c.snapshot)
+	}))
+	_ = c.peer.SetDeadline(c.deadline)
+	began := time.Now()
+	if err := conn.Handshake(); err != nil {
+		_ = c.peer.Close() // in order, so that the alert which tells the peer why arrives
+		c.record.HandshakeFailed(err)
+		return nil
+	}
+	c.record.HandshakeDone(began)
+	chain := conn.ConnectionState().PeerCertificates
+	return s.relay(c, relay.Secured(conn, raw), nil, telemetry.MutualTLS, func(now *identity.Snapshot) error {
+		id, err := now.VerifyPeer(chain, x509.ExtKeyUsageClientAuth)
+		if err != nil {
+			return err
+		}
+		return c.authorize(id, now)
+	})
+}
+
+func (c *connection) authorize(peer spiffeid.ID, snapshot *identity.Snapshot) error {
+	return policy.Authorize(policy.Request{Peer: peer, Local: snapshot.ID, Port: c.dst.Port()}, snapshot.Mesh)
+}
+
+func (s *Server) servePlaintext(c *connection, prefix []byte) *refusal {
+	return s.relay(c, relay.Plain(c.peer), prefix, telemetry.Plaintext, func(now *identity.Snapshot) error {
+		if now.Permissive(c.dst.Port()) {
+			return nil
+		}
+		return fmt.Errorf("port %d takes mutual TLS only now", c.dst.Port())
+	})
+}
+
+// relay dials the app and relays. Only from here on does the peer count as known.
+func (s *Server) relay(c *connection, peer *relay.Side, prefix []byte, security telemetry.Security, judge live.Judge) *refusal {
+	_ = c.peer.SetDeadline(time.Time{})
+	c.held.Release(unauthenticated)
+	app, err := listen.DialTCP(context.Background(), s.Sources.Dialer(c.dst.Addr(), ConnectTimeout), c.dst)
+	if err != nil {
+		return &refusal{"connect", err}
+	}
+	c.record.Open(security)
+	session := relay.New(peer, relay.Plain(app), relay.Options{Idle: s.Idle, Prefix: prefix, Received: c.record.Received, Sent: c.record.Sent})
+	entry := s.Live.Add(c.snapshot, judge, session.Abort)
+	result := session.Run()
+	entry.Done()
+	c.record.Close(result.Received, result.Sent, result.Reason, result.Err)
+	return nil
+}

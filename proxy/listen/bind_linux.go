@@ -1,0 +1,15 @@
+package listen
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// bindLate lets the kernel choose the port at connect, by the whole 4-tuple. Without it every connection to the app would take one of 28,000
+// ports for the time of TIME_WAIT, and a busy app would run out of them. A kernel that refuses only loses that.
+func bindLate(_, _ string, c syscall.RawConn) error {
+	return c.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+	})
+}

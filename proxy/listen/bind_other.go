@@ -1,0 +1,7 @@
+//go:build !linux
+
+package listen
+
+import "syscall"
+
+func bindLate(string, string, syscall.RawConn) error { return nil }

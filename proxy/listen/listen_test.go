@@ -1,0 +1,192 @@
+package listen_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/meshless-dev/meshless/proxy/listen"
+)
+
+// flaky fails a few times as a process without file descriptors would.
+type flaky struct {
+	net.Listener
+	failures atomic.Int64
+}
+
+func (f *flaky) Accept() (net.Conn, error) {
+	if f.failures.Add(-1) >= 0 {
+		return nil, &net.OpError{Op: "accept", Err: syscall.EMFILE}
+	}
+	return f.Listener.Accept()
+}
+
+func start(t *testing.T, s *listen.Server) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); s.Serve(ctx) }()
+	stop = func() { cancel(); <-done }
+	t.Cleanup(stop)
+	return stop
+}
+
+func loopback(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func TestAcceptErrorsAreTriedAgain(t *testing.T) {
+	l := &flaky{Listener: loopback(t)}
+	l.failures.Store(4)
+	var reported atomic.Int64
+	served := make(chan struct{}, 1)
+	start(t, &listen.Server{Listeners: []net.Listener{l}, OnError: func(error) { reported.Add(1) },
+		Handle: func(c *net.TCPConn, _ *listen.Held) { c.Close(); served <- struct{}{} }})
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	select {
+	case <-served:
+	case <-time.After(5 * time.Second):
+		t.Fatal("not served")
+	}
+	if got := reported.Load(); got != 4 {
+		t.Errorf("%d errors reported, want 4", got)
+	}
+}
+
+func TestSlots(t *testing.T) {
+	l := loopback(t)
+	all, early := listen.NewSlots(3), listen.NewSlots(2)
+	var running atomic.Int64
+	known, end := make(chan struct{}), make(chan struct{})
+	s := &listen.Server{Listeners: []net.Listener{l}, Slots: []listen.Slots{all, early}, OnError: func(err error) { t.Error(err) },
+		Handle: func(c *net.TCPConn, held *listen.Held) {
+			defer c.Close()
+			running.Add(1)
+			<-known
+			held.Release(1)
+			held.Release(1) // once only
+			<-end
+		}}
+	stop := start(t, s)
+	for range 5 {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	settles := func(want int64, what string) {
+		t.Helper()
+		for deadline := time.Now().Add(5 * time.Second); running.Load() != want && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(20 * time.Millisecond)
+		if got := running.Load(); got != want {
+			t.Errorf("%s: %d run, want %d", what, got, want)
+		}
+	}
+	settles(2, "unknown peers")
+	close(known)
+	settles(3, "known peers")
+	if s.Active() != 3 {
+		t.Errorf("Active is %d", s.Active())
+	}
+	close(end)
+	settles(5, "after the first have ended")
+	stop()
+	if len(all) != 0 || len(early) != 0 || s.Active() != 0 {
+		t.Errorf("slots are still held: %d, %d", len(all), len(early))
+	}
+}
+
+func TestRedirected(t *testing.T) {
+	l := loopback(t)
+	defer l.Close()
+	accepted := make(chan *net.TCPConn, 1)
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			accepted <- c.(*net.TCPConn)
+		}
+	}()
+	peer, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	c := <-accepted
+	defer c.Close()
+	answer := func(dst string, err error) func(*net.TCPConn) (netip.AddrPort, error) {
+		return func(*net.TCPConn) (netip.AddrPort, error) {
+			if err != nil {
+				return netip.AddrPort{}, err
+			}
+			return netip.MustParseAddrPort(dst), nil
+		}
+	}
+	for _, bad := range []string{l.Addr().String(), "0.0.0.0:80", "[::]:80", "224.0.0.1:80", "[ff02::1]:80", "10.0.0.1:0"} {
+		if got, err := listen.Redirected(c, answer(bad, nil)); err == nil {
+			t.Errorf("%s is accepted as %s", bad, got)
+		}
+	}
+	if _, err := listen.Redirected(c, answer("", errors.New("none"))); err == nil {
+		t.Error("a connection that was not redirected is accepted")
+	}
+	if _, err := listen.Redirected(c, listen.Original); err == nil {
+		t.Error("the kernel knows an original destination of a direct connection")
+	}
+	got, err := listen.Redirected(c, answer("[::ffff:10.0.0.1]:80", nil))
+	if err != nil || got.String() != "10.0.0.1:80" {
+		t.Errorf("got %s, %v", got, err)
+	}
+}
+
+func TestSources(t *testing.T) {
+	l := loopback(t)
+	defer l.Close()
+	s := listen.Sources{V4: netip.MustParseAddr("127.0.0.6"), V6: netip.MustParseAddr("::6")}
+	c, err := listen.DialTCP(t.Context(), s.Dialer(netip.MustParseAddr("127.0.0.1"), time.Second), listen.AddrPort(l.Addr()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got := listen.AddrPort(c.LocalAddr()).Addr().String(); got != "127.0.0.6" {
+		t.Errorf("dialed from %s", got)
+	}
+	if got := s.Dialer(netip.MustParseAddr("fd00::1"), 0).LocalAddr.String(); got != "[::6]:0" {
+		t.Errorf("IPv6 is dialed from %s", got)
+	}
+}
+
+func TestOwnAddresses(t *testing.T) {
+	var own listen.OwnAddresses
+	for _, addr := range []string{"127.0.0.1", "::1", "127.0.0.6", "192.0.2.1"} {
+		if own.Contains(netip.MustParseAddr(addr)) {
+			t.Errorf("%s is the pod's", addr)
+		}
+	}
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addresses {
+		p := netip.MustParsePrefix(a.String())
+		var fresh listen.OwnAddresses
+		if got := fresh.Contains(p.Addr()); got == p.Addr().IsLoopback() {
+			t.Errorf("%s: %t", p.Addr(), got)
+		}
+	}
+}

@@ -1,0 +1,75 @@
+package live_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/meshless-dev/meshless/proxy/identity"
+	"github.com/meshless-dev/meshless/proxy/live"
+)
+
+func acceptBelow(limit uint64) live.Judge {
+	return func(s *identity.Snapshot) error {
+		if s.Number >= limit {
+			return errors.New("too new")
+		}
+		return nil
+	}
+}
+
+func TestReconsider(t *testing.T) {
+	r := live.New()
+	var aborted []string
+	add := func(name string, from, limit uint64) *live.Entry {
+		return r.Add(&identity.Snapshot{Number: from}, acceptBelow(limit), func(reason string, _ error) { aborted = append(aborted, name+" "+reason) })
+	}
+	add("a", 1, 2)
+	b := add("b", 1, 9)
+	r.Reconsider(&identity.Snapshot{Number: 2})
+	add("late", 1, 2) // accepted under 1, but 2 is in force already
+	r.Reconsider(&identity.Snapshot{Number: 1})
+	add("late too", 1, 2) // an older snapshot does not come back
+	if want := []string{"a " + live.NoLongerAccepted, "late " + live.NoLongerAccepted, "late too " + live.NoLongerAccepted}; len(aborted) != 3 ||
+		aborted[0] != want[0] || aborted[1] != want[1] || aborted[2] != want[2] {
+		t.Errorf("aborted %q, want %q", aborted, want)
+	}
+	b.Done()
+	r.Reconsider(&identity.Snapshot{Number: 10})
+	if len(aborted) != 3 || r.Len() != 0 {
+		t.Errorf("a finished connection was aborted: %q", aborted)
+	}
+	add("c", 10, 99)
+	r.AbortAll(errors.New("end"))
+	add("after the end", 10, 99)
+	if len(aborted) != 5 || aborted[4] != "after the end "+live.ShutDown {
+		t.Errorf("aborted %q", aborted)
+	}
+}
+
+// TestRun: what expires between generations ends too.
+func TestRun(t *testing.T) {
+	r := live.New()
+	expired := make(chan struct{})
+	aborted := make(chan string, 1)
+	r.Reconsider(&identity.Snapshot{Number: 1})
+	r.Add(&identity.Snapshot{Number: 1}, func(*identity.Snapshot) error {
+		select {
+		case <-expired:
+			return errors.New("expired")
+		default:
+			return nil
+		}
+	}, func(reason string, _ error) { aborted <- reason })
+	go r.Run(t.Context(), time.Millisecond)
+	time.Sleep(10 * time.Millisecond)
+	if r.Len() != 1 {
+		t.Fatal("aborted too early")
+	}
+	close(expired)
+	select {
+	case <-aborted:
+	case <-time.After(5 * time.Second):
+		t.Error("not aborted")
+	}
+}

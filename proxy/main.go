@@ -1,0 +1,63 @@
+// Command meshless-proxy is the sidecar: it encrypts and verifies what leaves the pod and what arrives at it, with the identity that
+// it finds in a directory. It needs no API access, no capability and no peer but the pods that it talks to.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+func main() {
+	if err := run(os.Args[1:], os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "meshless-proxy:", err)
+		os.Exit(1)
+	}
+}
+
+// run serves until a signal ends it. Logs go to out as JSON, one object per line.
+func run(args []string, out io.Writer) error {
+	a, err := contract.ParseProxyArgs(args, out)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(a.LogLevel)); err != nil {
+		return fmt.Errorf("--log-level: %w", err)
+	}
+	log := slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{Level: level}))
+	p, err := bind(a, log)
+	if err != nil {
+		return err
+	}
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+	ctx, kill := context.WithCancel(context.Background())
+	defer kill()
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		for _, act := range []func(){p.startDrain(true), kill} { // the first signal drains, the second ends at once
+			select {
+			case s := <-signals:
+				log.Info("signal received", "signal", s.String())
+				act()
+			case <-ended:
+				return
+			}
+		}
+	}()
+	return p.serve(ctx)
+}

@@ -1,0 +1,205 @@
+// Package outbound serves what the app opens: init redirects it to a loopback listener, and it leaves the pod as mutual TLS if its
+// destination is in the mesh. A connection to the mesh is encrypted and verified, or closed; nothing that goes wrong makes it plaintext.
+package outbound
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/proxy/identity"
+	"github.com/meshless-dev/meshless/proxy/listen"
+	"github.com/meshless-dev/meshless/proxy/live"
+	"github.com/meshless-dev/meshless/proxy/relay"
+	"github.com/meshless-dev/meshless/proxy/resolve"
+	"github.com/meshless-dev/meshless/proxy/telemetry"
+)
+
+// Deadlines of one connection.
+const (
+	ConnectTimeout   = 5 * time.Second
+	HandshakeTimeout = 5 * time.Second
+	resolveTimeout   = 10 * time.Second
+)
+
+// MaxConnections is the default limit of connections at once.
+const MaxConnections = 10000
+
+// Config is what a Server needs; the first six fields are required.
+type Config struct {
+	Listeners []net.Listener
+	Original  func(*net.TCPConn) (netip.AddrPort, error) // listen.Original, but in tests
+	Current   func() *identity.Snapshot                  // nil before the first good generation
+	Resolver  *resolve.Resolver
+	Live      *live.Registry
+	Telemetry *telemetry.Telemetry
+
+	MaxConnections int           // default MaxConnections
+	Idle           time.Duration // default of package relay
+}
+
+// Server serves outbound connections. Make it with New.
+type Server struct {
+	Config
+	listen listen.Server
+}
+
+// New makes a server.
+func New(c Config) *Server {
+	if c.MaxConnections <= 0 {
+		c.MaxConnections = MaxConnections
+	}
+	s := &Server{Config: c}
+	s.listen = listen.Server{Listeners: c.Listeners, Slots: []listen.Slots{listen.NewSlots(c.MaxConnections)}, Handle: s.handle,
+		OnError: c.Telemetry.AcceptFailed}
+	return s
+}
+
+// Serve accepts until ctx ends and returns when the last connection has ended.
+func (s *Server) Serve(ctx context.Context) { s.listen.Serve(ctx) }
+
+// Active is the number of connections that are served now.
+func (s *Server) Active() int { return s.listen.Active() }
+
+// refusal is why a connection was not relayed: a reason of a small closed set, and the details.
+type refusal struct {
+	reason string
+	err    error
+}
+
+func (s *Server) handle(app *net.TCPConn, _ *listen.Held) {
+	defer listen.Reset(app) // does nothing after an orderly end
+	record := s.Telemetry.Begin(telemetry.Outbound, listen.AddrPort(app.RemoteAddr()))
+	if r := s.serve(app, record); r != nil {
+		record.Refuse(r.reason, r.err)
+	}
+}
+
+func (s *Server) serve(app *net.TCPConn, record *telemetry.Connection) *refusal {
+	dst, err := listen.Redirected(app, s.Original)
+	if err != nil {
+		return &refusal{"original_destination", err}
+	}
+	record.Destination = dst
+	snapshot := s.Current()
+	if snapshot == nil {
+		return &refusal{"not_ready", errors.New("no generation of files was good yet")}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), resolveTimeout)
+	defer cancel()
+	d, facts := s.Resolver.Resolve(ctx, snapshot.Mesh, dst)
+	record.Host = d.Host
+	judge := s.plaintextJudge(dst, facts)
+	switch d.Kind {
+	case resolve.Mesh:
+		return s.serveMesh(app, record, snapshot, meshDestination{dst, d, facts})
+	case resolve.Plaintext, resolve.Unknown:
+		if err := judge(snapshot); err != nil {
+			return &refusal{"unknown_destination", err}
+		}
+		return s.servePlaintext(app, record, snapshot, judge)
+	}
+	return &refusal{"destination", errors.New(d.Reason)}
+}
+
+// plaintextJudge tells whether a snapshot lets a connection to dst leave as plaintext: at its start, and again at every new generation.
+func (s *Server) plaintextJudge(dst netip.AddrPort, facts resolve.Facts) live.Judge {
+	return func(now *identity.Snapshot) error {
+		switch d := s.Resolver.MapOf(now.Mesh).Decide(dst, facts); {
+		case d.Kind == resolve.Plaintext:
+			return nil
+		case d.Kind == resolve.Unknown && now.Mesh.Outbound.Unknown == contract.Passthrough:
+			return nil
+		case d.Kind == resolve.Unknown:
+			return fmt.Errorf("%s is not in the mesh, and outbound.unknown is %s", dst, now.Mesh.Outbound.Unknown)
+		case d.Kind == resolve.Mesh:
+			return fmt.Errorf("%s is in the mesh now, plaintext must not go there", dst)
+		default:
+			return errors.New(d.Reason)
+		}
+	}
+}
+
+func (s *Server) servePlaintext(app *net.TCPConn, record *telemetry.Connection, snapshot *identity.Snapshot, judge live.Judge) *refusal {
+	target, err := listen.DialTCP(context.Background(), listen.Dialer(ConnectTimeout), record.Destination)
+	if err != nil {
+		return &refusal{"connect", err}
+	}
+	record.Open(telemetry.Plaintext)
+	s.relay(relay.Plain(app), relay.Plain(target), record, snapshot, judge)
+	return nil
+}
+
+// meshDestination is a destination in the mesh and how we know that.
+type meshDestination struct {
+	addr  netip.AddrPort
+	who   resolve.Destination
+	facts resolve.Facts
+}
+
+func (m meshDestination) accept(id spiffeid.ID) error {
+	if m.who.Accepts(id) {
+		return nil
+	}
+	return &telemetry.WrongIdentity{Detail: fmt.Sprintf("%s answers at %s (%s), where only %s may", id, m.addr, m.who.Host,
+		strings.Join(m.who.Identities, ", "))}
+}
+
+// serveMesh dials exactly the address that the app dialed, and relays only when the server there has proved an identity that may answer.
+func (s *Server) serveMesh(app *net.TCPConn, record *telemetry.Connection, snapshot *identity.Snapshot, m meshDestination) *refusal {
+	target, err := listen.DialTCP(context.Background(), listen.Dialer(ConnectTimeout), m.addr)
+	if err != nil {
+		return &refusal{"connect", err}
+	}
+	raw := relay.NewRaw(target, nil)
+	began := time.Now()
+	conn := tls.Client(raw, snapshot.ClientConfig(func(id spiffeid.ID) error {
+		record.Peer = id.String()
+		return m.accept(id)
+	}))
+	ctx, cancel := context.WithTimeout(context.Background(), HandshakeTimeout)
+	defer cancel()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		listen.Reset(target)
+		record.HandshakeFailed(err)
+		return nil
+	}
+	record.HandshakeDone(began)
+	record.Open(telemetry.MutualTLS)
+	chain := conn.ConnectionState().PeerCertificates
+	s.relay(relay.Plain(app), relay.Secured(conn, raw), record, snapshot, s.meshJudge(m, chain))
+	return nil
+}
+
+// meshJudge tells whether the server would still be accepted. A destination that has left the mesh map stays: nothing is expected of it any
+// more, and it is encrypted at that.
+func (s *Server) meshJudge(m meshDestination, chain []*x509.Certificate) live.Judge {
+	return func(now *identity.Snapshot) error {
+		id, err := now.VerifyPeer(chain, x509.ExtKeyUsageServerAuth)
+		if err != nil {
+			return err
+		}
+		d := s.Resolver.MapOf(now.Mesh).Decide(m.addr, m.facts)
+		if d.Kind == resolve.Mesh {
+			return meshDestination{m.addr, d, m.facts}.accept(id)
+		}
+		return s.plaintextJudge(m.addr, m.facts)(now)
+	}
+}
+
+func (s *Server) relay(app, target *relay.Side, record *telemetry.Connection, snapshot *identity.Snapshot, judge live.Judge) {
+	session := relay.New(app, target, relay.Options{Idle: s.Idle, Received: record.Received, Sent: record.Sent})
+	entry := s.Live.Add(snapshot, judge, session.Abort)
+	result := session.Run()
+	entry.Done()
+	record.Close(result.Received, result.Sent, result.Reason, result.Err)
+}

@@ -1,0 +1,78 @@
+package policy_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/proxy/policy"
+	"github.com/meshless-dev/meshless/proxy/proxytest"
+)
+
+func TestDecide(t *testing.T) {
+	local := proxytest.ID("server")
+	rules := func(r ...contract.Rule) []contract.Policy { return []contract.Policy{{Workload: local, Rules: r}} }
+	from := func(ports string, patterns ...string) contract.Rule {
+		p, err := contract.ParsePorts(ports)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return contract.Rule{Ports: p, From: patterns}
+	}
+	client := proxytest.ID("client")
+	const prod = "spiffe://cluster.local/ns/prod/"
+	cases := []struct {
+		name   string
+		byRule contract.Default
+		policy []contract.Policy
+		peer   string
+		port   uint16
+		want   policy.Reason // empty: allowed
+	}{
+		{"default allows the mesh", contract.AllowMesh, nil, client, 80, ""},
+		{"default denies", contract.DenyDefault, nil, client, 80, policy.NoPolicy},
+		{"foreign trust domain", contract.AllowMesh, nil, "spiffe://other/ns/prod/deployment/client", 80, policy.ForeignTrustDomain},
+		{"foreign trust domain in a rule", contract.AllowMesh, rules(from("", "spiffe://other/ns/*/*/*")), "spiffe://other/ns/a/b/c", 80, policy.ForeignTrustDomain},
+		{"trust domain itself", contract.AllowMesh, nil, "spiffe://cluster.local", 80, policy.ForeignTrustDomain},
+		{"rule allows", contract.DenyDefault, rules(from("", client)), client, 80, ""},
+		{"rule closes despite the default", contract.AllowMesh, rules(from("", proxytest.ID("other"))), client, 80, policy.NoRule},
+		{"policy without rules closes", contract.AllowMesh, rules(), client, 80, policy.NoRule},
+		{"port of the rule", contract.DenyDefault, rules(from("80,9000-9010", client)), client, 9005, ""},
+		{"other port", contract.DenyDefault, rules(from("80,9000-9010", client)), client, 81, policy.WrongPort},
+		{"another rule has the port", contract.DenyDefault, rules(from("80", client), from("81", client)), client, 81, ""},
+		{"another peer has the port", contract.DenyDefault, rules(from("80", client), from("81", proxytest.ID("other"))), client, 81, policy.WrongPort},
+		{"star within a segment", contract.DenyDefault, rules(from("", prod+"deployment/cli*")), client, 80, ""},
+		{"star does not cross a slash", contract.DenyDefault, rules(from("", prod+"*")), client, 80, policy.NoRule},
+		{"star is not the other namespace", contract.DenyDefault, rules(from("", "spiffe://cluster.local/ns/dev/*/*")), client, 80, policy.NoRule},
+		{"case counts", contract.DenyDefault, rules(from("", proxytest.ID("Client"))), client, 80, policy.NoRule},
+		{"policy of another workload", contract.AllowMesh, []contract.Policy{{Workload: proxytest.ID("other")}}, client, 80, ""},
+		{"policy of another workload, default denies", contract.DenyDefault, []contract.Policy{{Workload: proxytest.ID("other"),
+			Rules: []contract.Rule{from("", client)}}}, client, 80, policy.NoPolicy},
+		{"policies add up", contract.DenyDefault, append(rules(), rules(from("", client))...), client, 80, ""},
+		{"unknown default denies", contract.Default("Surprise"), nil, client, 80, policy.NoPolicy},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			m := proxytest.Mesh(func(m *contract.Mesh) { m.Inbound.Default, m.Inbound.Policy = c.byRule, c.policy })
+			r := policy.Request{Peer: spiffeid.RequireFromString(c.peer), Local: spiffeid.RequireFromString(local), Port: c.port}
+			got := policy.Decide(r, m)
+			if got != (policy.Decision{Allowed: c.want == "", Reason: c.want}) {
+				t.Errorf("got %+v, want %q", got, c.want)
+			}
+			err := policy.Authorize(r, m)
+			var denial *policy.Denial
+			if (err == nil) != got.Allowed || (err != nil && (!errors.As(err, &denial) || denial.Reason != c.want || !strings.Contains(err.Error(), c.peer))) {
+				t.Errorf("Authorize: %v", err)
+			}
+		})
+	}
+}
+
+func TestNobodyIsDenied(t *testing.T) {
+	if d := policy.Decide(policy.Request{Port: 80}, proxytest.Mesh()); d.Allowed || d.Reason != policy.ForeignTrustDomain {
+		t.Errorf("the zero identity: %+v", d)
+	}
+}

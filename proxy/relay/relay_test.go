@@ -1,0 +1,159 @@
+package relay_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/meshless-dev/meshless/proxy/relay"
+)
+
+// pair is a real TCP connection: net.Pipe would hide splice and half-close.
+func pair(t *testing.T) (near, far *net.TCPConn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			close(accepted)
+			return
+		}
+		accepted <- c
+	}()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, ok := <-accepted
+	if !ok {
+		t.Fatal("not accepted")
+	}
+	t.Cleanup(func() { c.Close(); other.Close() })
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	return c.(*net.TCPConn), other.(*net.TCPConn)
+}
+
+// spliced starts a session between two plain connections and returns their far ends.
+func spliced(t *testing.T, o relay.Options) (opener, target *net.TCPConn, session *relay.Session, result chan relay.Result) {
+	t.Helper()
+	opener, a := pair(t)
+	target, b := pair(t)
+	session = relay.New(relay.Plain(a), relay.Plain(b), o)
+	result = make(chan relay.Result, 1)
+	go func() { result <- session.Run() }()
+	return opener, target, session, result
+}
+
+func wait(t *testing.T, result chan relay.Result) relay.Result {
+	t.Helper()
+	select {
+	case r := <-result:
+		return r
+	case <-time.After(20 * time.Second):
+		t.Fatal("the session does not end")
+		return relay.Result{}
+	}
+}
+
+func TestBothDirectionsWithHalfClose(t *testing.T) {
+	var received, sent atomic.Int64
+	opener, target, _, result := spliced(t, relay.Options{Prefix: []byte("pre"), Received: func(n int64) { received.Add(n) }, Sent: func(n int64) { sent.Add(n) }})
+	there, back := make([]byte, 9<<20), make([]byte, 5<<20)
+	_, _ = rand.Read(there)
+	_, _ = rand.Read(back)
+	go func() {
+		_, _ = opener.Write(there)
+		_ = opener.CloseWrite()
+	}()
+	if got, err := io.ReadAll(target); err != nil || !bytes.Equal(got, append([]byte("pre"), there...)) {
+		t.Fatalf("target got %d bytes, %v", len(got), err)
+	}
+	go func() { // only now, so the half that is open carries data for itself
+		_, _ = target.Write(back)
+		_ = target.CloseWrite()
+	}()
+	if got, err := io.ReadAll(opener); err != nil || !bytes.Equal(got, back) {
+		t.Fatalf("opener got %d bytes, %v", len(got), err)
+	}
+	want := relay.Result{Received: int64(len(there)) + 3, Sent: int64(len(back)), Reason: relay.Done}
+	if got := wait(t, result); got != want || received.Load() != want.Received || sent.Load() != want.Sent {
+		t.Errorf("got %+v, counted %d and %d; want %+v", got, received.Load(), sent.Load(), want)
+	}
+}
+
+func TestResetIsPassedOn(t *testing.T) {
+	opener, target, _, result := spliced(t, relay.Options{})
+	_ = opener.SetLinger(0)
+	opener.Close()
+	if _, err := io.ReadAll(target); err == nil {
+		t.Error("target saw an orderly end")
+	}
+	if got := wait(t, result); got.Reason != relay.Reset {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestIdle(t *testing.T) {
+	begun := time.Now()
+	const idle = 200 * time.Millisecond
+	opener, target, _, result := spliced(t, relay.Options{Idle: idle})
+	for range 8 { // one direction keeps both alive, though each write is less than a chunk
+		time.Sleep(idle / 4)
+		if _, err := opener.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := make([]byte, 8); true {
+		if _, err := io.ReadFull(target, got); err != nil {
+			t.Fatalf("ended while bytes moved: %v", err)
+		}
+	}
+	got := wait(t, result)
+	if took := time.Since(begun); got.Reason != relay.Idle || took < 2*idle || took > 20*idle {
+		t.Errorf("got %+v after %v", got, took)
+	}
+}
+
+// TestIdleWhileBlocked: a peer that stops reading is idle too.
+func TestIdleWhileBlocked(t *testing.T) {
+	opener, _, _, result := spliced(t, relay.Options{Idle: 300 * time.Millisecond})
+	_, _ = opener.Write(make([]byte, 64<<20)) // until the session is ended
+	if got := wait(t, result); got.Reason != relay.Idle {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestAbort(t *testing.T) {
+	opener, target, session, result := spliced(t, relay.Options{})
+	cause := errors.New("cause")
+	session.Abort("first", cause)
+	session.Abort("second", nil)
+	if got := wait(t, result); got.Reason != "first" || !errors.Is(got.Err, cause) {
+		t.Errorf("got %+v", got)
+	}
+	for _, c := range []*net.TCPConn{opener, target} {
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+			t.Errorf("got %v, want a reset", err)
+		}
+	}
+}
+
+func TestAbortBeforeRun(t *testing.T) {
+	_, a := pair(t)
+	_, b := pair(t)
+	session := relay.New(relay.Plain(a), relay.Plain(b), relay.Options{})
+	session.Abort("early", nil)
+	if got := session.Run(); got.Reason != "early" {
+		t.Errorf("got %+v", got)
+	}
+}

@@ -1,0 +1,88 @@
+// Package relay moves bytes between the two sides of a proxied connection: the end of one direction is passed on without ending the
+// other (half-close), an abortive end is passed on as one, and a pair on which nothing moves for long is ended.
+package relay
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+
+	"github.com/meshless-dev/meshless/proxy/listen"
+)
+
+// Raw is a TCP connection below TLS that remembers whether the TCP stream ended. crypto/tls reports a stream that ends without
+// close_notify as an orderly end, which would let anyone on the path cut a message short unnoticed (RFC 8446, section 6.1).
+type Raw struct {
+	*net.TCPConn
+	prefix []byte
+	ended  atomic.Bool
+}
+
+// NewRaw puts prefix, which was read from c before, in front of what c still brings.
+func NewRaw(c *net.TCPConn, prefix []byte) *Raw { return &Raw{TCPConn: c, prefix: prefix} }
+
+// Read implements net.Conn. It is called by one goroutine at a time, as crypto/tls does.
+func (r *Raw) Read(p []byte) (int, error) {
+	if len(r.prefix) > 0 {
+		n := copy(p, r.prefix)
+		r.prefix = r.prefix[n:]
+		return n, nil
+	}
+	n, err := r.TCPConn.Read(p)
+	if errors.Is(err, io.EOF) {
+		r.ended.Store(true)
+	}
+	return n, err
+}
+
+// Side is one end of a relayed connection: plain TCP, or TLS above it.
+type Side struct {
+	tcp *net.TCPConn
+	tls *tls.Conn // nil for plain TCP
+	raw *Raw      // below tls
+}
+
+// Plain is a side without TLS.
+func Plain(c *net.TCPConn) *Side { return &Side{tcp: c} }
+
+// Secured is a side with TLS, whose handshake over raw is done.
+func Secured(c *tls.Conn, raw *Raw) *Side { return &Side{tcp: raw.TCPConn, tls: c, raw: raw} }
+
+func (s *Side) read(p []byte) (int, error) {
+	if s.tls == nil {
+		return s.tcp.Read(p)
+	}
+	n, err := s.tls.Read(p)
+	if err == io.EOF && s.raw.ended.Load() {
+		err = errTruncated
+	}
+	return n, err
+}
+
+func (s *Side) write(p []byte) (int, error) {
+	if s.tls == nil {
+		return s.tcp.Write(p)
+	}
+	return s.tls.Write(p)
+}
+
+func (s *Side) closeWrite() error {
+	if s.tls == nil {
+		return s.tcp.CloseWrite()
+	}
+	return s.tls.CloseWrite()
+}
+
+// close ends a side in order; both directions are done.
+func (s *Side) close() {
+	if s.tls != nil {
+		_ = s.tls.Close()
+		return
+	}
+	_ = s.tcp.Close()
+}
+
+// abort ends a side so that its peer sees a reset, and without a word of TLS: what was sent is not known to be complete.
+func (s *Side) abort() { listen.Reset(s.tcp) }

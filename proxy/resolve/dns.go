@@ -1,0 +1,151 @@
+package resolve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// maxNames bounds the forward queries that one reverse answer can cause.
+const maxNames = 32
+
+// client asks DNS servers one after the other.
+type client struct {
+	servers []netip.AddrPort
+	timeout time.Duration
+}
+
+// names returns the names of addr below svc.<domain> and how long they hold. That there are none is no error.
+func (c *client) names(ctx context.Context, addr netip.Addr, domain string) ([]Name, time.Duration, error) {
+	reverse, err := dns.ReverseAddr(addr.String())
+	if err != nil {
+		return nil, 0, err
+	}
+	answer, err := c.query(ctx, reverse, dns.TypePTR)
+	if err != nil {
+		return nil, 0, err
+	}
+	ttl := negativeTTL(answer)
+	var names []Name
+	for _, rr := range answer.Answer {
+		ptr, ok := rr.(*dns.PTR)
+		if !ok {
+			continue
+		}
+		name, ok := parseName(ptr.Ptr, domain)
+		if !ok {
+			continue
+		}
+		if len(names) == maxNames {
+			return nil, 0, fmt.Errorf("%s has more than %d names", addr, maxNames)
+		}
+		if len(names) == 0 {
+			ttl = maxTTL
+		}
+		confirmed, forwardTTL, err := c.confirm(ctx, ptr.Ptr, addr)
+		if err != nil {
+			return nil, 0, err
+		}
+		name.Confirmed = confirmed
+		ttl = min(ttl, seconds(ptr.Hdr.Ttl), forwardTTL)
+		names = append(names, name)
+	}
+	return names, ttl, nil
+}
+
+// confirm tells whether the address records of name contain addr. Whoever may write the reverse zone of an address must not thereby
+// be able to claim a name of the mesh.
+func (c *client) confirm(ctx context.Context, name string, addr netip.Addr) (bool, time.Duration, error) {
+	kind := dns.TypeA
+	if addr.Is6() {
+		kind = dns.TypeAAAA
+	}
+	answer, err := c.query(ctx, name, kind)
+	if err != nil {
+		return false, 0, err
+	}
+	for _, rr := range answer.Answer {
+		if !strings.EqualFold(rr.Header().Name, name) {
+			continue // the target of an alias is another name
+		}
+		var ip net.IP
+		switch rr := rr.(type) {
+		case *dns.A:
+			ip = rr.A
+		case *dns.AAAA:
+			ip = rr.AAAA
+		}
+		if got, ok := netip.AddrFromSlice(ip); ok && got.Unmap() == addr {
+			return true, seconds(rr.Header().Ttl), nil
+		}
+	}
+	return false, minTTL, nil
+}
+
+// query asks each server until one answers, and a second time since a datagram can be lost. NOERROR and NXDOMAIN are answers,
+// everything else is not.
+func (c *client) query(ctx context.Context, name string, kind uint16) (*dns.Msg, error) {
+	err := errors.New("no name server is configured")
+	for _, server := range slices.Concat(c.servers, c.servers) {
+		if ctx.Err() != nil {
+			break
+		}
+		var answer *dns.Msg
+		if answer, err = c.ask(ctx, server, name, kind); err == nil {
+			return answer, nil
+		}
+	}
+	return nil, fmt.Errorf("%s query for %s: %w", dns.TypeToString[kind], name, err)
+}
+
+// ask asks one server by UDP, and by TCP where the answer is cut off.
+func (c *client) ask(ctx context.Context, server netip.AddrPort, name string, kind uint16) (*dns.Msg, error) {
+	question := new(dns.Msg).SetQuestion(dns.Fqdn(name), kind)
+	question.SetEdns0(1232, false) // fits every path without fragments
+	for _, network := range []string{"udp", "tcp"} {
+		transport := dns.Client{Net: network, Timeout: c.timeout}
+		answer, _, err := transport.ExchangeContext(ctx, question, server.String())
+		if err != nil {
+			return nil, fmt.Errorf("server %s: %w", server, err)
+		}
+		if err := fits(question, answer); err != nil {
+			return nil, fmt.Errorf("server %s: %w", server, err)
+		}
+		if !answer.Truncated {
+			return answer, nil
+		}
+	}
+	return nil, fmt.Errorf("server %s: cuts its answer off even by TCP", server)
+}
+
+// fits checks that answer is one to question, and that it says something.
+func fits(question, answer *dns.Msg) error {
+	if !answer.Response || len(answer.Question) != 1 ||
+		answer.Question[0].Qtype != question.Question[0].Qtype ||
+		!strings.EqualFold(answer.Question[0].Name, question.Question[0].Name) {
+		return errors.New("answers another question")
+	}
+	if answer.Rcode != dns.RcodeSuccess && answer.Rcode != dns.RcodeNameError {
+		return fmt.Errorf("answers %s", dns.RcodeToString[answer.Rcode])
+	}
+	return nil
+}
+
+// negativeTTL is how long the absence of a name holds (RFC 2308, section 5).
+func negativeTTL(answer *dns.Msg) time.Duration {
+	for _, rr := range answer.Ns {
+		if soa, ok := rr.(*dns.SOA); ok {
+			return seconds(min(soa.Minttl, soa.Hdr.Ttl))
+		}
+	}
+	return minTTL
+}
+
+func seconds(ttl uint32) time.Duration { return time.Duration(ttl) * time.Second }
