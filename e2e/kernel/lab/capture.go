@@ -1,0 +1,237 @@
+//go:build linux
+
+package lab
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Flow is one direction of a TCP connection.
+type Flow struct{ From, To netip.AddrPort }
+
+// Capture collects what passes an interface: a pod's veth, on the node's side, or every interface of this machine.
+type Capture struct {
+	fd      int
+	stopped chan struct{}
+
+	mu      sync.Mutex
+	done    bool
+	streams map[Flow]*stream
+	raw     [][]byte
+}
+
+// stream is the bytes of a flow in order.
+type stream struct {
+	next    uint32 // sequence number that comes next; known after the SYN
+	started bool
+	data    []byte
+	early   map[uint32][]byte
+}
+
+// Capture starts to collect at the pod; Stop ends it. What passed before is not seen.
+func (l *Lab) Capture(p *Pod) *Capture {
+	l.tb.Helper()
+	var fd int
+	err := l.Node.Do(func() (err error) { fd, err = openPacketSocket(p.veth); return err })
+	if err != nil {
+		l.tb.Fatalf("lab: capture at %s: %v", p.Name, err)
+	}
+	return newCapture(l.tb, fd)
+}
+
+// CaptureHost starts to collect at every interface of this machine's own network namespace, without a lab: bridges and the
+// host's ends of the pods of a real cluster on this machine.
+func CaptureHost(tb testing.TB) (*Capture, error) {
+	tb.Helper()
+	fd, err := openPacketSocket("")
+	if err != nil {
+		return nil, fmt.Errorf("capture: %w", err)
+	}
+	return newCapture(tb, fd), nil
+}
+
+func newCapture(tb testing.TB, fd int) *Capture {
+	c := &Capture{fd: fd, stopped: make(chan struct{}), streams: map[Flow]*stream{}}
+	go c.collect()
+	tb.Cleanup(c.Stop)
+	return c
+}
+
+// openPacketSocket sees every frame of the device, or of all devices where it is empty.
+func openPacketSocket(device string) (int, error) {
+	every := int(binary.NativeEndian.Uint16([]byte{unix.ETH_P_ALL >> 8, unix.ETH_P_ALL})) // ETH_P_ALL in network order
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, every)
+	if err != nil {
+		return -1, err
+	}
+	index := 0
+	if device != "" {
+		index, err = interfaceIndex(device)
+	}
+	if err == nil {
+		err = errors.Join(
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20),
+			unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}),
+			unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: uint16(every), Ifindex: index}),
+		)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+func interfaceIndex(name string) (int, error) {
+	request, err := unix.NewIfreq(name)
+	if err != nil {
+		return 0, err
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, request)
+	return int(request.Uint32()), err
+}
+
+// Stop ends the capture after what is under way has arrived. It may be called twice.
+func (c *Capture) Stop() {
+	c.mu.Lock()
+	again := c.done
+	c.done = true
+	c.mu.Unlock()
+	<-c.stopped
+	if !again {
+		unix.Close(c.fd)
+	}
+}
+
+func (c *Capture) collect() {
+	defer close(c.stopped)
+	frame := make([]byte, 1<<17) // segments are up to 64 KiB here, since a veth does not cut them
+	for {
+		n, _, err := unix.Recvfrom(c.fd, frame, 0)
+		c.mu.Lock()
+		if err == nil {
+			c.add(bytes.Clone(frame[:n]))
+		}
+		quiet := c.done && err != nil // a quiet time-out after Stop
+		c.mu.Unlock()
+		if quiet || err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// add takes one Ethernet frame.
+func (c *Capture) add(frame []byte) {
+	c.raw = append(c.raw, frame)
+	flow, tcp, ok := parse(frame)
+	if !ok {
+		return
+	}
+	sequence, header, flags := binary.BigEndian.Uint32(tcp[4:]), int(tcp[12]>>4)*4, tcp[13]
+	if header > len(tcp) {
+		return
+	}
+	s := c.streams[flow]
+	if s == nil || flags&0x02 != 0 && sequence+1 != s.next { // a SYN: a new connection, or one that uses the same ports again
+		s = &stream{early: map[uint32][]byte{}}
+		c.streams[flow] = s
+	}
+	if flags&0x02 != 0 && !s.started {
+		s.started, s.next = true, sequence+1
+		return
+	}
+	s.add(sequence, tcp[header:])
+}
+
+// parse finds the TCP segment of an IPv4 or IPv6 frame.
+func parse(frame []byte) (Flow, []byte, bool) {
+	if len(frame) < 14+20+20 {
+		return Flow{}, nil, false
+	}
+	packet := frame[14:]
+	var from, to netip.Addr
+	var tcp []byte
+	switch binary.BigEndian.Uint16(frame[12:]) {
+	case unix.ETH_P_IP:
+		header, total := int(packet[0]&15)*4, int(binary.BigEndian.Uint16(packet[2:]))
+		if packet[9] != unix.IPPROTO_TCP || total > len(packet) || header+20 > total {
+			return Flow{}, nil, false
+		}
+		from, to, tcp = netip.AddrFrom4([4]byte(packet[12:])), netip.AddrFrom4([4]byte(packet[16:])), packet[header:total]
+	case unix.ETH_P_IPV6:
+		if len(packet) < 60 || packet[6] != unix.IPPROTO_TCP {
+			return Flow{}, nil, false
+		}
+		from, to, tcp = netip.AddrFrom16([16]byte(packet[8:])), netip.AddrFrom16([16]byte(packet[24:])), packet[40:]
+	default:
+		return Flow{}, nil, false
+	}
+	return Flow{netip.AddrPortFrom(from, binary.BigEndian.Uint16(tcp)), netip.AddrPortFrom(to, binary.BigEndian.Uint16(tcp[2:]))}, tcp, true
+}
+
+// add puts a segment into its place; repeated bytes are dropped, early ones wait.
+func (s *stream) add(sequence uint32, payload []byte) {
+	if !s.started || len(payload) == 0 {
+		return
+	}
+	s.early[sequence] = payload
+	for moved := true; moved; {
+		moved = false
+		for at, segment := range s.early {
+			behind := int32(s.next - at)
+			if behind < 0 {
+				continue
+			}
+			delete(s.early, at)
+			if int(behind) < len(segment) {
+				s.data = append(s.data, segment[behind:]...)
+				s.next = at + uint32(len(segment))
+				moved = true
+			}
+		}
+	}
+}
+
+// Contains tells whether the bytes passed in the clear: in one frame, or across the segments of a stream. Call it after Stop.
+func (c *Capture) Contains(plain []byte) bool {
+	return len(c.Carriers(plain)) > 0 || slices.ContainsFunc(c.raw, func(frame []byte) bool { return bytes.Contains(frame, plain) })
+}
+
+// Carriers are the flows that carried the bytes in the clear. Call it after Stop.
+func (c *Capture) Carriers(plain []byte) []Flow {
+	var flows []Flow
+	for flow, s := range c.streams {
+		if bytes.Contains(s.data, plain) {
+			flows = append(flows, flow)
+		}
+	}
+	return flows
+}
+
+// Frames is how many frames were seen.
+func (c *Capture) Frames() int { return len(c.raw) }
+
+// Streams are the flows from a TCP port that carried data, of the family or of both (0). Call it after Stop.
+func (c *Capture) Streams(fromPort uint16, ofFamily int) map[Flow][]byte {
+	found := map[Flow][]byte{}
+	for flow, s := range c.streams {
+		if flow.From.Port() == fromPort && len(s.data) > 0 && (ofFamily == 0 || ofFamily == family(flow.From.Addr())) {
+			found[flow] = s.data
+		}
+	}
+	return found
+}

@@ -1,0 +1,250 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Pod is a running pod.
+type Pod struct {
+	Name, Namespace string
+	IP4, IP6        netip.Addr
+	NS              *Namespace
+
+	lab                 *Lab
+	labels, annotations map[string]string
+	hostname, subdomain string
+	spec                corev1.PodSpec
+	dir, veth           string
+	nsFile              *os.File
+	volumes             map[string]*volume
+	sidecars, apps      []*Container // in order of their start
+	finished            []*Container // init containers that have run to their end
+	ready               bool         // guarded by lab.mu
+}
+
+// startTimeout bounds how long one container may take to start.
+const startTimeout = 20 * time.Second
+
+// AddPod makes a pod without containers: an address, for clients of the test itself.
+func (l *Lab) AddPod(namespace, name string) *Pod {
+	l.tb.Helper()
+	p, err := l.addPod(Workload{Namespace: namespace, Name: name}, name)
+	if err != nil {
+		l.tb.Fatalf("lab: pod %s: %v", name, err)
+	}
+	return p
+}
+
+// StartPod starts one pod of the workload, given as kind/namespace/name, as the kubelet does, and waits until it is ready.
+// It fails the test, with the logs, when a container does not come up.
+func (l *Lab) StartPod(workload string) *Pod {
+	l.tb.Helper()
+	l.mu.Lock()
+	w, ok := l.objects.Workloads[workload]
+	l.mu.Unlock()
+	if !ok {
+		l.tb.Fatalf("lab: no workload %q", workload)
+	}
+	name := w.Name + "-0"
+	p, err := l.addPod(w, name)
+	if err == nil {
+		err = p.startAll()
+	}
+	if err == nil {
+		l.mu.Lock()
+		p.ready = true
+		err = l.syncServices()
+		l.mu.Unlock()
+	}
+	if err != nil {
+		l.tb.Fatalf("lab: pod %s: %v", name, err)
+	}
+	return p
+}
+
+func (l *Lab) addPod(w Workload, name string) (*Pod, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lastPod++
+	p := &Pod{
+		Name: name, Namespace: w.Namespace, lab: l, labels: w.Template.Labels, annotations: w.Template.Annotations, spec: w.Template.Spec,
+		IP4: netip.MustParseAddr(fmt.Sprint(podNet4, l.lastPod)), IP6: netip.MustParseAddr(fmt.Sprintf("%s%x", podNet6, l.lastPod)),
+		hostname: w.Template.Spec.Hostname, subdomain: w.Subdomain, dir: filepath.Join(l.dir, name), volumes: map[string]*volume{},
+	}
+	if w.StatefulSet {
+		p.hostname = name
+	}
+	var err error
+	if p.NS, err = newNamespace(); err != nil {
+		return nil, err
+	}
+	p.nsFile = os.NewFile(uintptr(p.NS.handle), "netns")
+	l.pods = append(l.pods, p)
+	if err := errors.Join(l.connect(p, l.lastPod), os.Mkdir(p.dir, 0o755), p.writeNames()); err != nil {
+		return nil, err
+	}
+	for _, v := range p.spec.Volumes {
+		if v.Projected == nil {
+			return nil, fmt.Errorf("volume %s: the lab knows only projected volumes", v.Name)
+		}
+		at := filepath.Join(p.dir, "volume-"+v.Name)
+		if err := os.Mkdir(at, 0o755); err != nil {
+			return nil, err
+		}
+		p.volumes[v.Name] = &volume{dir: at, source: v.Projected}
+	}
+	return p, p.syncVolumes(l.objects)
+}
+
+// writeNames makes the files by which the pod's programs resolve names.
+func (p *Pod) writeNames() error {
+	search := "svc.cluster.local cluster.local"
+	resolv := fmt.Sprintf("nameserver %s\nsearch %s.%s %s\noptions ndots:5\n", dnsAddr, p.Namespace, search, search)
+	return errors.Join(
+		os.WriteFile(filepath.Join(p.dir, "resolv.conf"), []byte(resolv), 0o644),
+		os.WriteFile(filepath.Join(p.dir, "hosts"), []byte("127.0.0.1 localhost\n::1 localhost\n"), 0o644),
+	)
+}
+
+// startAll starts init containers and sidecars in their order, then the apps, and waits for every readiness probe.
+func (p *Pod) startAll() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*startTimeout)
+	defer cancel()
+	for _, c := range p.spec.InitContainers {
+		started, err := p.startContainer(c)
+		if err != nil {
+			return err
+		}
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			p.sidecars = append(p.sidecars, started)
+			if err := p.await(ctx, c, "startupProbe"); err != nil {
+				return err
+			}
+			continue
+		}
+		p.finished = append(p.finished, started)
+		if code, err := started.Wait(ctx); err != nil || code != 0 {
+			return fmt.Errorf("init container %s: exit code %d: %v", c.Name, code, err)
+		}
+	}
+	for _, c := range p.spec.Containers {
+		started, err := p.startContainer(c)
+		if err != nil {
+			return err
+		}
+		p.apps = append(p.apps, started)
+	}
+	for _, c := range p.spec.Containers {
+		if err := errors.Join(p.await(ctx, c, "startupProbe"), p.await(ctx, c, "readinessProbe")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// await repeats a probe until it succeeds. A container without that probe is taken as it is.
+func (p *Pod) await(ctx context.Context, c corev1.Container, field string) error {
+	for {
+		err := p.Probe(ctx, c.Name, field)
+		if err == nil || errors.Is(err, ErrNoProbe) {
+			return nil
+		}
+		if running := p.Container(c.Name); running != nil && !running.Running() {
+			return fmt.Errorf("container %s: has ended with exit code %d", c.Name, running.cmd.ProcessState.ExitCode())
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("container %s: %s: %w", c.Name, field, err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// Container is a started container by its name, or nil.
+func (p *Pod) Container(name string) *Container {
+	for _, list := range [][]*Container{p.finished, p.sidecars, p.apps} {
+		for _, c := range list {
+			if c.Name == name {
+				return c
+			}
+		}
+	}
+	return nil
+}
+
+// Stop ends the pod as the kubelet does: out of its Services, preStop handlers, SIGTERM to the apps, then to the sidecars in reverse order.
+// It returns the exit codes by container.
+func (p *Pod) Stop() (map[string]int, error) {
+	p.lab.mu.Lock()
+	p.ready = false
+	err := p.lab.syncServices()
+	p.lab.mu.Unlock()
+	grace := 30 * time.Second
+	codes := map[string]int{}
+	stop := func(c *Container) {
+		err = errors.Join(err, p.preStop(c.Name))
+		code, stopErr := c.Stop(grace)
+		codes[c.Name], err = code, errors.Join(err, stopErr)
+	}
+	for _, c := range p.apps {
+		stop(c)
+	}
+	for i := len(p.sidecars) - 1; i >= 0; i-- {
+		stop(p.sidecars[i])
+	}
+	return codes, err
+}
+
+// StopSidecars ends the sidecars alone, as the kubelet does when the apps of a Job's pod have ended by themselves.
+func (p *Pod) StopSidecars() (map[string]int, error) {
+	p.apps = nil
+	return p.Stop()
+}
+
+// DialContext connects from inside the pod, as its app would: init's rules apply.
+func (p *Pod) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return p.NS.DialContext(ctx, network, address)
+}
+
+// IP is the pod's address of the family, 4 or 6.
+func (p *Pod) IP(family int) netip.Addr {
+	if family == 4 {
+		return p.IP4
+	}
+	return p.IP6
+}
+
+// inService tells whether Services may send to the pod. The caller holds lab.mu.
+func (p *Pod) inService() bool { return p.ready }
+
+// kill ends every process of the pod and lets go of its namespace.
+func (p *Pod) kill() {
+	for _, list := range [][]*Container{p.apps, p.sidecars, p.finished} {
+		for _, c := range list {
+			if c.Running() {
+				c.Kill()
+			}
+		}
+	}
+	p.nsFile.Close()
+}
+
+func (p *Pod) dumpLogs(tb testing.TB) {
+	for _, list := range [][]*Container{p.finished, p.sidecars, p.apps} {
+		for _, c := range list {
+			tb.Logf("--- %s/%s, container %s ---\n%s", p.Namespace, p.Name, c.Name, c.Log())
+		}
+	}
+}

@@ -1,0 +1,131 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// ErrNoProbe says that the container has no such probe.
+var ErrNoProbe = errors.New("no such probe")
+
+// Probe performs a probe once, over the network from the node, as the kubelet does. Field is startupProbe, readinessProbe or livenessProbe.
+func (p *Pod) Probe(ctx context.Context, container, field string) error {
+	c := p.containerSpec(container)
+	if c == nil {
+		return fmt.Errorf("pod %s has no container %s", p.Name, container)
+	}
+	probe := map[string]*corev1.Probe{"startupProbe": c.StartupProbe, "readinessProbe": c.ReadinessProbe, "livenessProbe": c.LivenessProbe}[field]
+	if probe == nil {
+		return ErrNoProbe
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(time.Duration(probe.TimeoutSeconds), 1)*time.Second)
+	defer cancel()
+	switch {
+	case probe.HTTPGet != nil:
+		return p.httpGet(ctx, c, probe.HTTPGet)
+	case probe.TCPSocket != nil:
+		port, err := numberOf(c, probe.TCPSocket.Port)
+		if err != nil {
+			return err
+		}
+		conn, err := p.lab.Node.DialContext(ctx, "tcp", net.JoinHostPort(p.IP4.String(), port))
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	}
+	return fmt.Errorf("container %s: %s: the lab probes with httpGet and tcpSocket only", container, field)
+}
+
+// preStop runs a container's preStop handler.
+func (p *Pod) preStop(container string) error {
+	c := p.containerSpec(container)
+	if c == nil || c.Lifecycle == nil || c.Lifecycle.PreStop == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	switch handler := c.Lifecycle.PreStop; {
+	case handler.HTTPGet != nil:
+		if err := p.httpGet(ctx, c, handler.HTTPGet); err != nil {
+			return fmt.Errorf("container %s: preStop: %w", container, err)
+		}
+		return nil
+	case handler.Sleep != nil:
+		time.Sleep(time.Duration(handler.Sleep.Seconds) * time.Second)
+		return nil
+	}
+	return fmt.Errorf("container %s: the lab knows preStop with httpGet and sleep only", container)
+}
+
+// httpGet succeeds with a status from 200 to 399 (kubernetes, pkg/probe/http).
+func (p *Pod) httpGet(ctx context.Context, c *corev1.Container, get *corev1.HTTPGetAction) error {
+	port, err := numberOf(c, get.Port)
+	if err != nil {
+		return err
+	}
+	if get.Scheme != "" && get.Scheme != corev1.URISchemeHTTP || get.Host != "" {
+		return fmt.Errorf("httpGet with scheme %q and host %q: the lab asks pods by HTTP only", get.Scheme, get.Host)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(p.IP4.String(), port)+get.Path, nil)
+	if err != nil {
+		return err
+	}
+	for _, h := range get.HTTPHeaders {
+		req.Header.Add(h.Name, h.Value)
+	}
+	resp, err := p.lab.Node.client().Do(req)
+	if err != nil {
+		return err
+	}
+	resp.Body.Close()
+	if resp.StatusCode < 200 || resp.StatusCode >= 400 {
+		return fmt.Errorf("httpGet %s: %s", get.Path, resp.Status)
+	}
+	return nil
+}
+
+// client asks from inside the namespace, with a connection per request.
+func (n *Namespace) client() *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: n.DialContext}}
+}
+
+// HTTP asks from inside the pod, with a connection per request, and does not follow redirects by name.
+func (p *Pod) HTTP() *http.Client {
+	c := p.NS.client()
+	c.Timeout = 10 * time.Second
+	return c
+}
+
+func (p *Pod) containerSpec(name string) *corev1.Container {
+	for _, list := range [][]corev1.Container{p.spec.InitContainers, p.spec.Containers} {
+		for i := range list {
+			if list[i].Name == name {
+				return &list[i]
+			}
+		}
+	}
+	return nil
+}
+
+func numberOf(c *corev1.Container, port intstr.IntOrString) (string, error) {
+	if port.Type == intstr.Int {
+		return strconv.Itoa(int(port.IntVal)), nil
+	}
+	for _, named := range c.Ports {
+		if named.Name == port.StrVal {
+			return strconv.Itoa(int(named.ContainerPort)), nil
+		}
+	}
+	return "", fmt.Errorf("container %s has no port %q", c.Name, port.StrVal)
+}

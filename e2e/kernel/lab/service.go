@@ -1,0 +1,187 @@
+//go:build linux
+
+package lab
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// serviceState is a Service with its addresses, both families.
+type serviceState struct {
+	corev1.Service
+	ips       []netip.Addr // none when headless
+	misdirect *Pod         // answers instead of the endpoints, when set
+}
+
+func (s *serviceState) headless() bool { return len(s.ips) == 0 }
+
+// Apply takes manifests as the API server does; Services get their addresses. Running pods see changed Secrets and ConfigMaps after their Sync.
+// Changed pod templates do not restart anything: a test that cares compares the templates.
+func (l *Lab) Apply(o *Objects) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.objects = l.objects.merge(o)
+	for _, key := range sortedKeys(o.Services) {
+		service, state := o.Services[key], l.services[key]
+		if state == nil {
+			state = &serviceState{}
+			l.services[key] = state
+			if service.Spec.ClusterIP != corev1.ClusterIPNone {
+				n := len(l.services)
+				state.ips = []netip.Addr{netip.MustParseAddr(fmt.Sprint(serviceNet4, n)), netip.MustParseAddr(fmt.Sprintf("%s%x", serviceNet6, n))}
+			}
+		}
+		state.Service = service
+	}
+	return l.syncServices()
+}
+
+// ServiceIP is the Service's address of the family, 4 or 6.
+func (l *Lab) ServiceIP(namespace, name string, family int) netip.Addr {
+	l.tb.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.services[namespace+"/"+name]; s != nil && !s.headless() {
+		return s.ips[(family-4)/2]
+	}
+	l.tb.Fatalf("lab: Service %s/%s has no address", namespace, name)
+	return netip.Addr{}
+}
+
+// Misdirect makes the Service lead to a pod that it does not select, its addresses and its names alike, as a mistaken or hostile route would; nil ends that.
+func (l *Lab) Misdirect(namespace, name string, to *Pod) {
+	l.tb.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.services[namespace+"/"+name]
+	if s == nil {
+		l.tb.Fatalf("lab: no Service %s/%s", namespace, name)
+	}
+	s.misdirect = to
+	if err := l.syncServices(); err != nil {
+		l.tb.Fatalf("lab: %v", err)
+	}
+}
+
+// endpoints are the running pods that the Service selects. The caller holds mu.
+func (l *Lab) endpoints(s *serviceState) []*Pod {
+	if s.misdirect != nil {
+		return []*Pod{s.misdirect}
+	}
+	if len(s.Spec.Selector) == 0 {
+		return nil
+	}
+	selector := labels.SelectorFromSet(s.Spec.Selector)
+	return slices.DeleteFunc(slices.Clone(l.pods), func(p *Pod) bool {
+		return p.Namespace != s.Namespace || !p.inService() || !selector.Matches(labels.Set(p.labels))
+	})
+}
+
+// syncServices replaces the node's DNAT rules in one transaction, as kube-proxy does. The caller holds mu.
+func (l *Lab) syncServices() error {
+	conn, err := nftables.New(nftables.WithNetNSFd(int(l.Node.handle)))
+	if err != nil {
+		return err
+	}
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "services"})
+	conn.DelTable(table)
+	conn.AddTable(table)
+	for hook, number := range map[string]*nftables.ChainHook{"prerouting": nftables.ChainHookPrerouting, "output": nftables.ChainHookOutput} {
+		chain := conn.AddChain(&nftables.Chain{Name: hook, Table: table, Type: nftables.ChainTypeNAT, Hooknum: number, Priority: nftables.ChainPriorityNATDest})
+		for _, key := range sortedKeys(l.services) {
+			if err := l.addRules(conn, chain, l.services[key]); err != nil {
+				return fmt.Errorf("service %s: %w", key, err)
+			}
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("service rules: %w", err)
+	}
+	return nil
+}
+
+func (l *Lab) addRules(conn *nftables.Conn, chain *nftables.Chain, s *serviceState) error {
+	pods := l.endpoints(s)
+	if len(pods) == 0 {
+		return nil
+	}
+	for _, port := range s.Spec.Ports {
+		target, err := pods[0].containerPort(port)
+		if err != nil {
+			return err
+		}
+		for _, ip := range s.ips {
+			conn.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: dnat(ip, uint16(port.Port), pods[0].IP(family(ip)), target)})
+		}
+	}
+	return nil
+}
+
+// dnat is: ip daddr FROM tcp dport PORT dnat to TO:TARGET (or ip6).
+func dnat(from netip.Addr, port uint16, to netip.Addr, target uint16) []expr.Any {
+	proto, offset, af := byte(unix.NFPROTO_IPV4), uint32(16), uint32(unix.NFPROTO_IPV4)
+	if from.Is6() {
+		proto, offset, af = unix.NFPROTO_IPV6, 24, unix.NFPROTO_IPV6
+	}
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(from.BitLen() / 8)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: from.AsSlice()},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
+		&expr.Immediate{Register: 1, Data: to.AsSlice()},
+		&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(target)},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: af, RegAddrMin: 1, RegProtoMin: 2, Specified: true},
+	}
+}
+
+// containerPort is where the pod serves a port of a Service.
+func (p *Pod) containerPort(port corev1.ServicePort) (uint16, error) {
+	if port.TargetPort.Type == intstr.Int {
+		if port.TargetPort.IntVal == 0 {
+			return uint16(port.Port), nil
+		}
+		return uint16(port.TargetPort.IntVal), nil
+	}
+	for _, c := range p.spec.Containers {
+		for _, named := range c.Ports {
+			if named.Name == port.TargetPort.StrVal {
+				return uint16(named.ContainerPort), nil
+			}
+		}
+	}
+	if len(p.spec.Containers) > 0 && len(p.spec.Containers[0].Ports) > 0 { // a misdirected Service names a port of another pod
+		return uint16(p.spec.Containers[0].Ports[0].ContainerPort), nil
+	}
+	return 0, fmt.Errorf("pod %s has no port %q", p.Name, port.TargetPort.StrVal)
+}
+
+func family(ip netip.Addr) int {
+	if ip.Is4() {
+		return 4
+	}
+	return 6
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	slices.SortFunc(keys, strings.Compare)
+	return keys
+}

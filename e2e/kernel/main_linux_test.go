@@ -1,0 +1,57 @@
+package kernel
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/meshless-dev/meshless/e2e/example"
+	"github.com/meshless-dev/meshless/e2e/kernel/lab"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+const shopImage = "ghcr.io/meshless-dev/shop:" + contract.Version
+
+func TestMain(m *testing.M) {
+	lab.Enter()
+	os.Exit(run(m))
+}
+
+// binDir holds the programs under test, built once.
+var binDir string
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "meshless-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binDir = dir
+	return m.Run()
+}
+
+var build = sync.OnceValue(func() error {
+	for name, pkg := range map[string]string{"meshless": "fn", "meshless-proxy": "proxy", "meshless-init": "init", "shop": "examples/shop/app"} {
+		if err := example.Build(filepath.Join(binDir, name), pkg); err != nil {
+			return err
+		}
+	}
+	return nil
+})
+
+// newLab makes a node that has the images of this repository.
+func newLab(t *testing.T) *lab.Lab {
+	t.Helper()
+	lab.Require(t)
+	if err := build(); err != nil {
+		t.Fatal(err)
+	}
+	return lab.New(t, map[string]lab.Image{
+		contract.InitImage:  {Binary: filepath.Join(binDir, "meshless-init"), Entrypoint: "/meshless-init", UID: 0},
+		contract.ProxyImage: {Binary: filepath.Join(binDir, "meshless-proxy"), Entrypoint: "/meshless-proxy", UID: contract.DefaultUID},
+		shopImage:           {Binary: filepath.Join(binDir, "shop"), Entrypoint: "/shop", UID: 65534},
+	})
+}

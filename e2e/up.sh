@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Brings up a real single-node Kubernetes on this machine and loads what the cluster tests need: the four images of the Dockerfile
+# and `bash`, which examples/pod runs. Then:
+#
+#	export KUBECONFIG=/tmp/kube/admin.conf
+#	go test -count=1 -tags e2e ./e2e/cluster
+#
+# ENV_DIR holds kube-build.sh, kube-up.sh and base-images.sh (default: ../shared/env beside the repository); D is the cluster's state.
+# On a cluster of your own this script is not needed: push the images, or load them with `kind load docker-image`.
+set -euo pipefail
+top=$(cd "$(dirname "$0")/.." && pwd)
+ENV_DIR=${ENV_DIR:-$top/../shared/env}
+export D=${D:-/tmp/kube}
+export DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0} # a Docker without buildx has the classic builder only
+
+bash "$ENV_DIR/base-images.sh"
+bash "$ENV_DIR/kube-build.sh"
+bash "$ENV_DIR/kube-up.sh"
+
+version=$(sed -n 's/^const Version = "\(.*\)"$/\1/p' "$top/internal/contract/version.go")
+images=(bash:latest)
+for target in fn proxy init shop; do
+  image=ghcr.io/meshless-dev/$target:$version
+  docker build -q --target "$target" -t "$image" "$top"
+  images+=("$image")
+done
+if ! docker image inspect bash:latest >/dev/null 2>&1; then
+  printf 'FROM debian:bookworm-slim\nRUN apt-get update -qq && apt-get install -y -qq --no-install-recommends iputils-ping\nCMD ["bash"]\n' |
+    docker build -q -t bash:latest -
+fi
+docker save "${images[@]}" | ctr -a "$D/containerd/sock" -n k8s.io images import - >/dev/null
+echo "export KUBECONFIG=$D/admin.conf"
