@@ -15,6 +15,9 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 )
 
+// legacyPathAnnotation is what kyaml's reader still writes beside kioutil.PathAnnotation.
+const legacyPathAnnotation = "config.kubernetes.io/path"
+
 // readFolder reads every manifest below a folder; each item says in annotations which file it came from.
 func readFolder(folder string) ([]*yaml.RNode, error) {
 	items, err := kio.LocalPackageReader{
@@ -76,7 +79,7 @@ func fileContents(items []*yaml.RNode) (map[string][]byte, error) {
 	for name, items := range byFile {
 		slices.SortStableFunc(items, func(a, b *yaml.RNode) int { return fileIndex(a) - fileIndex(b) })
 		var text bytes.Buffer
-		err := kio.ByteWriter{Writer: &text, ClearAnnotations: []string{kioutil.PathAnnotation, kioutil.LegacyPathAnnotation}}.Write(items)
+		err := kio.ByteWriter{Writer: &text, ClearAnnotations: []string{kioutil.PathAnnotation, legacyPathAnnotation}}.Write(items)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}

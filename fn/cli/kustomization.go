@@ -170,7 +170,7 @@ func (k *kustomization) readState() ([]*yaml.RNode, error) {
 	var state []*yaml.RNode
 	for _, item := range items {
 		file := path.Join(render.StateFolder, pathOf(item))
-		for _, annotation := range []string{kioutil.PathAnnotation, kioutil.LegacyPathAnnotation} {
+		for _, annotation := range []string{kioutil.PathAnnotation, legacyPathAnnotation} {
 			if err := item.PipeE(yaml.SetAnnotation(annotation, file)); err != nil {
 				return nil, err
 			}
@@ -205,8 +205,7 @@ func stateKustomization(state []*yaml.RNode) (*yaml.RNode, error) {
 	list := yaml.NewRNode(node.Object(
 		"apiVersion", types.KustomizationVersion, "kind", types.KustomizationKind,
 		"metadata", node.Object("name", render.StateFolder, "annotations", node.Object(
-			"config.kubernetes.io/local-config", "true", kioutil.PathAnnotation, name, kioutil.IndexAnnotation, "0",
-			kioutil.LegacyPathAnnotation, name, kioutil.LegacyIndexAnnotation, "0")),
+			"config.kubernetes.io/local-config", "true", kioutil.PathAnnotation, name, kioutil.IndexAnnotation, "0")),
 		"resources", slices.Compact(files),
 	))
 	list.YNode().HeadComment = "# Written by `meshless issue`."

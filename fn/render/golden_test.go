@@ -109,7 +109,7 @@ func parse(t testing.TB, text string) []*yaml.RNode {
 func text(t testing.TB, items []*yaml.RNode) string {
 	t.Helper()
 	var out bytes.Buffer
-	clear := []string{kioutil.PathAnnotation, kioutil.LegacyPathAnnotation, kioutil.IndexAnnotation, kioutil.LegacyIndexAnnotation}
+	clear := []string{kioutil.PathAnnotation, kioutil.IndexAnnotation}
 	if err := (kio.ByteWriter{Writer: &out, ClearAnnotations: clear}).Write(items); err != nil {
 		t.Fatal(err)
 	}

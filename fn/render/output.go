@@ -110,9 +110,7 @@ func (o *output) placeAt(item *yaml.RNode, file string) {
 		return
 	}
 	file = path.Join(StateFolder, file)
-	annotate(item, map[string]string{
-		kioutil.PathAnnotation: file, kioutil.IndexAnnotation: "0", kioutil.LegacyPathAnnotation: file, kioutil.LegacyIndexAnnotation: "0",
-	})
+	annotate(item, map[string]string{kioutil.PathAnnotation: file, kioutil.IndexAnnotation: "0"})
 }
 
 // setName gives a state object its canonical name: prefixes, suffixes and namespaces of a kustomization have moved it.
