@@ -55,7 +55,11 @@ func (p *program) statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			rows := p.statusRows(items)
+			r := &report.Report{}
+			rows := p.statusRows(items, r)
+			if err := r.WriteText(p.err); err != nil { // said beside the table; judging is verify's job
+				return err
+			}
 			switch format {
 			case "json":
 				encoder := json.NewEncoder(p.out)
@@ -82,10 +86,10 @@ type statusRow struct {
 }
 
 // statusRows reads the leaves. The renewal window is that of a config among the items, or half of the leaf's life.
-func (p *program) statusRows(items []*yaml.RNode) []statusRow {
+func (p *program) statusRows(items []*yaml.RNode, r *report.Report) []statusRow {
 	renewBefore := renewBeforeIn(items)
 	rows := []statusRow{}
-	for _, leaf := range verify.Check(items, verify.Options{Now: p.now()}, &report.Report{}) {
+	for _, leaf := range verify.Check(items, verify.Options{Now: p.now()}, r) {
 		c := leaf.Certificate
 		window := c.NotAfter.Sub(c.NotBefore) / 2
 		if renewBefore > 0 {

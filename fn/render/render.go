@@ -11,6 +11,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/inject"
 	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/verify"
 	"github.com/meshless-dev/meshless/internal/contract"
@@ -69,6 +70,14 @@ func prepare(items []*yaml.RNode, r *report.Report) (copies, injected []*yaml.RN
 			r.Error(report.Object{}, "items", "holds something that is no object")
 			continue
 		}
+		if err := node.CheckAliases(item.YNode()); err != nil {
+			r.Error(report.ObjectOf(item), "", "%v", err)
+			continue
+		}
+		if field := malformed(item.YNode()); field != "" {
+			r.Error(report.Object{Kind: item.GetKind()}, field, "is not a mapping")
+			continue
+		}
 		item = item.Copy()
 		copies = append(copies, item)
 		if _, ok := model.TemplatePath(item); !ok {
@@ -88,6 +97,24 @@ func prepare(items []*yaml.RNode, r *report.Report) (copies, injected []*yaml.RN
 		}
 	}
 	return copies, injected
+}
+
+// malformed names the part of an item's metadata that is no mapping; what every library below assumes must hold.
+func malformed(item *yaml.Node) string {
+	metadata := node.Get(item, "metadata")
+	if !mappingOrNothing(metadata) {
+		return "metadata"
+	}
+	for _, field := range []string{"annotations", "labels"} {
+		if !mappingOrNothing(node.Get(metadata, field)) {
+			return "metadata." + field
+		}
+	}
+	return ""
+}
+
+func mappingOrNothing(n *yaml.Node) bool {
+	return n == nil || n.Kind == yaml.MappingNode || n.Kind == yaml.AliasNode || n.Tag == yaml.NodeTagNull
 }
 
 func hasAlias(n *yaml.Node) bool {

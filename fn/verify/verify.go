@@ -40,6 +40,16 @@ type Options struct {
 func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
 	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, bundles: map[string]*svid.Bundle{}, meshes: map[string]bool{}}
 	for _, item := range items {
+		if yaml.IsMissingOrNull(item) || item.YNode().Kind != yaml.MappingNode {
+			r.Error(report.Object{}, "", "the input holds something that is no object")
+			return nil
+		}
+		if err := node.CheckAliases(item.YNode()); err != nil {
+			r.Error(report.ObjectOf(item), "", "%v", err)
+			return nil
+		}
+	}
+	for _, item := range items {
 		c.readBundle(item)
 	}
 	for _, item := range items {

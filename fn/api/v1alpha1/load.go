@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/json"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
+	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/internal/contract"
 )
 
@@ -22,18 +23,18 @@ func (e FieldError) Error() string { return e.Path + ": " + e.Message }
 
 // Load reads a config: kind MutualTLS of this API version, or a ConfigMap as kpt makes it of an inline configMap. It
 // is strict, then defaulted, then validated. The error joins every mistake found, each a FieldError where it has a field.
-func Load(node *yaml.RNode) (*MutualTLS, error) {
-	if yaml.IsMissingOrNull(node) {
+func Load(n *yaml.RNode) (*MutualTLS, error) {
+	if yaml.IsMissingOrNull(n) {
 		return nil, fmt.Errorf("functionConfig is missing; give a %s of %s with at least spec.sealing.recipients and "+
 			"spec.certificates.ca.recipients", KindMutualTLS, APIVersion)
 	}
 	config := &MutualTLS{}
 	var err error
-	switch apiVersion, kind := node.GetApiVersion(), node.GetKind(); {
+	switch apiVersion, kind := n.GetApiVersion(), n.GetKind(); {
 	case apiVersion == APIVersion && kind == KindMutualTLS:
-		err = decodeStrict(node, config)
+		err = decodeStrict(n, config)
 	case apiVersion == "v1" && kind == "ConfigMap":
-		err = config.fromConfigMap(node)
+		err = config.fromConfigMap(n)
 	default:
 		err = fmt.Errorf("functionConfig is %q of %q; want %s of %s, or a ConfigMap of v1", kind, apiVersion, KindMutualTLS, APIVersion)
 	}
@@ -71,7 +72,7 @@ func (c *MutualTLS) Default() {
 }
 
 // fromConfigMap reads the flat keys that people write under configMap: in a Kptfile.
-func (c *MutualTLS) fromConfigMap(node *yaml.RNode) error {
+func (c *MutualTLS) fromConfigMap(n *yaml.RNode) error {
 	setters := map[string]func(string) error{
 		"trustDomain":     text(&c.Spec.TrustDomain),
 		"clusterDomain":   text(&c.Spec.ClusterDomain),
@@ -91,8 +92,8 @@ func (c *MutualTLS) fromConfigMap(node *yaml.RNode) error {
 		"logLevel":        text(&c.Spec.Proxy.LogLevel),
 	}
 	c.TypeMeta = metav1.TypeMeta{APIVersion: APIVersion, Kind: KindMutualTLS}
-	c.Name = node.GetName()
-	data := node.GetDataMap()
+	c.Name = n.GetName()
+	data := n.GetDataMap()
 	for _, key := range slices.Sorted(maps.Keys(data)) {
 		set, known := setters[key]
 		if !known {
@@ -134,8 +135,11 @@ func fill[T comparable](field *T, value T) {
 }
 
 // decodeStrict reads a node into a struct; unknown and repeated fields are errors that carry their whole path.
-func decodeStrict(node *yaml.RNode, into any) error {
-	data, err := node.MarshalJSON()
+func decodeStrict(n *yaml.RNode, into any) error {
+	if err := node.CheckAliases(n.YNode()); err != nil {
+		return err
+	}
+	data, err := n.MarshalJSON()
 	if err != nil {
 		return fmt.Errorf("is not a YAML mapping: %w", err)
 	}

@@ -1,0 +1,58 @@
+package node_test
+
+import (
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/node"
+)
+
+func TestCheckAliases(t *testing.T) {
+	bomb := "a0: &a0 [x, x, x, x, x, x, x, x]\n"
+	for i := range 8 {
+		n := string(rune('0' + i))
+		m := string(rune('1' + i))
+		bomb += "a" + m + ": &a" + m + " [" + strings.Repeat("*a"+n+", ", 8) + "]\n"
+	}
+	for name, test := range map[string]struct{ text, want string }{
+		"none":       {"a: {b: c}", ""},
+		"shared":     {"a: &x {b: c}\nd: *x\ne: {f: *x}", ""},
+		"itself":     {"a: &x {b: *x}", "contains itself"},
+		"in a list":  {"a: &x [1, [*x]]", "contains itself"},
+		"as its key": {"? &x {a: *x}\n: b", "contains itself"},
+		"bomb":       {bomb, "too large"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var document yaml.Node
+			if err := yaml.NewDecoder(strings.NewReader(test.text)).Decode(&document); err != nil {
+				t.Fatal(err)
+			}
+			err := node.CheckAliases(&document)
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+// Edits keep everything else as it is, and undo each other.
+func TestEdits(t *testing.T) {
+	const text = "b: 1 # one\na: {x: 'y'}\nempty: {}\n"
+	n := yaml.MustParse(text)
+	node.Set(n.YNode(), "c", node.Object("d", []string{"true", "e"}, "f", 3, "g", false))
+	node.Set(node.Child(n.YNode(), "empty"), "k", node.Literal("two\nlines\n"))
+	want := "b: 1 # one\na: {x: 'y'}\nempty:\n  k: |\n    two\n    lines\nc:\n  d:\n  - \"true\"\n  - e\n  f: 3\n  g: false\n"
+	if got := n.MustString(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	node.Drop(n.YNode(), "c")
+	node.Drop(n.YNode(), "nothing")
+	if node.Get(n.YNode(), "a", "x").Value != "y" || node.Get(n.YNode(), "a", "x", "deeper") != nil || node.Index(n.YNode(), "c") != -1 {
+		t.Error("Get, Drop or Index is wrong")
+	}
+	if seq := node.Sequence(n.YNode(), "list"); seq.Kind != yaml.SequenceNode || node.Sequence(n.YNode(), "list") != seq {
+		t.Error("Sequence must make a list once")
+	}
+}
