@@ -22,6 +22,8 @@ import (
 const (
 	// backdate is how far NotBefore lies before the issue, for clocks that are behind.
 	backdate = 10 * time.Minute
+	// minPublished is how long an authority stands in the bundles before it signs, even when it is wanted sooner. Between renders in time it is a whole signing period.
+	minPublished = 24 * time.Hour
 	// keepRetired is how long a retired authority is trusted after the last leaf that it signed has expired.
 	keepRetired = 24 * time.Hour
 )
@@ -55,7 +57,7 @@ type Authorities []*Authority
 // ParseAuthorities judges the state object: one Active, at most one Next, every certificate a CA of this trust domain, none twice.
 func ParseAuthorities(state *v1alpha1.CertificateAuthority, td spiffeid.TrustDomain) (Authorities, error) {
 	if state.Spec.TrustDomain != td.Name() {
-		return nil, fmt.Errorf("spec.trustDomain: is %q, and the config says %q; a trust domain is not renamed: start a new state for the new one",
+		return nil, fmt.Errorf("spec.trustDomain: is %q, and the config says %q; a trust domain is not renamed: delete the state (the folder mtls/) to start a new CA, and expect an outage until every pod has synced",
 			state.Spec.TrustDomain, td.Name())
 	}
 	var list Authorities
@@ -133,27 +135,31 @@ func (l Authorities) Bundle(td spiffeid.TrustDomain) (*svid.Bundle, error) {
 
 // Roll brings the authorities to what they should be at now: without any, it makes Active and Next; an Active that has signed for its
 // period gives way to Next, and a new Next appears; a Retired that nothing needs any more goes, and so does what has expired. It needs no
-// secret. With nothing due it returns the list unchanged. LastExpiry is the latest expiry of any leaf that is known.
+// secret. With nothing due it returns the list unchanged, and what it returns is not due again at the same time. LastExpiry is the latest expiry of
+// any leaf that is known.
 func (p Policy) Roll(l Authorities, lastExpiry, now time.Time) (Authorities, error) {
 	out := slices.DeleteFunc(slices.Clone(l), func(a *Authority) bool {
 		return now.After(a.Certificate.NotAfter) || a.Slot == v1alpha1.SlotRetired && now.After(a.TrustedUntil)
 	})
 	active, next := out.In(v1alpha1.SlotActive), out.In(v1alpha1.SlotNext)
+	if !lastExpiry.After(now) && !p.canSign(active, now) && !p.canSign(next, now) {
+		// Every leaf has expired, as when renders stopped for long: nobody is left to coordinate with, so start anew instead of cutting leaves short.
+		out.replace(active, p.retired(active, lastExpiry, now)).replace(next, p.retired(next, lastExpiry, now))
+		active, next = nil, nil
+	}
+	due := active == nil || !now.Before(p.promotionDue(active))
 	switch {
-	case active == nil && next == nil:
+	case next == nil && due:
 		made, err := p.newAuthority(v1alpha1.SlotActive, now)
 		if err != nil {
 			return nil, err
 		}
 		made.ActiveSince = now
-		out = append(out, made)
-	case next != nil && (active == nil || !now.Before(p.promotionDue(active))):
-		if active != nil {
-			out[slices.Index(out, active)] = p.retired(active, lastExpiry, now)
-		}
+		out = append(out.replace(active, p.retired(active, lastExpiry, now)), made)
+	case due && (active == nil || !now.Before(created(next).Add(minPublished))):
 		promoted := *next
 		promoted.Slot, promoted.ActiveSince = v1alpha1.SlotActive, now
-		out[slices.Index(out, next)] = &promoted
+		out.replace(active, p.retired(active, lastExpiry, now)).replace(next, &promoted)
 	}
 	if out.In(v1alpha1.SlotNext) == nil {
 		made, err := p.newAuthority(v1alpha1.SlotNext, now)
@@ -165,17 +171,48 @@ func (p Policy) Roll(l Authorities, lastExpiry, now time.Time) (Authorities, err
 	return out, nil
 }
 
+// replace puts one authority in the place of another; nil is nowhere.
+func (l Authorities) replace(old, with *Authority) Authorities {
+	if old != nil {
+		l[slices.Index(l, old)] = with
+	}
+	return l
+}
+
+// created is when an authority was made.
+func created(a *Authority) time.Time { return a.Certificate.NotBefore.Add(backdate) }
+
 // promotionDue is when Next takes over: after a signing period, or before a leaf would have to be cut short by the end of its authority.
 func (p Policy) promotionDue(active *Authority) time.Time {
 	due := active.ActiveSince.Add(p.SigningPeriod)
-	if last := active.Certificate.NotAfter.Add(-p.Validity); last.Before(due) {
+	if last := p.lastSigning(active); last.Before(due) {
 		return last
 	}
 	return due
 }
 
+// lastSigning is until when an authority can sign leaves of the validity that it was made for. A validity that was raised since does not hurry it: its
+// leaves are cut short, and the next authority is made for the new one. The eighth is what is left to a leaf under the default periods; it serves where the
+// signing period was raised since.
+func (p Policy) lastSigning(a *Authority) time.Time {
+	life := a.Certificate.NotAfter.Sub(created(a))
+	madeFor := (life - 2*p.SigningPeriod) / 2
+	if madeFor <= 0 {
+		madeFor = life / 8
+	}
+	return a.Certificate.NotAfter.Add(-min(p.Validity, madeFor))
+}
+
+// canSign tells whether a leaf made now would live its whole validity.
+func (p Policy) canSign(a *Authority, now time.Time) bool {
+	return a != nil && !a.Certificate.NotAfter.Before(now.Add(p.Validity))
+}
+
 // retired is what becomes of an Active: its key goes, its certificate stays for the leaves that are out.
 func (p Policy) retired(active *Authority, lastExpiry, now time.Time) *Authority {
+	if active == nil {
+		return nil
+	}
 	until := now.Add(p.Validity)
 	if lastExpiry.After(until) {
 		until = lastExpiry

@@ -127,7 +127,7 @@ func TestJudge(t *testing.T) {
 		"kept":           {func(*certs.Policy, *certs.Request) {}, start.Add(359 * time.Hour), "", false},
 		"due":            {func(*certs.Policy, *certs.Request) {}, start.Add(361 * time.Hour), "it expires at", true},
 		"expired":        {func(*certs.Policy, *certs.Request) {}, start.Add(721 * time.Hour), "expired", false},
-		"not yet valid":  {func(*certs.Policy, *certs.Request) {}, start.Add(-time.Hour), "valid from", false},
+		"not yet valid":  {func(*certs.Policy, *certs.Request) {}, start.Add(-time.Hour), "valid only from", false},
 		"missing":        {func(_ *certs.Policy, r *certs.Request) { r.Stored = nil }, start, "it has none yet", false},
 		"unparsable":     {func(_ *certs.Policy, r *certs.Request) { r.Stored.LeafPEM = "x" }, start, "exactly one certificate", false},
 		"other workload": {func(_ *certs.Policy, r *certs.Request) { r.ID = spiffeid.RequireFromPath(td, "/ns/prod/job/x") }, start, "its certificate is for", false},
@@ -212,6 +212,60 @@ func slots(l certs.Authorities) string {
 		names = append(names, string(a.Slot))
 	}
 	return strings.Join(names, " ")
+}
+
+// Whatever the gap between two renders and whatever changed in the policy, a render that follows at once finds nothing to roll, and with leaves out there no
+// authority signs that was published less than a day ago.
+func TestRollIsStable(t *testing.T) {
+	for _, gap := range []int{1, 30, 89, 90, 100, 119, 205, 210, 230, 239, 240, 241, 300, 2000} {
+		for _, validity := range []time.Duration{24 * time.Hour, 720 * time.Hour, 4320 * time.Hour, 8784 * time.Hour} {
+			for _, period := range []time.Duration{24 * time.Hour, 2160 * time.Hour, 8000 * time.Hour} {
+				for _, live := range []bool{true, false} {
+					p := policy("ECDSA-P256")
+					first := roll(t, p, nil, start)
+					now := start.Add(time.Duration(gap) * 24 * time.Hour)
+					p.Validity, p.SigningPeriod = validity, period
+					expiry := now.Add(-time.Hour)
+					if live {
+						expiry = now.Add(time.Hour)
+					}
+					second, err := p.Roll(first, expiry, now)
+					if err != nil {
+						t.Fatal(err)
+					}
+					third, err := p.Roll(second, expiry, now)
+					if err != nil || !slices.Equal(second, third) {
+						t.Errorf("gap %d d, validity %s, period %s, live %v: %s, and at once again %s (%v)", gap, validity, period, live, slots(second), slots(third), err)
+					}
+					active := second.In(v1alpha1.SlotActive)
+					known := slices.ContainsFunc(first, func(a *certs.Authority) bool { return a.Certificate == active.Certificate })
+					if live && gap < 240 && !known {
+						t.Errorf("gap %d d, validity %s, period %s: with live leaves, an authority signs that nobody knows", gap, validity, period)
+					}
+					if !live && active.Certificate.NotAfter.Before(now.Add(min(validity, 720*time.Hour))) {
+						t.Errorf("gap %d d, validity %s, period %s: the Active ends at %s and cannot sign a leaf", gap, validity, period, active.Certificate.NotAfter)
+					}
+				}
+			}
+		}
+	}
+}
+
+// A leaf that was cut short by an authority that does not sign any more is due, since the new one can sign a whole one.
+func TestCutShortLeafIsDueAfterPromotion(t *testing.T) {
+	p := policy("ECDSA-P256")
+	l := roll(t, p, nil, start)
+	old := l.In(v1alpha1.SlotActive)
+	now := old.Certificate.NotAfter.Add(-100 * time.Hour)
+	request := certs.Request{ID: web, Active: old.Certificate}
+	request.Stored = store(issue(t, p, request, old, now), request)
+	if reason := p.Judge(request, bundle(t, l), now); !reason.None() {
+		t.Errorf("while its authority signs: %s", reason.Text)
+	}
+	request.Active = roll(t, p, nil, now)[0].Certificate
+	if reason := p.Judge(request, bundle(t, l), now); !reason.Due {
+		t.Errorf("when another signs it is not due: %+v", reason)
+	}
 }
 
 func TestParseAuthoritiesRefuses(t *testing.T) {

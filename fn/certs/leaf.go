@@ -3,6 +3,7 @@ package certs
 import (
 	"crypto"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -16,9 +17,10 @@ import (
 // Request is what one workload needs, and what it has.
 type Request struct {
 	ID         spiffeid.ID
-	DNSNames   []string // sorted
-	Recipients string   // digest of those to whom its key must be sealed
-	Stored     *Stored  // nil: nothing
+	DNSNames   []string          // sorted
+	Recipients string            // digest of those to whom its key must be sealed
+	Stored     *Stored           // nil: nothing
+	Active     *x509.Certificate // the authority that signs now; nil where it is not known
 }
 
 // Stored is a leaf as the state holds it.
@@ -62,8 +64,8 @@ func (p Policy) Judge(r Request, bundle *svid.Bundle, now time.Time) Reason {
 	if reason := p.judgeWish(r, leaf, bundle); !reason.None() {
 		return reason
 	}
-	if left := leaf.NotAfter.Sub(now); left < p.renewalWindow(leaf) {
-		return Reason{Text: fmt.Sprintf("it expires at %s", leaf.NotAfter.UTC().Format(time.RFC3339)), Due: true}
+	if left := leaf.NotAfter.Sub(now); left < p.renewalWindow(leaf) || p.cutShort(leaf) && r.Active != nil && !signedBy(leaf, r.Active) {
+		return Reason{Text: "it expires at " + stampText(leaf.NotAfter), Due: true}
 	}
 	return Reason{}
 }
@@ -73,7 +75,7 @@ func (p Policy) judgeTrust(r Request, leaf *x509.Certificate, bundle *svid.Bundl
 	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
 		id, err := bundle.Verify([]*x509.Certificate{leaf}, usage, now)
 		if err != nil {
-			return because("%v", err)
+			return because("%s", wording(leaf, err))
 		}
 		if id != r.ID {
 			return because("its certificate is for %s", id)
@@ -97,18 +99,45 @@ func (p Policy) judgeWish(r Request, leaf *x509.Certificate, bundle *svid.Bundle
 		return because("the Services that select it changed")
 	case algorithmOf(leaf.PublicKey) != p.Algorithm:
 		return because("the key algorithm changed to %s", p.Algorithm)
-	case leaf.NotAfter.Sub(leaf.NotBefore) != p.Validity+backdate && !endsWithItsAuthority(leaf, bundle):
+	case leaf.NotAfter.Sub(leaf.NotBefore) != p.Validity+backdate && !(p.cutShort(leaf) && endsWithItsAuthority(leaf, bundle)):
 		return because("the validity changed to %s", p.Validity)
 	}
 	return Reason{}
 }
 
-// endsWithItsAuthority tells whether a leaf was cut short because its authority ends; such a leaf is shorter than the policy asks for and still right.
+// cutShort tells whether a leaf is shorter than the policy asks for.
+func (p Policy) cutShort(leaf *x509.Certificate) bool {
+	return leaf.NotAfter.Sub(leaf.NotBefore) < p.Validity+backdate
+}
+
+// endsWithItsAuthority tells whether a leaf ends because its authority does; such a leaf is shorter than the policy asks for and still right.
 func endsWithItsAuthority(leaf *x509.Certificate, bundle *svid.Bundle) bool {
 	return slices.ContainsFunc(bundle.Authorities(), func(ca *x509.Certificate) bool {
-		return string(ca.SubjectKeyId) == string(leaf.AuthorityKeyId) && ca.NotAfter.Equal(leaf.NotAfter)
+		return signedBy(leaf, ca) && ca.NotAfter.Equal(leaf.NotAfter)
 	})
 }
+
+func signedBy(leaf, ca *x509.Certificate) bool {
+	return string(ca.SubjectKeyId) == string(leaf.AuthorityKeyId)
+}
+
+// wording says a verifier's refusal as the author of a manifest needs it; the verifier words it for whoever reads a proxy's log.
+func wording(leaf *x509.Certificate, err error) string {
+	var refused *svid.Error
+	if errors.As(err, &refused) {
+		switch refused.Reason {
+		case svid.Expired:
+			return "it expired at " + stampText(leaf.NotAfter)
+		case svid.NotYetValid:
+			return "it is valid only from " + stampText(leaf.NotBefore)
+		case svid.UnknownAuthority:
+			return "no authority of the bundle signed it"
+		}
+	}
+	return err.Error()
+}
+
+func stampText(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // renewalWindow is how much of a leaf's life must be left. It never exceeds half of the life, so that a leaf that was cut short is not due as soon as it is made.
 func (p Policy) renewalWindow(leaf *x509.Certificate) time.Duration {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -30,7 +31,8 @@ func readFolder(folder string) ([]*yaml.RNode, error) {
 }
 
 // writeChanges brings the files of a folder from one list of items to another. Files whose items did not change are not touched, a file whose last item is gone is
-// removed, and each file is replaced whole or not at all. It returns the names of the files that it changed.
+// removed. All texts are written beside their files before the first is replaced, so a full disk or a bad path changes nothing. It returns the names of the
+// files that it changed.
 func writeChanges(folder string, before, after []*yaml.RNode) ([]string, error) {
 	old, err := fileContents(before)
 	if err != nil {
@@ -40,12 +42,28 @@ func writeChanges(folder string, before, after []*yaml.RNode) ([]string, error) 
 	if err != nil {
 		return nil, err
 	}
-	var changed []string
-	for _, name := range slices.Sorted(maps.Keys(now)) {
+	root, err := os.OpenRoot(folder) // a symbolic link in the package must not lead the writing out of it
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	staged := map[string]string{} // temporary names by final ones: everything is on the disk before anything is replaced
+	defer func() {
+		for _, temporary := range staged {
+			_ = root.Remove(temporary) // what was renamed is not there any more
+		}
+	}()
+	for name := range now {
 		if bytes.Equal(old[name], now[name]) {
 			continue
 		}
-		if err := replaceFile(filepath.Join(folder, name), now[name]); err != nil {
+		if staged[name], err = stage(root, name, now[name]); err != nil {
+			return nil, err
+		}
+	}
+	var changed []string
+	for _, name := range slices.Sorted(maps.Keys(staged)) {
+		if err := root.Rename(staged[name], name); err != nil {
 			return changed, err
 		}
 		changed = append(changed, name)
@@ -54,7 +72,7 @@ func writeChanges(folder string, before, after []*yaml.RNode) ([]string, error) 
 		if _, kept := now[name]; kept {
 			continue
 		}
-		if err := os.Remove(filepath.Join(folder, name)); err != nil {
+		if err := root.Remove(name); err != nil {
 			return changed, err
 		}
 		changed = append(changed, name+" (removed)")
@@ -100,23 +118,16 @@ func fileIndex(item *yaml.RNode) int {
 	return index
 }
 
-// replaceFile writes beside the file and renames, so that a crash leaves the old text or the new one.
-func replaceFile(path string, text []byte) (err error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
+// stage writes a text beside the file that it will replace and returns the temporary name, also of what an error left behind.
+func stage(root *os.Root, name string, text []byte) (string, error) {
+	temporary := filepath.Join(filepath.Dir(name), ".meshless-"+rand.Text())
+	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return temporary, err
 	}
-	temporary, err := os.CreateTemp(filepath.Dir(path), ".meshless-*")
+	f, err := root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
-		return err
+		return temporary, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(temporary.Name()))
-		}
-	}()
-	_, writeErr := temporary.Write(text)
-	if err := errors.Join(writeErr, temporary.Chmod(0o644), temporary.Sync(), temporary.Close()); err != nil {
-		return err
-	}
-	return os.Rename(temporary.Name(), path)
+	_, err = f.Write(text)
+	return temporary, errors.Join(err, f.Sync(), f.Close())
 }

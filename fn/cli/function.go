@@ -23,7 +23,7 @@ func (p *program) function() error {
 	if len(items) == 0 && stream.WrappingKind == "" {
 		return errors.New("standard input is empty; it should be a ResourceList, as kustomize and kpt send it (see meshless --help)")
 	}
-	if len(items) == 1 && items[0].GetKind() == kio.ResourceListKind { // one with neither items nor functionConfig is not unwrapped
+	if len(items) == 1 && report.ObjectOf(items[0]).Kind == kio.ResourceListKind { // one with neither items nor functionConfig is not unwrapped
 		items, stream.WrappingKind = nil, kio.ResourceListKind
 	}
 	if stream.WrappingKind != kio.ResourceListKind {

@@ -27,17 +27,17 @@ func Strip(item *yaml.RNode) error {
 	if err := restoreHandlers(spec, node.Get(annotations, contract.OriginalAnnotation)); err != nil {
 		return err
 	}
+	dropNamed(spec, "volumes", contract.VolumeName) // before initContainers, in the reverse order of Apply
 	dropNamed(spec, "initContainers", contract.InitName, contract.ProxyName)
 	dropNamed(spec, "containers", contract.ProxyName)
-	dropNamed(spec, "volumes", contract.VolumeName)
 	if node.Index(annotations, contract.WorkloadAnnotation) >= 0 || node.Index(annotations, contract.OriginalAnnotation) >= 0 {
 		node.Drop(annotations, contract.WorkloadAnnotation)
 		node.Drop(annotations, contract.OriginalAnnotation)
 		if len(annotations.Content) == 0 {
 			metadata := node.Get(template, "metadata")
-			node.Drop(metadata, "annotations")
+			dropEmptied(metadata, "annotations")
 			if len(metadata.Content) == 0 {
-				node.Drop(template, "metadata")
+				dropEmptied(template, "metadata")
 			}
 		}
 	}
@@ -86,6 +86,14 @@ func restoreHandlers(spec, annotation *yaml.Node) error {
 	return nil
 }
 
+// dropEmptied removes a key whose value holds nothing any more, where it stands last: there Apply put it, and will put it again. Elsewhere somebody
+// wrote it, and taking it away would move it at the next injection.
+func dropEmptied(mapping *yaml.Node, key string) {
+	if i := node.Index(mapping, key); i == len(mapping.Content)-1 {
+		node.Drop(mapping, key)
+	}
+}
+
 // dropNamed removes list entries by name, and the list with the last of them.
 func dropNamed(spec *yaml.Node, key string, names ...string) {
 	if !hasNamed(spec, key, names...) {
@@ -94,7 +102,7 @@ func dropNamed(spec *yaml.Node, key string, names ...string) {
 	entries := node.Get(spec, key)
 	entries.Content = slices.DeleteFunc(entries.Content, func(n *yaml.Node) bool { return isNamed(n, names) })
 	if len(entries.Content) == 0 {
-		node.Drop(spec, key)
+		dropEmptied(spec, key)
 	}
 }
 

@@ -1,9 +1,9 @@
 package model
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -85,7 +85,7 @@ func (m *Model) policy(w *Workload) (contract.Policy, bool) {
 			continue
 		}
 		named = true
-		if from := m.peers(rule.From); len(from) > 0 {
+		if from := m.peers(rule.From, w.Namespace); len(from) > 0 {
 			policy.Rules = append(policy.Rules, contract.Rule{Ports: rule.Ports.Set(), From: from})
 		}
 	}
@@ -99,25 +99,31 @@ func (m *Model) checkRules(r *report.Report) {
 		if !slices.ContainsFunc(m.Workloads, func(w *Workload) bool { return Matches(rule.To, w) }) {
 			r.Warn(report.Object{}, field+".to", "selects no workload of the mesh")
 		}
-		if len(m.peers(rule.From)) == 0 {
-			r.Warn(report.Object{}, field+".from", "selects no workload of the mesh; what the rule selects is closed to everyone")
+		for _, w := range m.Workloads {
+			if Matches(rule.To, w) && len(m.peers(rule.From, w.Namespace)) == 0 {
+				r.Warn(w.Object, "", "%s.from selects no workload of the mesh (without a namespace: of namespace %q), so the rule opens nothing", field, w.Namespace)
+			}
 		}
 	}
 }
 
-func (m *Model) peers(peers []v1alpha1.Peer) []string {
+// peers are the identities that the peers of a rule select. A selector without a namespace means the namespace of the workload that the rule opens, as in a
+// NetworkPolicy: a name that somebody takes in another namespace opens nothing.
+func (m *Model) peers(peers []v1alpha1.Peer, namespace string) []string {
 	var ids []string
 	for _, peer := range peers {
 		if peer.SPIFFEID != "" {
 			ids = append(ids, peer.SPIFFEID)
 			continue
 		}
+		selector := peer.Selector
+		selector.Namespace = cmp.Or(selector.Namespace, namespace)
 		for _, w := range m.Workloads {
-			if Matches(peer.Selector, w) {
+			if Matches(selector, w) {
 				ids = append(ids, w.ID.String())
 			}
 		}
 	}
-	slices.SortFunc(ids, strings.Compare)
+	slices.Sort(ids)
 	return slices.Compact(ids)
 }

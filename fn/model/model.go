@@ -6,10 +6,12 @@ import (
 	gojson "encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/json"
+	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
@@ -28,11 +30,14 @@ type Model struct {
 	Outside     []*Workload // those that are not
 	Services    []*Service  // those with a workload in the mesh behind them
 	State       State
+
+	seen map[spiffeid.ID]bool
 }
 
 // State is what an earlier render left, found by annotation and never by name.
 type State struct {
 	Authority *yaml.RNode              // CertificateAuthority
+	Rivals    []*yaml.RNode            // further CertificateAuthorities
 	Leaves    map[string]*yaml.RNode   // Secrets by SPIFFE ID
 	Bundles   []*yaml.RNode            // ConfigMaps with contract.BundleFile
 	Meshes    []*yaml.RNode            // ConfigMaps with contract.MeshFile
@@ -46,7 +51,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		r.Error(report.Object{}, "spec.trustDomain", "%v", err)
 		return nil
 	}
-	m := &Model{Spec: spec, TrustDomain: td, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}}}
+	m := &Model{Spec: spec, TrustDomain: td, seen: map[spiffeid.ID]bool{}, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}}}
 	var services []corev1.Service
 	namespaces := map[string]corev1.Namespace{}
 	for _, item := range items {
@@ -63,21 +68,49 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 			if n, ok := decode[corev1.Namespace](item, report.ObjectOf(item), "", r); ok {
 				namespaces[n.Name] = n
 			}
-		case item.GetApiVersion() == "v1" && item.GetKind() == "List":
-			r.Error(report.ObjectOf(item), "items", "a List hides its workloads from the render; write its items as documents of their own")
+		case IsList(item):
+			r.Error(report.ObjectOf(item), "items", "a list hides its workloads from the render; write its items as documents of their own")
 		default:
 			refuseStrayAnnotations(item, r)
+			warnUnknownKind(item, r)
 		}
 	}
+	m.refuseRivals(items, r)
 	m.addServices(services, r)
 	m.checkNamespaces(namespaces, r)
 	return m
 }
 
+// IsList tells whether an item is a List, DeploymentList or the like, which kubectl takes apart when it is applied.
+func IsList(item *yaml.RNode) bool {
+	return strings.HasSuffix(item.GetKind(), "List") && item.Field("items") != nil
+}
+
+// HasPodTemplate tells whether an item of any kind holds a pod template where the kinds of Kubernetes do.
+func HasPodTemplate(item *yaml.RNode) bool {
+	for _, path := range [][]string{{"spec", "template", "spec", "containers"}, {"spec", "jobTemplate", "spec", "template", "spec", "containers"}} {
+		if containers, err := item.Pipe(yaml.Lookup(path...)); err == nil && containers != nil && containers.YNode().Kind == yaml.SequenceNode {
+			return true
+		}
+	}
+	return false
+}
+
+// warnUnknownKind says that pods will run outside of the mesh.
+func warnUnknownKind(item *yaml.RNode, r *report.Report) {
+	if HasPodTemplate(item) {
+		r.Warn(report.ObjectOf(item), "", "has a pod template, and %s of %s is no kind that meshless injects; its pods stay outside of the mesh", item.GetKind(), item.GetApiVersion())
+	}
+}
+
 // take keeps an item that is state and tells whether it was.
 func (s *State) take(item *yaml.RNode) bool {
 	if item.GetKind() == v1alpha1.KindCertificateAuthority && item.GetApiVersion() == contract.APIVersion {
-		s.Authority = item
+		if s.Authority != nil {
+			s.Rivals = append(s.Rivals, item)
+		} else {
+			s.Authority = item
+		}
 		return true
 	}
 	identity := item.GetAnnotations()[contract.IdentityAnnotation]
@@ -99,6 +132,34 @@ func (s *State) take(item *yaml.RNode) bool {
 		return false
 	}
 	return true
+}
+
+// refuseRivals refuses a second CertificateAuthority or config: whichever were taken, the other's leaves would be replaced, and a planted authority would sign
+// the mesh.
+func (m *Model) refuseRivals(items []*yaml.RNode, r *report.Report) {
+	for _, rival := range m.State.Rivals {
+		r.Error(report.ObjectOf(rival), "", "is a second CertificateAuthority%s; the first is %s%s. One package has one: restore the right one from Git and delete the other. "+
+			"Sub-packages with a mesh of their own are rendered on their own", InFile(rival), report.ObjectOf(m.State.Authority), InFile(m.State.Authority))
+	}
+	var config *yaml.RNode
+	for _, item := range items {
+		if item.GetKind() != v1alpha1.KindMutualTLS || item.GetApiVersion() != v1alpha1.APIVersion {
+			continue
+		}
+		if config != nil {
+			r.Error(report.ObjectOf(item), "", "is a second config%s; the first is %s%s. One package is one mesh; sub-packages with a mesh of their own are rendered on their own",
+				InFile(item), report.ObjectOf(config), InFile(config))
+		}
+		config = item
+	}
+}
+
+// InFile names the file of an item, where the caller of the function said it.
+func InFile(item *yaml.RNode) string {
+	if file, _, err := kioutil.GetFileAnnotations(item); err == nil && file != "" {
+		return " (" + file + ")"
+	}
+	return ""
 }
 
 // Namespaces are those of the mesh, sorted.

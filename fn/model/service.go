@@ -9,8 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/contract"
@@ -27,13 +27,15 @@ type Service struct {
 	Workloads  []*Workload
 }
 
-// DNSNames are the names by which clients call the Service, the longest first.
+// DNSNames are the names by which clients call the Service, the longest first. The name alone is not among them: it means another Service in every
+// namespace, so a certificate for it would pass for somebody else's.
 func (s *Service) DNSNames() []string {
-	return []string{s.Host, fmt.Sprintf("%s.%s.svc", s.Name, s.Namespace), fmt.Sprintf("%s.%s", s.Name, s.Namespace), s.Name}
+	return []string{s.Host, fmt.Sprintf("%s.%s.svc", s.Name, s.Namespace), fmt.Sprintf("%s.%s", s.Name, s.Namespace)}
 }
 
 // addServices joins Services and workloads. A Service without selector, or of type ExternalName, has no pods of the input behind it.
 func (m *Model) addServices(services []corev1.Service, r *report.Report) {
+	inMesh, outOfMesh := indexOf(m.Workloads), indexOf(m.Outside)
 	for _, service := range services {
 		if len(service.Spec.Selector) == 0 || service.Spec.Type == corev1.ServiceTypeExternalName {
 			continue
@@ -42,9 +44,13 @@ func (m *Model) addServices(services []corev1.Service, r *report.Report) {
 			Object: report.Object{APIVersion: "v1", Kind: "Service", Namespace: service.Namespace, Name: service.Name},
 			Name:   service.Name, Namespace: cmp.Or(service.Namespace, metav1.NamespaceDefault), Ports: service.Spec.Ports,
 		}
+		if len(validation.IsDNS1123Label(s.Name)) > 0 || len(validation.IsDNS1123Label(s.Namespace)) > 0 {
+			r.Error(s.Object, "metadata", "%q in namespace %q: Kubernetes accepts no such name for a Service, and it would get into a certificate", s.Name, s.Namespace)
+			continue
+		}
 		s.Host = fmt.Sprintf("%s.%s.svc.%s", s.Name, s.Namespace, m.Spec.ClusterDomain)
 		s.ClusterIPs = m.clusterIPs(service, s.Object, r)
-		inside, outside := selectedBy(m.Workloads, s, service), selectedBy(m.Outside, s, service)
+		inside, outside := pick(m.Workloads, inMesh.Select(s.Namespace, service.Spec.Selector)), pick(m.Outside, outOfMesh.Select(s.Namespace, service.Spec.Selector))
 		if len(inside) > 0 && len(outside) > 0 {
 			r.Error(s.Object, "spec.selector", "selects %s, which is in the mesh, and %s, which is not; clients could not tell which answers. "+
 				"Narrow the selector, or take both in or out", inside[0].Object, outside[0].Object)
@@ -58,38 +64,57 @@ func (m *Model) addServices(services []corev1.Service, r *report.Report) {
 		}
 		m.Services = append(m.Services, s)
 	}
+	m.refuseSharedIPs(r)
 	slices.SortFunc(m.Services, func(a, b *Service) int { return strings.Compare(a.Host, b.Host) })
 }
 
-func selectedBy(workloads []*Workload, s *Service, service corev1.Service) []*Workload {
-	selector := labels.SelectorFromSet(service.Spec.Selector)
-	var selected []*Workload
+func indexOf(workloads []*Workload) *Index {
+	x := &Index{}
 	for _, w := range workloads {
-		if w.Namespace == s.Namespace && selector.Matches(labels.Set(w.Pod.Labels)) {
-			selected = append(selected, w)
-		}
+		x.Add(w.Namespace, w.Pod.Labels)
 	}
-	return selected
+	return x
 }
 
-func (m *Model) clusterIPs(service corev1.Service, o report.Object, r *report.Report) []netip.Addr {
-	texts := service.Spec.ClusterIPs
-	if len(texts) == 0 && service.Spec.ClusterIP != "" {
-		texts = []string{service.Spec.ClusterIP}
+func pick(workloads []*Workload, numbers []int) []*Workload {
+	var picked []*Workload
+	for _, n := range numbers {
+		picked = append(picked, workloads[n])
 	}
+	return picked
+}
+
+// clusterIPs are the addresses of a Service that its manifest fixes.
+func (m *Model) clusterIPs(service corev1.Service, o report.Object, r *report.Report) []netip.Addr {
+	texts := slices.Concat([]string{service.Spec.ClusterIP}, service.Spec.ClusterIPs, service.Spec.ExternalIPs, []string{service.Spec.LoadBalancerIP})
 	var addrs []netip.Addr
 	for _, text := range texts {
-		if text == corev1.ClusterIPNone {
+		if text == "" || text == corev1.ClusterIPNone {
 			continue
 		}
 		addr, err := netip.ParseAddr(text)
 		if err != nil {
-			r.Error(o, "spec.clusterIPs", "%q is not an IP address", text)
+			r.Error(o, "spec", "%q is not an IP address", text)
 			continue
 		}
-		addrs = append(addrs, addr)
+		if !slices.Contains(addrs, addr.Unmap()) {
+			addrs = append(addrs, addr.Unmap())
+		}
 	}
 	return addrs
+}
+
+// refuseSharedIPs refuses an address that two Services claim: only one of them can have it, and the other would answer in its name.
+func (m *Model) refuseSharedIPs(r *report.Report) {
+	owners := map[netip.Addr]*Service{}
+	for _, s := range m.Services {
+		for _, addr := range s.ClusterIPs {
+			if owner := owners[addr]; owner != nil {
+				r.Error(s.Object, "spec", "claims %s, as %s does; an address belongs to one Service", addr, owner.Object)
+			}
+			owners[addr] = s
+		}
+	}
 }
 
 // targetPort resolves the target of a Service's port in one workload; 0 when the workload has no such named port.

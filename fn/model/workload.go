@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
@@ -113,10 +114,11 @@ func (m *Model) addWorkload(item *yaml.RNode, r *report.Report) {
 		r.Error(w.Object, "metadata.name", "cannot be part of a SPIFFE ID: %v", err)
 		return
 	}
-	if i := slices.IndexFunc(m.Workloads, func(other *Workload) bool { return other.ID == id }); i >= 0 {
+	if m.seen[id] {
 		r.Error(w.Object, "metadata.name", "stands twice in the input")
 		return
 	}
+	m.seen[id] = true
 	w.ID = id
 	m.checkPod(w, r)
 	m.Workloads = append(m.Workloads, w)
@@ -128,6 +130,10 @@ func (m *Model) readWorkload(item *yaml.RNode, r *report.Report) *Workload {
 		Namespace: cmp.Or(item.GetNamespace(), metav1.NamespaceDefault), TemplatePath: p}
 	if w.Name == "" {
 		r.Error(w.Object, "metadata.name", "is missing; an identity needs a name (generateName makes a new one at every apply)")
+		return nil
+	}
+	if len(validation.IsDNS1123Subdomain(w.Name)) > 0 || len(validation.IsDNS1123Label(w.Namespace)) > 0 {
+		r.Error(w.Object, "metadata", "%q in namespace %q: Kubernetes accepts no such name", w.Name, w.Namespace)
 		return nil
 	}
 	template, err := item.Pipe(yaml.Lookup(p...))
@@ -163,17 +169,21 @@ func (m *Model) selected(w *Workload) bool {
 
 // Matches tells whether every field of a validated selector that is set matches the workload.
 func Matches(s v1alpha1.Selector, w *Workload) bool {
-	if s.Kind != "" && !strings.EqualFold(s.Kind, w.Kind) || s.Namespace != "" && s.Namespace != w.Namespace {
+	if s.Kind != "" && !strings.EqualFold(s.Kind, w.Kind) || !matchesGlob(s.Namespace, w.Namespace) || !matchesGlob(s.Name, w.Name) {
 		return false
-	}
-	if s.Name != "" {
-		if ok, err := path.Match(s.Name, w.Name); err != nil || !ok {
-			return false
-		}
 	}
 	if s.LabelSelector == nil {
 		return true
 	}
 	selector, err := metav1.LabelSelectorAsSelector(s.LabelSelector)
 	return err == nil && selector.Matches(labels.Set(w.Pod.Labels))
+}
+
+// matchesGlob tells whether a glob matches; the empty one matches everything, a malformed one nothing.
+func matchesGlob(glob, text string) bool {
+	if glob == "" {
+		return true
+	}
+	ok, err := path.Match(glob, text)
+	return err == nil && ok
 }

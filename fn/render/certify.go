@@ -61,7 +61,7 @@ func certify(m *model.Model, s *sealing, o Options, r *report.Report) *issued {
 		return nil
 	}
 	out := &issued{authorities: authorities, bundle: bundle, leaves: map[*model.Workload]*sealedLeaf{}}
-	requests := c.judge(bundle)
+	requests := c.judge(bundle, authorities)
 	if r.Failed() {
 		return nil
 	}
@@ -96,14 +96,20 @@ func (c *certifier) trust(mayIssue bool) (certs.Authorities, []*x509.Certificate
 	if c.report.Failed() {
 		return nil, nil
 	}
-	fresh := c.model.State.Authority == nil && len(c.model.State.Leaves) == 0 && stored == nil
-	switch {
-	case c.model.State.Authority == nil && !(fresh && mayIssue):
-		return nil, stored
-	case c.model.State.Authority == nil:
-		return c.roll(nil)
+	if c.model.State.Authority == nil {
+		switch fresh := len(c.model.State.Leaves) == 0 && stored == nil; {
+		case !mayIssue:
+			return nil, stored
+		case fresh:
+			return c.roll(nil)
+		}
+		c.report.Error(report.Object{}, "", "the state in the input has no CertificateAuthority: either the function sees a part of the package only (run it on the whole, without selectors), or the "+
+			"object is lost. Restore it from Git (mtls/ca.yaml); if it is gone for good, delete all objects with the annotation %s to start a new CA, and expect an outage until every pod has synced",
+			contract.IdentityAnnotation)
+		return nil, nil
 	}
 	authorities := c.authorities()
+	c.refuseForeign(stored, authorities)
 	if c.report.Failed() {
 		return nil, nil
 	}
@@ -114,6 +120,18 @@ func (c *certifier) trust(mayIssue bool) (certs.Authorities, []*x509.Certificate
 		c.report.Error(report.ObjectOf(c.model.State.Bundles[0]), "data", "does not hold the certificates of the CertificateAuthority; run `meshless issue` and commit the result")
 	}
 	return authorities, stored
+}
+
+// refuseForeign refuses a CertificateAuthority that does not know what the bundles trust: it is not the one that made them, and with it every pod's leaf and trust
+// would be replaced at once.
+func (c *certifier) refuseForeign(stored []*x509.Certificate, authorities certs.Authorities) {
+	for _, trusted := range stored {
+		known := slices.ContainsFunc(authorities.Certificates(), trusted.Equal)
+		if !known && trusted.NotAfter.After(c.options.Now) && !c.report.Failed() {
+			c.report.Error(report.ObjectOf(c.model.State.Authority), "spec.authorities", "does not hold %q, which the bundles trust: object and bundles are of different states, as after "+
+				"a merge, a revert or a copy from elsewhere. Restore both from one commit", trusted.Subject.CommonName)
+		}
+	}
 }
 
 func (c *certifier) authorities() certs.Authorities {
@@ -145,6 +163,11 @@ func (c *certifier) roll(authorities certs.Authorities) (certs.Authorities, []*x
 			c.report.Info(report.Object{}, "", "authority %q is %s now", a.Certificate.Subject.CommonName, a.Slot)
 		}
 	}
+	for _, old := range authorities {
+		if !slices.ContainsFunc(rolled.Certificates(), old.Certificate.Equal) {
+			c.report.Info(report.Object{}, "", "authority %q is trusted no more: nothing that it signed is valid", old.Certificate.Subject.CommonName)
+		}
+	}
 	return rolled, rolled.Certificates()
 }
 
@@ -170,7 +193,7 @@ func (c *certifier) storedBundle() []*x509.Certificate {
 }
 
 // judge asks of each workload whether its leaf is to be replaced.
-func (c *certifier) judge(bundle []*x509.Certificate) map[*model.Workload]certs.Request {
+func (c *certifier) judge(bundle []*x509.Certificate, authorities certs.Authorities) map[*model.Workload]certs.Request {
 	requests := map[*model.Workload]certs.Request{}
 	if bundle != nil {
 		var err error
@@ -182,6 +205,9 @@ func (c *certifier) judge(bundle []*x509.Certificate) map[*model.Workload]certs.
 	for _, w := range c.model.Workloads {
 		recipients := c.sealing.of(w.Namespace)
 		request := certs.Request{ID: w.ID, DNSNames: dnsNames(w), Recipients: recipients.Digest()}
+		if active := authorities.In(v1alpha1.SlotActive); active != nil {
+			request.Active = active.Certificate
+		}
 		if secret := c.model.State.Leaves[w.ID.String()]; secret != nil {
 			c.refuseDuplicates(w, secret)
 			request.Stored = c.stored(secret, recipients.Len())
@@ -201,7 +227,7 @@ func (c *certifier) judge(bundle []*x509.Certificate) map[*model.Workload]certs.
 func (c *certifier) refuseDuplicates(w *model.Workload, secret *yaml.RNode) {
 	for _, other := range c.model.State.Duplicate[w.ID.String()] {
 		c.report.Error(report.ObjectOf(other), "metadata.annotations["+contract.IdentityAnnotation+"]",
-			"%s is also the identity of secret %s; delete one of them", w.ID, secret.GetName())
+			"%s is also the identity of secret %s%s; delete one of them%s", w.ID, secret.GetName(), model.InFile(secret), model.InFile(other))
 	}
 }
 
@@ -248,15 +274,6 @@ func (c *certifier) refuse(nothing bool) {
 
 // unlock opens the key of the Active authority, and tells whether leaves can be issued. Without an identity, leaves that are merely due are left for a render that has one.
 func (c *certifier) unlock(authorities certs.Authorities) bool {
-	if authorities == nil {
-		for _, w := range c.model.Workloads {
-			if reason := c.reasons[w]; !reason.None() {
-				c.report.Error(w.Object, "", "the certificate must be issued anew: %s; but the CertificateAuthority is not in the input. Restore it from Git; "+
-					"if it is lost, delete the whole state (all objects with the annotation %s) to start a new CA, and expect an outage until every pod has synced", reason.Text, contract.IdentityAnnotation)
-			}
-		}
-		return false
-	}
 	active := authorities.In(v1alpha1.SlotActive)
 	if active.Key != nil {
 		return true

@@ -3,6 +3,7 @@ package render_test
 import (
 	"crypto/x509"
 	"encoding/base64"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -303,11 +304,10 @@ func TestInjectedWorkloadWithoutState(t *testing.T) {
 	if _, r := w.run([]*yaml.RNode{find(t, out, "Deployment", "web")}, config); !r.Failed() || !strings.Contains(r.Errors()[0], "without selectors") {
 		t.Errorf("a render that sees no state: %v", r.Errors())
 	}
-	if _, r := w.run(withoutKind(out, "CertificateAuthority"), config); r.Failed() {
-		t.Errorf("with nothing due, no CA is needed: %v", r.Errors())
-	}
-	if _, r := w.run(append(withoutKind(out, "CertificateAuthority"), parse(t, oneMore)...), config); !r.Failed() || !strings.Contains(r.Errors()[0], "Restore it from Git") {
-		t.Errorf("a lost CA is not replaced in silence: %v", r.Errors())
+	for name, part := range map[string][]*yaml.RNode{"nothing due": withoutKind(out, "CertificateAuthority"), "a new workload": append(withoutKind(out, "CertificateAuthority"), parse(t, oneMore)...)} {
+		if _, r := w.run(part, config); !r.Failed() || !strings.Contains(r.Errors()[0], "Restore it from Git") {
+			t.Errorf("a lost CA, with %s, is not noticed: %v", name, r.Errors())
+		}
 	}
 }
 
@@ -321,6 +321,10 @@ func TestBrokenState(t *testing.T) {
 		}
 	}
 	encode := base64.StdEncoding.EncodeToString
+	foreign := func() []*yaml.RNode { // the state of another branch, sealed to the same recipients
+		out, _ := w.mustRun(t, parse(t, twoDeployments), config)
+		return out
+	}
 	for name, test := range map[string]struct {
 		damage func(items []*yaml.RNode) []*yaml.RNode
 		want   string // an error with it; "" for a leaf that is issued anew
@@ -361,6 +365,13 @@ func TestBrokenState(t *testing.T) {
 			}
 			return append(i, twin)
 		}, "is also the identity of secret"},
+		"planted CA": {func(i []*yaml.RNode) []*yaml.RNode {
+			planted := find(t, foreign(), "CertificateAuthority", "mtls")
+			return append([]*yaml.RNode{planted}, i...)
+		}, "is a second CertificateAuthority"},
+		"another CA": {func(i []*yaml.RNode) []*yaml.RNode {
+			return append(withoutKind(i, "CertificateAuthority"), find(t, foreign(), "CertificateAuthority", "mtls"))
+		}, "which the bundles trust: object and bundles are of different states"},
 		"an age identity": {func(i []*yaml.RNode) []*yaml.RNode {
 			return append(i, parse(t, "apiVersion: v1\nkind: Secret\nmetadata: {name: meshless-identity, namespace: prod}\nstringData: {identity.txt: "+w.cluster.String()+"}")...)
 		}, "holds an age identity"},
@@ -384,5 +395,25 @@ func TestBrokenState(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What gets into a certificate is a name that Kubernetes would accept, and no name that means another Service elsewhere.
+func TestCertificatesNameOnlyTheirOwn(t *testing.T) {
+	const service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: %s, namespace: prod}\nspec: {selector: {app: web}, ports: [{port: 80}]}\n"
+	w := newWorld(t)
+	config := w.config(t, plainConfig)
+	for _, name := range []string{"db.other.svc.cluster.local", `"*"`, "www.example.com", "UPPER", "a_b"} {
+		if _, r := w.run(parse(t, twoDeployments+strings.ReplaceAll(service, "%s", name)), config); !r.Failed() {
+			t.Errorf("a Service named %s is accepted", name)
+		}
+	}
+	out, _ := w.mustRun(t, parse(t, twoDeployments+strings.ReplaceAll(service, "%s", "db")), config)
+	if got := decodeLeaf(t, find(t, out, "Secret", "meshless-deployment-web")).DNSNames; slices.Contains(got, "db") || !slices.Contains(got, "db.prod") {
+		t.Errorf("the leaf is for %v", got)
+	}
+	two := strings.ReplaceAll(service, "%s", "a") + strings.ReplaceAll(service, "%s", "b")
+	if _, r := w.run(parse(t, twoDeployments+strings.ReplaceAll(two, "spec: {", "spec: {clusterIP: 10.96.7.7, ")), config); !r.Failed() || !strings.Contains(r.Errors()[0], "claims 10.96.7.7") {
+		t.Errorf("two Services with one clusterIP: %v", r.Errors())
 	}
 }

@@ -201,10 +201,16 @@ func ensureText(mapping *yaml.Node, key string, want *yaml.Node) {
 	}
 }
 
+// kustomizeBuildID is what `kustomize build`, and nobody else, puts on every item that it hands to a function.
+const kustomizeBuildID = "kustomize.config.k8s.io/id"
+
 // HasPaths tells whether every item says which file it came from, as kpt and `kustomize fn run` hand them over, and `kustomize build` does not: the
-// caller of the function will then store what it returns.
+// caller of the function will then store what it returns. A path that a manifest or a kustomization wrote itself does not make a build one.
 func HasPaths(items []*yaml.RNode) bool {
 	return len(items) > 0 && !slices.ContainsFunc(items, func(item *yaml.RNode) bool {
+		if yaml.IsMissingOrNull(item) || item.YNode().Kind != yaml.MappingNode || item.GetAnnotations()[kustomizeBuildID] != "" {
+			return true
+		}
 		file, _, err := kioutil.GetFileAnnotations(item)
 		return err != nil || file == ""
 	})

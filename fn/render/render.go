@@ -29,7 +29,7 @@ type Options struct {
 
 // Run renders the items and returns the new list; the given nodes are not changed. Findings go to the report; when it has an error, the result is nil.
 func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.Report) []*yaml.RNode {
-	sealing := newSealing(config.Spec, r)
+	sealing := newSealing(config, r)
 	items, injected := prepare(items, r)
 	if r.Failed() {
 		return nil
@@ -66,16 +66,8 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 // workloads that had one.
 func prepare(items []*yaml.RNode, r *report.Report) (copies, injected []*yaml.RNode) {
 	for _, item := range items {
-		if yaml.IsMissingOrNull(item) || item.YNode().Kind != yaml.MappingNode {
-			r.Error(report.Object{}, "items", "holds something that is no object")
-			continue
-		}
-		if err := node.CheckAliases(item.YNode()); err != nil {
+		if err := node.CheckItem(item); err != nil {
 			r.Error(report.ObjectOf(item), "", "%v", err)
-			continue
-		}
-		if field := malformed(item.YNode()); field != "" {
-			r.Error(report.Object{Kind: item.GetKind()}, field, "is not a mapping")
 			continue
 		}
 		item = item.Copy()
@@ -97,24 +89,6 @@ func prepare(items []*yaml.RNode, r *report.Report) (copies, injected []*yaml.RN
 		}
 	}
 	return copies, injected
-}
-
-// malformed names the part of an item's metadata that is no mapping; what every library below assumes must hold.
-func malformed(item *yaml.Node) string {
-	metadata := node.Get(item, "metadata")
-	if !mappingOrNothing(metadata) {
-		return "metadata"
-	}
-	for _, field := range []string{"annotations", "labels"} {
-		if !mappingOrNothing(node.Get(metadata, field)) {
-			return "metadata." + field
-		}
-	}
-	return ""
-}
-
-func mappingOrNothing(n *yaml.Node) bool {
-	return n == nil || n.Kind == yaml.MappingNode || n.Kind == yaml.AliasNode || n.Tag == yaml.NodeTagNull
 }
 
 func hasAlias(n *yaml.Node) bool {

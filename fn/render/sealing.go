@@ -16,11 +16,13 @@ type sealing struct {
 	byNamespace map[string]seal.Recipients
 }
 
-func newSealing(spec v1alpha1.Spec, r *report.Report) *sealing {
+func newSealing(config *v1alpha1.MutualTLS, r *report.Report) *sealing {
+	spec := config.Spec
+	object := report.Object{APIVersion: config.APIVersion, Kind: config.Kind, Name: config.Name}
 	parse := func(field string, texts []string) seal.Recipients {
 		recipients, err := seal.ParseRecipients(texts)
 		if err != nil {
-			r.Error(report.Object{}, field, "%v", err)
+			r.Error(object, field, "%v", err)
 		}
 		return recipients
 	}
@@ -29,16 +31,16 @@ func newSealing(spec v1alpha1.Spec, r *report.Report) *sealing {
 	s.workloads = parse("spec.sealing.recipients", spec.Sealing.Recipients)
 	for namespace, texts := range spec.Sealing.Namespaces {
 		s.byNamespace[namespace] = parse(fmt.Sprintf("spec.sealing.namespaces[%s]", namespace), texts)
-		s.refuseShared(fmt.Sprintf("spec.sealing.namespaces[%s]", namespace), texts, spec, r)
+		s.refuseShared(object, fmt.Sprintf("spec.sealing.namespaces[%s]", namespace), texts, spec, r)
 	}
-	s.refuseShared("spec.sealing.recipients", spec.Sealing.Recipients, spec, r)
+	s.refuseShared(object, "spec.sealing.recipients", spec.Sealing.Recipients, spec, r)
 	return s
 }
 
 // refuseShared keeps the CA key out of the cluster: whoever could open it there could mint any identity.
-func (s *sealing) refuseShared(field string, texts []string, spec v1alpha1.Spec, r *report.Report) {
+func (s *sealing) refuseShared(object report.Object, field string, texts []string, spec v1alpha1.Spec, r *report.Report) {
 	if i := slices.IndexFunc(texts, func(t string) bool { return slices.Contains(spec.Certificates.CA.Recipients, t) }); i >= 0 {
-		r.Error(report.Object{}, field, "entry %d is a recipient of the CA as well, so the cluster could open the CA's key and mint any identity; use an identity of its own for the CA", i)
+		r.Error(object, field, "entry %d is a recipient of the CA as well, so the cluster could open the CA's key and mint any identity; use an identity of its own for the CA", i)
 	}
 }
 

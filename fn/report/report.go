@@ -18,8 +18,11 @@ type Object struct {
 	APIVersion, Kind, Namespace, Name string
 }
 
-// ObjectOf names a node; fields that the node lacks stay empty.
+// ObjectOf names a node; fields that the node lacks stay empty, and so do all of them where the node is no mapping.
 func ObjectOf(node *yaml.RNode) Object {
+	if yaml.IsMissingOrNull(node) || node.YNode().Kind != yaml.MappingNode {
+		return Object{}
+	}
 	return Object{APIVersion: node.GetApiVersion(), Kind: node.GetKind(), Namespace: node.GetNamespace(), Name: node.GetName()}
 }
 
@@ -99,7 +102,7 @@ func redact(message string) string {
 
 func line(result *fn.Result) string {
 	var parts []string
-	if ref := result.ResourceRef; ref != nil {
+	if ref := result.ResourceRef; ref != nil && (ref.Kind != "" || ref.Name != "") {
 		parts = append(parts, Object{Kind: ref.Kind, Namespace: ref.Namespace, Name: ref.Name}.String())
 	}
 	if result.Field != nil {

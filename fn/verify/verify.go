@@ -12,12 +12,12 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/json"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/model"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/seal"
 	"github.com/meshless-dev/meshless/internal/contract"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
@@ -38,16 +38,9 @@ type Options struct {
 
 // Check reports what is wrong with the items and returns the leaves that it found, in the order of the items.
 func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
-	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, bundles: map[string]*svid.Bundle{}, meshes: map[string]bool{}}
-	for _, item := range items {
-		if yaml.IsMissingOrNull(item) || item.YNode().Kind != yaml.MappingNode {
-			r.Error(report.Object{}, "", "the input holds something that is no object")
-			return nil
-		}
-		if err := node.CheckAliases(item.YNode()); err != nil {
-			r.Error(report.ObjectOf(item), "", "%v", err)
-			return nil
-		}
+	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, bundles: map[string]*svid.Bundle{}, meshes: map[string]*contract.Mesh{}}
+	if !c.wellFormed(items) {
+		return nil
 	}
 	for _, item := range items {
 		c.readBundle(item)
@@ -56,9 +49,11 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
 		c.readSecret(item)
 	}
 	for _, item := range items {
-		if path, ok := model.TemplatePath(item); ok && item.GetAnnotations()[model.LocalConfigAnnotation] != "true" {
-			c.workload(item, path)
-		}
+		c.item(item)
+	}
+	c.services(items)
+	if o.EveryWorkload && c.workloads == 0 {
+		r.Error(report.Object{}, "", "there is no workload in the input: did what should have rendered it fail?")
 	}
 	return c.leaves
 }
@@ -72,9 +67,60 @@ type checker struct {
 	options Options
 	report  *report.Report
 	leaves  []Leaf
-	secrets map[string]*Leaf        // by "<namespace>/<name>"
-	bundles map[string]*svid.Bundle // by namespace
-	meshes  map[string]bool         // namespaces with a mesh map
+	secrets map[string]*Leaf          // by "<namespace>/<name>"
+	bundles map[string]*svid.Bundle   // by namespace
+	meshes  map[string]*contract.Mesh // by namespace
+
+	workloads int      // seen, injected or not
+	injected  []meshed // in the order of the items
+}
+
+// meshed is an injected workload.
+type meshed struct {
+	object   report.Object
+	pod      corev1.PodTemplateSpec
+	identity string
+}
+
+// wellFormed refuses what is no manifest, and an object that stands twice: whichever is applied last counts, so neither can be judged.
+func (c *checker) wellFormed(items []*yaml.RNode) bool {
+	seen := map[report.Object]bool{}
+	for _, item := range items {
+		object := report.ObjectOf(item)
+		err := node.CheckItem(item)
+		switch {
+		case err != nil:
+			c.report.Error(object, "", "%v", err)
+		case object.Kind == "" || object.APIVersion == "":
+			c.report.Error(object, "", "lacks apiVersion or kind, so it is no manifest")
+		case model.IsList(item):
+			c.report.Error(object, "items", "is a list, which kubectl takes apart; write its items as documents of their own")
+		case seen[object] && item.GetAnnotations()[model.LocalConfigAnnotation] != "true":
+			c.report.Error(object, "", "stands twice in the input")
+		}
+		seen[object] = true
+	}
+	return !c.report.Failed()
+}
+
+// item checks whatever may hold pods, and names of ours that somebody else uses.
+func (c *checker) item(item *yaml.RNode) {
+	object := report.ObjectOf(item)
+	if item.GetAnnotations()[model.LocalConfigAnnotation] == "true" {
+		return
+	}
+	if path, ok := model.TemplatePath(item); ok {
+		c.workloads++
+		c.workload(item, path)
+		return
+	}
+	if model.HasPodTemplate(item) && c.options.EveryWorkload {
+		c.report.Warn(object, "", "has a pod template, and is of no kind that meshless injects; its pods are not in the mesh")
+	}
+	reserved := object.Kind == "ConfigMap" && (object.Name == contract.BundleName || object.Name == contract.MeshName)
+	if reserved && item.GetAnnotations()[contract.IdentityAnnotation] == "" {
+		c.report.Error(object, "metadata.name", "is the name of a ConfigMap of meshless, and this is none (it lacks the annotation %s)", contract.IdentityAnnotation)
+	}
 }
 
 // readBundle reads the two ConfigMaps of a namespace.
@@ -85,10 +131,12 @@ func (c *checker) readBundle(item *yaml.RNode) {
 	}
 	object, data := report.ObjectOf(item), item.GetDataMap()
 	if text, ok := data[contract.MeshFile]; ok {
-		if _, err := contract.ParseMesh([]byte(text)); err != nil {
+		mesh, err := contract.ParseMesh([]byte(text))
+		if err != nil {
 			c.report.Error(object, "data["+contract.MeshFile+"]", "%v", err)
+			return
 		}
-		c.meshes[item.GetNamespace()] = true
+		c.meshes[item.GetNamespace()] = mesh
 	}
 	if text, ok := data[contract.BundleFile]; ok {
 		bundle, err := parseBundle(identity, text)
@@ -123,6 +171,12 @@ func (c *checker) readSecret(item *yaml.RNode) {
 	if item.GetAnnotations()[contract.PublicKeyAnnotation] != svid.KeyDigest(leaf.Certificate) {
 		c.report.Error(object, "metadata.annotations["+contract.PublicKeyAnnotation+"]", "is not the digest of the certificate's key")
 	}
+	if _, err := seal.CountRecipients(data[contract.SealedKeyFile]); err != nil {
+		c.report.Error(object, "data["+contract.SealedKeyFile+"]", "%v", err)
+	}
+	if len(c.bundles) == 0 {
+		c.report.Error(object, "", "there is no bundle (configmap %s) in the input to judge its certificate by", contract.BundleName)
+	}
 	c.judge(&leaf)
 	c.secrets[object.Namespace+"/"+object.Name] = &leaf
 	c.leaves = append(c.leaves, leaf)
@@ -141,6 +195,13 @@ func (c *checker) refuseClear(object report.Object, key, text string, ours bool)
 
 // judge verifies a leaf under every bundle: a peer may run in any namespace.
 func (c *checker) judge(leaf *Leaf) {
+	for _, bundle := range c.bundles {
+		for _, ca := range bundle.Authorities() {
+			if string(ca.SubjectKeyId) == string(leaf.Certificate.AuthorityKeyId) {
+				leaf.Issuer = ca
+			}
+		}
+	}
 	for _, namespace := range slices.Sorted(maps.Keys(c.bundles)) {
 		for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
 			id, err := c.bundles[namespace].Verify([]*x509.Certificate{leaf.Certificate}, usage, c.options.Now)
@@ -153,83 +214,11 @@ func (c *checker) judge(leaf *Leaf) {
 				return
 			}
 		}
-		for _, ca := range c.bundles[namespace].Authorities() {
-			if string(ca.SubjectKeyId) == string(leaf.Certificate.AuthorityKeyId) {
-				leaf.Issuer = ca
-			}
-		}
 	}
-}
-
-// workload checks one workload: injected whole, or not at all and on purpose.
-func (c *checker) workload(item *yaml.RNode, path []string) {
-	object := report.ObjectOf(item)
-	template, err := item.Pipe(yaml.Lookup(path...))
-	if err != nil || template == nil {
-		c.report.Error(object, strings.Join(path, "."), "is missing")
-		return
-	}
-	var pod corev1.PodTemplateSpec
-	if data, err := template.MarshalJSON(); err != nil || json.UnmarshalCaseSensitivePreserveInts(data, &pod) != nil {
-		c.report.Error(object, strings.Join(path, "."), "cannot be read")
-		return
-	}
-	annotation, injected := pod.Annotations[contract.WorkloadAnnotation]
-	if !injected {
-		c.uninjected(object, pod)
-		return
-	}
-	workload, err := contract.ParseWorkload([]byte(annotation))
-	if err != nil {
-		c.report.Error(object, "metadata.annotations["+contract.WorkloadAnnotation+"]", "%v", err)
-		return
-	}
-	inits := pod.Spec.InitContainers
-	if len(inits) < 2 || inits[0].Name != contract.InitName || inits[1].Name != contract.ProxyName {
-		c.report.Error(object, "initContainers", "must start with %s and %s; a later transformer or patch has moved or removed them", contract.InitName, contract.ProxyName)
-	}
-	if workloadID := node.Get(item.YNode(), "metadata", "name"); workloadID != nil && !strings.HasSuffix(workload.SPIFFEID, "/"+workloadID.Value) {
-		c.report.Error(object, "metadata.name", "is not the name in its identity %s; render after what renames it (the function belongs last into the outermost overlay)", workload.SPIFFEID)
-	}
-	c.volume(object, pod, workload.SPIFFEID)
-}
-
-func (c *checker) uninjected(object report.Object, pod corev1.PodTemplateSpec) {
-	ours := func(x corev1.Container) bool { return strings.HasPrefix(x.Name, contract.NamePrefix) }
-	if slices.ContainsFunc(pod.Spec.InitContainers, ours) || slices.ContainsFunc(pod.Spec.Containers, ours) {
-		c.report.Error(object, "initContainers", "is half injected: it has a container of ours and no annotation %s", contract.WorkloadAnnotation)
-		return
-	}
-	if c.options.EveryWorkload && !pod.Spec.HostNetwork && pod.Annotations[contract.InjectAnnotation] != "disabled" {
-		c.report.Error(object, "", "is not in the mesh; was the function skipped (kustomize without --enable-exec skips it silently)? On purpose it is with the annotation %s: disabled",
-			contract.InjectAnnotation)
-	}
-}
-
-// volume follows the projected volume to the objects that it names.
-func (c *checker) volume(object report.Object, pod corev1.PodTemplateSpec, identity string) {
-	i := slices.IndexFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == contract.VolumeName && v.Projected != nil })
-	if i < 0 {
-		c.report.Error(object, "volumes", "lacks the projected volume %q", contract.VolumeName)
-		return
-	}
-	for _, source := range pod.Spec.Volumes[i].Projected.Sources {
-		if source.Secret == nil || !slices.ContainsFunc(source.Secret.Items, func(k corev1.KeyToPath) bool { return k.Path == contract.LeafFile }) {
-			continue
-		}
-		leaf := c.secrets[object.Namespace+"/"+source.Secret.Name]
-		switch {
-		case leaf == nil:
-			c.report.Error(object, "volumes", "mounts secret %q, which is not among the manifests", source.Secret.Name)
-		case leaf.Identity != identity:
-			c.report.Error(object, "volumes", "mounts secret %q of %s, and is %s", source.Secret.Name, leaf.Identity, identity)
-		}
-	}
-	if c.bundles[object.Namespace] == nil {
-		c.report.Error(object, "volumes", "mounts configmap %q, which is not among the manifests", contract.BundleName)
-	}
-	if !c.meshes[object.Namespace] {
-		c.report.Error(object, "volumes", "mounts configmap %q, which is not among the manifests", contract.MeshName)
+	window := leaf.Certificate.NotAfter.Sub(leaf.Certificate.NotBefore) / 2
+	if left := leaf.Certificate.NotAfter.Sub(c.options.Now); c.options.EveryWorkload && left < window {
+		c.report.Warn(leaf.Secret, "data["+contract.LeafFile+"]", "more than half of its life is over, it expires at %s; run `meshless issue` and commit the result",
+			leaf.Certificate.NotAfter.UTC().Format(time.RFC3339))
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -89,6 +90,9 @@ func (b *Bundle) Verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now t
 	id, err := b.identity(leaf)
 	if err != nil {
 		return spiffeid.ID{}, err
+	}
+	if !slices.Contains(leaf.ExtKeyUsage, usage) { // crypto/x509 takes no extended key usage, and "any", for every usage
+		return spiffeid.ID{}, refuse(WrongUsage, "certificate of %s is not meant for this side of TLS", id)
 	}
 	intermediates := x509.NewCertPool()
 	for _, c := range chain[1:] {

@@ -65,6 +65,8 @@ func TestVerify(t *testing.T) {
 		"CA as leaf":         {id: id, change: func(c *x509.Certificate) { c.IsCA = true }, want: svid.NotAnSVID},
 		"may sign":           {id: id, change: func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign }, want: svid.NotAnSVID},
 		"no key usage":       {id: id, change: func(c *x509.Certificate) { c.KeyUsage = 0 }, want: svid.WrongUsage},
+		"no EKU at all":      {id: id, change: func(c *x509.Certificate) { c.ExtKeyUsage = nil }, want: svid.WrongUsage},
+		"any EKU":            {id: id, change: func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }, want: svid.WrongUsage},
 		"no EKU for servers": {id: id, change: func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, want: svid.WrongUsage},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -92,8 +92,8 @@ type WorkloadSelectors struct {
 // Selector matches a workload when every field that is set does.
 type Selector struct {
 	Kind          string                `json:"kind,omitempty"`
-	Name          string                `json:"name,omitempty"` // glob
-	Namespace     string                `json:"namespace,omitempty"`
+	Name          string                `json:"name,omitempty"`          // glob
+	Namespace     string                `json:"namespace,omitempty"`     // glob
 	LabelSelector *metav1.LabelSelector `json:"labelSelector,omitempty"` // on the labels of the pod template
 }
 
@@ -124,7 +124,8 @@ type AuthorizationRule struct {
 	From  []Peer   `json:"from"`
 }
 
-// Peer is a selector of workloads or a pattern of SPIFFE IDs, not both.
+// Peer is a selector of workloads or a pattern of SPIFFE IDs, not both. A selector without a namespace selects in the namespace of the workload that the rule
+// opens; "*" is every namespace.
 type Peer struct {
 	Selector `json:",inline"`
 	SPIFFEID string `json:"spiffeID,omitempty"` // * stands for characters within one path segment

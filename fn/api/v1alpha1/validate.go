@@ -119,8 +119,10 @@ func (v *validator) selector(field string, s Selector) {
 	if s.Empty() {
 		v.fail(field, "selects nothing in particular; set kind, name, namespace or labelSelector")
 	}
-	if _, err := path.Match(s.Name, ""); err != nil {
-		v.fail(field+".name", "%q is not a glob", s.Name)
+	for part, glob := range map[string]string{".name": s.Name, ".namespace": s.Namespace} {
+		if _, err := path.Match(glob, ""); err != nil {
+			v.fail(field+part, "%q is not a glob", glob)
+		}
 	}
 	if _, err := metav1.LabelSelectorAsSelector(s.LabelSelector); err != nil {
 		v.fail(field+".labelSelector", "%v", err)

@@ -1,0 +1,284 @@
+package verify
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/json"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// workload checks one workload: injected whole, or not at all and on purpose.
+func (c *checker) workload(item *yaml.RNode, path []string) {
+	object := report.ObjectOf(item)
+	template, err := item.Pipe(yaml.Lookup(path...))
+	if err != nil || template == nil {
+		c.report.Error(object, strings.Join(path, "."), "is missing")
+		return
+	}
+	var pod corev1.PodTemplateSpec
+	if data, err := template.MarshalJSON(); err != nil || json.UnmarshalCaseSensitivePreserveInts(data, &pod) != nil {
+		c.report.Error(object, strings.Join(path, "."), "cannot be read")
+		return
+	}
+	annotation, injected := pod.Annotations[contract.WorkloadAnnotation]
+	if !injected {
+		c.uninjected(object, pod)
+		return
+	}
+	workload, err := contract.ParseWorkload([]byte(annotation))
+	if err != nil {
+		c.report.Error(object, "metadata.annotations["+contract.WorkloadAnnotation+"]", "%v", err)
+		return
+	}
+	id := spiffeid.RequireFromString(workload.SPIFFEID) // ParseWorkload has read it
+	if want, err := contract.WorkloadID(id.TrustDomain(), namespaceOf(object), strings.ToLower(object.Kind), object.Name); err != nil || want != id {
+		c.report.Error(object, "metadata", "is not what its identity %s says; render after what renames or moves it (the function belongs last into the outermost overlay)", id)
+	}
+	if len(pod.Spec.InitContainers) < 2 || pod.Spec.InitContainers[0].Name != contract.InitName || pod.Spec.InitContainers[1].Name != contract.ProxyName {
+		c.report.Error(object, "initContainers", "must start with %s and %s; a later transformer or patch has moved or removed them", contract.InitName, contract.ProxyName)
+		return
+	}
+	c.injected = append(c.injected, meshed{object, pod, workload.SPIFFEID})
+	uid := c.proxy(object, pod.Spec.InitContainers[1])
+	args := c.init(object, pod.Spec.InitContainers[0], uid)
+	c.others(object, pod, uid)
+	c.handlers(object, pod, workload, args.ExcludeInboundPorts)
+	c.volume(object, pod, workload.SPIFFEID)
+}
+
+func (c *checker) uninjected(object report.Object, pod corev1.PodTemplateSpec) {
+	ours := func(x corev1.Container) bool { return strings.HasPrefix(x.Name, contract.NamePrefix) }
+	if slices.ContainsFunc(pod.Spec.InitContainers, ours) || slices.ContainsFunc(pod.Spec.Containers, ours) {
+		c.report.Error(object, "initContainers", "is half injected: it has a container of ours and no annotation %s", contract.WorkloadAnnotation)
+		return
+	}
+	if c.options.EveryWorkload && !pod.Spec.HostNetwork && pod.Annotations[contract.InjectAnnotation] != "disabled" {
+		c.report.Error(object, "", "is not in the mesh; was the function skipped (kustomize without --enable-exec skips it silently)? On purpose it is with the annotation %s: disabled",
+			contract.InjectAnnotation)
+	}
+}
+
+// proxy checks the sidecar and returns its user.
+func (c *checker) proxy(object report.Object, p corev1.Container) int64 {
+	wrong := func(format string, args ...any) {
+		c.report.Error(object, "initContainers["+contract.ProxyName+"]", format, args...)
+	}
+	s := p.SecurityContext
+	if s == nil || s.RunAsUser == nil || *s.RunAsUser == 0 || s.Capabilities == nil || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(s.Capabilities.Add) > 0 {
+		wrong("must run as a user of its own without any capability")
+	}
+	if p.RestartPolicy == nil || *p.RestartPolicy != corev1.ContainerRestartPolicyAlways {
+		wrong("must have restartPolicy: Always, or the pod waits for it for ever")
+	}
+	if p.StartupProbe == nil {
+		wrong("must have a startupProbe, so that the app starts only once mutual TLS works")
+	}
+	if !slices.ContainsFunc(p.VolumeMounts, func(m corev1.VolumeMount) bool {
+		return m.Name == contract.VolumeName && m.MountPath == contract.Directory && m.SubPath == ""
+	}) {
+		wrong("must mount the volume %q at %s", contract.VolumeName, contract.Directory)
+	}
+	if _, err := contract.ParseProxyArgs(p.Args, io.Discard); err != nil {
+		wrong("args: %v", err)
+	}
+	if s == nil || s.RunAsUser == nil {
+		return -1
+	}
+	return *s.RunAsUser
+}
+
+// init checks the init container and returns its arguments.
+func (c *checker) init(object report.Object, i corev1.Container, uid int64) contract.InitArgs {
+	wrong := func(format string, args ...any) {
+		c.report.Error(object, "initContainers["+contract.InitName+"]", format, args...)
+	}
+	if s := i.SecurityContext; s == nil || s.RunAsUser == nil || *s.RunAsUser != 0 || s.Capabilities == nil || !slices.Contains(s.Capabilities.Add, "NET_ADMIN") {
+		wrong("must run as uid 0 with the capability NET_ADMIN, or it cannot route the pod's traffic through the proxy")
+	}
+	args, err := contract.ParseInitArgs(i.Args, io.Discard)
+	if err != nil {
+		wrong("args: %v", err)
+	} else if int64(args.ProxyUID) != uid {
+		wrong("args: lets uid %d pass, and the proxy runs as %d", args.ProxyUID, uid)
+	}
+	return args
+}
+
+// others checks that nobody else has the proxy's user or files.
+func (c *checker) others(object report.Object, pod corev1.PodTemplateSpec, uid int64) {
+	if s := pod.Spec.SecurityContext; s != nil && s.RunAsUser != nil && *s.RunAsUser == uid {
+		c.report.Error(object, "securityContext.runAsUser", "is %d, which is the proxy's", uid)
+	}
+	for _, x := range slices.Concat(pod.Spec.InitContainers[2:], pod.Spec.Containers) {
+		if s := x.SecurityContext; s != nil && s.RunAsUser != nil && *s.RunAsUser == uid {
+			c.report.Error(object, "containers["+x.Name+"]", "runs as uid %d, which is the proxy's: its traffic bypasses the proxy", uid)
+		}
+		if slices.ContainsFunc(x.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == contract.VolumeName }) {
+			c.report.Error(object, "containers["+x.Name+"]", "mounts the volume %q, which holds the proxy's identity", contract.VolumeName)
+		}
+	}
+}
+
+// handlers checks that what the kubelet asks for reaches the proxy: it has no certificate for the app's own ports.
+func (c *checker) handlers(object report.Object, pod corev1.PodTemplateSpec, w *contract.Workload, excluded contract.Ports) {
+	check := func(container, field string, get *corev1.HTTPGetAction, tcp *corev1.TCPSocketAction, grpc *corev1.GRPCAction) {
+		port := 0
+		switch {
+		case get != nil && get.Host == "":
+			key := contract.HandlerKey(container, field)
+			_, known := w.Handlers[key]
+			if ours := get.Port == intstr.FromInt(contract.HealthPort); ours && known && get.Path == contract.HandlerPath(key) {
+				return
+			}
+			port = get.Port.IntValue()
+		case tcp != nil && tcp.Host == "":
+			port = tcp.Port.IntValue()
+		case grpc != nil:
+			port = int(grpc.Port)
+		default:
+			return
+		}
+		if !excluded.Contains(uint16(port)) {
+			c.report.Error(object, "containers["+container+"]."+field, "does not go through the proxy's health port, so the kubelet would be refused; render again")
+		}
+	}
+	for _, x := range slices.Concat(pod.Spec.InitContainers[2:], pod.Spec.Containers) {
+		for field, p := range map[string]*corev1.Probe{"livenessProbe": x.LivenessProbe, "readinessProbe": x.ReadinessProbe, "startupProbe": x.StartupProbe} {
+			if p != nil {
+				check(x.Name, field, p.HTTPGet, p.TCPSocket, p.GRPC)
+			}
+		}
+		if x.Lifecycle != nil && x.Lifecycle.PostStart != nil {
+			check(x.Name, "postStart", x.Lifecycle.PostStart.HTTPGet, x.Lifecycle.PostStart.TCPSocket, nil)
+		}
+		if x.Lifecycle != nil && x.Lifecycle.PreStop != nil {
+			check(x.Name, "preStop", x.Lifecycle.PreStop.HTTPGet, x.Lifecycle.PreStop.TCPSocket, nil)
+		}
+	}
+}
+
+// volume follows the projected volume to the objects that it names.
+func (c *checker) volume(object report.Object, pod corev1.PodTemplateSpec, identity string) {
+	i := slices.IndexFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == contract.VolumeName && v.Projected != nil })
+	if i < 0 {
+		c.report.Error(object, "volumes", "lacks the projected volume %q", contract.VolumeName)
+		return
+	}
+	sources := map[string]string{} // by file: "<kind>/<name>"
+	for _, source := range pod.Spec.Volumes[i].Projected.Sources {
+		for file, from := range filesOf(source) {
+			if sources[file] != "" {
+				c.report.Error(object, "volumes", "takes the file %s from two sources", file)
+			}
+			sources[file] = from
+		}
+	}
+	secret, sealed := strings.CutPrefix(sources[contract.LeafFile], "secret/")
+	leaf := c.secrets[object.Namespace+"/"+secret]
+	switch {
+	case !sealed || sources[contract.SealedKeyFile] != "secret/"+secret:
+		c.report.Error(object, "volumes", "must take %s and %s from one Secret", contract.LeafFile, contract.SealedKeyFile)
+	case leaf == nil:
+		c.report.Error(object, "volumes", "mounts secret %q, which is not among the manifests", secret)
+	case leaf.Identity != identity:
+		c.report.Error(object, "volumes", "mounts secret %q of %s, and is %s", secret, leaf.Identity, identity)
+	}
+	if !strings.HasPrefix(sources[contract.IdentityFile], "secret/") {
+		c.report.Error(object, "volumes", "lacks the Secret with the file %s", contract.IdentityFile)
+	}
+	if sources[contract.BundleFile] != "configmap/"+contract.BundleName || c.bundles[object.Namespace] == nil {
+		c.report.Error(object, "volumes", "must mount configmap %q, which must be among the manifests", contract.BundleName)
+	}
+	if sources[contract.MeshFile] != "configmap/"+contract.MeshName || c.meshes[object.Namespace] == nil {
+		c.report.Error(object, "volumes", "must mount configmap %q, which must be among the manifests", contract.MeshName)
+	}
+	if sources[contract.WorkloadFile] != "annotation/"+contract.WorkloadAnnotation {
+		c.report.Error(object, "volumes", "must take %s from the annotation %s", contract.WorkloadFile, contract.WorkloadAnnotation)
+	}
+}
+
+// filesOf are the files that one source of a projected volume brings, and where from. A source without a list of items may bring anything, and is "*".
+func filesOf(source corev1.VolumeProjection) map[string]string {
+	files := map[string]string{}
+	add := func(kind, name string, items []corev1.KeyToPath) {
+		if len(items) == 0 {
+			files["*"] = kind + "/" + name
+		}
+		for _, item := range items {
+			files[item.Path] = kind + "/" + name
+		}
+	}
+	switch {
+	case source.Secret != nil:
+		add("secret", source.Secret.Name, source.Secret.Items)
+	case source.ConfigMap != nil:
+		add("configmap", source.ConfigMap.Name, source.ConfigMap.Items)
+	case source.DownwardAPI != nil:
+		for _, item := range source.DownwardAPI.Items {
+			if item.FieldRef != nil {
+				files[item.Path] = "annotation/" + strings.TrimSuffix(strings.TrimPrefix(item.FieldRef.FieldPath, "metadata.annotations['"), "']")
+			}
+		}
+	}
+	return files
+}
+
+// services checks that every mesh map knows every Service of the mesh with all that may answer for it: a Service that a map lacks would be dialed in the clear.
+func (c *checker) services(items []*yaml.RNode) {
+	index := &model.Index{}
+	for _, w := range c.injected {
+		index.Add(w.object.Namespace, w.pod.Labels)
+	}
+	known := map[string]map[string][]string{} // identities by namespace of the map, and host
+	for namespace, mesh := range c.meshes {
+		known[namespace] = map[string][]string{}
+		for _, s := range mesh.Services {
+			known[namespace][s.Host] = s.Identities
+		}
+	}
+	for _, item := range items {
+		if item.GetKind() == "Service" && item.GetApiVersion() == "v1" {
+			c.service(item, index, known)
+		}
+	}
+}
+
+func (c *checker) service(item *yaml.RNode, index *model.Index, known map[string]map[string][]string) {
+	object := report.ObjectOf(item)
+	var service corev1.Service
+	if data, err := item.MarshalJSON(); err != nil || json.UnmarshalCaseSensitivePreserveInts(data, &service) != nil {
+		c.report.Error(object, "", "cannot be read")
+		return
+	}
+	var identities []string
+	if service.Spec.Type != corev1.ServiceTypeExternalName {
+		for _, n := range index.Select(object.Namespace, service.Spec.Selector) {
+			identities = append(identities, c.injected[n].identity)
+		}
+	}
+	slices.Sort(identities)
+	for _, namespace := range slices.Sorted(maps.Keys(known)) {
+		host := fmt.Sprintf("%s.%s.svc.%s", service.Name, namespaceOf(object), c.meshes[namespace].ClusterDomain)
+		if len(identities) > 0 && !slices.Equal(known[namespace][host], identities) {
+			c.report.Error(object, "", "is not in the mesh map of namespace %q with the workloads that it selects; render the whole package again", namespace)
+		}
+	}
+}
+
+func namespaceOf(o report.Object) string {
+	if o.Namespace == "" {
+		return "default"
+	}
+	return o.Namespace
+}

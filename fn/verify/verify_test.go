@@ -1,0 +1,188 @@
+package verify_test
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+	"sigs.k8s.io/kustomize/kyaml/kio"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/render"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/verify"
+)
+
+var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+const manifests = `
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: web
+  namespace: prod
+spec:
+  selector:
+    matchLabels: {app: web}
+  template:
+    metadata:
+      labels: {app: web}
+    spec:
+      containers:
+      - name: app
+        image: web:1
+        readinessProbe:
+          httpGet: {path: /healthz, port: 80}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: prod}
+spec: {selector: {app: web}, ports: [{port: 80}]}
+---
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: once
+  namespace: ops
+spec:
+  template:
+    metadata:
+      annotations: {a: b}
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: c
+        image: i
+`
+
+// rendered is what the function makes of the manifests, as text.
+func rendered(t *testing.T) string {
+	t.Helper()
+	recipient := func() string {
+		identity, err := age.GenerateX25519Identity()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return identity.Recipient().String()
+	}
+	config, err := v1alpha1.Load(yaml.MustParse("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {recipients: " + recipient() + ", caRecipients: " + recipient() + "}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &report.Report{}
+	out := render.Run(parse(t, manifests), config, render.Options{Now: now, WrittenBack: true}, r)
+	if r.Failed() {
+		t.Fatal(r.Errors())
+	}
+	text, err := kio.StringAll(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func parse(t *testing.T, text string) []*yaml.RNode {
+	t.Helper()
+	items, err := (&kio.ByteReader{Reader: strings.NewReader(text), OmitReaderAnnotations: true}).Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return items
+}
+
+// bundleOf is the document of prod's bundle.
+func bundleOf(t *testing.T, text string) string {
+	t.Helper()
+	for part := range strings.SplitSeq(text, "\n---\n") {
+		if strings.Contains(part, "name: meshless-bundle\n  namespace: prod") {
+			return part
+		}
+	}
+	t.Fatal("no bundle")
+	return ""
+}
+
+// Each way in which rendered manifests can be wrong is noticed; the same manifests untouched are not complained of.
+func TestCheck(t *testing.T) {
+	good := rendered(t)
+	document := func(mark string) string { // the YAML document that holds a text
+		for part := range strings.SplitSeq(good, "\n---\n") {
+			if strings.Contains(part, mark) {
+				return part
+			}
+		}
+		t.Fatalf("no document holds %q", mark)
+		return ""
+	}
+	without := func(mark string) string { return strings.Replace("\n---\n"+good, "\n---\n"+document(mark), "", 1) }
+	replace := func(old, with string) string {
+		if !strings.Contains(good, old) {
+			t.Fatalf("the rendered manifests hold no %q", old)
+		}
+		return strings.Replace(good, old, with, 1)
+	}
+	later := func(d time.Duration) time.Time { return now.Add(d) }
+	leafItems := "- key: tls.key.age\n                path: tls.key.age\n              name: meshless-deployment-web"
+	for name, test := range map[string]struct {
+		text string
+		at   time.Time
+		want string
+	}{
+		"untouched":           {good, now, ""},
+		"a day later":         {good, later(24 * time.Hour), ""},
+		"expired":             {good, later(721 * time.Hour), "expired at"},
+		"not injected":        {manifests, now, "is not in the mesh"},
+		"opted out":           {strings.Replace(strings.Replace(manifests, "labels: {app: web}\n    spec", "annotations: {meshless.dev/inject: disabled}\n    spec", 1), "{a: b}", "{meshless.dev/inject: disabled}", 1), now, ""},
+		"nothing":             {"", now, "there is no workload in the input"},
+		"no manifest":         {"a: b\n", now, "lacks apiVersion or kind"},
+		"no object":           {"- a\n- b\n", now, "is no object"},
+		"a list":              {"apiVersion: apps/v1\nkind: DeploymentList\nitems: [{spec: 1}]\n---\n" + good, now, "is a list"},
+		"twice":               {good + "---\n" + document("kind: Service"), now, "stands twice"},
+		"repeated key":        {good + "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {a: 1}\nspec: {a: 2}\n", now, `holds the key "spec" twice`},
+		"sidecar renamed":     {replace("- name: meshless-proxy", "- name: proxy"), now, "must start with meshless-init and meshless-proxy"},
+		"half injected":       {replace("meshless.dev/workload: |", "other/workload: |"), now, "is half injected"},
+		"renamed afterwards":  {replace("kind: Deployment\nmetadata:\n  name: web", "kind: Deployment\nmetadata:\n  name: web2"), now, "is not what its identity"},
+		"moved afterwards":    {strings.ReplaceAll(good, "namespace: prod", "namespace: other"), now, "is not what its identity"},
+		"kind changed":        {replace("apps/v1\nkind: Deployment", "apps/v1\nkind: StatefulSet"), now, "is not what its identity"},
+		"proxy's user":        {replace("runAsUser: 15000", "runAsUser: 1000"), now, "lets uid 15000 pass, and the proxy runs as 1000"},
+		"proxy as root":       {replace("runAsUser: 15000", "runAsUser: 0"), now, "must run as a user of its own"},
+		"proxy not native":    {replace("restartPolicy: Always", "restartPolicy: Never"), now, "must have restartPolicy: Always"},
+		"proxy's files":       {replace("mountPath: /var/run/meshless", "mountPath: /elsewhere"), now, "must mount the volume"},
+		"init unprivileged":   {replace("- NET_ADMIN", "- NET_RAW"), now, "with the capability NET_ADMIN"},
+		"init's arguments":    {replace("- --proxy-uid=15000", "- --proxy-uid=1"), now, "lets uid 1 pass"},
+		"init's nonsense":     {replace("- --proxy-uid=15000", "- --off"), now, "args:"},
+		"app as the proxy":    {replace("- name: app\n", "- name: app\n        securityContext: {runAsUser: 15000}\n"), now, "runs as uid 15000, which is the proxy's"},
+		"app reads the key":   {replace("- name: app\n", "- name: app\n        volumeMounts: [{name: meshless, mountPath: /x}]\n"), now, "which holds the proxy's identity"},
+		"probe at the app":    {replace("path: /handlers/app/readinessProbe\n            port: 15021", "path: /healthz\n            port: 80"), now, "does not go through the proxy's health port"},
+		"volume gone":         {replace("- name: meshless\n", "- name: other\n"), now, "lacks the projected volume"},
+		"key source gone":     {replace(leafItems, "name: meshless-deployment-web"), now, "from one Secret"},
+		"identity source":     {replace("path: identity.txt", "path: other.txt"), now, "lacks the Secret with the file identity.txt"},
+		"another's Secret":    {replace(leafItems, strings.Replace(leafItems, "deployment-web", "job-once", 1)), now, `mounts secret "meshless-job-once"`},
+		"another bundle":      {replace("path: ca.crt\n              name: meshless-bundle", "path: ca.crt\n              name: other"), now, `must mount configmap "meshless-bundle"`},
+		"Secret gone":         {without("name: meshless-deployment-web\n  namespace"), now, `mounts secret "meshless-deployment-web", which is not among the manifests`},
+		"bundle gone":         {without("name: meshless-bundle\n  namespace: prod"), now, `must mount configmap "meshless-bundle"`},
+		"map gone":            {without("name: meshless-mesh\n  namespace: ops"), now, `must mount configmap "meshless-mesh"`},
+		"map damaged":         {replace("mode: Strict", "mode: Lax"), now, `"Lax" is neither Strict nor Permissive`},
+		"Service not in map":  {replace("- host: web.prod.svc", "- host: api.prod.svc"), now, "is not in the mesh map of namespace"},
+		"who may answer":      {replace("      - spiffe://cluster.local/ns/prod/deployment/web", "      - spiffe://cluster.local/ns/ops/job/once"), now, "is not in the mesh map of namespace"},
+		"shadowed bundle":     {good + "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: meshless-bundle, namespace: else}\n", now, "is the name of a ConfigMap of meshless"},
+		"wrong identity":      {replace("meshless.dev/identity: spiffe://cluster.local/ns/prod/deployment/web", "meshless.dev/identity: spiffe://cluster.local/ns/prod/deployment/api"), now, "and the Secret is for"},
+		"no sealed key":       {regexp.MustCompile("tls.key.age: L.*").ReplaceAllString(good, "other: aGk="), now, "is not an armored age file"},
+		"key in the clear":    {replace("data:\n  tls.crt", "stringData: {tls.key: '-----BEGIN PRIVATE KEY-----'}\ndata:\n  tls.crt"), now, "holds a private key in the clear"},
+		"age identity":        {good + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: x}\nstringData: {a: AGE-SECRET-KEY-1QQ}\n", now, "holds an age identity"},
+		"another CA":          {strings.Replace(good, document("name: meshless-bundle\n  namespace: prod"), bundleOf(t, rendered(t)), 1), now, "is signed by no authority of the bundle"},
+		"leaf without bundle": {document("name: meshless-deployment-web\n  namespace"), now, "there is no bundle"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := &report.Report{}
+			verify.Check(parse(t, test.text), verify.Options{Now: test.at, EveryWorkload: true}, r)
+			said := strings.Join(r.Errors(), "\n")
+			if (test.want == "") != (said == "") || !strings.Contains(said, test.want) {
+				t.Errorf("got %q, want %q", said, test.want)
+			}
+		})
+	}
+}
