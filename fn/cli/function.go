@@ -38,13 +38,10 @@ func (p *program) function() error {
 	if r.Failed() {
 		stream.FunctionConfig = nil // what was refused may be a key; it is not echoed
 	}
-	if err := errors.Join(stream.Write(rendered), r.WriteText(p.err)); err != nil {
+	if err := stream.Write(rendered); err != nil {
 		return err
 	}
-	if r.Failed() {
-		return errReported
-	}
-	return nil
+	return p.conclude(r)
 }
 
 // renderItems loads the config and renders; nil after an error.

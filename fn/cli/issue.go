@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
@@ -45,17 +44,13 @@ MESHLESS_CA_IDENTITY, or in the file that MESHLESS_CA_IDENTITY_FILE names.`,
 	cmd.Flags().BoolVar(&o.kpt, "kpt", false, "take DIR as a kpt package although it is a kustomization as well")
 	cmd.Flags().BoolVar(&o.enablePlugins, "enable-alpha-plugins", false, "run the other functions of the kustomization, as kustomize does")
 	cmd.Flags().BoolVar(&o.enableExec, "enable-exec", false, "run the other exec functions of the kustomization, as kustomize does")
-	cmd.Flags().StringVar(&o.now, "now", "", "render as if it were this time (RFC 3339); for rehearsals and tests")
+	clockFlag(cmd, &o.now)
 	return cmd
 }
 
 func (p *program) issue(folder string, o issueOptions) error {
-	if o.now != "" {
-		now, err := time.Parse(time.RFC3339, o.now)
-		if err != nil {
-			return fmt.Errorf("--now: %w", err)
-		}
-		p.now = func() time.Time { return now }
+	if err := p.setClock(o.now); err != nil {
+		return err
 	}
 	kustomization := kustomizationFile(folder)
 	_, err := os.Stat(filepath.Join(folder, "Kptfile"))
@@ -85,11 +80,8 @@ func (p *program) issueKustomization(folder, file string, o issueOptions) error 
 	}
 	r := &report.Report{}
 	rendered := p.renderItems(append(items, state...), k.config, true, r)
-	if err := r.WriteText(p.err); err != nil {
+	if err := p.conclude(r); err != nil {
 		return err
-	}
-	if r.Failed() {
-		return errReported
 	}
 	after := slices.DeleteFunc(rendered, func(item *yaml.RNode) bool { return !isState(item) })
 	list, err := stateKustomization(after)
@@ -119,11 +111,8 @@ func (p *program) issuePackage(folder string) error {
 	}
 	r := &report.Report{}
 	rendered := p.renderItems(items, config, true, r)
-	if err := r.WriteText(p.err); err != nil {
+	if err := p.conclude(r); err != nil {
 		return err
-	}
-	if r.Failed() {
-		return errReported
 	}
 	changed, err := writeChanges(folder, items, rendered)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/json"
 	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
@@ -53,6 +54,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 	}
 	m := &Model{Spec: spec, TrustDomain: td, seen: map[spiffeid.ID]bool{}, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}}}
 	var services []corev1.Service
+	var ingresses []networkingv1.Ingress
 	namespaces := map[string]corev1.Namespace{}
 	for _, item := range items {
 		switch {
@@ -63,6 +65,10 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Service":
 			if s, ok := decode[corev1.Service](item, report.ObjectOf(item), "", r); ok {
 				services = append(services, s)
+			}
+		case item.GetApiVersion() == "networking.k8s.io/v1" && item.GetKind() == "Ingress":
+			if i, ok := decode[networkingv1.Ingress](item, report.ObjectOf(item), "", r); ok {
+				ingresses = append(ingresses, i)
 			}
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Namespace":
 			if n, ok := decode[corev1.Namespace](item, report.ObjectOf(item), "", r); ok {
@@ -77,6 +83,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 	}
 	m.refuseRivals(items, r)
 	m.addServices(services, r)
+	m.warnExposed(services, ingresses, r)
 	m.checkNamespaces(namespaces, r)
 	return m
 }
