@@ -28,11 +28,12 @@ import (
 )
 
 const (
-	judgeInterval  = time.Minute // how often live connections are judged beside each new generation
-	drainPoll      = 100 * time.Millisecond
-	maxAdminConns  = 1024 // per port of metrics, health and admin
-	resolvConf     = "/etc/resolv.conf"
-	shutdownBudget = 2 * time.Second // for the last answers of the admin servers
+	judgeInterval      = time.Minute // how often live connections are judged beside each new generation
+	drainPoll          = 100 * time.Millisecond
+	maxAdminConns      = 1024 // per port of metrics, health and admin
+	maxAdminConnsOfOne = 64   // of these per source address, where other pods can connect: they must not keep the kubelet out
+	resolvConf         = "/etc/resolv.conf"
+	shutdownBudget     = 2 * time.Second // for the last answers of the admin servers
 )
 
 // proxy is the whole sidecar, with every port bound.
@@ -76,7 +77,7 @@ func bind(a contract.ProxyArgs, log *slog.Logger) (*proxy, error) {
 	}
 	servers, err := resolve.SystemServers(resolvConf)
 	if err != nil {
-		log.Warn("name servers are unknown: private addresses that no clusterIP of the mesh names are refused", "error", err.Error())
+		log.Warn("name servers are unknown: private addresses are refused, unless a clusterIP of the mesh names them and the port takes mutual TLS", "error", err.Error())
 	}
 	sources := listen.Sources{V4: netip.MustParseAddr(contract.InboundSource4), V6: netip.MustParseAddr(contract.InboundSource6)}
 	return newProxy(setup{args: a, log: log, listeners: l, original: listen.Original, ownAddress: new(listen.OwnAddresses).Contains,
@@ -108,7 +109,8 @@ func newProxy(s setup) *proxy {
 		Current: p.source.Current, Live: p.live, Telemetry: p.telemetry, Sources: s.sources})
 	p.prober = admin.NewProber(p.source.Current, s.sources)
 	c := admin.Config{Telemetry: p.telemetry, Source: p.source, Prober: p.prober, Ready: p.ready, Drain: p.startDrain(false), State: p.state}
-	for l, h := range map[net.Listener]http.Handler{s.listeners.metrics: admin.Metrics(c), s.listeners.health: admin.Health(c), s.listeners.local: admin.Local(c)} {
+	metrics, health := listen.LimitSources(s.listeners.metrics, maxAdminConnsOfOne), listen.LimitSources(s.listeners.health, maxAdminConnsOfOne)
+	for l, h := range map[net.Listener]http.Handler{metrics: admin.Metrics(c), health: admin.Health(c), s.listeners.local: admin.Local(c)} {
 		server := admin.Server(h)
 		server.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
 		p.servers = append(p.servers, boundServer{netutil.LimitListener(l, maxAdminConns), server})

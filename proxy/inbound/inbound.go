@@ -31,6 +31,9 @@ const (
 	ConnectTimeout     = 5 * time.Second
 	MaxConnections     = 10000
 	MaxUnauthenticated = 1000
+	// MaxUnauthenticatedPerSource keeps slots free for others while one address floods. It leaves room for the burst in which a client
+	// fills its connection pool, and for clients behind one translated address.
+	MaxUnauthenticatedPerSource = MaxUnauthenticated / 4
 )
 
 // Config is what a Server needs; the first six fields are required.
@@ -42,17 +45,19 @@ type Config struct {
 	Live       *live.Registry
 	Telemetry  *telemetry.Telemetry
 
-	Sources            listen.Sources // from where the app is dialed
-	MaxConnections     int            // default MaxConnections
-	MaxUnauthenticated int            // default MaxUnauthenticated
-	HandshakeTimeout   time.Duration  // default HandshakeTimeout
-	Idle               time.Duration  // default of package relay
+	Sources                     listen.Sources // from where the app is dialed
+	MaxConnections              int            // default MaxConnections
+	MaxUnauthenticated          int            // default MaxUnauthenticated
+	MaxUnauthenticatedPerSource int            // default MaxUnauthenticatedPerSource
+	HandshakeTimeout            time.Duration  // default HandshakeTimeout
+	Idle                        time.Duration  // default of package relay
 }
 
 // Server serves inbound connections. Make it with New.
 type Server struct {
 	Config
-	listen listen.Server
+	listen  listen.Server
+	sources *listen.SourceLimit // of connections that are not authenticated
 }
 
 // unauthenticated is the index of the slots that a connection gives back once its peer is known.
@@ -66,10 +71,13 @@ func New(c Config) *Server {
 	if c.MaxUnauthenticated <= 0 {
 		c.MaxUnauthenticated = MaxUnauthenticated
 	}
+	if c.MaxUnauthenticatedPerSource <= 0 {
+		c.MaxUnauthenticatedPerSource = MaxUnauthenticatedPerSource
+	}
 	if c.HandshakeTimeout <= 0 {
 		c.HandshakeTimeout = HandshakeTimeout
 	}
-	s := &Server{Config: c}
+	s := &Server{Config: c, sources: listen.NewSourceLimit(c.MaxUnauthenticatedPerSource)}
 	s.listen = listen.Server{Listeners: c.Listeners, Handle: s.handle, OnError: c.Telemetry.AcceptFailed,
 		Slots: []listen.Slots{listen.NewSlots(c.MaxConnections), unauthenticated: listen.NewSlots(c.MaxUnauthenticated)}}
 	return s
@@ -90,7 +98,7 @@ type refusal struct {
 // connection is one inbound connection on its way to the app.
 type connection struct {
 	peer     *net.TCPConn
-	held     *listen.Held
+	known    func() // gives back what is held for connections that are not authenticated; may be called often
 	record   *telemetry.Connection
 	snapshot *identity.Snapshot
 	dst      netip.AddrPort
@@ -99,10 +107,20 @@ type connection struct {
 
 func (s *Server) handle(peer *net.TCPConn, held *listen.Held) {
 	defer listen.Reset(peer) // does nothing after an orderly end
-	c := &connection{peer: peer, held: held, record: s.Telemetry.Begin(telemetry.Inbound, listen.AddrPort(peer.RemoteAddr())),
-		deadline: time.Now().Add(s.HandshakeTimeout)}
+	source := listen.AddrPort(peer.RemoteAddr())
+	record := s.Telemetry.Begin(telemetry.Inbound, source)
+	release, ok := s.sources.Acquire(source.Addr())
+	if !ok {
+		record.Refuse("source_limit", fmt.Errorf("%s has %d connections that are not authenticated yet", source.Addr(), s.MaxUnauthenticatedPerSource))
+		return
+	}
+	c := &connection{peer: peer, record: record, deadline: time.Now().Add(s.HandshakeTimeout), known: func() {
+		held.Release(unauthenticated)
+		release()
+	}}
+	defer c.known()
 	if r := s.serve(c); r != nil {
-		c.record.Refuse(r.reason, r.err)
+		record.Refuse(r.reason, r.err)
 	}
 }
 
@@ -175,7 +193,7 @@ func (s *Server) servePlaintext(c *connection, prefix []byte) *refusal {
 // relay dials the app and relays. Only from here on does the peer count as known.
 func (s *Server) relay(c *connection, peer *relay.Side, prefix []byte, security telemetry.Security, judge live.Judge) *refusal {
 	_ = c.peer.SetDeadline(time.Time{})
-	c.held.Release(unauthenticated)
+	c.known()
 	app, err := listen.DialTCP(context.Background(), s.Sources.Dialer(c.dst.Addr(), ConnectTimeout), c.dst)
 	if err != nil {
 		return &refusal{"connect", err}

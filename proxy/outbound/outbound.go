@@ -181,7 +181,7 @@ func (s *Server) serveMesh(app *net.TCPConn, record *telemetry.Connection, snaps
 }
 
 // meshJudge tells whether the server would still be accepted. A destination that has left the mesh map stays: nothing is expected of it any
-// more, and it is encrypted at that.
+// more, and it is encrypted at that. It ends if only the map had named it, since DNS did not answer: it may be in the mesh by another name.
 func (s *Server) meshJudge(m meshDestination, chain []*x509.Certificate) live.Judge {
 	return func(now *identity.Snapshot) error {
 		id, err := now.VerifyPeer(chain, x509.ExtKeyUsageServerAuth)

@@ -63,30 +63,29 @@ func NewMap(mesh *contract.Mesh) *Map {
 		s := &mesh.Services[i]
 		m.hosts[s.Host] = s
 		for _, ip := range s.ClusterIPs {
-			m.byIP[ip.Unmap()] = append(m.byIP[ip.Unmap()], s)
+			m.byIP[plain(ip)] = append(m.byIP[plain(ip)], s)
 		}
 	}
 	return m
 }
 
-// match is a Service of the mesh that stands behind an address.
+// match is a Service of the mesh that stands behind an address, as a manifest claims or as DNS confirms.
 type match struct {
 	service  *contract.Service
+	claimed  bool // by a clusterIP of the map: whoever writes a manifest can claim the address of somebody else's Service
 	endpoint bool
 }
 
-// Decide answers for one destination. The order is: clusterIPs of the map, names that DNS confirms, meshCIDRs. A name of the mesh
-// that is not confirmed, and a DNS that does not answer, refuse: the absence of an answer never turns encryption off.
+// Decide answers for one destination. The clusterIPs of the map and the names that DNS confirms count together; only without either
+// do meshCIDRs. A name of the mesh that is not confirmed refuses, and so does a DNS that does not answer, unless the clusterIPs alone
+// lead to mutual TLS: the absence of an answer never turns encryption off.
 func (m *Map) Decide(dst netip.AddrPort, facts Facts) Destination {
-	addr := dst.Addr().Unmap()
+	addr := plain(dst.Addr())
 	var matches []match
 	for _, s := range m.byIP[addr] {
-		matches = append(matches, match{service: s})
+		matches = append(matches, match{service: s, claimed: true})
 	}
-	if len(matches) > 0 {
-		return combine(matches, dst.Port())
-	}
-	if facts.Err != nil {
+	if facts.Err != nil && len(matches) == 0 {
 		return Destination{Kind: Refused, Reason: "dns: " + facts.Err.Error()}
 	}
 	for _, name := range facts.Names {
@@ -100,12 +99,41 @@ func (m *Map) Decide(dst netip.AddrPort, facts Facts) Destination {
 		matches = append(matches, match{service: s, endpoint: name.Endpoint})
 	}
 	if len(matches) > 0 {
-		return combine(matches, dst.Port())
+		d := combine(matches, dst.Port())
+		if claim := unconfirmed(matches); d.Kind == Plaintext && claim != nil {
+			return Destination{Kind: Refused, Host: d.Host, Reason: fmt.Sprintf("port %d of %s takes plaintext, which needs DNS to confirm that %s is its address: %s",
+				dst.Port(), claim.Host, addr, whyUnconfirmed(addr, facts))}
+		}
+		return d
 	}
 	if slices.ContainsFunc(m.mesh.Outbound.MeshCIDRs, func(p netip.Prefix) bool { return p.Contains(addr) }) {
 		return Destination{Kind: Mesh, AnyMember: true}
 	}
 	return Destination{Kind: Unknown}
+}
+
+// plain is addr in the form in which maps and caches know it.
+func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
+
+// unconfirmed is a Service that claims the address without a name of its own there, or nil. Mutual TLS to the identities of such a
+// Service harms nobody; plaintext would go to whoever has the address.
+func unconfirmed(matches []match) *contract.Service {
+	for _, m := range matches {
+		if m.claimed && !slices.ContainsFunc(matches, func(o match) bool { return !o.claimed && o.service == m.service }) {
+			return m.service
+		}
+	}
+	return nil
+}
+
+func whyUnconfirmed(addr netip.Addr, facts Facts) string {
+	switch {
+	case facts.Err != nil:
+		return facts.Err.Error()
+	case !private(addr):
+		return "it is not asked for public addresses"
+	}
+	return "it has no such name"
 }
 
 // combine answers for an address behind which several Services may stand, as a pod behind two of them does. The peer must be

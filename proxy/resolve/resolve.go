@@ -1,11 +1,13 @@
 // Package resolve answers which Service of the mesh, if any, is behind an address, and so who may answer there. The mesh map alone
-// says which identities are right; DNS only says which Service an address belongs to, and what DNS says is confirmed forward. An
-// attacker who controls DNS can at most send a connection to another Service of the mesh than the app meant, or make an address look
-// foreign: use outbound.unknown Deny or meshCIDRs where that matters.
+// says which identities are right. Which Service an address belongs to is said by the clusterIPs of the map, by DNS, whose names are
+// confirmed forward, or by both, which must then agree on who may answer. A clusterIP of the map is the claim of a manifest, and
+// never enough for plaintext. An attacker who controls DNS can at most send a connection to another Service of the mesh than the app
+// meant, or make an address that no clusterIP names look foreign: use outbound.unknown Deny or meshCIDRs where that matters.
 package resolve
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strings"
 	"sync"
@@ -25,8 +27,13 @@ const (
 	maxEntries = 4096
 )
 
-// lookupTimeout bounds all queries about one address together.
-const lookupTimeout = 8 * time.Second
+const (
+	lookupTimeout = 8 * time.Second // bounds all queries about one address together
+	// claimTimeout is how long, from its start, a lookup is waited for where a clusterIP of the map alone leads to mutual TLS.
+	claimTimeout = time.Second
+)
+
+var errNoAnswerYet = errors.New("no answer yet")
 
 // Resolver answers with the help of DNS and a cache of its facts. Make it with New.
 type Resolver struct {
@@ -46,6 +53,7 @@ type key struct {
 
 // entry is filled once ready is closed.
 type entry struct {
+	began   time.Time // by the real clock
 	ready   chan struct{}
 	facts   Facts
 	expires time.Time
@@ -91,10 +99,16 @@ func SystemServers(path string) ([]netip.AddrPort, error) {
 // Resolve answers for dst under mesh. The facts are returned too, for MapOf(mesh).Decide when the map changes.
 func (r *Resolver) Resolve(ctx context.Context, mesh *contract.Mesh, dst netip.AddrPort) (Destination, Facts) {
 	m := r.MapOf(mesh)
-	addr := dst.Addr().Unmap().WithZone("")
+	addr := plain(dst.Addr())
 	var facts Facts
-	if len(m.byIP[addr]) == 0 && private(addr) {
-		facts = r.lookup(ctx, key{addr, mesh.ClusterDomain})
+	if private(addr) {
+		e := r.lookup(key{addr, mesh.ClusterDomain})
+		if m.Decide(dst, Facts{Err: errNoAnswerYet}).Kind == Mesh {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadline(ctx, e.began.Add(claimTimeout))
+			defer cancel()
+		}
+		facts = e.wait(ctx)
 	}
 	return m.Decide(dst, facts), facts
 }
@@ -115,17 +129,25 @@ var sharedRange = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598; clusters u
 // for, so that connections to the Internet do not wait for DNS.
 func private(addr netip.Addr) bool { return addr.IsPrivate() || sharedRange.Contains(addr) }
 
-// lookup returns the facts about an address, from the cache or by one query that all callers share. It does not wait longer than ctx.
-func (r *Resolver) lookup(ctx context.Context, k key) Facts {
+// lookup returns what the cache has about an address, or begins one lookup that all callers share.
+func (r *Resolver) lookup(k key) *entry {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	e := r.cache[k]
 	if e == nil || (e.done() && !r.now().Before(e.expires)) {
-		e = &entry{ready: make(chan struct{})}
+		e = &entry{began: time.Now(), ready: make(chan struct{})}
 		r.makeRoom()
 		r.cache[k] = e
-		go r.fill(k, e) // not bound to ctx, since others may wait for it; bound to lookupTimeout
+		go r.fill(k, e) // bound to no caller, since others may wait for it; bound to lookupTimeout
 	}
-	r.mu.Unlock()
+	return e
+}
+
+// wait returns the facts, but does not wait for them longer than ctx.
+func (e *entry) wait(ctx context.Context) Facts {
+	if e.done() { // even where ctx has ended
+		return e.facts
+	}
 	select {
 	case <-e.ready:
 		return e.facts

@@ -127,6 +127,7 @@ func TestResolve(t *testing.T) {
 		"5.1.1.10.in-addr.arpa. 5 IN PTR 10-1-1-5.web.prod.svc.cluster.local.",
 		"6.1.1.10.in-addr.arpa. 5 IN PTR other.example.", "7.1.1.10.in-addr.arpa. 5 IN PTR foreign.elsewhere.svc.cluster.local.",
 		"foreign.elsewhere.svc.cluster.local. 5 IN A 10.1.1.7",
+		"1.0.96.10.in-addr.arpa. 5 IN PTR web.prod.svc.cluster.local.", "web.prod.svc.cluster.local. 5 IN A 10.96.0.1",
 		"9.0.96.10.in-addr.arpa. 5 IN PTR db.prod.svc.cluster.local.", "db.prod.svc.cluster.local. 5 IN A 10.96.0.9",
 		"1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa. 5 IN PTR db.prod.svc.cluster.local.", "db.prod.svc.cluster.local. 5 IN AAAA fd00::1",
 		"1.1.64.100.in-addr.arpa. 5 IN PTR 100-64-1-1.db.prod.svc.cluster.local.", "100-64-1-1.db.prod.svc.cluster.local. 5 IN A 100.64.1.1",
