@@ -3,7 +3,7 @@
 package model
 
 import (
-	gojson "encoding/json"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,11 +11,11 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	"sigs.k8s.io/json"
 	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/contract"
 )
@@ -194,11 +194,7 @@ func (m *Model) checkNamespaces(namespaces map[string]corev1.Namespace, r *repor
 // decode reads a node, the whole of an object or the part below a field, into a typed object for reading.
 func decode[T any](item *yaml.RNode, of report.Object, field string, r *report.Report) (T, bool) {
 	var object T
-	data, err := item.MarshalJSON()
-	if err == nil {
-		err = json.UnmarshalCaseSensitivePreserveInts(data, &object)
-	}
-	if err != nil {
+	if err := node.Decode(item, &object); err != nil {
 		r.Error(of, field, "cannot be read: %s", cause(err))
 		return object, false
 	}
@@ -207,7 +203,7 @@ func decode[T any](item *yaml.RNode, of report.Object, field string, r *report.R
 
 // cause words a decoding error for a person: the field, what it holds and what it should hold.
 func cause(err error) string {
-	if typeError, ok := err.(*gojson.UnmarshalTypeError); ok {
+	if typeError, ok := err.(*json.UnmarshalTypeError); ok {
 		return fmt.Sprintf("%s is a %s where a %s belongs", typeError.Field, typeError.Value, typeError.Type)
 	}
 	return err.Error()

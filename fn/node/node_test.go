@@ -1,8 +1,11 @@
 package node_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
@@ -54,5 +57,37 @@ func TestEdits(t *testing.T) {
 	}
 	if seq := node.Sequence(n.YNode(), "list"); seq.Kind != yaml.SequenceNode || node.Sequence(n.YNode(), "list") != seq {
 		t.Error("Sequence must make a list once")
+	}
+}
+
+// JSON says what kyaml's own conversion says, for everything that manifests hold.
+func TestJSON(t *testing.T) {
+	const text = `
+a: {s: x, q: "1", o: on, n: ~, e: "", t: 2026-01-01, i: 1000730000, big: 9007199254740993, hex: 0x10, oct: 0o17, f: 2.50, exp: 1e3, b: true, l: [1, [2], {}]}
+base: &base {k: v}
+alias: *base
+merged: {<<: *base, own: 1}
+<<: *base
+1: number
+lines: |
+  one
+  two
+html: <a&b>
+`
+	n := yaml.MustParse(text)
+	got, err := node.JSON(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := n.MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var g, w any
+	if json.Unmarshal(got, &g) != nil || json.Unmarshal(want, &w) != nil {
+		t.Fatalf("no JSON: %s", got)
+	}
+	if diff := cmp.Diff(w, g); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -10,10 +10,10 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"sigs.k8s.io/json"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/contract"
 )
@@ -27,7 +27,7 @@ func (c *checker) workload(item *yaml.RNode, path []string) {
 		return
 	}
 	var pod corev1.PodTemplateSpec
-	if data, err := template.MarshalJSON(); err != nil || json.UnmarshalCaseSensitivePreserveInts(data, &pod) != nil {
+	if node.Decode(template, &pod) != nil {
 		c.report.Error(object, strings.Join(path, "."), "cannot be read")
 		return
 	}
@@ -257,7 +257,7 @@ func (c *checker) services(items []*yaml.RNode) {
 func (c *checker) service(item *yaml.RNode, index *model.Index, known map[string]map[string][]string) {
 	object := report.ObjectOf(item)
 	var service corev1.Service
-	if data, err := item.MarshalJSON(); err != nil || json.UnmarshalCaseSensitivePreserveInts(data, &service) != nil {
+	if node.Decode(item, &service) != nil {
 		c.report.Error(object, "", "cannot be read")
 		return
 	}

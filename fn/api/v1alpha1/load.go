@@ -9,7 +9,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/json"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/node"
@@ -139,13 +138,9 @@ func decodeStrict(n *yaml.RNode, into any) error {
 	if err := node.CheckAliases(n.YNode()); err != nil {
 		return err
 	}
-	data, err := n.MarshalJSON()
-	if err != nil {
-		return fmt.Errorf("is not a YAML mapping: %w", err)
-	}
-	strict, err := json.UnmarshalStrict(data, into)
+	mistakes, err := node.DecodeStrict(n, into)
 	if err != nil {
 		return err
 	}
-	return errors.Join(strict...)
+	return errors.Join(mistakes...)
 }

@@ -20,7 +20,7 @@ func TestLoadRefuses(t *testing.T) {
 		"other version":       {"apiVersion: meshless.dev/v2\nkind: MutualTLS", "want MutualTLS of meshless.dev/v1alpha1"},
 		"unknown field":       {head + "  trustdomain: x", `unknown field "spec.trustdomain"`},
 		"unknown deep field":  {head + "  proxy: {resources: {request: {}}}", `unknown field "spec.proxy.resources.request"`},
-		"repeated field":      {"apiVersion: meshless.dev/v1alpha1\nkind: MutualTLS\nspec: {issuance: Auto, issuance: Never}", "already"},
+		"repeated field":      {"apiVersion: meshless.dev/v1alpha1\nkind: MutualTLS\nspec: {issuance: Auto, issuance: Never}", `duplicate field "spec.issuance"`},
 		"wrong type":          {head + "  sealing: {recipients: age1}", "cannot unmarshal string"},
 		"trust domain":        {head + "  trustDomain: Prod_EXAMPLE!", "spec.trustDomain"},
 		"trust domain scheme": {head + "  trustDomain: spiffe://prod.example", `write the name alone, "prod.example"`},

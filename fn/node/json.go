@@ -1,0 +1,108 @@
+package node
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+
+	k8sjson "sigs.k8s.io/json"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+)
+
+// Decode reads a node into a struct with the rules of the Kubernetes API: JSON names, case-sensitive. The node must have passed CheckAliases.
+func Decode(n *yaml.RNode, into any) error {
+	data, err := JSON(n)
+	if err != nil {
+		return err
+	}
+	return k8sjson.UnmarshalCaseSensitivePreserveInts(data, into)
+}
+
+// DecodeStrict is Decode in which unknown and repeated fields are errors; they are returned apart from the error that nothing could be read.
+func DecodeStrict(n *yaml.RNode, into any) (mistakes []error, err error) {
+	data, err := JSON(n)
+	if err != nil {
+		return nil, err
+	}
+	return k8sjson.UnmarshalStrict(data, into)
+}
+
+// JSON writes a node as JSON. kyaml's own way goes through YAML text and back, which is most of what a render would cost.
+func JSON(n *yaml.RNode) ([]byte, error) {
+	var out bytes.Buffer
+	err := writeJSON(&out, n.YNode())
+	return out.Bytes(), err
+}
+
+func writeJSON(out *bytes.Buffer, n *yaml.Node) error {
+	switch n.Kind {
+	case yaml.DocumentNode:
+		return writeJSON(out, n.Content[0])
+	case yaml.AliasNode:
+		return writeJSON(out, n.Alias)
+	case yaml.MappingNode:
+		return writeObject(out, n)
+	case yaml.SequenceNode:
+		out.WriteByte('[')
+		for i, child := range n.Content {
+			if i > 0 {
+				out.WriteByte(',')
+			}
+			if err := writeJSON(out, child); err != nil {
+				return err
+			}
+		}
+		out.WriteByte(']')
+		return nil
+	}
+	return writeScalar(out, n)
+}
+
+func writeObject(out *bytes.Buffer, n *yaml.Node) error {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Kind != yaml.ScalarNode || n.Content[i].ShortTag() == "!!merge" {
+			data, err := yaml.NewRNode(n).MarshalJSON() // merges, and keys that JSON has not
+			out.Write(data)
+			return err
+		}
+	}
+	out.WriteByte('{')
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if i > 0 {
+			out.WriteByte(',')
+		}
+		if err := writeValue(out, n.Content[i].Value); err != nil {
+			return err
+		}
+		out.WriteByte(':')
+		if err := writeJSON(out, n.Content[i+1]); err != nil {
+			return err
+		}
+	}
+	out.WriteByte('}')
+	return nil
+}
+
+func writeScalar(out *bytes.Buffer, n *yaml.Node) error {
+	switch n.ShortTag() {
+	case yaml.NodeTagString, "!!timestamp":
+		return writeValue(out, n.Value)
+	case yaml.NodeTagNull:
+		out.WriteString("null")
+		return nil
+	}
+	var value any // numbers in all their spellings, booleans, binary: as the YAML library means them
+	if err := n.Decode(&value); err != nil {
+		return err
+	}
+	return writeValue(out, value)
+}
+
+func writeValue(out *bytes.Buffer, value any) error {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("cannot be written as JSON: %w", err)
+	}
+	out.Write(data)
+	return nil
+}
