@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/model"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/verify"
 )
@@ -40,7 +41,7 @@ A kustomization is checked by its output:
 				return err
 			}
 			r := &report.Report{}
-			leaves := verify.Check(items, verify.Options{Now: p.now(), EveryWorkload: true}, r)
+			leaves := verify.Check(items, verify.Options{Now: p.now(), EveryWorkload: true, Kinds: kindsIn(items)}, r)
 			if err := p.conclude(r); err != nil {
 				return err
 			}
@@ -140,12 +141,12 @@ type statusRow struct {
 
 // statusRows reads the leaves. The renewal window is that of a config among the items, or half of the leaf's life.
 func (p *program) statusRows(items []*yaml.RNode, r *report.Report) []statusRow {
-	leaves := verify.Check(items, verify.Options{Now: p.now()}, r)
+	leaves := verify.Check(items, verify.Options{Now: p.now(), Kinds: kindsIn(items)}, r)
 	rows := []statusRow{}
 	if len(leaves) == 0 {
 		return rows
 	}
-	renewBefore := renewBeforeIn(items)
+	renewBefore := specIn(items).Certificates.RenewBefore.Duration
 	for _, leaf := range leaves {
 		c := leaf.Certificate
 		window := c.NotAfter.Sub(c.NotBefore) / 2
@@ -169,16 +170,19 @@ func (p *program) statusRows(items []*yaml.RNode, r *report.Report) []statusRow 
 	return rows
 }
 
-func renewBeforeIn(items []*yaml.RNode) time.Duration {
+// specIn is that of a config among the items; the zero Spec without.
+func specIn(items []*yaml.RNode) v1alpha1.Spec {
 	for _, item := range items {
-		if item.GetKind() == v1alpha1.KindMutualTLS {
+		if report.ObjectOf(item).Kind == v1alpha1.KindMutualTLS {
 			if config, err := v1alpha1.Load(item); err == nil {
-				return config.Spec.Certificates.RenewBefore.Duration
+				return config.Spec
 			}
 		}
 	}
-	return 0
+	return v1alpha1.Spec{}
 }
+
+func kindsIn(items []*yaml.RNode) model.Kinds { return model.KindsOf(specIn(items)) }
 
 func (p *program) printStatus(rows []statusRow) error {
 	if len(rows) == 0 {

@@ -6,18 +6,13 @@ import (
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
-	"github.com/meshless-dev/meshless/fn/model"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/internal/contract"
 )
 
 // Strip takes out of a workload's pod template what an injection put in, and restores its handlers. On a template without injection it
-// changes nothing. Items that are no workloads are left alone.
-func Strip(item *yaml.RNode) error {
-	path, ok := model.TemplatePath(item)
-	if !ok {
-		return nil
-	}
+// changes nothing. Path is where the item keeps its template.
+func Strip(item *yaml.RNode, path []string) error {
 	found, err := item.Pipe(yaml.Lookup(path...))
 	if err != nil || found == nil {
 		return nil // the model says what is wrong with it
@@ -45,11 +40,7 @@ func Strip(item *yaml.RNode) error {
 }
 
 // Injected tells whether the pod template of a workload holds anything of ours.
-func Injected(item *yaml.RNode) bool {
-	path, ok := model.TemplatePath(item)
-	if !ok {
-		return false
-	}
+func Injected(item *yaml.RNode, path []string) bool {
 	found, err := item.Pipe(yaml.Lookup(path...))
 	if err != nil || found == nil {
 		return false

@@ -32,7 +32,8 @@ type Model struct {
 	Services    []*Service  // those with a workload in the mesh behind them
 	State       State
 
-	seen map[spiffeid.ID]bool
+	kinds Kinds
+	seen  map[spiffeid.ID]bool
 }
 
 // State is what an earlier render left, found by annotation and never by name.
@@ -45,14 +46,14 @@ type State struct {
 	Duplicate map[string][]*yaml.RNode // further Secrets of a SPIFFE ID that has one
 }
 
-// Build reads the items. Pod templates must be free of what an earlier injection put in.
+// Build reads the items, those of Lists one by one (Flatten). Pod templates must be free of what an earlier injection put in.
 func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 	td, err := spiffeid.TrustDomainFromString(spec.TrustDomain)
 	if err != nil {
 		r.Error(report.Object{}, "spec.trustDomain", "%v", err)
 		return nil
 	}
-	m := &Model{Spec: spec, TrustDomain: td, seen: map[spiffeid.ID]bool{}, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}}}
+	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]bool{}, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}}}
 	var services []corev1.Service
 	var ingresses []networkingv1.Ingress
 	namespaces := map[string]corev1.Namespace{}
@@ -60,7 +61,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		switch {
 		case m.State.take(item):
 		case item.GetAnnotations()[LocalConfigAnnotation] == "true":
-		case isWorkload(item):
+		case m.isWorkload(item):
 			m.addWorkload(item, r)
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Service":
 			if s, ok := decode[corev1.Service](item, report.ObjectOf(item), "", r); ok {
@@ -75,7 +76,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 				namespaces[n.Name] = n
 			}
 		case IsList(item):
-			r.Error(report.ObjectOf(item), "items", "a list hides its workloads from the render; write its items as documents of their own")
+			r.Error(report.ObjectOf(item), "items", "a %s hides its workloads from the render; make it a List of v1, or write its items as documents of their own", item.GetKind())
 		default:
 			refuseStrayAnnotations(item, r)
 			warnUnknownKind(item, r)
@@ -88,26 +89,21 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 	return m
 }
 
-// IsList tells whether an item is a List, DeploymentList or the like, which kubectl takes apart when it is applied.
+// IsList tells whether an item is a DeploymentList or the like, which kubectl takes apart when it is applied.
 func IsList(item *yaml.RNode) bool {
 	return strings.HasSuffix(item.GetKind(), "List") && item.Field("items") != nil
-}
-
-// HasPodTemplate tells whether an item of any kind holds a pod template where the kinds of Kubernetes do.
-func HasPodTemplate(item *yaml.RNode) bool {
-	for _, path := range [][]string{{"spec", "template", "spec", "containers"}, {"spec", "jobTemplate", "spec", "template", "spec", "containers"}} {
-		if containers, err := item.Pipe(yaml.Lookup(path...)); err == nil && containers != nil && containers.YNode().Kind == yaml.SequenceNode {
-			return true
-		}
-	}
-	return false
 }
 
 // warnUnknownKind says that pods will run outside of the mesh.
 func warnUnknownKind(item *yaml.RNode, r *report.Report) {
 	if HasPodTemplate(item) {
-		r.Warn(report.ObjectOf(item), "", "has a pod template, and %s of %s is no kind that meshless injects; its pods stay outside of the mesh", item.GetKind(), item.GetApiVersion())
+		r.Warn(report.ObjectOf(item), "", "has a pod template, and %s of %s is no kind that meshless knows; its pods stay outside of the mesh. Name it in spec.workloads.templates", item.GetKind(), item.GetApiVersion())
 	}
+}
+
+func (m *Model) isWorkload(item *yaml.RNode) bool {
+	_, ok := m.kinds.TemplatePath(item)
+	return ok
 }
 
 // take keeps an item that is state and tells whether it was.

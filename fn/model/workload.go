@@ -33,33 +33,6 @@ type Workload struct {
 	Services     []*Service // that select it
 }
 
-// templatePaths are the supported kinds by "<group>/<kind>".
-var templatePaths = map[string][]string{
-	"/Pod":                   {},
-	"/ReplicationController": {"spec", "template"},
-	"apps/Deployment":        {"spec", "template"},
-	"apps/StatefulSet":       {"spec", "template"},
-	"apps/DaemonSet":         {"spec", "template"},
-	"apps/ReplicaSet":        {"spec", "template"},
-	"batch/Job":              {"spec", "template"},
-	"batch/CronJob":          {"spec", "jobTemplate", "spec", "template"},
-}
-
-// TemplatePath returns where an item keeps its pod template, and whether it is a workload of a supported kind at all.
-func TemplatePath(item *yaml.RNode) ([]string, bool) {
-	group, _, hasGroup := strings.Cut(item.GetApiVersion(), "/")
-	if !hasGroup {
-		group = ""
-	}
-	p, ok := templatePaths[group+"/"+item.GetKind()]
-	return p, ok
-}
-
-func isWorkload(item *yaml.RNode) bool {
-	_, ok := TemplatePath(item)
-	return ok
-}
-
 // SecretName is the name of the workload's Secret. Names that would be too long for Kubernetes end in a digest instead.
 func (w *Workload) SecretName() string {
 	const limit = 253
@@ -125,7 +98,7 @@ func (m *Model) addWorkload(item *yaml.RNode, r *report.Report) {
 }
 
 func (m *Model) readWorkload(item *yaml.RNode, r *report.Report) *Workload {
-	p, _ := TemplatePath(item)
+	p, _ := m.kinds.TemplatePath(item)
 	w := &Workload{Node: item, Object: report.ObjectOf(item), Kind: item.GetKind(), Name: item.GetName(),
 		Namespace: cmp.Or(item.GetNamespace(), metav1.NamespaceDefault), TemplatePath: p}
 	if w.Name == "" {

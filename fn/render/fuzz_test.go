@@ -10,7 +10,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/kio"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
-	"github.com/meshless-dev/meshless/fn/inject"
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/internal/contract"
 )
 
@@ -63,9 +63,7 @@ func stripped(t testing.TB, items []*yaml.RNode) string {
 		if item.GetAnnotations()[contract.IdentityAnnotation] != "" {
 			continue
 		}
-		if err := inject.Strip(item); err != nil {
-			t.Fatal(err)
-		}
+		strip(t, item, v1alpha1.Spec{})
 		out = append(out, item)
 	}
 	return text(t, out)

@@ -22,6 +22,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/fn/inject"
+	"github.com/meshless-dev/meshless/fn/model"
 	"github.com/meshless-dev/meshless/fn/render"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/seal"
@@ -178,9 +179,7 @@ func checkLaws(t *testing.T, w *world, config *v1alpha1.MutualTLS, input string,
 		if item = item.Copy(); item.GetAnnotations()[contract.IdentityAnnotation] != "" {
 			continue
 		}
-		if err := inject.Strip(item); err != nil {
-			t.Fatal(err)
-		}
+		strip(t, item, config.Spec)
 		stripped = append(stripped, item)
 	}
 	var manifests []*yaml.RNode
@@ -194,6 +193,18 @@ func checkLaws(t *testing.T, w *world, config *v1alpha1.MutualTLS, input string,
 	}
 	if diff := cmp.Diff(text(t, manifests), text(t, stripped)); diff != "" {
 		t.Errorf("un-injection does not give the input back:\n%s", diff)
+	}
+}
+
+// strip takes injections out of an item, or the items of a List.
+func strip(t testing.TB, item *yaml.RNode, spec v1alpha1.Spec) {
+	t.Helper()
+	for _, part := range model.Flatten([]*yaml.RNode{item}) {
+		if path, ok := model.KindsOf(spec).TemplatePath(part); ok {
+			if err := inject.Strip(part, path); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 

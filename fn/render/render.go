@@ -30,11 +30,12 @@ type Options struct {
 // Run renders the items and returns the new list; the given nodes are not changed. Findings go to the report; when it has an error, the result is nil.
 func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.Report) []*yaml.RNode {
 	sealing := newSealing(config, r)
-	items, injected := prepare(items, r)
+	kinds := model.KindsOf(config.Spec)
+	items, injected := prepare(items, kinds, r)
 	if r.Failed() {
 		return nil
 	}
-	m := model.Build(items, config.Spec, r)
+	m := model.Build(model.Flatten(items), config.Spec, r)
 	if r.Failed() {
 		return nil
 	}
@@ -55,16 +56,15 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	if r.Failed() {
 		return nil
 	}
-	verify.Rendered(out.items, o.Now, r)
+	verify.Rendered(out.items, kinds, o.Now, r)
 	if r.Failed() {
 		return nil
 	}
 	return out.items
 }
 
-// prepare copies the items, resolves YAML aliases in workloads (an edit below an alias would show in two places) and takes out earlier injections. It returns the
-// workloads that had one.
-func prepare(items []*yaml.RNode, r *report.Report) (copies, injected []*yaml.RNode) {
+// prepare copies the items and takes earlier injections out of their workloads, of which it returns those that had one.
+func prepare(items []*yaml.RNode, kinds model.Kinds, r *report.Report) (copies, injected []*yaml.RNode) {
 	for _, item := range items {
 		if err := node.CheckItem(item); err != nil {
 			r.Error(report.ObjectOf(item), "", "%v", err)
@@ -72,23 +72,37 @@ func prepare(items []*yaml.RNode, r *report.Report) (copies, injected []*yaml.RN
 		}
 		item = item.Copy()
 		copies = append(copies, item)
-		if _, ok := model.TemplatePath(item); !ok {
+		if err := resolveAliases(item, kinds); err != nil {
+			r.Error(report.ObjectOf(item), "", "its YAML aliases cannot be resolved: %v", err)
 			continue
 		}
-		if hasAlias(item.YNode()) {
-			if err := item.DeAnchor(); err != nil {
-				r.Error(report.ObjectOf(item), "", "its YAML aliases cannot be resolved: %v", err)
+		for _, part := range model.Flatten([]*yaml.RNode{item}) {
+			if err := node.CheckItem(part); err != nil {
+				r.Error(report.ObjectOf(item), "items", "%v", err)
 				continue
 			}
-		}
-		if inject.Injected(item) {
-			injected = append(injected, item)
-		}
-		if err := inject.Strip(item); err != nil {
-			r.Error(report.ObjectOf(item), "", "%v", err)
+			path, ok := kinds.TemplatePath(part)
+			if !ok {
+				continue
+			}
+			if inject.Injected(part, path) {
+				injected = append(injected, part)
+			}
+			if err := inject.Strip(part, path); err != nil {
+				r.Error(report.ObjectOf(part), "", "%v", err)
+			}
 		}
 	}
 	return copies, injected
+}
+
+// resolveAliases writes YAML aliases out where a workload may be edited: an edit below an alias would show in two places.
+func resolveAliases(item *yaml.RNode, kinds model.Kinds) error {
+	_, workload := kinds.TemplatePath(item)
+	if (workload || item.GetKind() == "List") && hasAlias(item.YNode()) {
+		return item.DeAnchor()
+	}
+	return nil
 }
 
 func hasAlias(n *yaml.Node) bool {

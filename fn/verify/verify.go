@@ -34,12 +34,16 @@ type Leaf struct {
 type Options struct {
 	Now           time.Time
 	EveryWorkload bool // a workload that is not injected and does not say so (meshless.dev/inject: disabled) is an error
+	Kinds         model.Kinds
 }
 
 // Check reports what is wrong with the items and returns the leaves that it found, in the order of the items.
 func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
 	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, bundles: map[string]*svid.Bundle{}, meshes: map[string]*contract.Mesh{}}
 	if !c.wellFormed(items) {
+		return nil
+	}
+	if items = model.Flatten(items); !c.wellFormed(items) {
 		return nil
 	}
 	for _, item := range items {
@@ -59,8 +63,8 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
 }
 
 // Rendered is Check as the last step of a render, which knows best what is in the mesh.
-func Rendered(items []*yaml.RNode, now time.Time, r *report.Report) {
-	Check(items, Options{Now: now}, r)
+func Rendered(items []*yaml.RNode, kinds model.Kinds, now time.Time, r *report.Report) {
+	Check(items, Options{Now: now, Kinds: kinds}, r)
 }
 
 type checker struct {
@@ -93,8 +97,8 @@ func (c *checker) wellFormed(items []*yaml.RNode) bool {
 			c.report.Error(object, "", "%v", err)
 		case object.Kind == "" || object.APIVersion == "":
 			c.report.Error(object, "", "lacks apiVersion or kind, so it is no manifest")
-		case model.IsList(item):
-			c.report.Error(object, "items", "is a list, which kubectl takes apart; write its items as documents of their own")
+		case model.IsList(item) && object.Kind != "List":
+			c.report.Error(object, "items", "is a list, which kubectl takes apart; make it a List of v1, or write its items as documents of their own")
 		case seen[object] && item.GetAnnotations()[model.LocalConfigAnnotation] != "true":
 			c.report.Error(object, "", "stands twice in the input")
 		}
@@ -109,13 +113,13 @@ func (c *checker) item(item *yaml.RNode) {
 	if item.GetAnnotations()[model.LocalConfigAnnotation] == "true" {
 		return
 	}
-	if path, ok := model.TemplatePath(item); ok {
+	if path, ok := c.options.Kinds.Find(item); ok {
 		c.workloads++
 		c.workload(item, path)
 		return
 	}
 	if model.HasPodTemplate(item) && c.options.EveryWorkload {
-		c.report.Warn(object, "", "has a pod template, and is of no kind that meshless injects; its pods are not in the mesh")
+		c.report.Warn(object, "", "has a pod template, and is of no kind that meshless knows; its pods are not in the mesh")
 	}
 	reserved := object.Kind == "ConfigMap" && (object.Name == contract.BundleName || object.Name == contract.MeshName)
 	if reserved && item.GetAnnotations()[contract.IdentityAnnotation] == "" {

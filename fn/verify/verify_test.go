@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/model"
 	"github.com/meshless-dev/meshless/fn/render"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/verify"
@@ -178,7 +179,7 @@ func TestCheck(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &report.Report{}
-			verify.Check(parse(t, test.text), verify.Options{Now: test.at, EveryWorkload: true}, r)
+			verify.Check(parse(t, test.text), verify.Options{Now: test.at, EveryWorkload: true, Kinds: model.KindsOf(v1alpha1.Spec{})}, r)
 			said := strings.Join(r.Errors(), "\n")
 			if (test.want == "") != (said == "") || !strings.Contains(said, test.want) {
 				t.Errorf("got %q, want %q", said, test.want)

@@ -87,6 +87,15 @@ type TLS struct {
 type WorkloadSelectors struct {
 	Include []Selector `json:"include,omitempty"`
 	Exclude []Selector `json:"exclude,omitempty"`
+
+	Templates []PodTemplate `json:"templates,omitempty"` // kinds of custom resources that hold a pod template
+}
+
+// PodTemplate says where a kind of custom resource keeps its pod template. Those of Argo Rollouts, OpenShift DeploymentConfigs and Knative Services are known.
+type PodTemplate struct {
+	Group string `json:"group"`
+	Kind  string `json:"kind"`
+	Path  string `json:"path"` // like spec.template
 }
 
 // Selector matches a workload when every field that is set does.

@@ -34,6 +34,7 @@ func (c *MutualTLS) Validate() error {
 	v.enums(c.Spec)
 	v.selectors("spec.workloads.include", c.Spec.Workloads.Include)
 	v.selectors("spec.workloads.exclude", c.Spec.Workloads.Exclude)
+	v.templates(c.Spec.Workloads.Templates)
 	v.rules(c.Spec)
 	v.images(c.Spec)
 	return errors.Join(v.errs...)
@@ -105,6 +106,18 @@ func (v *validator) enums(s Spec) {
 	for i, p := range s.Outbound.MeshCIDRs {
 		if p != p.Masked() {
 			v.fail(fmt.Sprintf("spec.outbound.meshCIDRs[%d]", i), "%s has host bits set; write %s", p, p.Masked())
+		}
+	}
+}
+
+func (v *validator) templates(templates []PodTemplate) {
+	for i, t := range templates {
+		field := fmt.Sprintf("spec.workloads.templates[%d]", i)
+		if len(validation.IsDNS1123Subdomain(t.Group)) > 0 || t.Kind == "" {
+			v.fail(field, "needs the group and kind of a custom resource, like argoproj.io and Rollout")
+		}
+		if slices.Contains(strings.Split(t.Path, "."), "") {
+			v.fail(field+".path", "%q is not a path like spec.template", t.Path)
 		}
 	}
 }
