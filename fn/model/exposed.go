@@ -10,6 +10,7 @@ import (
 
 // warnExposed warns of Services that clients outside of the mesh are meant to reach, and whose pods take mutual TLS only.
 func (m *Model) warnExposed(services []corev1.Service, ingresses []networkingv1.Ingress, r *report.Report) {
+	m.warnHostPorts(r)
 	byName := map[[2]string]*Service{}
 	for _, s := range m.Services {
 		byName[[2]string{s.Object.Namespace, s.Name}] = s
@@ -25,6 +26,25 @@ func (m *Model) warnExposed(services []corev1.Service, ingresses []networkingv1.
 			m.warnStrict(s, servicePort(s, backend.Port), "is a backend of ingress "+ingress.Name, r)
 		}
 	}
+}
+
+// warnHostPorts warns of ports of the node that lead to a Strict port.
+func (m *Model) warnHostPorts(r *report.Report) {
+	for _, w := range m.Workloads {
+		for _, c := range w.Containers() {
+			for _, p := range c.Ports {
+				if p.HostPort != 0 && m.strict(w, uint16(p.ContainerPort)) {
+					r.Warn(w.Object, w.Field("spec"), "hostPort %d of container %q leads to a port that takes mutual TLS only: clients outside of the mesh are refused. To admit them, set the annotation %s: \"%d\"",
+						p.HostPort, c.Name, contract.PermissivePortsAnnotation, p.ContainerPort)
+				}
+			}
+		}
+	}
+}
+
+// strict tells whether a port of a workload takes mutual TLS only.
+func (m *Model) strict(w *Workload, port uint16) bool {
+	return m.Spec.Inbound.Mode == contract.Strict && !m.ExcludedInbound(w).Contains(port) && !w.Overrides.PermissivePorts.Contains(port)
 }
 
 func backends(ingress networkingv1.Ingress) []*networkingv1.IngressServiceBackend {
@@ -61,7 +81,7 @@ func servicePort(s *Service, p networkingv1.ServiceBackendPort) int32 {
 
 // warnStrict warns of a port of a Service, 0 for all, that is Strict on any of the workloads behind it.
 func (m *Model) warnStrict(s *Service, number int32, why string, r *report.Report) {
-	if s == nil || m.Spec.Inbound.Mode == contract.Permissive {
+	if s == nil {
 		return
 	}
 	for _, p := range s.Ports {
@@ -69,7 +89,7 @@ func (m *Model) warnStrict(s *Service, number int32, why string, r *report.Repor
 			continue
 		}
 		for _, w := range s.Workloads {
-			if target := targetPort(p, w); !m.ExcludedInbound(w).Contains(target) && !w.Overrides.PermissivePorts.Contains(target) {
+			if target := targetPort(p, w); m.strict(w, target) {
 				r.Warn(s.Object, "spec.ports", "port %d %s, and %s takes mutual TLS only there: clients outside of the mesh are refused. To admit them, annotate its pod template with %s: \"%d\"",
 					p.Port, why, w.Object, contract.PermissivePortsAnnotation, target)
 			}

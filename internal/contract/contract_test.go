@@ -3,6 +3,7 @@ package contract_test
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"net/netip"
 	"strings"
@@ -62,7 +63,7 @@ func TestMeshRefuses(t *testing.T) {
 		"foreign identity": func(m *contract.Mesh) { m.Services[0].Identities = []string{"spiffe://other/x"} },
 		"no SPIFFE ID":     func(m *contract.Mesh) { m.Services[0].Identities = []string{"web"} },
 		"trust domain ID":  func(m *contract.Mesh) { m.Services[0].Identities = []string{"spiffe://cluster.local"} },
-		"host":             func(m *contract.Mesh) { m.Services[0].Host = "Web." },
+		"host":             func(m *contract.Mesh) { m.Services[0].Host = "Web.prod.svc.cluster.local" },
 		"empty rule":       func(m *contract.Mesh) { m.Inbound.Policy[0].Rules[0].From = nil },
 		"pattern":          func(m *contract.Mesh) { m.Inbound.Policy[0].Rules[0].From = []string{"spiffe://*/x"} },
 		"bracket pattern":  func(m *contract.Mesh) { m.Inbound.Policy[0].Rules[0].From = []string{"spiffe://cluster.local/[a]"} },
@@ -78,8 +79,50 @@ func TestMeshRefuses(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	if _, err := contract.ParseMesh([]byte("apiVersion: meshless.dev/v1alpha1\nkind: Mesh\nnew: 1\n")); err == nil || !strings.Contains(err.Error(), "new") {
-		t.Errorf("unknown field: %v", err)
+	const head = "apiVersion: meshless.dev/v1alpha1\nkind: Mesh\ntrustDomain: a\nclusterDomain: cluster.local\noutbound: {unknown: Deny}\ninbound: {mode: Strict, default: Deny}\n"
+	if _, err := contract.ParseMesh([]byte(head + "services: {prod: {web: deployment/web :80, db: {answers: statefulset/db}}}")); err != nil {
+		t.Errorf("the short form: %v", err)
+	}
+	for name, text := range map[string]string{
+		"unknown field": "new: 1", "unknown field of a Service": "services: {prod: {web: {answers: deployment/web, port: 80}}}", "nobody": `services: {prod: {web: ":80"}}`,
+		"no kind": "services: {prod: {web: web}}", "bad port": "services: {prod: {web: deployment/web :0}}", "dots": "services: {prod: {web.other: deployment/web}}",
+		"path": "services: {prod: {web: deployment/../x}}", "a number": "services: {prod: {web: 1}}",
+	} {
+		if got, err := contract.ParseMesh([]byte(head + text)); err == nil || got != nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	for name, hosts := range map[string][]string{"elsewhere": {"web.example.com"}, "twice": {"a.b.svc.cluster.local", "a.b.svc.cluster.local"}, "deep": {"a.b.c.svc.cluster.local"}} {
+		m := mesh()
+		m.Services = nil
+		for _, host := range hosts {
+			m.Services = append(m.Services, contract.Service{Host: host, Identities: []string{webID}})
+		}
+		if _, err := m.Marshal(); err == nil {
+			t.Errorf("%s: written", name)
+		}
+	}
+}
+
+// The map of 10,000 Services fits into a ConfigMap, which holds 1 MiB.
+func TestMeshOfTenThousandServices(t *testing.T) {
+	m := mesh()
+	m.Services = nil
+	for i := range 10000 {
+		name := fmt.Sprintf("recommendation-api-%d", i)
+		m.Services = append(m.Services, contract.Service{Host: name + ".production.svc.cluster.local", Ports: contract.PortsOf(80),
+			Identities: []string{"spiffe://cluster.local/ns/production/deployment/" + name}})
+	}
+	text, err := m.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(text) > 1<<20-1<<10 {
+		t.Errorf("it is %d bytes", len(text))
+	}
+	got, err := contract.ParseMesh(text)
+	if err != nil || len(got.Services) != 10000 {
+		t.Errorf("read %v", err)
 	}
 }
 

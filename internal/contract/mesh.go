@@ -38,7 +38,8 @@ const (
 )
 
 // Mesh is mesh.yaml, the map of who is who for the workloads of one namespace. It is derived from the manifests at every
-// render and holds no secret. Expected identities come from here alone, never from DNS and never from the peer.
+// render and holds no secret. Expected identities come from here alone, never from DNS and never from the peer. The form of the file is shorter than that of the
+// struct (see wireMesh), so that a map of 10,000 Services fits into a ConfigMap.
 type Mesh struct {
 	APIVersion    string    `json:"apiVersion"` // APIVersion
 	Kind          string    `json:"kind"`       // "Mesh"
@@ -90,18 +91,28 @@ type Service struct {
 // ParseMesh reads mesh.yaml. Unknown fields, unknown modes, malformed identities and identities of another trust domain are errors:
 // a map that is not understood whole is not used at all.
 func ParseMesh(data []byte) (*Mesh, error) {
-	var m Mesh
-	if err := yaml.UnmarshalStrict(data, &m); err != nil {
+	var wire wireMesh
+	if err := yaml.UnmarshalStrict(data, &wire); err != nil {
 		return nil, fmt.Errorf("%s: %w", MeshFile, err)
 	}
-	if err := m.validate(); err != nil {
+	m, err := wire.mesh()
+	if err == nil {
+		err = m.validate()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", MeshFile, err)
 	}
-	return &m, nil
+	return m, nil
 }
 
-// Marshal is the text that ParseMesh reads.
-func (m *Mesh) Marshal() ([]byte, error) { return yaml.Marshal(m) }
+// Marshal is the text that ParseMesh reads. A Service whose host is not below svc.<ClusterDomain>, or is listed twice, is an error.
+func (m *Mesh) Marshal() ([]byte, error) {
+	wire, err := m.wire()
+	if err != nil {
+		return nil, err
+	}
+	return yaml.Marshal(wire)
+}
 
 func (m *Mesh) validate() error {
 	if m.APIVersion != APIVersion || m.Kind != "Mesh" {
