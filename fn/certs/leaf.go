@@ -72,14 +72,12 @@ func (p Policy) Judge(r Request, bundle *svid.Bundle, now time.Time) Reason {
 
 // judgeTrust asks whether peers would accept the leaf, both as a server's and as a client's.
 func (p Policy) judgeTrust(r Request, leaf *x509.Certificate, bundle *svid.Bundle, now time.Time) Reason {
-	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
-		id, err := bundle.Verify([]*x509.Certificate{leaf}, usage, now)
-		if err != nil {
-			return because("%s", wording(leaf, err))
-		}
-		if id != r.ID {
-			return because("its certificate is for %s", id)
-		}
+	id, err := bundle.VerifyLeaf(leaf, now)
+	switch {
+	case err != nil:
+		return because("%s", wording(leaf, err))
+	case id != r.ID:
+		return because("its certificate is for %s", id)
 	}
 	switch {
 	case r.Stored.KeyDigest != svid.KeyDigest(leaf):

@@ -39,7 +39,7 @@ spec: {selector: {app: app-%[1]d}, ports: [{port: 80, targetPort: http}]}
 
 // BenchmarkRender measures the first render and one with nothing due; the cost of a workload must not grow with their number.
 func BenchmarkRender(b *testing.B) {
-	for _, n := range []int{100, 1000} {
+	for _, n := range []int{100, 1000, 10000} {
 		w := newWorld(b)
 		config := w.config(b, plainConfig)
 		items := application(b, n)

@@ -39,7 +39,7 @@ type Options struct {
 
 // Check reports what is wrong with the items and returns the leaves that it found, in the order of the items.
 func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
-	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, bundles: map[string]*svid.Bundle{}, meshes: map[string]*contract.Mesh{}}
+	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, texts: map[string]bool{}, bundles: map[string]*svid.Bundle{}, meshes: map[string]*contract.Mesh{}}
 	if !c.wellFormed(items) {
 		return nil
 	}
@@ -68,12 +68,14 @@ func Rendered(items []*yaml.RNode, kinds model.Kinds, now time.Time, r *report.R
 }
 
 type checker struct {
-	options Options
-	report  *report.Report
-	leaves  []Leaf
-	secrets map[string]*Leaf          // by "<namespace>/<name>"
-	bundles map[string]*svid.Bundle   // by namespace
-	meshes  map[string]*contract.Mesh // by namespace
+	options  Options
+	report   *report.Report
+	leaves   []Leaf
+	secrets  map[string]*Leaf        // by "<namespace>/<name>"
+	bundles  map[string]*svid.Bundle // by namespace
+	distinct []string                // namespaces whose bundles differ from those before
+	texts    map[string]bool
+	meshes   map[string]*contract.Mesh // by namespace
 
 	workloads int      // seen, injected or not
 	injected  []meshed // in the order of the items
@@ -149,6 +151,10 @@ func (c *checker) readBundle(item *yaml.RNode) {
 			return
 		}
 		c.bundles[item.GetNamespace()] = bundle
+		if !c.texts[text] { // most often all are the same, and a leaf is judged once
+			c.texts[text] = true
+			c.distinct = append(c.distinct, item.GetNamespace())
+		}
 	}
 }
 
@@ -199,24 +205,22 @@ func (c *checker) refuseClear(object report.Object, key, text string, ours bool)
 
 // judge verifies a leaf under every bundle: a peer may run in any namespace.
 func (c *checker) judge(leaf *Leaf) {
-	for _, bundle := range c.bundles {
-		for _, ca := range bundle.Authorities() {
+	for _, namespace := range c.distinct {
+		for _, ca := range c.bundles[namespace].Authorities() {
 			if string(ca.SubjectKeyId) == string(leaf.Certificate.AuthorityKeyId) {
 				leaf.Issuer = ca
 			}
 		}
 	}
-	for _, namespace := range slices.Sorted(maps.Keys(c.bundles)) {
-		for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
-			id, err := c.bundles[namespace].Verify([]*x509.Certificate{leaf.Certificate}, usage, c.options.Now)
-			switch {
-			case err != nil:
-				c.report.Error(leaf.Secret, "data["+contract.LeafFile+"]", "under the bundle of namespace %q: %v", namespace, err)
-				return
-			case id.String() != leaf.Identity:
-				c.report.Error(leaf.Secret, "data["+contract.LeafFile+"]", "is the certificate of %s, and the Secret is for %s", id, leaf.Identity)
-				return
-			}
+	for _, namespace := range c.distinct {
+		id, err := c.bundles[namespace].VerifyLeaf(leaf.Certificate, c.options.Now)
+		switch {
+		case err != nil:
+			c.report.Error(leaf.Secret, "data["+contract.LeafFile+"]", "under the bundle of namespace %q: %v", namespace, err)
+			return
+		case id.String() != leaf.Identity:
+			c.report.Error(leaf.Secret, "data["+contract.LeafFile+"]", "is the certificate of %s, and the Secret is for %s", id, leaf.Identity)
+			return
 		}
 	}
 	window := leaf.Certificate.NotAfter.Sub(leaf.Certificate.NotBefore) / 2

@@ -5,8 +5,9 @@ const AnnotationPrefix = "meshless.dev/"
 
 // Annotations that a render writes on pod templates.
 const (
-	WorkloadAnnotation = AnnotationPrefix + "workload" // Workload, for the proxy
-	OriginalAnnotation = AnnotationPrefix + "original" // YAML of the handlers that injection rewrote, for un-injection
+	WorkloadAnnotation = AnnotationPrefix + "workload"          // Workload, for the proxy
+	OriginalAnnotation = AnnotationPrefix + "original"          // YAML of the handlers that injection rewrote, for un-injection
+	DefaultAnnotation  = AnnotationPrefix + "default-container" // what injection wrote into kubectl's annotation of that name, for un-injection
 )
 
 // Annotations that a render writes on state. State is found by IdentityAnnotation, since prefixes and namespaces move names.

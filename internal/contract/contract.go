@@ -11,7 +11,7 @@ const (
 	InboundPort  = 15006 // all addresses: what arrives at the pod, redirected by init
 	MetricsPort  = 15020 // all addresses: /metrics
 	HealthPort   = 15021 // all addresses: /readyz, /livez and the app's rewritten handlers
-	AdminPort    = 15000 // loopback: /configz, /drain
+	AdminPort    = 15000 // loopback: /configz, /drain, /quit
 )
 
 // ReservedPorts are the ports that no container of a pod in the mesh may use.

@@ -229,6 +229,42 @@ func TestProxyArgs(t *testing.T) {
 	}
 }
 
+func TestProxyCommand(t *testing.T) {
+	served := contract.ProxyArgs{Directory: contract.Directory, LogLevel: "info", DrainTimeout: contract.DefaultDrainTimeout}
+	for _, want := range []contract.ProxyCommand{
+		{Serve: &served},
+		{Wait: &contract.WaitArgs{Timeout: contract.DefaultWaitTimeout}},
+		{Wait: &contract.WaitArgs{Timeout: time.Second}},
+		{Drain: &contract.DrainArgs{Delay: contract.DefaultDrainDelay, Timeout: contract.DefaultDrainLimit}},
+		{Drain: &contract.DrainArgs{Delay: 0, Timeout: 55 * time.Second}},
+	} {
+		var args []string
+		switch {
+		case want.Serve != nil:
+			args = want.Serve.Args()
+		case want.Wait != nil:
+			args = want.Wait.Args()
+		default:
+			args = want.Drain.Args()
+		}
+		got, err := contract.ParseProxyCommand(args, io.Discard)
+		if err != nil {
+			t.Errorf("%v: %v", args, err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%v: %s", args, diff)
+		}
+	}
+	for _, bad := range [][]string{{"quit"}, {"Wait"}, {"wait", "stray"}, {"wait", "--timeout=0s"}, {"wait", "--delay=1s"}, {"drain", "--delay=-1s"}, {"drain", "--timeout=0s"}, {"--log-level=info", "wait"}} {
+		if _, err := contract.ParseProxyCommand(bad, io.Discard); err == nil {
+			t.Errorf("%v: accepted", bad)
+		}
+	}
+	if _, err := contract.ParseProxyCommand([]string{"drain", "--help"}, io.Discard); !errors.Is(err, flag.ErrHelp) {
+		t.Errorf("drain --help: %v", err)
+	}
+}
+
 func FuzzParseMesh(f *testing.F) {
 	text, err := mesh().Marshal()
 	if err != nil {

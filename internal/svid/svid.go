@@ -83,6 +83,16 @@ func (b *Bundle) Authorities() []*x509.Certificate { return b.authorities }
 // time, and returns the peer's SPIFFE ID. The rules are those of the X.509-SVID standard, sections 4 and 5, with the extended key
 // usage mandatory. Every error is an *Error.
 func (b *Bundle) Verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) (spiffeid.ID, error) {
+	return b.verify(chain, []x509.ExtKeyUsage{usage}, now)
+}
+
+// VerifyLeaf checks a stored leaf for both sides of TLS at once, as Verify would one after the other.
+func (b *Bundle) VerifyLeaf(leaf *x509.Certificate, now time.Time) (spiffeid.ID, error) {
+	return b.verify([]*x509.Certificate{leaf}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, now)
+}
+
+// verify wants every one of the usages in the leaf itself. Above it, crypto/x509 checks the first: our authorities constrain none, and one that did would be refused.
+func (b *Bundle) verify(chain []*x509.Certificate, usages []x509.ExtKeyUsage, now time.Time) (spiffeid.ID, error) {
 	if len(chain) == 0 {
 		return spiffeid.ID{}, refuse(NoCertificate, "peer presented no certificate")
 	}
@@ -91,14 +101,16 @@ func (b *Bundle) Verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now t
 	if err != nil {
 		return spiffeid.ID{}, err
 	}
-	if !slices.Contains(leaf.ExtKeyUsage, usage) { // crypto/x509 takes no extended key usage, and "any", for every usage
-		return spiffeid.ID{}, refuse(WrongUsage, "certificate of %s is not meant for this side of TLS", id)
+	for _, usage := range usages {
+		if !slices.Contains(leaf.ExtKeyUsage, usage) { // crypto/x509 takes no extended key usage, and "any", for every usage
+			return spiffeid.ID{}, refuse(WrongUsage, "certificate of %s is not meant for this side of TLS", id)
+		}
 	}
 	intermediates := x509.NewCertPool()
 	for _, c := range chain[1:] {
 		intermediates.AddCert(c)
 	}
-	chains, err := leaf.Verify(x509.VerifyOptions{Roots: b.pool, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}})
+	chains, err := leaf.Verify(x509.VerifyOptions{Roots: b.pool, Intermediates: intermediates, CurrentTime: now, KeyUsages: usages[:1]})
 	if err != nil {
 		return spiffeid.ID{}, explain(leaf, id, now, err)
 	}

@@ -47,6 +47,8 @@ func TestVerify(t *testing.T) {
 		ca     *testca.CA
 		change func(*x509.Certificate)
 		want   svid.Reason
+
+		clientsOnly bool // only VerifyLeaf refuses
 	}{
 		"good":               {id: id},
 		"other CA":           {id: id, ca: foreign, want: svid.UnknownAuthority},
@@ -67,6 +69,7 @@ func TestVerify(t *testing.T) {
 		"no key usage":       {id: id, change: func(c *x509.Certificate) { c.KeyUsage = 0 }, want: svid.WrongUsage},
 		"no EKU at all":      {id: id, change: func(c *x509.Certificate) { c.ExtKeyUsage = nil }, want: svid.WrongUsage},
 		"any EKU":            {id: id, change: func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }, want: svid.WrongUsage},
+		"no EKU for clients": {id: id, change: func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, clientsOnly: true},
 		"no EKU for servers": {id: id, change: func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, want: svid.WrongUsage},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -80,6 +83,9 @@ func TestVerify(t *testing.T) {
 			}
 			leaf := signer.Issue(t, test.id, change).Leaf
 			got, err := b.Verify([]*x509.Certificate{leaf}, x509.ExtKeyUsageServerAuth, time.Now())
+			if both, bothErr := b.VerifyLeaf(leaf, time.Now()); (bothErr == nil) != (err == nil && !test.clientsOnly) || bothErr == nil && both != got {
+				t.Errorf("VerifyLeaf says %s, %v; Verify %s, %v", both, bothErr, got, err)
+			}
 			var refused *svid.Error
 			switch {
 			case test.want == "" && (err != nil || got.String() != id):
