@@ -15,7 +15,11 @@ export DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0} # a Docker without buildx has the c
 
 bash "$ENV_DIR/base-images.sh"
 bash "$ENV_DIR/kube-build.sh"
-bash "$ENV_DIR/kube-up.sh"
+# A slow start of etcd makes the apiserver give up; what is up already is kept, so trying again is cheap.
+for try in 1 2 3; do
+  bash "$ENV_DIR/kube-up.sh" && break
+  [ "$try" != 3 ] || exit 1
+done
 
 version=$(sed -n 's/^const Version = "\(.*\)"$/\1/p' "$top/internal/contract/version.go")
 images=(bash:latest)
