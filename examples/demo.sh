@@ -41,7 +41,13 @@ meshless status - < "$work.yaml"
 say "4. What was added to one workload, the Deployment acme-api:"
 # The same build without the function: kustomize skips exec functions without --enable-exec, which is why 'meshless verify' exists.
 (cd "$top" && $KUSTOMIZE build --enable-alpha-plugins "$work") > "$work.before.yaml"
-one() { awk -v RS='---\n' '/kind: Deployment/ && /name: acme-api\n/' "$1"; }
+one() { # the Deployment acme-api out of a stream, with an awk that knows single characters as separators only
+  awk '
+    function flush() { if (document ~ /kind: Deployment\n/ && document ~ /\n  name: acme-api\n/) printf "%s", document; document = "" }
+    /^---$/ { flush(); next }
+    { document = document $0 "\n" }
+    END { flush() }' "$1"
+}
 diff -U 2 <(one "$work.before.yaml") <(one "$work.yaml") | tail -n +4 || true
 
 say "Next"
