@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 )
@@ -31,16 +32,29 @@ func CheckItem(item *yaml.RNode) error {
 	return nil
 }
 
+// HasAlias tells whether there is an alias at or below n.
+func HasAlias(n *yaml.Node) bool {
+	return n.Kind == yaml.AliasNode || slices.ContainsFunc(n.Content, HasAlias)
+}
+
 // repeatedKey returns a key that stands twice in one mapping at or below n, or "". It does not follow aliases: what they name is looked at where it stands.
 func repeatedKey(n *yaml.Node) string {
 	if n.Kind == yaml.MappingNode {
-		seen := make(map[string]bool, len(n.Content)/2)
+		var seen map[string]bool // only for large mappings: the others are quicker to search
+		if len(n.Content) > 64 {
+			seen = make(map[string]bool, len(n.Content)/2)
+		}
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			key := n.Content[i]
-			if key.Kind == yaml.ScalarNode && seen[key.Value] {
+			if key.Kind != yaml.ScalarNode {
+				continue
+			}
+			if seen[key.Value] || seen == nil && Index(n, key.Value) != i+1 {
 				return key.Value
 			}
-			seen[key.Value] = true
+			if seen != nil {
+				seen[key.Value] = true
+			}
 		}
 	}
 	for _, child := range n.Content {
@@ -57,6 +71,9 @@ const maxExpanded = 1 << 20
 // CheckAliases refuses YAML whose aliases contain themselves, or grow beyond any real object when they are written out ("billion laughs"). Libraries
 // follow aliases without looking, and a stack overflow cannot be recovered from, so this comes before anything else.
 func CheckAliases(n *yaml.Node) error {
+	if !HasAlias(n) {
+		return nil
+	}
 	sizes := map[*yaml.Node]int{} // expanded sizes; 0 while the node is being measured
 	var measure func(n *yaml.Node) (int, error)
 	measure = func(n *yaml.Node) (int, error) {

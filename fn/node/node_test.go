@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -33,6 +34,31 @@ func TestCheckAliases(t *testing.T) {
 				t.Fatal(err)
 			}
 			err := node.CheckAliases(&document)
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestCheckItem(t *testing.T) {
+	many := "kind: A\n"
+	for i := range 100 {
+		many += "k" + strconv.Itoa(i) + ": 1\n"
+	}
+	for name, test := range map[string]struct{ text, want string }{
+		"good":         {"apiVersion: v1\nkind: A\nmetadata: {name: a, annotations: {a: b}, labels: }", ""},
+		"many keys":    {many, ""},
+		"list":         {"[a]", "is no object"},
+		"text":         {"hello", "is no object"},
+		"twice":        {"a: 1\nb: {c: [{d: 1, d: 2}]}", `holds the key "d" twice`},
+		"twice of all": {many + "k5: 2", `holds the key "k5" twice`},
+		"metadata":     {"metadata: x", "metadata is not a mapping"},
+		"annotations":  {"metadata: {annotations: [a]}", "metadata.annotations is not a mapping"},
+		"alias":        {"a: &x {b: *x}", "contains itself"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := node.CheckItem(yaml.MustParse(test.text))
 			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
