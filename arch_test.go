@@ -19,7 +19,7 @@ const module = "github.com/meshless-dev/meshless/"
 // rooms lists the packages of each program in the order in which data flows: a room may import earlier ones, never later ones. Rooms that stand
 // in one entry must not import each other.
 var rooms = map[string][][]string{
-	"fn":       {{"report", "node"}, {"api/v1alpha1"}, {"model"}, {"certs", "seal"}, {"inject"}, {"verify"}, {"render"}, {"cli"}, {""}},
+	"fn":       {{"report", "node"}, {"api/v1alpha1"}, {"model"}, {"certs", "seal", "controlplane"}, {"inject"}, {"verify"}, {"render", "graph"}, {"cli"}, {""}},
 	"proxy":    {{"proxytest"}, {"config"}, {"identity"}, {"policy"}, {"telemetry"}, {"listen"}, {"resolve"}, {"live"}, {"relay"}, {"inbound", "outbound"}, {"admin"}, {""}},
 	"init":     {{"rules"}, {"apply"}, {""}},
 	"internal": {{"contract"}, {"svid"}, {"testca"}},

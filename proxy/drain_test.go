@@ -202,7 +202,7 @@ func TestRun(t *testing.T) {
 	if err := run([]string{"--help"}, &out); err != nil || !strings.Contains(out.String(), "-drain-timeout") {
 		t.Errorf("--help: %v, %q", err, out.String())
 	}
-	for _, args := range [][]string{{"--nonsense"}, {"left-over"}, {"--log-level=loud"}} {
+	for _, args := range [][]string{{"--nonsense"}, {"left-over"}, {"--log-level=loud"}, {"wait", "now"}, {"wait", "--timeout=1ms"}} {
 		if err := run(args, io.Discard); err == nil {
 			t.Errorf("%v is accepted", args)
 		}

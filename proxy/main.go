@@ -23,15 +23,23 @@ func main() {
 	}
 }
 
-// run serves until a signal ends it. Logs go to out as JSON, one object per line.
 func run(args []string, out io.Writer) error {
-	a, err := contract.ParseProxyArgs(args, out)
-	if errors.Is(err, flag.ErrHelp) {
+	c, err := contract.ParseProxyCommand(args, out)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
 		return nil
-	}
-	if err != nil {
+	case err != nil:
 		return err
+	case c.Wait != nil:
+		return ownPod.wait(*c.Wait)
+	case c.Drain != nil:
+		return ownPod.drain(*c.Drain)
 	}
+	return runSidecar(*c.Serve, out)
+}
+
+// runSidecar serves until a signal ends it. Logs go to out as JSON, one object per line.
+func runSidecar(a contract.ProxyArgs, out io.Writer) error {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(a.LogLevel)); err != nil {
 		return fmt.Errorf("--log-level: %w", err)

@@ -54,6 +54,7 @@ type proxy struct {
 	serving   atomic.Bool // inbound and outbound accept
 	draining  chan struct{}
 	drainOnce sync.Once
+	began     time.Time     // when draining was closed; read it only after that
 	ending    chan struct{} // closed when the process is to end once it has drained
 	endOnce   sync.Once
 }
@@ -108,7 +109,7 @@ func newProxy(s setup) *proxy {
 	p.inbound = inbound.New(inbound.Config{Listeners: []net.Listener{s.listeners.inbound}, Original: s.original, OwnAddress: s.ownAddress,
 		Current: p.source.Current, Live: p.live, Telemetry: p.telemetry, Sources: s.sources})
 	p.prober = admin.NewProber(p.source.Current, s.sources)
-	c := admin.Config{Telemetry: p.telemetry, Source: p.source, Prober: p.prober, Ready: p.ready, Drain: p.startDrain(false), State: p.state}
+	c := admin.Config{Telemetry: p.telemetry, Source: p.source, Prober: p.prober, Ready: p.ready, Drain: p.startDrain(false), Quit: p.startDrain(true), State: p.state}
 	metrics, health := listen.LimitSources(s.listeners.metrics, maxAdminConnsOfOne), listen.LimitSources(s.listeners.health, maxAdminConnsOfOne)
 	for l, h := range map[net.Listener]http.Handler{metrics: admin.Metrics(c), health: admin.Health(c), s.listeners.local: admin.Local(c)} {
 		server := admin.Server(h)
@@ -174,7 +175,7 @@ func (p *proxy) ready() error {
 }
 
 func (p *proxy) state() admin.State {
-	return admin.State{InboundConnections: p.inbound.Active(), OutboundConnections: p.outbound.Active(), Draining: closed(p.draining)}
+	return admin.State{InboundConnections: p.inbound.Active(), OutboundConnections: p.outbound.Active(), Handlers: p.prober.Active(), Draining: closed(p.draining)}
 }
 
 func closed(c <-chan struct{}) bool {
@@ -191,6 +192,7 @@ func (p *proxy) startDrain(end bool) func() {
 	return func() {
 		p.drainOnce.Do(func() {
 			p.log.Info("draining: no new inbound connections", "inbound", p.inbound.Active(), "outbound", p.outbound.Active())
+			p.began = time.Now()
 			close(p.draining)
 		})
 		if end {

@@ -71,10 +71,11 @@ func (p *proxy) serveTraffic(ctx context.Context) {
 	}
 }
 
-// drained waits until no connection and no handler is left, or for the drain timeout. What the app opens is still served: to finish its
+// drained waits until no connection and no handler is left, or until the drain timeout is over, counted from the beginning of the drain: what a preStop hook
+// has waited is part of the same grace period. What the app opens is still served: to finish its
 // work it may need others. Its preStop handler, too, runs through us and at the same time as our own end.
 func (p *proxy) drained(ctx context.Context) {
-	timeout := time.NewTimer(p.args.DrainTimeout)
+	timeout := time.NewTimer(time.Until(p.began.Add(p.args.DrainTimeout)))
 	defer timeout.Stop()
 	poll := time.NewTicker(drainPoll)
 	defer poll.Stop()

@@ -28,12 +28,12 @@ func (p *program) verifyCommand() *cobra.Command {
 
 A kustomization is checked by its output:
   kustomize build --enable-alpha-plugins --enable-exec DIR | meshless verify -`,
-		Args: cobra.MaximumNArgs(1),
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeFile,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := p.setClock(now); err != nil {
 				return err
 			}
-			if err := refuseKustomization(args); err != nil {
+			if err := refuseKustomization(args, "verify"); err != nil {
 				return err
 			}
 			items, err := p.readItems(args)
@@ -54,14 +54,14 @@ A kustomization is checked by its output:
 }
 
 // refuseKustomization refuses a folder whose files are only the source of what is applied.
-func refuseKustomization(args []string) error {
+func refuseKustomization(args []string, command string) error {
 	if len(args) == 0 || kustomizationFile(args[0]) == "" {
 		return nil
 	}
 	if _, err := os.Stat(filepath.Join(args[0], "Kptfile")); err == nil {
 		return nil // rendered in place
 	}
-	return fmt.Errorf("%[1]s: is a kustomization, which is checked by its output: kustomize build --enable-alpha-plugins --enable-exec %[1]s | meshless verify -", args[0])
+	return fmt.Errorf("%[1]s: is a kustomization, which is checked by its output: kustomize build --enable-alpha-plugins --enable-exec %[1]s | meshless %[2]s -", args[0], command)
 }
 
 func (p *program) statusCommand() *cobra.Command {
@@ -69,7 +69,7 @@ func (p *program) statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status [FILE, DIR or -]",
 		Short: "Show the certificates in manifests: identity, issuer, expiry, next renewal",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  cobra.MaximumNArgs(1), ValidArgsFunction: completeFile,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if format != "table" && format != "json" {
 				return fmt.Errorf("--output: %q is neither table nor json", format)

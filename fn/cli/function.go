@@ -31,7 +31,13 @@ func (p *program) function() error {
 	}
 	stream.WrappingAPIVersion = kio.ResourceListAPIVersion
 	r := &report.Report{}
-	rendered := p.renderItems(items, stream.FunctionConfig, render.HasPaths(items), r)
+	writtenBack := render.HasPaths(items)
+	rendered := p.renderItems(items, stream.FunctionConfig, writtenBack, r)
+	if config, err := v1alpha1.Load(stream.FunctionConfig); err == nil && writtenBack && config.Spec.Issuance == v1alpha1.IssuanceNever && !r.Failed() {
+		if render.RefuseChanges(items, rendered, r); r.Failed() {
+			rendered = nil
+		}
+	}
 	if stream.Results, err = resultsNode(r); err != nil {
 		return err
 	}
@@ -51,7 +57,9 @@ func (p *program) renderItems(items []*yaml.RNode, configNode *yaml.RNode, writt
 		reportConfig(configNode, err, r)
 		return nil
 	}
-	return render.Run(items, config, render.Options{Now: p.now(), WrittenBack: writtenBack, CAIdentity: caIdentity}, r)
+	line := p.newProgress()
+	defer line.end()
+	return render.Run(items, config, render.Options{Now: p.now(), WrittenBack: writtenBack, CAIdentity: caIdentity, Progress: line.step}, r)
 }
 
 // reportConfig reports each mistake of a config with its field.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -38,7 +39,7 @@ package is rendered in place, as 'kpt fn render' does.
 
 The first run needs no secret. Later ones open the CA's key when something is due: with the age identity in
 MESHLESS_CA_IDENTITY, or in the file that MESHLESS_CA_IDENTITY_FILE names.`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeDirectory,
 		RunE: func(_ *cobra.Command, args []string) error { return p.issue(args[0], o) },
 	}
 	cmd.Flags().BoolVar(&o.kpt, "kpt", false, "take DIR as a kpt package although it is a kustomization as well")
@@ -132,9 +133,10 @@ func (p *program) printChanges(folder string, changed []string) {
 	}
 }
 
-// packageConfig finds the function's config in a package: what the pipeline of its Kptfile names, or the only MutualTLS in it.
+// packageConfig finds the function's config in a package: what the first mutator of ours in its Kptfile names, or the only MutualTLS in it.
 func packageConfig(items []*yaml.RNode) (*yaml.RNode, error) {
 	var configs []*yaml.RNode
+	named := ""
 	for _, item := range items {
 		if item.GetKind() == v1alpha1.KindMutualTLS && item.GetApiVersion() == v1alpha1.APIVersion {
 			configs = append(configs, item)
@@ -142,13 +144,14 @@ func packageConfig(items []*yaml.RNode) (*yaml.RNode, error) {
 		if item.GetKind() != "Kptfile" || pathOf(item) != "Kptfile" {
 			continue
 		}
-		inline, err := inlineConfig(item)
-		if err != nil {
-			return nil, err
+		inline, file, err := mutatorConfig(item)
+		if inline != nil || err != nil {
+			return inline, err
 		}
-		if inline != nil {
-			return inline, nil
-		}
+		named = path.Clean(file)
+	}
+	if i := slices.IndexFunc(configs, func(c *yaml.RNode) bool { return pathOf(c) == named }); i >= 0 {
+		return configs[i], nil
 	}
 	switch len(configs) {
 	case 0:
@@ -159,27 +162,30 @@ func packageConfig(items []*yaml.RNode) (*yaml.RNode, error) {
 	return nil, fmt.Errorf("holds %d objects of kind %s (%s and %s); one package has one", len(configs), v1alpha1.KindMutualTLS, pathOf(configs[0]), pathOf(configs[1]))
 }
 
-// inlineConfig makes the ConfigMap that kpt makes of `configMap:` of a pipeline step with an image of ours; nil when there is none.
-func inlineConfig(kptfile *yaml.RNode) (*yaml.RNode, error) {
-	for _, list := range []string{"mutators", "validators"} {
-		steps, err := kptfile.Pipe(yaml.Lookup("pipeline", list))
-		if err != nil || steps == nil {
+// mutatorConfig returns the config of the first mutator of a pipeline with an image of ours: the ConfigMap that kpt makes of its `configMap:`, or the file that its
+// `configPath:` names. Validators do not count: theirs forbids to issue.
+func mutatorConfig(kptfile *yaml.RNode) (inline *yaml.RNode, file string, err error) {
+	steps, err := kptfile.Pipe(yaml.Lookup("pipeline", "mutators"))
+	if err != nil || steps == nil {
+		return nil, "", nil
+	}
+	elements, err := steps.Elements()
+	if err != nil {
+		return nil, "", errors.New("kptfile: pipeline.mutators is not a list")
+	}
+	for _, step := range elements {
+		if image := step.Field("image"); image == nil || !strings.Contains(yaml.GetValue(image.Value), "meshless") {
 			continue
 		}
-		elements, err := steps.Elements()
-		if err != nil {
-			return nil, fmt.Errorf("kptfile: pipeline.%s is not a list", list)
+		if file := step.Field("configPath"); file != nil {
+			return nil, yaml.GetValue(file.Value), nil
 		}
-		for _, step := range elements {
-			inline := step.Field("configMap")
-			if image := step.Field("image"); inline == nil || image == nil || !strings.Contains(yaml.GetValue(image.Value), "meshless") {
-				continue
-			}
-			config := yaml.MustParse("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: function-input}\n")
-			return config, config.PipeE(yaml.SetField("data", inline.Value))
+		if data := step.Field("configMap"); data != nil {
+			inline = yaml.MustParse("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: function-input}\n")
+			return inline, "", inline.PipeE(yaml.SetField("data", data.Value))
 		}
 	}
-	return nil, nil
+	return nil, "", nil
 }
 
 // isState tells whether an item is what the next render must see again. Mesh maps are derived anew.
@@ -192,11 +198,11 @@ func isState(item *yaml.RNode) bool {
 }
 
 func pathOf(item *yaml.RNode) string {
-	path, _, err := kioutil.GetFileAnnotations(item)
+	file, _, err := kioutil.GetFileAnnotations(item)
 	if err != nil {
 		return ""
 	}
-	return path
+	return file
 }
 
-var errNoTransformer = errors.New("lists no MutualTLS in its transformers; add the file that holds it")
+var errNoTransformer = errors.New("lists no MutualTLS in its transformers; add the file that holds it (here, in the outermost overlay, not in a base or a Component)")

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -70,6 +71,9 @@ func openKustomization(folder, file string) (*kustomization, error) {
 }
 
 func (k *kustomization) takeOut(content *yaml.Node) error {
+	if kind := node.Get(content, "kind"); kind != nil && kind.Value == types.ComponentKind {
+		return errors.New("is a Component, which sees names before the overlay sets prefix and namespace; list the MutualTLS in the transformers of the outermost overlay, and issue there")
+	}
 	if resources := node.Get(content, "resources"); resources != nil {
 		resources.Content = slices.DeleteFunc(resources.Content, func(entry *yaml.Node) bool {
 			ours := path.Clean(entry.Value) == render.StateFolder

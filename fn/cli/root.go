@@ -65,7 +65,7 @@ As a KRM function it reads a ResourceList on standard input, as kustomize and kp
 
 The config is an object of kind MutualTLS (meshless.dev/v1alpha1). Certificates are made by kpt and by
 'meshless issue', never by 'kustomize build'.`,
-		Version: contract.Version, Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
+		Version: buildVersion(), Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f, ok := p.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 				return cmd.Help()
@@ -76,7 +76,8 @@ The config is an object of kind MutualTLS (meshless.dev/v1alpha1). Certificates 
 	root.SetIn(p.in)
 	root.SetOut(p.out)
 	root.SetErr(p.err)
-	root.AddCommand(p.issueCommand(), p.verifyCommand(), p.statusCommand(), p.keygenCommand())
+	root.AddCommand(p.issueCommand(), p.verifyCommand(), p.statusCommand(), p.keygenCommand(), p.graphCommand(), p.installCommand(), p.versionCommand())
+	root.SetVersionTemplate("{{.Version}}")
 	return root
 }
 

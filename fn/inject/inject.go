@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/model"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
@@ -27,6 +28,9 @@ func Apply(m *model.Model, w *model.Workload, r *report.Report) error {
 	if spec == nil || spec.Kind != yaml.MappingNode {
 		return fmt.Errorf("%s: %s is no mapping", w.Object, w.Field("spec"))
 	}
+	if m.Spec.Sidecar.Mode == v1alpha1.ContainerSidecar {
+		checkContainerMode(w, r)
+	}
 	handlers, original, err := rewriteHandlers(m, w, spec, r)
 	if err != nil {
 		return err
@@ -36,14 +40,16 @@ func Apply(m *model.Model, w *model.Workload, r *report.Report) error {
 	if err != nil {
 		return err
 	}
-	inits := node.Sequence(spec, "initContainers")
-	inits.Content = append([]*yaml.Node{initContainer(m, w), proxyContainer(m, w)}, inits.Content...)
+	place(m, w, spec)
 	volumes := node.Sequence(spec, "volumes")
 	volumes.Content = append(volumes.Content, volume(m, w))
 	annotations := node.Child(node.Child(template.YNode(), "metadata"), "annotations")
 	node.Set(annotations, contract.WorkloadAnnotation, node.Literal(string(annotation)))
 	if original != "" {
 		node.Set(annotations, contract.OriginalAnnotation, node.Literal(original))
+	}
+	if m.Spec.Sidecar.Mode == v1alpha1.ContainerSidecar {
+		setDefaultContainer(annotations, w)
 	}
 	return nil
 }
@@ -76,40 +82,53 @@ func initContainer(m *model.Model, w *model.Workload) *yaml.Node {
 }
 
 func proxyContainer(m *model.Model, w *model.Workload) *yaml.Node {
-	image, level := m.Spec.Proxy.Image, m.Spec.Proxy.LogLevel
+	image, native := m.Spec.Proxy.Image, m.Spec.Sidecar.Mode == v1alpha1.NativeSidecar
 	if w.Overrides.Image != "" {
 		image = w.Overrides.Image
 	}
-	if w.Overrides.LogLevel != "" {
-		level = w.Overrides.LogLevel
+	c := node.Object("name", contract.ProxyName, "image", image)
+	add := func(pairs ...any) { c.Content = append(c.Content, node.Object(pairs...).Content...) }
+	if args := proxyArgs(m, w).Args(); len(args) > 0 {
+		add("args", args)
+	}
+	if !native {
+		add("lifecycle", hooks(w))
+	}
+	ready := func() *yaml.Node { return node.Object("path", "/readyz", "port", contract.HealthPort) }
+	add("ports", node.List(node.Object("containerPort", contract.MetricsPort, "name", "mesh-metrics", "protocol", "TCP")),
+		"readinessProbe", node.Object("httpGet", ready(), "periodSeconds", 5),
+		"resources", withOverrides(resources(m.Spec.Proxy.Resources, proxyResources), w.Overrides))
+	if native {
+		add("restartPolicy", "Always")
 	}
 	uid := m.Spec.Sidecar.UID
-	ready := node.Object("path", "/readyz", "port", contract.HealthPort)
-	c := node.Object("name", contract.ProxyName, "image", image)
-	if args := (contract.ProxyArgs{LogLevel: level, DrainTimeout: drainTimeout(w)}).Args(); len(args) > 0 {
-		node.Set(c, "args", node.Value(args))
+	add("securityContext", node.Object(
+		"allowPrivilegeEscalation", false,
+		"capabilities", node.Object("drop", []string{"ALL"}),
+		"privileged", false,
+		"readOnlyRootFilesystem", true,
+		"runAsGroup", uid,
+		"runAsNonRoot", true,
+		"runAsUser", uid,
+		"seccompProfile", node.Object("type", "RuntimeDefault"),
+	))
+	if native {
+		add("startupProbe", node.Object("failureThreshold", 120, "httpGet", ready(), "periodSeconds", 1))
 	}
-	rest := node.Object(
-		"ports", node.List(node.Object("containerPort", contract.MetricsPort, "name", "mesh-metrics", "protocol", "TCP")),
-		"readinessProbe", node.Object("httpGet", ready, "periodSeconds", 5),
-		"resources", withOverrides(resources(m.Spec.Proxy.Resources, proxyResources), w.Overrides),
-		"restartPolicy", "Always",
-		"securityContext", node.Object(
-			"allowPrivilegeEscalation", false,
-			"capabilities", node.Object("drop", []string{"ALL"}),
-			"privileged", false,
-			"readOnlyRootFilesystem", true,
-			"runAsGroup", uid,
-			"runAsNonRoot", true,
-			"runAsUser", uid,
-			"seccompProfile", node.Object("type", "RuntimeDefault"),
-		),
-		"startupProbe", node.Object("failureThreshold", 120, "httpGet", node.Object("path", "/readyz", "port", contract.HealthPort), "periodSeconds", 1),
-		"terminationMessagePolicy", "FallbackToLogsOnError",
-		"volumeMounts", node.List(node.Object("mountPath", contract.Directory, "name", contract.VolumeName, "readOnly", true)),
-	)
-	c.Content = append(c.Content, rest.Content...)
+	add("terminationMessagePolicy", "FallbackToLogsOnError",
+		"volumeMounts", node.List(node.Object("mountPath", contract.Directory, "name", contract.VolumeName, "readOnly", true)))
 	return c
+}
+
+func proxyArgs(m *model.Model, w *model.Workload) contract.ProxyArgs {
+	a := contract.ProxyArgs{LogLevel: m.Spec.Proxy.LogLevel, DrainTimeout: drainTimeout(w)}
+	if w.Overrides.LogLevel != "" {
+		a.LogLevel = w.Overrides.LogLevel
+	}
+	if m.Spec.Sidecar.Mode == v1alpha1.ContainerSidecar {
+		a.DrainTimeout = drainArgs(w).Timeout // both count from the beginning of the drain
+	}
+	return a
 }
 
 // drainTimeout leaves the last five seconds of the pod's grace period for the exit itself; 0 is the proxy's default.

@@ -10,6 +10,9 @@ import (
 	"github.com/meshless-dev/meshless/internal/contract"
 )
 
+// written are the annotations that Apply writes.
+var written = []string{contract.WorkloadAnnotation, contract.OriginalAnnotation, contract.DefaultAnnotation}
+
 // Strip takes out of a workload's pod template what an injection put in, and restores its handlers. On a template without injection it
 // changes nothing. Path is where the item keeps its template.
 func Strip(item *yaml.RNode, path []string) error {
@@ -25,9 +28,11 @@ func Strip(item *yaml.RNode, path []string) error {
 	dropNamed(spec, "volumes", contract.VolumeName) // before initContainers, in the reverse order of Apply
 	dropNamed(spec, "initContainers", contract.InitName, contract.ProxyName)
 	dropNamed(spec, "containers", contract.ProxyName)
-	if node.Index(annotations, contract.WorkloadAnnotation) >= 0 || node.Index(annotations, contract.OriginalAnnotation) >= 0 {
-		node.Drop(annotations, contract.WorkloadAnnotation)
-		node.Drop(annotations, contract.OriginalAnnotation)
+	if slices.ContainsFunc(written, func(key string) bool { return node.Index(annotations, key) >= 0 }) {
+		dropDefaultContainer(annotations)
+		for _, key := range written {
+			node.Drop(annotations, key)
+		}
 		if len(annotations.Content) == 0 {
 			metadata := node.Get(template, "metadata")
 			dropEmptied(metadata, "annotations")
@@ -47,7 +52,8 @@ func Injected(item *yaml.RNode, path []string) bool {
 	}
 	template := found.YNode()
 	return node.Get(template, "metadata", "annotations", contract.WorkloadAnnotation) != nil ||
-		hasNamed(node.Get(template, "spec"), "initContainers", contract.InitName, contract.ProxyName)
+		hasNamed(node.Get(template, "spec"), "initContainers", contract.InitName, contract.ProxyName) ||
+		hasNamed(node.Get(template, "spec"), "containers", contract.ProxyName)
 }
 
 // restoreHandlers puts the handlers of the annotation back. A text that is not what Apply wrote is an error: guessing would lose a probe.

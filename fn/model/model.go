@@ -149,6 +149,9 @@ func (m *Model) refuseRivals(items []*yaml.RNode, r *report.Report) {
 		if item.GetKind() != v1alpha1.KindMutualTLS || item.GetApiVersion() != v1alpha1.APIVersion {
 			continue
 		}
+		if issuance := node.Get(item.YNode(), "spec", "issuance"); issuance != nil && issuance.Value == string(v1alpha1.IssuanceNever) {
+			continue // a validator's, beside the mutator's
+		}
 		if config != nil {
 			r.Error(report.ObjectOf(item), "", "is a second config%s; the first is %s%s. One package is one mesh; sub-packages with a mesh of their own are rendered on their own",
 				InFile(item), report.ObjectOf(config), InFile(config))

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -72,6 +73,7 @@ func certify(m *model.Model, s *sealing, o Options, r *report.Report) *issued {
 	if len(c.reasons) > 0 && c.unlock(authorities) {
 		for _, w := range m.Workloads {
 			if reason := c.reasons[w]; !reason.None() {
+				o.progress("certifying", len(out.leaves), len(c.reasons))
 				out.leaves[w] = c.issue(w, requests[w], authorities.In(v1alpha1.SlotActive), reason)
 			}
 		}
@@ -255,12 +257,17 @@ func (c *certifier) stored(secret *yaml.RNode, recipients int) *certs.Stored {
 
 // refuse reports what a render that may not issue lacks: an error where a leaf would not work or is not what the manifests ask for, a warning where it is merely due.
 func (c *certifier) refuse(nothing bool) {
-	const way = "this render may not issue, since its result is not written back. Run `meshless issue DIR` on the kustomization or package, commit what it writes, and render again"
+	why := "its result is not written back"
+	if c.options.WrittenBack {
+		why = "spec.issuance is Never"
+	}
+	way := "this render may not issue, since " + why + ". Run `meshless issue DIR` on the kustomization or package, commit what it writes, and render again"
 	if nothing {
 		c.report.Error(report.Object{}, "", "there are no certificates yet (no state with the annotation %s in the input), and %s. A kustomization lists the written folder `mtls` in its resources",
 			contract.IdentityAnnotation, way)
 		return
 	}
+	way += c.hintEarly()
 	for _, w := range c.model.Workloads {
 		switch reason := c.reasons[w]; {
 		case reason.None():
@@ -270,6 +277,17 @@ func (c *certifier) refuse(nothing bool) {
 			c.report.Error(w.Object, "", "the certificate must be issued anew: %s; %s", reason.Text, way)
 		}
 	}
+}
+
+// hintEarly explains certificates of workloads that are not there: a function in a base or a Component of kustomize sees names before prefix and namespace.
+func (c *certifier) hintEarly() string {
+	for _, id := range slices.Sorted(maps.Keys(c.model.State.Leaves)) {
+		if !slices.ContainsFunc(c.model.Workloads, func(w *model.Workload) bool { return w.ID.String() == id }) {
+			return ". The input holds a certificate of " + id + ", which is no workload of it: in a base or a Component the function runs before prefix and namespace are set; " +
+				"it belongs into the transformers of the outermost overlay"
+		}
+	}
+	return ""
 }
 
 // unlock opens the key of the Active authority, and tells whether leaves can be issued. Without an identity, leaves that are merely due are left for a render that has one.

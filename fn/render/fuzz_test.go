@@ -22,11 +22,13 @@ func FuzzRender(f *testing.F) {
 		f.Fatalf("no seeds found (%v)", err)
 	}
 	for _, file := range cases {
-		f.Add(readFile(f, file))
+		f.Add(readFile(f, file), false)
+		f.Add(readFile(f, file), true)
 	}
 	w := newWorld(f)
-	config := w.config(f, plainConfig)
-	f.Fuzz(func(t *testing.T, input string) {
+	configs := map[bool]*v1alpha1.MutualTLS{false: w.config(f, plainConfig), true: w.config(f, containerConfig)}
+	f.Fuzz(func(t *testing.T, input string, container bool) {
+		config := configs[container]
 		if strings.Contains(input, contract.AnnotationPrefix) {
 			return // a hand-written injection has no un-injected form to compare with
 		}
@@ -82,12 +84,14 @@ func TestCorpus(t *testing.T) {
 		t.Skip("needs ../shared/corpus beside the repository")
 	}
 	for _, file := range files {
-		t.Run(filepath.Base(file), func(t *testing.T) {
-			w := newWorld(t)
-			config := w.config(t, plainConfig)
-			input := readFile(t, file)
-			out, _ := w.mustRun(t, parse(t, input), config)
-			checkLaws(t, w, config, input, out)
-		})
+		for mode, text := range map[string]string{"Native": plainConfig, "Container": containerConfig} {
+			t.Run(filepath.Base(file)+"/"+mode, func(t *testing.T) {
+				w := newWorld(t)
+				config := w.config(t, text)
+				input := readFile(t, file)
+				out, _ := w.mustRun(t, parse(t, input), config)
+				checkLaws(t, w, config, input, out)
+			})
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/controlplane"
 	"github.com/meshless-dev/meshless/fn/inject"
 	"github.com/meshless-dev/meshless/fn/model"
 	"github.com/meshless-dev/meshless/fn/node"
@@ -25,6 +26,14 @@ type Options struct {
 	WrittenBack bool
 	// CAIdentity returns the age identities that open CA keys, none when there are none. It is called only when a CA key is needed.
 	CAIdentity func() ([]age.Identity, error)
+	// Progress, unless nil, is called before each workload of a step that takes long, for people who wait.
+	Progress func(step string, done, total int)
+}
+
+func (o Options) progress(step string, done, total int) {
+	if o.Progress != nil {
+		o.Progress(step, done, total)
+	}
 }
 
 // Run renders the items and returns the new list; the given nodes are not changed. Findings go to the report; when it has an error, the result is nil.
@@ -35,7 +44,7 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	if r.Failed() {
 		return nil
 	}
-	m := model.Build(model.Flatten(items), config.Spec, r)
+	m := model.Build(controlplane.Apply(model.Flatten(items), config.Spec.TLS, r), config.Spec, r)
 	if r.Failed() {
 		return nil
 	}
@@ -46,7 +55,8 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	if r.Failed() {
 		return nil
 	}
-	for _, w := range m.Workloads {
+	for i, w := range m.Workloads {
+		o.progress("injecting", i, len(m.Workloads))
 		if err := inject.Apply(m, w, r); err != nil {
 			r.Error(w.Object, "", "%v", err)
 		}
@@ -99,22 +109,10 @@ func prepare(items []*yaml.RNode, kinds model.Kinds, r *report.Report) (copies, 
 // resolveAliases writes YAML aliases out where a workload may be edited: an edit below an alias would show in two places.
 func resolveAliases(item *yaml.RNode, kinds model.Kinds) error {
 	_, workload := kinds.TemplatePath(item)
-	if (workload || item.GetKind() == "List") && hasAlias(item.YNode()) {
+	if (workload || item.GetKind() == "List") && node.HasAlias(item.YNode()) {
 		return item.DeAnchor()
 	}
 	return nil
-}
-
-func hasAlias(n *yaml.Node) bool {
-	if n.Kind == yaml.AliasNode {
-		return true
-	}
-	for _, child := range n.Content {
-		if hasAlias(child) {
-			return true
-		}
-	}
-	return false
 }
 
 // checkVisible refuses to start anew where an earlier render left its mark: then the state exists and is hidden, as by a selector of kpt.
@@ -130,8 +128,34 @@ func checkVisible(m *model.Model, injected []*yaml.RNode, r *report.Report) {
 func warnNamespaces(m *model.Model, r *report.Report) {
 	for _, w := range m.Workloads {
 		if w.Object.Namespace == "" {
-			r.Warn(w.Object, "metadata.namespace", "is missing, here and maybe elsewhere; identities and Service names are made for %q. Set a namespace in the manifests or the kustomization", w.Namespace)
+			r.Warn(w.Object, "metadata.namespace", "is missing, here and maybe elsewhere; identities and Service names are made for %q. Set a namespace in the manifests or in this kustomization; "+
+				"one that an overlay above sets comes too late, since the function belongs into the outermost overlay", w.Namespace)
 			return
 		}
 	}
+}
+
+// RefuseChanges reports what a render changed of its input. With issuance: Never the function is a check of what lies in Git (a validator of kpt, whose output is
+// dropped), so whatever is left to do is an error.
+func RefuseChanges(before, after []*yaml.RNode, r *report.Report) {
+	const way = "With issuance Never nothing is changed: run the mutator (`kpt fn render`) or `meshless issue` with a config that issues, and commit what they write"
+	if item := missingFrom(before, after); item != nil {
+		r.Error(report.ObjectOf(item), "", "is not what a render leaves%s. %s", model.InFile(item), way)
+	} else if item := missingFrom(after, before); item != nil {
+		r.Error(report.ObjectOf(item), "", "is not needed by any workload%s. %s", model.InFile(item), way)
+	}
+}
+
+// missingFrom returns the first of the items whose text none of the others has.
+func missingFrom(others, items []*yaml.RNode) *yaml.RNode {
+	texts := map[string]bool{}
+	for _, item := range others {
+		texts[item.MustString()] = true
+	}
+	for _, item := range items {
+		if !texts[item.MustString()] {
+			return item
+		}
+	}
+	return nil
 }

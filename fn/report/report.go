@@ -23,7 +23,11 @@ func ObjectOf(node *yaml.RNode) Object {
 	if yaml.IsMissingOrNull(node) || node.YNode().Kind != yaml.MappingNode {
 		return Object{}
 	}
-	return Object{APIVersion: node.GetApiVersion(), Kind: node.GetKind(), Namespace: node.GetNamespace(), Name: node.GetName()}
+	o := Object{APIVersion: node.GetApiVersion(), Kind: node.GetKind()}
+	if metadata := node.Field("metadata"); metadata != nil && metadata.Value.YNode().Kind != yaml.SequenceNode { // in which kyaml would look for keys, and panic
+		o.Namespace, o.Name = node.GetNamespace(), node.GetName()
+	}
+	return o
 }
 
 // String is the form of error messages: `deployment prod/api`.

@@ -45,15 +45,17 @@ func (c *checker) workload(item *yaml.RNode, path []string) {
 	if want, err := contract.WorkloadID(id.TrustDomain(), namespaceOf(object), strings.ToLower(object.Kind), object.Name); err != nil || want != id {
 		c.report.Error(object, "metadata", "is not what its identity %s says; render after what renames or moves it (the function belongs last into the outermost overlay)", id)
 	}
-	if len(pod.Spec.InitContainers) < 2 || pod.Spec.InitContainers[0].Name != contract.InitName || pod.Spec.InitContainers[1].Name != contract.ProxyName {
-		c.report.Error(object, "initContainers", "must start with %s and %s; a later transformer or patch has moved or removed them", contract.InitName, contract.ProxyName)
+	parts, field, err := takeApart(pod.Spec)
+	if err != nil {
+		c.report.Error(object, field, "%v; a later transformer or patch has moved or removed them", err)
 		return
 	}
 	c.injected = append(c.injected, meshed{object, pod, workload.SPIFFEID})
-	uid := c.proxy(object, pod.Spec.InitContainers[1])
-	args := c.init(object, pod.Spec.InitContainers[0], uid)
-	c.others(object, pod, uid)
-	c.handlers(object, pod, workload, args.ExcludeInboundPorts)
+	c.foreign(object, pod.Annotations, pod.Labels)
+	uid := c.proxy(object, parts)
+	args := c.init(object, parts.init, uid)
+	c.others(object, pod, parts.others, uid)
+	c.handlers(object, parts.others, workload, args.ExcludeInboundPorts)
 	c.volume(object, pod, workload.SPIFFEID)
 }
 
@@ -69,20 +71,49 @@ func (c *checker) uninjected(object report.Object, pod corev1.PodTemplateSpec) {
 	}
 }
 
+// parts are the containers of an injected pod.
+type parts struct {
+	native      bool // the sidecar is an init container that keeps running
+	init, proxy corev1.Container
+	others      []corev1.Container
+}
+
+// takeApart finds what is ours where it must stand; otherwise it names the field that is wrong.
+func takeApart(spec corev1.PodSpec) (p parts, field string, err error) {
+	inits, containers := spec.InitContainers, spec.Containers
+	if !slices.ContainsFunc(containers, func(x corev1.Container) bool { return x.Name == contract.ProxyName }) {
+		if len(inits) < 2 || inits[0].Name != contract.InitName || inits[1].Name != contract.ProxyName {
+			return parts{}, "initContainers", fmt.Errorf("must start with %s and %s", contract.InitName, contract.ProxyName)
+		}
+		return parts{native: true, init: inits[0], proxy: inits[1], others: slices.Concat(inits[2:], containers)}, "", nil
+	}
+	last := len(inits) - 1
+	switch {
+	case containers[0].Name != contract.ProxyName:
+		return parts{}, "containers", fmt.Errorf("must start with %s, or the app starts before it", contract.ProxyName)
+	case last < 0 || inits[last].Name != contract.InitName:
+		return parts{}, "initContainers", fmt.Errorf("must end with %s, as no init container after it would reach the network", contract.InitName)
+	}
+	return parts{init: inits[last], proxy: containers[0], others: slices.Concat(inits[:last], containers[1:])}, "", nil
+}
+
 // proxy checks the sidecar and returns its user.
-func (c *checker) proxy(object report.Object, p corev1.Container) int64 {
+func (c *checker) proxy(object report.Object, found parts) int64 {
+	p, list := found.proxy, "containers"
+	if found.native {
+		list = "initContainers"
+	}
 	wrong := func(format string, args ...any) {
-		c.report.Error(object, "initContainers["+contract.ProxyName+"]", format, args...)
+		c.report.Error(object, list+"["+contract.ProxyName+"]", format, args...)
 	}
 	s := p.SecurityContext
 	if s == nil || s.RunAsUser == nil || *s.RunAsUser == 0 || s.Capabilities == nil || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(s.Capabilities.Add) > 0 {
 		wrong("must run as a user of its own without any capability")
 	}
-	if p.RestartPolicy == nil || *p.RestartPolicy != corev1.ContainerRestartPolicyAlways {
-		wrong("must have restartPolicy: Always, or the pod waits for it for ever")
-	}
-	if p.StartupProbe == nil {
-		wrong("must have a startupProbe, so that the app starts only once mutual TLS works")
+	if found.native {
+		checkNative(p, wrong)
+	} else {
+		checkHooks(p, wrong)
 	}
 	if !slices.ContainsFunc(p.VolumeMounts, func(m corev1.VolumeMount) bool {
 		return m.Name == contract.VolumeName && m.MountPath == contract.Directory && m.SubPath == ""
@@ -96,6 +127,43 @@ func (c *checker) proxy(object report.Object, p corev1.Container) int64 {
 		return -1
 	}
 	return *s.RunAsUser
+}
+
+func checkNative(p corev1.Container, wrong func(string, ...any)) {
+	if p.RestartPolicy == nil || *p.RestartPolicy != corev1.ContainerRestartPolicyAlways {
+		wrong("must have restartPolicy: Always, or the pod waits for it for ever")
+	}
+	if p.StartupProbe == nil {
+		wrong("must have a startupProbe, so that the app starts only once mutual TLS works")
+	}
+}
+
+func checkHooks(p corev1.Container, wrong func(string, ...any)) {
+	if p.RestartPolicy != nil {
+		wrong("must not have a restartPolicy, which is for init containers")
+	}
+	var postStart, preStop *corev1.LifecycleHandler
+	if p.Lifecycle != nil {
+		postStart, preStop = p.Lifecycle.PostStart, p.Lifecycle.PreStop
+	}
+	if hook(postStart).Wait == nil {
+		wrong("must have the postStart hook %q, so that the app starts only once mutual TLS works", contract.ProxyBinary+" wait")
+	}
+	if hook(preStop).Drain == nil {
+		wrong("must have the preStop hook %q, or it ends before the app has", contract.ProxyBinary+" drain")
+	}
+}
+
+// hook reads a lifecycle hook that runs the proxy's binary; it is empty for any other.
+func hook(h *corev1.LifecycleHandler) contract.ProxyCommand {
+	if h == nil || h.Exec == nil || len(h.Exec.Command) == 0 || h.Exec.Command[0] != contract.ProxyBinary {
+		return contract.ProxyCommand{}
+	}
+	command, err := contract.ParseProxyCommand(h.Exec.Command[1:], io.Discard)
+	if err != nil {
+		return contract.ProxyCommand{}
+	}
+	return command
 }
 
 // init checks the init container and returns its arguments.
@@ -116,11 +184,11 @@ func (c *checker) init(object report.Object, i corev1.Container, uid int64) cont
 }
 
 // others checks that nobody else has the proxy's user or files.
-func (c *checker) others(object report.Object, pod corev1.PodTemplateSpec, uid int64) {
+func (c *checker) others(object report.Object, pod corev1.PodTemplateSpec, others []corev1.Container, uid int64) {
 	if s := pod.Spec.SecurityContext; s != nil && s.RunAsUser != nil && *s.RunAsUser == uid {
 		c.report.Error(object, "securityContext.runAsUser", "is %d, which is the proxy's", uid)
 	}
-	for _, x := range slices.Concat(pod.Spec.InitContainers[2:], pod.Spec.Containers) {
+	for _, x := range others {
 		if s := x.SecurityContext; s != nil && s.RunAsUser != nil && *s.RunAsUser == uid {
 			c.report.Error(object, "containers["+x.Name+"]", "runs as uid %d, which is the proxy's: its traffic bypasses the proxy", uid)
 		}
@@ -131,7 +199,7 @@ func (c *checker) others(object report.Object, pod corev1.PodTemplateSpec, uid i
 }
 
 // handlers checks that what the kubelet asks for reaches the proxy: it has no certificate for the app's own ports.
-func (c *checker) handlers(object report.Object, pod corev1.PodTemplateSpec, w *contract.Workload, excluded contract.Ports) {
+func (c *checker) handlers(object report.Object, others []corev1.Container, w *contract.Workload, excluded contract.Ports) {
 	check := func(container, field string, get *corev1.HTTPGetAction, tcp *corev1.TCPSocketAction, grpc *corev1.GRPCAction) {
 		port := 0
 		switch {
@@ -153,7 +221,7 @@ func (c *checker) handlers(object report.Object, pod corev1.PodTemplateSpec, w *
 			c.report.Error(object, "containers["+container+"]."+field, "does not go through the proxy's health port, so the kubelet would be refused; render again")
 		}
 	}
-	for _, x := range slices.Concat(pod.Spec.InitContainers[2:], pod.Spec.Containers) {
+	for _, x := range others {
 		for field, p := range map[string]*corev1.Probe{"livenessProbe": x.LivenessProbe, "readinessProbe": x.ReadinessProbe, "startupProbe": x.StartupProbe} {
 			if p != nil {
 				check(x.Name, field, p.HTTPGet, p.TCPSocket, p.GRPC)

@@ -6,12 +6,15 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/kustomize/api/konfig"
+	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/model"
@@ -97,6 +100,8 @@ func (c *checker) wellFormed(items []*yaml.RNode) bool {
 		switch {
 		case err != nil:
 			c.report.Error(object, "", "%v", err)
+		case isKustomization(item, object):
+			continue
 		case object.Kind == "" || object.APIVersion == "":
 			c.report.Error(object, "", "lacks apiVersion or kind, so it is no manifest")
 		case model.IsList(item) && object.Kind != "List":
@@ -107,6 +112,16 @@ func (c *checker) wellFormed(items []*yaml.RNode) bool {
 		seen[object] = true
 	}
 	return !c.report.Failed()
+}
+
+// isKustomization tells whether an item is a kustomization, which `kustomize fn run` and folders hand over with the rest and nobody applies: its kind and name
+// may be missing.
+func isKustomization(item *yaml.RNode, object report.Object) bool {
+	if object.Kind != "" {
+		return strings.HasPrefix(object.APIVersion, "kustomize.config.k8s.io/")
+	}
+	file, _, err := kioutil.GetFileAnnotations(item)
+	return err == nil && slices.Contains(konfig.RecognizedKustomizationFileNames(), path.Base(file))
 }
 
 // item checks whatever may hold pods, and names of ours that somebody else uses.

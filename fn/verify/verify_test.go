@@ -60,7 +60,9 @@ spec:
 `
 
 // rendered is what the function makes of the manifests, as text.
-func rendered(t *testing.T) string {
+func rendered(t *testing.T) string { return renderedAs(t, v1alpha1.NativeSidecar) }
+
+func renderedAs(t *testing.T, mode v1alpha1.SidecarMode) string {
 	t.Helper()
 	recipient := func() string {
 		identity, err := age.GenerateX25519Identity()
@@ -73,6 +75,7 @@ func rendered(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	config.Spec.Sidecar.Mode = mode
 	r := &report.Report{}
 	out := render.Run(parse(t, manifests), config, render.Options{Now: now, WrittenBack: true}, r)
 	if r.Failed() {
@@ -180,6 +183,45 @@ func TestCheck(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := &report.Report{}
 			verify.Check(parse(t, test.text), verify.Options{Now: test.at, EveryWorkload: true, Kinds: model.KindsOf(v1alpha1.Spec{})}, r)
+			said := strings.Join(r.Errors(), "\n")
+			if (test.want == "") != (said == "") || !strings.Contains(said, test.want) {
+				t.Errorf("got %q, want %q", said, test.want)
+			}
+		})
+	}
+}
+
+// The same for a sidecar that is a plain container.
+func TestCheckContainerMode(t *testing.T) {
+	good := renderedAs(t, v1alpha1.ContainerSidecar)
+	replace := func(old, with string) string {
+		if !strings.Contains(good, old) {
+			t.Fatalf("the rendered manifests hold no %q", old)
+		}
+		return strings.Replace(good, old, with, 1)
+	}
+	const wait, drain, app, inits = "- /meshless-proxy\n              - wait", "- /meshless-proxy\n              - drain", "      - name: app\n        image: web:1\n", "      initContainers:\n"
+	for name, test := range map[string]struct{ text, want string }{
+		"untouched":         {good, ""},
+		"app first":         {strings.Replace(replace(app, "      - name: app2\n        image: web:1\n"), "      containers:\n", "      containers:\n"+app, 1), "containers: must start with meshless-proxy"},
+		"init not last":     {replace("        terminationMessagePolicy: FallbackToLogsOnError\n      volumes:", "        terminationMessagePolicy: FallbackToLogsOnError\n      - name: late\n        image: i\n      volumes:"), "initContainers: must end with meshless-init"},
+		"init gone":         {replace("- name: meshless-init", "- name: init"), "initContainers: must end with meshless-init"},
+		"user's init first": {replace(inits, inits+"      - name: early\n        image: i\n"), ""},
+		"no wait":           {replace(wait, "- /meshless-proxy"), "must have the postStart hook"},
+		"another wait":      {replace(wait, "- /bin/true"), "must have the postStart hook"},
+		"wait's nonsense":   {replace(wait, wait+"\n              - forever"), "must have the postStart hook"},
+		"drain at start":    {replace(wait, drain), "must have the postStart hook"},
+		"wait at the end":   {replace(drain, wait), "must have the preStop hook"},
+		"no hooks":          {replace("lifecycle:", "unknown:"), "containers[meshless-proxy]: must have the preStop hook"},
+		"restartPolicy":     {replace("- name: meshless-proxy\n", "- name: meshless-proxy\n        restartPolicy: Always\n"), "must not have a restartPolicy"},
+		"proxy as root":     {replace("runAsUser: 15000", "runAsUser: 0"), "must run as a user of its own"},
+		"app as the proxy":  {replace("- name: app\n", "- name: app\n        securityContext: {runAsUser: 15000}\n"), "runs as uid 15000, which is the proxy's"},
+		"init as the proxy": {replace(inits, inits+"      - name: early\n        image: i\n        securityContext: {runAsUser: 15000}\n"), "runs as uid 15000, which is the proxy's"},
+		"probe at the app":  {replace("path: /handlers/app/readinessProbe\n            port: 15021", "path: /healthz\n            port: 80"), "does not go through the proxy's health port"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := &report.Report{}
+			verify.Check(parse(t, test.text), verify.Options{Now: now, EveryWorkload: true, Kinds: model.KindsOf(v1alpha1.Spec{})}, r)
 			said := strings.Join(r.Errors(), "\n")
 			if (test.want == "") != (said == "") || !strings.Contains(said, test.want) {
 				t.Errorf("got %q, want %q", said, test.want)

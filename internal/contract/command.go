@@ -64,21 +64,24 @@ func (a DrainArgs) Args() []string {
 }
 
 // ParseProxyCommand reads any command line of meshless-proxy (without the program's name). flag.ErrHelp is returned for --help, after the usage went to usage.
-func ParseProxyCommand(args []string, usage io.Writer) (ProxyCommand, error) {
-	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
-		a, err := ParseProxyArgs(args, usage)
-		return ProxyCommand{Serve: &a}, err
-	}
-	switch name, rest := args[0], args[1:]; name {
-	case waitCommand:
-		a, err := parseWaitArgs(rest, usage)
-		return ProxyCommand{Wait: &a}, err
-	case drainCommand:
-		a, err := parseDrainArgs(rest, usage)
-		return ProxyCommand{Drain: &a}, err
+func ParseProxyCommand(args []string, usage io.Writer) (c ProxyCommand, err error) {
+	switch {
+	case len(args) == 0 || strings.HasPrefix(args[0], "-"):
+		c.Serve = new(ProxyArgs)
+		*c.Serve, err = ParseProxyArgs(args, usage)
+	case args[0] == waitCommand:
+		c.Wait = new(WaitArgs)
+		*c.Wait, err = parseWaitArgs(args[1:], usage)
+	case args[0] == drainCommand:
+		c.Drain = new(DrainArgs)
+		*c.Drain, err = parseDrainArgs(args[1:], usage)
 	default:
-		return ProxyCommand{}, fmt.Errorf("unknown command %q; want %s, %s, or none for the sidecar itself", name, waitCommand, drainCommand)
+		err = fmt.Errorf("unknown command %q; want %s, %s, or none for the sidecar itself", args[0], waitCommand, drainCommand)
 	}
+	if err != nil {
+		return ProxyCommand{}, err
+	}
+	return c, nil
 }
 
 func parseWaitArgs(args []string, usage io.Writer) (WaitArgs, error) {

@@ -255,7 +255,7 @@ func TestProxyCommand(t *testing.T) {
 			t.Errorf("%v: %s", args, diff)
 		}
 	}
-	for _, bad := range [][]string{{"quit"}, {"Wait"}, {"wait", "stray"}, {"wait", "--timeout=0s"}, {"wait", "--delay=1s"}, {"drain", "--delay=-1s"}, {"drain", "--timeout=0s"}, {"--log-level=info", "wait"}} {
+	for _, bad := range [][]string{{"quit"}, {""}, {"Wait"}, {"wait", "stray"}, {"wait", "--timeout=0s"}, {"wait", "--delay=1s"}, {"drain", "--delay=-1s"}, {"drain", "--timeout=0s"}, {"--log-level=info", "wait"}} {
 		if _, err := contract.ParseProxyCommand(bad, io.Discard); err == nil {
 			t.Errorf("%v: accepted", bad)
 		}

@@ -23,15 +23,20 @@ type Config struct {
 	Prober    *Prober
 	Ready     func() error // why the proxy is not ready; nil when it is
 	Drain     func()       // begins to drain; may be called often
-	State     func() State // for /configz
+	Quit      func()       // begins to drain, and ends the process after that; may be called often
+	State     func() State // for /configz, /drain and /quit
 }
 
-// State is the part of /configz that changes by itself.
+// State is the part of /configz that changes by itself, and the whole answer of /drain and /quit.
 type State struct {
 	InboundConnections  int  `json:"inboundConnections"`
 	OutboundConnections int  `json:"outboundConnections"`
+	Handlers            int  `json:"handlers"` // the app's probes and lifecycle handlers under way
 	Draining            bool `json:"draining"`
 }
+
+// Idle tells whether nothing is under way.
+func (s State) Idle() bool { return s.InboundConnections+s.OutboundConnections+s.Handlers == 0 }
 
 // Metrics is the handler of contract.MetricsPort.
 func Metrics(c Config) http.Handler {
@@ -55,14 +60,23 @@ func Health(c Config) http.Handler {
 	return mux
 }
 
+// Paths of contract.AdminPort that end something. QuitPath is for the app of a pod that is to end where nobody else ends the proxy: a Job whose sidecar is a plain
+// container. Whoever can ask is in the pod, and gains nothing: without the proxy, what is redirected to it is refused.
+const (
+	DrainPath = "/drain"
+	QuitPath  = "/quit"
+)
+
 // Local is the handler of contract.AdminPort, which is bound to loopback.
 func Local(c Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /configz", func(w http.ResponseWriter, _ *http.Request) { configz(w, c) })
-	mux.HandleFunc("POST /drain", func(w http.ResponseWriter, _ *http.Request) {
-		c.Drain()
-		plain(w, http.StatusOK, "draining: no new inbound connections are accepted")
-	})
+	for path, begin := range map[string]func(){DrainPath: c.Drain, QuitPath: c.Quit} {
+		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, _ *http.Request) {
+			begin()
+			writeJSON(w, c.State())
+		})
+	}
 	return mux
 }
 
@@ -108,10 +122,14 @@ func configz(w http.ResponseWriter, c Config) {
 			dump.Authorities = append(dump.Authorities, certificate{a.Subject.String(), a.SerialNumber.Text(16), a.NotBefore, a.NotAfter, svid.KeyDigest(a)})
 		}
 	}
+	writeJSON(w, dump)
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
-	_ = encoder.Encode(dump) // the reader is gone, nobody is left to tell
+	_ = encoder.Encode(v) // the reader is gone, nobody is left to tell
 }
 
 // withoutHeaders leaves out the values of probe headers, which may hold a token.

@@ -58,11 +58,11 @@ func (c *MutualTLS) Default() {
 	fill(&s.Certificates.Validity.Duration, 720*time.Hour)
 	fill(&s.Certificates.RenewBefore.Duration, s.Certificates.Validity.Duration/2)
 	fill(&s.Certificates.CA.SigningPeriod.Duration, 2160*time.Hour)
-	fill(&s.TLS.MinVersion, "VersionTLS13")
+	s.TLS.setDefaults()
 	fill(&s.Inbound.Mode, contract.Strict)
 	fill(&s.Outbound.Unknown, contract.Passthrough)
 	fill(&s.Authorization.Default, contract.AllowMesh)
-	fill(&s.Sidecar.Mode, "Native")
+	fill(&s.Sidecar.Mode, NativeSidecar)
 	fill(&s.Sidecar.UID, contract.DefaultUID)
 	fill(&s.Proxy.Image, contract.ProxyImage)
 	fill(&s.Proxy.LogLevel, "info")
@@ -86,6 +86,7 @@ func (c *MutualTLS) fromConfigMap(n *yaml.RNode) error {
 		"inboundMode":     text(&c.Spec.Inbound.Mode),
 		"outboundUnknown": text(&c.Spec.Outbound.Unknown),
 		"defaultPolicy":   text(&c.Spec.Authorization.Default),
+		"sidecarMode":     text(&c.Spec.Sidecar.Mode),
 		"proxyImage":      text(&c.Spec.Proxy.Image),
 		"initImage":       text(&c.Spec.Init.Image),
 		"logLevel":        text(&c.Spec.Proxy.LogLevel),

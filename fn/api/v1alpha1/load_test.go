@@ -36,7 +36,7 @@ func TestLoadRefuses(t *testing.T) {
 		"range":               {head + "  outbound: {excludePorts: [\"90-80\"]}", `"90-80" is not a port`},
 		"cidr":                {head + "  outbound: {excludeCIDRs: [10.0.0.1/8]}", "write 10.0.0.0/8"},
 		"uid":                 {head + "  sidecar: {uid: -1}", "spec.sidecar.uid"},
-		"container sidecar":   {head + "  sidecar: {mode: Container}", `"Container" is not supported; want Native`},
+		"sidecar mode":        {head + "  sidecar: {mode: Ambient}", `"Ambient" is not supported; want Native, Container`},
 		"log level":           {head + "  proxy: {logLevel: trace}", "want debug, info, warn, error"},
 		"image":               {head + "  proxy: {image: \"a b\"}", "is not the name of an image"},
 		"empty selector":      {head + "  workloads: {include: [{}]}", "selects nothing in particular"},

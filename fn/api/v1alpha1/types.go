@@ -78,11 +78,6 @@ type CA struct {
 	SigningPeriod metav1.Duration `json:"signingPeriod,omitempty"` // how long one authority signs; default 2160h
 }
 
-// TLS is the policy of the proxies' connections, in the spelling of kube-apiserver's flags.
-type TLS struct {
-	MinVersion string `json:"minVersion,omitempty"` // VersionTLS13
-}
-
 // WorkloadSelectors choose the workloads of the mesh: those that an include matches (all when there is none) and no exclude does.
 type WorkloadSelectors struct {
 	Include []Selector `json:"include,omitempty"`
@@ -142,9 +137,18 @@ type Peer struct {
 
 // Sidecar says how the proxy is placed into the pod.
 type Sidecar struct {
-	Mode string `json:"mode,omitempty"` // Native
-	UID  int64  `json:"uid,omitempty"`  // default 15000
+	Mode SidecarMode `json:"mode,omitempty"` // default Native
+	UID  int64       `json:"uid,omitempty"`  // default 15000
 }
+
+// SidecarMode is the form of the proxy in a pod.
+type SidecarMode string
+
+// The forms of the proxy.
+const (
+	NativeSidecar    SidecarMode = "Native"    // an init container that keeps running: Kubernetes 1.29 and later
+	ContainerSidecar SidecarMode = "Container" // the first of the containers: any Kubernetes
+)
 
 // Proxy configures the sidecar.
 type Proxy struct {

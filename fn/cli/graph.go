@@ -1,0 +1,71 @@
+package cli
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/meshless-dev/meshless/fn/graph"
+)
+
+// graphFormats are the writers by the value of --output.
+var graphFormats = []struct {
+	name  string
+	write func(io.Writer, graph.Graph) error
+}{{"mermaid", graph.WriteMermaid}, {"dot", graph.WriteDOT}, {"svg", graph.WriteSVG}, {"json", graph.WriteJSON}}
+
+func (p *program) graphCommand() *cobra.Command {
+	var names []string
+	for _, f := range graphFormats {
+		names = append(names, f.name)
+	}
+	format := names[0]
+	cmd := &cobra.Command{
+		Use:   "graph [FILE, DIR or -]",
+		Short: "Draw who may talk to whom: Mermaid for the pull request, DOT, SVG, JSON",
+		Long: `Draw who may talk to whom, from rendered manifests: who is in the mesh, whom its policies let in and on which ports,
+and where plaintext is taken or sent.
+
+A kustomization is drawn from its output:
+  kustomize build --enable-alpha-plugins --enable-exec DIR | meshless graph -`,
+		Example: "  meshless graph DIR\n  kustomize build --enable-alpha-plugins --enable-exec DIR | meshless graph -o svg - > mesh.svg",
+		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: completeFile,
+		RunE: func(_ *cobra.Command, args []string) error { return p.graph(args, format, names) },
+	}
+	cmd.Flags().StringVarP(&format, "output", "o", format, strings.Join(names, ", "))
+	if err := cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // the flag is there
+	}
+	return cmd
+}
+
+func (p *program) graph(args []string, format string, names []string) error {
+	at := slices.Index(names, format)
+	if at < 0 {
+		return fmt.Errorf("--output: %q is none of %s", format, strings.Join(names, ", "))
+	}
+	if err := refuseKustomization(args, "graph"); err != nil {
+		return err
+	}
+	items, err := p.readItems(args)
+	if err != nil {
+		return err
+	}
+	g, err := graph.Build(items, kindsIn(items))
+	if err != nil {
+		return err
+	}
+	var text bytes.Buffer
+	if err := graphFormats[at].write(&text, g); err != nil {
+		return err
+	}
+	if format == names[0] && (text.Len() > graph.MermaidMaxText || bytes.Count(text.Bytes(), []byte("->|")) > graph.MermaidMaxEdges) {
+		fmt.Fprintf(p.err, "warning: this is more than GitHub draws of a Mermaid chart (%d characters, %d edges); use -o svg, or a part of the manifests\n", graph.MermaidMaxText, graph.MermaidMaxEdges)
+	}
+	_, err = p.out.Write(text.Bytes())
+	return err
+}

@@ -1,0 +1,95 @@
+package controlplane
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/report"
+)
+
+// refuse tells whether the settings would have no effect, or keep the program from starting, and says why.
+func (t *target) refuse(tls v1alpha1.TLS, r *report.Report) (refused bool) {
+	fail := func(format string, args ...any) {
+		r.Error(t.object, "spec.containers", format, args...)
+		refused = true
+	}
+	image := ""
+	if n := node.Get(t.container, "image"); n != nil {
+		image = n.Value
+	}
+	if t.program.name != etcd {
+		if v, ok := imageVersion(image); ok && len(tls.CurvePreferences) > 0 && v.before(1, 36, 0) {
+			fail("the image %s has no --tls-curve-preferences, which came with Kubernetes 1.36; leave spec.tls.curvePreferences out", image)
+		}
+		return refused
+	}
+	if v, ok := imageVersion(image); ok && v.before(3, 5, 8) { // CHANGELOG-3.5 of etcd
+		fail("the image %s is too old for --tls-min-version and would not start; take etcd 3.5.8 or later", image)
+	}
+	if t.line.has("config-file") || t.hasEnv("ETCD_CONFIG_FILE") {
+		fail("etcd ignores flags beside --config-file; turn that file into flags")
+	}
+	for _, s := range t.program.settings(tls) {
+		if name := environment(s.flag); (s.value != "" || s.drop) && t.hasEnv(name) {
+			fail("etcd does not start with %s in its environment beside --%s; remove the variable", name, s.flag)
+		}
+	}
+	if tls.MinVersion == v1alpha1.VersionTLS13 {
+		if most := t.line.value("tls-max-version"); most != "" && most != "TLS1.3" || t.hasEnv(environment("tls-max-version")) {
+			fail("etcd has a greatest TLS version, and spec.tls.minVersion is %s; remove --tls-max-version", tls.MinVersion)
+		}
+	}
+	if len(tls.CurvePreferences) > 0 {
+		r.Warn(t.object, "spec.containers", "etcd has no flag for spec.tls.curvePreferences; it takes any that Go does")
+	}
+	return refused
+}
+
+func (t *target) hasEnv(name string) bool {
+	env := node.Get(t.container, "env")
+	if env == nil || env.Kind != yaml.SequenceNode {
+		return false
+	}
+	for _, variable := range env.Content {
+		if n := node.Get(variable, "name"); n != nil && n.Value == name {
+			return true
+		}
+	}
+	return false
+}
+
+// environment is the variable that etcd reads in place of a flag.
+func environment(flag string) string {
+	return "ETCD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+type version [3]int
+
+func (v version) before(major, minor, patch int) bool {
+	for i, other := range [3]int{major, minor, patch} {
+		if v[i] != other {
+			return v[i] < other
+		}
+	}
+	return false
+}
+
+var imageTag = regexp.MustCompile(`:v?(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:[-_+.][0-9A-Za-z_.-]*)?$`)
+
+// imageVersion reads the version out of an image's tag; not every tag is one.
+func imageVersion(image string) (v version, ok bool) {
+	image, _, _ = strings.Cut(image, "@")
+	match := imageTag.FindStringSubmatch(image)
+	if match == nil {
+		return v, false
+	}
+	for i := range v {
+		v[i], _ = strconv.Atoi(match[i+1]) // four digits
+	}
+	return v, true
+}

@@ -1,0 +1,279 @@
+package graph
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// builder gathers what the items say.
+type builder struct {
+	graph    Graph
+	kinds    model.Kinds
+	meshes   map[string]*contract.Mesh // by namespace
+	labels   model.Index               // numbers are those of graph.Nodes
+	seen     map[string]bool           // IDs of nodes
+	byID     map[string][]string       // IDs of the Mesh nodes of a SPIFFE ID
+	services []corev1.Service
+	edges    map[[2]string]Edge
+}
+
+// Build reads rendered manifests: workloads and Services from the objects, who is let in from the mesh maps. It judges nothing, which is what package verify
+// does; what it cannot understand is an error, since a picture with a part missing looks complete.
+func Build(items []*yaml.RNode, kinds model.Kinds) (Graph, error) {
+	b := &builder{kinds: kinds, meshes: map[string]*contract.Mesh{}, seen: map[string]bool{}, byID: map[string][]string{}, edges: map[[2]string]Edge{}}
+	for _, item := range items {
+		if err := node.CheckItem(item); err != nil {
+			return Graph{}, fmt.Errorf("%s: %w", report.ObjectOf(item), err)
+		}
+	}
+	items = model.Flatten(items)
+	for _, item := range items {
+		if err := b.readMesh(item); err != nil {
+			return Graph{}, err
+		}
+	}
+	for _, item := range items {
+		if err := b.readItem(item); err != nil {
+			return Graph{}, err
+		}
+	}
+	if len(b.meshes) == 0 {
+		return Graph{}, errors.New("there is no mesh map (configmap " + contract.MeshName + ") in the input; give it rendered manifests: " +
+			"the output of `kustomize build`, or a kpt package that was rendered")
+	}
+	b.joinServices()
+	b.admitAll()
+	b.finish()
+	return b.graph, nil
+}
+
+func (b *builder) readMesh(item *yaml.RNode) error {
+	text, ok := item.GetDataMap()[contract.MeshFile]
+	if !ok || item.GetKind() != "ConfigMap" || item.GetAnnotations()[contract.IdentityAnnotation] == "" {
+		return nil
+	}
+	mesh, err := contract.ParseMesh([]byte(text))
+	if err != nil {
+		return fmt.Errorf("%s: %w", report.ObjectOf(item), err)
+	}
+	if b.graph.TrustDomain != "" && b.graph.TrustDomain != mesh.TrustDomain {
+		return fmt.Errorf("%s: is of trust domain %q, and another map of %q; draw one mesh at a time", report.ObjectOf(item), mesh.TrustDomain, b.graph.TrustDomain)
+	}
+	b.graph.TrustDomain = mesh.TrustDomain
+	b.meshes[namespaceOf(item)] = mesh
+	return nil
+}
+
+func (b *builder) readItem(item *yaml.RNode) error {
+	if item.GetAnnotations()[model.LocalConfigAnnotation] == "true" {
+		return nil
+	}
+	path, ok := b.kinds.Find(item)
+	switch {
+	case ok:
+		return b.addWorkload(item, path)
+	case model.HasPodTemplate(item):
+		return b.add(Node{Class: Outside, Namespace: namespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}, item, nil)
+	case model.IsList(item):
+		return fmt.Errorf("%s: is a list, which hides its objects; write them as documents of their own", report.ObjectOf(item))
+	case item.GetKind() == "Service" && item.GetApiVersion() == "v1":
+		var service corev1.Service
+		if err := node.Decode(item, &service); err != nil {
+			return fmt.Errorf("%s: cannot be read: %w", report.ObjectOf(item), err)
+		}
+		service.Namespace = namespaceOf(item)
+		b.services = append(b.services, service)
+	}
+	return nil
+}
+
+// addWorkload reads what the proxy and the init container of a workload are told.
+func (b *builder) addWorkload(item *yaml.RNode, path []string) error {
+	object := report.ObjectOf(item)
+	template, err := item.Pipe(yaml.Lookup(path...))
+	if err != nil || template == nil {
+		return fmt.Errorf("%s: %s is missing", object, strings.Join(path, "."))
+	}
+	var pod corev1.PodTemplateSpec
+	if err := node.Decode(template, &pod); err != nil {
+		return fmt.Errorf("%s: cannot be read: %w", object, err)
+	}
+	n := Node{Class: Outside, Namespace: namespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}
+	annotation, injected := pod.Annotations[contract.WorkloadAnnotation]
+	if !injected {
+		return b.add(n, item, pod.Labels)
+	}
+	workload, err := contract.ParseWorkload([]byte(annotation))
+	if err != nil {
+		return fmt.Errorf("%s: %w", object, err)
+	}
+	i := slices.IndexFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == contract.InitName })
+	if i < 0 {
+		return fmt.Errorf("%s: is half injected: it lacks the init container %s; see `meshless verify`", object, contract.InitName)
+	}
+	args, err := contract.ParseInitArgs(pod.Spec.InitContainers[i].Args, io.Discard)
+	if err != nil {
+		return fmt.Errorf("%s: initContainers[%s]: %w", object, contract.InitName, err)
+	}
+	mesh := b.meshes[n.Namespace]
+	if mesh == nil {
+		return fmt.Errorf("%s: the mesh map of its namespace (configmap %s/%s) is not in the input; give it the whole output", object, n.Namespace, contract.MeshName)
+	}
+	n.Class, n.Identity, n.PlaintextPorts, n.PermissivePorts = Mesh, workload.SPIFFEID, args.ExcludeInboundPorts, workload.PermissivePorts.String()
+	if mesh.Inbound.Mode == contract.Permissive {
+		n.PermissivePorts = AllPorts
+	}
+	if mesh.Outbound.Unknown == contract.Passthrough {
+		b.graph.Open = append(b.graph.Open, n.Namespace)
+	}
+	return b.add(n, item, pod.Labels)
+}
+
+func (b *builder) add(n Node, item *yaml.RNode, labels map[string]string) error {
+	if n.Name == "" {
+		return fmt.Errorf("%s of namespace %q: has no name", strings.ToLower(n.Kind), n.Namespace)
+	}
+	n.ID = n.Namespace + "/" + strings.ToLower(n.Kind) + "/" + n.Name
+	if b.seen[n.ID] {
+		return fmt.Errorf("%s: stands twice in the input", report.ObjectOf(item))
+	}
+	b.seen[n.ID] = true
+	if n.Identity != "" {
+		b.byID[n.Identity] = append(b.byID[n.Identity], n.ID)
+	}
+	b.graph.Nodes = append(b.graph.Nodes, n)
+	b.labels.Add(n.Namespace, labels)
+	return nil
+}
+
+// joinServices puts each Service in front of the workloads that it selects, or among the nodes when it leads elsewhere.
+func (b *builder) joinServices() {
+	for _, s := range b.services {
+		front := Service{Name: s.Name}
+		for _, p := range s.Spec.Ports {
+			front.Ports = contract.UnionPorts(front.Ports, contract.PortsOf(int(p.Port)))
+		}
+		if s.Spec.Type != corev1.ServiceTypeExternalName && len(s.Spec.Selector) > 0 {
+			for _, i := range b.labels.Select(s.Namespace, s.Spec.Selector) {
+				b.graph.Nodes[i].Services = append(b.graph.Nodes[i].Services, front)
+			}
+			continue
+		}
+		if id := s.Namespace + "/v1.service/" + s.Name; !b.seen[id] {
+			b.seen[id] = true
+			b.graph.Nodes = append(b.graph.Nodes, Node{
+				ID: id, Class: External, Namespace: s.Namespace, Kind: cmp.Or(s.Spec.ExternalName, "Service without selector"), Name: s.Name, Services: []Service{front},
+			})
+		}
+	}
+}
+
+// admitAll draws the edges to each workload, as its proxy decides: from whoever a policy of the workload allows, and only without any policy as the default says.
+func (b *builder) admitAll() {
+	policies := map[string][]contract.Rule{} // by namespace and SPIFFE ID; nil and there for a policy without a rule
+	key := func(namespace, identity string) string { return namespace + " " + identity }
+	for namespace, mesh := range b.meshes {
+		for _, p := range mesh.Inbound.Policy {
+			k := key(namespace, p.Workload)
+			policies[k] = append(policies[k], p.Rules...)
+		}
+	}
+	for i := range b.graph.Nodes {
+		n := &b.graph.Nodes[i]
+		if n.Class != Mesh {
+			continue
+		}
+		rules, named := policies[key(n.Namespace, n.Identity)]
+		switch {
+		case named && len(rules) > 0:
+			n.Access = ByPolicy
+			b.admit(n, rules)
+		case !named && b.meshes[n.Namespace].Inbound.Default == contract.AllowMesh:
+			n.Access = ByDefault
+			b.edge(AnyMeshID, n.ID, nil)
+		default:
+			n.Access = Nobody
+		}
+	}
+}
+
+// admit draws an edge from every workload that a rule's patterns match. A pattern that matches none is a node of its own: it may mean somebody in another package.
+func (b *builder) admit(to *Node, rules []contract.Rule) {
+	for _, rule := range rules {
+		for _, pattern := range rule.From {
+			from := b.matching(pattern)
+			if len(from) == 0 {
+				from = []string{pattern}
+			}
+			for _, id := range from {
+				b.edge(id, to.ID, rule.Ports)
+			}
+		}
+	}
+}
+
+// matching are the IDs of the nodes whose SPIFFE ID a pattern matches. Most patterns are plain identities and are looked up.
+func (b *builder) matching(pattern string) []string {
+	if !strings.Contains(pattern, "*") {
+		return b.byID[pattern]
+	}
+	var ids []string
+	for identity, nodes := range b.byID {
+		if contract.MatchID(pattern, spiffeid.RequireFromString(identity)) { // ParseWorkload has read it
+			ids = append(ids, nodes...)
+		}
+	}
+	return ids
+}
+
+// edge joins what several rules allow between the same two.
+func (b *builder) edge(from, to string, ports contract.Ports) {
+	key := [2]string{from, to}
+	if old, ok := b.edges[key]; ok {
+		if len(old.Ports) == 0 || len(ports) == 0 {
+			ports = nil
+		} else {
+			ports = contract.UnionPorts(old.Ports, ports)
+		}
+	}
+	b.edges[key] = Edge{From: from, To: to, Ports: ports}
+}
+
+// finish adds the nodes that are in no manifest, and sorts.
+func (b *builder) finish() {
+	special := map[string]Node{}
+	for _, e := range b.edges {
+		b.graph.Edges = append(b.graph.Edges, e)
+		switch {
+		case e.From == AnyMeshID:
+			special[e.From] = Node{ID: e.From, Class: AnyMesh, Name: "any identity of the mesh", Identity: "spiffe://" + b.graph.TrustDomain}
+		case !b.seen[e.From]:
+			special[e.From] = Node{ID: e.From, Class: Identity, Name: strings.TrimPrefix(e.From, "spiffe://"+b.graph.TrustDomain+"/"), Identity: e.From}
+		}
+	}
+	for _, n := range special {
+		b.graph.Nodes = append(b.graph.Nodes, n)
+	}
+	if len(b.graph.Open) > 0 {
+		b.graph.Nodes = append(b.graph.Nodes, Node{ID: AnywhereID, Class: Anywhere, Name: "anywhere else", Kind: "outside of the mesh"})
+	}
+	b.graph.sorted()
+}
+
+func namespaceOf(item *yaml.RNode) string {
+	return cmp.Or(item.GetNamespace(), metav1.NamespaceDefault)
+}

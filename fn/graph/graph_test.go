@@ -1,0 +1,276 @@
+package graph_test
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/kustomize/kyaml/kio"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/graph"
+	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/render"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+var update = flag.Bool("update", false, "write the expected pictures")
+
+var writers = map[string]func(io.Writer, graph.Graph) error{"mmd": graph.WriteMermaid, "dot": graph.WriteDOT, "svg": graph.WriteSVG, "json": graph.WriteJSON}
+
+var kinds = model.KindsOf(v1alpha1.Spec{})
+
+// rendered is what the function makes of a case.
+func rendered(t *testing.T, folder string) []*yaml.RNode {
+	t.Helper()
+	recipient := func() string {
+		identity, err := age.GenerateX25519Identity()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return identity.Recipient().String()
+	}
+	read := func(name string) string {
+		data, err := os.ReadFile(filepath.Join(folder, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	text := strings.NewReplacer("CA_RECIPIENT", recipient(), "RECIPIENT", recipient()).Replace(read("config.yaml"))
+	config, err := v1alpha1.Load(yaml.MustParse(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &report.Report{}
+	out := render.Run(parse(t, read("input.yaml")), config, render.Options{Now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), WrittenBack: true}, r)
+	if r.Failed() {
+		t.Fatal(r.Errors())
+	}
+	return out
+}
+
+func parse(t *testing.T, text string) []*yaml.RNode {
+	t.Helper()
+	items, err := (&kio.ByteReader{Reader: strings.NewReader(text), OmitReaderAnnotations: true}).Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return items
+}
+
+func draw(t *testing.T, g graph.Graph, format string) string {
+	t.Helper()
+	var out bytes.Buffer
+	if err := writers[format](&out, g); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+// TestGolden draws every case in every format, from the items as they are and from the items in reverse.
+func TestGolden(t *testing.T) {
+	folders, err := filepath.Glob("testdata/*")
+	if err != nil || len(folders) == 0 {
+		t.Fatalf("no cases (%v)", err)
+	}
+	for _, folder := range folders {
+		t.Run(filepath.Base(folder), func(t *testing.T) {
+			items := rendered(t, folder)
+			g, err := graph.Build(items, kinds)
+			if err != nil {
+				t.Fatal(err)
+			}
+			slices.Reverse(items)
+			reversed, err := graph.Build(items, kinds)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for format := range writers {
+				got, file := draw(t, g, format), filepath.Join(folder, "graph."+format)
+				if *update {
+					if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+				want, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got != string(want) {
+					t.Errorf("%s differs; run with -update when that is right:\n%s", file, cmp.Diff(string(want), got))
+				}
+				if other := draw(t, reversed, format); other != got {
+					t.Errorf("%s depends on the order of the items:\n%s", format, cmp.Diff(got, other))
+				}
+			}
+		})
+	}
+}
+
+// A box of the SVG does not lie over another one, and everything is on the page.
+func TestSVGBoxes(t *testing.T) {
+	number := `"(-?[\d.]+)"`
+	boxes := regexp.MustCompile(`class="box" x=` + number + ` y=` + number + ` width=` + number + ` height=` + number)
+	page := regexp.MustCompile(`class="page" width=` + number + ` height=` + number)
+	for _, name := range []string{"small", "large", "open"} {
+		g, err := graph.Build(rendered(t, "testdata/"+name), kinds)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := draw(t, g, "svg")
+		var all [][4]float64
+		for _, m := range boxes.FindAllStringSubmatch(text, -1) {
+			all = append(all, [4]float64{float(t, m[1]), float(t, m[2]), float(t, m[3]), float(t, m[4])})
+		}
+		if len(all) != len(g.Nodes) && name != "large" { // large has a source that stands for a namespace
+			t.Errorf("%s: %d boxes of %d nodes", name, len(all), len(g.Nodes))
+		}
+		size := page.FindStringSubmatch(text)
+		for i, a := range all {
+			if a[0] < 0 || a[1] < 0 || a[0]+a[2] > float(t, size[1]) || a[1]+a[3] > float(t, size[2]) {
+				t.Errorf("%s: box %d is off the page: %v", name, i, a)
+			}
+			for _, b := range all[:i] {
+				if a[0] < b[0]+b[2] && b[0] < a[0]+a[2] && a[1] < b[1]+b[3] && b[1] < a[1]+a[3] {
+					t.Errorf("%s: boxes %v and %v overlap", name, a, b)
+				}
+			}
+		}
+	}
+}
+
+func float(t *testing.T, s string) float64 {
+	t.Helper()
+	var f float64
+	if err := yaml.Unmarshal([]byte(s), &f); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// hostile are names that try to end their quotes in each format. Kubernetes would refuse them; whoever reviews a pull request looks at the picture before.
+var hostile = []string{
+	`"]; click n0 "javascript:alert(1)`, "a\"]\n  end\n  evil --> n0", `</title><script>alert(1)</script>`, `<img src=x onerror=alert(1)>`, "a\" ]; evil -> n0; x [label=\"", `back\`, `\N\G\"`,
+	`%%{init: {"securityLevel":"loose"}}%%`, "`**bold**`", "#quot;#60;", "end", "]]>", "&lt;", "a\x00b\u2028c\u202e", "*_~", "'); DROP", "1. list", "-->", "subgraph",
+}
+
+// evil is a graph whose every text is hostile.
+func evil(name string) graph.Graph {
+	return graph.Graph{TrustDomain: name, Open: []string{name}, Nodes: []graph.Node{
+		{ID: graph.AnyMeshID, Class: graph.AnyMesh, Name: "any identity of the mesh"},
+		{ID: "spiffe://" + name, Class: graph.Identity, Name: name, Identity: name},
+		{ID: "a" + name, Class: graph.Mesh, Namespace: name, Kind: name, Name: name, Identity: name, Access: graph.ByDefault, PermissivePorts: name, Services: []graph.Service{{Name: name}}},
+		{ID: "b" + name, Class: graph.Mesh, Namespace: name, Kind: name, Name: name, Identity: name, Access: graph.ByPolicy, Services: []graph.Service{{Name: name}}},
+		{ID: "c" + name, Class: graph.External, Namespace: name, Kind: name, Name: name},
+		{ID: graph.AnywhereID, Class: graph.Anywhere, Name: "anywhere outside of the mesh"},
+	}, Edges: []graph.Edge{
+		{From: graph.AnyMeshID, To: "a" + name}, {From: "spiffe://" + name, To: "b" + name}, {From: "a" + name, To: "b" + name, Ports: contract.PortsOf(80)}, {From: "b" + name, To: "b" + name},
+	}}
+}
+
+// The structure of each picture, which is what is left without its texts, is that of the same graph with a harmless name.
+func TestHostileNames(t *testing.T) {
+	mermaid := regexp.MustCompile(`"[^"\n]*"`)
+	dot := regexp.MustCompile(`"(?:[^"\\\n]|\\.)*"`)
+	structure := map[string]func(string) string{
+		"mmd": func(text string) string { return mermaid.ReplaceAllString(text, `""`) },
+		"dot": func(text string) string { return dot.ReplaceAllString(text, `""`) },
+		"svg": func(text string) string { return svgStructure(t, text) },
+	}
+	for format, of := range structure {
+		want := of(draw(t, evil("harmless"), format))
+		for _, name := range hostile {
+			text := draw(t, evil(name), format)
+			if got := of(text); got != want {
+				t.Errorf("%s: %q changes the structure:\n%s", format, name, cmp.Diff(want, got))
+			}
+		}
+	}
+	allowed := regexp.MustCompile(`^(?:[A-Za-z0-9 .,:/⇢-]|#\d+;|<br/>)*$`)
+	for _, name := range hostile {
+		for _, quoted := range mermaid.FindAllString(draw(t, evil(name), "mmd"), -1) {
+			if !allowed.MatchString(strings.Trim(quoted, `"`)) {
+				t.Errorf("mermaid: %q is written as %s", name, quoted)
+			}
+		}
+	}
+}
+
+// svgStructure is the elements and attribute names of an XML text, and the values of all attributes that carry no coordinates.
+func svgStructure(t *testing.T, text string) string {
+	t.Helper()
+	var out strings.Builder
+	decoder := xml.NewDecoder(strings.NewReader(text))
+	for {
+		token, err := decoder.Token()
+		if errors.Is(err, io.EOF) {
+			return out.String()
+		}
+		if err != nil {
+			t.Fatalf("is no XML: %v\n%s", err, text)
+		}
+		switch token := token.(type) {
+		case xml.StartElement:
+			out.WriteString("<" + token.Name.Local)
+			for _, a := range token.Attr {
+				out.WriteString(" " + a.Name.Local)
+				if a.Name.Local == "class" {
+					out.WriteString("=" + a.Value)
+				}
+			}
+			out.WriteString(">\n")
+		case xml.EndElement:
+			out.WriteString("</>\n")
+		case xml.Directive, xml.ProcInst, xml.Comment:
+			t.Errorf("holds %T", token)
+		}
+	}
+}
+
+// What is not understood is refused, with what to do.
+func TestBuildRefuses(t *testing.T) {
+	text, err := kio.StringAll(rendered(t, "testdata/small"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile("testdata/small/input.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	without := func(mark string) string {
+		var kept []string
+		for part := range strings.SplitSeq(text, "\n---\n") {
+			if !strings.Contains(part, mark) {
+				kept = append(kept, part)
+			}
+		}
+		return strings.Join(kept, "\n---\n")
+	}
+	for name, test := range map[string]struct{ text, want string }{
+		"not rendered":  {string(raw), "there is no mesh map"},
+		"map gone":      {without("name: meshless-mesh\n  namespace: prod"), "the mesh map of its namespace (configmap prod/meshless-mesh) is not in the input"},
+		"map damaged":   {strings.Replace(text, "mode: Strict", "mode: Lax", 1), `"Lax" is neither Strict nor Permissive`},
+		"half injected": {strings.Replace(text, "name: meshless-init", "name: other", 1), "is half injected"},
+		"arguments":     {strings.Replace(text, "--proxy-uid=15000", "--off", 1), "initContainers[meshless-init]"},
+		"twice":         {text + "---\n" + string(raw), "stands twice"},
+		"a list":        {"apiVersion: apps/v1\nkind: DeploymentList\nmetadata: {name: x}\nitems: []\n---\n" + text, "is a list"},
+	} {
+		if _, err := graph.Build(parse(t, test.text), kinds); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got %v, want %q", name, err, test.want)
+		}
+	}
+}

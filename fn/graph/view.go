@@ -1,0 +1,203 @@
+package graph
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// crowd is the number of workloads of one namespace from which on their edges to one target are drawn as one.
+const crowd = 4
+
+// view is the graph as it is drawn: without what would only be repeated. Workloads that the whole mesh may call share one box per namespace and one edge, a
+// namespace whose every workload may call the same is one source, and whoever may call itself says so in its box.
+type view struct {
+	Graph
+	index  map[string]int  // of Nodes by ID
+	self   map[string]Edge // by ID
+	spaces []space
+}
+
+// space is a namespace. The numbers are indexes of Nodes.
+type space struct {
+	name        string
+	open        []int // every identity of the mesh may connect
+	rest        []int
+	passthrough bool // workloads may reach destinations outside of the mesh
+}
+
+func newView(g Graph) *view {
+	v := &view{Graph: Graph{TrustDomain: g.TrustDomain, Nodes: slices.Clone(g.Nodes), Open: g.Open}, index: map[string]int{}, self: map[string]Edge{}}
+	for _, e := range g.Edges {
+		if e.From == e.To {
+			v.self[e.From] = e
+		} else if e.From != AnyMeshID {
+			v.Edges = append(v.Edges, e)
+		}
+	}
+	v.joinCrowds()
+	v.sorted()
+	for i, n := range v.Nodes {
+		v.index[n.ID] = i
+		v.place(i, n)
+	}
+	return v
+}
+
+func (v *view) place(i int, n Node) {
+	if n.Namespace == "" || n.Class == group {
+		return
+	}
+	at, found := slices.BinarySearchFunc(v.spaces, n.Namespace, func(s space, name string) int { return cmp.Compare(s.name, name) })
+	if !found {
+		v.spaces = slices.Insert(v.spaces, at, space{name: n.Namespace, passthrough: slices.Contains(v.Open, n.Namespace)})
+	}
+	if n.Access == ByDefault {
+		v.spaces[at].open = append(v.spaces[at].open, i)
+	} else {
+		v.spaces[at].rest = append(v.spaces[at].rest, i)
+	}
+}
+
+// joinCrowds replaces the edges from every workload of a namespace to one target by an edge from the namespace.
+func (v *view) joinCrowds() {
+	namespace, size := map[string]string{}, map[string]int{}
+	for _, n := range v.Nodes {
+		if n.Class == Mesh {
+			namespace[n.ID] = n.Namespace
+			size[n.Namespace]++
+		}
+	}
+	type bunch struct{ namespace, to, ports string }
+	key := func(e Edge) bunch { return bunch{namespace[e.From], e.To, e.Ports.String()} }
+	count := map[bunch]int{}
+	for _, e := range v.Edges {
+		count[key(e)]++
+	}
+	joined, groups := map[bunch]bool{}, map[string]bool{}
+	var edges []Edge
+	for _, e := range v.Edges {
+		k := key(e)
+		others := size[k.namespace]
+		if namespace[e.To] == k.namespace {
+			others-- // it needs no permission to call itself
+		}
+		switch {
+		case k.namespace == "" || others < crowd || count[k] < others:
+			edges = append(edges, e)
+		case !joined[k]:
+			joined[k] = true
+			id := "group:" + k.namespace
+			if !groups[id] {
+				groups[id] = true
+				v.Nodes = append(v.Nodes, Node{ID: id, Class: group, Namespace: k.namespace, Name: "every workload of " + k.namespace})
+			}
+			edges = append(edges, Edge{From: id, To: e.To, Ports: e.Ports})
+		}
+	}
+	v.Edges = edges
+}
+
+// sources are the nodes that stand in no namespace and have edges.
+func (v *view) sources() []int {
+	var found []int
+	for i, n := range v.Nodes {
+		if n.Class == Identity || n.Class == group {
+			found = append(found, i)
+		}
+	}
+	return found
+}
+
+// anyone is the index of the node that stands for the whole mesh; -1 when nobody is open to it.
+func (v *view) anyone() int {
+	if i, ok := v.index[AnyMeshID]; ok {
+		return i
+	}
+	return -1
+}
+
+// portsText words the ports of an edge.
+func portsText(p contract.Ports) string {
+	if len(p) == 0 {
+		return "any port"
+	}
+	return strings.ReplaceAll(p.String(), ",", ", ")
+}
+
+// fact is one thing that a reviewer should see of a node; the name of its style is one of plain, warn and bad.
+type fact struct{ style, text string }
+
+func (v *view) facts(n Node) []fact {
+	var facts []fact
+	add := func(style, format string, args ...any) {
+		facts = append(facts, fact{style, fmt.Sprintf(format, args...)})
+	}
+	if e, ok := v.self[n.ID]; ok {
+		add("plain", "may call itself: %s", portsText(e.Ports))
+	}
+	switch {
+	case n.Class == Outside:
+		add("bad", "outside of the mesh")
+	case n.Class == External:
+		add("bad", "leads outside of the mesh")
+	case n.Access == Nobody:
+		add("plain", "lets no identity in")
+	}
+	switch {
+	case n.PermissivePorts == AllPorts:
+		add("warn", "plaintext accepted: any port")
+	case n.PermissivePorts != "":
+		add("warn", "plaintext accepted: %s", strings.ReplaceAll(n.PermissivePorts, ",", ", "))
+	}
+	if len(n.PlaintextPorts) > 0 {
+		add("bad", "plaintext only: %s", portsText(n.PlaintextPorts))
+	}
+	return facts
+}
+
+// serviceLines are the Services of a node, one each: name and ports.
+func serviceLines(n Node) []string {
+	var lines []string
+	for _, s := range n.Services {
+		line := s.Name
+		if len(s.Ports) > 0 {
+			line += ":" + s.Ports.String()
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// lines are what Mermaid and DOT write into a node.
+func (v *view) lines(n Node) []string {
+	lines := []string{n.Name}
+	if n.Kind != "" {
+		lines = append(lines, n.Kind)
+	}
+	for _, s := range serviceLines(n) {
+		lines = append(lines, "⇢ "+s)
+	}
+	for _, f := range v.facts(n) {
+		lines = append(lines, f.text)
+	}
+	return lines
+}
+
+// style is the name of a node's style in every format.
+func style(n Node) string {
+	switch {
+	case n.Class == AnyMesh || n.Class == Identity || n.Class == group:
+		return "source"
+	case n.Class != Mesh:
+		return "outside"
+	case n.PermissivePorts != "" || len(n.PlaintextPorts) > 0:
+		return "leaky"
+	case n.Access == Nobody:
+		return "closed"
+	}
+	return "mesh"
+}

@@ -1,0 +1,76 @@
+package verify
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// foreign is a wish that a pod template expresses in the words of another mesh.
+type foreign struct {
+	mesh, ours string // ours is the annotation, or the field of the config, that says the same here
+	inverse    bool   // it names what is taken in, and ours what is left out
+}
+
+// foreignWishes are the annotations of other meshes that have an equivalent here (Istio: istio.io/latest/docs/reference/config/annotations; Linkerd:
+// linkerd.io/2/reference/proxy-configuration; Consul: developer.hashicorp.com/consul/docs/k8s/annotations-and-labels; Kuma: kuma.io/docs, "Annotations and labels").
+// Requests for injection are not among them: with `true` the render refuses them, and `false` keeps the other mesh away, which is what it should do.
+var foreignWishes = map[string]foreign{
+	"traffic.sidecar.istio.io/excludeInboundPorts":     {mesh: "Istio", ours: contract.ExcludeInboundPortsAnnotation},
+	"traffic.sidecar.istio.io/excludeOutboundPorts":    {mesh: "Istio", ours: contract.ExcludeOutboundPortsAnnotation},
+	"traffic.sidecar.istio.io/excludeOutboundIPRanges": {mesh: "Istio", ours: contract.ExcludeOutboundCIDRsAnnotation},
+	"traffic.sidecar.istio.io/includeInboundPorts":     {mesh: "Istio", ours: contract.ExcludeInboundPortsAnnotation, inverse: true},
+	"traffic.sidecar.istio.io/includeOutboundPorts":    {mesh: "Istio", ours: contract.ExcludeOutboundPortsAnnotation, inverse: true},
+	"traffic.sidecar.istio.io/includeOutboundIPRanges": {mesh: "Istio", ours: contract.ExcludeOutboundCIDRsAnnotation, inverse: true},
+	"sidecar.istio.io/proxyCPU":                        {mesh: "Istio", ours: contract.ProxyCPUAnnotation},
+	"sidecar.istio.io/proxyMemory":                     {mesh: "Istio", ours: contract.ProxyMemoryAnnotation},
+	"sidecar.istio.io/proxyMemoryLimit":                {mesh: "Istio", ours: contract.ProxyMemoryAnnotation},
+	"sidecar.istio.io/proxyImage":                      {mesh: "Istio", ours: contract.ProxyImageAnnotation},
+	"sidecar.istio.io/logLevel":                        {mesh: "Istio", ours: contract.LogLevelAnnotation},
+
+	"config.linkerd.io/skip-inbound-ports":     {mesh: "Linkerd", ours: contract.ExcludeInboundPortsAnnotation},
+	"config.linkerd.io/skip-outbound-ports":    {mesh: "Linkerd", ours: contract.ExcludeOutboundPortsAnnotation},
+	"config.linkerd.io/default-inbound-policy": {mesh: "Linkerd", ours: "spec.authorization of the config"},
+	"config.linkerd.io/proxy-cpu-request":      {mesh: "Linkerd", ours: contract.ProxyCPUAnnotation},
+	"config.linkerd.io/proxy-memory-request":   {mesh: "Linkerd", ours: contract.ProxyMemoryAnnotation},
+	"config.linkerd.io/proxy-memory-limit":     {mesh: "Linkerd", ours: contract.ProxyMemoryAnnotation},
+	"config.linkerd.io/proxy-image":            {mesh: "Linkerd", ours: contract.ProxyImageAnnotation},
+	"config.linkerd.io/proxy-log-level":        {mesh: "Linkerd", ours: contract.LogLevelAnnotation},
+
+	"consul.hashicorp.com/transparent-proxy-exclude-inbound-ports":  {mesh: "Consul", ours: contract.ExcludeInboundPortsAnnotation},
+	"consul.hashicorp.com/transparent-proxy-exclude-outbound-ports": {mesh: "Consul", ours: contract.ExcludeOutboundPortsAnnotation},
+	"consul.hashicorp.com/transparent-proxy-exclude-outbound-cidrs": {mesh: "Consul", ours: contract.ExcludeOutboundCIDRsAnnotation},
+	"consul.hashicorp.com/sidecar-proxy-cpu-request":                {mesh: "Consul", ours: contract.ProxyCPUAnnotation},
+	"consul.hashicorp.com/sidecar-proxy-memory-request":             {mesh: "Consul", ours: contract.ProxyMemoryAnnotation},
+	"consul.hashicorp.com/sidecar-proxy-memory-limit":               {mesh: "Consul", ours: contract.ProxyMemoryAnnotation},
+
+	"traffic.kuma.io/exclude-inbound-ports":  {mesh: "Kuma", ours: contract.ExcludeInboundPortsAnnotation},
+	"traffic.kuma.io/exclude-outbound-ports": {mesh: "Kuma", ours: contract.ExcludeOutboundPortsAnnotation},
+}
+
+// foreign warns of annotations and labels of a pod in the mesh that mean something to another mesh only, unless ours are there as well: whoever brings
+// manifests along thinks that they hold.
+func (c *checker) foreign(object report.Object, annotations, labels map[string]string) {
+	if !c.options.EveryWorkload {
+		return
+	}
+	for _, place := range []struct {
+		name string
+		keys map[string]string
+	}{{"annotations", annotations}, {"labels", labels}} {
+		for _, key := range slices.Sorted(maps.Keys(place.keys)) {
+			wish, known := foreignWishes[key]
+			if _, said := annotations[wish.ours]; !known || said {
+				continue
+			}
+			field := "metadata." + place.name + "[" + key + "]"
+			if wish.inverse {
+				c.report.Warn(object, field, "is %s's and has no effect here: everything goes through the proxy but what %s leaves out", wish.mesh, wish.ours)
+			} else {
+				c.report.Warn(object, field, "is %s's and has no effect here; the equivalent is %s", wish.mesh, wish.ours)
+			}
+		}
+	}
+}
