@@ -34,7 +34,7 @@ type Default string
 // The modes of Default.
 const (
 	AllowMesh   Default = "AllowMesh" // any identity of the trust domain
-	DenyDefault Default = "Deny"
+	DenyDefault Default = "Deny"      // nobody but for whom a rule allows
 )
 
 // Mesh is mesh.yaml, the map of who is who for the workloads of one namespace. It is derived from the manifests at every

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,8 +35,11 @@ type Pod struct {
 	ready               bool         // guarded by lab.mu
 }
 
-// startTimeout bounds how long one container may take to start.
-const startTimeout = 20 * time.Second
+// startTimeout bounds how long one container may take to start, gracePeriod how long its preStop handler and its end may, each: the default of Kubernetes, for both.
+const (
+	startTimeout = 20 * time.Second
+	gracePeriod  = 30 * time.Second
+)
 
 // AddPod makes a pod without containers: an address, for clients of the test itself.
 func (l *Lab) AddPod(namespace, name string) *Pod {
@@ -145,6 +149,9 @@ func (p *Pod) startAll() error {
 			return err
 		}
 		p.apps = append(p.apps, started)
+		if err := p.postStart(ctx, c); err != nil { // the next container waits for it
+			return err
+		}
 	}
 	for _, c := range p.spec.Containers {
 		if err := errors.Join(p.await(ctx, c, "startupProbe"), p.await(ctx, c, "readinessProbe")); err != nil {
@@ -184,23 +191,27 @@ func (p *Pod) Container(name string) *Container {
 	return nil
 }
 
-// Stop ends the pod as the kubelet does: out of its Services, preStop handlers, SIGTERM to the apps, then to the sidecars in reverse order.
-// It returns the exit codes by container.
+// Stop ends the pod as the kubelet does: out of its Services, all apps at once, each with its preStop handler and then SIGTERM, and after them the sidecars in
+// reverse order. It returns the exit codes by container.
 func (p *Pod) Stop() (map[string]int, error) {
 	p.lab.mu.Lock()
 	p.ready = false
 	err := p.lab.syncServices()
 	p.lab.mu.Unlock()
-	grace := 30 * time.Second
 	codes := map[string]int{}
+	var mu sync.Mutex // guards codes and err
 	stop := func(c *Container) {
-		err = errors.Join(err, p.preStop(c.Name))
-		code, stopErr := c.Stop(grace)
-		codes[c.Name], err = code, errors.Join(err, stopErr)
+		hookErr := p.preStop(c.Name)
+		code, stopErr := c.Stop(gracePeriod)
+		mu.Lock()
+		defer mu.Unlock()
+		codes[c.Name], err = code, errors.Join(err, hookErr, stopErr)
 	}
+	var apps sync.WaitGroup
 	for _, c := range p.apps {
-		stop(c)
+		apps.Go(func() { stop(c) })
 	}
+	apps.Wait()
 	for i := len(p.sidecars) - 1; i >= 0; i-- {
 		stop(p.sidecars[i])
 	}

@@ -47,25 +47,61 @@ func (p *Pod) Probe(ctx context.Context, container, field string) error {
 	return fmt.Errorf("container %s: %s: the lab probes with httpGet and tcpSocket only", container, field)
 }
 
+// postStart runs a container's postStart handler.
+func (p *Pod) postStart(ctx context.Context, c corev1.Container) error {
+	if c.Lifecycle == nil || c.Lifecycle.PostStart == nil {
+		return nil
+	}
+	if err := p.handle(ctx, &c, c.Lifecycle.PostStart); err != nil {
+		return fmt.Errorf("container %s: postStart: %w", c.Name, err)
+	}
+	return nil
+}
+
 // preStop runs a container's preStop handler.
 func (p *Pod) preStop(container string) error {
 	c := p.containerSpec(container)
 	if c == nil || c.Lifecycle == nil || c.Lifecycle.PreStop == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), gracePeriod)
 	defer cancel()
-	switch handler := c.Lifecycle.PreStop; {
+	if err := p.handle(ctx, c, c.Lifecycle.PreStop); err != nil {
+		return fmt.Errorf("container %s: preStop: %w", container, err)
+	}
+	return nil
+}
+
+// handle performs a lifecycle handler.
+func (p *Pod) handle(ctx context.Context, c *corev1.Container, handler *corev1.LifecycleHandler) error {
+	switch {
 	case handler.HTTPGet != nil:
-		if err := p.httpGet(ctx, c, handler.HTTPGet); err != nil {
-			return fmt.Errorf("container %s: preStop: %w", container, err)
-		}
-		return nil
+		return p.httpGet(ctx, c, handler.HTTPGet)
 	case handler.Sleep != nil:
 		time.Sleep(time.Duration(handler.Sleep.Seconds) * time.Second)
 		return nil
+	case handler.Exec != nil:
+		return p.exec(ctx, *c, handler.Exec.Command)
 	}
-	return fmt.Errorf("container %s: the lab knows preStop with httpGet and sleep only", container)
+	return fmt.Errorf("the lab knows handlers with httpGet, sleep and exec only")
+}
+
+// exec runs a command in a container that is like the started one: of the same image, user, capabilities, files and network.
+func (p *Pod) exec(ctx context.Context, c corev1.Container, command []string) error {
+	c.Command, c.Args = command, nil
+	run, err := p.startContainer(c)
+	if err != nil {
+		return err
+	}
+	code, err := run.Wait(ctx)
+	if err != nil {
+		run.Kill()
+		return err
+	}
+	if code != 0 {
+		return fmt.Errorf("%q: exit code %d: %s", command, code, run.Log())
+	}
+	return nil
 }
 
 // httpGet succeeds with a status from 200 to 399 (kubernetes, pkg/probe/http).

@@ -29,7 +29,7 @@ type Issuance string
 // The values of Issuance.
 const (
 	IssuanceAuto  Issuance = "Auto"  // only where the result is written back
-	IssuanceNever Issuance = "Never" // not at all: what is missing is an error
+	IssuanceNever Issuance = "Never" // not at all: what is missing is an error, and in a package of kpt whatever is left to do
 )
 
 // Spec is what a MutualTLS asks for.
@@ -51,7 +51,7 @@ type Spec struct {
 
 // Sealing says to whom workload keys are sealed.
 type Sealing struct {
-	Format         string              `json:"format,omitempty"`     // Age
+	Format         string              `json:"format,omitempty"`     // Age: the proxy opens the keys
 	Recipients     []string            `json:"recipients,omitempty"` // age1… or age1pq…, never mixed
 	Namespaces     map[string][]string `json:"namespaces,omitempty"` // instead of Recipients, by namespace
 	IdentitySecret SecretKey           `json:"identitySecret,omitempty"`
@@ -59,14 +59,14 @@ type Sealing struct {
 
 // SecretKey names the Secret, in each namespace of the mesh, that holds the age identity.
 type SecretKey struct {
-	Name string `json:"name,omitempty"` // default meshless-identity
-	Key  string `json:"key,omitempty"`  // default identity.txt
+	Name string `json:"name,omitempty"` // of the Secret; default meshless-identity
+	Key  string `json:"key,omitempty"`  // of its key that holds the age identity file; default identity.txt
 }
 
 // Certificates says how leaves are made.
 type Certificates struct {
-	Issuer       string          `json:"issuer,omitempty"`       // RollingCA
-	KeyAlgorithm string          `json:"keyAlgorithm,omitempty"` // one of KeyAlgorithms; default ECDSA-P256
+	Issuer       string          `json:"issuer,omitempty"`       // RollingCA: authorities in the state, see certificates.md
+	KeyAlgorithm string          `json:"keyAlgorithm,omitempty"` // of the keys of leaves and authorities; default ECDSA-P256
 	Validity     metav1.Duration `json:"validity,omitempty"`     // of a leaf; default 720h
 	RenewBefore  metav1.Duration `json:"renewBefore,omitempty"`  // a leaf is due when this much is left; default half of validity
 	CA           CA              `json:"ca,omitempty"`
@@ -80,22 +80,22 @@ type CA struct {
 
 // WorkloadSelectors choose the workloads of the mesh: those that an include matches (all when there is none) and no exclude does.
 type WorkloadSelectors struct {
-	Include []Selector `json:"include,omitempty"`
-	Exclude []Selector `json:"exclude,omitempty"`
+	Include []Selector `json:"include,omitempty"` // default: every workload in the input
+	Exclude []Selector `json:"exclude,omitempty"` // takes out what include took in
 
 	Templates []PodTemplate `json:"templates,omitempty"` // kinds of custom resources that hold a pod template
 }
 
 // PodTemplate says where a kind of custom resource keeps its pod template. Those of Argo Rollouts, OpenShift DeploymentConfigs and Knative Services are known.
 type PodTemplate struct {
-	Group string `json:"group"`
-	Kind  string `json:"kind"`
-	Path  string `json:"path"` // like spec.template
+	Group string `json:"group"` // like argoproj.io
+	Kind  string `json:"kind"`  // like Rollout
+	Path  string `json:"path"`  // like spec.template
 }
 
 // Selector matches a workload when every field that is set does.
 type Selector struct {
-	Kind          string                `json:"kind,omitempty"`
+	Kind          string                `json:"kind,omitempty"`          // like Deployment; upper and lower case are one
 	Name          string                `json:"name,omitempty"`          // glob
 	Namespace     string                `json:"namespace,omitempty"`     // glob
 	LabelSelector *metav1.LabelSelector `json:"labelSelector,omitempty"` // on the labels of the pod template
@@ -111,21 +111,21 @@ type Inbound struct {
 type Outbound struct {
 	Unknown      contract.Unknown `json:"unknown,omitempty"`      // default Passthrough
 	ExcludePorts PortList         `json:"excludePorts,omitempty"` // not redirected to the proxy at all
-	ExcludeCIDRs []netip.Prefix   `json:"excludeCIDRs,omitempty"`
-	MeshCIDRs    []netip.Prefix   `json:"meshCIDRs,omitempty"` // mutual TLS with any identity of the trust domain
+	ExcludeCIDRs []netip.Prefix   `json:"excludeCIDRs,omitempty"` // networks not redirected to the proxy at all
+	MeshCIDRs    []netip.Prefix   `json:"meshCIDRs,omitempty"`    // mutual TLS with any identity of the trust domain
 }
 
 // Authorization says who may connect to whom.
 type Authorization struct {
 	Default contract.Default    `json:"default,omitempty"` // default AllowMesh
-	Rules   []AuthorizationRule `json:"rules,omitempty"`
+	Rules   []AuthorizationRule `json:"rules,omitempty"`   // none: Default alone decides
 }
 
 // AuthorizationRule opens ports of the workloads that To matches to From. A workload that a rule matches is closed to everyone whom no rule allows.
 type AuthorizationRule struct {
-	To    Selector `json:"to"`
+	To    Selector `json:"to"`              // the workloads that the rule opens
 	Ports PortList `json:"ports,omitempty"` // of the container; default all
-	From  []Peer   `json:"from"`
+	From  []Peer   `json:"from"`            // who may connect
 }
 
 // Peer is a selector of workloads or a pattern of SPIFFE IDs, not both. A selector without a namespace selects in the namespace of the workload that the rule
@@ -138,7 +138,7 @@ type Peer struct {
 // Sidecar says how the proxy is placed into the pod.
 type Sidecar struct {
 	Mode SidecarMode `json:"mode,omitempty"` // default Native
-	UID  int64       `json:"uid,omitempty"`  // default 15000
+	UID  int64       `json:"uid,omitempty"`  // of the proxy; no other container may run as it; default 15000
 }
 
 // SidecarMode is the form of the proxy in a pod.
@@ -152,16 +152,16 @@ const (
 
 // Proxy configures the sidecar.
 type Proxy struct {
-	Image     string                       `json:"image,omitempty"`
-	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
-	LogLevel  string                       `json:"logLevel,omitempty"` // debug, info, warn, error; default info
+	Image     string                       `json:"image,omitempty"`     // default: that of the release
+	Resources *corev1.ResourceRequirements `json:"resources,omitempty"` // default: requests 10m and 32Mi, limit 256Mi of memory
+	LogLevel  string                       `json:"logLevel,omitempty"`  // debug, info, warn, error; default info
 }
 
 // InitContainer configures the init container.
 type InitContainer struct {
-	Image     string                       `json:"image,omitempty"`
-	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
-	Backend   contract.Backend             `json:"backend,omitempty"` // Auto, NFTables; default Auto
+	Image     string                       `json:"image,omitempty"`     // default: that of the release
+	Resources *corev1.ResourceRequirements `json:"resources,omitempty"` // default: requests 10m and 16Mi, limit 64Mi of memory
+	Backend   contract.Backend             `json:"backend,omitempty"`   // Auto, NFTables; default Auto
 }
 
 // PortList is a list of ports and ranges: [80, "9000-9010"].

@@ -1,0 +1,97 @@
+package v1alpha1_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"k8s.io/kube-openapi/pkg/validation/spec"
+	"k8s.io/kube-openapi/pkg/validation/strfmt"
+	"k8s.io/kube-openapi/pkg/validation/validate"
+	kyaml "sigs.k8s.io/kustomize/kyaml/yaml"
+	"sigs.k8s.io/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+)
+
+// validator checks a config in YAML against the schema, with the validator of kube-apiserver.
+func validator(t *testing.T) func(text string) error {
+	t.Helper()
+	data, err := os.ReadFile(schemaFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	schema := &spec.Schema{}
+	if err := json.Unmarshal(data, schema); err != nil {
+		t.Fatal(err)
+	}
+	return func(text string) error {
+		var config any
+		if err := yaml.Unmarshal([]byte(text), &config); err != nil {
+			return err
+		}
+		return validate.AgainstSchema(schema, config, strfmt.Default)
+	}
+}
+
+// The schema takes every config of the examples.
+func TestSchemaTakesTheExamples(t *testing.T) {
+	check := validator(t)
+	files, err := filepath.Glob("../../../examples/*/mtls.yaml")
+	if err != nil || len(files) < 2 {
+		t.Fatalf("found %v (%v)", files, err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := check(string(text)); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+}
+
+const minimal = head + "  sealing: {recipients: [age1a]}\n  certificates: {ca: {recipients: [age1b]}}\n"
+
+// What the schema takes Load takes, and what it refuses Load refuses too: an editor that shows an error is right.
+func TestSchemaAgreesWithLoad(t *testing.T) {
+	check := validator(t)
+	for name, test := range map[string]struct {
+		config string
+		good   bool
+	}{
+		"minimal":      {minimal, true},
+		"ports":        {minimal + "  inbound: {excludePorts: [22, \"80\", \"9000-9010\"]}\n", true},
+		"networks":     {minimal + "  outbound: {excludeCIDRs: [10.0.0.0/8, \"fd00::/8\"], unknown: Deny}\n", true},
+		"rule":         {minimal + "  authorization: {rules: [{to: {name: a, labelSelector: {matchExpressions: [{key: k, operator: Exists}]}}, ports: [80], from: [{spiffeID: \"spiffe://cluster.local/ns/a/b/c\"}]}]}\n", true},
+		"resources":    {minimal + "  proxy: {resources: {requests: {cpu: 1, memory: 64Mi}}, logLevel: debug}\n", true},
+		"templates":    {minimal + "  workloads: {templates: [{group: a.b, kind: C, path: spec.template}]}\n", true},
+		"namespaces":   {strings.Replace(minimal, "{recipients: [age1a]}", "{recipients: [age1a], namespaces: {prod: [age1c]}}", 1), true},
+		"typo":         {minimal + "  trustdomain: x\n", false},
+		"deep typo":    {minimal + "  proxy: {resources: {request: {}}}\n", false},
+		"typo in list": {minimal + "  workloads: {include: [{named: x}]}\n", false},
+		"value":        {minimal + "  issuance: Always\n", false},
+		"algorithm":    {strings.Replace(minimal, "{ca:", "{keyAlgorithm: DSA, ca:", 1), false},
+		"duration":     {strings.Replace(minimal, "{ca:", "{validity: month, ca:", 1), false},
+		"text":         {strings.Replace(minimal, "[age1a]", "age1a", 1), false},
+		"port":         {minimal + "  inbound: {excludePorts: [http]}\n", false},
+		"network":      {minimal + "  outbound: {excludeCIDRs: [ten]}\n", false},
+		"kind":         {strings.Replace(minimal, "kind: MutualTLS", "kind: Mutual", 1), false},
+		"rule to none": {minimal + "  authorization: {rules: [{to: {name: a}}]}\n", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := check(test.config); (err == nil) != test.good {
+				t.Errorf("the schema says %v", err)
+			}
+			if _, err := v1alpha1.Load(kyaml.MustParse(test.config)); (err == nil) != test.good {
+				t.Errorf("Load says %v", err)
+			}
+		})
+	}
+	if check(head+"  certificates: {ca: {recipients: [age1b]}}\n") == nil {
+		t.Error("the schema takes a config without recipients, which no render does")
+	}
+}
