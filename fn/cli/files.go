@@ -30,14 +30,10 @@ func readFolder(folder string) ([]*yaml.RNode, error) {
 	return items, nil
 }
 
-// writeChanges brings the files of a folder from one list of items to another. Files whose items did not change are not touched, a file whose last item is gone is
+// writeChanges brings the files of a folder from what fileContents said of them before to the given items. Files whose items did not change are not touched, a file whose last item is gone is
 // removed. All texts are written beside their files before the first is replaced, so a full disk or a bad path changes nothing. It returns the names of the
 // files that it changed.
-func writeChanges(folder string, before, after []*yaml.RNode) ([]string, error) {
-	old, err := fileContents(before)
-	if err != nil {
-		return nil, err
-	}
+func writeChanges(folder string, old map[string][]byte, after []*yaml.RNode) ([]string, error) {
 	now, err := fileContents(after)
 	if err != nil {
 		return nil, err

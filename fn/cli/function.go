@@ -50,7 +50,7 @@ func (p *program) function() error {
 	return p.conclude(r)
 }
 
-// renderItems loads the config and renders; nil after an error.
+// renderItems loads the config and renders; nil after an error. It consumes the items.
 func (p *program) renderItems(items []*yaml.RNode, configNode *yaml.RNode, writtenBack bool, r *report.Report) []*yaml.RNode {
 	config, err := v1alpha1.Load(configNode)
 	if err != nil {
@@ -59,7 +59,7 @@ func (p *program) renderItems(items []*yaml.RNode, configNode *yaml.RNode, writt
 	}
 	line := p.newProgress()
 	defer line.end()
-	return render.Run(items, config, render.Options{Now: p.now(), WrittenBack: writtenBack, CAIdentity: caIdentity, Progress: line.step}, r)
+	return render.Run(items, config, render.Options{Now: p.now(), WrittenBack: writtenBack, CAIdentity: caIdentity, MayConsume: true, Progress: line.step}, r)
 }
 
 // reportConfig reports each mistake of a config with its field.

@@ -79,6 +79,10 @@ func (p *program) issueKustomization(folder, file string, o issueOptions) error 
 	if err != nil {
 		return err
 	}
+	before, err := fileContents(append(state, k.stateList...))
+	if err != nil {
+		return err
+	}
 	r := &report.Report{}
 	rendered := p.renderItems(append(items, state...), k.config, true, r)
 	if err := p.conclude(r); err != nil {
@@ -89,11 +93,11 @@ func (p *program) issueKustomization(folder, file string, o issueOptions) error 
 	if err != nil {
 		return err
 	}
-	changed, err := writeChanges(folder, append(state, k.stateList...), append(after, list))
+	changed, err := writeChanges(folder, before, append(after, list))
 	if err != nil {
 		return err
 	}
-	p.printChanges(folder, changed)
+	p.printChanges(folder, changed, after)
 	if !k.listsState {
 		fmt.Fprintf(p.err, "warning: %s: add %q to its resources, or the build will not find the certificates\n", filepath.Join(folder, file), render.StateFolder)
 	}
@@ -110,20 +114,28 @@ func (p *program) issuePackage(folder string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", folder, err)
 	}
+	before, err := fileContents(items)
+	if err != nil {
+		return err
+	}
 	r := &report.Report{}
 	rendered := p.renderItems(items, config, true, r)
 	if err := p.conclude(r); err != nil {
 		return err
 	}
-	changed, err := writeChanges(folder, items, rendered)
+	changed, err := writeChanges(folder, before, rendered)
 	if err != nil {
 		return err
 	}
-	p.printChanges(folder, changed)
+	p.printChanges(folder, changed, rendered)
 	return nil
 }
 
-func (p *program) printChanges(folder string, changed []string) {
+// printChanges names the changed files on standard output. That nothing in the folder is in the mesh is most often a mistake, such as a wrong folder.
+func (p *program) printChanges(folder string, changed []string, rendered []*yaml.RNode) {
+	if !slices.ContainsFunc(rendered, func(item *yaml.RNode) bool { return item.GetKind() == "Secret" && isState(item) }) {
+		fmt.Fprintf(p.err, "warning: %s: holds no workload that is in the mesh\n", folder)
+	}
 	if len(changed) == 0 {
 		fmt.Fprintln(p.err, "nothing is due; no file changed")
 		return

@@ -62,11 +62,11 @@ func initContainer(m *model.Model, w *model.Workload) *yaml.Node {
 		ExcludeOutboundCIDRs: slices.Concat(m.Spec.Outbound.ExcludeCIDRs, w.Overrides.ExcludeOutboundCIDRs),
 		Backend:              m.Spec.Init.Backend,
 	}
-	return node.Object(
-		"name", contract.InitName,
-		"image", m.Spec.Init.Image,
-		"args", args.Args(),
-		"resources", resources(m.Spec.Init.Resources, initResources),
+	c := node.Object("name", contract.InitName, "image", m.Spec.Init.Image)
+	setPullPolicy(c, m.Spec.Init.ImagePullPolicy)
+	node.Set(c, "args", node.Value(args.Args()))
+	setResources(c, w, m.Spec.Init.Resources, initResources, model.Overrides{})
+	rest := node.Object(
 		"securityContext", node.Object(
 			"allowPrivilegeEscalation", false,
 			"capabilities", node.Object("add", []string{"NET_ADMIN"}, "drop", []string{"ALL"}),
@@ -79,6 +79,8 @@ func initContainer(m *model.Model, w *model.Workload) *yaml.Node {
 		),
 		"terminationMessagePolicy", "FallbackToLogsOnError",
 	)
+	c.Content = append(c.Content, rest.Content...)
+	return c
 }
 
 func proxyContainer(m *model.Model, w *model.Workload) *yaml.Node {
@@ -87,6 +89,7 @@ func proxyContainer(m *model.Model, w *model.Workload) *yaml.Node {
 		image = w.Overrides.Image
 	}
 	c := node.Object("name", contract.ProxyName, "image", image)
+	setPullPolicy(c, m.Spec.Proxy.ImagePullPolicy)
 	add := func(pairs ...any) { c.Content = append(c.Content, node.Object(pairs...).Content...) }
 	if args := proxyArgs(m, w).Args(); len(args) > 0 {
 		add("args", args)
@@ -96,8 +99,8 @@ func proxyContainer(m *model.Model, w *model.Workload) *yaml.Node {
 	}
 	ready := func() *yaml.Node { return node.Object("path", "/readyz", "port", contract.HealthPort) }
 	add("ports", node.List(node.Object("containerPort", contract.MetricsPort, "name", "mesh-metrics", "protocol", "TCP")),
-		"readinessProbe", node.Object("httpGet", ready(), "periodSeconds", 5),
-		"resources", withOverrides(resources(m.Spec.Proxy.Resources, proxyResources), w.Overrides))
+		"readinessProbe", node.Object("httpGet", ready(), "periodSeconds", 5))
+	setResources(c, w, m.Spec.Proxy.Resources, proxyResources, w.Overrides)
 	if native {
 		add("restartPolicy", "Always")
 	}

@@ -22,6 +22,22 @@ func quantities(cpu, memory string) corev1.ResourceList {
 	return l
 }
 
+// setPullPolicy writes what the config asks for; without, Kubernetes decides by the tag.
+func setPullPolicy(container *yaml.Node, policy corev1.PullPolicy) {
+	if policy != "" {
+		node.Set(container, "imagePullPolicy", node.Text(string(policy)))
+	}
+}
+
+// setResources gives a container its resources. A pod that has resources as a whole (spec.resources) shares them out itself: the defaults are then left out, since what
+// its containers ask for must fit into what the pod has.
+func setResources(container *yaml.Node, w *model.Workload, configured *corev1.ResourceRequirements, defaults corev1.ResourceRequirements, o model.Overrides) {
+	if w.Pod.Spec.Resources != nil && configured == nil && o.CPU == "" && o.Memory == "" {
+		return
+	}
+	node.Set(container, "resources", withOverrides(resources(configured, defaults), o))
+}
+
 // resources writes what the config asks for, or the defaults when it asks for nothing.
 func resources(configured *corev1.ResourceRequirements, defaults corev1.ResourceRequirements) *yaml.Node {
 	r := defaults

@@ -26,6 +26,8 @@ type Options struct {
 	WrittenBack bool
 	// CAIdentity returns the age identities that open CA keys, none when there are none. It is called only when a CA key is needed.
 	CAIdentity func() ([]age.Identity, error)
+	// MayConsume lets the render edit the given nodes instead of copies, for callers that do not need them any more: a large package then takes half the memory.
+	MayConsume bool
 	// Progress, unless nil, is called before each workload of a step that takes long, for people who wait.
 	Progress func(step string, done, total int)
 }
@@ -36,11 +38,11 @@ func (o Options) progress(step string, done, total int) {
 	}
 }
 
-// Run renders the items and returns the new list; the given nodes are not changed. Findings go to the report; when it has an error, the result is nil.
+// Run renders the items and returns the new list; the given nodes are not changed unless it may consume them. Findings go to the report; when it has an error, the result is nil.
 func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.Report) []*yaml.RNode {
 	sealing := newSealing(config, r)
 	kinds := model.KindsOf(config.Spec)
-	items, injected := prepare(items, kinds, r)
+	items, injected := prepare(items, kinds, o.MayConsume, r)
 	if r.Failed() {
 		return nil
 	}
@@ -74,13 +76,15 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 }
 
 // prepare copies the items and takes earlier injections out of their workloads, of which it returns those that had one.
-func prepare(items []*yaml.RNode, kinds model.Kinds, r *report.Report) (copies, injected []*yaml.RNode) {
+func prepare(items []*yaml.RNode, kinds model.Kinds, consume bool, r *report.Report) (copies, injected []*yaml.RNode) {
 	for _, item := range items {
 		if err := node.CheckItem(item); err != nil {
 			r.Error(report.ObjectOf(item), "", "%v", err)
 			continue
 		}
-		item = item.Copy()
+		if !consume {
+			item = item.Copy()
+		}
 		copies = append(copies, item)
 		if err := resolveAliases(item, kinds); err != nil {
 			r.Error(report.ObjectOf(item), "", "its YAML aliases cannot be resolved: %v", err)

@@ -152,16 +152,18 @@ const (
 
 // Proxy configures the sidecar.
 type Proxy struct {
-	Image     string                       `json:"image,omitempty"`     // default: that of the release
-	Resources *corev1.ResourceRequirements `json:"resources,omitempty"` // default: requests 10m and 32Mi, limit 256Mi of memory
-	LogLevel  string                       `json:"logLevel,omitempty"`  // debug, info, warn, error; default info
+	Image           string                       `json:"image,omitempty"`           // default: that of the release
+	ImagePullPolicy corev1.PullPolicy            `json:"imagePullPolicy,omitempty"` // Always, IfNotPresent, Never; default: that of Kubernetes
+	Resources       *corev1.ResourceRequirements `json:"resources,omitempty"`       // default: requests 10m and 32Mi, limit 256Mi of memory
+	LogLevel        string                       `json:"logLevel,omitempty"`        // debug, info, warn, error; default info
 }
 
 // InitContainer configures the init container.
 type InitContainer struct {
-	Image     string                       `json:"image,omitempty"`     // default: that of the release
-	Resources *corev1.ResourceRequirements `json:"resources,omitempty"` // default: requests 10m and 16Mi, limit 64Mi of memory
-	Backend   contract.Backend             `json:"backend,omitempty"`   // Auto, NFTables; default Auto
+	Image           string                       `json:"image,omitempty"`           // default: that of the release
+	ImagePullPolicy corev1.PullPolicy            `json:"imagePullPolicy,omitempty"` // Always, IfNotPresent, Never; default: that of Kubernetes
+	Resources       *corev1.ResourceRequirements `json:"resources,omitempty"`       // default: requests 10m and 16Mi, limit 64Mi of memory
+	Backend         contract.Backend             `json:"backend,omitempty"`         // Auto, NFTables; default Auto
 }
 
 // PortList is a list of ports and ranges: [80, "9000-9010"].

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -170,6 +171,11 @@ func (v *validator) pattern(field, pattern string) {
 }
 
 func (v *validator) images(s Spec) {
+	for field, policy := range map[string]corev1.PullPolicy{"spec.proxy.imagePullPolicy": s.Proxy.ImagePullPolicy, "spec.init.imagePullPolicy": s.Init.ImagePullPolicy} {
+		if policy != "" {
+			v.oneOf(field, string(policy), string(corev1.PullAlways), string(corev1.PullIfNotPresent), string(corev1.PullNever))
+		}
+	}
 	for field, image := range map[string]string{"spec.proxy.image": s.Proxy.Image, "spec.init.image": s.Init.Image} {
 		if err := ValidateImage(image); err != nil {
 			v.fail(field, "%v", err)
