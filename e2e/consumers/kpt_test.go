@@ -109,31 +109,57 @@ func TestKptInlineConfig(t *testing.T) {
 	}
 }
 
-// As a validator, with issuance: Never, the function passes what is rendered, fails what is not, and changes nothing.
-func TestKptValidator(t *testing.T) {
+// validated renders the shop with kpt and leaves a package whose only step is the validator, with issuance: Never.
+func validated(t *testing.T) *example.Example {
+	t.Helper()
+	e := example.Copy(t, "../../examples/shop", bin)
+	remove(t, e, "kustomization.yaml", "base/kustomization.yaml", "mtls/kustomization.yaml")
+	e.Edit(t, "mtls.yaml", func(text string) string { return text[:strings.Index(text, "  authorization:")] }) // what an inline config cannot say
+	validator := "  validators:\n" + step(t, e, "        issuance: Never\n")
+	kptfile(t, e, mutator+validator)
+	mustKpt(t, "fn", "render", e.Dir) // the mutator first, then the validator
+	rendered := files(t, e.Dir)
+	e.IssuePackage(t, time.Now()) // takes the config of the mutator, not that of the validator
+	same(t, rendered, e.Dir, "meshless issue --kpt")
+	kptfile(t, e, validator)
+	return e
+}
+
+const mutator = "  mutators:\n    - image: " + contract.FnImage + "\n      configPath: mtls.yaml\n"
+
+// As a validator the function passes what is rendered and changes nothing, with its config inline or in a file beside the mutator's.
+func TestKptValidatorPasses(t *testing.T) {
 	needImage(t)
 	needKpt(t)
-	rendered := example.Copy(t, "../../examples/shop", bin)
-	remove(t, rendered, "kustomization.yaml", "base/kustomization.yaml", "mtls/kustomization.yaml")
-	rendered.Edit(t, "mtls.yaml", func(text string) string { return text[:strings.Index(text, "  authorization:")] }) // what an inline config cannot say
-	validator := "  validators:\n" + step(t, rendered, "        issuance: Never\n")
-	plain, err := os.ReadFile(filepath.Join(rendered.Dir, "base/web.yaml"))
+	e := validated(t)
+	before := files(t, e.Dir)
+	mustKpt(t, "fn", "render", e.Dir)
+	same(t, before, e.Dir, "a validator")
+
+	write(t, e, "check.yaml", strings.Replace(before["/mtls.yaml"], "spec:\n", "spec:\n  issuance: Never\n", 1))
+	kptfile(t, e, mutator+"  validators:\n    - image: "+contract.FnImage+"\n      configPath: check.yaml\n")
+	before = files(t, e.Dir)
+	mustKpt(t, "fn", "render", e.Dir)
+	e.IssuePackage(t, time.Now())
+	same(t, before, e.Dir, "a validator with a config in a file of its own")
+}
+
+// It fails what is not as a render leaves it.
+func TestKptValidatorFails(t *testing.T) {
+	needImage(t)
+	needKpt(t)
+	rendered := validated(t)
+	before := files(t, rendered.Dir)
+	text, err := os.ReadFile("../../examples/shop/base/web.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	kptfile(t, rendered, "  mutators:\n    - image: "+contract.FnImage+"\n      configPath: mtls.yaml\n"+validator)
-	mustKpt(t, "fn", "render", rendered.Dir) // the mutator first, then the validator
-	rendered.IssuePackage(t, time.Now())     // takes the config of the mutator, not that of the validator
-	kptfile(t, rendered, validator)
-	before := files(t, rendered.Dir)
-	mustKpt(t, "fn", "render", rendered.Dir)
-	same(t, before, rendered.Dir, "a validator")
-
+	web := string(text)
 	const service = "apiVersion: v1\nkind: Service\nmetadata: {name: web-admin, namespace: shop}\nspec: {selector: {app.kubernetes.io/name: web}, ports: [{port: 81}]}\n"
 	for name, stale := range map[string]struct{ file, text, want string }{
-		"a workload as it was before":  {"base/web.yaml", string(plain), "is not what a render leaves (base/web.yaml)"},
+		"a workload as it was before":  {"base/web.yaml", web, "is not what a render leaves (base/web.yaml)"},
 		"a Service that has no SAN":    {"base/admin.yaml", service, "the Services that select it changed"},
-		"a workload that has no leaf":  {"base/new.yaml", strings.ReplaceAll(string(plain), "name: web", "name: new"), "the certificate must be issued anew: it has none yet"},
+		"a workload that has no leaf":  {"base/new.yaml", strings.ReplaceAll(web, "name: web", "name: new"), "the certificate must be issued anew: it has none yet"},
 		"a workload that has gone":     {"base/report.yaml", "", "is not needed by any workload"},
 		"a mesh map edited by hand":    {"mtls/shop/mesh.yaml", strings.Replace(before["/mtls/shop/mesh.yaml"], "AllowMesh", "Deny", 1), "is not what a render leaves (mtls/shop/mesh.yaml)"},
 		"a config that nobody applied": {"Kptfile", strings.Replace(before["/Kptfile"], "issuance: Never", "issuance: Never\n        logLevel: debug", 1), "is not what a render leaves"},
@@ -174,7 +200,7 @@ func TestKptSubpackages(t *testing.T) {
 	mustKpt(t, "fn", "render", e.Dir)
 	e.VerifyDir(t)
 	first := files(t, e.Dir)
-	if !strings.Contains(first["/mtls/shop/mesh.yaml"], "host: db.shop.svc") || !strings.Contains(first["/db/workload.yaml"], contract.ProxyName) {
+	if _, services, _ := strings.Cut(first["/mtls/shop/mesh.yaml"], "services:"); !strings.Contains(services, "db") || !strings.Contains(first["/db/workload.yaml"], contract.ProxyName) {
 		t.Error("a sub-package is not in the mesh of its package")
 	}
 	mustKpt(t, "fn", "render", e.Dir)

@@ -105,7 +105,7 @@ func (e *Example) Issue(tb testing.TB, now time.Time) {
 // Render runs kustomize with the function and returns the manifests.
 func (e *Example) Render(tb testing.TB) string {
 	tb.Helper()
-	rendered := e.run(tb, kustomize(tb), "build", "--enable-alpha-plugins", "--enable-exec", e.Dir)
+	rendered := e.run(tb, Kustomize(tb), "build", "--enable-alpha-plugins", "--enable-exec", e.Dir)
 	if strings.Contains(rendered, "AGE-SECRET-KEY") || strings.Contains(rendered, "PRIVATE KEY-----") {
 		tb.Fatal("the rendered manifests hold a key in the clear")
 	}
@@ -125,8 +125,8 @@ func (e *Example) run(tb testing.TB, name string, args ...string) string {
 	return string(out)
 }
 
-// kustomize is the path of $KUSTOMIZE, or of the version that go.mod names as a tool.
-func kustomize(tb testing.TB) string {
+// Kustomize is the path of $KUSTOMIZE, or of the version that go.mod names as a tool.
+func Kustomize(tb testing.TB) string {
 	tb.Helper()
 	if path := os.Getenv("KUSTOMIZE"); path != "" {
 		return path

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -94,4 +95,73 @@ func TestSchemaAgreesWithLoad(t *testing.T) {
 	if check(head+"  certificates: {ca: {recipients: [age1b]}}\n") == nil {
 		t.Error("the schema takes a config without recipients, which no render does")
 	}
+}
+
+// document is the JSON schema of a whole MutualTLS (draft 7, and what OpenAPI has of it).
+func (g *generator) document() map[string]any {
+	text := map[string]any{"type": "string"}
+	texts := map[string]any{"type": "object", "additionalProperties": text}
+	return map[string]any{
+		"$schema": "http://json-schema.org/draft-07/schema#", "title": "MutualTLS", "description": g.about("MutualTLS"),
+		"type": "object", "additionalProperties": false, "required": []string{"apiVersion", "kind", "spec"},
+		"properties": map[string]any{
+			"apiVersion": map[string]any{"type": "string", "enum": []string{v1alpha1.APIVersion}},
+			"kind":       map[string]any{"type": "string", "enum": []string{v1alpha1.KindMutualTLS}},
+			"metadata":   map[string]any{"type": "object", "properties": map[string]any{"name": text, "namespace": text, "labels": texts, "annotations": texts}},
+			"spec":       g.schema(reflect.TypeFor[v1alpha1.Spec](), "spec"),
+		},
+	}
+}
+
+// schema is that of a type at a path.
+func (g *generator) schema(of reflect.Type, path string) map[string]any {
+	if isScalar(of) {
+		copied := map[string]any{}
+		for key, value := range scalars[of].schema {
+			copied[key] = value
+		}
+		return copied
+	}
+	switch of.Kind() {
+	case reflect.Pointer:
+		return g.schema(of.Elem(), path)
+	case reflect.Slice:
+		return map[string]any{"type": "array", "items": g.schema(of.Elem(), "")}
+	case reflect.Map:
+		return map[string]any{"type": "object", "additionalProperties": g.schema(of.Elem(), "")}
+	case reflect.Bool:
+		return map[string]any{"type": "boolean"}
+	case reflect.String:
+		s := map[string]any{"type": "string"}
+		if values := enum(path); values != nil {
+			s["enum"] = values
+		}
+		return s
+	case reflect.Struct:
+		return g.object(of, path)
+	}
+	return map[string]any{"type": "integer"}
+}
+
+func (g *generator) object(of reflect.Type, path string) map[string]any {
+	properties := map[string]any{}
+	var needed []string
+	for _, p := range g.properties(of, path) {
+		s := g.schema(p.of, p.path)
+		if p.meaning != "" {
+			s["description"] = p.meaning
+		}
+		if d := g.defaultOf(p.path); d != nil {
+			s["default"] = d
+		}
+		properties[p.name] = s
+		if p.required {
+			needed = append(needed, p.name)
+		}
+	}
+	s := map[string]any{"type": "object", "additionalProperties": false, "properties": properties}
+	if needed != nil {
+		s["required"] = needed
+	}
+	return s
 }
