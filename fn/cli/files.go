@@ -93,9 +93,14 @@ func fileContents(items []*yaml.RNode) (map[string][]byte, error) {
 	for name, items := range byFile {
 		slices.SortStableFunc(items, func(a, b *yaml.RNode) int { return fileIndex(a) - fileIndex(b) })
 		var text bytes.Buffer
-		err := kio.ByteWriter{Writer: &text, ClearAnnotations: []string{kioutil.PathAnnotation, legacyPathAnnotation}}.Write(items)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+		for i, item := range items { // one by one, since the writer copies everything that it is given
+			if i > 0 {
+				text.WriteString("---\n")
+			}
+			err := kio.ByteWriter{Writer: &text, ClearAnnotations: []string{kioutil.PathAnnotation, legacyPathAnnotation}}.Write([]*yaml.RNode{item})
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
 		}
 		contents[name] = text.Bytes()
 	}
