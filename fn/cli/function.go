@@ -31,13 +31,8 @@ func (p *program) function() error {
 	}
 	stream.WrappingAPIVersion = kio.ResourceListAPIVersion
 	r := &report.Report{}
-	writtenBack := render.HasPaths(items)
-	rendered := p.renderItems(items, stream.FunctionConfig, writtenBack, r)
-	if config, err := v1alpha1.Load(stream.FunctionConfig); err == nil && writtenBack && config.Spec.Issuance == v1alpha1.IssuanceNever && !r.Failed() {
-		if render.RefuseChanges(items, rendered, r); r.Failed() {
-			rendered = nil
-		}
-	}
+	stored := render.HasPaths(items)
+	rendered := p.renderItems(items, stream.FunctionConfig, render.Options{WrittenBack: stored, Check: stored}, r)
 	if stream.Results, err = resultsNode(r); err != nil {
 		return err
 	}
@@ -51,7 +46,7 @@ func (p *program) function() error {
 }
 
 // renderItems loads the config and renders; nil after an error. It consumes the items.
-func (p *program) renderItems(items []*yaml.RNode, configNode *yaml.RNode, writtenBack bool, r *report.Report) []*yaml.RNode {
+func (p *program) renderItems(items []*yaml.RNode, configNode *yaml.RNode, o render.Options, r *report.Report) []*yaml.RNode {
 	config, err := v1alpha1.Load(configNode)
 	if err != nil {
 		reportConfig(configNode, err, r)
@@ -59,7 +54,8 @@ func (p *program) renderItems(items []*yaml.RNode, configNode *yaml.RNode, writt
 	}
 	line := p.newProgress()
 	defer line.end()
-	return render.Run(items, config, render.Options{Now: p.now(), WrittenBack: writtenBack, CAIdentity: caIdentity, MayConsume: true, Progress: line.step}, r)
+	o.Now, o.CAIdentity, o.MayConsume, o.Progress = p.now(), caIdentity, true, line.step
+	return render.Run(items, config, o, r)
 }
 
 // reportConfig reports each mistake of a config with its field.

@@ -84,7 +84,7 @@ func (p *program) issueKustomization(folder, file string, o issueOptions) error 
 		return err
 	}
 	r := &report.Report{}
-	rendered := p.renderItems(append(items, state...), k.config, true, r)
+	rendered := p.renderItems(append(items, state...), k.config, render.Options{WrittenBack: true}, r)
 	if err := p.conclude(r); err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (p *program) issuePackage(folder string) error {
 		return err
 	}
 	r := &report.Report{}
-	rendered := p.renderItems(items, config, true, r)
+	rendered := p.renderItems(items, config, render.Options{WrittenBack: true}, r)
 	if err := p.conclude(r); err != nil {
 		return err
 	}

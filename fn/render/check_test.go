@@ -18,9 +18,8 @@ func TestRefuseChanges(t *testing.T) {
 	rendered, _ := w.mustRun(t, parse(t, twoDeployments), config)
 	config.Spec.Issuance = v1alpha1.IssuanceNever
 	check := func(items []*yaml.RNode) []string {
-		out, _ := w.mustRun(t, items, config)
 		r := &report.Report{}
-		render.RefuseChanges(items, out, r)
+		render.Run(items, config, render.Options{Now: w.now, WrittenBack: true, Check: true, MayConsume: true}, r)
 		return r.Errors()
 	}
 	if errors := check(rendered); len(errors) > 0 {

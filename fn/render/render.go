@@ -26,6 +26,8 @@ type Options struct {
 	WrittenBack bool
 	// CAIdentity returns the age identities that open CA keys, none when there are none. It is called only when a CA key is needed.
 	CAIdentity func() ([]age.Identity, error)
+	// Check makes issuance: Never a check of the input: whatever the render changes is an error.
+	Check bool
 	// MayConsume lets the render edit the given nodes instead of copies, for callers that do not need them any more: a large package then takes half the memory.
 	MayConsume bool
 	// Progress, unless nil, is called before each workload of a step that takes long, for people who wait.
@@ -42,7 +44,9 @@ func (o Options) progress(step string, done, total int) {
 func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.Report) []*yaml.RNode {
 	sealing := newSealing(config, r)
 	kinds := model.KindsOf(config.Spec)
-	items, injected := prepare(items, kinds, o.MayConsume, r)
+	check := o.Check && config.Spec.Issuance == v1alpha1.IssuanceNever
+	given := items
+	items, injected := prepare(items, kinds, o.MayConsume && !check, r)
 	if r.Failed() {
 		return nil
 	}
@@ -69,6 +73,9 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 		return nil
 	}
 	verify.Rendered(out.items, kinds, o.Now, r)
+	if check {
+		refuseChanges(given, out.items, r)
+	}
 	if r.Failed() {
 		return nil
 	}
@@ -139,9 +146,9 @@ func warnNamespaces(m *model.Model, r *report.Report) {
 	}
 }
 
-// RefuseChanges reports what a render changed of its input. With issuance: Never the function is a check of what lies in Git (a validator of kpt, whose output is
+// refuseChanges reports what a render changed of its input. With issuance: Never the function is a check of what lies in Git (a validator of kpt, whose output is
 // dropped), so whatever is left to do is an error.
-func RefuseChanges(before, after []*yaml.RNode, r *report.Report) {
+func refuseChanges(before, after []*yaml.RNode, r *report.Report) {
 	const way = "With issuance Never nothing is changed: run the mutator (`kpt fn render`) or `meshless issue` with a config that issues, and commit what they write"
 	if item := missingFrom(before, after); item != nil {
 		r.Error(report.ObjectOf(item), "", "is not what a render leaves%s. %s", model.InFile(item), way)
