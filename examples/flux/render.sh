@@ -13,7 +13,9 @@ blob=$(git hash-object -w "$work/manifests.yaml")
 tree=$(printf '100644 blob %s\tmanifests.yaml\n' "$blob" | git mktree)
 parent=$(git ls-remote origin "refs/heads/$branch" | cut -f1)
 if [ -n "$parent" ]; then
-  git fetch -q --depth=1 origin "$parent"
+  depth=()
+  if [ "$(git rev-parse --is-shallow-repository)" = true ]; then depth=(--depth=1); fi # a full clone stays one
+  git fetch -q ${depth[@]+"${depth[@]}"} origin "$parent"
   if [ "$(git rev-parse "$parent^{tree}")" = "$tree" ]; then
     echo "$branch: nothing changed"
     exit

@@ -34,6 +34,9 @@ func Apply(items []*yaml.RNode, tls v1alpha1.TLS, r *report.Report) (rest []*yam
 		case item.GetApiVersion() == "v1" && item.GetKind() == "ConfigMap":
 			handled = applyConfigMap(item, tls, r)
 		}
+		if !handled {
+			warnPassedOver(item, r)
+		}
 		found = found || handled
 		if hostNetwork := node.Get(item.YNode(), "spec", "hostNetwork"); !handled || hostNetwork == nil || hostNetwork.Value != "true" {
 			rest = append(rest, item)
@@ -43,6 +46,35 @@ func Apply(items []*yaml.RNode, tls v1alpha1.TLS, r *report.Report) (rest []*yam
 		r.Warn(report.Object{}, "spec.tls.controlPlane", "is true, and the input holds no static Pod of kube-apiserver, kube-controller-manager, kube-scheduler or etcd, and no KubeletConfiguration")
 	}
 	return rest
+}
+
+// warnPassedOver names what looks like a component of the control plane and is none that Apply knows how to set: a Deployment of a hosted control plane, or a Pod that
+// starts it in a way of its own.
+func warnPassedOver(item *yaml.RNode, r *report.Report) {
+	for _, at := range [][]string{{"spec", "containers"}, {"spec", "template", "spec", "containers"}} {
+		containers := node.Get(item.YNode(), at...)
+		if containers == nil || containers.Kind != yaml.SequenceNode {
+			continue
+		}
+		for _, container := range containers.Content {
+			if words := newCommandLine(container).words(); len(words) > 0 && slices.Contains(shells, path.Base(words[0].Value)) {
+				continue // warnShell's
+			}
+			if p := findProgram(imageName(node.Get(container, "image"))); p != nil {
+				r.Warn(report.ObjectOf(item), strings.Join(at, "."), "seems to run %s, by its image, and its TLS flags are not set: only Pods whose command is the program are known; set --%s there", p.name, p.minVersion)
+			}
+		}
+	}
+}
+
+// imageName is the last part of an image's name, without tag and digest.
+func imageName(image *yaml.Node) string {
+	if image == nil {
+		return ""
+	}
+	name, _, _ := strings.Cut(path.Base(image.Value), "@")
+	name, _, _ = strings.Cut(name, ":")
+	return name
 }
 
 // applyPod edits every container of a Pod that runs a program of the control plane and tells whether there was one.

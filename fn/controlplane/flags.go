@@ -48,7 +48,7 @@ func (l *commandLine) words() []*yaml.Node {
 }
 
 // runners start the program that their arguments name: those of Kubernetes' own images, and usual init processes.
-var runners = []string{"go-runner", "kube-log-runner", "hyperkube", "tini", "dumb-init"}
+var runners = []string{"go-runner", "kube-log-runner", "hyperkube", "tini", "dumb-init", "env", "nice"}
 
 // program finds what the container runs by the first word, or by the first that names one after a runner. Later words prove nothing: "ls /var/lib/etcd" is not etcd.
 func (l *commandLine) program() (*program, bool) {

@@ -86,9 +86,13 @@ func restoreHandlers(spec, annotation *yaml.Node) error {
 // dropEmptied removes a key whose value holds nothing any more, where it stands last: there Apply put it, and will put it again. Elsewhere somebody
 // wrote it, and taking it away would move it at the next injection.
 func dropEmptied(mapping *yaml.Node, key string) {
-	if i := node.Index(mapping, key); i == len(mapping.Content)-1 {
+	if i := node.Index(mapping, key); i == len(mapping.Content)-1 && !commented(mapping.Content[i-1]) && !commented(mapping.Content[i]) {
 		node.Drop(mapping, key)
 	}
+}
+
+func commented(n *yaml.Node) bool {
+	return n.HeadComment != "" || n.LineComment != "" || n.FootComment != ""
 }
 
 // dropNamed removes list entries by name, and the list with the last of them.

@@ -48,31 +48,43 @@ func (k Kinds) TemplatePath(item *yaml.RNode) ([]string, bool) {
 	return path, ok
 }
 
-// Find is TemplatePath for rendered items, whose config may be elsewhere: a template that carries the mark of an injection is one, whatever its kind.
+// Find is TemplatePath for rendered items, whose config may be elsewhere: a mapping that carries the mark of an injection is a pod template, wherever it stands.
 func (k Kinds) Find(item *yaml.RNode) ([]string, bool) {
 	if path, ok := k.TemplatePath(item); ok {
 		return path, true
 	}
-	for _, path := range usualPaths {
-		if node.Get(item.YNode(), append(path[:len(path):len(path)], "metadata", "annotations", contract.WorkloadAnnotation)...) != nil {
-			return path, true
+	return search(item.YNode(), nil, func(n *yaml.Node, _ string) bool {
+		return node.Get(n, "metadata", "annotations", contract.WorkloadAnnotation) != nil
+	})
+}
+
+// HasPodTemplate tells whether an item of any kind holds a pod template: a mapping under a key that ends with "template", with containers in its spec.
+func HasPodTemplate(item *yaml.RNode) bool {
+	_, found := search(item.YNode(), nil, func(n *yaml.Node, key string) bool {
+		containers := node.Get(n, "spec", "containers")
+		return strings.HasSuffix(strings.ToLower(key), "template") && containers != nil && containers.Kind == yaml.SequenceNode
+	})
+	return found
+}
+
+// search returns the path of the first mapping below n, reached through mappings alone, that is wanted.
+func search(n *yaml.Node, path []string, wanted func(n *yaml.Node, key string) bool) ([]string, bool) {
+	key := ""
+	if len(path) > 0 {
+		key = path[len(path)-1]
+	}
+	if n.Kind != yaml.MappingNode {
+		return nil, false
+	}
+	if wanted(n, key) {
+		return path, true
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if found, ok := search(n.Content[i+1], append(path[:len(path):len(path)], n.Content[i].Value), wanted); ok {
+			return found, true
 		}
 	}
 	return nil, false
-}
-
-// usualPaths are where kinds keep a pod template that keep it as Kubernetes does.
-var usualPaths = [][]string{{"spec", "template"}, {"spec", "jobTemplate", "spec", "template"}}
-
-// HasPodTemplate tells whether an item of any kind holds a pod template where the kinds of Kubernetes do.
-func HasPodTemplate(item *yaml.RNode) bool {
-	for _, path := range usualPaths {
-		containers := node.Get(item.YNode(), append(path[:len(path):len(path)], "spec", "containers")...)
-		if containers != nil && containers.Kind == yaml.SequenceNode {
-			return true
-		}
-	}
-	return false
 }
 
 // Flatten returns the items with those of every v1 List in its place. They are views: an edit of one is an edit of the List. Lists of other kinds, whose items may

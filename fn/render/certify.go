@@ -262,6 +262,10 @@ func (c *certifier) refuse(nothing bool) {
 		why = "spec.issuance is Never"
 	}
 	way := "this render may not issue, since " + why + ". Run `meshless issue DIR` on the kustomization or package, commit what it writes, and render again"
+	if nothing && (c.model.State.Authority != nil || len(c.model.State.Leaves) > 0) {
+		c.report.Error(report.Object{}, "", "the bundle (configmap %s) is missing beside the rest of the state; restore the state from Git as a whole", contract.BundleName)
+		return
+	}
 	if nothing {
 		c.report.Error(report.Object{}, "", "there are no certificates yet (no state with the annotation %s in the input), and %s. A kustomization lists the written folder `mtls` in its resources",
 			contract.IdentityAnnotation, way)
@@ -281,8 +285,12 @@ func (c *certifier) refuse(nothing bool) {
 
 // hintEarly explains certificates of workloads that are not there: a function in a base or a Component of kustomize sees names before prefix and namespace.
 func (c *certifier) hintEarly() string {
+	known := map[string]bool{}
+	for _, w := range c.model.Workloads {
+		known[w.ID.String()] = true
+	}
 	for _, id := range slices.Sorted(maps.Keys(c.model.State.Leaves)) {
-		if !slices.ContainsFunc(c.model.Workloads, func(w *model.Workload) bool { return w.ID.String() == id }) {
+		if !known[id] {
 			return ". The input holds a certificate of " + id + ", which is no workload of it: in a base or a Component the function runs before prefix and namespace are set; " +
 				"it belongs into the transformers of the outermost overlay"
 		}

@@ -417,3 +417,57 @@ func TestCertificatesNameOnlyTheirOwn(t *testing.T) {
 		t.Errorf("two Services with one clusterIP: %v", r.Errors())
 	}
 }
+
+// A kind that the config no longer names is taken out of the mesh whole: sidecar, probes and Secret.
+func TestForgottenKindIsTakenOut(t *testing.T) {
+	const machine = `
+apiVersion: example.org/v1
+kind: Machine
+metadata: {name: m, namespace: prod}
+spec:
+  pods:
+    template:
+      metadata:
+        labels: {app: m}
+      spec:
+        containers:
+        - {name: c, image: i}
+`
+	w := newWorld(t)
+	with := w.config(t, plainConfig+"  workloads: {templates: [{group: example.org, kind: Machine, path: spec.pods.template}]}\n")
+	out, _ := w.mustRun(t, parse(t, twoDeployments+"---"+machine), with)
+	if !strings.Contains(find(t, out, "Machine", "m").MustString(), contract.ProxyName) {
+		t.Fatal("the kind that the config names was not injected")
+	}
+	again, r := w.mustRun(t, out, w.config(t, plainConfig))
+	if got, want := find(t, again, "Machine", "m").MustString(), parse(t, machine)[0].MustString(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if said := r.Results().Error(); !strings.Contains(said, "is no kind that meshless knows") || !strings.Contains(said, "removed") {
+		t.Errorf("said %s", said)
+	}
+}
+
+// Empty lists and mappings, with comments and without, do not move or lose anything.
+func TestEmptyPartsOfATemplate(t *testing.T) {
+	for name, tail := range map[string]string{
+		"commented list": "      # none yet\n      initContainers: []\n", "list": "      volumes: []\n", "both": "      volumes: [] # none\n      initContainers: []\n",
+		"null": "      volumes:\n", "first": "      initContainers: []\n      dnsPolicy: ClusterFirst\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			config := w.config(t, plainConfig)
+			input := "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: a, namespace: prod}\nspec:\n  template:\n    metadata: {labels: {app: a}}\n    spec:\n      containers:\n      - {name: c, image: i}\n" + tail
+			out, _ := w.mustRun(t, parse(t, input), config)
+			for range 2 {
+				again, _ := w.mustRun(t, out, config)
+				if text(t, again) != text(t, out) {
+					t.Fatalf("a further render changes\n%s\ninto\n%s", text(t, out), text(t, again))
+				}
+			}
+			if strings.Contains(tail, "#") && !strings.Contains(text(t, out), "# none") {
+				t.Error("the comment is lost")
+			}
+		})
+	}
+}

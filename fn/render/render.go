@@ -102,7 +102,8 @@ func prepare(items []*yaml.RNode, kinds model.Kinds, consume bool, r *report.Rep
 				r.Error(report.ObjectOf(item), "items", "%v", err)
 				continue
 			}
-			path, ok := kinds.TemplatePath(part)
+			refuseHiddenState(item, part, r)
+			path, ok := kinds.Find(part) // also what an earlier config named: it is taken out again
 			if !ok {
 				continue
 			}
@@ -115,6 +116,13 @@ func prepare(items []*yaml.RNode, kinds model.Kinds, consume bool, r *report.Rep
 		}
 	}
 	return copies, injected
+}
+
+// refuseHiddenState refuses state inside a List: it is removed and written one object at a time.
+func refuseHiddenState(item, part *yaml.RNode, r *report.Report) {
+	if item != part && (part.GetKind() == v1alpha1.KindCertificateAuthority || part.GetAnnotations()[contract.IdentityAnnotation] != "") {
+		r.Error(report.ObjectOf(part), "", "is state of meshless inside a List%s; write it as a document of its own", model.InFile(item))
+	}
 }
 
 // resolveAliases writes YAML aliases out where a workload may be edited: an edit below an alias would show in two places.

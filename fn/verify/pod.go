@@ -94,6 +94,11 @@ func takeApart(spec corev1.PodSpec) (p parts, field string, err error) {
 	case last < 0 || inits[last].Name != contract.InitName:
 		return parts{}, "initContainers", fmt.Errorf("must end with %s, as no init container after it would reach the network", contract.InitName)
 	}
+	for _, x := range inits[:last] {
+		if x.RestartPolicy != nil && *x.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			return parts{}, "initContainers", fmt.Errorf("must not hold the native sidecar %q: it starts before the redirect and opens connections in the clear", x.Name)
+		}
+	}
 	return parts{init: inits[last], proxy: containers[0], others: slices.Concat(inits[:last], containers[1:])}, "", nil
 }
 

@@ -59,6 +59,9 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
 		c.item(item)
 	}
 	c.services(items)
+	if o.EveryWorkload {
+		c.orphans()
+	}
 	if o.EveryWorkload && c.workloads == 0 {
 		r.Error(report.Object{}, "", "there is no workload in the input: did what should have rendered it fail?")
 	}
@@ -91,6 +94,19 @@ type meshed struct {
 	identity string
 }
 
+// orphans reports leaves that no workload mounts: its kind may be one that only the config knows, or it has lost its sidecar.
+func (c *checker) orphans() {
+	mounted := map[string]bool{}
+	for _, w := range c.injected {
+		mounted[w.identity] = true
+	}
+	for _, leaf := range c.leaves {
+		if !mounted[leaf.Identity] {
+			c.report.Error(leaf.Secret, "", "is the Secret of %s, and no injected workload of that identity is in the input", leaf.Identity)
+		}
+	}
+}
+
 // wellFormed refuses what is no manifest, and an object that stands twice: whichever is applied last counts, so neither can be judged.
 func (c *checker) wellFormed(items []*yaml.RNode) bool {
 	seen := map[report.Object]bool{}
@@ -104,8 +120,10 @@ func (c *checker) wellFormed(items []*yaml.RNode) bool {
 			continue
 		case object.Kind == "" || object.APIVersion == "":
 			c.report.Error(object, "", "lacks apiVersion or kind, so it is no manifest")
-		case model.IsList(item) && object.Kind != "List":
+		case model.IsList(item) && (object.Kind != "List" || object.APIVersion != "v1"):
 			c.report.Error(object, "items", "is a list, which kubectl takes apart; make it a List of v1, or write its items as documents of their own")
+		case object.Kind == "List":
+			continue // its items are looked at one by one, and `kubectl get -o yaml` gives it no name
 		case seen[object] && item.GetAnnotations()[model.LocalConfigAnnotation] != "true":
 			c.report.Error(object, "", "stands twice in the input")
 		}

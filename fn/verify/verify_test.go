@@ -144,6 +144,8 @@ func TestCheck(t *testing.T) {
 		"no manifest":         {"a: b\n", now, "lacks apiVersion or kind"},
 		"no object":           {"- a\n- b\n", now, "is no object"},
 		"a list":              {"apiVersion: apps/v1\nkind: DeploymentList\nitems: [{spec: 1}]\n---\n" + good, now, "is a list"},
+		"two exported Lists":  {good + "---\napiVersion: v1\nkind: List\nitems: []\n---\napiVersion: v1\nkind: List\nitems: []\n", now, ""},
+		"orphaned Secret":     {without("kind: Job"), now, "and no injected workload of that identity is in the input"},
 		"twice":               {good + "---\n" + document("kind: Service"), now, "stands twice"},
 		"repeated key":        {good + "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {a: 1}\nspec: {a: 2}\n", now, `holds the key "spec" twice`},
 		"sidecar renamed":     {replace("- name: meshless-proxy", "- name: proxy"), now, "must start with meshless-init and meshless-proxy"},
