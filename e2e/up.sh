@@ -33,4 +33,10 @@ if ! docker image inspect bash:latest >/dev/null 2>&1; then
     docker build -q -t bash:latest -
 fi
 docker save "${images[@]}" | ctr -a "$D/containerd/sock" -n k8s.io images import - >/dev/null
+# Ready is more than up: pods need the node and their service account.
+export KUBECONFIG=$D/admin.conf
+for _ in $(seq 60); do
+  kubectl -n default get serviceaccount default >/dev/null 2>&1 && kubectl wait --for=condition=Ready nodes --all --timeout=5s >/dev/null 2>&1 && break
+  sleep 1
+done
 echo "export KUBECONFIG=$D/admin.conf"
