@@ -7,7 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/contract"
 )
@@ -80,12 +79,12 @@ func (m *Model) plaintext(s *Service, p corev1.ServicePort, r *report.Report) bo
 // whose peers are nobody still closes the workload.
 func (m *Model) policy(w *Workload) (contract.Policy, bool) {
 	policy, named := contract.Policy{Workload: w.ID.String()}, false
-	for _, rule := range m.Spec.Authorization.Rules {
+	for i, rule := range m.Spec.Authorization.Rules {
 		if !Matches(rule.To, w) {
 			continue
 		}
 		named = true
-		if from := m.peers(rule.From, w.Namespace); len(from) > 0 {
+		if from := m.peers(i, w.Namespace); len(from) > 0 {
 			policy.Rules = append(policy.Rules, contract.Rule{Ports: rule.Ports.Set(), From: from})
 		}
 	}
@@ -100,7 +99,7 @@ func (m *Model) checkRules(r *report.Report) {
 			r.Warn(report.Object{}, field+".to", "selects no workload of the mesh")
 		}
 		for _, w := range m.Workloads {
-			if Matches(rule.To, w) && len(m.peers(rule.From, w.Namespace)) == 0 {
+			if Matches(rule.To, w) && len(m.peers(i, w.Namespace)) == 0 {
 				r.Warn(w.Object, "", "%s.from selects no workload of the mesh (without a namespace: of namespace %q), so the rule opens nothing", field, w.Namespace)
 			}
 		}
@@ -109,9 +108,14 @@ func (m *Model) checkRules(r *report.Report) {
 
 // peers are the identities that the peers of a rule select. A selector without a namespace means the namespace of the workload that the rule opens, as in a
 // NetworkPolicy: a name that somebody takes in another namespace opens nothing.
-func (m *Model) peers(peers []v1alpha1.Peer, namespace string) []string {
-	var ids []string
-	for _, peer := range peers {
+// The answer is the same for every workload of a namespace, and looked for once.
+func (m *Model) peers(rule int, namespace string) []string {
+	key := ruleIn{rule, namespace}
+	ids, known := m.peerIDs[key]
+	if known {
+		return ids
+	}
+	for _, peer := range m.Spec.Authorization.Rules[rule].From {
 		if peer.SPIFFEID != "" {
 			ids = append(ids, peer.SPIFFEID)
 			continue
@@ -125,5 +129,12 @@ func (m *Model) peers(peers []v1alpha1.Peer, namespace string) []string {
 		}
 	}
 	slices.Sort(ids)
-	return slices.Compact(ids)
+	m.peerIDs[key] = slices.Compact(ids)
+	return m.peerIDs[key]
+}
+
+// ruleIn is an authorization rule, by its index, as it opens workloads of one namespace.
+type ruleIn struct {
+	rule      int
+	namespace string
 }

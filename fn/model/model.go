@@ -34,6 +34,8 @@ type Model struct {
 
 	kinds Kinds
 	seen  map[spiffeid.ID]bool
+
+	peerIDs map[ruleIn][]string // answers of peers
 }
 
 // State is what an earlier render left, found by annotation and never by name.
@@ -53,7 +55,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		r.Error(report.Object{}, "spec.trustDomain", "%v", err)
 		return nil
 	}
-	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]bool{}, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}}}
+	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]bool{}, peerIDs: map[ruleIn][]string{}, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}}}
 	var services []corev1.Service
 	var ingresses []networkingv1.Ingress
 	namespaces := map[string]corev1.Namespace{}

@@ -34,9 +34,15 @@ type output struct {
 	model *model.Model
 	place bool // new objects get a path annotation
 	items []*yaml.RNode
+
+	explicit map[string]bool // namespaces that a manifest names; the workloads of "default" may have none
 }
 
 func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*contract.Mesh, issued *issued, r *report.Report) {
+	o.explicit = map[string]bool{}
+	for _, w := range o.model.Workloads {
+		o.explicit[w.Namespace] = o.explicit[w.Namespace] || w.Object.Namespace != ""
+	}
 	o.writeAuthorities(config, issued)
 	keep := map[*yaml.RNode]bool{}
 	for _, namespace := range o.model.Namespaces() {
@@ -117,21 +123,11 @@ func (o *output) placeAt(item *yaml.RNode, file string) {
 func (o *output) setName(item *yaml.RNode, name, namespace string) {
 	metadata := node.Child(item.YNode(), "metadata")
 	ensureText(metadata, "name", node.Text(name))
-	if raw := o.rawNamespace(namespace); raw == "" {
-		node.Drop(metadata, "namespace")
+	if o.explicit[namespace] {
+		ensureText(metadata, "namespace", node.Text(namespace))
 	} else {
-		ensureText(metadata, "namespace", node.Text(raw))
+		node.Drop(metadata, "namespace")
 	}
-}
-
-// rawNamespace is the namespace as the manifests have it: the workloads of "default" may have none.
-func (o *output) rawNamespace(namespace string) string {
-	for _, w := range o.model.Workloads {
-		if w.Namespace == namespace && w.Object.Namespace != "" {
-			return namespace
-		}
-	}
-	return ""
 }
 
 // removeAllBut drops state that no workload of the mesh needs.
