@@ -24,6 +24,8 @@ const (
 	ExcludeInboundPortsAnnotation  = AnnotationPrefix + "exclude-inbound-ports"
 	ExcludeOutboundPortsAnnotation = AnnotationPrefix + "exclude-outbound-ports"
 	ExcludeOutboundCIDRsAnnotation = AnnotationPrefix + "exclude-outbound-cidrs"
+	ProxyProtocolPortsAnnotation   = AnnotationPrefix + "proxy-protocol-ports"
+	PprofAnnotation                = AnnotationPrefix + "pprof" // enabled or disabled
 	PermissivePortsAnnotation      = AnnotationPrefix + "permissive-ports"
 	ProxyCPUAnnotation             = AnnotationPrefix + "proxy-cpu"
 	ProxyMemoryAnnotation          = AnnotationPrefix + "proxy-memory"

@@ -78,6 +78,7 @@ type ProxyArgs struct {
 	Directory    string        // Directory, but in tests
 	LogLevel     string        // debug, info, warn or error
 	DrainTimeout time.Duration // how long connections may finish after SIGTERM
+	Pprof        bool          // serve /debug/pprof/ on AdminPort, which is bound to loopback
 }
 
 // DefaultDrainTimeout leaves five of the default thirty seconds of terminationGracePeriodSeconds for the exit itself.
@@ -92,6 +93,9 @@ func (a ProxyArgs) Args() []string {
 	if a.DrainTimeout != 0 && a.DrainTimeout != DefaultDrainTimeout {
 		args = append(args, "--drain-timeout="+a.DrainTimeout.String())
 	}
+	if a.Pprof {
+		args = append(args, "--pprof")
+	}
 	return args
 }
 
@@ -101,6 +105,7 @@ func ParseProxyArgs(args []string, usage io.Writer) (ProxyArgs, error) {
 	fs := newFlagSet("meshless-proxy", usage)
 	fs.StringVar(&a.Directory, "directory", Directory, "where the projected volume is mounted")
 	fs.DurationVar(&a.DrainTimeout, "drain-timeout", DefaultDrainTimeout, "how long connections may finish after SIGTERM")
+	fs.BoolVar(&a.Pprof, "pprof", false, fmt.Sprintf("serve Go's profiles on 127.0.0.1:%d/debug/pprof/", AdminPort))
 	fs.StringVar(&a.LogLevel, "log-level", "info", "debug, info, warn or error")
 	if err := parseAll(fs, args); err != nil {
 		return ProxyArgs{}, err

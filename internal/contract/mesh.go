@@ -59,8 +59,9 @@ type Outbound struct {
 
 // Inbound is how the proxy treats what arrives.
 type Inbound struct {
-	Mode    Mode     `json:"mode"`    // of every port that the workload does not except
-	Default Default  `json:"default"` // for workloads that no policy names
+	Mode    Mode     `json:"mode"`             // of every port that the workload does not except
+	Default Default  `json:"default"`          // for workloads that no policy names
+	DryRun  bool     `json:"dryRun,omitempty"` // who would be denied is logged and counted, and let in; identity is still required
 	Policy  []Policy `json:"policy,omitempty"`
 }
 

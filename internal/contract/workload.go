@@ -12,9 +12,11 @@ import (
 // Workload is workload.json: what one pod's proxy must know of its own workload. It travels as an annotation of the pod
 // template and reaches the proxy by downward API.
 type Workload struct {
-	SPIFFEID        string             `json:"spiffeID"`
-	PermissivePorts Ports              `json:"permissivePorts,omitempty"` // beside what Mesh.Inbound.Mode says
-	Handlers        map[string]Handler `json:"handlers,omitempty"`        // by HandlerKey
+	SPIFFEID        string `json:"spiffeID"`
+	PermissivePorts Ports  `json:"permissivePorts,omitempty"` // beside what Mesh.Inbound.Mode says
+	// ProxyProtocolPorts are those on which the app reads a PROXY protocol header in front of every connection: who the peer is.
+	ProxyProtocolPorts Ports              `json:"proxyProtocolPorts,omitempty"`
+	Handlers           map[string]Handler `json:"handlers,omitempty"` // by HandlerKey
 }
 
 // Handler is a probe or lifecycle handler of the app, with named ports resolved. Exactly one of the three kinds is set.
