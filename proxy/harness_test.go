@@ -78,8 +78,9 @@ func startPod(t testing.TB, ip string, app netip.AddrPort, files proxytest.Files
 	l := listeners{outbound: []net.Listener{mustListen(t, ip)}, inbound: mustListen(t, ip), metrics: mustListen(t, ip), health: mustListen(t, ip), local: mustListen(t, ip)}
 	inboundPort := listen.AddrPort(l.inbound.Addr()).Port()
 	p.dials(netip.AddrPort{})
+	level := new(slog.LevelVar)
 	p.proxy = newProxy(setup{
-		args: contract.ProxyArgs{Directory: p.dir, DrainTimeout: 2 * time.Second}, log: slog.New(slog.NewJSONHandler(p.logs, nil)), listeners: l,
+		args: contract.ProxyArgs{Directory: p.dir, DrainTimeout: 2 * time.Second}, log: slog.New(slog.NewJSONHandler(p.logs, &slog.HandlerOptions{Level: level})), level: level, listeners: l,
 		original: func(c *net.TCPConn) (netip.AddrPort, error) {
 			if listen.AddrPort(c.LocalAddr()).Port() == inboundPort {
 				return app, nil
@@ -155,10 +156,15 @@ func (p *pod) wantMetric(t testing.TB, line string) {
 	eventually(t, line, func() bool { return strings.Contains("\n"+p.scrape(t), "\n"+line) })
 }
 
-// app serves connections with handle until the test ends.
+// startApp serves connections with handle until the test ends.
 func startApp(t testing.TB, handle func(*net.TCPConn)) netip.AddrPort {
 	t.Helper()
-	l := mustListen(t, appIP)
+	return startAppAt(t, appIP, handle)
+}
+
+func startAppAt(t testing.TB, ip string, handle func(*net.TCPConn)) netip.AddrPort {
+	t.Helper()
+	l := mustListen(t, ip)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {

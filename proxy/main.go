@@ -40,12 +40,12 @@ func run(args []string, out io.Writer) error {
 
 // runSidecar serves until a signal ends it. Logs go to out as JSON, one object per line.
 func runSidecar(a contract.ProxyArgs, out io.Writer) error {
-	var level slog.Level
+	level := new(slog.LevelVar)
 	if err := level.UnmarshalText([]byte(a.LogLevel)); err != nil {
 		return fmt.Errorf("--log-level: %w", err)
 	}
 	log := slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{Level: level}))
-	p, err := bind(a, log)
+	p, err := bind(a, log, level)
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,7 @@ import (
 
 const (
 	judgeInterval      = time.Minute // how often live connections are judged beside each new generation
+	vanishInterval     = 15 * time.Second
 	drainPoll          = 100 * time.Millisecond
 	maxAdminConns      = 1024 // per port of metrics, health and admin
 	maxAdminConnsOfOne = 64   // of these per source address, where other pods can connect: they must not keep the kubelet out
@@ -71,7 +72,7 @@ type listeners struct {
 }
 
 // bind binds every port before any is served: a proxy that lacks one must not look alive.
-func bind(a contract.ProxyArgs, log *slog.Logger) (*proxy, error) {
+func bind(a contract.ProxyArgs, log *slog.Logger, level *slog.LevelVar) (*proxy, error) {
 	l, err := listenAll()
 	if err != nil {
 		return nil, err
@@ -81,7 +82,7 @@ func bind(a contract.ProxyArgs, log *slog.Logger) (*proxy, error) {
 		log.Warn("name servers are unknown: private addresses are refused, unless a clusterIP of the mesh names them and the port takes mutual TLS", "error", err.Error())
 	}
 	sources := listen.Sources{V4: netip.MustParseAddr(contract.InboundSource4), V6: netip.MustParseAddr(contract.InboundSource6)}
-	return newProxy(setup{args: a, log: log, listeners: l, original: listen.Original, ownAddress: new(listen.OwnAddresses).Contains,
+	return newProxy(setup{args: a, log: log, level: level, listeners: l, original: listen.Original, ownAddress: new(listen.OwnAddresses).Contains,
 		sources: sources, nameServers: servers}), nil
 }
 
@@ -89,6 +90,7 @@ func bind(a contract.ProxyArgs, log *slog.Logger) (*proxy, error) {
 type setup struct {
 	args        contract.ProxyArgs
 	log         *slog.Logger
+	level       *slog.LevelVar // of log
 	listeners   listeners
 	original    func(*net.TCPConn) (netip.AddrPort, error)
 	ownAddress  func(netip.Addr) bool
@@ -109,7 +111,8 @@ func newProxy(s setup) *proxy {
 	p.inbound = inbound.New(inbound.Config{Listeners: []net.Listener{s.listeners.inbound}, Original: s.original, OwnAddress: s.ownAddress,
 		Current: p.source.Current, Live: p.live, Telemetry: p.telemetry, Sources: s.sources})
 	p.prober = admin.NewProber(p.source.Current, s.sources)
-	c := admin.Config{Telemetry: p.telemetry, Source: p.source, Prober: p.prober, Ready: p.ready, Drain: p.startDrain(false), Quit: p.startDrain(true), State: p.state}
+	c := admin.Config{Telemetry: p.telemetry, Source: p.source, Prober: p.prober, Ready: p.ready, Drain: p.startDrain(false), Quit: p.startDrain(true), State: p.state,
+		Level: s.level, Pprof: s.args.Pprof}
 	metrics, health := listen.LimitSources(s.listeners.metrics, maxAdminConnsOfOne), listen.LimitSources(s.listeners.health, maxAdminConnsOfOne)
 	for l, h := range map[net.Listener]http.Handler{metrics: admin.Metrics(c), health: admin.Health(c), s.listeners.local: admin.Local(c)} {
 		server := admin.Server(h)

@@ -53,7 +53,7 @@ func checkAccessLog(t *testing.T, m *mesh) {
 			}
 		}
 	}
-	want := map[string]any{"direction": "inbound", "dst": m.app.String(), "peer": proxytest.ID("client"), "reason": "done",
+	want := map[string]any{"direction": "inbound", "dst": m.app.String(), "src_identity": proxytest.ID("client"), "reason": "done",
 		"security": "mutual_tls", "bytes_received": 3145728., "bytes_sent": 3145728.}
 	for k, v := range want {
 		if line[k] != v {

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/meshless-dev/meshless/proxy/live"
 )
 
 // serve runs the proxy until it has drained, until ctx ends, or until one of the admin servers fails. Metrics, health and probes are
@@ -23,7 +25,7 @@ func (p *proxy) serve(ctx context.Context) error {
 		})
 	}
 	background.Go(func() { p.source.Run(ctx) })
-	background.Go(func() { p.live.Run(ctx, judgeInterval) })
+	background.Go(func() { p.live.Run(ctx, live.Intervals{Judge: judgeInterval, Vanish: vanishInterval}) })
 	p.serveTraffic(ctx)
 	err := context.Cause(ctx)
 	cancel(nil)

@@ -60,3 +60,7 @@ const ALPN = "meshless/1"
 func WorkloadID(td spiffeid.TrustDomain, namespace, kind, name string) (spiffeid.ID, error) {
 	return spiffeid.FromSegments(td, "ns", namespace, kind, name)
 }
+
+// ProxyProtocolSPIFFEID is the type of the PROXY protocol TLV that holds the peer's SPIFFE ID, of the range for custom use (section 2.2.8 of the
+// specification).
+const ProxyProtocolSPIFFEID = 0xE0

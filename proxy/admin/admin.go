@@ -5,7 +5,10 @@ package admin
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"net/http/pprof"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -25,6 +28,8 @@ type Config struct {
 	Drain     func()       // begins to drain; may be called often
 	Quit      func()       // begins to drain, and ends the process after that; may be called often
 	State     func() State // for /configz, /drain and /quit
+	Level     *slog.LevelVar
+	Pprof     bool // serve profiles
 }
 
 // State is the part of /configz that changes by itself, and the whole answer of /drain and /quit.
@@ -67,6 +72,9 @@ const (
 	QuitPath  = "/quit"
 )
 
+// LevelPath tells the log level, and sets it by PUT ?level=debug.
+const LevelPath = "/loglevel"
+
 // Local is the handler of contract.AdminPort, which is bound to loopback.
 func Local(c Config) http.Handler {
 	mux := http.NewServeMux()
@@ -77,7 +85,28 @@ func Local(c Config) http.Handler {
 			writeJSON(w, c.State())
 		})
 	}
+	mux.HandleFunc("GET "+LevelPath, func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, levelName(c.Level)) })
+	mux.HandleFunc("PUT "+LevelPath, func(w http.ResponseWriter, r *http.Request) { setLevel(w, r, c) })
+	if c.Pprof {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index) // of the heap, goroutines, ...: of what runs, not of what memory holds
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	}
 	return mux
+}
+
+func levelName(l *slog.LevelVar) string { return strings.ToLower(l.Level().String()) }
+
+func setLevel(w http.ResponseWriter, r *http.Request, c Config) {
+	name := r.URL.Query().Get("level")
+	if err := contract.ValidateLogLevel(name); err != nil {
+		plain(w, http.StatusBadRequest, "level: "+err.Error())
+		return
+	}
+	before := levelName(c.Level)
+	_ = c.Level.UnmarshalText([]byte(name)) // its names include ours
+	c.Telemetry.Log.Warn("log level changed", "from", before, "to", name)
+	plain(w, http.StatusOK, name)
 }
 
 // Server is an HTTP server with bounds for everything but the response, since a lifecycle handler may take its time. Connections are not kept

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +20,7 @@ import (
 	"github.com/meshless-dev/meshless/internal/contract"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/listen"
+	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
 func port(t *testing.T, addr string) uint16 {
@@ -271,5 +273,49 @@ func TestTimeoutOf(t *testing.T) {
 	}
 	if got := timeoutOf("app/readinessProbe", contract.Handler{TimeoutSeconds: 7}); got != 7*time.Second {
 		t.Errorf("got %v", got)
+	}
+}
+
+func local(t *testing.T, pprof bool) (c Config, ask func(method, path string) (int, string)) {
+	t.Helper()
+	level := new(slog.LevelVar)
+	c = Config{Telemetry: telemetry.New(slog.New(slog.DiscardHandler)), Source: &identity.Source{}, State: func() State { return State{} }, Level: level, Pprof: pprof}
+	h := Local(c)
+	return c, func(method, path string) (int, string) {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+		return w.Code, strings.TrimSpace(w.Body.String())
+	}
+}
+
+func TestLogLevel(t *testing.T) {
+	c, ask := local(t, false)
+	for _, step := range []struct {
+		method, path string
+		status       int
+		answer       string
+		level        slog.Level
+	}{
+		{"GET", "/loglevel", 200, "info", slog.LevelInfo},
+		{"PUT", "/loglevel?level=debug", 200, "debug", slog.LevelDebug},
+		{"PUT", "/loglevel?level=loud", 400, `level: "loud" is not debug, info, warn or error`, slog.LevelDebug},
+		{"PUT", "/loglevel", 400, `level: "" is not debug, info, warn or error`, slog.LevelDebug},
+		{"GET", "/loglevel?level=error", 200, "debug", slog.LevelDebug}, // a link is no command
+		{"PUT", "/loglevel?level=warn", 200, "warn", slog.LevelWarn},
+	} {
+		if status, answer := ask(step.method, step.path); status != step.status || answer != step.answer || c.Level.Level() != step.level {
+			t.Errorf("%s %s: %d %q, level is %s", step.method, step.path, status, answer, c.Level.Level())
+		}
+	}
+}
+
+func TestProfilesOnlyWhenAskedFor(t *testing.T) {
+	for pprof, want := range map[bool]int{false: 404, true: 200} {
+		_, ask := local(t, pprof)
+		for _, path := range []string{"/debug/pprof/", "/debug/pprof/goroutine", "/debug/pprof/heap", "/debug/pprof/profile?seconds=1"} {
+			if status, _ := ask("GET", path); status != want {
+				t.Errorf("pprof %v: %s answers %d", pprof, path, status)
+			}
+		}
 	}
 }

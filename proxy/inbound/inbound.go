@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -80,6 +81,7 @@ func New(c Config) *Server {
 	s := &Server{Config: c, sources: listen.NewSourceLimit(c.MaxUnauthenticatedPerSource)}
 	s.listen = listen.Server{Listeners: c.Listeners, Handle: s.handle, OnError: c.Telemetry.AcceptFailed,
 		Slots: []listen.Slots{listen.NewSlots(c.MaxConnections), unauthenticated: listen.NewSlots(c.MaxUnauthenticated)}}
+	c.Telemetry.Limit(telemetry.Inbound, c.MaxConnections)
 	return s
 }
 
@@ -103,6 +105,7 @@ type connection struct {
 	snapshot *identity.Snapshot
 	dst      netip.AddrPort
 	deadline time.Time // of everything before the relay
+	dryRun   sync.Once // of the report that this connection would be denied
 }
 
 func (s *Server) handle(peer *net.TCPConn, held *listen.Held) {
@@ -139,14 +142,16 @@ func (s *Server) serve(c *connection) *refusal {
 	if c.snapshot = s.Current(); c.snapshot == nil {
 		return &refusal{"not_ready", errors.New("no generation of files was good yet")}
 	}
+	c.record.Self = c.snapshot.ID.String()
 	if !c.snapshot.Permissive(dst.Port()) {
 		return s.serveTLS(c, nil)
 	}
-	prefix, ours, err := sniff(c.peer, c.deadline)
+	prefix, what, err := sniff(c.peer, c.deadline)
+	s.Telemetry.Detected(what)
 	switch {
 	case err != nil:
 		return &refusal{"detection", err}
-	case ours:
+	case what == telemetry.DetectedMutualTLS:
 		return s.serveTLS(c, prefix)
 	}
 	return s.servePlaintext(c, prefix)
@@ -177,8 +182,15 @@ func (s *Server) serveTLS(c *connection, prefix []byte) *refusal {
 	})
 }
 
+// authorize asks the policy. With a dry run a denial is reported, once for a connection, and the peer gets in: its identity is proved all the same.
 func (c *connection) authorize(peer spiffeid.ID, snapshot *identity.Snapshot) error {
-	return policy.Authorize(policy.Request{Peer: peer, Local: snapshot.ID, Port: c.dst.Port()}, snapshot.Mesh)
+	err := policy.Authorize(policy.Request{Peer: peer, Local: snapshot.ID, Port: c.dst.Port()}, snapshot.Mesh)
+	denial := new(policy.Denial)
+	if !snapshot.Mesh.Inbound.DryRun || !errors.As(err, &denial) || denial.Reason == policy.ForeignTrustDomain {
+		return err
+	}
+	c.dryRun.Do(func() { c.record.Denied(denial, false) })
+	return nil
 }
 
 func (s *Server) servePlaintext(c *connection, prefix []byte) *refusal {
@@ -198,9 +210,15 @@ func (s *Server) relay(c *connection, peer *relay.Side, prefix []byte, security 
 	if err != nil {
 		return &refusal{"connect", err}
 	}
+	if c.snapshot.Workload.ProxyProtocolPorts.Contains(c.dst.Port()) {
+		if err := announce(app, c.record); err != nil {
+			listen.Reset(app)
+			return &refusal{"proxy_protocol", err}
+		}
+	}
 	c.record.Open(security)
 	session := relay.New(peer, relay.Plain(app), relay.Options{Idle: s.Idle, Prefix: prefix, Received: c.record.Received, Sent: c.record.Sent})
-	entry := s.Live.Add(c.snapshot, judge, session.Abort)
+	entry := s.Live.Add(c.snapshot, judge, session)
 	result := session.Run()
 	entry.Done()
 	c.record.Close(result.Received, result.Sent, result.Reason, result.Err)

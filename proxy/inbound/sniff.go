@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
 const (
@@ -24,10 +25,10 @@ const (
 
 var errHalfHello = errors.New("TLS hello did not arrive whole in time")
 
-// sniff reads the beginning of a connection to a Permissive port and tells whether it is a TLS hello that offers our ALPN. It returns
-// what it has read, for whoever serves the connection. Anything that is not such a hello is the app's own matter. This chooses between
-// plaintext and mutual TLS on ports where the operator allows both; it never relaxes mutual TLS.
-func sniff(c *net.TCPConn, deadline time.Time) (prefix []byte, ours bool, err error) {
+// sniff reads the beginning of a connection to a Permissive port and tells what it is. It returns what it has read, for whoever serves the
+// connection. Anything but a TLS hello that offers our ALPN is the app's own matter. This chooses between plaintext and mutual TLS on ports
+// where the operator allows both; it never relaxes mutual TLS.
+func sniff(c *net.TCPConn, deadline time.Time) (prefix []byte, what telemetry.Detection, err error) {
 	quiet := time.Now().Add(quietTimeout)
 	if quiet.After(deadline) {
 		quiet = deadline
@@ -36,24 +37,26 @@ func sniff(c *net.TCPConn, deadline time.Time) (prefix []byte, ours bool, err er
 	first := make([]byte, 1)
 	switch _, err := io.ReadFull(c, first); {
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, io.EOF):
-		return nil, false, nil // the server speaks first, or nothing is said at all
+		return nil, telemetry.DetectedQuiet, nil // the server speaks first, or nothing is said at all
 	case err != nil:
-		return nil, false, err
+		return nil, telemetry.DetectionFailed, err
 	case first[0] != recordTypeHandshake:
-		return first, false, nil
+		return first, telemetry.DetectedPlaintext, nil
 	}
 	_ = c.SetReadDeadline(deadline)
 	r := &recorder{TCPConn: c, seen: first, unread: 1}
 	ours, isHello := parseHello(r)
 	switch {
+	case isHello && ours:
+		return r.seen, telemetry.DetectedMutualTLS, nil
 	case isHello:
-		return r.seen, ours, nil
+		return r.seen, telemetry.DetectedTLS, nil
 	case errors.Is(r.err, os.ErrDeadlineExceeded):
-		return nil, false, errHalfHello // an app would make nothing of half a hello either
+		return nil, telemetry.DetectionFailed, errHalfHello // an app would make nothing of half a hello either
 	case r.err != nil && !errors.Is(r.err, io.EOF):
-		return nil, false, r.err
+		return nil, telemetry.DetectionFailed, r.err
 	}
-	return r.seen, false, nil
+	return r.seen, telemetry.DetectedPlaintext, nil
 }
 
 // parseHello lets crypto/tls read the hello, in whatever pieces it comes, and stops there.

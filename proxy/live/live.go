@@ -23,16 +23,25 @@ type Registry struct {
 	ended   error // why no connection may be added any more
 }
 
+// Session is what carries the data of a connection.
+type Session interface {
+	// Abort ends the session. The registry calls it at most once, in any goroutine.
+	Abort(reason string, err error)
+	// Vanished is an error if one of the peers has not acknowledged for long what was sent to it: its node died, or the network between broke.
+	Vanished() error
+}
+
 // Entry is one registered connection.
 type Entry struct {
 	registry *Registry
 	judge    Judge
-	abort    func(reason string, err error)
+	session  Session
 }
 
 // Reasons with which connections are aborted.
 const (
 	NoLongerAccepted = "no_longer_accepted" // by a new generation, or since a certificate expired
+	PeerVanished     = "peer_vanished"      // what was sent is not acknowledged
 	ShutDown         = "shut_down"          // the drain timeout is over
 )
 
@@ -40,9 +49,9 @@ const (
 func New() *Registry { return &Registry{entries: map[*Entry]struct{}{}} }
 
 // Add registers a connection that was accepted under snapshot. When a newer one arrived since, it judges at once: no connection can
-// slip between two generations. Abort is called at most once, in any goroutine.
-func (r *Registry) Add(snapshot *identity.Snapshot, judge Judge, abort func(reason string, err error)) *Entry {
-	e := &Entry{registry: r, judge: judge, abort: abort}
+// slip between two generations.
+func (r *Registry) Add(snapshot *identity.Snapshot, judge Judge, session Session) *Entry {
+	e := &Entry{registry: r, judge: judge, session: session}
 	r.mu.Lock()
 	r.entries[e] = struct{}{}
 	newest, ended := r.current, r.ended
@@ -79,7 +88,7 @@ func (e *Entry) end(reason string, err error) {
 	delete(e.registry.entries, e)
 	e.registry.mu.Unlock()
 	if registered {
-		e.abort(reason, err)
+		e.session.Abort(reason, err)
 	}
 }
 
@@ -119,21 +128,42 @@ func (r *Registry) Len() int {
 	return len(r.entries)
 }
 
-// Run judges every connection once per interval until ctx ends, since certificates expire between generations.
-func (r *Registry) Run(ctx context.Context, interval time.Duration) {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
+// Intervals of Run.
+type Intervals struct {
+	Judge  time.Duration // certificates expire between generations
+	Vanish time.Duration // between two looks for peers that have vanished
+}
+
+// Run looks after the connections at these intervals until ctx ends.
+func (r *Registry) Run(ctx context.Context, every Intervals) {
+	judge, vanish := time.NewTicker(every.Judge), time.NewTicker(every.Vanish)
+	defer judge.Stop()
+	defer vanish.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
-			r.mu.Lock()
-			s := r.current
-			r.mu.Unlock()
-			if s != nil {
-				r.Reconsider(s)
-			}
+		case <-judge.C:
+			r.judgeAll()
+		case <-vanish.C:
+			r.endVanished()
+		}
+	}
+}
+
+func (r *Registry) judgeAll() {
+	r.mu.Lock()
+	s := r.current
+	r.mu.Unlock()
+	if s != nil {
+		r.Reconsider(s)
+	}
+}
+
+func (r *Registry) endVanished() {
+	for _, e := range r.all() {
+		if err := e.session.Vanished(); err != nil {
+			e.end(PeerVanished, err)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package live_test
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,11 +19,26 @@ func acceptBelow(limit uint64) live.Judge {
 	}
 }
 
+// session is a connection without data.
+type session struct {
+	abort    func(reason string)
+	vanished atomic.Bool
+}
+
+func (s *session) Abort(reason string, _ error) { s.abort(reason) }
+
+func (s *session) Vanished() error {
+	if s.vanished.Load() {
+		return errors.New("no answer")
+	}
+	return nil
+}
+
 func TestReconsider(t *testing.T) {
 	r := live.New()
 	var aborted []string
 	add := func(name string, from, limit uint64) *live.Entry {
-		return r.Add(&identity.Snapshot{Number: from}, acceptBelow(limit), func(reason string, _ error) { aborted = append(aborted, name+" "+reason) })
+		return r.Add(&identity.Snapshot{Number: from}, acceptBelow(limit), &session{abort: func(reason string) { aborted = append(aborted, name+" "+reason) }})
 	}
 	add("a", 1, 2)
 	b := add("b", 1, 9)
@@ -60,8 +76,8 @@ func TestRun(t *testing.T) {
 		default:
 			return nil
 		}
-	}, func(reason string, _ error) { aborted <- reason })
-	go r.Run(t.Context(), time.Millisecond)
+	}, &session{abort: func(reason string) { aborted <- reason }})
+	go r.Run(t.Context(), live.Intervals{Judge: time.Millisecond, Vanish: time.Hour})
 	time.Sleep(10 * time.Millisecond)
 	if r.Len() != 1 {
 		t.Fatal("aborted too early")
@@ -71,5 +87,25 @@ func TestRun(t *testing.T) {
 	case <-aborted:
 	case <-time.After(5 * time.Second):
 		t.Error("not aborted")
+	}
+}
+
+// TestVanished: a connection whose peer is gone ends by itself, another does not.
+func TestVanished(t *testing.T) {
+	r := live.New()
+	ended := make(chan string, 2)
+	gone, there := &session{abort: func(reason string) { ended <- reason }}, &session{abort: func(string) { t.Error("the wrong one was ended") }}
+	for _, s := range []*session{gone, there} {
+		r.Add(&identity.Snapshot{Number: 1}, acceptBelow(2), s)
+	}
+	go r.Run(t.Context(), live.Intervals{Judge: time.Hour, Vanish: time.Millisecond})
+	gone.vanished.Store(true)
+	select {
+	case reason := <-ended:
+		if reason != live.PeerVanished || r.Len() != 1 {
+			t.Errorf("ended as %s, %d left", reason, r.Len())
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("not ended")
 	}
 }

@@ -61,6 +61,7 @@ func New(c Config) *Server {
 	s := &Server{Config: c}
 	s.listen = listen.Server{Listeners: c.Listeners, Slots: []listen.Slots{listen.NewSlots(c.MaxConnections)}, Handle: s.handle,
 		OnError: c.Telemetry.AcceptFailed}
+	c.Telemetry.Limit(telemetry.Outbound, c.MaxConnections)
 	return s
 }
 
@@ -97,7 +98,7 @@ func (s *Server) serve(app *net.TCPConn, record *telemetry.Connection) *refusal 
 	ctx, cancel := context.WithTimeout(context.Background(), resolveTimeout)
 	defer cancel()
 	d, facts := s.Resolver.Resolve(ctx, snapshot.Mesh, dst)
-	record.Host = d.Host
+	record.Self, record.Service = snapshot.ID.String(), d.Host
 	judge := s.plaintextJudge(dst, facts)
 	switch d.Kind {
 	case resolve.Mesh:
@@ -106,7 +107,11 @@ func (s *Server) serve(app *net.TCPConn, record *telemetry.Connection) *refusal 
 		if err := judge(snapshot); err != nil {
 			return &refusal{"unknown_destination", err}
 		}
-		return s.servePlaintext(app, record, snapshot, judge)
+		security := telemetry.Plaintext
+		if d.Kind == resolve.Unknown {
+			security = telemetry.Passthrough
+		}
+		return s.servePlaintext(app, record, snapshot, judge, security)
 	}
 	return &refusal{"destination", errors.New(d.Reason)}
 }
@@ -129,12 +134,12 @@ func (s *Server) plaintextJudge(dst netip.AddrPort, facts resolve.Facts) live.Ju
 	}
 }
 
-func (s *Server) servePlaintext(app *net.TCPConn, record *telemetry.Connection, snapshot *identity.Snapshot, judge live.Judge) *refusal {
+func (s *Server) servePlaintext(app *net.TCPConn, record *telemetry.Connection, snapshot *identity.Snapshot, judge live.Judge, security telemetry.Security) *refusal {
 	target, err := listen.DialTCP(context.Background(), listen.Dialer(ConnectTimeout), record.Destination)
 	if err != nil {
 		return &refusal{"connect", err}
 	}
-	record.Open(telemetry.Plaintext)
+	record.Open(security)
 	s.relay(relay.Plain(app), relay.Plain(target), record, snapshot, judge)
 	return nil
 }
@@ -198,7 +203,7 @@ func (s *Server) meshJudge(m meshDestination, chain []*x509.Certificate) live.Ju
 
 func (s *Server) relay(app, target *relay.Side, record *telemetry.Connection, snapshot *identity.Snapshot, judge live.Judge) {
 	session := relay.New(app, target, relay.Options{Idle: s.Idle, Received: record.Received, Sent: record.Sent})
-	entry := s.Live.Add(snapshot, judge, session.Abort)
+	entry := s.Live.Add(snapshot, judge, session)
 	result := session.Run()
 	entry.Done()
 	record.Close(result.Received, result.Sent, result.Reason, result.Err)

@@ -22,6 +22,9 @@ const (
 	WrongPort          Reason = "wrong_port"           // a rule names the peer, but not for this port
 )
 
+// Reasons are all reasons of a denial.
+var Reasons = []Reason{ForeignTrustDomain, NoPolicy, NoRule, WrongPort}
+
 // Request is one connection to be judged. Peer is an identity that TLS has proved; Port is the container's.
 type Request struct {
 	Peer, Local spiffeid.ID

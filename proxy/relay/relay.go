@@ -3,6 +3,7 @@ package relay
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/meshless-dev/meshless/proxy/listen"
 )
 
 // Reasons why a relayed connection ended. Abort may give others.
@@ -69,6 +72,16 @@ func (s *Session) Abort(reason string, err error) {
 		s.opener.abort()
 		s.target.abort()
 	})
+}
+
+// Vanished tells whether a side has not acknowledged for long what was sent to it.
+func (s *Session) Vanished() error {
+	for _, side := range []*Side{s.opener, s.target} {
+		if listen.Vanished(side.tcp) {
+			return fmt.Errorf("%s has acknowledged nothing for about a minute", side.tcp.RemoteAddr())
+		}
+	}
+	return nil
 }
 
 // Run relays until both directions have ended, and closes both sides.

@@ -3,16 +3,16 @@
 package telemetry
 
 import (
-	"context"
 	"log/slog"
-	"net/netip"
-	"time"
+	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/svid"
 	"github.com/meshless-dev/meshless/proxy/identity"
+	"github.com/meshless-dev/meshless/proxy/policy"
 )
 
 // Direction is a side of the proxy.
@@ -29,8 +29,21 @@ type Security string
 
 // The kinds of security.
 const (
-	MutualTLS Security = "mutual_tls"
-	Plaintext Security = "plaintext"
+	MutualTLS   Security = "mutual_tls"
+	Plaintext   Security = "plaintext"   // to or from a member of the mesh, on a port that takes it
+	Passthrough Security = "passthrough" // to a destination outside the mesh
+)
+
+// Detection is what arrived on a port that takes plaintext beside mutual TLS.
+type Detection string
+
+// The detections.
+const (
+	DetectedMutualTLS Detection = "mutual_tls" // a hello with our ALPN
+	DetectedTLS       Detection = "tls"        // another hello: the app's own TLS, passed on
+	DetectedPlaintext Detection = "plaintext"
+	DetectedQuiet     Detection = "quiet" // nothing: the server speaks first
+	DetectionFailed   Detection = "failed"
 )
 
 // Telemetry is shared by all parts of a proxy. Make it with New.
@@ -39,53 +52,88 @@ type Telemetry struct {
 	Registry *prometheus.Registry
 
 	opened, closed, refused, handshakeFailures *prometheus.CounterVec
-	open                                       *prometheus.GaugeVec
 	sent, received                             *prometheus.CounterVec
-	denials, lookups                           *prometheus.CounterVec
+	denials, detections, lookups               *prometheus.CounterVec
+	open, limit, caNotAfter                    *prometheus.GaugeVec
 	handshakes                                 *prometheus.HistogramVec
 	reloadFailures, acceptErrors               prometheus.Counter
-	generation, leafNotAfter                   prometheus.Gauge
-	caNotAfter                                 *prometheus.GaugeVec
+	generation, reloadFailing                  prometheus.Gauge
+	leafNotBefore, leafNotAfter                prometheus.Gauge
 }
 
 // New makes a registry of its own, with the metrics of the Go runtime and of the process.
 func New(log *slog.Logger) *Telemetry {
 	t := &Telemetry{Log: log, Registry: prometheus.NewRegistry()}
-	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meshless_" + name, Help: help}, labels)
-	}
-	gauge := func(name, help string) prometheus.Gauge {
-		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "meshless_" + name, Help: help})
-	}
-	t.opened = counter("connections_opened_total", "Connections that began to carry data.", "direction", "security")
-	t.closed = counter("connections_closed_total", "Connections that carried data and ended.", "direction", "security", "reason")
-	t.refused = counter("connections_refused_total", "Connections that ended before they carried data.", "direction", "reason")
-	t.handshakeFailures = counter("handshake_failures_total", "TLS handshakes that failed, by the reason of the verifier.", "direction", "reason")
-	t.denials = counter("denials_total", "Verified peers that the policy denied.", "reason")
-	t.lookups = counter("dns_lookups_total", "Addresses looked up in DNS, by result.", "result")
-	t.sent = counter("sent_bytes_total", "Bytes that went to the one who opened the connection.", "direction", "security")
-	t.received = counter("received_bytes_total", "Bytes that came from the one who opened the connection.", "direction", "security")
-	t.open = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "meshless_connections_open", Help: "Connections that carry data now."},
-		[]string{"direction", "security"})
+	t.makeConnections()
+	t.makeFiles()
+	build := t.gauge("build_info", "Always 1.", "version")
+	build.WithLabelValues(contract.Version).Set(1)
+	t.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	t.begin()
+	return t
+}
+
+func (t *Telemetry) counter(name, help string, labels ...string) *prometheus.CounterVec {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meshless_" + name, Help: help}, labels)
+	t.Registry.MustRegister(v)
+	return v
+}
+
+func (t *Telemetry) gauge(name, help string, labels ...string) *prometheus.GaugeVec {
+	v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "meshless_" + name, Help: help}, labels)
+	t.Registry.MustRegister(v)
+	return v
+}
+
+func (t *Telemetry) makeConnections() {
+	t.opened = t.counter("connections_opened_total", "Connections that began to carry data.", "direction", "security")
+	t.closed = t.counter("connections_closed_total", "Connections that carried data and ended.", "direction", "security", "reason")
+	t.refused = t.counter("connections_refused_total", "Connections that ended before they carried data.", "direction", "reason")
+	t.handshakeFailures = t.counter("handshake_failures_total", "TLS handshakes that failed, by the reason of the verifier.", "direction", "reason")
+	t.denials = t.counter("denials_total", "Verified peers that the policy denied, or with a dry run would have denied.", "reason", "enforced")
+	t.detections = t.counter("detections_total", "What arrived on ports that take plaintext beside mutual TLS.", "result")
+	t.lookups = t.counter("dns_lookups_total", "Addresses looked up in DNS, by result.", "result")
+	t.sent = t.counter("sent_bytes_total", "Bytes that went to the one who opened the connection.", "direction", "security")
+	t.received = t.counter("received_bytes_total", "Bytes that came from the one who opened the connection.", "direction", "security")
+	t.open = t.gauge("connections_open", "Connections that carry data now.", "direction", "security")
+	t.limit = t.gauge("connections_limit", "Connections that may be there at once; what is beyond waits in the kernel's queue.", "direction")
 	t.handshakes = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "meshless_handshake_seconds", Help: "Duration of completed TLS handshakes.",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5}}, []string{"direction"})
-	t.caNotAfter = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "meshless_ca_not_after_timestamp_seconds",
-		Help: "When the authority of the bundle that expires soonest, or latest, does so."}, []string{"which"})
-	t.reloadFailures = prometheus.NewCounter(prometheus.CounterOpts{Name: "meshless_reload_failures_total", Help: "Generations of files that were refused."})
-	t.acceptErrors = prometheus.NewCounter(prometheus.CounterOpts{Name: "meshless_accept_errors_total", Help: "Failed accepts, such as for lack of file descriptors."})
-	t.generation = gauge("generation", "Number of the generation of files in use, 0 before the first.")
-	t.leafNotAfter = gauge("leaf_not_after_timestamp_seconds", "When the certificate in use expires.")
-	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "meshless_build_info", Help: "Always 1.", ConstLabels: prometheus.Labels{"version": contract.Version}})
-	build.Set(1)
-	t.Registry.MustRegister(t.opened, t.closed, t.refused, t.handshakeFailures, t.denials, t.lookups, t.sent, t.received, t.open, t.handshakes,
-		t.caNotAfter, t.reloadFailures, t.acceptErrors, t.generation, t.leafNotAfter, build,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return t
+	t.acceptErrors = t.counter("accept_errors_total", "Failed accepts, such as for lack of file descriptors.").WithLabelValues()
+	t.Registry.MustRegister(t.handshakes)
+}
+
+func (t *Telemetry) makeFiles() {
+	t.generation = t.gauge("generation", "Number of the generation of files in use, 0 before the first.").WithLabelValues()
+	t.reloadFailures = t.counter("reload_failures_total", "Generations of files that were refused.").WithLabelValues()
+	t.reloadFailing = t.gauge("reload_failing", "1 while the newest generation of files is refused and the last good one is in use.").WithLabelValues()
+	t.leafNotBefore = t.gauge("leaf_not_before_timestamp_seconds", "From when the certificate in use is valid.").WithLabelValues()
+	t.leafNotAfter = t.gauge("leaf_not_after_timestamp_seconds", "When the certificate in use expires.").WithLabelValues()
+	t.caNotAfter = t.gauge("ca_not_after_timestamp_seconds", "When the authority of the bundle that expires soonest, or latest, does so.", "which")
+}
+
+// begin lets the series that alerts look at start at 0: a series that appears with its first count has no increase that anyone can see.
+func (t *Telemetry) begin() {
+	for _, d := range []Direction{Inbound, Outbound} {
+		for _, reason := range handshakeReasons {
+			t.handshakeFailures.WithLabelValues(string(d), reason)
+		}
+	}
+	for _, reason := range policy.Reasons {
+		for _, enforced := range []bool{true, false} {
+			t.denials.WithLabelValues(string(reason), strconv.FormatBool(enforced))
+		}
+	}
+	for _, result := range []Detection{DetectedMutualTLS, DetectedTLS, DetectedPlaintext, DetectedQuiet, DetectionFailed} {
+		t.detections.WithLabelValues(string(result))
+	}
 }
 
 // Generation records the generation in use.
 func (t *Telemetry) Generation(s *identity.Snapshot) {
 	t.generation.Set(float64(s.Number))
+	t.reloadFailing.Set(0)
+	t.leafNotBefore.Set(float64(s.Leaf.NotBefore.Unix()))
 	t.leafNotAfter.Set(float64(s.Leaf.NotAfter.Unix()))
 	soonest, latest := s.Bundle.Authorities()[0].NotAfter, s.Bundle.Authorities()[0].NotAfter
 	for _, ca := range s.Bundle.Authorities() {
@@ -101,7 +149,15 @@ func (t *Telemetry) Generation(s *identity.Snapshot) {
 }
 
 // ReloadFailed counts a refused generation.
-func (t *Telemetry) ReloadFailed() { t.reloadFailures.Inc() }
+func (t *Telemetry) ReloadFailed() {
+	t.reloadFailures.Inc()
+	t.reloadFailing.Set(1)
+}
+
+// Limit records how many connections a direction takes at once.
+func (t *Telemetry) Limit(d Direction, connections int) {
+	t.limit.WithLabelValues(string(d)).Set(float64(connections))
+}
 
 // AcceptFailed counts and logs a failed accept.
 func (t *Telemetry) AcceptFailed(err error) {
@@ -112,62 +168,11 @@ func (t *Telemetry) AcceptFailed(err error) {
 // Lookup counts a DNS lookup.
 func (t *Telemetry) Lookup(result string) { t.lookups.WithLabelValues(result).Inc() }
 
-// Connection is one connection for the access log. Source is who opened it, Destination where it goes.
-type Connection struct {
-	Direction           Direction
-	Source, Destination netip.AddrPort
-	Host                string // the Service, where known
-	Peer                string // SPIFFE ID; only if TLS proved it
-	Security            Security
-	Start               time.Time
-	t                   *Telemetry
-	received, sent      prometheus.Counter
-}
+// Detected counts what arrived on a port that takes plaintext beside mutual TLS.
+func (t *Telemetry) Detected(d Detection) { t.detections.WithLabelValues(string(d)).Inc() }
 
-// Begin is a connection that has just been accepted.
-func (t *Telemetry) Begin(d Direction, source netip.AddrPort) *Connection {
-	return &Connection{Direction: d, Source: netip.AddrPortFrom(source.Addr().Unmap(), source.Port()), Start: time.Now(), t: t}
-}
-
-// Open records that the connection begins to carry data.
-func (c *Connection) Open(s Security) {
-	c.Security = s
-	direction, security := string(c.Direction), string(s)
-	c.t.opened.WithLabelValues(direction, security).Inc()
-	c.t.open.WithLabelValues(direction, security).Inc()
-	c.received, c.sent = c.t.received.WithLabelValues(direction, security), c.t.sent.WithLabelValues(direction, security)
-}
-
-// Received counts bytes from the one who opened the connection, after Open.
-func (c *Connection) Received(n int64) { c.received.Add(float64(n)) }
-
-// Sent counts bytes to the one who opened the connection, after Open.
-func (c *Connection) Sent(n int64) { c.sent.Add(float64(n)) }
-
-// Close records the end of a connection after Open. Reason is of a small closed set; err is for the log and may be nil.
-func (c *Connection) Close(received, sent int64, reason string, err error) {
-	c.t.closed.WithLabelValues(string(c.Direction), string(c.Security), reason).Inc()
-	c.t.open.WithLabelValues(string(c.Direction), string(c.Security)).Dec()
-	c.log(slog.LevelInfo, "connection closed", reason, err, "security", string(c.Security), "bytes_received", received, "bytes_sent", sent)
-}
-
-// Refuse records the end of a connection that never carried data. Reason is of a small closed set.
-func (c *Connection) Refuse(reason string, err error) {
-	c.t.refused.WithLabelValues(string(c.Direction), reason).Inc()
-	c.log(slog.LevelWarn, "connection refused", reason, err)
-}
-
-func (c *Connection) log(level slog.Level, message, reason string, err error, more ...any) {
-	args := []any{"direction", string(c.Direction), "src", c.Source.String(), "dst", c.Destination.String(), "host", c.Host, "peer", c.Peer,
-		"duration_ms", time.Since(c.Start).Milliseconds(), "reason", reason}
-	args = append(args, more...)
-	if err != nil {
-		args = append(args, "error", err.Error())
-	}
-	c.t.Log.Log(context.Background(), level, message, args...)
-}
-
-// HandshakeDone records how long a completed handshake took.
-func (c *Connection) HandshakeDone(began time.Time) {
-	c.t.handshakes.WithLabelValues(string(c.Direction)).Observe(time.Since(began).Seconds())
+// handshakeReasons are all values of the label reason of handshake failures.
+var handshakeReasons = []string{
+	string(svid.NoCertificate), string(svid.Malformed), string(svid.NotYetValid), string(svid.Expired), string(svid.UnknownAuthority), string(svid.WrongUsage),
+	string(svid.NotAnSVID), string(svid.WrongTrustDomain), string(svid.Revoked), reasonTimeout, reasonAlert, reasonEnded, reasonProtocol, reasonIdentity,
 }

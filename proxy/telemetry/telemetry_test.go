@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/meshless-dev/meshless/internal/svid"
@@ -50,14 +51,14 @@ func TestConnection(t *testing.T) {
 	tele := New(slog.New(slog.NewJSONHandler(&out, nil)))
 	denied := tele.Begin(Inbound, netip.MustParseAddrPort("[::ffff:10.0.0.1]:5000"))
 	denied.HandshakeFailed(&policy.Denial{Reason: policy.NoRule})
-	if got := testutil.ToFloat64(tele.denials.WithLabelValues("no_rule")); got != 1 {
+	if got := testutil.ToFloat64(tele.denials.WithLabelValues("no_rule", "true")); got != 1 {
 		t.Errorf("%v denials", got)
 	}
-	if got := testutil.CollectAndCount(tele.handshakeFailures); got != 0 {
+	if got := sum(t, tele.handshakeFailures); got != 0 {
 		t.Error("a denial counts as a failed handshake")
 	}
 	c := tele.Begin(Outbound, netip.MustParseAddrPort("10.0.0.2:5000"))
-	c.Host = "web"
+	c.Service, c.Self, c.Peer = "web", "spiffe://td/client", "spiffe://td/server"
 	c.Open(MutualTLS)
 	if got := testutil.ToFloat64(tele.open.WithLabelValues("outbound", "mutual_tls")); got != 1 {
 		t.Errorf("%v open", got)
@@ -68,9 +69,68 @@ func TestConnection(t *testing.T) {
 	if got := testutil.ToFloat64(tele.open.WithLabelValues("outbound", "mutual_tls")); got != 0 {
 		t.Errorf("%v open after the end", got)
 	}
-	for _, want := range []string{`"src":"10.0.0.1:5000"`, `"reason":"denied"`, `"host":"web"`, `"bytes_received":10,"bytes_sent":20`} {
+	for _, want := range []string{`"src":"10.0.0.1:5000"`, `"reason":"denied"`, `"service":"web"`, `"src_identity":"spiffe://td/client"`, `"dst_identity":"spiffe://td/server"`, `"bytes_received":10,"bytes_sent":20`} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("log lacks %s:\n%s", want, out.String())
 		}
+	}
+}
+
+// sum adds up all series.
+func sum(t *testing.T, c prometheus.Collector) (total float64) {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(c)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			total += m.GetCounter().GetValue()
+		}
+	}
+	return total
+}
+
+// TestSeriesBeginAtZero: an alert on an increase sees the first failure only if the series was there before.
+func TestSeriesBeginAtZero(t *testing.T) {
+	tele := New(slog.New(slog.DiscardHandler))
+	for name, want := range map[string]int{
+		"meshless_handshake_failures_total": 2 * len(handshakeReasons), "meshless_denials_total": 2 * len(policy.Reasons), "meshless_detections_total": 5,
+		"meshless_accept_errors_total": 1, "meshless_reload_failures_total": 1, "meshless_reload_failing": 1,
+	} {
+		if got, err := testutil.GatherAndCount(tele.Registry, name); err != nil || got != want {
+			t.Errorf("%s has %d series (%v), want %d", name, got, err, want)
+		}
+	}
+}
+
+// TestHints: who is paged is told where to look, for every failure that an operator can cause.
+func TestHints(t *testing.T) {
+	for _, d := range []Direction{Inbound, Outbound} {
+		for _, reason := range []string{reasonTimeout, reasonEnded, reasonProtocol, reasonAlert, "unknown_authority", "expired", "not_yet_valid", "revoked", "connect", "alert"} {
+			if hints[d][reason] == "" {
+				t.Errorf("%s %s has no hint", d, reason)
+			}
+		}
+	}
+	var out bytes.Buffer
+	tele := New(slog.New(slog.NewJSONHandler(&out, nil)))
+	tele.Begin(Outbound, netip.MustParseAddrPort("10.0.0.2:5000")).HandshakeFailed(io.EOF)
+	if !strings.Contains(out.String(), `"hint":"the server closed during the handshake: is it outside the mesh`) {
+		t.Errorf("log has no hint: %s", out.String())
+	}
+}
+
+func TestDryRunDenial(t *testing.T) {
+	var out bytes.Buffer
+	tele := New(slog.New(slog.NewJSONHandler(&out, nil)))
+	tele.Begin(Inbound, netip.MustParseAddrPort("10.0.0.2:5000")).Denied(&policy.Denial{Reason: policy.NoRule}, false)
+	if got := testutil.ToFloat64(tele.denials.WithLabelValues("no_rule", "false")); got != 1 {
+		t.Errorf("%v denials of the dry run", got)
+	}
+	if !strings.Contains(out.String(), `"msg":"connection would be denied"`) {
+		t.Errorf("log: %s", out.String())
 	}
 }
