@@ -150,10 +150,17 @@ func (p *pod) scrape(t testing.TB) string {
 	return ""
 }
 
-// wantMetric waits until the metrics have a line that begins so.
+// wantMetric waits until the metrics have a line that begins so. A series that counts nothing yet is none.
 func (p *pod) wantMetric(t testing.TB, line string) {
 	t.Helper()
-	eventually(t, line, func() bool { return strings.Contains("\n"+p.scrape(t), "\n"+line) })
+	eventually(t, line, func() bool {
+		for got := range strings.Lines(p.scrape(t)) {
+			if strings.HasPrefix(got, line) && !strings.HasSuffix(got, " 0\n") {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // startApp serves connections with handle until the test ends.

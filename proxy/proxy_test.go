@@ -193,7 +193,7 @@ func TestPolicy(t *testing.T) {
 	if err := exchange(m.client.outboundAddr(), "hello"); err == nil {
 		t.Error("round trip succeeded against the policy")
 	}
-	m.server.wantMetric(t, `meshless_denials_total{reason="no_rule"} 1`)
+	m.server.wantMetric(t, `meshless_denials_total{enforced="true",reason="no_rule"} 1`)
 }
 
 // TestGenerations is renewal, revocation and a change of policy while connections live.
