@@ -36,6 +36,7 @@ type pod struct {
 	*proxy
 	dir    string
 	logs   *logBuffer
+	level  *slog.LevelVar
 	target atomic.Pointer[netip.AddrPort] // what the app of this pod dials next
 	stop   func()
 	done   chan error // what serve returned; closed after that
@@ -71,16 +72,15 @@ func mustListen(t testing.TB, ip string) net.Listener {
 // startPod starts a proxy on ip whose app listens on app, and waits until it is ready if there is something to be ready with.
 func startPod(t testing.TB, ip string, app netip.AddrPort, files proxytest.Files) *pod {
 	t.Helper()
-	p := &pod{dir: t.TempDir(), logs: &logBuffer{}}
+	p := &pod{dir: t.TempDir(), logs: &logBuffer{}, level: new(slog.LevelVar)}
 	if files != nil {
 		files.Publish(t, p.dir)
 	}
 	l := listeners{outbound: []net.Listener{mustListen(t, ip)}, inbound: mustListen(t, ip), metrics: mustListen(t, ip), health: mustListen(t, ip), local: mustListen(t, ip)}
 	inboundPort := listen.AddrPort(l.inbound.Addr()).Port()
 	p.dials(netip.AddrPort{})
-	level := new(slog.LevelVar)
 	p.proxy = newProxy(setup{
-		args: contract.ProxyArgs{Directory: p.dir, DrainTimeout: 2 * time.Second}, log: slog.New(slog.NewJSONHandler(p.logs, &slog.HandlerOptions{Level: level})), level: level, listeners: l,
+		args: contract.ProxyArgs{Directory: p.dir, DrainTimeout: 2 * time.Second}, log: slog.New(slog.NewJSONHandler(p.logs, &slog.HandlerOptions{Level: p.level})), level: p.level, listeners: l,
 		original: func(c *net.TCPConn) (netip.AddrPort, error) {
 			if listen.AddrPort(c.LocalAddr()).Port() == inboundPort {
 				return app, nil
