@@ -18,7 +18,7 @@ var sources = []string{"../api", "../certs", "../cli", "../controlplane", "../in
 
 // formatAt is which argument of a call is the format of a message. A closure takes the format first, where the method that it stands for has object and field before.
 var formatAt = map[string]int{
-	".Error": 2, ".Warn": 2, ".fail": 1, "fail": 0, "wrong": 0, "fmt.Errorf": 0, "errors.New": 0,
+	".Error": 2, ".Warn": 2, ".fail": 1, ".warn": 0, "fail": 0, "wrong": 0, "fmt.Errorf": 0, "errors.New": 0,
 }
 
 var verb = regexp.MustCompile(`%(\[\d\])?[a-z]`)

@@ -198,6 +198,7 @@ func (b *builder) admitAll() {
 			continue
 		}
 		rules, named := policies[key(n.Namespace, n.Identity)]
+		n.DryRun = b.meshes[n.Namespace].Inbound.DryRun
 		switch {
 		case named && len(rules) > 0:
 			n.Access = ByPolicy
@@ -226,8 +227,12 @@ func (b *builder) admit(to *Node, rules []contract.Rule) {
 	}
 }
 
-// matching are the IDs of the nodes whose SPIFFE ID a pattern matches. Most patterns are plain identities and are looked up.
+// matching are the IDs of the nodes whose SPIFFE ID a pattern matches. Most patterns are plain identities and are looked up; that of every workload is a node, since
+// an edge from each would hide what is said.
 func (b *builder) matching(pattern string) []string {
+	if pattern == model.AnyMember(b.graph.TrustDomain) {
+		return nil
+	}
 	if !strings.Contains(pattern, "*") {
 		return b.byID[pattern]
 	}
@@ -261,6 +266,8 @@ func (b *builder) finish() {
 		switch {
 		case e.From == AnyMeshID:
 			special[e.From] = Node{ID: e.From, Class: AnyMesh, Name: "any identity of the mesh", Identity: "spiffe://" + b.graph.TrustDomain}
+		case e.From == model.AnyMember(b.graph.TrustDomain):
+			special[e.From] = Node{ID: e.From, Class: Identity, Name: "every workload of the mesh", Identity: e.From}
 		case !b.seen[e.From]:
 			special[e.From] = Node{ID: e.From, Class: Identity, Name: strings.TrimPrefix(e.From, "spiffe://"+b.graph.TrustDomain+"/"), Identity: e.From}
 		}

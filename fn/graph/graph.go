@@ -18,7 +18,7 @@ const (
 	Outside  Class = "Outside"  // a workload without one: what it sends and receives is plaintext
 	External Class = "External" // a Service that leads to no workload of the input: ExternalName, or without a selector
 	AnyMesh  Class = "AnyMesh"  // every identity of the trust domain
-	Identity Class = "Identity" // an identity, or a pattern of them, that a policy allows and that no workload of the input has
+	Identity Class = "Identity" // an identity, or a pattern of them, that a policy allows and that no workload of the input has; or the pattern of all of the mesh
 	Anywhere Class = "Anywhere" // all destinations outside of the mesh
 	group    Class = "Group"    // every workload of a namespace; only in pictures, see view
 )
@@ -61,6 +61,7 @@ type Node struct {
 	Identity        string         `json:"identity,omitempty"` // SPIFFE ID
 	Services        []Service      `json:"services,omitempty"` // that front it
 	Access          Access         `json:"access,omitempty"`   // of a Mesh node
+	DryRun          bool           `json:"dryRun,omitempty"`   // whom Access and edges leave out is let in all the same (spec.authorization.mode: DryRun)
 	PermissivePorts string         `json:"permissivePorts,omitempty"`
 	PlaintextPorts  contract.Ports `json:"plaintextPorts,omitempty"` // bypass the proxy: in the clear, from anyone
 }

@@ -147,6 +147,9 @@ func (v *view) facts(n Node) []fact {
 	case n.Access == Nobody:
 		add("plain", "lets no identity in")
 	}
+	if n.DryRun && n.Access != ByDefault {
+		add("warn", "dry run: nobody is denied")
+	}
 	switch {
 	case n.PermissivePorts == AllPorts:
 		add("warn", "plaintext accepted: any port")

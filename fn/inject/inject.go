@@ -35,7 +35,8 @@ func Apply(m *model.Model, w *model.Workload, r *report.Report) error {
 	if err != nil {
 		return err
 	}
-	workload := contract.Workload{SPIFFEID: w.ID.String(), PermissivePorts: w.Overrides.PermissivePorts, Handlers: handlers}
+	workload := contract.Workload{SPIFFEID: w.ID.String(), PermissivePorts: w.Overrides.PermissivePorts,
+		ProxyProtocolPorts: w.Overrides.ProxyProtocolPorts, Handlers: handlers}
 	annotation, err := workload.Marshal()
 	if err != nil {
 		return err
@@ -94,6 +95,9 @@ func proxyContainer(m *model.Model, w *model.Workload) *yaml.Node {
 	if args := proxyArgs(m, w).Args(); len(args) > 0 {
 		add("args", args)
 	}
+	if m.Spec.Proxy.FIPS140 {
+		add("env", node.List(node.Object("name", contract.FIPSVariable, "value", contract.FIPSValue)))
+	}
 	if !native {
 		add("lifecycle", hooks(w))
 	}
@@ -124,7 +128,7 @@ func proxyContainer(m *model.Model, w *model.Workload) *yaml.Node {
 }
 
 func proxyArgs(m *model.Model, w *model.Workload) contract.ProxyArgs {
-	a := contract.ProxyArgs{LogLevel: m.Spec.Proxy.LogLevel, DrainTimeout: drainTimeout(w)}
+	a := contract.ProxyArgs{LogLevel: m.Spec.Proxy.LogLevel, DrainTimeout: drainTimeout(w), Pprof: w.Overrides.Pprof}
 	if w.Overrides.LogLevel != "" {
 		a.LogLevel = w.Overrides.LogLevel
 	}

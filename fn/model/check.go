@@ -36,6 +36,10 @@ func (m *Model) checkPod(w *Workload, r *report.Report) {
 			r.Error(w.Object, w.Field("metadata"), "%s: %s asks another mesh for its sidecar; remove it", key, want)
 		}
 	}
+	if both := contract.IntersectPorts(w.Overrides.ProxyProtocolPorts, m.ExcludedInbound(w)); len(both) > 0 {
+		r.Error(w.Object, w.Field("metadata.annotations["+contract.ProxyProtocolPortsAnnotation+"]"), "port %s never passes the proxy, which would write the header: it is excluded (%s, or "+
+			"spec.inbound.excludePorts of the config). Take it out of one of the two", both, contract.ExcludeInboundPortsAnnotation)
+	}
 	m.checkContainers(w, "spec.initContainers", w.Pod.Spec.InitContainers, r)
 	m.checkContainers(w, "spec.containers", w.Pod.Spec.Containers, r)
 	for i, v := range w.Pod.Spec.Volumes {

@@ -7,29 +7,38 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/contract"
 )
 
 // Meshes are the mesh maps, one for each namespace of the mesh: every Service of the mesh, since any may be called, and the policies of
-// the namespace's own workloads.
+// the namespace's own workloads. What the config's rules and the NetworkPolicies allow adds up.
 func (m *Model) Meshes(r *report.Report) map[string]*contract.Mesh {
 	var services []contract.Service
 	for _, s := range m.Services {
 		services = append(services, m.meshService(s, r))
 	}
 	m.checkRules(r)
+	if m.Spec.Authorization.Mode == v1alpha1.AuthorizationDryRun {
+		r.Warn(report.Object{}, "spec.authorization.mode", "is DryRun: whoever no rule allows is logged, counted and let in. Set it to Enforce once the log names nobody who belongs in")
+	}
+	network := m.networkRules(r)
 	meshes := map[string]*contract.Mesh{}
 	for _, namespace := range m.Namespaces() {
 		meshes[namespace] = &contract.Mesh{
 			APIVersion: contract.APIVersion, Kind: "Mesh", TrustDomain: m.Spec.TrustDomain, ClusterDomain: m.Spec.ClusterDomain,
 			Outbound: contract.Outbound{Unknown: m.Spec.Outbound.Unknown, MeshCIDRs: m.Spec.Outbound.MeshCIDRs},
-			Inbound:  contract.Inbound{Mode: m.Spec.Inbound.Mode, Default: m.Spec.Authorization.Default},
+			Inbound: contract.Inbound{Mode: m.Spec.Inbound.Mode, Default: m.Spec.Authorization.Default,
+				DryRun: m.Spec.Authorization.Mode == v1alpha1.AuthorizationDryRun},
 			Services: services,
 		}
 	}
 	for _, w := range m.Workloads {
-		if policy, ok := m.policy(w); ok {
+		policy, named := m.policy(w)
+		rules, selected := network[w]
+		policy.Rules = append(policy.Rules, rules...)
+		if named || selected {
 			inbound := &meshes[w.Namespace].Inbound
 			inbound.Policy = append(inbound.Policy, policy)
 		}

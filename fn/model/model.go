@@ -35,6 +35,9 @@ type Model struct {
 	kinds Kinds
 	seen  map[spiffeid.ID]bool
 
+	namespaces      map[string]corev1.Namespace // those in the input, by name
+	networkPolicies []*networkPolicy            // none unless the config asks for them
+
 	peerIDs map[ruleIn][]string // answers of peers
 }
 
@@ -77,13 +80,18 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 			if n, ok := decode[corev1.Namespace](item, report.ObjectOf(item), "", r); ok {
 				namespaces[n.Name] = n
 			}
+		case spec.Authorization.FromNetworkPolicies && isNetworkPolicy(item):
+			refuseStrayAnnotations(item, r)
+			m.addNetworkPolicy(item, r)
 		case IsList(item):
 			r.Error(report.ObjectOf(item), "items", "a %s hides its workloads from the render; make it a List of v1, or write its items as documents of their own", item.GetKind())
 		default:
 			refuseStrayAnnotations(item, r)
 			warnUnknownKind(item, r)
+			m.warnOtherPolicy(item, r)
 		}
 	}
+	m.namespaces = namespaces
 	m.refuseRivals(items, r)
 	m.addServices(services, r)
 	m.warnExposed(services, ingresses, r)

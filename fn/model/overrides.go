@@ -21,21 +21,25 @@ type Overrides struct {
 	ExcludeOutboundPorts contract.Ports
 	ExcludeOutboundCIDRs []netip.Prefix
 	PermissivePorts      contract.Ports
-	CPU, Memory          string // requests of the proxy; Memory is its limit as well
+	ProxyProtocolPorts   contract.Ports // on which the app reads a PROXY protocol header
+	CPU, Memory          string         // requests of the proxy; Memory is its limit as well
 	Image, LogLevel      string
+	Pprof                bool // the proxy serves its profiles on loopback
 }
 
 // overrideParsers are the annotations that a person may set on a pod template.
 var overrideParsers = map[string]func(o *Overrides, value string) error{
 	contract.InjectAnnotation: func(o *Overrides, value string) error {
 		o.Disabled = value == "disabled"
-		if !o.Disabled && value != "enabled" {
-			return errNotOneOf("enabled", "disabled")
-		}
-		return nil
+		return enabledOrDisabled(value)
+	},
+	contract.PprofAnnotation: func(o *Overrides, value string) error {
+		o.Pprof = value == "enabled"
+		return enabledOrDisabled(value)
 	},
 	contract.ExcludeInboundPortsAnnotation:  ports(func(o *Overrides) *contract.Ports { return &o.ExcludeInboundPorts }),
 	contract.ExcludeOutboundPortsAnnotation: ports(func(o *Overrides) *contract.Ports { return &o.ExcludeOutboundPorts }),
+	contract.ProxyProtocolPortsAnnotation:   ports(func(o *Overrides) *contract.Ports { return &o.ProxyProtocolPorts }),
 	contract.PermissivePortsAnnotation:      ports(func(o *Overrides) *contract.Ports { return &o.PermissivePorts }),
 	contract.ExcludeOutboundCIDRsAnnotation: func(o *Overrides, value string) (err error) {
 		o.ExcludeOutboundCIDRs, err = contract.ParsePrefixes(value)
@@ -51,6 +55,13 @@ var overrideParsers = map[string]func(o *Overrides, value string) error{
 		o.LogLevel = value
 		return contract.ValidateLogLevel(value)
 	},
+}
+
+func enabledOrDisabled(value string) error {
+	if value != "enabled" && value != "disabled" {
+		return errNotOneOf("enabled", "disabled")
+	}
+	return nil
 }
 
 func ports(field func(*Overrides) *contract.Ports) func(*Overrides, string) error {

@@ -26,7 +26,7 @@ func FuzzRender(f *testing.F) {
 		f.Add(readFile(f, file), true)
 	}
 	w := newWorld(f)
-	configs := map[bool]*v1alpha1.MutualTLS{false: w.config(f, plainConfig), true: w.config(f, containerConfig)}
+	configs := map[bool]*v1alpha1.MutualTLS{false: w.config(f, plainConfig), true: w.config(f, containerConfig+"  authorization: {fromNetworkPolicies: true}\n  proxy: {fips140: true}\n")}
 	f.Fuzz(func(t *testing.T, input string, container bool) {
 		config := configs[container]
 		if strings.Contains(input, contract.AnnotationPrefix) {

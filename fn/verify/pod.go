@@ -50,10 +50,13 @@ func (c *checker) workload(item *yaml.RNode, path []string) {
 		c.report.Error(object, field, "%v; a later transformer or patch has moved or removed them", err)
 		return
 	}
-	c.injected = append(c.injected, meshed{object, pod, workload.SPIFFEID})
+	c.injected = append(c.injected, meshed{object, pod, workload.SPIFFEID, runsFIPS(parts.proxy)})
 	c.foreign(object, pod.Annotations, pod.Labels)
 	uid := c.proxy(object, parts)
 	args := c.init(object, parts.init, uid)
+	if both := contract.IntersectPorts(workload.ProxyProtocolPorts, args.ExcludeInboundPorts); len(both) > 0 {
+		c.report.Error(object, "metadata.annotations["+contract.WorkloadAnnotation+"]", "port %s never passes the proxy, and the app waits for a PROXY header there; render again", both)
+	}
 	c.others(object, pod, parts.others, uid)
 	c.handlers(object, parts.others, workload, args.ExcludeInboundPorts)
 	c.volume(object, pod, workload.SPIFFEID)
@@ -128,10 +131,24 @@ func (c *checker) proxy(object report.Object, found parts) int64 {
 	if _, err := contract.ParseProxyArgs(p.Args, io.Discard); err != nil {
 		wrong("args: %v", err)
 	}
+	if len(p.EnvFrom) > 0 || slices.ContainsFunc(p.Env, func(e corev1.EnvVar) bool { return e.Name == contract.FIPSVariable }) && !runsFIPS(p) {
+		wrong("must have no %s but %q, and no envFrom: that variable can weaken TLS", contract.FIPSVariable, contract.FIPSValue)
+	}
 	if s == nil || s.RunAsUser == nil {
 		return -1
 	}
 	return *s.RunAsUser
+}
+
+// runsFIPS tells whether a proxy runs in FIPS 140-3 mode. The last of several variables of one name counts.
+func runsFIPS(p corev1.Container) bool {
+	fips := false
+	for _, e := range p.Env {
+		if e.Name == contract.FIPSVariable {
+			fips = e.Value == contract.FIPSValue
+		}
+	}
+	return fips
 }
 
 func checkNative(p corev1.Container, wrong func(string, ...any)) {

@@ -61,6 +61,7 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
 	c.services(items)
 	if o.EveryWorkload {
 		c.orphans()
+		c.warnUneven()
 	}
 	if o.EveryWorkload && c.workloads == 0 {
 		r.Error(report.Object{}, "", "there is no workload in the input: did what should have rendered it fail?")
@@ -87,11 +88,30 @@ type checker struct {
 	injected  []meshed // in the order of the items
 }
 
+// warnUneven warns, once, of a mesh that denies nobody, and of one whose proxies run in two ways.
+func (c *checker) warnUneven() {
+	for _, namespace := range slices.Sorted(maps.Keys(c.meshes)) {
+		if c.meshes[namespace].Inbound.DryRun {
+			c.report.Warn(report.Object{}, "", "authorization is a dry run (namespace %q, and maybe more): whoever no rule allows is let in. When the log names nobody who belongs in, set "+
+				"spec.authorization.mode: Enforce", namespace)
+			break
+		}
+	}
+	byMode := map[bool]report.Object{}
+	for _, w := range slices.Backward(c.injected) {
+		byMode[w.fips] = w.object
+	}
+	if len(byMode) == 2 {
+		c.report.Warn(byMode[false], "", "its proxy does not run in FIPS 140-3 mode, and that of %s does: render the whole package again", byMode[true])
+	}
+}
+
 // meshed is an injected workload.
 type meshed struct {
 	object   report.Object
 	pod      corev1.PodTemplateSpec
 	identity string
+	fips     bool // its proxy runs in FIPS 140-3 mode
 }
 
 // orphans reports leaves that no workload mounts: its kind may be one that only the config knows, or it has lost its sidecar.

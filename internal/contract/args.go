@@ -81,6 +81,12 @@ type ProxyArgs struct {
 	Pprof        bool          // serve /debug/pprof/ on AdminPort, which is bound to loopback
 }
 
+// FIPSVariable and FIPSValue are the environment variable of a proxy whose cryptography is to run in FIPS 140-3 mode (go.dev/doc/security/fips140).
+const (
+	FIPSVariable = "GODEBUG"
+	FIPSValue    = "fips140=on"
+)
+
 // DefaultDrainTimeout leaves five of the default thirty seconds of terminationGracePeriodSeconds for the exit itself.
 const DefaultDrainTimeout = 25 * time.Second
 

@@ -61,6 +61,7 @@ func (c *MutualTLS) Default() {
 	s.TLS.setDefaults()
 	fill(&s.Inbound.Mode, contract.Strict)
 	fill(&s.Outbound.Unknown, contract.Passthrough)
+	fill(&s.Authorization.Mode, AuthorizationEnforce)
 	fill(&s.Authorization.Default, contract.AllowMesh)
 	fill(&s.Sidecar.Mode, NativeSidecar)
 	fill(&s.Sidecar.UID, contract.DefaultUID)
@@ -73,23 +74,26 @@ func (c *MutualTLS) Default() {
 // fromConfigMap reads the flat keys that people write under configMap: in a Kptfile.
 func (c *MutualTLS) fromConfigMap(n *yaml.RNode) error {
 	setters := map[string]func(string) error{
-		"trustDomain":     text(&c.Spec.TrustDomain),
-		"clusterDomain":   text(&c.Spec.ClusterDomain),
-		"issuance":        text(&c.Spec.Issuance),
-		"recipients":      list(&c.Spec.Sealing.Recipients),
-		"caRecipients":    list(&c.Spec.Certificates.CA.Recipients),
-		"identitySecret":  text(&c.Spec.Sealing.IdentitySecret.Name),
-		"keyAlgorithm":    text(&c.Spec.Certificates.KeyAlgorithm),
-		"validity":        duration(&c.Spec.Certificates.Validity),
-		"renewBefore":     duration(&c.Spec.Certificates.RenewBefore),
-		"signingPeriod":   duration(&c.Spec.Certificates.CA.SigningPeriod),
-		"inboundMode":     text(&c.Spec.Inbound.Mode),
-		"outboundUnknown": text(&c.Spec.Outbound.Unknown),
-		"defaultPolicy":   text(&c.Spec.Authorization.Default),
-		"sidecarMode":     text(&c.Spec.Sidecar.Mode),
-		"proxyImage":      text(&c.Spec.Proxy.Image),
-		"initImage":       text(&c.Spec.Init.Image),
-		"logLevel":        text(&c.Spec.Proxy.LogLevel),
+		"trustDomain":         text(&c.Spec.TrustDomain),
+		"clusterDomain":       text(&c.Spec.ClusterDomain),
+		"issuance":            text(&c.Spec.Issuance),
+		"recipients":          list(&c.Spec.Sealing.Recipients),
+		"caRecipients":        list(&c.Spec.Certificates.CA.Recipients),
+		"identitySecret":      text(&c.Spec.Sealing.IdentitySecret.Name),
+		"keyAlgorithm":        text(&c.Spec.Certificates.KeyAlgorithm),
+		"validity":            duration(&c.Spec.Certificates.Validity),
+		"renewBefore":         duration(&c.Spec.Certificates.RenewBefore),
+		"signingPeriod":       duration(&c.Spec.Certificates.CA.SigningPeriod),
+		"inboundMode":         text(&c.Spec.Inbound.Mode),
+		"outboundUnknown":     text(&c.Spec.Outbound.Unknown),
+		"authorizationMode":   text(&c.Spec.Authorization.Mode),
+		"defaultPolicy":       text(&c.Spec.Authorization.Default),
+		"fromNetworkPolicies": boolean(&c.Spec.Authorization.FromNetworkPolicies),
+		"sidecarMode":         text(&c.Spec.Sidecar.Mode),
+		"proxyImage":          text(&c.Spec.Proxy.Image),
+		"initImage":           text(&c.Spec.Init.Image),
+		"logLevel":            text(&c.Spec.Proxy.LogLevel),
+		"fips140":             boolean(&c.Spec.Proxy.FIPS140),
 	}
 	c.TypeMeta = metav1.TypeMeta{APIVersion: APIVersion, Kind: KindMutualTLS}
 	c.Name = n.GetName()
@@ -114,6 +118,20 @@ func text[T ~string](to *T) func(string) error {
 func list(to *[]string) func(string) error {
 	return func(s string) error {
 		*to = strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune(", \t\r\n", r) })
+		return nil
+	}
+}
+
+func boolean(to *bool) func(string) error {
+	return func(s string) error {
+		switch strings.TrimSpace(s) {
+		case "true":
+			*to = true
+		case "false":
+			*to = false
+		default:
+			return errors.New("is neither true nor false")
+		}
 		return nil
 	}
 }

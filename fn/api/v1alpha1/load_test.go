@@ -44,7 +44,9 @@ func TestLoadRefuses(t *testing.T) {
 		"rule without from":   {head + "  authorization: {rules: [{to: {name: a}, from: []}]}", "a rule that allows nobody"},
 		"rule with both":      {head + "  authorization: {rules: [{to: {name: a}, from: [{name: b, spiffeID: \"spiffe://a/b\"}]}]}", "write two entries"},
 		"pattern":             {head + "  authorization: {rules: [{to: {name: a}, from: [{spiffeID: \"spiffe://*/b\"}]}]}", "the trust domain is fixed"},
-		"unknown key":         {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: f}\ndata: {recipient: x}", "data.recipient: is unknown; known are caRecipients"},
+		"authorization mode":  {head + "  authorization: {mode: Audit}", `"Audit" is not supported; want Enforce, DryRun`},
+		"no boolean":          {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: f}\ndata: {fips140: \"on\"}", "data.fips140: is neither true nor false"},
+		"unknown key":         {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: f}\ndata: {recipient: x}", "data.recipient: is unknown; known are authorizationMode, caRecipients"},
 		"bad key":             {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: f}\ndata: {validity: x}", "is not a duration like 720h"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -66,7 +68,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := config.Spec
-	if s.TrustDomain != "cluster.local" || s.Issuance != v1alpha1.IssuanceAuto || s.Inbound.Mode != contract.Strict || s.Sidecar.UID != 15000 ||
+	if s.TrustDomain != "cluster.local" || s.Authorization.Mode != v1alpha1.AuthorizationEnforce || s.Issuance != v1alpha1.IssuanceAuto || s.Inbound.Mode != contract.Strict || s.Sidecar.UID != 15000 ||
 		s.Certificates.RenewBefore.Duration != 50*time.Hour || s.Proxy.Image != contract.ProxyImage || s.Sealing.IdentitySecret.Name != "meshless-identity" {
 		t.Errorf("defaults are %+v", s)
 	}
@@ -77,14 +79,15 @@ func TestConfigMap(t *testing.T) {
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: function-input}
-data: {trustDomain: prod.example, recipients: "age1a, age1b", caRecipients: age1c, validity: 48h, inboundMode: Permissive}
+data: {trustDomain: prod.example, recipients: "age1a, age1b", caRecipients: age1c, validity: 48h, inboundMode: Permissive, fips140: "true", fromNetworkPolicies: "true", authorizationMode: DryRun}
 `))
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := config.Spec
 	if s.TrustDomain != "prod.example" || len(s.Sealing.Recipients) != 2 || s.Sealing.Recipients[1] != "age1b" || s.Certificates.CA.Recipients[0] != "age1c" ||
-		s.Certificates.Validity.Duration != 48*time.Hour || s.Inbound.Mode != contract.Permissive {
+		s.Certificates.Validity.Duration != 48*time.Hour || s.Inbound.Mode != contract.Permissive ||
+		!s.Proxy.FIPS140 || !s.Authorization.FromNetworkPolicies || s.Authorization.Mode != v1alpha1.AuthorizationDryRun {
 		t.Errorf("read %+v", s)
 	}
 }

@@ -69,6 +69,8 @@ func TestSchemaAgreesWithLoad(t *testing.T) {
 		"networks":     {minimal + "  outbound: {excludeCIDRs: [10.0.0.0/8, \"fd00::/8\"], unknown: Deny}\n", true},
 		"rule":         {minimal + "  authorization: {rules: [{to: {name: a, labelSelector: {matchExpressions: [{key: k, operator: Exists}]}}, ports: [80], from: [{spiffeID: \"spiffe://cluster.local/ns/a/b/c\"}]}]}\n", true},
 		"resources":    {minimal + "  proxy: {resources: {requests: {cpu: 1, memory: 64Mi}}, logLevel: debug}\n", true},
+		"switches":     {minimal + "  authorization: {mode: DryRun, fromNetworkPolicies: true}\n  proxy: {fips140: true}\n", true},
+		"no switch":    {minimal + "  proxy: {fips140: enabled}\n", false},
 		"templates":    {minimal + "  workloads: {templates: [{group: a.b, kind: C, path: spec.template}]}\n", true},
 		"namespaces":   {strings.Replace(minimal, "{recipients: [age1a]}", "{recipients: [age1a], namespaces: {prod: [age1c]}}", 1), true},
 		"typo":         {minimal + "  trustdomain: x\n", false},

@@ -117,9 +117,21 @@ type Outbound struct {
 
 // Authorization says who may connect to whom.
 type Authorization struct {
+	Mode    AuthorizationMode   `json:"mode,omitempty"`    // default Enforce
 	Default contract.Default    `json:"default,omitempty"` // default AllowMesh
 	Rules   []AuthorizationRule `json:"rules,omitempty"`   // none: Default alone decides
+
+	FromNetworkPolicies bool `json:"fromNetworkPolicies,omitempty"` // the ingress rules of the NetworkPolicies in the input are rules as well
 }
+
+// AuthorizationMode says what becomes of those whom no rule allows.
+type AuthorizationMode string
+
+// The values of AuthorizationMode.
+const (
+	AuthorizationEnforce AuthorizationMode = "Enforce" // whoever no rule allows is refused
+	AuthorizationDryRun  AuthorizationMode = "DryRun"  // whoever no rule allows is logged, counted and let in, provided it has an identity of the mesh
+)
 
 // AuthorizationRule opens ports of the workloads that To matches to From. A workload that a rule matches is closed to everyone whom no rule allows.
 type AuthorizationRule struct {
@@ -156,6 +168,7 @@ type Proxy struct {
 	ImagePullPolicy corev1.PullPolicy            `json:"imagePullPolicy,omitempty"` // Always, IfNotPresent, Never; default: that of Kubernetes
 	Resources       *corev1.ResourceRequirements `json:"resources,omitempty"`       // default: requests 10m and 32Mi, limit 256Mi of memory
 	LogLevel        string                       `json:"logLevel,omitempty"`        // debug, info, warn, error; default info
+	FIPS140         bool                         `json:"fips140,omitempty"`         // run Go's cryptography in FIPS 140-3 mode (GODEBUG=fips140=on)
 }
 
 // InitContainer configures the init container.

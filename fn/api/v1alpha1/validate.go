@@ -92,6 +92,7 @@ func (v *validator) enums(s Spec) {
 	v.oneOf("spec.certificates.issuer", s.Certificates.Issuer, "RollingCA")
 	v.oneOf("spec.inbound.mode", string(s.Inbound.Mode), string(contract.Strict), string(contract.Permissive))
 	v.oneOf("spec.outbound.unknown", string(s.Outbound.Unknown), string(contract.Passthrough), string(contract.DenyUnknown))
+	v.oneOf("spec.authorization.mode", string(s.Authorization.Mode), string(AuthorizationEnforce), string(AuthorizationDryRun))
 	v.oneOf("spec.authorization.default", string(s.Authorization.Default), string(contract.AllowMesh), string(contract.DenyDefault))
 	v.oneOf("spec.sidecar.mode", string(s.Sidecar.Mode), string(NativeSidecar), string(ContainerSidecar))
 	v.oneOf("spec.init.backend", string(s.Init.Backend), string(contract.BackendAuto), string(contract.BackendNFTables))
