@@ -34,7 +34,7 @@ func run(m *testing.M) int {
 }
 
 var build = sync.OnceValue(func() error {
-	for name, pkg := range map[string]string{"meshless": "fn", "meshless-proxy": "proxy", "meshless-init": "init", "shop": "examples/shop/app"} {
+	for name, pkg := range map[string]string{"meshless": "fn", "meshless-proxy": "proxy", "meshless-init": "init", "shop": "examples/shop/app", "talk": "e2e/kernel/talk/server"} {
 		if err := example.Build(filepath.Join(binDir, name), pkg); err != nil {
 			return err
 		}
@@ -53,5 +53,6 @@ func newLab(t *testing.T) *lab.Lab {
 		contract.InitImage:  {Binary: filepath.Join(binDir, "meshless-init"), Entrypoint: "/meshless-init", UID: 0},
 		contract.ProxyImage: {Binary: filepath.Join(binDir, "meshless-proxy"), Entrypoint: "/meshless-proxy", UID: contract.DefaultUID},
 		shopImage:           {Binary: filepath.Join(binDir, "shop"), Entrypoint: "/shop", UID: 65534},
+		talkImage:           {Binary: filepath.Join(binDir, "talk"), Entrypoint: "/talk", UID: 65534},
 	})
 }

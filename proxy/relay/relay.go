@@ -204,6 +204,9 @@ func (f *flow) splice() error {
 		case err != nil:
 			return err
 		case n < spliceChunk:
+			if err := f.src.judgeEnd(); err != io.EOF {
+				return err
+			}
 			return nil
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -155,5 +157,30 @@ func TestAbortBeforeRun(t *testing.T) {
 	session.Abort("early", nil)
 	if got := session.Run(); got.Reason != "early" {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// TestResetWhileWriting: an app resets while data for it is stuck on the way. The kernel tells that once, to whoever writes; who reads must not take it
+// for an orderly end, or a torn upload would look complete.
+func TestResetWhileWriting(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("what the socket's state tells is known on Linux alone")
+	}
+	for range 100 {
+		opener, target, _, result := spliced(t, relay.Options{})
+		_ = opener.SetReadBuffer(4096)
+		_ = target.SetWriteDeadline(time.Now().Add(15 * time.Millisecond))
+		if _, err := target.Write(make([]byte, 32<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("the buffers do not fill: %v", err)
+		}
+		_ = opener.SetLinger(0)
+		_ = opener.Close()
+		if _, err := io.Copy(io.Discard, target); err == nil {
+			t.Fatal("the reset arrived as an orderly end")
+		}
+		_ = target.Close()
+		if r := wait(t, result); r.Reason != relay.Reset {
+			t.Fatalf("ended as %s: %v", r.Reason, r.Err)
+		}
 	}
 }

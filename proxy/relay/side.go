@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/meshless-dev/meshless/proxy/listen"
 )
@@ -42,6 +43,8 @@ type Side struct {
 	tcp *net.TCPConn
 	tls *tls.Conn // nil for plain TCP
 	raw *Raw      // below tls
+
+	finished atomic.Bool // closeWrite was called
 }
 
 // Plain is a side without TLS.
@@ -52,13 +55,25 @@ func Secured(c *tls.Conn, raw *Raw) *Side { return &Side{tcp: raw.TCPConn, tls: 
 
 func (s *Side) read(p []byte) (int, error) {
 	if s.tls == nil {
-		return s.tcp.Read(p)
+		n, err := s.tcp.Read(p)
+		if err == io.EOF {
+			err = s.judgeEnd()
+		}
+		return n, err
 	}
 	n, err := s.tls.Read(p)
 	if err == io.EOF && s.raw.ended.Load() {
 		err = errTruncated
 	}
 	return n, err
+}
+
+// judgeEnd is io.EOF, or ECONNRESET where the other direction has got the error of a reset before this one, and so the reset reads as an end.
+func (s *Side) judgeEnd() error {
+	if !s.finished.Load() && listen.WasReset(s.tcp) {
+		return syscall.ECONNRESET
+	}
+	return io.EOF
 }
 
 func (s *Side) write(p []byte) (int, error) {
@@ -69,6 +84,7 @@ func (s *Side) write(p []byte) (int, error) {
 }
 
 func (s *Side) closeWrite() error {
+	s.finished.Store(true)
 	if s.tls == nil {
 		return s.tcp.CloseWrite()
 	}

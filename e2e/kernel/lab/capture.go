@@ -18,13 +18,20 @@ import (
 // Flow is one direction of a TCP connection.
 type Flow struct{ From, To netip.AddrPort }
 
-// Capture collects what passes an interface: a pod's veth, on the node's side, or every interface of this machine.
-type Capture struct {
+// tap hands on every frame that passes an interface.
+type tap struct {
 	fd      int
 	stopped chan struct{}
+	take    func(frame []byte) // the frame is only lent; one call at a time
+	missed  int                // known once stopped
 
-	mu      sync.Mutex
-	done    bool
+	mu   sync.Mutex
+	done bool
+}
+
+// Capture keeps what passes an interface: a pod's veth, on the node's side, or every interface of this machine.
+type Capture struct {
+	*tap
 	streams map[Flow]*stream
 	raw     [][]byte
 }
@@ -41,7 +48,7 @@ type stream struct {
 func (l *Lab) Capture(p *Pod) *Capture {
 	l.tb.Helper()
 	var fd int
-	err := l.Node.Do(func() (err error) { fd, err = openPacketSocket(p.veth); return err })
+	err := p.node.Do(func() (err error) { fd, err = openPacketSocket(p.veth); return err })
 	if err != nil {
 		l.tb.Fatalf("lab: capture at %s: %v", p.Name, err)
 	}
@@ -60,10 +67,16 @@ func CaptureHost(tb testing.TB) (*Capture, error) {
 }
 
 func newCapture(tb testing.TB, fd int) *Capture {
-	c := &Capture{fd: fd, stopped: make(chan struct{}), streams: map[Flow]*stream{}}
-	go c.collect()
-	tb.Cleanup(c.Stop)
+	c := &Capture{streams: map[Flow]*stream{}}
+	c.tap = newTap(tb, fd, c.add)
 	return c
+}
+
+func newTap(tb testing.TB, fd int, take func([]byte)) *tap {
+	t := &tap{fd: fd, stopped: make(chan struct{}), take: take}
+	go t.collect()
+	tb.Cleanup(t.Stop)
+	return t
 }
 
 // openPacketSocket sees every frame of the device, or of all devices where it is empty.
@@ -106,29 +119,35 @@ func interfaceIndex(name string) (int, error) {
 }
 
 // Stop ends the capture after what is under way has arrived. It may be called twice.
-func (c *Capture) Stop() {
-	c.mu.Lock()
-	again := c.done
-	c.done = true
-	c.mu.Unlock()
-	<-c.stopped
+func (t *tap) Stop() {
+	t.mu.Lock()
+	again := t.done
+	t.done = true
+	t.mu.Unlock()
+	<-t.stopped
 	if !again {
-		unix.Close(c.fd)
+		unix.Close(t.fd)
 	}
 }
 
-func (c *Capture) collect() {
-	defer close(c.stopped)
+// Missed is how many frames the kernel could not hand over: with any, what was not seen may have passed all the same. Call it after Stop.
+func (t *tap) Missed() int { return t.missed }
+
+func (t *tap) collect() {
+	defer close(t.stopped)
 	frame := make([]byte, 1<<17) // segments are up to 64 KiB here, since a veth does not cut them
 	for {
-		n, _, err := unix.Recvfrom(c.fd, frame, 0)
-		c.mu.Lock()
+		n, _, err := unix.Recvfrom(t.fd, frame, 0)
 		if err == nil {
-			c.add(bytes.Clone(frame[:n]))
+			t.take(frame[:n])
 		}
-		quiet := c.done && err != nil // a quiet time-out after Stop
-		c.mu.Unlock()
+		t.mu.Lock()
+		quiet := t.done && err != nil // a quiet time-out after Stop
+		t.mu.Unlock()
 		if quiet || err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			if stats, err := unix.GetsockoptTpacketStats(t.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
+				t.missed = int(stats.Drops)
+			}
 			return
 		}
 	}
@@ -136,31 +155,34 @@ func (c *Capture) collect() {
 
 // add takes one Ethernet frame.
 func (c *Capture) add(frame []byte) {
+	frame = bytes.Clone(frame)
 	c.raw = append(c.raw, frame)
-	flow, tcp, ok := parse(frame)
+	flow, segment, ok := parse(frame)
 	if !ok {
 		return
 	}
-	sequence, header, flags := binary.BigEndian.Uint32(tcp[4:]), int(tcp[12]>>4)*4, tcp[13]
-	if header > len(tcp) {
-		return
-	}
 	s := c.streams[flow]
-	if s == nil || flags&0x02 != 0 && sequence+1 != s.next { // a SYN: a new connection, or one that uses the same ports again
+	if s == nil || segment.begins(s) {
 		s = &stream{early: map[uint32][]byte{}}
 		c.streams[flow] = s
 	}
-	if flags&0x02 != 0 && !s.started {
-		s.started, s.next = true, sequence+1
-		return
-	}
-	s.add(sequence, tcp[header:])
+	s.add(segment, func(data []byte) { s.data = append(s.data, data...) })
 }
 
+// segment is one TCP segment.
+type segment struct {
+	sequence uint32
+	syn      bool
+	payload  []byte
+}
+
+// begins tells whether the segment begins a new connection on the ports of an older stream.
+func (t segment) begins(s *stream) bool { return t.syn && t.sequence+1 != s.next }
+
 // parse finds the TCP segment of an IPv4 or IPv6 frame.
-func parse(frame []byte) (Flow, []byte, bool) {
+func parse(frame []byte) (Flow, segment, bool) {
 	if len(frame) < 14+20+20 {
-		return Flow{}, nil, false
+		return Flow{}, segment{}, false
 	}
 	packet := frame[14:]
 	var from, to netip.Addr
@@ -169,26 +191,40 @@ func parse(frame []byte) (Flow, []byte, bool) {
 	case unix.ETH_P_IP:
 		header, total := int(packet[0]&15)*4, int(binary.BigEndian.Uint16(packet[2:]))
 		if packet[9] != unix.IPPROTO_TCP || total > len(packet) || header+20 > total {
-			return Flow{}, nil, false
+			return Flow{}, segment{}, false
 		}
 		from, to, tcp = netip.AddrFrom4([4]byte(packet[12:])), netip.AddrFrom4([4]byte(packet[16:])), packet[header:total]
 	case unix.ETH_P_IPV6:
 		if len(packet) < 60 || packet[6] != unix.IPPROTO_TCP {
-			return Flow{}, nil, false
+			return Flow{}, segment{}, false
 		}
 		from, to, tcp = netip.AddrFrom16([16]byte(packet[8:])), netip.AddrFrom16([16]byte(packet[24:])), packet[40:]
 	default:
-		return Flow{}, nil, false
+		return Flow{}, segment{}, false
 	}
-	return Flow{netip.AddrPortFrom(from, binary.BigEndian.Uint16(tcp)), netip.AddrPortFrom(to, binary.BigEndian.Uint16(tcp[2:]))}, tcp, true
+	header := int(tcp[12]>>4) * 4
+	if header > len(tcp) {
+		return Flow{}, segment{}, false
+	}
+	flow := Flow{netip.AddrPortFrom(from, binary.BigEndian.Uint16(tcp)), netip.AddrPortFrom(to, binary.BigEndian.Uint16(tcp[2:]))}
+	return flow, segment{binary.BigEndian.Uint32(tcp[4:]), tcp[13]&0x02 != 0, tcp[header:]}, true
 }
 
-// add puts a segment into its place; repeated bytes are dropped, early ones wait.
-func (s *stream) add(sequence uint32, payload []byte) {
-	if !s.started || len(payload) == 0 {
+// add delivers the bytes of a segment in their order; repeated ones are dropped, early ones wait. The payload is only lent.
+func (s *stream) add(t segment, deliver func([]byte)) {
+	if t.syn && !s.started {
+		s.started, s.next = true, t.sequence+1
 		return
 	}
-	s.early[sequence] = payload
+	if !s.started || len(t.payload) == 0 {
+		return
+	}
+	if t.sequence == s.next && len(s.early) == 0 {
+		deliver(t.payload)
+		s.next += uint32(len(t.payload))
+		return
+	}
+	s.early[t.sequence] = bytes.Clone(t.payload)
 	for moved := true; moved; {
 		moved = false
 		for at, segment := range s.early {
@@ -198,7 +234,7 @@ func (s *stream) add(sequence uint32, payload []byte) {
 			}
 			delete(s.early, at)
 			if int(behind) < len(segment) {
-				s.data = append(s.data, segment[behind:]...)
+				deliver(segment[behind:])
 				s.next = at + uint32(len(segment))
 				moved = true
 			}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -13,6 +14,11 @@ import (
 )
 
 const clusterDomain = "cluster.local."
+
+// The API server's Service, which every cluster has; here it has names but no endpoints.
+const kubernetesHost = "kubernetes.default.svc." + clusterDomain
+
+var kubernetesAddrs = []netip.Addr{netip.MustParseAddr(serviceNet4 + "255"), netip.MustParseAddr(serviceNet6 + "ffff")}
 
 // nameServer answers as CoreDNS with its kubernetes plugin does: Services, headless Services, names of endpoints, and the reverse of all.
 type nameServer struct {
@@ -98,6 +104,9 @@ func header(name string, rrtype uint16) dns.RR_Header {
 // forward finds the addresses behind a name; a Service without endpoints does not exist, as with CoreDNS when it is headless.
 func (s *nameServer) forward(name string) []netip.Addr {
 	var ips []netip.Addr
+	if name == kubernetesHost {
+		return kubernetesAddrs
+	}
 	s.lab.mu.Lock()
 	defer s.lab.mu.Unlock()
 	for _, service := range s.lab.services {
@@ -122,6 +131,9 @@ func (s *nameServer) reverse(question string) []string {
 	is := func(ip netip.Addr) bool {
 		arpa, err := dns.ReverseAddr(ip.String())
 		return err == nil && arpa == question
+	}
+	if slices.ContainsFunc(kubernetesAddrs, is) {
+		return []string{kubernetesHost}
 	}
 	s.lab.mu.Lock()
 	defer s.lab.mu.Unlock()

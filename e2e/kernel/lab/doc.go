@@ -1,5 +1,5 @@
-// Package lab runs rendered pods on this machine's kernel, without Kubernetes. A node and its pods are network namespaces, joined by
-// routed veth pairs; Services are nftables DNAT rules in the node's namespace; a DNS server answers there as CoreDNS does; and a kubelet in
+// Package lab runs rendered pods on this machine's kernel, without Kubernetes. Nodes and their pods are network namespaces, joined by
+// routed veth pairs; Services are nftables rules in each node's namespace; a DNS server answers on the first node as CoreDNS does; and a kubelet in
 // miniature starts init containers, sidecars and apps as the rendered pod says: its arguments, user, capabilities, read-only root, probes,
 // and projected volumes that are swapped as the kubelet's atomic writer swaps them.
 //

@@ -16,8 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The addresses of the lab. Pods count upwards from 1, Services too.
+// The addresses of the lab. Nodes, pods and Services count upwards from 1.
 const (
+	nodeNet4    = "10.42.255."
+	nodeNet6    = "fd42::ffff:"
 	podNet4     = "10.42.0."
 	podNet6     = "fd42::"
 	serviceNet4 = "10.43.0."
@@ -26,11 +28,8 @@ const (
 	gateway6    = "fe80::1"
 )
 
-// The node's own addresses: probes come from them, and the DNS server has one.
-var (
-	nodeAddrs = []netip.Addr{netip.MustParseAddr("10.42.255.1"), netip.MustParseAddr("fd42::ffff:1")}
-	dnsAddr   = netip.MustParseAddr("10.42.255.53")
-)
+// dnsAddr is the DNS server's, on the first node.
+var dnsAddr = netip.MustParseAddr("10.42.255.53")
 
 // Image is what a container image is to the lab: one static binary, as in the images of this repository.
 type Image struct {
@@ -39,9 +38,9 @@ type Image struct {
 	UID        int    // USER of the image, for containers that set no runAsUser
 }
 
-// Lab is one node.
+// Lab is a cluster of one node, or of several (AddNode).
 type Lab struct {
-	Node   *Namespace
+	Node   *Node // the first
 	tb     testing.TB
 	dir    string
 	images map[string]Image
@@ -50,6 +49,7 @@ type Lab struct {
 
 	mu       sync.Mutex
 	objects  *Objects
+	nodes    []*Node
 	pods     []*Pod
 	services map[string]*serviceState // by namespace/name
 	lastPod  int
@@ -73,8 +73,9 @@ func New(tb testing.TB, images map[string]Image) *Lab {
 		}
 	}()
 	tb.Cleanup(l.close)
-	if l.Node, err = newNamespace(); err == nil {
-		err = l.setUpNode()
+	if l.Node, err = newNode(1); err == nil {
+		l.nodes = []*Node{l.Node}
+		err = l.Node.addAddrs("lo", dnsAddr)
 	}
 	if err == nil {
 		l.names, err = newNameServer(l)
@@ -83,32 +84,6 @@ func New(tb testing.TB, images map[string]Image) *Lab {
 		tb.Fatalf("lab: %v", err)
 	}
 	return l
-}
-
-func (l *Lab) setUpNode() error {
-	for path, value := range map[string]string{
-		"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", "ipv4/conf/all/rp_filter": "0", "ipv4/conf/default/rp_filter": "0",
-		"ipv6/conf/default/accept_dad": "0",
-	} {
-		if err := l.Node.sysctl(path, value); err != nil {
-			return fmt.Errorf("sysctl %s: %w", path, err)
-		}
-	}
-	links, err := l.Node.netlink()
-	if err != nil {
-		return err
-	}
-	defer links.Close()
-	lo, err := links.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	for _, addr := range append([]netip.Addr{dnsAddr}, nodeAddrs...) {
-		if err := links.AddrAdd(lo, hostAddr(addr)); err != nil {
-			return fmt.Errorf("node address %s: %w", addr, err)
-		}
-	}
-	return nil
 }
 
 // close ends what the test left, newest first.
@@ -127,19 +102,26 @@ func (l *Lab) close() {
 	if l.names != nil {
 		err = l.names.close()
 	}
-	if l.Node != nil {
-		err = errors.Join(err, l.Node.Close())
+	for _, n := range l.nodes {
+		err = errors.Join(err, n.Close())
 	}
 	if err := errors.Join(err, os.RemoveAll(l.dir)); err != nil {
 		l.tb.Errorf("lab: clean up: %v", err)
 	}
 }
 
-// connect joins a pod's namespace to the node's: a veth pair, /32 and /128 addresses, and everything through the gateway, so that
-// each packet between two pods passes the node.
+// connect joins a pod's namespace to its node's: a veth pair, /32 and /128 addresses, and everything through the gateway, so that
+// each packet between two pods passes the node. The other nodes get a route.
 func (l *Lab) connect(p *Pod, number int) error {
 	p.veth = fmt.Sprintf("pod%d", number)
-	node, err := l.Node.netlink()
+	for _, n := range l.nodes {
+		if n != p.node {
+			if err := errors.Join(n.route(p.node, p.IP4), n.route(p.node, p.IP6)); err != nil {
+				return err
+			}
+		}
+	}
+	node, err := p.node.netlink()
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,7 @@ type Pod struct {
 	NS              *Namespace
 
 	lab                 *Lab
+	node                *Node
 	labels, annotations map[string]string
 	hostname, subdomain string
 	spec                corev1.PodSpec
@@ -44,7 +45,7 @@ const (
 // AddPod makes a pod without containers: an address, for clients of the test itself.
 func (l *Lab) AddPod(namespace, name string) *Pod {
 	l.tb.Helper()
-	p, err := l.addPod(Workload{Namespace: namespace, Name: name}, name)
+	p, err := l.addPod(l.Node, Workload{Namespace: namespace, Name: name}, name)
 	if err != nil {
 		l.tb.Fatalf("lab: pod %s: %v", name, err)
 	}
@@ -55,6 +56,12 @@ func (l *Lab) AddPod(namespace, name string) *Pod {
 // It fails the test, with the logs, when a container does not come up.
 func (l *Lab) StartPod(workload string) *Pod {
 	l.tb.Helper()
+	return l.StartPodOn(l.Node, workload)
+}
+
+// StartPodOn is StartPod on another node than the first.
+func (l *Lab) StartPodOn(node *Node, workload string) *Pod {
+	l.tb.Helper()
 	l.mu.Lock()
 	w, ok := l.objects.Workloads[workload]
 	l.mu.Unlock()
@@ -62,7 +69,7 @@ func (l *Lab) StartPod(workload string) *Pod {
 		l.tb.Fatalf("lab: no workload %q", workload)
 	}
 	name := w.Name + "-0"
-	p, err := l.addPod(w, name)
+	p, err := l.addPod(node, w, name)
 	if err == nil {
 		err = p.startAll()
 	}
@@ -78,12 +85,12 @@ func (l *Lab) StartPod(workload string) *Pod {
 	return p
 }
 
-func (l *Lab) addPod(w Workload, name string) (*Pod, error) {
+func (l *Lab) addPod(node *Node, w Workload, name string) (*Pod, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lastPod++
 	p := &Pod{
-		Name: name, Namespace: w.Namespace, lab: l, labels: w.Template.Labels, annotations: w.Template.Annotations, spec: w.Template.Spec,
+		Name: name, Namespace: w.Namespace, lab: l, node: node, labels: w.Template.Labels, annotations: w.Template.Annotations, spec: w.Template.Spec,
 		IP4: netip.MustParseAddr(fmt.Sprint(podNet4, l.lastPod)), IP6: netip.MustParseAddr(fmt.Sprintf("%s%x", podNet6, l.lastPod)),
 		hostname: w.Template.Spec.Hostname, subdomain: w.Subdomain, dir: filepath.Join(l.dir, name), volumes: map[string]*volume{},
 	}

@@ -38,7 +38,7 @@ func (p *Pod) Probe(ctx context.Context, container, field string) error {
 		if err != nil {
 			return err
 		}
-		conn, err := p.lab.Node.DialContext(ctx, "tcp", net.JoinHostPort(p.IP4.String(), port))
+		conn, err := p.node.DialContext(ctx, "tcp", net.JoinHostPort(p.IP4.String(), port))
 		if err != nil {
 			return err
 		}
@@ -120,7 +120,7 @@ func (p *Pod) httpGet(ctx context.Context, c *corev1.Container, get *corev1.HTTP
 	for _, h := range get.HTTPHeaders {
 		req.Header.Add(h.Name, h.Value)
 	}
-	resp, err := p.lab.Node.client().Do(req)
+	resp, err := p.node.client().Do(req)
 	if err != nil {
 		return err
 	}

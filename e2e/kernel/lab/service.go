@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -88,9 +90,21 @@ func (l *Lab) endpoints(s *serviceState) []*Pod {
 	})
 }
 
-// syncServices replaces the node's DNAT rules in one transaction, as kube-proxy does. The caller holds mu.
+// syncServices replaces the DNAT rules of every node, each in one transaction, as kube-proxy does. The caller holds mu.
 func (l *Lab) syncServices() error {
-	conn, err := nftables.New(nftables.WithNetNSFd(int(l.Node.handle)))
+	for _, n := range l.nodes {
+		if err := l.syncServicesOf(n); err != nil {
+			return fmt.Errorf("node %d: %w", n.number, err)
+		}
+	}
+	return nil
+}
+
+func (l *Lab) syncServicesOf(n *Node) error {
+	roomy := func(conn *netlink.Conn) error { // Services of many ports are one large message, and one answer for each rule
+		return errors.Join(conn.SetWriteBuffer(8<<20), conn.SetReadBuffer(8<<20))
+	}
+	conn, err := nftables.New(nftables.WithNetNSFd(int(n.handle)), nftables.WithSockOptions(roomy))
 	if err != nil {
 		return err
 	}
@@ -103,6 +117,15 @@ func (l *Lab) syncServices() error {
 			if err := l.addRules(conn, chain, l.services[key]); err != nil {
 				return fmt.Errorf("service %s: %w", key, err)
 			}
+		}
+	}
+	chain := conn.AddChain(&nftables.Chain{
+		Name: "postrouting", Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
+	})
+	for _, p := range l.pods {
+		if p.node == n {
+			conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: hairpin(p.IP4, n.ip4)})
+			conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: hairpin(p.IP6, n.ip6)})
 		}
 	}
 	if err := conn.Flush(); err != nil {
@@ -146,6 +169,26 @@ func dnat(from netip.Addr, port uint16, to netip.Addr, target uint16) []expr.Any
 		&expr.Immediate{Register: 1, Data: to.AsSlice()},
 		&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(target)},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: af, RegAddrMin: 1, RegProtoMin: 2, Specified: true},
+	}
+}
+
+// hairpin is: ip saddr POD ip daddr POD snat to NODE (or ip6). A Service led a pod back to itself; it would drop a packet from its own address
+// that comes from outside, so kube-proxy gives it another source (KUBE-MARK-MASQ).
+func hairpin(pod, node netip.Addr) []expr.Any {
+	proto, source, dest, af := byte(unix.NFPROTO_IPV4), uint32(12), uint32(16), uint32(unix.NFPROTO_IPV4)
+	if pod.Is6() {
+		proto, source, dest, af = unix.NFPROTO_IPV6, 8, 24, unix.NFPROTO_IPV6
+	}
+	length := uint32(pod.BitLen() / 8)
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: source, Len: length},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: pod.AsSlice()},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: dest, Len: length},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: pod.AsSlice()},
+		&expr.Immediate{Register: 1, Data: node.AsSlice()},
+		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: af, RegAddrMin: 1},
 	}
 }
 
