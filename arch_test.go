@@ -20,7 +20,7 @@ const module = "github.com/meshless-dev/meshless/"
 // in one entry must not import each other.
 var rooms = map[string][][]string{
 	"fn":       {{"report", "node"}, {"api/v1alpha1"}, {"model"}, {"certs", "seal", "controlplane"}, {"inject"}, {"verify"}, {"render", "graph"}, {"cli"}, {""}},
-	"proxy":    {{"proxytest"}, {"config"}, {"identity"}, {"policy"}, {"telemetry"}, {"listen"}, {"resolve"}, {"live"}, {"relay"}, {"inbound", "outbound"}, {"admin"}, {""}},
+	"proxy":    {{"proxytest"}, {"sandbox"}, {"config"}, {"identity"}, {"policy"}, {"telemetry"}, {"listen"}, {"resolve"}, {"live"}, {"relay"}, {"inbound", "outbound"}, {"admin"}, {""}},
 	"init":     {{"rules"}, {"apply"}, {""}},
 	"internal": {{"contract"}, {"svid"}, {"testca"}},
 }

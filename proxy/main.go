@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/proxy/sandbox"
 )
 
 func main() {
@@ -45,10 +46,12 @@ func runSidecar(a contract.ProxyArgs, out io.Writer) error {
 		return fmt.Errorf("--log-level: %w", err)
 	}
 	log := slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{Level: level}))
+	sandbox.LimitMemory(log) // before Enter, behind which cgroups cannot be read
 	p, err := bind(a, log, level)
 	if err != nil {
 		return err
 	}
+	sandbox.Enter(a.Directory, log) // nothing of a peer or of the directory has been read yet, and nobody listens after it
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)

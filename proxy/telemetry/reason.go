@@ -26,6 +26,10 @@ const (
 // reasonHandshake is the reason of a refused connection whose handshake failed; why it did is counted by itself.
 const reasonHandshake = "handshake"
 
+// badRecordMAC is what crypto/tls makes of an alert that is not encrypted, as OpenSSL sends it when it refuses a server's certificate
+// (golang/go#76767). Its type is not exported; only a label depends on the text.
+const badRecordMAC = "tls: bad record MAC"
+
 // WrongIdentity is the refusal of a server that is a member of the mesh, but not one that may answer for the destination.
 type WrongIdentity struct{ Detail string }
 
@@ -55,6 +59,8 @@ func handshakeReason(err error) string {
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 		return reasonTimeout
 	case errors.As(err, &remote) && remote.Op == "remote error":
+		return reasonAlert
+	case errors.As(err, &remote) && remote.Op == "local error" && strings.HasSuffix(err.Error(), badRecordMAC):
 		return reasonAlert
 	case strings.Contains(err.Error(), "didn't provide a certificate"): // crypto/tls has no typed error for it; only a label depends on it
 		return string(svid.NoCertificate)

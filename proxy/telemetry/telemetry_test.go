@@ -36,6 +36,9 @@ func TestHandshakeReason(t *testing.T) {
 			t.Errorf("%v: got %s, want %s", err, got, want)
 		}
 	}
+	if got := handshakeReason(&net.OpError{Op: "local error", Err: errors.New("tls: bad record MAC")}); got != "peer_refused" {
+		t.Errorf("an alert of OpenSSL in the clear: got %s", got)
+	}
 	for _, err := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.EPIPE} {
 		if got := handshakeReason(err); got != "peer_closed" {
 			t.Errorf("%v: got %s", err, got)

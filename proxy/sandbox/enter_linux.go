@@ -1,0 +1,14 @@
+package sandbox
+
+// enter applies Landlock first: the filter of system calls comes last, since it binds whatever runs after it.
+func enter(directory string) (r Report) {
+	var err error
+	if r.Landlock, err = restrictFiles(directory); err != nil {
+		r.Missing = append(r.Missing, "landlock: "+err.Error())
+	}
+	if err = restrictCalls(); err != nil {
+		r.Missing = append(r.Missing, "seccomp: "+err.Error())
+	}
+	r.Seccomp = err == nil
+	return r
+}

@@ -1,0 +1,30 @@
+// Package sandbox takes from the proxy's process what a proxy never needs, beyond what the pod's securityContext takes: Landlock leaves it its own
+// files to read, seccomp the system calls of a network program. Both hold for every thread and until the end of the process, and no later code can
+// undo them. The package also tells Go's garbage collector the container's memory limit.
+package sandbox
+
+import (
+	"log/slog"
+	"strings"
+)
+
+// Report is what confines the process.
+type Report struct {
+	Landlock int      // ABI version of the kernel's Landlock, if rules are in force; 0 is none
+	Seccomp  bool     // the filter of system calls is in force
+	Missing  []string // what this kernel or container runtime does not allow, and why
+}
+
+// Enter confines the process; directory is the mount that holds the proxy's files. Call it once, when every listener is bound and before anything of a
+// peer or of the directory is read: nobody can listen after it. It never fails: what cannot be had here is in the report, and in
+// the log, where the whole report is one line.
+func Enter(directory string, log *slog.Logger) Report {
+	r := enter(directory)
+	attrs := []any{"landlock_abi", r.Landlock, "seccomp", r.Seccomp}
+	if len(r.Missing) > 0 {
+		log.Warn("confined in part", append(attrs, "missing", strings.Join(r.Missing, "; "))...)
+	} else {
+		log.Info("confined", attrs...)
+	}
+	return r
+}
