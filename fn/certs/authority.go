@@ -46,6 +46,7 @@ type Authority struct {
 	Certificate  *x509.Certificate
 	ActiveSince  time.Time     // zero in slot Next
 	TrustedUntil time.Time     // slot Retired only
+	Replaced     time.Time     // since when it is being replaced ahead of time; zero for all others
 	SealedKey    string        // armored age file; empty when Retired, and when New until it is sealed
 	Recipients   string        // digest of the recipients of SealedKey
 	Key          crypto.Signer // only of an authority made by this run, or opened
@@ -54,7 +55,8 @@ type Authority struct {
 // Authorities are all authorities of a trust domain, oldest first.
 type Authorities []*Authority
 
-// ParseAuthorities judges the state object: one Active, at most one Next, every certificate a CA of this trust domain, none twice.
+// ParseAuthorities judges the state object: one Active, at most one Next, every certificate a CA of this trust domain, none twice. While authorities
+// whose keys are lost are replaced, there is no Active and one Next.
 func ParseAuthorities(state *v1alpha1.CertificateAuthority, td spiffeid.TrustDomain) (Authorities, error) {
 	if state.Spec.TrustDomain != td.Name() {
 		return nil, fmt.Errorf("spec.trustDomain: is %q, and the config says %q; a trust domain is not renamed: delete the state (the folder mtls/) to start a new CA, and expect an outage until every pod has synced",
@@ -73,9 +75,12 @@ func ParseAuthorities(state *v1alpha1.CertificateAuthority, td spiffeid.TrustDom
 		if a.TrustedUntil != nil {
 			authority.TrustedUntil = a.TrustedUntil.Time
 		}
+		if a.Replaced != nil {
+			authority.Replaced = a.Replaced.Time
+		}
 		list = append(list, authority)
 	}
-	if active, next := list.count(v1alpha1.SlotActive), list.count(v1alpha1.SlotNext); active != 1 || next > 1 {
+	if active, next := list.count(v1alpha1.SlotActive), list.count(v1alpha1.SlotNext); (active != 1 || next > 1) && !(active == 0 && next == 1 && list.Replacing()) {
 		return nil, fmt.Errorf("spec.authorities: holds %d Active and %d Next, want one of each; were two branches merged that had both issued? restore one of them from Git", active, next)
 	}
 	if _, err := list.Bundle(td); err != nil {
@@ -149,6 +154,7 @@ func (p Policy) Roll(l Authorities, lastExpiry, now time.Time) (Authorities, err
 	}
 	due := active == nil || !now.Before(p.promotionDue(active))
 	switch {
+	case next == nil && due && out.Replacing(): // its successor appears below, and is published before it signs
 	case next == nil && due:
 		made, err := p.newAuthority(v1alpha1.SlotActive, now)
 		if err != nil {
@@ -156,10 +162,10 @@ func (p Policy) Roll(l Authorities, lastExpiry, now time.Time) (Authorities, err
 		}
 		made.ActiveSince = now
 		out = append(out.replace(active, p.retired(active, lastExpiry, now)), made)
-	case due && (active == nil || !now.Before(created(next).Add(minPublished))):
+	case due && (active == nil && !out.Replacing() || !now.Before(created(next).Add(minPublished))):
 		promoted := *next
 		promoted.Slot, promoted.ActiveSince = v1alpha1.SlotActive, now
-		out.replace(active, p.retired(active, lastExpiry, now)).replace(next, &promoted)
+		out.replace(active, p.retired(active, lastExpiry, now)).replace(next, &promoted).dropReplaced(now)
 	}
 	if out.In(v1alpha1.SlotNext) == nil {
 		made, err := p.newAuthority(v1alpha1.SlotNext, now)
@@ -184,6 +190,9 @@ func created(a *Authority) time.Time { return a.Certificate.NotBefore.Add(backda
 
 // promotionDue is when Next takes over: after a signing period, or before a leaf would have to be cut short by the end of its authority.
 func (p Policy) promotionDue(active *Authority) time.Time {
+	if !active.Replaced.IsZero() {
+		return active.Replaced
+	}
 	due := active.ActiveSince.Add(p.SigningPeriod)
 	if last := p.lastSigning(active); last.Before(due) {
 		return last
@@ -220,7 +229,8 @@ func (p Policy) retired(active *Authority, lastExpiry, now time.Time) *Authority
 	if until.After(active.Certificate.NotAfter) {
 		until = active.Certificate.NotAfter
 	}
-	return &Authority{Slot: v1alpha1.SlotRetired, Certificate: active.Certificate, ActiveSince: active.ActiveSince, TrustedUntil: until.Add(keepRetired)}
+	return &Authority{Slot: v1alpha1.SlotRetired, Certificate: active.Certificate, ActiveSince: active.ActiveSince, TrustedUntil: until.Add(keepRetired),
+		Replaced: active.Replaced}
 }
 
 // newAuthority makes a self-signed CA certificate (X.509-SVID standard, sections 3 and 4): a URI name without a path, no further CA below it, and a

@@ -271,7 +271,7 @@ func TestCutShortLeafIsDueAfterPromotion(t *testing.T) {
 func TestParseAuthoritiesRefuses(t *testing.T) {
 	p := policy("ECDSA-P256")
 	good := func() *v1alpha1.CertificateAuthority {
-		return &v1alpha1.CertificateAuthority{Spec: roll(t, p, nil, start).State(td)}
+		return &v1alpha1.CertificateAuthority{Spec: roll(t, p, nil, start).State(td, nil)}
 	}
 	if _, err := certs.ParseAuthorities(good(), td); err != nil {
 		t.Fatal(err)

@@ -21,6 +21,9 @@ type Request struct {
 	Recipients string            // digest of those to whom its key must be sealed
 	Stored     *Stored           // nil: nothing
 	Active     *x509.Certificate // the authority that signs now; nil where it is not known
+
+	Replaced []*x509.Certificate // authorities whose leaves are to be replaced now, see Authorities.Replaced
+	Renew    bool                // somebody asks for a new leaf
 }
 
 // Stored is a leaf as the state holds it.
@@ -95,6 +98,10 @@ func (p Policy) judgeWish(r Request, leaf *x509.Certificate, bundle *svid.Bundle
 		return because("the recipients changed")
 	case !slices.Equal(leaf.DNSNames, r.DNSNames):
 		return because("the Services that select it changed")
+	case slices.ContainsFunc(r.Replaced, func(ca *x509.Certificate) bool { return signedBy(leaf, ca) }):
+		return because("its authority is being replaced")
+	case r.Renew:
+		return because("a new one was asked for")
 	case algorithmOf(leaf.PublicKey) != p.Algorithm:
 		return because("the key algorithm changed to %s", p.Algorithm)
 	case leaf.NotAfter.Sub(leaf.NotBefore) != p.Validity+backdate && !(p.cutShort(leaf) && endsWithItsAuthority(leaf, bundle)):
@@ -130,6 +137,8 @@ func wording(leaf *x509.Certificate, err error) string {
 			return "it is valid only from " + stampText(leaf.NotBefore)
 		case svid.UnknownAuthority:
 			return "no authority of the bundle signed it"
+		case svid.Revoked:
+			return "its key is revoked"
 		}
 	}
 	return err.Error()

@@ -26,6 +26,8 @@ type issued struct {
 	authorities certs.Authorities // nil when the CA object is not in the input
 	bundle      []*x509.Certificate
 	leaves      map[*model.Workload]*sealedLeaf // only those that are new
+	revocations certs.Revocations               // nil when the CA object is not in the input
+	revokedKeys []string                        // digests
 }
 
 // sealedLeaf is a new leaf whose key is sealed already; the plain key does not leave certify.
@@ -44,6 +46,7 @@ type certifier struct {
 	report  *report.Report
 	bundle  *svid.Bundle
 	reasons map[*model.Workload]certs.Reason
+	renew   map[*model.Workload]bool
 }
 
 // certify plans, issues and seals. What is not due keeps its bytes. Without permission to issue, or without a key that would be needed, it
@@ -62,7 +65,9 @@ func certify(m *model.Model, s *sealing, o Options, r *report.Report) *issued {
 		return nil
 	}
 	out := &issued{authorities: authorities, bundle: bundle, leaves: map[*model.Workload]*sealedLeaf{}}
-	requests := c.judge(bundle, authorities)
+	out.revocations, out.revokedKeys = c.revoked(bundle, mayIssue)
+	c.renew = c.named(o.Renew, "--renew")
+	requests := c.judge(out, authorities)
 	if r.Failed() {
 		return nil
 	}
@@ -88,7 +93,9 @@ func (c *certifier) stateOnly() *issued {
 		return &issued{}
 	}
 	authorities := c.authorities()
-	return &issued{authorities: authorities, bundle: authorities.Certificates()}
+	out := &issued{authorities: authorities, bundle: authorities.Certificates()}
+	out.revocations, out.revokedKeys = c.revoked(out.bundle, false)
+	return out
 }
 
 // trust determines the authorities, rolled where that is allowed, and the bundle. In the output of `kustomize build` the CA object is absent, and
@@ -104,16 +111,25 @@ func (c *certifier) trust(mayIssue bool) (certs.Authorities, []*x509.Certificate
 			return nil, stored
 		case fresh:
 			return c.roll(nil)
+		case c.options.ReplaceCA && stored != nil:
+			return c.roll(certs.Lost(stored, c.options.Now))
 		}
 		c.report.Error(report.Object{}, "", "the state in the input has no CertificateAuthority: either the function sees a part of the package only (run it on the whole, without selectors), or the "+
-			"object is lost. Restore it from Git (mtls/ca.yaml); if it is gone for good, delete all objects with the annotation %s to start a new CA, and expect an outage until every pod has synced",
-			contract.IdentityAnnotation)
+			"object is lost. Restore it from Git (mtls/ca.yaml); if it is gone for good, run `meshless issue --replace-ca`, which needs two more runs, one and two days later, and no outage")
 		return nil, nil
 	}
 	authorities := c.authorities()
 	c.refuseForeign(stored, authorities)
 	if c.report.Failed() {
 		return nil, nil
+	}
+	if mayIssue && c.options.ReplaceCA {
+		replaced, err := authorities.Replace(c.options.Now)
+		if err != nil {
+			c.report.Error(report.ObjectOf(c.model.State.Authority), "spec.authorities", "%v", err)
+			return nil, nil
+		}
+		authorities = replaced
 	}
 	if mayIssue {
 		return c.roll(authorities)
@@ -148,7 +164,7 @@ func (c *certifier) authorities() certs.Authorities {
 		c.report.Error(object, "", "%v", err)
 		return nil
 	}
-	if active := authorities.In(v1alpha1.SlotActive); active.Recipients != c.sealing.ca.Digest() {
+	if active := authorities.In(v1alpha1.SlotActive); active != nil && active.Replaced.IsZero() && active.Recipients != c.sealing.ca.Digest() {
 		c.report.Warn(object, "spec.authorities", "the Active authority is sealed to other recipients than spec.certificates.ca.recipients; the config's apply to authorities that are made from now on")
 	}
 	return authorities
@@ -169,6 +185,9 @@ func (c *certifier) roll(authorities certs.Authorities) (certs.Authorities, []*x
 		if !slices.ContainsFunc(rolled.Certificates(), old.Certificate.Equal) {
 			c.report.Info(report.Object{}, "", "authority %q is trusted no more: nothing that it signed is valid", old.Certificate.Subject.CommonName)
 		}
+	}
+	if what, at := rolled.NextStep(); what != "" {
+		c.report.Info(report.Object{}, "", "the CA is being replaced: run `meshless issue` again after %s, when %s", at.UTC().Format(time.RFC3339), what)
 	}
 	return rolled, rolled.Certificates()
 }
@@ -195,18 +214,18 @@ func (c *certifier) storedBundle() []*x509.Certificate {
 }
 
 // judge asks of each workload whether its leaf is to be replaced.
-func (c *certifier) judge(bundle []*x509.Certificate, authorities certs.Authorities) map[*model.Workload]certs.Request {
+func (c *certifier) judge(trust *issued, authorities certs.Authorities) map[*model.Workload]certs.Request {
 	requests := map[*model.Workload]certs.Request{}
-	if bundle != nil {
+	if trust.bundle != nil {
 		var err error
-		if c.bundle, err = svid.NewBundle(c.model.TrustDomain, bundle, nil); err != nil {
+		if c.bundle, err = svid.NewBundle(c.model.TrustDomain, trust.bundle, trust.revokedKeys); err != nil {
 			c.report.Error(report.Object{}, "", "%v", err)
 			return nil
 		}
 	}
 	for _, w := range c.model.Workloads {
 		recipients := c.sealing.of(w.Namespace)
-		request := certs.Request{ID: w.ID, DNSNames: dnsNames(w), Recipients: recipients.Digest()}
+		request := certs.Request{ID: w.ID, DNSNames: dnsNames(w), Recipients: recipients.Digest(), Replaced: authorities.Replaced(), Renew: c.renew[w]}
 		if active := authorities.In(v1alpha1.SlotActive); active != nil {
 			request.Active = active.Certificate
 		}
@@ -301,6 +320,10 @@ func (c *certifier) hintEarly() string {
 // unlock opens the key of the Active authority, and tells whether leaves can be issued. Without an identity, leaves that are merely due are left for a render that has one.
 func (c *certifier) unlock(authorities certs.Authorities) bool {
 	active := authorities.In(v1alpha1.SlotActive)
+	if active == nil {
+		c.waitForAuthority(authorities)
+		return false
+	}
 	if active.Key != nil {
 		return true
 	}
@@ -324,6 +347,21 @@ func (c *certifier) unlock(authorities certs.Authorities) bool {
 			"when the authority was made", err)
 	}
 	return err == nil
+}
+
+// waitForAuthority reports what cannot be issued yet, since the keys of the old authorities are lost and the new one is not known everywhere.
+func (c *certifier) waitForAuthority(authorities certs.Authorities) {
+	_, at := authorities.NextStep()
+	for _, w := range c.model.Workloads {
+		switch reason := c.reasons[w]; {
+		case reason.None():
+		case reason.Due:
+			c.report.Warn(w.Object, "", "the certificate is due for renewal: %s. It is renewed when the new authority signs, from %s on", reason.Text, at.UTC().Format(time.RFC3339))
+		default:
+			c.report.Error(w.Object, "", "the certificate must be issued anew: %s; but no authority signs before %s, since the CA is being replaced and every node must know the new one first. "+
+				"Leave the change out until then", reason.Text, at.UTC().Format(time.RFC3339))
+		}
+	}
 }
 
 func (c *certifier) askForIdentity(object report.Object) {
@@ -374,12 +412,18 @@ func (c *certifier) sealAuthorities(authorities certs.Authorities) {
 func (c *certifier) lastExpiry() time.Time {
 	var last time.Time
 	for _, secret := range c.model.State.Leaves {
-		text, err := base64.StdEncoding.DecodeString(secret.GetDataMap()[contract.LeafFile])
-		if err != nil {
-			continue
+		if leaf := leafOf(secret); leaf != nil && leaf.NotAfter.After(last) {
+			last = leaf.NotAfter
 		}
-		if certificates, err := svid.ParseCertificates(text); err == nil && certificates[0].NotAfter.After(last) {
-			last = certificates[0].NotAfter
+	}
+	return last
+}
+
+// latestExpiry is until when any leaf of these authorities can be valid, since none outlives its authority.
+func latestExpiry(bundle []*x509.Certificate) (last time.Time) {
+	for _, ca := range bundle {
+		if ca.NotAfter.After(last) {
+			last = ca.NotAfter
 		}
 	}
 	return last

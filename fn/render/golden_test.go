@@ -41,6 +41,9 @@ type world struct {
 	now         time.Time
 	built       bool // as in `kustomize build`: the result is not written back
 	noIdentity  bool // the CA's identity is not given
+
+	revoke, renew []string
+	replaceCA     bool
 }
 
 func newWorld(t testing.TB) *world {
@@ -79,7 +82,7 @@ spec:
 
 func (w *world) run(items []*yaml.RNode, config *v1alpha1.MutualTLS) ([]*yaml.RNode, *report.Report) {
 	r := &report.Report{}
-	out := render.Run(items, config, render.Options{Now: w.now, WrittenBack: !w.built, CAIdentity: func() ([]age.Identity, error) {
+	out := render.Run(items, config, render.Options{Now: w.now, WrittenBack: !w.built, Revoke: w.revoke, Renew: w.renew, ReplaceCA: w.replaceCA, CAIdentity: func() ([]age.Identity, error) {
 		if w.noIdentity {
 			return nil, nil
 		}

@@ -47,7 +47,9 @@ func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*contract.M
 	keep := map[*yaml.RNode]bool{}
 	for _, namespace := range o.model.Namespaces() {
 		bundle := string(svid.EncodeCertificates(issued.bundle...))
-		keep[o.writeConfigMap(o.model.State.Bundles, contract.BundleName, namespace, contract.BundleFile, bundle)] = true
+		item := o.writeConfigMap(o.model.State.Bundles, contract.BundleName, namespace, contract.BundleFile, bundle)
+		setOrDrop(item, contract.RevokedAnnotation, strings.Join(issued.revokedKeys, ","))
+		keep[item] = true
 		mesh, err := meshes[namespace].Marshal()
 		if err != nil {
 			r.Error(report.Object{}, "", "writing the mesh map: %v", err)
@@ -156,10 +158,10 @@ func (o *output) writeAuthorities(config *v1alpha1.MutualTLS, issued *issued) {
 		})
 		o.placeAt(item, "ca.yaml")
 		o.items = append(o.items, item)
-	} else if state, err := v1alpha1.ParseCertificateAuthority(item); err == nil && issued.authorities.Describes(state) {
+	} else if state, err := v1alpha1.ParseCertificateAuthority(item); err == nil && issued.authorities.Describes(state, issued.revocations) {
 		return
 	}
-	node.Set(item.YNode(), "spec", authoritiesNode(issued.authorities.State(o.model.TrustDomain)))
+	node.Set(item.YNode(), "spec", authoritiesNode(issued.authorities.State(o.model.TrustDomain, issued.revocations)))
 }
 
 func authoritiesNode(spec v1alpha1.CertificateAuthoritySpec) *yaml.Node {
@@ -172,6 +174,9 @@ func authoritiesNode(spec v1alpha1.CertificateAuthoritySpec) *yaml.Node {
 		if a.TrustedUntil != nil {
 			node.Set(n, "trustedUntil", node.Text(a.TrustedUntil.Format(time.RFC3339)))
 		}
+		if a.Replaced != nil {
+			node.Set(n, "replaced", node.Text(a.Replaced.Format(time.RFC3339)))
+		}
 		node.Set(n, "certificate", node.Literal(a.Certificate))
 		if a.SealedKey != "" {
 			node.Set(n, "recipients", node.Text(a.Recipients))
@@ -179,7 +184,24 @@ func authoritiesNode(spec v1alpha1.CertificateAuthoritySpec) *yaml.Node {
 		}
 		authorities.Content = append(authorities.Content, n)
 	}
-	return node.Object("trustDomain", spec.TrustDomain, "authorities", authorities)
+	out := node.Object("trustDomain", spec.TrustDomain, "authorities", authorities)
+	if len(spec.Revoked) > 0 {
+		revoked := node.List()
+		for _, k := range spec.Revoked {
+			revoked.Content = append(revoked.Content, node.Object("key", k.Key, "spiffeID", k.SPIFFEID, "until", k.Until.Format(time.RFC3339)))
+		}
+		node.Set(out, "revoked", revoked)
+	}
+	return out
+}
+
+// setOrDrop ensures an annotation, or its absence where the value is empty.
+func setOrDrop(item *yaml.RNode, key, value string) {
+	if value != "" {
+		annotate(item, map[string]string{key: value})
+	} else if annotations := node.Get(node.Get(item.YNode(), "metadata"), "annotations"); annotations != nil {
+		node.Drop(annotations, key)
+	}
 }
 
 // annotate ensures annotations in a fixed order.

@@ -26,6 +26,10 @@ type Options struct {
 	WrittenBack bool
 	// CAIdentity returns the age identities that open CA keys, none when there are none. It is called only when a CA key is needed.
 	CAIdentity func() ([]age.Identity, error)
+	// Revoke names keys that are trusted no more from now on: workloads ("kind/name" or "namespace/kind/name"), whose present key is meant, or digests of
+	// public keys. Renew names workloads that get a new key and leaf although nothing is due. ReplaceCA begins to replace the authorities.
+	Revoke, Renew []string
+	ReplaceCA     bool
 	// Check makes issuance: Never a check of the input: whatever the render changes is an error.
 	Check bool
 	// MayConsume lets the render edit the given nodes instead of copies, for callers that do not need them any more: a large package then takes half the memory.
@@ -66,6 +70,9 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 		if err := inject.Apply(m, w, r); err != nil {
 			r.Error(w.Object, "", "%v", err)
 		}
+	}
+	for _, mesh := range meshes {
+		mesh.RevokedKeys = issued.revokedKeys
 	}
 	out := &output{model: m, place: o.WrittenBack, items: items}
 	out.write(config, meshes, issued, r)

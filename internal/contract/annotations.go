@@ -12,10 +12,11 @@ const (
 
 // Annotations that a render writes on state. State is found by IdentityAnnotation, since prefixes and namespaces move names.
 const (
-	IdentityAnnotation   = AnnotationPrefix + "identity"   // SPIFFE ID of the workload; of the trust domain on bundles and mesh maps
-	RecipientsAnnotation = AnnotationPrefix + "recipients" // digest of those to whom the key is sealed
-	PublicKeyAnnotation  = AnnotationPrefix + "public-key" // SHA-256 of the SubjectPublicKeyInfo of the sealed key
-	NotAfterAnnotation   = AnnotationPrefix + "not-after"  // expiry of the leaf, for people
+	IdentityAnnotation   = AnnotationPrefix + "identity"     // SPIFFE ID of the workload; of the trust domain on bundles and mesh maps
+	RecipientsAnnotation = AnnotationPrefix + "recipients"   // digest of those to whom the key is sealed
+	PublicKeyAnnotation  = AnnotationPrefix + "public-key"   // SHA-256 of the SubjectPublicKeyInfo of the sealed key
+	RevokedAnnotation    = AnnotationPrefix + "revoked-keys" // on bundles: digests of public keys, separated by commas; the map gets them
+	NotAfterAnnotation   = AnnotationPrefix + "not-after"    // expiry of the leaf, for people
 )
 
 // Annotations that people write on pod templates.

@@ -5,6 +5,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/internal/contract"
 )
 
 // Slot is the stage of an authority's life. There is at most one Next and exactly one Active.
@@ -24,10 +26,18 @@ type CertificateAuthority struct {
 	Spec              CertificateAuthoritySpec `json:"spec"`
 }
 
-// CertificateAuthoritySpec lists the authorities of one trust domain.
+// CertificateAuthoritySpec lists the authorities of one trust domain, and the keys that it trusts no more.
 type CertificateAuthoritySpec struct {
-	TrustDomain string      `json:"trustDomain"`
-	Authorities []Authority `json:"authorities"`
+	TrustDomain string       `json:"trustDomain"`
+	Authorities []Authority  `json:"authorities"`
+	Revoked     []RevokedKey `json:"revoked,omitempty"`
+}
+
+// RevokedKey is a key that peers refuse although its certificate is valid.
+type RevokedKey struct {
+	Key      string      `json:"key"`      // SHA-256 of the SubjectPublicKeyInfo, 64 lower-case hexadecimal digits
+	SPIFFEID string      `json:"spiffeID"` // whose key it was
+	Until    metav1.Time `json:"until"`    // when the entry may go: a day after the key's last certificate expired
 }
 
 // Authority is one CA certificate with its sealed key.
@@ -35,6 +45,7 @@ type Authority struct {
 	Slot         Slot         `json:"slot"`
 	ActiveSince  *metav1.Time `json:"activeSince,omitempty"`  // Active and Retired
 	TrustedUntil *metav1.Time `json:"trustedUntil,omitempty"` // Retired: 24 h after the last leaf it signed expires
+	Replaced     *metav1.Time `json:"replaced,omitempty"`     // since when it is being replaced ahead of time: its key is lost or in wrong hands
 	Recipients   string       `json:"recipients,omitempty"`   // digest of the recipients of SealedKey
 	Certificate  string       `json:"certificate"`            // PEM
 	SealedKey    string       `json:"sealedKey,omitempty"`    // Next and Active: PKCS#8 PEM in an armored age file
@@ -57,6 +68,15 @@ func ParseCertificateAuthority(node *yaml.RNode) (*CertificateAuthority, error) 
 			return nil, fmt.Errorf("%s.trustedUntil: is missing; restore this object from Git", path)
 		case a.Slot == SlotActive && a.ActiveSince == nil:
 			return nil, fmt.Errorf("%s.activeSince: is missing; restore this object from Git", path)
+		}
+	}
+	for i, k := range ca.Spec.Revoked {
+		path := fmt.Sprintf("spec.revoked[%d]", i)
+		if err := contract.ValidateKeyDigest(k.Key); err != nil {
+			return nil, fmt.Errorf("%s.key: %w; restore this object from Git", path, err)
+		}
+		if k.Until.IsZero() {
+			return nil, fmt.Errorf("%s.until: is missing; restore this object from Git", path)
 		}
 	}
 	return &ca, nil

@@ -1,0 +1,156 @@
+package render
+
+import (
+	"crypto/x509"
+	"encoding/base64"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/certs"
+	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/svid"
+)
+
+// revoked determines the keys that are trusted no more. The CertificateAuthority says until when each is listed; the bundles repeat the digests, since a
+// `kustomize build` sees only them.
+func (c *certifier) revoked(bundle []*x509.Certificate, mayIssue bool) (certs.Revocations, []string) {
+	listed := c.listedKeys()
+	if c.model.State.Authority == nil && !mayIssue {
+		return nil, listed
+	}
+	var known certs.Revocations
+	if c.model.State.Authority != nil {
+		if state, err := v1alpha1.ParseCertificateAuthority(c.model.State.Authority); err == nil { // else it is reported already
+			known = certs.ParseRevocations(state)
+		}
+	}
+	if lost := slices.DeleteFunc(slices.Clone(listed), func(key string) bool { return slices.Contains(known.Digests(), key) }); len(lost) > 0 {
+		known = c.recover(known, lost, bundle)
+	}
+	if !mayIssue {
+		return known, listed
+	}
+	now := known.At(c.options.Now, c.revokeNamed(bundle)...)
+	return now, now.Digests()
+}
+
+// recover keeps what the bundles still list as revoked and the CertificateAuthority does not: after a merge or a revert of one of them, or when the object is lost. A
+// revocation is not taken back by that. How long such a key matters is not known: as long as an authority that can have signed it.
+func (c *certifier) recover(known certs.Revocations, lost []string, bundle []*x509.Certificate) certs.Revocations {
+	for _, key := range lost {
+		c.report.Warn(report.Object{}, "", "key %s is revoked in the bundles and not in the CertificateAuthority, as after a merge or a revert of one of them; it stays revoked", key)
+		known = append(known, certs.RevokedKey{Digest: key, Until: latestExpiry(bundle)})
+	}
+	return known
+}
+
+// listedKeys are the digests that the bundles of the state repeat.
+func (c *certifier) listedKeys() []string {
+	var keys []string
+	for _, item := range c.model.State.Bundles {
+		text := item.GetAnnotations()[contract.RevokedAnnotation]
+		if text == "" {
+			continue
+		}
+		for key := range strings.SplitSeq(text, ",") {
+			if err := contract.ValidateKeyDigest(key); err != nil {
+				c.report.Error(report.ObjectOf(item), "metadata.annotations["+contract.RevokedAnnotation+"]", "%v; restore it from Git", err)
+				continue
+			}
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
+// revokeNamed makes the revocations that this run is asked for.
+func (c *certifier) revokeNamed(bundle []*x509.Certificate) []certs.RevokedKey {
+	var out []certs.RevokedKey
+	var names []string
+	for _, name := range c.options.Revoke {
+		if contract.ValidateKeyDigest(name) != nil {
+			names = append(names, name)
+			continue
+		}
+		key := certs.RevokedKey{Digest: name, Until: latestExpiry(bundle)}
+		for _, secret := range c.model.State.Leaves {
+			if leaf := leafOf(secret); leaf != nil && svid.KeyDigest(leaf) == name {
+				key = certs.Revoke(leaf)
+			}
+		}
+		out = append(out, key)
+	}
+	for w := range c.named(names, "revoke") {
+		leaf := leafOf(c.model.State.Leaves[w.ID.String()])
+		if leaf == nil {
+			c.report.Error(w.Object, "", "has no certificate whose key could be revoked")
+			continue
+		}
+		out = append(out, certs.Revoke(leaf))
+	}
+	for _, key := range out {
+		c.report.Info(report.Object{}, "", "key %s of %s is revoked", key.Digest, orUnknown(key.ID))
+	}
+	return out
+}
+
+func orUnknown(id string) string {
+	if id == "" {
+		return "a workload that is not in the input"
+	}
+	return id
+}
+
+// named finds workloads by "kind/name" or "namespace/kind/name", in any case of the kind.
+func (c *certifier) named(names []string, flag string) map[*model.Workload]bool {
+	found := map[*model.Workload]bool{}
+	for _, name := range names {
+		var matches []*model.Workload
+		for _, w := range c.model.Workloads {
+			short := strings.ToLower(w.Object.Kind) + "/" + w.Object.Name
+			if wanted := lowerKind(name); wanted == short || wanted == w.Namespace+"/"+short {
+				matches = append(matches, w)
+			}
+		}
+		switch {
+		case len(matches) == 0:
+			c.report.Error(report.Object{}, "", "%s: %q is no workload of the mesh here: give kind/name or namespace/kind/name, such as deployment/web", flag, name)
+		case len(matches) > 1:
+			c.report.Error(report.Object{}, "", "%s: %q is in %d namespaces: give namespace/kind/name", flag, name, len(matches))
+		default:
+			found[matches[0]] = true
+		}
+	}
+	return found
+}
+
+// lowerKind is a name of a workload with its kind in lower case.
+func lowerKind(name string) string {
+	parts := strings.Split(name, "/")
+	if len(parts) >= 2 {
+		parts[len(parts)-2] = strings.ToLower(parts[len(parts)-2])
+	}
+	return strings.Join(parts, "/")
+}
+
+// leafOf reads the certificate of a Secret of the state; nil where there is none that can be read.
+func leafOf(secret *yaml.RNode) *x509.Certificate {
+	if secret == nil {
+		return nil
+	}
+	text, err := base64.StdEncoding.DecodeString(strings.TrimSpace(secret.GetDataMap()[contract.LeafFile]))
+	if err != nil {
+		return nil
+	}
+	certificates, err := svid.ParseCertificates(text)
+	if err != nil {
+		return nil
+	}
+	return certificates[0]
+}
