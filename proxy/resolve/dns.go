@@ -24,38 +24,27 @@ type client struct {
 
 // names returns the names of addr below svc.<domain> and how long they hold. That there are none is no error.
 func (c *client) names(ctx context.Context, addr netip.Addr, domain string) ([]Name, time.Duration, error) {
-	reverse, err := dns.ReverseAddr(addr.String())
+	answer, err := c.reverse(ctx, addr)
 	if err != nil {
 		return nil, 0, err
 	}
-	answer, err := c.query(ctx, reverse, dns.TypePTR)
-	if err != nil {
-		return nil, 0, err
+	found := pointers(answer, domain)
+	if len(found) == 0 {
+		return nil, negativeTTL(answer), nil
 	}
-	ttl := negativeTTL(answer)
-	var names []Name
-	for _, rr := range answer.Answer {
-		ptr, ok := rr.(*dns.PTR)
-		if !ok {
-			continue
-		}
-		name, ok := parseName(ptr.Ptr, domain)
-		if !ok {
-			continue
-		}
-		if len(names) == maxNames {
-			return nil, 0, fmt.Errorf("%s has more than %d names", addr, maxNames)
-		}
-		if len(names) == 0 {
-			ttl = maxTTL
-		}
-		confirmed, forwardTTL, err := c.confirm(ctx, ptr.Ptr, addr)
+	if len(found) > maxNames {
+		return nil, 0, fmt.Errorf("%s has more than %d names", addr, maxNames)
+	}
+	ttl := maxTTL
+	names := make([]Name, len(found))
+	for i, p := range found {
+		confirmed, forwardTTL, err := c.confirm(ctx, p.target, addr)
 		if err != nil {
 			return nil, 0, err
 		}
-		name.Confirmed = confirmed
-		ttl = min(ttl, seconds(ptr.Hdr.Ttl), forwardTTL)
-		names = append(names, name)
+		names[i] = p.name
+		names[i].Confirmed = confirmed
+		ttl = min(ttl, seconds(p.ttl), forwardTTL)
 	}
 	return names, ttl, nil
 }
@@ -63,16 +52,23 @@ func (c *client) names(ctx context.Context, addr netip.Addr, domain string) ([]N
 // confirm tells whether the address records of name contain addr. Whoever may write the reverse zone of an address must not thereby
 // be able to claim a name of the mesh.
 func (c *client) confirm(ctx context.Context, name string, addr netip.Addr) (bool, time.Duration, error) {
-	kind := dns.TypeA
-	if addr.Is6() {
-		kind = dns.TypeAAAA
+	addrs, ttl, err := c.addresses(ctx, name, recordType(addr))
+	if err != nil || !slices.Contains(addrs, addr) {
+		return false, minTTL, err
 	}
+	return true, ttl, nil
+}
+
+// addresses are what the A or AAAA records of name contain, and how long they hold. That there are none is no error.
+func (c *client) addresses(ctx context.Context, name string, kind uint16) ([]netip.Addr, time.Duration, error) {
 	answer, err := c.query(ctx, name, kind)
 	if err != nil {
-		return false, 0, err
+		return nil, 0, err
 	}
+	var addrs []netip.Addr
+	ttl := maxTTL
 	for _, rr := range answer.Answer {
-		if !strings.EqualFold(rr.Header().Name, name) {
+		if !strings.EqualFold(rr.Header().Name, dns.Fqdn(name)) {
 			continue // the target of an alias is another name
 		}
 		var ip net.IP
@@ -82,11 +78,28 @@ func (c *client) confirm(ctx context.Context, name string, addr netip.Addr) (boo
 		case *dns.AAAA:
 			ip = rr.AAAA
 		}
-		if got, ok := netip.AddrFromSlice(ip); ok && got.Unmap() == addr {
-			return true, seconds(rr.Header().Ttl), nil
+		if addr, ok := netip.AddrFromSlice(ip); ok {
+			addrs = append(addrs, addr.Unmap())
+			ttl = min(ttl, seconds(rr.Header().Ttl))
 		}
 	}
-	return false, minTTL, nil
+	return addrs, ttl, nil
+}
+
+func (c *client) reverse(ctx context.Context, addr netip.Addr) (*dns.Msg, error) {
+	name, err := dns.ReverseAddr(addr.String())
+	if err != nil {
+		return nil, err
+	}
+	return c.query(ctx, name, dns.TypePTR)
+}
+
+// recordType is the type of the records that can contain addr.
+func recordType(addr netip.Addr) uint16 {
+	if addr.Is6() {
+		return dns.TypeAAAA
+	}
+	return dns.TypeA
 }
 
 // query asks each server until one answers, and a second time since a datagram can be lost. NOERROR and NXDOMAIN are answers,
@@ -95,6 +108,7 @@ func (c *client) query(ctx context.Context, name string, kind uint16) (*dns.Msg,
 	err := errors.New("no name server is configured")
 	for _, server := range slices.Concat(c.servers, c.servers) {
 		if ctx.Err() != nil {
+			err = context.Cause(ctx)
 			break
 		}
 		var answer *dns.Msg

@@ -1,6 +1,7 @@
 package resolve
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -39,21 +40,25 @@ func (d Destination) Accepts(id spiffeid.ID) bool {
 // Facts is what DNS says about an address. It holds no decision, so that it stays true when the mesh map changes.
 type Facts struct {
 	Names []Name
-	Err   error // DNS did not answer; Names is empty then
+	Err   error // DNS did not answer; Names holds what it said earlier
+	Doubt error // why it proves nothing that DNS has no name, or no other name, for the address
 }
 
 // Name is a name of an address below svc.<clusterDomain>.
 type Name struct {
-	Service   string // <service>.<namespace>, in lower case
-	Endpoint  bool   // the address is an endpoint's (a pod's), not the Service's clusterIP
-	Confirmed bool   // the name's own address records contain the address
+	Service    string // <service>.<namespace>, in lower case
+	Endpoint   bool   // the address is an endpoint's (a pod's), not the Service's clusterIP
+	Confirmed  bool   // the name's own address records contain the address
+	Forward    bool   // found in the Service's address records alone: its clusterIP or, if it is headless, an endpoint; nobody says which
+	Remembered bool   // DNS confirmed it within the last minutes, but does not say it now; the Service was in the mesh then
 }
 
 // Map answers from the mesh map and from facts. It is pure and immutable.
 type Map struct {
-	mesh  *contract.Mesh
-	byIP  map[netip.Addr][]*contract.Service
-	hosts map[string]*contract.Service
+	mesh     *contract.Mesh
+	byIP     map[netip.Addr][]*contract.Service
+	hosts    map[string]*contract.Service
+	services []string // the <service>.<namespace> of each
 }
 
 // NewMap indexes the Services of mesh.
@@ -62,6 +67,9 @@ func NewMap(mesh *contract.Mesh) *Map {
 	for i := range mesh.Services {
 		s := &mesh.Services[i]
 		m.hosts[s.Host] = s
+		if name, ok := serviceOf(s.Host, mesh.ClusterDomain); ok {
+			m.services = append(m.services, name)
+		}
 		for _, ip := range s.ClusterIPs {
 			m.byIP[plain(ip)] = append(m.byIP[plain(ip)], s)
 		}
@@ -69,45 +77,65 @@ func NewMap(mesh *contract.Mesh) *Map {
 	return m
 }
 
+// service is the Service of the mesh with this <service>.<namespace>, or nil.
+func (m *Map) service(name string) *contract.Service {
+	return m.hosts[name+".svc."+strings.ToLower(m.mesh.ClusterDomain)]
+}
+
+// nameless tells whether facts hold no name that says something: none of the mesh, and none that is confirmed.
+func (m *Map) nameless(facts Facts) bool {
+	return !m.knows(facts) && !slices.ContainsFunc(facts.Names, func(n Name) bool { return n.Confirmed })
+}
+
+// knows tells whether facts hold a name of a Service of the mesh.
+func (m *Map) knows(facts Facts) bool {
+	return slices.ContainsFunc(facts.Names, func(n Name) bool { return m.service(n.Service) != nil })
+}
+
 // match is a Service of the mesh that stands behind an address, as a manifest claims or as DNS confirms.
 type match struct {
 	service  *contract.Service
 	claimed  bool // by a clusterIP of the map: whoever writes a manifest can claim the address of somebody else's Service
 	endpoint bool
+	either   bool // endpoint or clusterIP
 }
 
 // Decide answers for one destination. The clusterIPs of the map and the names that DNS confirms count together; only without either
-// do meshCIDRs. A name of the mesh that is not confirmed refuses, and so does a DNS that does not answer, unless the clusterIPs alone
-// lead to mutual TLS: the absence of an answer never turns encryption off.
+// do meshCIDRs. A name of the mesh that is not confirmed refuses. So does a DNS that does not answer, unless clusterIPs or names that
+// it told earlier lead to mutual TLS, and a DNS whose denial is in doubt, unless meshCIDRs do: the absence of an answer never turns
+// encryption off.
 func (m *Map) Decide(dst netip.AddrPort, facts Facts) Destination {
 	addr := plain(dst.Addr())
 	var matches []match
 	for _, s := range m.byIP[addr] {
 		matches = append(matches, match{service: s, claimed: true})
 	}
-	if facts.Err != nil && len(matches) == 0 {
-		return Destination{Kind: Refused, Reason: "dns: " + facts.Err.Error()}
-	}
+	doubt := facts.Doubt
 	for _, name := range facts.Names {
-		s := m.hosts[name.Service+".svc."+strings.ToLower(m.mesh.ClusterDomain)]
-		if s == nil {
-			continue
-		}
-		if !name.Confirmed {
+		s := m.service(name.Service)
+		switch {
+		case s == nil && name.Remembered:
+			doubt = fmt.Errorf("%s was an address of %s, which has left the mesh map, and has no name now", addr, name.Service)
+		case s == nil:
+		case !name.Confirmed:
 			return Destination{Kind: Refused, Host: s.Host, Reason: fmt.Sprintf("dns: %s names itself %s, which does not resolve to it", addr, s.Host)}
+		default:
+			matches = append(matches, match{service: s, endpoint: name.Endpoint, either: name.Forward})
 		}
-		matches = append(matches, match{service: s, endpoint: name.Endpoint})
 	}
-	if len(matches) > 0 {
+	switch {
+	case len(matches) > 0:
 		d := combine(matches, dst.Port())
-		if claim := unconfirmed(matches); d.Kind == Plaintext && claim != nil {
-			return Destination{Kind: Refused, Host: d.Host, Reason: fmt.Sprintf("port %d of %s takes plaintext, which needs DNS to confirm that %s is its address: %s",
-				dst.Port(), claim.Host, addr, whyUnconfirmed(addr, facts))}
+		if why := noPlaintext(addr, matches, facts.Err, doubt); d.Kind == Plaintext && why != "" {
+			return Destination{Kind: Refused, Host: d.Host, Reason: fmt.Sprintf("port %d takes plaintext, which %s", dst.Port(), why)}
 		}
 		return d
-	}
-	if slices.ContainsFunc(m.mesh.Outbound.MeshCIDRs, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+	case facts.Err != nil:
+		return Destination{Kind: Refused, Reason: "dns: " + facts.Err.Error()}
+	case slices.ContainsFunc(m.mesh.Outbound.MeshCIDRs, func(p netip.Prefix) bool { return p.Contains(addr) }):
 		return Destination{Kind: Mesh, AnyMember: true}
+	case doubt != nil:
+		return Destination{Kind: Refused, Reason: "dns: " + doubt.Error()}
 	}
 	return Destination{Kind: Unknown}
 }
@@ -126,14 +154,21 @@ func unconfirmed(matches []match) *contract.Service {
 	return nil
 }
 
-func whyUnconfirmed(addr netip.Addr, facts Facts) string {
+// noPlaintext is why an address must not get plaintext although all Services found there agree to it, or empty.
+func noPlaintext(addr netip.Addr, matches []match, err, doubt error) string {
+	unsure := cmp.Or(err, doubt)
+	claim := unconfirmed(matches)
 	switch {
-	case facts.Err != nil:
-		return facts.Err.Error()
+	case claim == nil && unsure == nil:
+		return ""
+	case claim == nil:
+		return "needs DNS to tell whether " + addr.String() + " belongs to other Services as well: " + unsure.Error()
+	case unsure != nil:
+		return "needs DNS to confirm that " + addr.String() + " is of " + claim.Host + ": " + unsure.Error()
 	case !private(addr):
-		return "it is not asked for public addresses"
+		return "needs DNS to confirm that " + addr.String() + " is of " + claim.Host + ": it is not asked for public addresses"
 	}
-	return "it has no such name"
+	return "needs DNS to confirm that " + addr.String() + " is of " + claim.Host + ": it has no such name"
 }
 
 // combine answers for an address behind which several Services may stand, as a pod behind two of them does. The peer must be
@@ -167,8 +202,13 @@ func combine(matches []match, port uint16) Destination {
 // plaintext tells whether the port opted out. The proxy's own metrics and health ports, which init leaves alone, are never TLS;
 // as ports of a Service those numbers mean nothing special.
 func (m match) plaintext(port uint16) bool {
-	if m.endpoint {
-		return port == contract.MetricsPort || port == contract.HealthPort || m.service.PlaintextTargetPorts.Contains(port)
+	service := m.service.PlaintextPorts.Contains(port)
+	target := port == contract.MetricsPort || port == contract.HealthPort || m.service.PlaintextTargetPorts.Contains(port)
+	switch {
+	case m.either:
+		return service && target
+	case m.endpoint:
+		return target
 	}
-	return m.service.PlaintextPorts.Contains(port)
+	return service
 }

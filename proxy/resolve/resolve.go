@@ -1,15 +1,22 @@
 // Package resolve answers which Service of the mesh, if any, is behind an address, and so who may answer there. The mesh map alone
 // says which identities are right. Which Service an address belongs to is said by the clusterIPs of the map, by DNS, whose names are
 // confirmed forward, or by both, which must then agree on who may answer. A clusterIP of the map is the claim of a manifest, and
-// never enough for plaintext. An attacker who controls DNS can at most send a connection to another Service of the mesh than the app
-// meant, or make an address that no clusterIP names look foreign: use outbound.unknown Deny or meshCIDRs where that matters.
+// never enough for plaintext.
+//
+// That DNS has no name for an address is not believed by itself. The Services of the mesh are asked for their addresses as well (the
+// sweep); a Service that every cluster has must be told by the same DNS, forward and backward (the witness); and an address that was
+// a Service's a short while ago still is (the memory). Whatever of this does not answer, refuses.
+//
+// What remains: an attacker who controls all that DNS says can send a connection to another Service of the mesh than the app meant,
+// or, with a name outside of the mesh that is consistent both ways, make an address look foreign that no clusterIP names. So can a DNS
+// that knows Services backward but not pods, for pods that are not headless. Use outbound.unknown Deny or meshCIDRs where that matters.
 package resolve
 
 import (
 	"context"
 	"errors"
 	"net/netip"
-	"strings"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,17 +26,10 @@ import (
 	"github.com/meshless-dev/meshless/internal/contract"
 )
 
-// Bounds of the cache.
-const (
-	minTTL     = time.Second
-	maxTTL     = time.Minute
-	negTTL     = 5 * time.Second // the longest that an address stays foreign: a pod of the mesh may get it next
-	maxEntries = 4096
-)
-
 const (
 	lookupTimeout = 8 * time.Second // bounds all queries about one address together
-	// claimTimeout is how long, from its start, a lookup is waited for where a clusterIP of the map alone leads to mutual TLS.
+	// claimTimeout is how long, from its start, DNS is waited for where a clusterIP of the map, meshCIDRs or the memory lead to mutual
+	// TLS without it.
 	claimTimeout = time.Second
 )
 
@@ -42,29 +42,20 @@ type Resolver struct {
 	count  func(result string)
 	index  atomic.Pointer[Map]
 
-	mu    sync.Mutex
-	cache map[key]*entry
-}
-
-type key struct {
-	addr   netip.Addr
-	domain string
-}
-
-// entry is filled once ready is closed.
-type entry struct {
-	began   time.Time // by the real clock
-	ready   chan struct{}
-	facts   Facts
-	expires time.Time
+	mu     sync.Mutex
+	cache  map[key]*entry
+	sweeps map[sweepKey]*sweep
+	memory *memory
 }
 
 // Options are the surroundings of a Resolver.
 type Options struct {
-	Servers []netip.AddrPort    // DNS servers, tried in order
-	Timeout time.Duration       // of one query to one server; default 2 s
-	Now     func() time.Time    // default time.Now
-	Count   func(result string) // called once per lookup with found, none or error; may be nil
+	Servers []netip.AddrPort // DNS servers, tried in order
+	Timeout time.Duration    // of one query to one server; default 2 s
+	Now     func() time.Time // default time.Now
+	// Count is called once per address looked up with found, none or error, and once per sweep with sweep, sweep_error (DNS did not
+	// answer for all) or sweep_denied (the witness was denied). It may be nil.
+	Count func(result string)
 }
 
 // New makes a Resolver.
@@ -78,7 +69,8 @@ func New(o Options) *Resolver {
 	if o.Count == nil {
 		o.Count = func(string) {}
 	}
-	return &Resolver{client: &client{servers: o.Servers, timeout: o.Timeout}, now: o.Now, count: o.Count, cache: map[key]*entry{}}
+	return &Resolver{client: &client{servers: o.Servers, timeout: o.Timeout}, now: o.Now, count: o.Count,
+		cache: map[key]*entry{}, sweeps: map[sweepKey]*sweep{}, memory: newMemory()}
 }
 
 // SystemServers reads the name servers of a resolv.conf file.
@@ -99,18 +91,36 @@ func SystemServers(path string) ([]netip.AddrPort, error) {
 // Resolve answers for dst under mesh. The facts are returned too, for MapOf(mesh).Decide when the map changes.
 func (r *Resolver) Resolve(ctx context.Context, mesh *contract.Mesh, dst netip.AddrPort) (Destination, Facts) {
 	m := r.MapOf(mesh)
-	addr := plain(dst.Addr())
 	var facts Facts
-	if private(addr) {
-		e := r.lookup(key{addr, mesh.ClusterDomain})
-		if m.Decide(dst, Facts{Err: errNoAnswerYet}).Kind == Mesh {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithDeadline(ctx, e.began.Add(claimTimeout))
-			defer cancel()
-		}
-		facts = e.wait(ctx)
+	if k := (key{plain(dst.Addr()), mesh.ClusterDomain}); private(k.addr) {
+		facts = r.facts(ctx, m, k, dst)
 	}
 	return m.Decide(dst, facts), facts
+}
+
+// facts asks the reverse zone, then the sweep where that has no name, and the memory last.
+func (r *Resolver) facts(ctx context.Context, m *Map, k key, dst netip.AddrPort) Facts {
+	// Where it leads to mutual TLS anyway, no answer is waited for longer than claimTimeout.
+	patience := func(unanswered Facts) func(time.Time) (context.Context, context.CancelFunc) {
+		return func(began time.Time) (context.Context, context.CancelFunc) {
+			if m.Decide(dst, r.recall(k, m, unanswered)).Kind == Mesh {
+				return context.WithDeadline(ctx, began.Add(claimTimeout))
+			}
+			return context.WithCancel(ctx)
+		}
+	}
+	e := r.lookup(k, m)
+	short, cancel := patience(Facts{Err: errNoAnswerYet})(e.began)
+	defer cancel()
+	if err := e.wait(short); err != nil {
+		return r.recall(k, m, Facts{Err: err})
+	}
+	facts := e.facts
+	if facts.Err == nil && m.nameless(facts) && len(m.services) > 0 {
+		swept := r.swept(m, k, patience(Facts{Names: facts.Names, Doubt: errNoAnswerYet}))
+		facts = Facts{Names: slices.Concat(facts.Names, swept.Names), Doubt: swept.Doubt}
+	}
+	return r.recall(k, m, facts)
 }
 
 // MapOf is the indexed form of mesh; the newest one is kept.
@@ -128,96 +138,3 @@ var sharedRange = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598; clusters u
 // private tells whether clusters give such addresses to pods and Services: RFC 1918, RFC 4193 and RFC 6598. Others are not asked
 // for, so that connections to the Internet do not wait for DNS.
 func private(addr netip.Addr) bool { return addr.IsPrivate() || sharedRange.Contains(addr) }
-
-// lookup returns what the cache has about an address, or begins one lookup that all callers share.
-func (r *Resolver) lookup(k key) *entry {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	e := r.cache[k]
-	if e == nil || (e.done() && !r.now().Before(e.expires)) {
-		e = &entry{began: time.Now(), ready: make(chan struct{})}
-		r.makeRoom()
-		r.cache[k] = e
-		go r.fill(k, e) // bound to no caller, since others may wait for it; bound to lookupTimeout
-	}
-	return e
-}
-
-// wait returns the facts, but does not wait for them longer than ctx.
-func (e *entry) wait(ctx context.Context) Facts {
-	if e.done() { // even where ctx has ended
-		return e.facts
-	}
-	select {
-	case <-e.ready:
-		return e.facts
-	case <-ctx.Done():
-		return Facts{Err: ctx.Err()}
-	}
-}
-
-func (e *entry) done() bool {
-	select {
-	case <-e.ready:
-		return true
-	default:
-		return false
-	}
-}
-
-// makeRoom removes what has expired, and if nothing has, any finished entry: the cache is a convenience, its bound is not.
-func (r *Resolver) makeRoom() {
-	if len(r.cache) < maxEntries {
-		return
-	}
-	now := r.now()
-	var any key
-	found := false
-	for k, e := range r.cache {
-		if !e.done() {
-			continue
-		}
-		if any, found = k, true; !now.Before(e.expires) {
-			delete(r.cache, k)
-		}
-	}
-	if found && len(r.cache) >= maxEntries {
-		delete(r.cache, any)
-	}
-}
-
-func (r *Resolver) fill(k key, e *entry) {
-	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
-	defer cancel()
-	names, ttl, err := r.client.names(ctx, k.addr, k.domain)
-	switch {
-	case err != nil:
-		r.count("error")
-		e.facts, ttl = Facts{Err: err}, minTTL
-	case len(names) == 0:
-		r.count("none")
-		ttl = min(ttl, negTTL)
-	default:
-		r.count("found")
-		e.facts = Facts{Names: names}
-	}
-	e.expires = r.now().Add(min(max(ttl, minTTL), maxTTL))
-	close(e.ready)
-}
-
-// parseName reads <service>.<namespace>.svc.<domain>, a Service's clusterIP, and <endpoint>.<service>.<namespace>.svc.<domain>, a
-// pod behind it (Kubernetes DNS specification, sections 2.3 and 2.4).
-func parseName(fqdn, domain string) (Name, bool) {
-	name, ok := strings.CutSuffix(strings.ToLower(fqdn), ".svc."+strings.ToLower(domain)+".")
-	if !ok {
-		return Name{}, false
-	}
-	labels := strings.Split(name, ".")
-	switch len(labels) {
-	case 2:
-		return Name{Service: name}, true
-	case 3:
-		return Name{Service: labels[1] + "." + labels[2], Endpoint: true}, true
-	}
-	return Name{}, false
-}

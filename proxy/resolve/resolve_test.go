@@ -2,11 +2,9 @@ package resolve_test
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,86 +16,6 @@ import (
 	"github.com/meshless-dev/meshless/proxy/proxytest"
 	"github.com/meshless-dev/meshless/proxy/resolve"
 )
-
-// zone is a DNS server on loopback. Records are in the syntax of a zone file.
-type zone struct {
-	mu       sync.Mutex
-	records  map[string][]dns.RR // by name and type
-	rcode    map[string]int      // by name
-	truncate bool                // UDP answers are cut off
-	silent   bool
-	delay    time.Duration
-	queries  atomic.Int64
-	addr     netip.AddrPort
-}
-
-func startZone(t *testing.T, records ...string) *zone {
-	t.Helper()
-	z := &zone{records: map[string][]dns.RR{}, rcode: map[string]int{}}
-	for _, r := range records {
-		z.add(t, r)
-	}
-	var tcp net.Listener
-	var udp net.PacketConn
-	for range 20 { // one port number for both
-		var err error
-		if tcp, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-			t.Fatal(err)
-		}
-		if udp, err = net.ListenPacket("udp", tcp.Addr().String()); err == nil {
-			break
-		}
-		tcp.Close()
-	}
-	z.addr = netip.MustParseAddrPort(tcp.Addr().String())
-	for _, s := range []*dns.Server{{PacketConn: udp, Handler: z}, {Listener: tcp, Handler: z}} {
-		started := make(chan struct{})
-		s.NotifyStartedFunc = func() { close(started) }
-		go func() { _ = s.ActivateAndServe() }()
-		<-started
-		t.Cleanup(func() { _ = s.Shutdown() })
-	}
-	return z
-}
-
-func (z *zone) add(t *testing.T, record string) {
-	t.Helper()
-	rr, err := dns.NewRR(record)
-	if err != nil {
-		t.Fatal(err)
-	}
-	z.mu.Lock()
-	defer z.mu.Unlock()
-	key := strings.ToLower(rr.Header().Name) + dns.TypeToString[rr.Header().Rrtype]
-	z.records[key] = append(z.records[key], rr)
-}
-
-// behave changes how the server answers.
-func (z *zone) behave(change func()) {
-	z.mu.Lock()
-	defer z.mu.Unlock()
-	change()
-}
-
-func (z *zone) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
-	z.queries.Add(1)
-	z.mu.Lock()
-	defer z.mu.Unlock()
-	time.Sleep(z.delay)
-	if z.silent {
-		return
-	}
-	name := strings.ToLower(q.Question[0].Name)
-	m := new(dns.Msg).SetReply(q)
-	m.Answer = z.records[name+dns.TypeToString[q.Question[0].Qtype]]
-	if _, isUDP := w.RemoteAddr().(*net.UDPAddr); isUDP && z.truncate {
-		m.Answer, m.Truncated = nil, true
-	}
-	if m.Rcode = z.rcode[name]; m.Rcode == 0 && len(m.Answer) == 0 && !m.Truncated {
-		m.Rcode = dns.RcodeNameError
-	}
-	_ = w.WriteMsg(m)
-}
 
 func pattern(name string) string { return proxytest.ID(name) }
 
@@ -132,6 +50,7 @@ func TestResolve(t *testing.T) {
 		"1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa. 5 IN PTR db.prod.svc.cluster.local.", "db.prod.svc.cluster.local. 5 IN AAAA fd00::1",
 		"1.1.64.100.in-addr.arpa. 5 IN PTR 100-64-1-1.db.prod.svc.cluster.local.", "100-64-1-1.db.prod.svc.cluster.local. 5 IN A 100.64.1.1",
 		"8.8.8.8.in-addr.arpa. 5 IN PTR db.prod.svc.cluster.local.",
+		"13.1.1.10.in-addr.arpa. 5 IN PTR db-0.db.prod.svc.cluster.local.", "db-0.db.prod.svc.cluster.local. 5 IN A 10.1.1.13",
 		"11.1.1.10.in-addr.arpa. 5 IN PTR alias.db.prod.svc.cluster.local.", "10-1-1-11.db.prod.svc.cluster.local. 5 IN A 10.1.1.11",
 	)
 	z.behave(func() {
@@ -154,6 +73,7 @@ func TestResolve(t *testing.T) {
 		{"target port means nothing at the clusterIP", "10.96.0.1:8081", resolve.Destination{Kind: resolve.Mesh, Host: webHost, Identities: web}},
 		{"metrics port means nothing at the clusterIP", "10.96.0.1:15020", resolve.Destination{Kind: resolve.Mesh, Host: webHost, Identities: web}},
 		{"endpoint", "10.1.1.1:8080", resolve.Destination{Kind: resolve.Mesh, Host: webHost, Identities: web}},
+		{"pod of a StatefulSet", "10.1.1.13:5432", resolve.Destination{Kind: resolve.Mesh, Host: dbHost, Identities: []string{pattern("db")}}},
 		{"target port that opted out at the endpoint", "10.1.1.1:8081", resolve.Destination{Kind: resolve.Plaintext, Host: webHost}},
 		{"the proxy's metrics at the endpoint", "10.1.1.1:15020", resolve.Destination{Kind: resolve.Plaintext, Host: webHost}},
 		{"Service port means nothing at the endpoint", "10.1.1.1:81", resolve.Destination{Kind: resolve.Mesh, Host: webHost, Identities: web}},
@@ -242,43 +162,61 @@ func TestServersInTurn(t *testing.T) {
 }
 
 func TestCache(t *testing.T) {
-	z := startZone(t, ptr1, a1)
-	now := time.Now()
-	var clock atomic.Pointer[time.Time]
-	clock.Store(&now)
-	r := resolve.New(resolve.Options{Servers: []netip.AddrPort{z.addr}, Now: func() time.Time { return *clock.Load() }})
-	kind := func(dst string, mesh *contract.Mesh) resolve.Kind {
-		d, _ := r.Resolve(t.Context(), mesh, netip.MustParseAddrPort(dst))
-		return d.Kind
-	}
-	queries := func(want int64, what string) {
-		t.Helper()
-		if got := z.queries.Swap(0); got != want {
-			t.Errorf("%s: %d queries, want %d", what, got, want)
+	a := newAsker(t, startZone(t, ptr1, a1, "7.1.1.10.in-addr.arpa. 60 IN PTR foreign.elsewhere.svc.cluster.local.", "foreign.elsewhere.svc.cluster.local. 60 IN A 10.1.1.7"))
+	mesh, empty := testMesh(), proxytest.Mesh()
+	a.ask(mesh, "10.1.1.1:80")
+	a.queries(2, "first")
+	a.ask(mesh, "10.1.1.1:81")
+	a.queries(0, "within the TTL")
+	a.want(empty, "10.1.1.1:80", resolve.Unknown) // decisions are not kept, but facts are
+	a.want(mesh, "10.1.1.1:80", resolve.Mesh, "web", "web-canary")
+	a.queries(0, "another map, and the first again")
+	a.after(5001 * time.Millisecond)
+	a.ask(mesh, "10.1.1.1:80")
+	a.queries(2, "after the TTL")
+
+	a.ask(empty, "10.1.1.2:80")
+	a.ask(empty, "10.1.1.2:80")
+	a.queries(1, "a name that is not there")
+	a.after(1001 * time.Millisecond)
+	a.ask(empty, "10.1.1.2:80")
+	a.queries(1, "a name that is still not there, without a SOA")
+
+	a.want(mesh, "10.1.1.7:80", resolve.Unknown)
+	a.after(4999 * time.Millisecond)
+	a.want(mesh, "10.1.1.7:80", resolve.Unknown)
+	a.queries(2, "a Service outside of the mesh")
+	a.after(2 * time.Millisecond)
+	a.zone.remove("7.1.1.10.in-addr.arpa. PTR")
+	a.zone.add(t, "7.1.1.10.in-addr.arpa. 60 IN PTR db.prod.svc.cluster.local.")
+	a.zone.add(t, "db.prod.svc.cluster.local. 60 IN A 10.1.1.7")
+	a.want(mesh, "10.1.1.7:80", resolve.Mesh, "db") // the TTL says 60 s, but an address is never foreign for more than 5 s
+	a.queries(2, "the address went to a Service of the mesh")
+	a.after(59 * time.Second)
+	a.ask(mesh, "10.1.1.7:80")
+	a.queries(0, "a Service of the mesh within its TTL")
+	for result, want := range map[string]int{"found": 4, "none": 2, "error": 0} {
+		if got := a.count(result); got != want {
+			t.Errorf("%d lookups counted as %s, want %d", got, result, want)
 		}
 	}
-	after := func(d time.Duration) { now = now.Add(d); later := now; clock.Store(&later) }
-	kind("10.1.1.1:80", testMesh())
-	queries(2, "first")
-	kind("10.1.1.1:81", testMesh())
-	queries(0, "within the TTL")
-	empty := proxytest.Mesh()
-	if got := kind("10.1.1.1:80", empty); got != resolve.Unknown {
-		t.Errorf("under another map: %s: decisions, not facts, were kept", got)
+}
+
+// TestNegativeTTL: a denial holds as long as its SOA says, but 5 s at most.
+func TestNegativeTTL(t *testing.T) {
+	for _, c := range []struct{ soa, holds time.Duration }{{3 * time.Second, 3 * time.Second}, {time.Hour, 5 * time.Second}, {0, time.Second}} {
+		z := startZone(t)
+		z.behave(func() { z.soa = uint32(c.soa / time.Second) })
+		a := newAsker(t, z)
+		empty := proxytest.Mesh()
+		a.ask(empty, "10.1.1.2:80")
+		a.after(c.holds - time.Millisecond)
+		a.ask(empty, "10.1.1.2:80")
+		a.queries(1, c.soa.String()+" before the end")
+		a.after(time.Millisecond)
+		a.ask(empty, "10.1.1.2:80")
+		a.queries(1, c.soa.String()+" after the end")
 	}
-	if got := kind("10.1.1.1:80", testMesh()); got != resolve.Mesh {
-		t.Errorf("under the first map again: %s", got)
-	}
-	queries(0, "another map")
-	after(6 * time.Second)
-	kind("10.1.1.1:80", testMesh())
-	queries(2, "after the TTL")
-	kind("10.1.1.2:80", testMesh())
-	kind("10.1.1.2:80", testMesh())
-	queries(1, "a name that is not there")
-	after(1100 * time.Millisecond)
-	kind("10.1.1.2:80", testMesh())
-	queries(1, "a name that is still not there, without a SOA")
 }
 
 // TestOneQueryInFlight: many connections to one address ask once.

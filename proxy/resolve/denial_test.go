@@ -1,0 +1,155 @@
+package resolve_test
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/miekg/dns"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/proxy/proxytest"
+	"github.com/meshless-dev/meshless/proxy/resolve"
+)
+
+// Services without a reverse zone: db has a clusterIP, and canary is headless with two pods.
+var forwardOnly = []string{
+	"db.prod.svc.cluster.local. 5 IN A 10.96.0.9", "db.prod.svc.cluster.local. 5 IN AAAA fd00::9",
+	"canary.prod.svc.cluster.local. 5 IN A 10.1.2.1", "canary.prod.svc.cluster.local. 5 IN A 10.1.2.2",
+}
+
+// sweptMesh is testMesh where db takes plaintext at 90 as its port, at 91 as its target port, and at 92 as both.
+func sweptMesh(changes ...func(*contract.Mesh)) *contract.Mesh {
+	return testMesh(append([]func(*contract.Mesh){func(m *contract.Mesh) {
+		db := &m.Services[2]
+		db.PlaintextPorts, db.PlaintextTargetPorts = contract.PortsOf(90, 92), contract.PortsOf(91, 92)
+		m.Outbound.MeshCIDRs = []netip.Prefix{netip.MustParsePrefix("10.200.0.0/16")}
+	}}, changes...)...)
+}
+
+// expectation is what one address must be while DNS behaves as a case says.
+type expectation struct {
+	dst    string
+	kind   resolve.Kind
+	names  []string // who may answer
+	reason string   // is part of the reason
+}
+
+func mesh(dst string, names ...string) expectation { return expectation{dst, resolve.Mesh, names, ""} }
+func unknown(dst string) expectation               { return expectation{dst, resolve.Unknown, nil, ""} }
+func refused(dst, reason string) expectation       { return expectation{dst, resolve.Refused, nil, reason} }
+func serverFailure(name string) func(*zone) {
+	return func(z *zone) { z.rcode[name] = dns.RcodeServerFailure }
+}
+func everyAnswer(f func(dns.Question) []dns.RR) func(*zone) { return func(z *zone) { z.lie = f } }
+
+// TestDenial: an address whose name DNS denies. What is in the mesh never becomes plaintext by it, whatever is wrong with DNS.
+func TestDenial(t *testing.T) {
+	always := []expectation{ // whatever DNS does
+		mesh("10.96.0.1:80", "web", "web-canary"), mesh("10.200.1.1:80"), unknown("8.8.8.8:53"), unknown("203.0.113.5:80"),
+	}
+	cases := []struct {
+		name    string
+		records []string
+		behave  func(*zone)
+		want    []expectation
+	}{
+		{"reverse zone denies single addresses", append([]string{witnessA, witnessPTR}, forwardOnly...), nil, []expectation{
+			mesh("10.96.0.9:5432", "db"), mesh("10.1.2.1:80", "web-canary"), mesh("10.1.2.2:80", "web-canary"), mesh("[fd00::9]:5432", "db"),
+			mesh("10.96.0.9:90", "db"), mesh("10.96.0.9:91", "db"), {"10.96.0.9:92", resolve.Plaintext, nil, ""}, mesh("10.96.0.9:15020", "db"),
+			unknown("10.1.2.3:80"), unknown("[fd00::10]:80"),
+		}},
+		{"names outside of the cluster", append([]string{witnessA, witnessPTR, "9.0.96.10.in-addr.arpa. 5 IN PTR ip-10-96-0-9.ec2.internal."}, forwardOnly...), nil,
+			[]expectation{mesh("10.96.0.9:5432", "db")}},
+		{"names of foreign Services that are not confirmed", append([]string{witnessA, witnessPTR, "9.0.96.10.in-addr.arpa. 5 IN PTR x.elsewhere.svc.cluster.local."}, forwardOnly...), nil,
+			[]expectation{mesh("10.96.0.9:5432", "db")}},
+		{"names with dots in their labels", append([]string{witnessA, witnessPTR, `9.0.96.10.in-addr.arpa. 5 IN PTR web\.prod.svc.cluster.local.`}, forwardOnly...), nil,
+			[]expectation{mesh("10.96.0.9:5432", "db")}},
+		{"no reverse zone", append([]string{witnessA}, forwardOnly...), nil, []expectation{
+			mesh("10.96.0.9:5432", "db"), mesh("10.1.2.1:80", "web-canary"), mesh("[fd00::9]:5432", "db"), {"10.96.0.9:92", resolve.Plaintext, nil, ""},
+			refused("10.1.2.3:80", "in-addr.arpa"), unknown("10.96.0.250:443"),
+		}},
+		{"wrong clusterDomain, or DNS denies everything", nil, nil, []expectation{
+			refused("10.96.0.9:5432", "clusterDomain"), refused("10.1.2.1:80", "clusterDomain"), refused("10.96.0.9:92", "clusterDomain"),
+		}},
+		{"every name has one address", nil, everyAnswer(func(q dns.Question) []dns.RR {
+			if q.Qtype != dns.TypeA {
+				return nil
+			}
+			rr, _ := dns.NewRR(q.Name + " 5 IN A 198.51.100.1")
+			return []dns.RR{rr}
+		}), []expectation{refused("10.96.0.9:5432", "reverse zones"), refused("10.96.0.9:92", "reverse zones")}},
+		{"every address has one name", forwardOnly, everyAnswer(func(q dns.Question) []dns.RR {
+			if q.Qtype != dns.TypePTR {
+				return nil
+			}
+			rr, _ := dns.NewRR(q.Name + " 5 IN PTR host.example.")
+			return []dns.RR{rr}
+		}), []expectation{refused("10.96.0.9:5432", "clusterDomain")}},
+		{"names another Service of the mesh", append([]string{witnessA, witnessPTR, "9.0.96.10.in-addr.arpa. 5 IN PTR web.prod.svc.cluster.local."}, forwardOnly...), nil,
+			[]expectation{refused("10.96.0.9:5432", "does not resolve"), refused("10.96.0.9:81", "does not resolve")}},
+		{"names another Service of the mesh, both ways", append([]string{witnessA, witnessPTR, "9.0.96.10.in-addr.arpa. 5 IN PTR web.prod.svc.cluster.local.",
+			"web.prod.svc.cluster.local. 5 IN A 10.96.0.9"}, forwardOnly...), nil, []expectation{mesh("10.96.0.9:5432", "web", "web-canary")}},
+		{"a Service fails", append([]string{witnessA, witnessPTR}, forwardOnly...), serverFailure("canary.prod.svc.cluster.local."), []expectation{
+			mesh("10.96.0.9:5432", "db"), refused("10.96.0.9:92", "SERVFAIL"), refused("10.1.2.1:80", "canary"), refused("10.1.2.3:80", "SERVFAIL"),
+		}},
+		{"the witness fails", append([]string{witnessA, witnessPTR}, forwardOnly...), serverFailure(witnessHost), []expectation{
+			refused("10.96.0.9:5432", "SERVFAIL"), refused("10.1.2.3:80", "SERVFAIL"),
+		}},
+		{"the witness fails backward", append([]string{witnessA, witnessPTR}, forwardOnly...), serverFailure("250.0.96.10.in-addr.arpa."), []expectation{
+			mesh("10.96.0.9:5432", "db"), refused("10.1.2.3:80", "SERVFAIL"),
+		}},
+		{"Services get no answer", append([]string{witnessA, witnessPTR}, forwardOnly...), func(z *zone) { z.mute = ".prod.svc.cluster.local." }, []expectation{
+			refused("10.96.0.9:5432", "query"), refused("10.1.2.3:80", "query"),
+		}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			z := startBareZone(t, c.records...)
+			if c.behave != nil {
+				z.behave(func() { c.behave(z) })
+			}
+			a := newAsker(t, z)
+			for _, e := range append(c.want, always...) {
+				if d := a.want(sweptMesh(), e.dst, e.kind, e.names...); !strings.Contains(d.Reason, e.reason) || d.AnyMember != strings.HasPrefix(e.dst, "10.200.") {
+					t.Errorf("%s is %+v", e.dst, d)
+				}
+			}
+		})
+	}
+}
+
+// TestFactsUnderAnotherMap: facts are data, so that open connections are judged again by them.
+func TestFactsUnderAnotherMap(t *testing.T) {
+	a := newAsker(t, startZone(t, forwardOnly...))
+	dst := netip.MustParseAddrPort("10.96.0.9:92")
+	d, facts := a.Resolve(t.Context(), sweptMesh(), dst)
+	if d.Kind != resolve.Plaintext {
+		t.Fatalf("got %+v", d)
+	}
+	noPlaintext := sweptMesh(func(m *contract.Mesh) { m.Services[2].PlaintextPorts = nil })
+	without := sweptMesh(func(m *contract.Mesh) { m.Services = m.Services[:2] })
+	facts.Doubt = errors.New("doubt")
+	doubted := a.MapOf(without).Decide(dst, facts)
+	facts.Doubt = nil
+	for want, got := range map[resolve.Kind]resolve.Destination{
+		resolve.Mesh: a.MapOf(noPlaintext).Decide(dst, facts), resolve.Unknown: a.MapOf(without).Decide(dst, facts), resolve.Refused: doubted,
+	} {
+		if got.Kind != want {
+			t.Errorf("got %+v, want %s", got, want)
+		}
+	}
+	a.queries(1+witnessQueries+3, "in all")
+}
+
+// TestNoNeedToSweep: an address with a confirmed name, and a map without Services, cost nothing more.
+func TestNoNeedToSweep(t *testing.T) {
+	a := newAsker(t, startBareZone(t, ptr1, a1, "7.1.1.10.in-addr.arpa. 5 IN PTR foreign.elsewhere.svc.cluster.local.", "foreign.elsewhere.svc.cluster.local. 5 IN A 10.1.1.7"))
+	a.want(testMesh(), "10.1.1.1:80", resolve.Mesh, "web", "web-canary")
+	a.want(testMesh(), "10.1.1.7:80", resolve.Unknown)
+	a.queries(4, "named addresses")
+	a.want(proxytest.Mesh(), "10.1.1.8:80", resolve.Unknown)
+	a.queries(1, "an empty mesh")
+}
