@@ -40,7 +40,7 @@ bench: ## Run the benchmarks
 fuzz: ## Run every fuzz test for ten seconds
 	@for package in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 	  for name in $$(grep -h '^func Fuzz' $$package/*_test.go | sed 's/^func \(Fuzz[A-Za-z0-9]*\).*/\1/'); do \
-	    go test -run '^$$' -fuzz "^$$name\$$" -fuzztime 10s $$package || exit 1; \
+	    go test -run '^$$' -fuzz "^$$name\$$" -fuzztime 10s -fuzzminimizetime 5x $$package || exit 1; \
 	  done; \
 	done
 

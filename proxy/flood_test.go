@@ -65,24 +65,20 @@ func TestInboundFlood(t *testing.T) {
 	m.server.wantMetric(t, `meshless_connections_refused_total{direction="inbound",reason="source_limit"}`)
 	config := m.tlsClient(m.ca.Issue(t, proxytest.ID("client")))
 	for range 3 {
-		begun := time.Now()
 		raw, err := dialerFrom(bystanderIP).Dial("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = raw.SetDeadline(begun.Add(inbound.HandshakeTimeout))
+		_ = raw.SetDeadline(time.Now().Add(inbound.HandshakeTimeout)) // sooner than the slots of a flood come free by themselves
 		conn := tls.Client(raw, config)
 		if err := roundTrip(conn, "hello"); err != nil {
 			t.Errorf("another source: %v", err)
 		}
-		if took := time.Since(begun); took > 2*time.Second {
-			t.Errorf("another source waited for %v", took)
-		}
 		conn.Close()
 	}
-	if got := m.server.inbound.Active(); got > inbound.MaxUnauthenticatedPerSource+100 {
-		t.Errorf("%d connections are held", got)
-	}
+	eventually(t, "no more connections of the flooder are held than it has a share of", func() bool { // those that are just being refused count too
+		return m.server.inbound.Active() <= inbound.MaxUnauthenticatedPerSource+10
+	})
 }
 
 // TestAuthenticatedSourceIsNotLimited: the share is of those who have not proved who they are, and given back by those who have.
@@ -135,12 +131,8 @@ func TestAdminFlood(t *testing.T) {
 			floods++
 			flood(t, addr, maxAdminConns+100)
 			for range 3 {
-				begun := time.Now()
-				if !ask() {
+				if !ask() { // within the client's timeout
 					t.Errorf("%s is not served to another source", path)
-				}
-				if took := time.Since(begun); took > time.Second {
-					t.Errorf("%s made another source wait for %v", path, took)
 				}
 			}
 		}

@@ -205,7 +205,8 @@ func TestTLSConfigs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, client := s.ServerConfig(nil), s.ClientConfig(nil)
+	server := s.ServerConfig(nil)
+	client, _ := s.ClientConfig(nil)
 	if !server.SessionTicketsDisabled || client.ClientSessionCache != nil || server.VerifyConnection == nil || client.VerifyConnection == nil {
 		t.Error("sessions could be resumed, or connections are not verified")
 	}

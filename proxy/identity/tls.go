@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"slices"
+	"sync/atomic"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -36,8 +37,6 @@ func (s *Snapshot) buildTLS() {
 	s.client = base.Clone()
 	s.client.InsecureSkipVerify = true // names are SPIFFE IDs, which crypto/tls does not check: VerifyConnection does
 	s.client.NextProtos = []string{contract.ALPN}
-	// Always the one certificate there is, even if the server does not list its authority: then the server can say why it refuses.
-	s.client.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &s.certificate, nil }
 }
 
 // ServerConfig is for one handshake as a server. The peer is verified as a client of the mesh, then authorize decides. A client
@@ -58,11 +57,18 @@ func (s *Snapshot) ServerConfig(authorize Authorize) *tls.Config {
 	return outer
 }
 
-// ClientConfig is for one handshake as a client. The peer is verified as a server of the mesh, then authorize decides.
-func (s *Snapshot) ClientConfig(authorize Authorize) *tls.Config {
-	c := s.client.Clone()
+// ClientConfig is for one handshake as a client. The peer is verified as a server of the mesh, then authorize decides. Once the handshake is done, mutual
+// tells whether the server asked who we are: one that does not would take anybody's connection for ours.
+func (s *Snapshot) ClientConfig(authorize Authorize) (c *tls.Config, mutual *atomic.Bool) {
+	mutual = new(atomic.Bool)
+	c = s.client.Clone()
 	c.VerifyConnection = s.verifier(x509.ExtKeyUsageServerAuth, authorize)
-	return c
+	// Always the one certificate there is, even if the server does not list its authority: then the server can say why it refuses.
+	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		mutual.Store(true)
+		return &s.certificate, nil
+	}
+	return c, mutual
 }
 
 func (s *Snapshot) verifier(usage x509.ExtKeyUsage, authorize Authorize) func(tls.ConnectionState) error {

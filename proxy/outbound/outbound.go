@@ -167,13 +167,18 @@ func (s *Server) serveMesh(app *net.TCPConn, record *telemetry.Connection, snaps
 	}
 	raw := relay.NewRaw(target, nil)
 	began := time.Now()
-	conn := tls.Client(raw, snapshot.ClientConfig(func(id spiffeid.ID) error {
+	config, mutual := snapshot.ClientConfig(func(id spiffeid.ID) error {
 		record.Peer = id.String()
 		return m.accept(id)
-	}))
+	})
+	conn := tls.Client(raw, config)
 	ctx, cancel := context.WithTimeout(context.Background(), HandshakeTimeout)
 	defer cancel()
-	if err := conn.HandshakeContext(ctx); err != nil {
+	err = conn.HandshakeContext(ctx)
+	if err == nil && !mutual.Load() {
+		err = telemetry.ErrNotMutual
+	}
+	if err != nil {
 		listen.Reset(target)
 		record.HandshakeFailed(err)
 		return nil

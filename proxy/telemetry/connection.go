@@ -55,10 +55,19 @@ func (c *Connection) Close(received, sent int64, reason string, err error) {
 	c.log(slog.LevelInfo, "connection closed", reason, err, "security", string(c.Security), "bytes_received", received, "bytes_sent", sent)
 }
 
-// Refuse records the end of a connection that never carried data. Reason is of a small closed set.
+// Refuse records the end of a connection that never carried data. Reason is of a small closed set. In a flood all are counted, and not all are logged: the
+// log must not be what fills a disk.
 func (c *Connection) Refuse(reason string, err error) {
 	c.t.refused.WithLabelValues(string(c.Direction), reason).Inc()
-	c.log(slog.LevelWarn, "connection refused", reason, err)
+	if !c.t.refusals.Allow() {
+		c.t.unlogged.Add(1)
+		return
+	}
+	var more []any
+	if n := c.t.unlogged.Swap(0); n > 0 {
+		more = []any{"unlogged", n} // refusals before this one
+	}
+	c.log(slog.LevelWarn, "connection refused", reason, err, more...)
 }
 
 // Denied counts a peer whom the policy denies. With a dry run the connection goes on, and this line is all that happens.

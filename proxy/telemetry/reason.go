@@ -21,6 +21,7 @@ const (
 	reasonProtocol = "not_tls" // plaintext, or a version below 1.3
 	reasonDenied   = "denied"
 	reasonIdentity = "wrong_identity"
+	reasonOneSided = "not_mutual" // the server did not ask who we are
 )
 
 // reasonHandshake is the reason of a refused connection whose handshake failed; why it did is counted by itself.
@@ -34,6 +35,9 @@ const badRecordMAC = "tls: bad record MAC"
 type WrongIdentity struct{ Detail string }
 
 func (w *WrongIdentity) Error() string { return w.Detail }
+
+// ErrNotMutual is the refusal of a server that proves its identity and does not ask for ours.
+var ErrNotMutual = errors.New("the server asks for no client certificate: TLS would not be mutual")
 
 // HandshakeFailed counts a failed handshake and ends the connection's record.
 func (c *Connection) HandshakeFailed(err error) {
@@ -56,6 +60,8 @@ func handshakeReason(err error) string {
 		return string(refusal.Reason)
 	case errors.As(err, &wrong):
 		return reasonIdentity
+	case errors.Is(err, ErrNotMutual):
+		return reasonOneSided
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 		return reasonTimeout
 	case errors.As(err, &remote) && remote.Op == "remote error":

@@ -5,9 +5,11 @@ package telemetry
 import (
 	"log/slog"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/time/rate"
 
 	"github.com/meshless-dev/meshless/internal/contract"
 	"github.com/meshless-dev/meshless/internal/svid"
@@ -59,11 +61,20 @@ type Telemetry struct {
 	reloadFailures, acceptErrors               prometheus.Counter
 	generation, reloadFailing                  prometheus.Gauge
 	leafNotBefore, leafNotAfter                prometheus.Gauge
+
+	refusals *rate.Limiter // of log lines
+	unlogged atomic.Int64
 }
+
+// How many refused connections are logged: so many per second, and so many at once before that counts.
+const (
+	refusalLines = 20
+	refusalBurst = 200
+)
 
 // New makes a registry of its own, with the metrics of the Go runtime and of the process.
 func New(log *slog.Logger) *Telemetry {
-	t := &Telemetry{Log: log, Registry: prometheus.NewRegistry()}
+	t := &Telemetry{Log: log, Registry: prometheus.NewRegistry(), refusals: rate.NewLimiter(refusalLines, refusalBurst)}
 	t.makeConnections()
 	t.makeFiles()
 	build := t.gauge("build_info", "Always 1.", "version")
@@ -174,5 +185,5 @@ func (t *Telemetry) Detected(d Detection) { t.detections.WithLabelValues(string(
 // handshakeReasons are all values of the label reason of handshake failures.
 var handshakeReasons = []string{
 	string(svid.NoCertificate), string(svid.Malformed), string(svid.NotYetValid), string(svid.Expired), string(svid.UnknownAuthority), string(svid.WrongUsage),
-	string(svid.NotAnSVID), string(svid.WrongTrustDomain), string(svid.Revoked), reasonTimeout, reasonAlert, reasonEnded, reasonProtocol, reasonIdentity,
+	string(svid.NotAnSVID), string(svid.WrongTrustDomain), string(svid.Revoked), reasonTimeout, reasonAlert, reasonEnded, reasonProtocol, reasonIdentity, reasonOneSided,
 }

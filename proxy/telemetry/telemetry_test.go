@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/time/rate"
 
 	"github.com/meshless-dev/meshless/internal/svid"
 	"github.com/meshless-dev/meshless/proxy/policy"
@@ -26,6 +27,7 @@ func TestHandshakeReason(t *testing.T) {
 	for want, err := range map[string]error{
 		"expired":        fmt.Errorf("wrapped: %w", &svid.Error{Reason: svid.Expired}),
 		"wrong_identity": &WrongIdentity{"other"},
+		"not_mutual":     ErrNotMutual,
 		"timeout":        &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded},
 		"peer_refused":   &net.OpError{Op: "remote error", Err: tls.AlertError(42)},
 		"peer_closed":    &net.OpError{Op: "read", Err: syscall.ECONNRESET},
@@ -135,5 +137,27 @@ func TestDryRunDenial(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), `"msg":"connection would be denied"`) {
 		t.Errorf("log: %s", out.String())
+	}
+}
+
+// TestFloodOfRefusals: all are counted, few are logged, and how many were not is said.
+func TestFloodOfRefusals(t *testing.T) {
+	var out bytes.Buffer
+	tele := New(slog.New(slog.NewJSONHandler(&out, nil)))
+	const flood = 5000
+	for range flood {
+		tele.Begin(Inbound, netip.MustParseAddrPort("10.0.0.2:5000")).Refuse("source_limit", errors.New("too many"))
+	}
+	if got := testutil.ToFloat64(tele.refused.WithLabelValues("inbound", "source_limit")); got != flood {
+		t.Errorf("%v of %d are counted", got, flood)
+	}
+	if lines := strings.Count(out.String(), "\n"); lines < refusalBurst || lines > flood/2 {
+		t.Errorf("%d lines are logged", lines)
+	}
+	tele.refusals.SetLimit(rate.Inf)
+	out.Reset()
+	tele.Begin(Inbound, netip.MustParseAddrPort("10.0.0.2:5000")).Refuse("source_limit", errors.New("too many"))
+	if !strings.Contains(out.String(), `"unlogged":`) {
+		t.Errorf("the log does not say how many are missing: %s", out.String())
 	}
 }
