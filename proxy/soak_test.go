@@ -184,6 +184,7 @@ func (s *soak) denyVictim() {
 
 // shutOut expects that the victim's open connection ends and that it gets no new one.
 func (s *soak) shutOut(what string, held net.Conn) {
+	defer held.Close() // now, not at the end of the test: descriptors are counted
 	_ = held.SetDeadline(time.Now().Add(5 * time.Second))
 	if _, err := held.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
 		s.t.Errorf("%s: the victim keeps its connection (%v)", what, err)
