@@ -38,6 +38,13 @@ type soak struct {
 	victimF proxytest.Workload
 	bundle  []byte // of all three
 	served  atomic.Int64
+	busy    sync.RWMutex // held for reading while a request runs
+}
+
+// settle waits until every request that began before has ended, on a machine however busy: connections of an authority that is dropped are cut, and rightly so.
+func (s *soak) settle() {
+	s.busy.Lock()
+	defer s.busy.Unlock()
 }
 
 // TestSoak loads the proxies while everything that can change does: leaves, keys, authorities, revocations, policy, and files that are no good. A
@@ -65,9 +72,11 @@ func TestSoak(t *testing.T) {
 	for _, worker := range []func() error{s.short, s.short, s.long, s.large} {
 		load.Go(func() {
 			for ctx.Err() == nil {
+				s.busy.RLock()
 				if err := worker(); err != nil {
 					t.Errorf("a request that should succeed: %v", err)
 				}
+				s.busy.RUnlock()
 			}
 		})
 	}
@@ -223,6 +232,7 @@ func (s *soak) rollAuthority() {
 	s.clientFiles.Leaf, s.serverFiles.Leaf = next.Issue(s.t, proxytest.ID("client")), next.Issue(s.t, proxytest.ID("server"))
 	s.victimF.Leaf = next.Issue(s.t, proxytest.ID("victim"))
 	all()
+	s.settle()
 	s.bundle = next.PEM()
 	all()
 }
