@@ -53,6 +53,7 @@ type proxy struct {
 	first     chan struct{} // closed at the first good generation
 	firstOnce sync.Once
 	serving   atomic.Bool // inbound and outbound accept
+	wasReady  atomic.Bool // as /readyz answered last
 	draining  chan struct{}
 	drainOnce sync.Once
 	began     time.Time     // when draining was closed; read it only after that
@@ -110,8 +111,8 @@ func newProxy(s setup) *proxy {
 		Resolver: resolver, Live: p.live, Telemetry: p.telemetry})
 	p.inbound = inbound.New(inbound.Config{Listeners: []net.Listener{s.listeners.inbound}, Original: s.original, OwnAddress: s.ownAddress,
 		Current: p.source.Current, Live: p.live, Telemetry: p.telemetry, Sources: s.sources})
-	p.prober = admin.NewProber(p.source.Current, s.sources)
-	c := admin.Config{Telemetry: p.telemetry, Source: p.source, Prober: p.prober, Ready: p.ready, Drain: p.startDrain(false), Quit: p.startDrain(true), State: p.state,
+	p.prober = admin.NewProber(p.source.Current, s.sources, s.log)
+	c := admin.Config{Telemetry: p.telemetry, Source: p.source, Prober: p.prober, Ready: p.askReady, Drain: p.startDrain(false), Quit: p.startDrain(true), State: p.state,
 		Level: s.level, Pprof: s.args.Pprof}
 	metrics, health := listen.LimitSources(s.listeners.metrics, maxAdminConnsOfOne), listen.LimitSources(s.listeners.health, maxAdminConnsOfOne)
 	for l, h := range map[net.Listener]http.Handler{metrics: admin.Metrics(c), health: admin.Health(c), s.listeners.local: admin.Local(c)} {
@@ -156,6 +157,18 @@ func (p *proxy) adopt(s *identity.Snapshot) {
 	p.telemetry.Generation(s)
 	p.live.Reconsider(s)
 	p.firstOnce.Do(func() { close(p.first) })
+}
+
+// askReady is ready for those who ask again and again; the log says when the answer turns, since the kubelet's event holds the status alone.
+func (p *proxy) askReady() error {
+	err := p.ready()
+	switch was := p.wasReady.Swap(err == nil); {
+	case was && err != nil && !closed(p.draining):
+		p.log.Error("not ready any more", "error", err.Error())
+	case !was && err == nil:
+		p.log.Info("ready")
+	}
+	return err
 }
 
 // ready is nil when connections can be expected to work.

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -40,7 +41,7 @@ func port(t *testing.T, addr string) uint16 {
 func kubelet(t *testing.T, h contract.Handler, key string) (status int, body string) {
 	t.Helper()
 	snapshot := &identity.Snapshot{Workload: &contract.Workload{Handlers: map[string]contract.Handler{key: h}}}
-	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return snapshot }, listen.Sources{}))
+	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return snapshot }, listen.Sources{}, slog.New(slog.DiscardHandler)))
 	defer server.Close()
 	request, err := http.NewRequest("GET", server.URL+contract.HandlerPath(key), nil)
 	if err != nil {
@@ -226,7 +227,7 @@ func FuzzParseHealth(f *testing.F) {
 }
 
 func TestUnknownHandler(t *testing.T) {
-	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return &identity.Snapshot{Workload: &contract.Workload{}} }, listen.Sources{}))
+	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return &identity.Snapshot{Workload: &contract.Workload{}} }, listen.Sources{}, slog.New(slog.DiscardHandler)))
 	defer server.Close()
 	for path, want := range map[string]int{"app/livenessProbe": 404, "": 404, "../configz": 404} {
 		response, err := http.Get(server.URL + contract.HandlerPath(path))
@@ -247,7 +248,7 @@ func TestKubeletGivesUp(t *testing.T) {
 	defer app.Close()
 	get := &contract.HTTPGet{Port: port(t, app.Listener.Addr().String()), Path: "/"}
 	snapshot := &identity.Snapshot{Workload: &contract.Workload{Handlers: map[string]contract.Handler{"app/preStop": {HTTPGet: get}}}}
-	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return snapshot }, listen.Sources{}))
+	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return snapshot }, listen.Sources{}, slog.New(slog.DiscardHandler)))
 	defer server.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
@@ -317,5 +318,41 @@ func TestProfilesOnlyWhenAskedFor(t *testing.T) {
 				t.Errorf("pprof %v: %s answers %d", pprof, path, status)
 			}
 		}
+	}
+}
+
+// TestHandlerLogsWhenItTurns: the kubelet's event says 502 and no more, so the log must say why, once.
+func TestHandlerLogsWhenItTurns(t *testing.T) {
+	var out bytes.Buffer
+	app, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := "web/readinessProbe"
+	snapshot := &identity.Snapshot{Workload: &contract.Workload{Handlers: map[string]contract.Handler{key: {TCPSocket: &contract.TCPSocket{Port: port(t, app.Addr().String())}}}}}
+	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return snapshot }, listen.Sources{}, slog.New(slog.NewJSONHandler(&out, nil))))
+	defer server.Close()
+	ask := func() {
+		t.Helper()
+		response, err := http.Get(server.URL + contract.HandlerPath(key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+	}
+	ask()
+	addr := app.Addr().String()
+	app.Close()
+	ask()
+	ask()
+	if app, err = net.Listen("tcp", addr); err != nil {
+		t.Skip("the port went to somebody else:", err)
+	}
+	defer app.Close()
+	ask()
+	server.Close()
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if len(lines) != 2 || !strings.Contains(lines[0], "connection refused") || !strings.Contains(lines[1], "succeeds again") {
+		t.Errorf("logged:\n%s", out.String())
 	}
 }

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/contract"
@@ -35,11 +37,15 @@ type Prober struct {
 	sources   listen.Sources
 	probes    listen.Slots
 	lifecycle listen.Slots // apart, since these may take minutes and must not keep probes waiting
+	log       *slog.Logger
+
+	mu      sync.Mutex
+	failing map[string]bool // handlers whose last answer was no success
 }
 
 // NewProber makes a Prober that dials the app from sources.
-func NewProber(current func() *identity.Snapshot, sources listen.Sources) *Prober {
-	return &Prober{current: current, sources: sources, probes: listen.NewSlots(maxProbes), lifecycle: listen.NewSlots(maxLifecycle)}
+func NewProber(current func() *identity.Snapshot, sources listen.Sources, log *slog.Logger) *Prober {
+	return &Prober{current: current, sources: sources, probes: listen.NewSlots(maxProbes), lifecycle: listen.NewSlots(maxLifecycle), log: log, failing: map[string]bool{}}
 }
 
 // Active is the number of handlers that are performed now.
@@ -76,7 +82,36 @@ func (p *Prober) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer slots.Release()
-	p.perform(ctx, w, r, target{handler: handler, addr: own, dialer: p.sources.Dialer(own, 0)})
+	answer := &answer{ResponseWriter: w, status: http.StatusOK}
+	p.note(key, answer, p.perform(ctx, answer, r, target{handler: handler, addr: own, dialer: p.sources.Dialer(own, 0)}))
+}
+
+// answer remembers the status.
+type answer struct {
+	http.ResponseWriter
+	status int
+}
+
+func (a *answer) WriteHeader(status int) {
+	a.status = status
+	a.ResponseWriter.WriteHeader(status)
+}
+
+// note logs when a handler begins to fail and when it succeeds again: the kubelet's event holds the status alone. A success is what the kubelet counts as one.
+func (p *Prober) note(key string, a *answer, err error) {
+	fails := a.status < 200 || a.status >= 400
+	p.mu.Lock()
+	before := p.failing[key]
+	p.failing[key] = fails // known handlers only, so it is bounded
+	p.mu.Unlock()
+	switch {
+	case fails && !before && err != nil:
+		p.log.Warn("handler of the app fails", "handler", key, "status", a.status, "error", err.Error())
+	case fails && !before:
+		p.log.Warn("handler of the app fails", "handler", key, "status", a.status, "error", "the app answered so itself")
+	case before && !fails:
+		p.log.Info("handler of the app succeeds again", "handler", key, "status", a.status)
+	}
 }
 
 // timeoutOf is what bounds a handler beside the request itself.
@@ -103,7 +138,7 @@ type target struct {
 
 func (t target) hostPort(port uint16) string { return netip.AddrPortFrom(t.addr, port).String() }
 
-func (p *Prober) perform(ctx context.Context, w http.ResponseWriter, r *http.Request, t target) {
+func (p *Prober) perform(ctx context.Context, w http.ResponseWriter, r *http.Request, t target) error {
 	var err error
 	switch h := t.handler; {
 	case h.HTTPGet != nil:
@@ -125,6 +160,7 @@ func (p *Prober) perform(ctx context.Context, w http.ResponseWriter, r *http.Req
 	default:
 		plain(w, http.StatusBadGateway, "the app cannot be reached: "+err.Error())
 	}
+	return err
 }
 
 // unhealthy is an answer of the app that is no success.

@@ -52,7 +52,17 @@ func (c *Connection) Sent(n int64) { c.sent.Add(float64(n)) }
 func (c *Connection) Close(received, sent int64, reason string, err error) {
 	c.t.closed.WithLabelValues(string(c.Direction), string(c.Security), reason).Inc()
 	c.t.open.WithLabelValues(string(c.Direction), string(c.Security)).Dec()
-	c.log(slog.LevelInfo, "connection closed", reason, err, "security", string(c.Security), "bytes_received", received, "bytes_sent", sent)
+	c.log(levelOf(reason), "connection closed", reason, err, "security", string(c.Security), "bytes_received", received, "bytes_sent", sent)
+}
+
+// levelOf is that of the line about a connection that carried data: a warning where somebody was shut out, which the other side of TLS 1.3 learns only after its
+// handshake, or where a peer vanished.
+func levelOf(reason string) slog.Level {
+	switch reason {
+	case "alert", "no_longer_accepted", "peer_vanished":
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
 }
 
 // Refuse records the end of a connection that never carried data. Reason is of a small closed set. In a flood all are counted, and not all are logged: the
@@ -89,6 +99,9 @@ func (c *Connection) log(level slog.Level, message, reason string, err error, mo
 	}
 	args := append(c.who("duration_ms", time.Since(c.Start).Milliseconds(), "reason", reason), more...)
 	if err != nil {
+		if reason == reasonHandshake {
+			args = append(args, "handshake", handshakeReason(err))
+		}
 		args = append(args, "error", err.Error())
 		if hint := hintFor(c.Direction, reason, err); hint != "" {
 			args = append(args, "hint", hint)

@@ -87,7 +87,7 @@ func hintFor(d Direction, reason string, err error) string {
 var hints = map[Direction]map[string]string{
 	Inbound: {
 		reasonTimeout:                 "the client connected and did not speak TLS in time: a port scan, a health check by TCP, or a client that waits for the server to speak first and is outside the mesh?",
-		reasonEnded:                   "the client closed during the handshake: does it refuse our certificate (its log says why), or is it a check by TCP alone?",
+		reasonEnded:                   "the client closed during the handshake: does it refuse our certificate (its log says why), is it a check by TCP alone, or is it outside the mesh and waits for the server to speak first (MySQL, SMTP)?",
 		reasonProtocol:                "the client does not speak TLS 1.3: is it outside the mesh, or does its exclude-outbound-ports or -cidrs bypass its proxy? To let it in as plaintext: meshless.dev/permissive-ports",
 		reasonAlert:                   "the client refuses our certificate: is it expired, or is the client's bundle older than our authority (synced from an earlier commit)?",
 		string(svid.NoCertificate):    "the client has no certificate of the mesh: is it a TLS client outside the mesh?",
@@ -102,7 +102,7 @@ var hints = map[Direction]map[string]string{
 	Outbound: {
 		reasonTimeout:                 "the server accepted the connection and did not speak TLS: is it outside the mesh although the map lists it, or is its proxy stopped?",
 		reasonEnded:                   "the server closed during the handshake: is it outside the mesh, is its proxy not ready, or does it refuse us?",
-		reasonProtocol:                "the server does not speak TLS 1.3: was its pod started before it was injected, or does the port bypass its proxy?",
+		reasonProtocol:                "the server does not speak TLS 1.3: was it rendered without the function (has the pod a meshless-proxy?), was its pod started before, or does the port bypass its proxy?",
 		reasonAlert:                   "the server refuses us: its log says why (revoked, denied by authorization, or a bundle older than our authority)",
 		reasonIdentity:                "another workload answers at this address: do selectors of two Services overlap, or are map and Services synced from different commits?",
 		string(svid.UnknownAuthority): "the server's certificate is of an authority that our bundle lacks: were its Secret and our bundle synced from different commits?",
@@ -111,5 +111,7 @@ var hints = map[Direction]map[string]string{
 		string(svid.Revoked):          "the server uses a key that is revoked: a stolen key, or its new Secret is not synced yet",
 		"alert":                       "the server refused us after its side of the handshake: its log says why (revoked, denied by authorization, or a bundle older than our authority)",
 		"connect":                     "nothing listens there, or a NetworkPolicy drops it",
+		"destination":                 "whether this address is in the mesh is not certain, so it is closed: can this pod ask the cluster's DNS (CoreDNS, NetworkPolicies, port 53 by UDP and TCP)? What is outside for certain: outbound.excludeCIDRs",
+		"unknown_destination":         "the address is outside the mesh, and outbound.unknown is Deny: outbound.excludeCIDRs, or put its Service into the mesh",
 	},
 }

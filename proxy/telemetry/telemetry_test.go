@@ -123,8 +123,10 @@ func TestHints(t *testing.T) {
 	var out bytes.Buffer
 	tele := New(slog.New(slog.NewJSONHandler(&out, nil)))
 	tele.Begin(Outbound, netip.MustParseAddrPort("10.0.0.2:5000")).HandshakeFailed(io.EOF)
-	if !strings.Contains(out.String(), `"hint":"the server closed during the handshake: is it outside the mesh`) {
-		t.Errorf("log has no hint: %s", out.String())
+	for _, want := range []string{`"handshake":"peer_closed"`, `"hint":"the server closed during the handshake: is it outside the mesh`} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("log has no %s: %s", want, out.String())
+		}
 	}
 }
 
@@ -159,5 +161,20 @@ func TestFloodOfRefusals(t *testing.T) {
 	tele.Begin(Inbound, netip.MustParseAddrPort("10.0.0.2:5000")).Refuse("source_limit", errors.New("too many"))
 	if !strings.Contains(out.String(), `"unlogged":`) {
 		t.Errorf("the log does not say how many are missing: %s", out.String())
+	}
+}
+
+// TestShutOutIsAWarning: the client of TLS 1.3 that a server shuts out has finished its handshake; at level warn its log must say so all the same.
+func TestShutOutIsAWarning(t *testing.T) {
+	var out bytes.Buffer
+	tele := New(slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	for reason, logged := range map[string]bool{"alert": true, "no_longer_accepted": true, "peer_vanished": true, "done": false, "reset": false} {
+		out.Reset()
+		c := tele.Begin(Outbound, netip.MustParseAddrPort("10.0.0.2:5000"))
+		c.Open(MutualTLS)
+		c.Close(1, 1, reason, errors.New("remote error: tls: bad certificate"))
+		if got := out.Len() > 0; got != logged {
+			t.Errorf("%s: logged %v", reason, got)
+		}
 	}
 }
