@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/proxy/admin"
 	"github.com/meshless-dev/meshless/proxy/proxytest"
 )
 
@@ -156,6 +157,7 @@ func (p *pod) get(t *testing.T, method, path string) (int, string) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		request.Header.Set(admin.DrainHeader, "1")
 		response, err := client.Do(request)
 		if err != nil {
 			t.Fatal(err)

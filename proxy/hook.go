@@ -111,6 +111,7 @@ func ask(ctx context.Context, method, url string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	request.Header.Set(admin.DrainHeader, "1")
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // no proxy from the environment: it is this pod that is asked
 	response, err := client.Do(request)
 	if err != nil {

@@ -17,6 +17,7 @@ const (
 	PublicKeyAnnotation  = AnnotationPrefix + "public-key"   // SHA-256 of the SubjectPublicKeyInfo of the sealed key
 	RevokedAnnotation    = AnnotationPrefix + "revoked-keys" // on bundles: digests of public keys, separated by commas; the map gets them
 	NotAfterAnnotation   = AnnotationPrefix + "not-after"    // expiry of the leaf, for people
+	AdditionalAnnotation = AnnotationPrefix + "additional"   // on bundles: SHA-256 of those of their certificates that the config adds, separated by commas
 )
 
 // Annotations that people write on pod templates.
@@ -32,4 +33,5 @@ const (
 	ProxyMemoryAnnotation          = AnnotationPrefix + "proxy-memory"
 	ProxyImageAnnotation           = AnnotationPrefix + "proxy-image"
 	LogLevelAnnotation             = AnnotationPrefix + "log-level"
+	TLSSecretAnnotation            = AnnotationPrefix + "tls-secret" // Secret of the user's with LeafFile and PlainKeyFile, instead of an issued leaf
 )

@@ -34,6 +34,7 @@ const (
 	LeafFile      = "tls.crt"       // the X.509-SVID, PEM
 	SealedKeyFile = "tls.key.age"   // its PKCS#8 key, PEM in an armored age file
 	IdentityFile  = "identity.txt"  // the age identity that opens it
+	PlainKeyFile  = "tls.key"       // the PKCS#8 key, PEM, where another party opens it before it reaches the pod
 	BundleFile    = "ca.crt"        // the trust bundle, PEM
 	MeshFile      = "mesh.yaml"     // Mesh
 	WorkloadFile  = "workload.json" // Workload

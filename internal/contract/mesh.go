@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"path"
@@ -33,7 +34,7 @@ type Default string
 
 // The modes of Default.
 const (
-	AllowMesh   Default = "AllowMesh" // any identity of the trust domain
+	AllowMesh   Default = "AllowMesh" // any identity of the trust domain, and of no other
 	DenyDefault Default = "Deny"      // nobody but for whom a rule allows
 )
 
@@ -41,14 +42,15 @@ const (
 // render and holds no secret. Expected identities come from here alone, never from DNS and never from the peer. The form of the file is shorter than that of the
 // struct (see wireMesh), so that a map of 10,000 Services fits into a ConfigMap.
 type Mesh struct {
-	APIVersion    string    `json:"apiVersion"` // APIVersion
-	Kind          string    `json:"kind"`       // "Mesh"
-	TrustDomain   string    `json:"trustDomain"`
-	ClusterDomain string    `json:"clusterDomain"`
-	Outbound      Outbound  `json:"outbound"`
-	Inbound       Inbound   `json:"inbound"`
-	Services      []Service `json:"services,omitempty"`
-	RevokedKeys   []string  `json:"revokedKeys,omitempty"` // hex SHA-256 of the SubjectPublicKeyInfo
+	APIVersion    string       `json:"apiVersion"` // APIVersion
+	Kind          string       `json:"kind"`       // "Mesh"
+	TrustDomain   string       `json:"trustDomain"`
+	ClusterDomain string       `json:"clusterDomain"`
+	Outbound      Outbound     `json:"outbound"`
+	Inbound       Inbound      `json:"inbound"`
+	Services      []Service    `json:"services,omitempty"`
+	Federation    []Federation `json:"federation,omitempty"`  // other trust domains
+	RevokedKeys   []string     `json:"revokedKeys,omitempty"` // hex SHA-256 of the SubjectPublicKeyInfo; in every trust domain
 }
 
 // Outbound is how the proxy treats what the app opens.
@@ -74,7 +76,7 @@ type Policy struct {
 // Rule allows the identities of From to reach Ports; no Ports means every port.
 type Rule struct {
 	Ports Ports    `json:"ports,omitempty"` // of the container, not of the Service
-	From  []string `json:"from"`            // SPIFFE IDs; * stands for characters within one path segment
+	From  []string `json:"from"`            // SPIFFE IDs, of federated trust domains too; * stands for characters within one path segment
 }
 
 // Service is a Service whose workloads are in the mesh.
@@ -132,13 +134,16 @@ func (m *Mesh) validate() error {
 	if m.Inbound.Default != AllowMesh && m.Inbound.Default != DenyDefault {
 		return fmt.Errorf("inbound.default: %q is neither AllowMesh nor Deny", m.Inbound.Default)
 	}
+	if errs := ValidateFederation(td.Name(), m.Federation, m.Outbound.MeshCIDRs); len(errs) > 0 {
+		return errors.Join(errs...)
+	}
 	for _, s := range m.Services {
 		if err := s.validate(td); err != nil {
 			return fmt.Errorf("service %q: %w", s.Host, err)
 		}
 	}
 	for _, p := range m.Inbound.Policy {
-		if err := p.validate(td); err != nil {
+		if err := p.validate(td, m.Federation); err != nil {
 			return fmt.Errorf("policy of %q: %w", p.Workload, err)
 		}
 	}
@@ -165,7 +170,7 @@ func (s Service) validate(td spiffeid.TrustDomain) error {
 	return nil
 }
 
-func (p Policy) validate(td spiffeid.TrustDomain) error {
+func (p Policy) validate(td spiffeid.TrustDomain, federation []Federation) error {
 	if err := memberOf(td, p.Workload); err != nil {
 		return err
 	}
@@ -174,7 +179,7 @@ func (p Policy) validate(td spiffeid.TrustDomain) error {
 			return fmt.Errorf("a rule allows nobody; leave it out to deny")
 		}
 		for _, pattern := range r.From {
-			if err := ValidateIDPattern(pattern); err != nil {
+			if err := ValidateRulePattern(pattern, td.Name(), federation); err != nil {
 				return err
 			}
 		}

@@ -25,6 +25,7 @@ type wireMesh struct {
 	Outbound      Outbound                          `json:"outbound"`
 	Inbound       Inbound                           `json:"inbound"`
 	Services      map[string]map[string]wireService `json:"services,omitempty"`
+	Federation    []Federation                      `json:"federation,omitempty"`
 	RevokedKeys   []string                          `json:"revokedKeys,omitempty"`
 }
 
@@ -59,7 +60,7 @@ func (s *wireService) UnmarshalJSON(data []byte) error {
 
 func (m *Mesh) wire() (*wireMesh, error) {
 	w := &wireMesh{APIVersion: m.APIVersion, Kind: m.Kind, TrustDomain: m.TrustDomain, ClusterDomain: m.ClusterDomain,
-		Outbound: m.Outbound, Inbound: m.Inbound, RevokedKeys: m.RevokedKeys}
+		Outbound: m.Outbound, Inbound: m.Inbound, Federation: m.Federation, RevokedKeys: m.RevokedKeys}
 	for _, s := range m.Services {
 		name, namespace, err := splitHost(s.Host, m.ClusterDomain)
 		if err != nil {
@@ -90,7 +91,7 @@ func (m *Mesh) wire() (*wireMesh, error) {
 
 func (w *wireMesh) mesh() (*Mesh, error) {
 	m := &Mesh{APIVersion: w.APIVersion, Kind: w.Kind, TrustDomain: w.TrustDomain, ClusterDomain: w.ClusterDomain,
-		Outbound: w.Outbound, Inbound: w.Inbound, RevokedKeys: w.RevokedKeys}
+		Outbound: w.Outbound, Inbound: w.Inbound, Federation: w.Federation, RevokedKeys: w.RevokedKeys}
 	for namespace, services := range w.Services {
 		for name, s := range services {
 			service, err := w.service(namespace, name, s)

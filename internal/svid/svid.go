@@ -52,8 +52,8 @@ type Bundle struct {
 	revoked     map[string]bool
 }
 
-// NewBundle makes a bundle. Revoked are digests as KeyDigest returns them. No authority, one that is not a CA and one that is
-// listed twice are errors; an expired one is not, since time is judged at every verification.
+// NewBundle makes a bundle. Revoked are digests as KeyDigest returns them. No authority, one that is not a CA, one that names another trust
+// domain and one that is listed twice are errors; an expired one is not, since time is judged at every verification.
 func NewBundle(td spiffeid.TrustDomain, authorities []*x509.Certificate, revoked []string) (*Bundle, error) {
 	if len(authorities) == 0 {
 		return nil, errors.New("bundle holds no certificate")
@@ -63,6 +63,9 @@ func NewBundle(td spiffeid.TrustDomain, authorities []*x509.Certificate, revoked
 	for _, ca := range authorities {
 		if !ca.IsCA || !ca.BasicConstraintsValid || ca.KeyUsage&x509.KeyUsageCertSign == 0 {
 			return nil, fmt.Errorf("bundle holds %q, which is not a CA certificate", ca.Subject)
+		}
+		if of := foreignDomain(ca, td); of != "" {
+			return nil, fmt.Errorf("bundle of trust domain %q holds %q, which names %s", td.Name(), ca.Subject, of)
 		}
 		if seen[string(ca.Raw)] {
 			return nil, fmt.Errorf("bundle holds %q twice", ca.Subject)
@@ -114,6 +117,10 @@ func (b *Bundle) verify(chain []*x509.Certificate, usages []x509.ExtKeyUsage, no
 	if err != nil {
 		return spiffeid.ID{}, explain(leaf, id, now, err)
 	}
+	chains = slices.DeleteFunc(chains, func(c []*x509.Certificate) bool { return b.mixed(c[1:]) })
+	if len(chains) == 0 {
+		return spiffeid.ID{}, refuse(UnknownAuthority, "certificate of %s is signed by an authority that names another trust domain", id)
+	}
 	for _, c := range chains {
 		if !b.anyRevoked(c) {
 			return id, nil
@@ -124,12 +131,9 @@ func (b *Bundle) verify(chain []*x509.Certificate, usages []x509.ExtKeyUsage, no
 
 // identity reads the SPIFFE ID and checks everything that needs no chain.
 func (b *Bundle) identity(leaf *x509.Certificate) (spiffeid.ID, error) {
-	if len(leaf.URIs) != 1 {
-		return spiffeid.ID{}, refuse(NotAnSVID, "certificate has %d URI names, an X.509-SVID has exactly one", len(leaf.URIs))
-	}
-	id, err := spiffeid.FromURI(leaf.URIs[0])
+	id, err := nameOf(leaf)
 	if err != nil {
-		return spiffeid.ID{}, refuse(NotAnSVID, "certificate names %q: %v", leaf.URIs[0], err)
+		return spiffeid.ID{}, err
 	}
 	switch {
 	case id.Path() == "":
@@ -140,6 +144,18 @@ func (b *Bundle) identity(leaf *x509.Certificate) (spiffeid.ID, error) {
 		return spiffeid.ID{}, refuse(WrongUsage, "certificate of %s lacks the key usage digitalSignature", id)
 	case id.TrustDomain() != b.trustDomain:
 		return spiffeid.ID{}, refuse(WrongTrustDomain, "certificate of %s is not of trust domain %q", id, b.trustDomain.Name())
+	}
+	return id, nil
+}
+
+// nameOf reads the one SPIFFE ID of a leaf. Nothing of it is proved yet.
+func nameOf(leaf *x509.Certificate) (spiffeid.ID, error) {
+	if len(leaf.URIs) != 1 {
+		return spiffeid.ID{}, refuse(NotAnSVID, "certificate has %d URI names, an X.509-SVID has exactly one", len(leaf.URIs))
+	}
+	id, err := spiffeid.FromURI(leaf.URIs[0])
+	if err != nil {
+		return spiffeid.ID{}, refuse(NotAnSVID, "certificate names %q: %v", leaf.URIs[0], err)
 	}
 	return id, nil
 }

@@ -23,8 +23,8 @@ type CA struct {
 	key         *ecdsa.PrivateKey
 }
 
-// New makes a CA for the trust domain, valid from an hour ago for a year.
-func New(tb testing.TB, trustDomain string) *CA {
+// New makes a CA for the trust domain, valid from an hour ago for a year. Each change edits the template before it is signed.
+func New(tb testing.TB, trustDomain string, changes ...func(*x509.Certificate)) *CA {
 	tb.Helper()
 	key := newKey(tb)
 	serial := newSerial(tb)
@@ -34,7 +34,20 @@ func New(tb testing.TB, trustDomain string) *CA {
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(365 * 24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
+	for _, change := range changes {
+		change(template)
+	}
 	return &CA{Certificate: sign(tb, template, template, key, key), key: key}
+}
+
+// Again makes another certificate of the CA's key, with another name.
+func (ca *CA) Again(tb testing.TB) *CA {
+	tb.Helper()
+	template := *ca.Certificate
+	template.SerialNumber = newSerial(tb)
+	template.Subject = pkix.Name{CommonName: "test CA " + template.SerialNumber.Text(16)}
+	template.RawSubject = nil
+	return &CA{Certificate: sign(tb, &template, &template, ca.key, ca.key), key: ca.key}
 }
 
 // Below makes a CA of a certificate that Issue made, allowed to sign or not.

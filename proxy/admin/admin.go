@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/pprof"
 	"strings"
@@ -72,6 +73,9 @@ const (
 	QuitPath  = "/quit"
 )
 
+// DrainHeader must be on requests to DrainPath. A drain is for good and leaves the process: an app that can be made to send a POST somewhere (SSRF) must not begin one.
+const DrainHeader = "Meshless-Drain"
+
 // LevelPath tells the log level, and sets it by PUT ?level=debug.
 const LevelPath = "/loglevel"
 
@@ -80,7 +84,11 @@ func Local(c Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /configz", func(w http.ResponseWriter, _ *http.Request) { configz(w, c) })
 	for path, begin := range map[string]func(){DrainPath: c.Drain, QuitPath: c.Quit} {
-		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, _ *http.Request) {
+		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+			if path == DrainPath && r.Header.Get(DrainHeader) == "" {
+				plain(w, http.StatusForbidden, "a drain needs the header "+DrainHeader)
+				return
+			}
 			begin()
 			writeJSON(w, c.State())
 		})
@@ -92,7 +100,25 @@ func Local(c Config) http.Handler {
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
-	return mux
+	return noBrowsers(mux)
+}
+
+func foreignPage(site string) bool { return site != "" && site != "none" && site != "same-origin" }
+
+// noBrowsers refuses what a page in a browser asks for: kubectl port-forward puts this port on the localhost of whoever debugs the pod. Names other than localhost are those
+// of DNS rebinding; requests with an Origin or a Sec-Fetch-Site are of a page.
+func noBrowsers(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.Host)
+		if err != nil {
+			host = r.Host
+		}
+		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) || r.Header.Get("Origin") != "" || foreignPage(r.Header.Get("Sec-Fetch-Site")) {
+			plain(w, http.StatusForbidden, "this port is for programs of the pod, by its loopback address, and not for pages in a browser")
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 func levelName(l *slog.LevelVar) string { return strings.ToLower(l.Level().String()) }
@@ -104,8 +130,8 @@ func setLevel(w http.ResponseWriter, r *http.Request, c Config) {
 		return
 	}
 	before := levelName(c.Level)
-	_ = c.Level.UnmarshalText([]byte(name)) // its names include ours
-	c.Telemetry.Log.Warn("log level changed", "from", before, "to", name)
+	c.Telemetry.Log.Error("log level changed", "from", before, "to", name) // before it is: whoever silences the log is the last to be heard in it
+	_ = c.Level.UnmarshalText([]byte(name))                                // its names include ours
 	plain(w, http.StatusOK, name)
 }
 

@@ -284,7 +284,9 @@ func local(t *testing.T, pprof bool) (c Config, ask func(method, path string) (i
 	h := Local(c)
 	return c, func(method, path string) (int, string) {
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+		r := httptest.NewRequest(method, path, nil)
+		r.Host = "127.0.0.1:15000"
+		h.ServeHTTP(w, r)
 		return w.Code, strings.TrimSpace(w.Body.String())
 	}
 }
@@ -354,5 +356,44 @@ func TestHandlerLogsWhenItTurns(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if len(lines) != 2 || !strings.Contains(lines[0], "connection refused") || !strings.Contains(lines[1], "succeeds again") {
 		t.Errorf("logged:\n%s", out.String())
+	}
+}
+
+// TestNoPageAsks: kubectl port-forward puts the admin port on the localhost of whoever debugs a pod, where any page in a browser can reach it, by DNS rebinding under
+// a name of its own.
+func TestNoPageAsks(t *testing.T) {
+	begun := 0
+	c := Config{Telemetry: telemetry.New(slog.New(slog.DiscardHandler)), Source: &identity.Source{}, State: func() State { return State{} }, Level: new(slog.LevelVar),
+		Pprof: true, Drain: func() { begun++ }, Quit: func() { begun++ }}
+	h := Local(c)
+	ask := func(method, path, host string, headers map[string]string) int {
+		r := httptest.NewRequest(method, path, nil)
+		r.Host = host
+		for name, value := range headers {
+			r.Header.Set(name, value)
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		return w.Code
+	}
+	for _, path := range []string{"POST /drain", "POST /quit", "GET /configz", "GET /debug/pprof/heap", "PUT /loglevel?level=error"} {
+		method, target, _ := strings.Cut(path, " ")
+		for name, status := range map[string]int{
+			"another name":       ask(method, target, "rebound.example:15000", nil),
+			"a page's origin":    ask(method, target, "localhost:15000", map[string]string{"Origin": "https://page.example", DrainHeader: "1"}),
+			"a page of one site": ask(method, target, "127.0.0.1:15000", map[string]string{"Sec-Fetch-Site": "cross-site", DrainHeader: "1"}),
+		} {
+			if status != http.StatusForbidden {
+				t.Errorf("%s from %s: %d", path, name, status)
+			}
+		}
+	}
+	if status := ask("POST", "/drain", "127.0.0.1:15000", nil); status != http.StatusForbidden || begun != 0 {
+		t.Errorf("a drain without its header: %d, %d begun", status, begun)
+	}
+	for _, host := range []string{"localhost:15000", "127.0.0.1:15000", "[::1]:15000", "localhost"} {
+		if status := ask("POST", "/drain", host, map[string]string{DrainHeader: "1"}); status != http.StatusOK {
+			t.Errorf("a drain of the pod itself, by %s: %d", host, status)
+		}
 	}
 }

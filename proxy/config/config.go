@@ -15,7 +15,7 @@ import (
 )
 
 // PlainKeyFile is the key where another party opens it before it reaches the pod: Flux with SOPS, or cert-manager.
-const PlainKeyFile = "tls.key"
+const PlainKeyFile = contract.PlainKeyFile
 
 // Generation is the content of the directory at one moment. LeafPEM, BundlePEM and the key are not judged yet.
 type Generation struct {

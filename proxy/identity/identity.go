@@ -22,7 +22,8 @@ type Snapshot struct {
 	Number   uint64 // counts good generations from 1
 	ID       spiffeid.ID
 	Leaf     *x509.Certificate
-	Bundle   *svid.Bundle
+	Bundle   *svid.Bundle // of our own trust domain
+	Trust    *svid.Set    // the same, and those of federated trust domains
 	Mesh     *contract.Mesh
 	Workload *contract.Workload
 
@@ -50,6 +51,9 @@ func New(g *config.Generation, now func() time.Time) (*Snapshot, error) {
 	s := &Snapshot{Leaf: chain[0], Mesh: g.Mesh, Workload: g.Workload, now: now}
 	if s.Bundle, err = bundle(g); err != nil {
 		return nil, err
+	}
+	if s.Trust, err = svid.NewSet(s.Bundle, g.Mesh.Federation); err != nil {
+		return nil, fmt.Errorf("%s: %w", contract.MeshFile, err)
 	}
 	if err := s.judgeLeaf(chain); err != nil {
 		return nil, err
@@ -104,9 +108,10 @@ func keyFits(leaf *x509.Certificate, key crypto.Signer) error {
 	return nil
 }
 
-// VerifyPeer judges a chain that a peer presented, at the present time. Every error is an *svid.Error.
+// VerifyPeer judges a chain that a peer presented, at the present time. The identity may be of a federated trust domain: the caller judges what it may. Every error is
+// an *svid.Error.
 func (s *Snapshot) VerifyPeer(chain []*x509.Certificate, usage x509.ExtKeyUsage) (spiffeid.ID, error) {
-	return s.Bundle.Verify(chain, usage, s.now())
+	return s.Trust.Verify(chain, usage, s.now())
 }
 
 // Usable tells whether peers would accept the leaf now; the error says until when it was good.

@@ -25,6 +25,7 @@ type Source struct {
 	seen       [32]byte // digest of the generation that was judged last
 	seenReason string
 	good       bool // whether seen became current
+	revoked    revoked
 }
 
 // Current is the last good generation, or nil before the first.
@@ -54,12 +55,19 @@ func (s *Source) reload() {
 		return
 	}
 	var next *Snapshot
+	var listed []string
 	if err == nil {
+		listed = g.Mesh.RevokedKeys
+		g.Mesh.RevokedKeys = s.revoked.with(listed)
 		next, err = New(g, s.Now)
 	}
 	if err != nil {
 		s.reject(g, err)
 		return
+	}
+	if gone := s.revoked.keep(listed); gone > 0 {
+		s.Log.Warn("revoked keys are not listed any more; this proxy goes on refusing them until it restarts", "keys", gone,
+			"hint", "was a commit reverted that had revoked them? Then revoke them again, since new pods accept them. If their certificates have expired, it is harmless")
 	}
 	next.Number = 1
 	if last := s.current.Load(); last != nil {
@@ -69,7 +77,8 @@ func (s *Source) reload() {
 	s.failure.Store(nil)
 	s.current.Store(next)
 	s.Log.Info("generation in use", "generation", next.Number, "spiffe_id", next.ID.String(), "leaf_not_after", next.Leaf.NotAfter,
-		"authorities", len(next.Bundle.Authorities()), "services", len(next.Mesh.Services), "revoked_keys", len(next.Mesh.RevokedKeys))
+		"authorities", len(next.Bundle.Authorities()), "services", len(next.Mesh.Services), "revoked_keys", len(next.Mesh.RevokedKeys),
+		"federated", len(next.Trust.Foreign()))
 	if s.OnGood != nil {
 		s.OnGood(next)
 	}

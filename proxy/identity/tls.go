@@ -9,6 +9,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/svid"
 )
 
 // Authorize judges an identity that is already verified. Its error ends the handshake and is what the handshake returns.
@@ -28,8 +29,10 @@ func (s *Snapshot) buildTLS() {
 	// RequireAnyClientCert: the chain is judged in VerifyConnection alone. ClientCAs only tells clients whom we trust.
 	s.server.ClientAuth = tls.RequireAnyClientCert
 	s.server.ClientCAs = x509.NewCertPool()
-	for _, ca := range s.Bundle.Authorities() {
-		s.server.ClientCAs.AddCert(ca)
+	for _, b := range append([]*svid.Bundle{s.Bundle}, s.Trust.Foreign()...) {
+		for _, ca := range b.Authorities() {
+			s.server.ClientCAs.AddCert(ca)
+		}
 	}
 	s.serverPlain = s.server.Clone()
 	s.server.NextProtos = []string{contract.ALPN}

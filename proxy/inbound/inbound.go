@@ -59,6 +59,9 @@ type Server struct {
 	Config
 	listen  listen.Server
 	sources *listen.SourceLimit // of connections that are not authenticated
+	shares  *listen.SourceLimit // of all connections
+	// plaintext is for those of Permissive ports. Nobody knows who they are, so they must not fill the places of the others.
+	plaintext listen.Slots
 }
 
 // unauthenticated is the index of the slots that a connection gives back once its peer is known.
@@ -78,7 +81,8 @@ func New(c Config) *Server {
 	if c.HandshakeTimeout <= 0 {
 		c.HandshakeTimeout = HandshakeTimeout
 	}
-	s := &Server{Config: c, sources: listen.NewSourceLimit(c.MaxUnauthenticatedPerSource)}
+	half := max(1, c.MaxConnections/2)
+	s := &Server{Config: c, sources: listen.NewSourceLimit(c.MaxUnauthenticatedPerSource), shares: listen.NewSourceLimit(half), plaintext: listen.NewSlots(half)}
 	s.listen = listen.Server{Listeners: c.Listeners, Handle: s.handle, OnError: c.Telemetry.AcceptFailed,
 		Slots: []listen.Slots{listen.NewSlots(c.MaxConnections), unauthenticated: listen.NewSlots(c.MaxUnauthenticated)}}
 	c.Telemetry.Limit(telemetry.Inbound, c.MaxConnections)
@@ -112,6 +116,12 @@ func (s *Server) handle(peer *net.TCPConn, held *listen.Held) {
 	defer listen.Reset(peer) // does nothing after an orderly end
 	source := listen.AddrPort(peer.RemoteAddr())
 	record := s.Telemetry.Begin(telemetry.Inbound, source)
+	share, ok := s.shares.Acquire(source.Addr())
+	if !ok {
+		record.Refuse("source_limit", fmt.Errorf("%s has half of all connections", source.Addr()))
+		return
+	}
+	defer share()
 	release, ok := s.sources.Acquire(source.Addr())
 	if !ok {
 		record.Refuse("source_limit", fmt.Errorf("%s has %d connections that are not authenticated yet", source.Addr(), s.MaxUnauthenticatedPerSource))
@@ -160,9 +170,12 @@ func (s *Server) serve(c *connection) *refusal {
 // serveTLS terminates mutual TLS; prefix is what was read from the peer already.
 func (s *Server) serveTLS(c *connection, prefix []byte) *refusal {
 	raw := relay.NewRaw(c.peer, prefix)
-	conn := tls.Server(raw, c.snapshot.ServerConfig(func(peer spiffeid.ID) error {
-		c.record.Peer = peer.String()
-		return c.authorize(peer, c.snapshot)
+	var peer spiffeid.ID
+	var wouldDeny *policy.Denial
+	conn := tls.Server(raw, c.snapshot.ServerConfig(func(claimed spiffeid.ID) (err error) {
+		peer = claimed
+		wouldDeny, err = c.authorize(claimed, c.snapshot)
+		return err
 	}))
 	_ = c.peer.SetDeadline(c.deadline)
 	began := time.Now()
@@ -171,6 +184,9 @@ func (s *Server) serveTLS(c *connection, prefix []byte) *refusal {
 		c.record.HandshakeFailed(err)
 		return nil
 	}
+	// Only now is the identity proved: crypto/tls looks at the peer's signature after it has asked us about the certificate, and certificates are public.
+	c.record.Peer = peer.String()
+	c.reportDryRun(wouldDeny)
 	c.record.HandshakeDone(began)
 	chain := conn.ConnectionState().PeerCertificates
 	return s.relay(c, relay.Secured(conn, raw), nil, telemetry.MutualTLS, func(now *identity.Snapshot) error {
@@ -178,22 +194,35 @@ func (s *Server) serveTLS(c *connection, prefix []byte) *refusal {
 		if err != nil {
 			return err
 		}
-		return c.authorize(id, now)
+		wouldDeny, err := c.authorize(id, now)
+		c.reportDryRun(wouldDeny)
+		return err
 	})
 }
 
-// authorize asks the policy. With a dry run a denial is reported, once for a connection, and the peer gets in: its identity is proved all the same.
-func (c *connection) authorize(peer spiffeid.ID, snapshot *identity.Snapshot) error {
-	err := policy.Authorize(policy.Request{Peer: peer, Local: snapshot.ID, Port: c.dst.Port()}, snapshot.Mesh)
+// authorize asks the policy. With a dry run it denies nobody of the trust domain; what it would deny is returned apart. A peer of another trust domain is denied all
+// the same: federation opens what a rule names, and the dry run is about rules that are not complete yet.
+func (c *connection) authorize(peer spiffeid.ID, snapshot *identity.Snapshot) (wouldDeny *policy.Denial, err error) {
+	err = policy.Authorize(policy.Request{Peer: peer, Local: snapshot.ID, Port: c.dst.Port()}, snapshot.Mesh)
 	denial := new(policy.Denial)
-	if !snapshot.Mesh.Inbound.DryRun || !errors.As(err, &denial) || denial.Reason == policy.ForeignTrustDomain {
-		return err
+	if !snapshot.Mesh.Inbound.DryRun || !errors.As(err, &denial) || denial.Foreign() {
+		return nil, err
 	}
-	c.dryRun.Do(func() { c.record.Denied(denial, false) })
-	return nil
+	return denial, nil
+}
+
+// reportDryRun reports, once for a connection, that it would be denied.
+func (c *connection) reportDryRun(wouldDeny *policy.Denial) {
+	if wouldDeny != nil {
+		c.dryRun.Do(func() { c.record.Denied(wouldDeny, false) })
+	}
 }
 
 func (s *Server) servePlaintext(c *connection, prefix []byte) *refusal {
+	if !s.plaintext.Try() {
+		return &refusal{"plaintext_limit", fmt.Errorf("%d connections in plaintext are there already", cap(s.plaintext))}
+	}
+	defer s.plaintext.Release()
 	return s.relay(c, relay.Plain(c.peer), prefix, telemetry.Plaintext, func(now *identity.Snapshot) error {
 		if now.Permissive(c.dst.Port()) {
 			return nil

@@ -18,7 +18,7 @@ const (
 	// longer, beyond two retransmissions, is a protocol in which the server speaks first: it passes as plaintext.
 	quietTimeout = 3 * time.Second
 	// maxHello bounds what is read to find the end of a hello. Post-quantum key shares make one of 1.5 KiB or so.
-	maxHello = 64 << 10
+	maxHello = 16 << 10
 	// recordTypeHandshake is the first byte of a TLS connection (RFC 8446, section 5.1).
 	recordTypeHandshake = 0x16
 )

@@ -33,6 +33,16 @@ func (s Slots) Acquire(ctx context.Context) bool {
 	}
 }
 
+// Try takes a slot if one is free.
+func (s Slots) Try() bool {
+	select {
+	case s <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
 // Release frees a slot.
 func (s Slots) Release() { <-s }
 

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -155,8 +154,7 @@ func (m meshDestination) accept(id spiffeid.ID) error {
 	if m.who.Accepts(id) {
 		return nil
 	}
-	return &telemetry.WrongIdentity{Detail: fmt.Sprintf("%s answers at %s (%s), where only %s may", id, m.addr, m.who.Host,
-		strings.Join(m.who.Identities, ", "))}
+	return &telemetry.WrongIdentity{Detail: fmt.Sprintf("%s answers at %s (%s), where only %s may", id, m.addr, m.who.Host, m.who.Expected())}
 }
 
 // serveMesh dials exactly the address that the app dialed, and relays only when the server there has proved an identity that may answer.
@@ -167,9 +165,10 @@ func (s *Server) serveMesh(app *net.TCPConn, record *telemetry.Connection, snaps
 	}
 	raw := relay.NewRaw(target, nil)
 	began := time.Now()
-	config, mutual := snapshot.ClientConfig(func(id spiffeid.ID) error {
-		record.Peer = id.String()
-		return m.accept(id)
+	var server spiffeid.ID
+	config, mutual := snapshot.ClientConfig(func(claimed spiffeid.ID) error {
+		server = claimed
+		return m.accept(claimed)
 	})
 	conn := tls.Client(raw, config)
 	ctx, cancel := context.WithTimeout(context.Background(), HandshakeTimeout)
@@ -183,6 +182,7 @@ func (s *Server) serveMesh(app *net.TCPConn, record *telemetry.Connection, snaps
 		record.HandshakeFailed(err)
 		return nil
 	}
+	record.Peer = server.String() // proved by now, and not before: crypto/tls looks at the signature last
 	record.HandshakeDone(began)
 	record.Open(telemetry.MutualTLS)
 	chain := conn.ConnectionState().PeerCertificates

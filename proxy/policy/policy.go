@@ -16,7 +16,7 @@ type Reason string
 
 // The reasons of a denial.
 const (
-	ForeignTrustDomain Reason = "foreign_trust_domain" // the peer is of another trust domain
+	ForeignTrustDomain Reason = "foreign_trust_domain" // the peer is of another trust domain, and no rule of this workload names it
 	NoPolicy           Reason = "no_policy"            // the default is Deny and no policy names this workload
 	NoRule             Reason = "no_rule"              // this workload has a policy and no rule of it names the peer
 	WrongPort          Reason = "wrong_port"           // a rule names the peer, but not for this port
@@ -38,9 +38,12 @@ type Decision struct {
 }
 
 // Decide judges r by the inbound rules of mesh. A workload that has a policy is closed to everyone whom no rule of it allows, whatever
-// the default says; several policies of one workload add up.
+// the default says; several policies of one workload add up. The default is for our own trust domain: a peer of a federated one gets in only
+// where a rule names it, and a rule names it only in the words of its own trust domain.
 func Decide(r Request, mesh *contract.Mesh) Decision {
-	if r.Peer.IsZero() || r.Peer.TrustDomain().Name() != mesh.TrustDomain || r.Peer.Path() == "" {
+	domain := r.Peer.TrustDomain().Name()
+	foreign := domain != mesh.TrustDomain
+	if r.Peer.IsZero() || r.Peer.Path() == "" || foreign && mesh.Federated(domain) == nil {
 		return Decision{Reason: ForeignTrustDomain}
 	}
 	named, hasPolicy := false, false
@@ -62,6 +65,8 @@ func Decide(r Request, mesh *contract.Mesh) Decision {
 	switch {
 	case named:
 		return Decision{Reason: WrongPort}
+	case foreign:
+		return Decision{Reason: ForeignTrustDomain}
 	case hasPolicy:
 		return Decision{Reason: NoRule}
 	case mesh.Inbound.Default == contract.AllowMesh:
@@ -75,6 +80,9 @@ type Denial struct {
 	Request
 	Reason Reason
 }
+
+// Foreign tells whether the peer is of another trust domain. A dry run, which is there to learn who in the mesh calls whom, does not let it in.
+func (d *Denial) Foreign() bool { return d.Peer.TrustDomain() != d.Local.TrustDomain() }
 
 // Authorize is Decide for callers that want an error: nil, or a *Denial.
 func Authorize(r Request, mesh *contract.Mesh) error {

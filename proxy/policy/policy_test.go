@@ -71,6 +71,51 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// TestFederated: a peer of a federated trust domain gets in only where a rule names it in the words of its own trust domain.
+func TestFederated(t *testing.T) {
+	local, own := proxytest.ID("server"), proxytest.ID("client")
+	const peer, third = "spiffe://other.example/ns/prod/deployment/client", "spiffe://third.example/ns/prod/deployment/client"
+	allow := func(ports contract.Ports, patterns ...string) []contract.Policy {
+		return []contract.Policy{{Workload: local, Rules: []contract.Rule{{Ports: ports, From: patterns}}}}
+	}
+	for name, c := range map[string]struct {
+		byRule contract.Default
+		policy []contract.Policy
+		peer   string
+		want   policy.Reason
+	}{
+		"AllowMesh without a rule":         {contract.AllowMesh, nil, peer, policy.ForeignTrustDomain},
+		"Deny without a rule":              {contract.DenyDefault, nil, peer, policy.ForeignTrustDomain},
+		"every workload of our mesh":       {contract.AllowMesh, allow(nil, "spiffe://cluster.local/ns/*/*/*"), peer, policy.ForeignTrustDomain},
+		"the same path of our mesh":        {contract.AllowMesh, allow(nil, own), peer, policy.ForeignTrustDomain},
+		"policy without a rule":            {contract.AllowMesh, []contract.Policy{{Workload: local}}, peer, policy.ForeignTrustDomain},
+		"rule of another workload":         {contract.AllowMesh, []contract.Policy{{Workload: proxytest.ID("other"), Rules: []contract.Rule{{From: []string{peer}}}}}, peer, policy.ForeignTrustDomain},
+		"named":                            {contract.DenyDefault, allow(nil, peer), peer, ""},
+		"named by a pattern":               {contract.DenyDefault, allow(nil, "spiffe://other.example/ns/prod/*/*"), peer, ""},
+		"named, on another port":           {contract.AllowMesh, allow(contract.PortsOf(81), peer), peer, policy.WrongPort},
+		"another one is named":             {contract.AllowMesh, allow(nil, peer+"-2"), peer, policy.ForeignTrustDomain},
+		"of no federated domain, named":    {contract.AllowMesh, allow(nil, third), third, policy.ForeignTrustDomain},
+		"a federated domain itself":        {contract.AllowMesh, allow(nil, "spiffe://other.example/*"), "spiffe://other.example", policy.ForeignTrustDomain},
+		"ours beside a rule for a foreign": {contract.AllowMesh, allow(nil, peer), own, policy.NoRule},
+		"dots are no wildcard":             {contract.AllowMesh, allow(nil, "spiffe://otherxexample/ns/prod/deployment/client"), peer, policy.ForeignTrustDomain},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := proxytest.Mesh(func(m *contract.Mesh) {
+				m.Inbound.Default, m.Inbound.Policy = c.byRule, c.policy
+				m.Federation = []contract.Federation{{TrustDomain: "other.example", Bundle: "x"}}
+			})
+			r := policy.Request{Peer: spiffeid.RequireFromString(c.peer), Local: spiffeid.RequireFromString(local), Port: 80}
+			if got := policy.Decide(r, m); got != (policy.Decision{Allowed: c.want == "", Reason: c.want}) {
+				t.Errorf("got %+v, want %q", got, c.want)
+			}
+			denial := new(policy.Denial)
+			if err := policy.Authorize(r, m); errors.As(err, &denial) && denial.Foreign() != (c.peer != own) {
+				t.Errorf("Foreign is %t", denial.Foreign())
+			}
+		})
+	}
+}
+
 func TestNobodyIsDenied(t *testing.T) {
 	if d := policy.Decide(policy.Request{Port: 80}, proxytest.Mesh()); d.Allowed || d.Reason != policy.ForeignTrustDomain {
 		t.Errorf("the zero identity: %+v", d)

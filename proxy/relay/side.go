@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/meshless-dev/meshless/proxy/listen"
+	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
 // Raw is a TCP connection below TLS that remembers whether the TCP stream ended. crypto/tls reports a stream that ends without
@@ -19,13 +20,32 @@ type Raw struct {
 	*net.TCPConn
 	prefix []byte
 	ended  atomic.Bool
+	left   int // how much may be read before the handshake is done; after it there is no bound
+	open   bool
 }
 
+// maxHandshake bounds what a stranger can make us hold: crypto/tls alone would take a certificate of 256 KiB. Three certificates of RSA-4096 are 6 KiB.
+const maxHandshake = 32 << 10
+
 // NewRaw puts prefix, which was read from c before, in front of what c still brings.
-func NewRaw(c *net.TCPConn, prefix []byte) *Raw { return &Raw{TCPConn: c, prefix: prefix} }
+func NewRaw(c *net.TCPConn, prefix []byte) *Raw {
+	return &Raw{TCPConn: c, prefix: prefix, left: maxHandshake}
+}
 
 // Read implements net.Conn. It is called by one goroutine at a time, as crypto/tls does.
-func (r *Raw) Read(p []byte) (int, error) {
+func (r *Raw) Read(p []byte) (n int, err error) {
+	if r.open {
+		return r.read(p)
+	}
+	if r.left == 0 {
+		return 0, telemetry.ErrLargeHandshake
+	}
+	n, err = r.read(p[:min(len(p), r.left)])
+	r.left -= n
+	return n, err
+}
+
+func (r *Raw) read(p []byte) (int, error) {
 	if len(r.prefix) > 0 {
 		n := copy(p, r.prefix)
 		r.prefix = r.prefix[n:]
@@ -51,7 +71,10 @@ type Side struct {
 func Plain(c *net.TCPConn) *Side { return &Side{tcp: c} }
 
 // Secured is a side with TLS, whose handshake over raw is done.
-func Secured(c *tls.Conn, raw *Raw) *Side { return &Side{tcp: raw.TCPConn, tls: c, raw: raw} }
+func Secured(c *tls.Conn, raw *Raw) *Side {
+	raw.open = true
+	return &Side{tcp: raw.TCPConn, tls: c, raw: raw}
+}
 
 func (s *Side) read(p []byte) (int, error) {
 	if s.tls == nil {

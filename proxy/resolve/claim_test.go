@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/proxy/proxytest"
 	"github.com/meshless-dev/meshless/proxy/resolve"
 )
 
@@ -80,6 +81,9 @@ func TestClaimedClusterIP(t *testing.T) {
 				t.Errorf("reason is %q, want one with %q", got.Reason, c.reason)
 			}
 			got.Reason = ""
+			if c.want.Kind == resolve.Mesh {
+				c.want.TrustDomain = proxytest.TrustDomain
+			}
 			if diff := cmp.Diff(c.want, got); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
 			}

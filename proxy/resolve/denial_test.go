@@ -16,8 +16,11 @@ import (
 // Services without a reverse zone: db has a clusterIP, and canary is headless with two pods.
 var forwardOnly = []string{
 	"db.prod.svc.cluster.local. 5 IN A 10.96.0.9", "db.prod.svc.cluster.local. 5 IN AAAA fd00::9",
-	"canary.prod.svc.cluster.local. 5 IN A 10.1.2.1", "canary.prod.svc.cluster.local. 5 IN A 10.1.2.2",
+	"canary.prod.svc.cluster.local. 5 IN A 10.1.2.1", "canary.prod.svc.cluster.local. 5 IN A 10.1.2.2", "canary.prod.svc.cluster.local. 5 IN AAAA fd00::c",
 }
+
+// reverse6 is a reverse zone of IPv6 that knows one pod, for the witness is of IPv4 alone.
+const reverse6 = "c.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa. 5 IN PTR pod.canary.prod.svc.cluster.local."
 
 // sweptMesh is testMesh where db takes plaintext at 90 as its port, at 91 as its target port, and at 92 as both.
 func sweptMesh(changes ...func(*contract.Mesh)) *contract.Mesh {
@@ -55,7 +58,11 @@ func TestDenial(t *testing.T) {
 		behave  func(*zone)
 		want    []expectation
 	}{
-		{"reverse zone denies single addresses", append([]string{witnessA, witnessPTR}, forwardOnly...), nil, []expectation{
+		{"no reverse zone of IPv6", append([]string{witnessA, witnessPTR}, forwardOnly...), nil, []expectation{
+			mesh("[fd00::9]:5432", "db"), refused("[fd00::10]:80", "ip6.arpa"), unknown("10.1.2.3:80"),
+		}},
+		{"no Service of IPv6 at all", append([]string{witnessA, witnessPTR}, forwardOnly[0]), nil, []expectation{unknown("[fd00::10]:80")}},
+		{"reverse zone denies single addresses", append([]string{witnessA, witnessPTR, reverse6}, forwardOnly...), nil, []expectation{
 			mesh("10.96.0.9:5432", "db"), mesh("10.1.2.1:80", "web-canary"), mesh("10.1.2.2:80", "web-canary"), mesh("[fd00::9]:5432", "db"),
 			mesh("10.96.0.9:90", "db"), mesh("10.96.0.9:91", "db"), {"10.96.0.9:92", resolve.Plaintext, nil, ""}, mesh("10.96.0.9:15020", "db"),
 			unknown("10.1.2.3:80"), unknown("[fd00::10]:80"),

@@ -27,14 +27,27 @@ const (
 type Destination struct {
 	Kind       Kind
 	Host       string   // the Service, for people; several are joined by commas; empty when none is known
-	Identities []string // SPIFFE IDs that may answer; only for Mesh
-	AnyMember  bool     // any identity of the trust domain may answer (meshCIDRs); only for Mesh
+	Identities []string // SPIFFE IDs, or of a federated trust domain patterns of them, that may answer; only for Mesh
+	AnyMember  bool     // any identity of TrustDomain may answer (meshCIDRs, or a federation without identities); only for Mesh
 	Reason     string   // why Refused
+
+	TrustDomain string // of whoever may answer; only for Mesh
 }
 
-// Accepts tells whether a verified identity may answer for the destination.
+// Accepts tells whether a verified identity may answer for the destination. Nobody of another trust domain than the destination's may.
 func (d Destination) Accepts(id spiffeid.ID) bool {
-	return d.Kind == Mesh && (d.AnyMember || slices.Contains(d.Identities, id.String()))
+	if d.Kind != Mesh || id.IsZero() || id.TrustDomain().Name() != d.TrustDomain {
+		return false
+	}
+	return d.AnyMember || slices.ContainsFunc(d.Identities, func(pattern string) bool { return contract.MatchID(pattern, id) })
+}
+
+// Expected words for people who may answer.
+func (d Destination) Expected() string {
+	if d.AnyMember {
+		return "identities of trust domain " + d.TrustDomain
+	}
+	return strings.Join(d.Identities, ", ")
 }
 
 // Facts is what DNS says about an address. It holds no decision, so that it stays true when the mesh map changes.
@@ -103,7 +116,8 @@ type match struct {
 // Decide answers for one destination. The clusterIPs of the map and the names that DNS confirms count together; only without either
 // do meshCIDRs. A name of the mesh that is not confirmed refuses. So does a DNS that does not answer, unless clusterIPs or names that
 // it told earlier lead to mutual TLS, and a DNS whose denial is in doubt, unless meshCIDRs do: the absence of an answer never turns
-// encryption off.
+// encryption off. An address in a network of a federated trust domain is that domain's, so a Service of ours that is found there as well refuses: nobody can
+// be of both.
 func (m *Map) Decide(dst netip.AddrPort, facts Facts) Destination {
 	addr := plain(dst.Addr())
 	var matches []match
@@ -123,9 +137,13 @@ func (m *Map) Decide(dst netip.AddrPort, facts Facts) Destination {
 			matches = append(matches, match{service: s, endpoint: name.Endpoint, either: name.Forward})
 		}
 	}
+	foreign := m.federated(addr)
 	switch {
+	case len(matches) > 0 && foreign != nil:
+		return Destination{Kind: Refused, Host: matches[0].service.Host, Reason: fmt.Sprintf("%s is an address of %s, and in the networks of the trust domain %s: who may answer cannot be told",
+			addr, matches[0].service.Host, foreign.TrustDomain)}
 	case len(matches) > 0:
-		d := combine(matches, dst.Port())
+		d := combine(matches, dst.Port(), m.mesh.TrustDomain)
 		if why := noPlaintext(addr, matches, facts.Err, doubt); d.Kind == Plaintext && why != "" {
 			return Destination{Kind: Refused, Host: d.Host, Reason: fmt.Sprintf("port %d takes plaintext, which %s", dst.Port(), why)}
 		}
@@ -133,11 +151,23 @@ func (m *Map) Decide(dst netip.AddrPort, facts Facts) Destination {
 	case facts.Err != nil:
 		return Destination{Kind: Refused, Reason: "dns: " + facts.Err.Error()}
 	case slices.ContainsFunc(m.mesh.Outbound.MeshCIDRs, func(p netip.Prefix) bool { return p.Contains(addr) }):
-		return Destination{Kind: Mesh, AnyMember: true}
+		return Destination{Kind: Mesh, AnyMember: true, TrustDomain: m.mesh.TrustDomain}
+	case foreign != nil:
+		return Destination{Kind: Mesh, Identities: foreign.Identities, AnyMember: len(foreign.Identities) == 0, TrustDomain: foreign.TrustDomain}
 	case doubt != nil:
 		return Destination{Kind: Refused, Reason: "dns: " + doubt.Error()}
 	}
 	return Destination{Kind: Unknown}
+}
+
+// federated is the entry whose networks hold addr, or nil. The parser sees to it that there is one at most, and that meshCIDRs do not hold it.
+func (m *Map) federated(addr netip.Addr) *contract.Federation {
+	for i, f := range m.mesh.Federation {
+		if slices.ContainsFunc(f.CIDRs, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+			return &m.mesh.Federation[i]
+		}
+	}
+	return nil
 }
 
 // plain is addr in the form in which maps and caches know it.
@@ -173,8 +203,8 @@ func noPlaintext(addr netip.Addr, matches []match, err, doubt error) string {
 
 // combine answers for an address behind which several Services may stand, as a pod behind two of them does. The peer must be
 // acceptable to each: the identities are the intersection, and plaintext needs the consent of all.
-func combine(matches []match, port uint16) Destination {
-	d := Destination{Kind: Mesh}
+func combine(matches []match, port uint16, trustDomain string) Destination {
+	d := Destination{Kind: Mesh, TrustDomain: trustDomain}
 	plaintext := true
 	var hosts []string
 	for i, m := range matches {

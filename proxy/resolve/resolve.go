@@ -28,7 +28,7 @@ import (
 
 const (
 	lookupTimeout = 8 * time.Second // bounds all queries about one address together
-	// claimTimeout is how long, from its start, DNS is waited for where a clusterIP of the map, meshCIDRs or the memory lead to mutual
+	// claimTimeout is how long, from its start, DNS is waited for where a clusterIP of the map, meshCIDRs, a federation or the memory lead to mutual
 	// TLS without it.
 	claimTimeout = time.Second
 )

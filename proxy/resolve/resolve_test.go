@@ -103,6 +103,9 @@ func TestResolve(t *testing.T) {
 				t.Errorf("reason %q of %s", got.Reason, got.Kind)
 			}
 			got.Reason = ""
+			if c.want.Kind == resolve.Mesh {
+				c.want.TrustDomain = proxytest.TrustDomain
+			}
 			if diff := cmp.Diff(c.want, got); diff != "" {
 				t.Errorf("%s: -want +got\n%s", c.dst, diff)
 			}
@@ -112,15 +115,17 @@ func TestResolve(t *testing.T) {
 
 func TestAccepts(t *testing.T) {
 	web, db := spiffeid.RequireFromString(pattern("web")), spiffeid.RequireFromString(pattern("db"))
-	listed := resolve.Destination{Kind: resolve.Mesh, Identities: []string{pattern("web")}}
+	const ours = proxytest.TrustDomain
+	listed := resolve.Destination{Kind: resolve.Mesh, Identities: []string{pattern("web")}, TrustDomain: ours}
 	if !listed.Accepts(web) || listed.Accepts(db) {
 		t.Error("a listed destination accepts the wrong one")
 	}
-	if !(resolve.Destination{Kind: resolve.Mesh, AnyMember: true}).Accepts(db) {
-		t.Error("a mesh network does not accept a member")
+	member := resolve.Destination{Kind: resolve.Mesh, AnyMember: true, TrustDomain: ours}
+	if !member.Accepts(db) || member.Accepts(spiffeid.RequireFromString("spiffe://other.example/ns/prod/deployment/db")) || member.Accepts(spiffeid.ID{}) {
+		t.Error("a mesh network accepts whom it should not, or not whom it should")
 	}
 	for _, kind := range []resolve.Kind{resolve.Refused, resolve.Unknown, resolve.Plaintext} {
-		if (resolve.Destination{Kind: kind, Identities: []string{pattern("web")}, AnyMember: true}).Accepts(web) {
+		if (resolve.Destination{Kind: kind, Identities: []string{pattern("web")}, AnyMember: true, TrustDomain: ours}).Accepts(web) {
 			t.Errorf("a destination that is %s accepts an identity", kind)
 		}
 	}

@@ -117,6 +117,9 @@ func (r *Resolver) runSweep(s *sweep, k sweepKey, m *Map) {
 	missing := slices.DeleteFunc(slices.Clone(m.services), func(service string) bool { _, ok := s.answers[service]; return ok })
 	if len(s.answers[witnessService]) > 0 {
 		r.client.askAll(ctx, missing, k, s)
+		if s.witness == nil {
+			s.witness = r.client.testifyFamily(ctx, k, s)
+		}
 	} else { // they would be denied as well, or not answered
 		for _, service := range missing {
 			s.failed[service] = errNotAsked
@@ -232,4 +235,29 @@ func (c *client) testify(ctx context.Context, domain string) ([]netip.Addr, erro
 		}
 	}
 	return addrs, nil
+}
+
+// testifyFamily asks for the name of an address of the family that is swept, where the Service that every cluster has is of the other family alone: the reverse zones
+// of the two are apart, and one of them may be missing. Without any Service of the family there is nothing to ask for, and nothing of the mesh to miss.
+func (c *client) testifyFamily(ctx context.Context, k sweepKey, s *sweep) error {
+	if slices.ContainsFunc(s.answers[witnessService], func(a netip.Addr) bool { return recordType(a) == k.kind }) {
+		return nil
+	}
+	for _, service := range slices.Sorted(maps.Keys(s.answers)) {
+		i := slices.IndexFunc(s.answers[service], func(a netip.Addr) bool { return recordType(a) == k.kind && private(a) })
+		if i < 0 {
+			continue
+		}
+		addr := s.answers[service][i]
+		answer, err := c.reverse(ctx, addr)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(pointers(answer, k.domain), func(p pointer) bool { return p.name.Service == service }) {
+			return &deniedWitness{fmt.Sprintf("DNS does not tell that %s is an address of %s, so it proves nothing that it denies this address a name: let it serve the reverse zones of both families "+
+				"(in CoreDNS: kubernetes %s in-addr.arpa ip6.arpa), or name the address in outbound.excludeCIDRs or meshCIDRs", addr, service, k.domain)}
+		}
+		return nil
+	}
+	return nil
 }

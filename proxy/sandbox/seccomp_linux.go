@@ -84,6 +84,11 @@ func filter() []bpf.Instruction {
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.NETLINK_ROUTE, SkipTrue: 1},
 		deny,
 		allow)...)
+	program = append(program, on(unix.SYS_SOCKETPAIR, // it makes the sockets of any family, too, before it finds that they make no pair
+		load(offsetArgument),
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.AF_UNIX, SkipTrue: 1},
+		deny,
+		allow)...)
 	return append(program, allow)
 }
 

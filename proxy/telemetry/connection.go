@@ -69,22 +69,19 @@ func levelOf(reason string) slog.Level {
 // log must not be what fills a disk.
 func (c *Connection) Refuse(reason string, err error) {
 	c.t.refused.WithLabelValues(string(c.Direction), reason).Inc()
-	if !c.t.refusals.Allow() {
-		c.t.unlogged.Add(1)
-		return
+	if more, ok := c.t.floods.allow(string(c.Direction) + " " + reason); ok {
+		c.log(slog.LevelWarn, "connection refused", reason, err, more...)
 	}
-	var more []any
-	if n := c.t.unlogged.Swap(0); n > 0 {
-		more = []any{"unlogged", n} // refusals before this one
-	}
-	c.log(slog.LevelWarn, "connection refused", reason, err, more...)
 }
 
 // Denied counts a peer whom the policy denies. With a dry run the connection goes on, and this line is all that happens.
 func (c *Connection) Denied(d *policy.Denial, enforced bool) {
 	c.t.denials.WithLabelValues(string(d.Reason), strconv.FormatBool(enforced)).Inc()
-	if !enforced {
-		c.t.Log.Warn("connection would be denied", c.who("reason", string(d.Reason), "error", d.Error())...)
+	if enforced {
+		return
+	}
+	if more, ok := c.t.floods.allow("dry run"); ok {
+		c.t.Log.Warn("connection would be denied", c.who(append([]any{"reason", string(d.Reason), "error", d.Error()}, more...)...)...)
 	}
 }
 
@@ -102,7 +99,7 @@ func (c *Connection) log(level slog.Level, message, reason string, err error, mo
 		if reason == reasonHandshake {
 			args = append(args, "handshake", handshakeReason(err))
 		}
-		args = append(args, "error", err.Error())
+		args = append(args, "error", clip(err.Error()))
 		if hint := hintFor(c.Direction, reason, err); hint != "" {
 			args = append(args, "hint", hint)
 		}

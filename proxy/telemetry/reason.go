@@ -22,6 +22,7 @@ const (
 	reasonDenied   = "denied"
 	reasonIdentity = "wrong_identity"
 	reasonOneSided = "not_mutual" // the server did not ask who we are
+	reasonLarge    = "too_large"  // the handshake is larger than any with certificates of a mesh
 )
 
 // reasonHandshake is the reason of a refused connection whose handshake failed; why it did is counted by itself.
@@ -39,11 +40,13 @@ func (w *WrongIdentity) Error() string { return w.Detail }
 // ErrNotMutual is the refusal of a server that proves its identity and does not ask for ours.
 var ErrNotMutual = errors.New("the server asks for no client certificate: TLS would not be mutual")
 
+// ErrLargeHandshake ends a handshake that is larger than any with certificates of a mesh.
+var ErrLargeHandshake = errors.New("the handshake is too large")
+
 // HandshakeFailed counts a failed handshake and ends the connection's record.
 func (c *Connection) HandshakeFailed(err error) {
 	if d := new(policy.Denial); errors.As(err, &d) {
 		c.Denied(d, true)
-		c.Peer = d.Peer.String()
 		c.Refuse(reasonDenied, err)
 		return
 	}
@@ -60,6 +63,8 @@ func handshakeReason(err error) string {
 		return string(refusal.Reason)
 	case errors.As(err, &wrong):
 		return reasonIdentity
+	case errors.Is(err, ErrLargeHandshake):
+		return reasonLarge
 	case errors.Is(err, ErrNotMutual):
 		return reasonOneSided
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):

@@ -5,11 +5,9 @@ package telemetry
 import (
 	"log/slog"
 	"strconv"
-	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"golang.org/x/time/rate"
 
 	"github.com/meshless-dev/meshless/internal/contract"
 	"github.com/meshless-dev/meshless/internal/svid"
@@ -62,19 +60,12 @@ type Telemetry struct {
 	generation, reloadFailing                  prometheus.Gauge
 	leafNotBefore, leafNotAfter                prometheus.Gauge
 
-	refusals *rate.Limiter // of log lines
-	unlogged atomic.Int64
+	floods floods
 }
-
-// How many refused connections are logged: so many per second, and so many at once before that counts.
-const (
-	refusalLines = 20
-	refusalBurst = 200
-)
 
 // New makes a registry of its own, with the metrics of the Go runtime and of the process.
 func New(log *slog.Logger) *Telemetry {
-	t := &Telemetry{Log: log, Registry: prometheus.NewRegistry(), refusals: rate.NewLimiter(refusalLines, refusalBurst)}
+	t := &Telemetry{Log: log, Registry: prometheus.NewRegistry()}
 	t.makeConnections()
 	t.makeFiles()
 	build := t.gauge("build_info", "Always 1.", "version")
@@ -101,7 +92,7 @@ func (t *Telemetry) makeConnections() {
 	t.closed = t.counter("connections_closed_total", "Connections that carried data and ended.", "direction", "security", "reason")
 	t.refused = t.counter("connections_refused_total", "Connections that ended before they carried data.", "direction", "reason")
 	t.handshakeFailures = t.counter("handshake_failures_total", "TLS handshakes that failed, by the reason of the verifier.", "direction", "reason")
-	t.denials = t.counter("denials_total", "Verified peers that the policy denied, or with a dry run would have denied.", "reason", "enforced")
+	t.denials = t.counter("denials_total", "Peers that the policy denied by the certificate that they showed, or with a dry run would have denied.", "reason", "enforced")
 	t.detections = t.counter("detections_total", "What arrived on ports that take plaintext beside mutual TLS.", "result")
 	t.lookups = t.counter("dns_lookups_total", "Addresses looked up in DNS, by result.", "result")
 	t.sent = t.counter("sent_bytes_total", "Bytes that went to the one who opened the connection.", "direction", "security")
@@ -185,5 +176,5 @@ func (t *Telemetry) Detected(d Detection) { t.detections.WithLabelValues(string(
 // handshakeReasons are all values of the label reason of handshake failures.
 var handshakeReasons = []string{
 	string(svid.NoCertificate), string(svid.Malformed), string(svid.NotYetValid), string(svid.Expired), string(svid.UnknownAuthority), string(svid.WrongUsage),
-	string(svid.NotAnSVID), string(svid.WrongTrustDomain), string(svid.Revoked), reasonTimeout, reasonAlert, reasonEnded, reasonProtocol, reasonIdentity, reasonOneSided,
+	string(svid.NotAnSVID), string(svid.WrongTrustDomain), string(svid.Revoked), reasonTimeout, reasonAlert, reasonEnded, reasonProtocol, reasonIdentity, reasonOneSided, reasonLarge,
 }

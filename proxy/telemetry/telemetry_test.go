@@ -153,10 +153,10 @@ func TestFloodOfRefusals(t *testing.T) {
 	if got := testutil.ToFloat64(tele.refused.WithLabelValues("inbound", "source_limit")); got != flood {
 		t.Errorf("%v of %d are counted", got, flood)
 	}
-	if lines := strings.Count(out.String(), "\n"); lines < refusalBurst || lines > flood/2 {
+	if lines := strings.Count(out.String(), "\n"); lines < floodBurst || lines > flood/2 {
 		t.Errorf("%d lines are logged", lines)
 	}
-	tele.refusals.SetLimit(rate.Inf)
+	tele.floods.of("inbound source_limit").lines.SetLimit(rate.Inf)
 	out.Reset()
 	tele.Begin(Inbound, netip.MustParseAddrPort("10.0.0.2:5000")).Refuse("source_limit", errors.New("too many"))
 	if !strings.Contains(out.String(), `"unlogged":`) {
@@ -176,5 +176,28 @@ func TestShutOutIsAWarning(t *testing.T) {
 		if got := out.Len() > 0; got != logged {
 			t.Errorf("%s: logged %v", reason, got)
 		}
+	}
+}
+
+// TestOneFloodHidesNoOther: a denial is logged although something else floods.
+func TestOneFloodHidesNoOther(t *testing.T) {
+	var out bytes.Buffer
+	tele := New(slog.New(slog.NewJSONHandler(&out, nil)))
+	for range 2 * floodBurst {
+		tele.Begin(Inbound, netip.MustParseAddrPort("10.0.0.2:5000")).Refuse("source_limit", errors.New("too many"))
+	}
+	tele.Begin(Inbound, netip.MustParseAddrPort("10.0.0.3:5000")).HandshakeFailed(&policy.Denial{Reason: policy.NoRule})
+	if !strings.Contains(out.String(), `"reason":"denied"`) {
+		t.Error("the denial is not in the log")
+	}
+}
+
+// TestLogLinesAreBounded: a certificate that nobody has verified can hold names of any length.
+func TestLogLinesAreBounded(t *testing.T) {
+	var out bytes.Buffer
+	tele := New(slog.New(slog.NewJSONHandler(&out, nil)))
+	tele.Begin(Inbound, netip.MustParseAddrPort("10.0.0.3:5000")).HandshakeFailed(&svid.Error{Reason: svid.NotAnSVID, Detail: strings.Repeat("spiffe://é/", 1<<16)})
+	if out.Len() > 3*maxError {
+		t.Errorf("the line has %d bytes", out.Len())
 	}
 }
