@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -24,6 +23,9 @@ const (
 	backdate = 10 * time.Minute
 	// minPublished is how long an authority stands in the bundles before it signs, even when it is wanted sooner. Between renders in time it is a whole signing period.
 	minPublished = 24 * time.Hour
+	// replaceWait is how long each step of a replacement waits for the one before: a day for review and merge of what a render writes, and one for the nodes to apply
+	// it. The end of a signing period needs no such thought, since Next has been published for a whole one.
+	replaceWait = 48 * time.Hour
 	// keepRetired is how long a retired authority is trusted after the last leaf that it signed has expired.
 	keepRetired = 24 * time.Hour
 )
@@ -35,6 +37,9 @@ type Policy struct {
 	Validity      time.Duration // of a leaf
 	RenewBefore   time.Duration // a leaf is due when this much is left
 	SigningPeriod time.Duration // of an authority
+
+	// Shared says that other packages, whose leaves are not known here, have leaves of the same authorities.
+	Shared bool
 }
 
 // caValidity covers a period of waiting, one of signing, the life of the last leaf, and as much again for renders that come late.
@@ -86,6 +91,9 @@ func ParseAuthorities(state *v1alpha1.CertificateAuthority, td spiffeid.TrustDom
 	if _, err := list.Bundle(td); err != nil {
 		return nil, fmt.Errorf("spec.authorities: %w; restore this object from Git", err)
 	}
+	if err := checkDistinct(list.Certificates()); err != nil {
+		return nil, fmt.Errorf("spec.authorities: %w; restore this object from Git", err)
+	}
 	return list, nil
 }
 
@@ -97,14 +105,10 @@ func parseAuthority(text string, td spiffeid.TrustDomain) (*x509.Certificate, er
 	if len(certificates) != 1 {
 		return nil, fmt.Errorf("holds %d certificates, want one", len(certificates))
 	}
-	c := certificates[0]
-	if len(c.URIs) != 1 || c.URIs[0].String() != td.IDString() {
-		return nil, fmt.Errorf("is not an authority of %s", td.IDString())
+	if err := checkAuthority(certificates[0], td); err != nil {
+		return nil, err
 	}
-	if err := c.CheckSignatureFrom(c); err != nil {
-		return nil, errors.New("is not a self-signed CA certificate")
-	}
-	return c, nil
+	return certificates[0], nil
 }
 
 func (l Authorities) count(slot v1alpha1.Slot) (n int) {
@@ -147,7 +151,7 @@ func (p Policy) Roll(l Authorities, lastExpiry, now time.Time) (Authorities, err
 		return now.After(a.Certificate.NotAfter) || a.Slot == v1alpha1.SlotRetired && now.After(a.TrustedUntil)
 	})
 	active, next := out.In(v1alpha1.SlotActive), out.In(v1alpha1.SlotNext)
-	if !lastExpiry.After(now) && !p.canSign(active, now) && !p.canSign(next, now) {
+	if !p.Shared && !lastExpiry.After(now) && !p.canSign(active, now) && !p.canSign(next, now) {
 		// Every leaf has expired, as when renders stopped for long: nobody is left to coordinate with, so start anew instead of cutting leaves short.
 		out.replace(active, p.retired(active, lastExpiry, now)).replace(next, p.retired(next, lastExpiry, now))
 		active, next = nil, nil
@@ -162,7 +166,7 @@ func (p Policy) Roll(l Authorities, lastExpiry, now time.Time) (Authorities, err
 		}
 		made.ActiveSince = now
 		out = append(out.replace(active, p.retired(active, lastExpiry, now)), made)
-	case due && (active == nil && !out.Replacing() || !now.Before(created(next).Add(minPublished))):
+	case due && (active == nil && !out.Replacing() || !now.Before(out.publishedEnough(next))):
 		promoted := *next
 		promoted.Slot, promoted.ActiveSince = v1alpha1.SlotActive, now
 		out.replace(active, p.retired(active, lastExpiry, now)).replace(next, &promoted).dropReplaced(now)
@@ -185,6 +189,14 @@ func (l Authorities) replace(old, with *Authority) Authorities {
 	return l
 }
 
+// publishedEnough is from when Next may sign.
+func (l Authorities) publishedEnough(next *Authority) time.Time {
+	if l.Replacing() {
+		return created(next).Add(replaceWait)
+	}
+	return created(next).Add(minPublished)
+}
+
 // created is when an authority was made.
 func created(a *Authority) time.Time { return a.Certificate.NotBefore.Add(backdate) }
 
@@ -204,12 +216,16 @@ func (p Policy) promotionDue(active *Authority) time.Time {
 // leaves are cut short, and the next authority is made for the new one. The eighth is what is left to a leaf under the default periods; it serves where the
 // signing period was raised since.
 func (p Policy) lastSigning(a *Authority) time.Time {
+	return a.Certificate.NotAfter.Add(-min(p.Validity, p.madeFor(a)))
+}
+
+// madeFor is the validity of leaves for which an authority was made.
+func (p Policy) madeFor(a *Authority) time.Duration {
 	life := a.Certificate.NotAfter.Sub(created(a))
-	madeFor := (life - 2*p.SigningPeriod) / 2
-	if madeFor <= 0 {
-		madeFor = life / 8
+	if leaf := (life - 2*p.SigningPeriod) / 2; leaf > 0 {
+		return leaf
 	}
-	return a.Certificate.NotAfter.Add(-min(p.Validity, madeFor))
+	return life / 8
 }
 
 // canSign tells whether a leaf made now would live its whole validity.
@@ -222,11 +238,11 @@ func (p Policy) retired(active *Authority, lastExpiry, now time.Time) *Authority
 	if active == nil {
 		return nil
 	}
-	until := now.Add(p.Validity)
+	until := now.Add(max(p.Validity, p.madeFor(active))) // a validity that was lowered since leaves longer leaves on nodes that are late
 	if lastExpiry.After(until) {
 		until = lastExpiry
 	}
-	if until.After(active.Certificate.NotAfter) {
+	if p.Shared || until.After(active.Certificate.NotAfter) { // no leaf outlives its authority, whatever validity another package asks for
 		until = active.Certificate.NotAfter
 	}
 	return &Authority{Slot: v1alpha1.SlotRetired, Certificate: active.Certificate, ActiveSince: active.ActiveSince, TrustedUntil: until.Add(keepRetired),

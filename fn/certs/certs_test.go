@@ -135,7 +135,7 @@ func TestJudge(t *testing.T) {
 			r.Stored = store(issue(t, p, *r, foreign.In(v1alpha1.SlotActive), start), *r)
 		}, start, "no authority", false},
 		"other key":   {func(_ *certs.Policy, r *certs.Request) { r.Stored.KeyDigest = "x" }, start, "different keys", false},
-		"damaged key": {func(_ *certs.Policy, r *certs.Request) { r.Stored.KeyFault = "is damaged" }, start, "tls.key.age is damaged", false},
+		"damaged key": {func(_ *certs.Policy, r *certs.Request) { r.Stored.KeyFault = "tls.key.age is damaged" }, start, "tls.key.age is damaged", false},
 		"recipients":  {func(_ *certs.Policy, r *certs.Request) { r.Recipients = "s" }, start, "the recipients changed", false},
 		"services":    {func(_ *certs.Policy, r *certs.Request) { r.DNSNames = []string{"api"} }, start, "the Services", false},
 		"algorithm":   {func(p *certs.Policy, _ *certs.Request) { p.Algorithm = "Ed25519" }, start, "the key algorithm changed", false},

@@ -86,7 +86,10 @@ func (p Policy) judgeTrust(r Request, leaf *x509.Certificate, bundle *svid.Bundl
 	case r.Stored.KeyDigest != svid.KeyDigest(leaf):
 		return because("its certificate and its sealed key belong to different keys")
 	case r.Stored.KeyFault != "":
-		return because("tls.key.age %s", r.Stored.KeyFault)
+		return because("%s", r.Stored.KeyFault)
+	}
+	if fault := leafFault(leaf, bundle.Authorities()); fault != "" {
+		return because("%s", fault)
 	}
 	return Reason{}
 }
@@ -177,6 +180,9 @@ func (p Policy) Issue(r Request, ca *Authority, now time.Time) (*Leaf, error) {
 	certificate, err := sign(template, ca.Certificate, key.Public(), ca.Key)
 	if err != nil {
 		return nil, err
+	}
+	if fault := leafFault(certificate, []*x509.Certificate{ca.Certificate}); fault != "" {
+		return nil, errors.New(fault)
 	}
 	return &Leaf{Certificate: certificate, Key: key}, nil
 }

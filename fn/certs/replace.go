@@ -10,8 +10,8 @@ import (
 )
 
 // Replace begins to replace all authorities ahead of time, since their keys are in wrong hands: whoever could open one of them could open all. The Next goes
-// at once, as nothing depends on it. The others are trusted until Roll has published a successor for a day, made it Active, and given every node another
-// day for the leaves of the successor. Leaves that are due in between are still signed by the Active.
+// at once, as nothing depends on it. The others are trusted until Roll has published a successor for two days, made it Active, and given every node another
+// two for the leaves of the successor. Leaves that are due in between are still signed by the Active.
 func (l Authorities) Replace(now time.Time) (Authorities, error) {
 	if l.Replacing() {
 		return nil, fmt.Errorf("the authorities are being replaced already, since %s", stampText(l.replacedSince()))
@@ -66,10 +66,10 @@ func (l Authorities) Replaced() []*x509.Certificate {
 }
 
 // dropReplaced sets the end of those that are replaced, when their successor has become Active: the leaves of the successor are made in the same render, and
-// keepRetired is what nodes have to fetch them.
+// replaceWait is what it takes to merge and apply them.
 func (l Authorities) dropReplaced(now time.Time) {
 	for i, a := range l {
-		if until := now.Add(keepRetired); !a.Replaced.IsZero() && a.TrustedUntil.After(until) {
+		if until := now.Add(replaceWait); !a.Replaced.IsZero() && a.TrustedUntil.After(until) {
 			ending := *a
 			ending.TrustedUntil = until
 			l[i] = &ending
@@ -83,7 +83,7 @@ func (l Authorities) NextStep() (what string, at time.Time) {
 		return "", time.Time{}
 	}
 	if next := l.In(v1alpha1.SlotNext); l.Replacing() && next != nil {
-		return "the new authority signs, and every leaf is issued anew", created(next).Add(minPublished)
+		return "the new authority signs, and every leaf is issued anew", l.publishedEnough(next)
 	}
 	for _, a := range l {
 		if !a.Replaced.IsZero() && a.TrustedUntil.After(at) {

@@ -53,3 +53,20 @@ func (r Revocations) Digests() []string {
 	}
 	return digests
 }
+
+// Prolong is the list in which an entry stays for as long as any of the leaves with its key is valid, whatever its date says: an edited date does not take a revocation back.
+func (r Revocations) Prolong(leaves []*x509.Certificate) Revocations {
+	until := map[string]time.Time{}
+	for _, leaf := range leaves {
+		if digest, end := svid.KeyDigest(leaf), leaf.NotAfter.Add(keepRevoked); end.After(until[digest]) {
+			until[digest] = end
+		}
+	}
+	out := slices.Clone(r)
+	for i, k := range out {
+		if end := until[k.Digest]; end.After(k.Until) {
+			out[i].Until = end
+		}
+	}
+	return out
+}

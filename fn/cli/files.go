@@ -20,10 +20,26 @@ import (
 const legacyPathAnnotation = "config.kubernetes.io/path"
 
 // readFolder reads every manifest below a folder; each item says in annotations which file it came from.
-func readFolder(folder string) ([]*yaml.RNode, error) {
+func readFolder(folder string) ([]*yaml.RNode, error) { return readFolderBut(folder, "") }
+
+// readFolderBut is readFolder without one file, named from the folder.
+func readFolderBut(folder, skip string) ([]*yaml.RNode, error) {
+	conflict := ""
 	items, err := kio.LocalPackageReader{
 		PackagePath: folder, MatchFilesGlob: append([]string{"Kptfile"}, kio.DefaultMatch...), PreserveSeqIndent: true, WrapBareSeqNode: true,
+		FileSkipFunc: func(name string) bool {
+			if name == skip {
+				return true
+			}
+			if text, err := os.ReadFile(filepath.Join(folder, name)); err == nil && hasConflict(text) && conflict == "" {
+				conflict = filepath.Join(folder, name)
+			}
+			return false
+		},
 	}.Read()
+	if conflict != "" {
+		return nil, conflictError(conflict)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", folder, err)
 	}

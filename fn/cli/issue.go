@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/model"
 	"github.com/meshless-dev/meshless/fn/render"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/contract"
@@ -25,6 +26,10 @@ type issueOptions struct {
 	enablePlugins bool // run other functions of the kustomization
 	enableExec    bool
 	now           string
+	ca            string // file of a CertificateAuthority that packages share
+
+	revoke, renew []string // see render.Options
+	replaceCA     bool
 }
 
 func (p *program) issueCommand() *cobra.Command {
@@ -42,11 +47,19 @@ MESHLESS_CA_IDENTITY, or in the file that MESHLESS_CA_IDENTITY_FILE names.`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeDirectory,
 		RunE: func(_ *cobra.Command, args []string) error { return p.issue(args[0], o) },
 	}
+	p.issueFlags(cmd, &o)
+	cmd.Flags().StringArrayVar(&o.renew, "renew", nil, "give this workload (kind/name or namespace/kind/name) a new key although nothing is due; may be repeated")
+	cmd.Flags().BoolVar(&o.replaceCA, "replace-ca", false, "replace the authorities ahead of time, in three runs two days apart: their keys leaked or are lost")
+	return cmd
+}
+
+// issueFlags are those that issue and revoke share.
+func (p *program) issueFlags(cmd *cobra.Command, o *issueOptions) {
+	cmd.Flags().StringVar(&o.ca, "ca", "", "file of a CertificateAuthority that several packages share; made when it is missing")
 	cmd.Flags().BoolVar(&o.kpt, "kpt", false, "take DIR as a kpt package although it is a kustomization as well")
 	cmd.Flags().BoolVar(&o.enablePlugins, "enable-alpha-plugins", false, "run the other functions of the kustomization, as kustomize does")
 	cmd.Flags().BoolVar(&o.enableExec, "enable-exec", false, "run the other exec functions of the kustomization, as kustomize does")
 	clockFlag(cmd, &o.now)
-	return cmd
 }
 
 func (p *program) issue(folder string, o issueOptions) error {
@@ -60,7 +73,7 @@ func (p *program) issue(folder string, o issueOptions) error {
 	case kustomization != "" && !(o.kpt && isPackage):
 		return p.issueKustomization(folder, kustomization, o)
 	case isPackage:
-		return p.issuePackage(folder)
+		return p.issuePackage(folder, o)
 	}
 	return fmt.Errorf("%s: is neither a kustomization (kustomization.yaml) nor a kpt package (Kptfile)", folder)
 }
@@ -79,25 +92,27 @@ func (p *program) issueKustomization(folder, file string, o issueOptions) error 
 	if err != nil {
 		return err
 	}
-	before, err := fileContents(append(state, k.stateList...))
+	before, err := k.contents(state)
 	if err != nil {
 		return err
 	}
-	r := &report.Report{}
-	rendered := p.renderItems(append(items, state...), k.config, render.Options{WrittenBack: true}, r)
-	if err := p.conclude(r); err != nil {
+	ca, rendered, err := p.renderWith(folder, append(items, state...), k.config, o)
+	if err != nil {
 		return err
 	}
+	p.warnEmpty(folder, rendered)
 	after := slices.DeleteFunc(rendered, func(item *yaml.RNode) bool { return !isState(item) })
+	if len(after)+len(state) == 0 && managed(k.config) {
+		fmt.Fprintln(p.err, "cert-manager issues the certificates: there is nothing to store, `kustomize build` renders the whole")
+		return nil
+	}
 	list, err := stateKustomization(after)
 	if err != nil {
 		return err
 	}
-	changed, err := writeChanges(folder, before, append(after, list))
-	if err != nil {
+	if err := p.store(ca, folder, before, append(after, list), o); err != nil {
 		return err
 	}
-	p.printChanges(folder, changed, after)
 	if !k.listsState {
 		fmt.Fprintf(p.err, "warning: %s: add %q to its resources, or the build will not find the certificates\n", filepath.Join(folder, file), render.StateFolder)
 	}
@@ -105,7 +120,7 @@ func (p *program) issueKustomization(folder, file string, o issueOptions) error 
 }
 
 // issuePackage renders a kpt package in place.
-func (p *program) issuePackage(folder string) error {
+func (p *program) issuePackage(folder string, o issueOptions) error {
 	items, err := readFolder(folder)
 	if err != nil {
 		return err
@@ -118,25 +133,62 @@ func (p *program) issuePackage(folder string) error {
 	if err != nil {
 		return err
 	}
-	r := &report.Report{}
-	rendered := p.renderItems(items, config, render.Options{WrittenBack: true}, r)
-	if err := p.conclude(r); err != nil {
-		return err
-	}
-	changed, err := writeChanges(folder, before, rendered)
+	ca, rendered, err := p.renderWith(folder, items, config, o)
 	if err != nil {
 		return err
 	}
-	p.printChanges(folder, changed, rendered)
+	p.warnEmpty(folder, rendered)
+	return p.store(ca, folder, before, rendered, o)
+}
+
+// renderWith renders the items together with the CertificateAuthority that they share, if there is one.
+func (p *program) renderWith(folder string, items []*yaml.RNode, config *yaml.RNode, o issueOptions) (*sharedCA, []*yaml.RNode, error) {
+	ca, err := openSharedCA(o.ca, folder)
+	if err == nil {
+		items, err = ca.addTo(items)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	r := &report.Report{}
+	rendered := p.renderItems(items, config, o.render(), r)
+	return ca, ca.takeFrom(rendered), p.conclude(r)
+}
+
+// store writes what changed, the shared CertificateAuthority first, and says so.
+func (p *program) store(ca *sharedCA, folder string, before map[string][]byte, after []*yaml.RNode, o issueOptions) error {
+	written, err := ca.write()
+	if err != nil {
+		return err
+	}
+	changed, err := writeChanges(folder, before, after)
+	if err != nil {
+		return err
+	}
+	if written {
+		fmt.Fprintln(p.out, ca.path)
+	}
+	p.printChanges(folder, changed, written)
+	o.nextSteps(p)
 	return nil
 }
 
-// printChanges names the changed files on standard output. That nothing in the folder is in the mesh is most often a mistake, such as a wrong folder.
-func (p *program) printChanges(folder string, changed []string, rendered []*yaml.RNode) {
-	if !slices.ContainsFunc(rendered, func(item *yaml.RNode) bool { return item.GetKind() == "Secret" && isState(item) }) {
+// warnEmpty says that nothing in the folder is in the mesh, most often a mistake, such as a wrong folder. Every namespace of the mesh has a mesh map.
+func (p *program) warnEmpty(folder string, rendered []*yaml.RNode) {
+	if !slices.ContainsFunc(rendered, isMeshMap) {
 		fmt.Fprintf(p.err, "warning: %s: holds no workload that is in the mesh\n", folder)
 	}
-	if len(changed) == 0 {
+}
+
+// managed tells whether cert-manager issues, by a config that a render has taken.
+func managed(config *yaml.RNode) bool {
+	loaded, err := v1alpha1.Load(config)
+	return err == nil && loaded.Spec.UsesCertManager()
+}
+
+// printChanges names the changed files on standard output.
+func (p *program) printChanges(folder string, changed []string, caChanged bool) {
+	if len(changed) == 0 && !caChanged {
 		fmt.Fprintln(p.err, "nothing is due; no file changed")
 		return
 	}
@@ -200,13 +252,18 @@ func mutatorConfig(kptfile *yaml.RNode) (inline *yaml.RNode, file string, err er
 	return nil, "", nil
 }
 
-// isState tells whether an item is what the next render must see again. Mesh maps are derived anew.
+// isState tells whether an item is what the next render must see again. Mesh maps and Certificates of cert-manager are derived anew.
 func isState(item *yaml.RNode) bool {
 	if item.GetKind() == v1alpha1.KindCertificateAuthority {
 		return true
 	}
+	return item.GetAnnotations()[contract.IdentityAnnotation] != "" && !isMeshMap(item) && !model.IsManagedCertificate(item)
+}
+
+// isMeshMap tells whether an item is a mesh map of ours.
+func isMeshMap(item *yaml.RNode) bool {
 	_, mesh := item.GetDataMap()[contract.MeshFile]
-	return item.GetAnnotations()[contract.IdentityAnnotation] != "" && !mesh
+	return mesh && item.GetAnnotations()[contract.IdentityAnnotation] != ""
 }
 
 func pathOf(item *yaml.RNode) string {

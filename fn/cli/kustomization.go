@@ -29,7 +29,8 @@ type kustomization struct {
 	text         []byte        // the kustomization without the function and without its state
 	config       *yaml.RNode   // the function's config
 	listsState   bool          // its resources list the state folder
-	stateList    []*yaml.RNode // the state folder's own kustomization, as it stands
+	stateList    []*yaml.RNode // further kustomizations in the state folder, which do not belong there
+	listText     []byte        // the state folder's own kustomization as it stands; nil when there is none
 }
 
 // kustomizationFile is the name of the kustomization file of a folder, or "".
@@ -161,13 +162,20 @@ func (k *kustomization) build(o issueOptions) ([]*yaml.RNode, error) {
 	return built.ToRNodeSlice(), nil
 }
 
+// stateListFile is the state folder's own kustomization.
+var stateListFile = path.Join(render.StateFolder, konfig.DefaultKustomizationFileName())
+
 // readState reads the state folder. Its kustomization is kept apart, since it is written anew.
 func (k *kustomization) readState() ([]*yaml.RNode, error) {
 	folder := filepath.Join(k.folder, render.StateFolder)
 	if _, err := os.Stat(folder); os.IsNotExist(err) {
 		return nil, nil
 	}
-	items, err := readFolder(folder)
+	list, err := os.ReadFile(filepath.Join(k.folder, stateListFile))
+	if err == nil {
+		k.listText = list
+	}
+	items, err := readFolderBut(folder, konfig.DefaultKustomizationFileName()) // it is derived: what a merge made of it does not matter
 	if err != nil {
 		return nil, err
 	}
@@ -192,6 +200,15 @@ func (k *kustomization) readState() ([]*yaml.RNode, error) {
 	return state, nil
 }
 
+// contents are the texts of the files of the state folder as they stand.
+func (k *kustomization) contents(state []*yaml.RNode) (map[string][]byte, error) {
+	texts, err := fileContents(append(state, k.stateList...))
+	if err == nil && k.listText != nil {
+		texts[stateListFile] = k.listText
+	}
+	return texts, err
+}
+
 // stateKustomization lists the state for kustomize. The CertificateAuthority is left out: only issuing needs it.
 func stateKustomization(state []*yaml.RNode) (*yaml.RNode, error) {
 	var files []string
@@ -205,11 +222,10 @@ func stateKustomization(state []*yaml.RNode) (*yaml.RNode, error) {
 		}
 	}
 	slices.Sort(files)
-	name := path.Join(render.StateFolder, konfig.DefaultKustomizationFileName())
 	list := yaml.NewRNode(node.Object(
 		"apiVersion", types.KustomizationVersion, "kind", types.KustomizationKind,
 		"metadata", node.Object("name", render.StateFolder, "annotations", node.Object(
-			"config.kubernetes.io/local-config", "true", kioutil.PathAnnotation, name, kioutil.IndexAnnotation, "0")),
+			"config.kubernetes.io/local-config", "true", kioutil.PathAnnotation, stateListFile, kioutil.IndexAnnotation, "0")),
 		"resources", slices.Compact(files),
 	))
 	list.YNode().HeadComment = "# Written by `meshless issue`."

@@ -41,14 +41,17 @@ func Main(args []string, in io.Reader, out, errs io.Writer) (code int) {
 			code = 1
 		}
 	}()
-	p := &program{in: in, out: out, err: errs, now: time.Now}
+	return (&program{in: in, out: out, err: errs, now: time.Now}).main(args)
+}
+
+func (p *program) main(args []string) (code int) {
 	root := p.root()
 	root.SetArgs(args)
 	switch err := root.Execute(); {
 	case err == nil:
 		return 0
 	case !errors.Is(err, errReported):
-		fmt.Fprintf(errs, "error: %v\n", err)
+		fmt.Fprintf(p.err, "error: %v\n", err)
 	}
 	return 1
 }
@@ -76,7 +79,7 @@ The config is an object of kind MutualTLS (meshless.dev/v1alpha1). Certificates 
 	root.SetIn(p.in)
 	root.SetOut(p.out)
 	root.SetErr(p.err)
-	root.AddCommand(p.issueCommand(), p.verifyCommand(), p.statusCommand(), p.keygenCommand(), p.graphCommand(), p.installCommand(), p.versionCommand())
+	root.AddCommand(p.issueCommand(), p.revokeCommand(), p.verifyCommand(), p.statusCommand(), p.keygenCommand(), p.graphCommand(), p.bundleCommand(), p.installCommand(), p.versionCommand())
 	root.SetVersionTemplate("{{.Version}}")
 	return root
 }

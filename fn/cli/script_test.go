@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -17,7 +18,12 @@ import (
 // TestMain makes meshless and the real kustomize commands of the scripts, and of the programs that the scripts start.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"meshless": func() { os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
+		"meshless": func() {
+			if now, err := time.Parse(time.RFC3339, os.Getenv(clockVariable)); err == nil {
+				os.Exit(cli.MainAt(now, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+			}
+			os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		},
 		"kustomize": func() {
 			if err := kustomize.NewDefaultCommand().Execute(); err != nil {
 				os.Exit(1)
@@ -29,8 +35,15 @@ func TestMain(m *testing.M) {
 // TestScripts runs the commands as a user does. Each script has two new identities, cluster and CA, whose recipients replace CLUSTER and CA_RECIPIENT in its
 // files; the CA's identity is in $CA_IDENTITY, and no variable of meshless is set.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+	testscript.Run(t, params("testdata/script"))
+}
+
+// clockVariable lets a script set the time for everything that it starts, the function in `kustomize build` included.
+const clockVariable = "TEST_CLOCK"
+
+func params(folder string) testscript.Params {
+	return testscript.Params{
+		Dir: folder,
 		Setup: func(env *testscript.Env) error {
 			cluster, err := age.GenerateX25519Identity()
 			if err != nil {
@@ -43,14 +56,41 @@ func TestScripts(t *testing.T) {
 			env.Setenv("CA_IDENTITY", ca.String())
 			env.Setenv("CLUSTER_IDENTITY", cluster.String())
 			env.Setenv("HOME", env.WorkDir)
+			for _, who := range []string{"AUTHOR", "COMMITTER"} {
+				env.Setenv("GIT_"+who+"_NAME", "test")
+				env.Setenv("GIT_"+who+"_EMAIL", "test@example.com")
+			}
 			return replaceInFiles(env.WorkDir, strings.NewReplacer("CLUSTER", cluster.Recipient().String(), "CA_RECIPIENT", ca.Recipient().String(), "SECRET_KEY", cluster.String()))
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"snapshot": func(ts *testscript.TestScript, _ bool, args []string) { snapshot(ts, args[0]) },
-			"same":     func(ts *testscript.TestScript, neg bool, args []string) { same(ts, neg, args[0]) },
-			"edit":     edit,
+			"snapshot":  func(ts *testscript.TestScript, _ bool, args []string) { snapshot(ts, args[0]) },
+			"same":      func(ts *testscript.TestScript, neg bool, args []string) { same(ts, neg, args[0]) },
+			"edit":      edit,
+			"clock":     clock,
+			"step":      step,
+			"recipient": recipient,
+			"keyfrom":   keyfrom,
 		},
-	})
+	}
+}
+
+// clock TIME sets the time, "now" being that of the machine; clock +25h moves it.
+func clock(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: clock TIME or +DURATION")
+	}
+	text := args[0]
+	if text == "now" {
+		text = time.Now().UTC().Format(time.RFC3339)
+	}
+	if after, moved := strings.CutPrefix(text, "+"); moved {
+		by, err := time.ParseDuration(after)
+		ts.Check(err)
+		now, err := time.Parse(time.RFC3339, ts.Getenv(clockVariable))
+		ts.Check(err)
+		text = now.Add(by).Format(time.RFC3339)
+	}
+	ts.Setenv(clockVariable, text)
 }
 
 func replaceInFiles(folder string, replacer *strings.Replacer) error {

@@ -268,6 +268,9 @@ func (b *builder) finish() {
 			special[e.From] = Node{ID: e.From, Class: AnyMesh, Name: "any identity of the mesh", Identity: "spiffe://" + b.graph.TrustDomain}
 		case e.From == model.AnyMember(b.graph.TrustDomain):
 			special[e.From] = Node{ID: e.From, Class: Identity, Name: "every workload of the mesh", Identity: e.From}
+		case contract.ValidateIDPattern(e.From) == nil && contract.PatternDomain(e.From) != b.graph.TrustDomain:
+			td := contract.PatternDomain(e.From)
+			special[e.From] = Node{ID: e.From, Class: Identity, Kind: "trust domain " + td, Name: strings.TrimPrefix(e.From, "spiffe://"+td+"/"), Identity: e.From}
 		case !b.seen[e.From]:
 			special[e.From] = Node{ID: e.From, Class: Identity, Name: strings.TrimPrefix(e.From, "spiffe://"+b.graph.TrustDomain+"/"), Identity: e.From}
 		}

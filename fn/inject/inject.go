@@ -150,15 +150,26 @@ func drainTimeout(w *model.Workload) time.Duration {
 // volume is one projected volume: one volume is one atomic swap, so the proxy never sees a leaf without its key or its bundle.
 func volume(m *model.Model, w *model.Workload) *yaml.Node {
 	item := func(key, path string) *yaml.Node { return node.Object("key", key, "path", path) }
-	identity := m.Spec.Sealing.IdentitySecret
-	return node.Object("name", contract.VolumeName, "projected", node.Object("sources", node.List(
-		node.Object("secret", node.Object("items", node.List(item(contract.LeafFile, contract.LeafFile), item(contract.SealedKeyFile, contract.SealedKeyFile)), "name", w.SecretName())),
-		node.Object("secret", node.Object("items", node.List(item(identity.Key, contract.IdentityFile)), "name", identity.Name)),
-		node.Object("configMap", node.Object("items", node.List(item(contract.BundleFile, contract.BundleFile)), "name", contract.BundleName)),
-		node.Object("configMap", node.Object("items", node.List(item(contract.MeshFile, contract.MeshFile)), "name", contract.MeshName)),
-		node.Object("downwardAPI", node.Object("items", node.List(node.Object(
-			"fieldRef", node.Object("fieldPath", "metadata.annotations['"+contract.WorkloadAnnotation+"']"), "path", contract.WorkloadFile)))),
-	)))
+	source := func(kind, name string, items ...*yaml.Node) *yaml.Node {
+		return node.Object(kind, node.Object("items", &yaml.Node{Kind: yaml.SequenceNode, Tag: yaml.NodeTagSeq, Content: items}, "name", name))
+	}
+	from := m.Sources(w)
+	leaf := []*yaml.Node{item(contract.LeafFile, contract.LeafFile), item(from.KeyFile, from.KeyFile)}
+	if from.BundleConfigMap.Name == "" {
+		leaf = append(leaf, item(contract.BundleFile, contract.BundleFile))
+	}
+	sources := node.List(source("secret", from.LeafSecret, leaf...))
+	add := func(n *yaml.Node) { sources.Content = append(sources.Content, n) }
+	if from.Identity.Name != "" {
+		add(source("secret", from.Identity.Name, item(from.Identity.Key, contract.IdentityFile)))
+	}
+	if from.BundleConfigMap.Name != "" {
+		add(source("configMap", from.BundleConfigMap.Name, item(from.BundleConfigMap.Key, contract.BundleFile)))
+	}
+	add(source("configMap", contract.MeshName, item(contract.MeshFile, contract.MeshFile)))
+	add(node.Object("downwardAPI", node.Object("items", node.List(node.Object(
+		"fieldRef", node.Object("fieldPath", "metadata.annotations['"+contract.WorkloadAnnotation+"']"), "path", contract.WorkloadFile)))))
+	return node.Object("name", contract.VolumeName, "projected", node.Object("sources", sources))
 }
 
 // The defaults set CPU and memory requests, since a HorizontalPodAutoscaler cannot compute a utilization without, and no CPU limit, which would throttle

@@ -23,7 +23,7 @@ func (m *Model) Meshes(r *report.Report) map[string]*contract.Mesh {
 	if m.Spec.Authorization.Mode == v1alpha1.AuthorizationDryRun {
 		r.Warn(report.Object{}, "spec.authorization.mode", "is DryRun: whoever no rule allows is logged, counted and let in. Set it to Enforce once the log names nobody who belongs in")
 	}
-	network := m.networkRules(r)
+	network, federation := m.networkRules(r), m.federation(r)
 	meshes := map[string]*contract.Mesh{}
 	for _, namespace := range m.Namespaces() {
 		meshes[namespace] = &contract.Mesh{
@@ -31,7 +31,7 @@ func (m *Model) Meshes(r *report.Report) map[string]*contract.Mesh {
 			Outbound: contract.Outbound{Unknown: m.Spec.Outbound.Unknown, MeshCIDRs: m.Spec.Outbound.MeshCIDRs},
 			Inbound: contract.Inbound{Mode: m.Spec.Inbound.Mode, Default: m.Spec.Authorization.Default,
 				DryRun: m.Spec.Authorization.Mode == v1alpha1.AuthorizationDryRun},
-			Services: services,
+			Services: services, Federation: federation,
 		}
 	}
 	for _, w := range m.Workloads {

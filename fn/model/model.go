@@ -3,8 +3,6 @@
 package model
 
 import (
-	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -49,6 +47,8 @@ type State struct {
 	Bundles   []*yaml.RNode            // ConfigMaps with contract.BundleFile
 	Meshes    []*yaml.RNode            // ConfigMaps with contract.MeshFile
 	Duplicate map[string][]*yaml.RNode // further Secrets of a SPIFFE ID that has one
+
+	Certificates map[string]*yaml.RNode // Certificates of cert-manager by SPIFFE ID; derived at every render
 }
 
 // Build reads the items, those of Lists one by one (Flatten). Pod templates must be free of what an earlier injection put in.
@@ -58,7 +58,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		r.Error(report.Object{}, "spec.trustDomain", "%v", err)
 		return nil
 	}
-	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]bool{}, peerIDs: map[ruleIn][]string{}, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}}}
+	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]bool{}, peerIDs: map[ruleIn][]string{}, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}, Certificates: map[string]*yaml.RNode{}}}
 	var services []corev1.Service
 	var ingresses []networkingv1.Ingress
 	namespaces := map[string]corev1.Namespace{}
@@ -78,6 +78,9 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 			}
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Namespace":
 			if n, ok := decode[corev1.Namespace](item, report.ObjectOf(item), "", r); ok {
+				if has(namespaces, n.Name) {
+					r.Error(report.ObjectOf(item), "", "is in the input twice%s; its labels decide what it may, so keep one", InFile(item))
+				}
 				namespaces[n.Name] = n
 			}
 		case spec.Authorization.FromNetworkPolicies && isNetworkPolicy(item):
@@ -127,6 +130,12 @@ func (s *State) take(item *yaml.RNode) bool {
 		return true
 	}
 	identity := item.GetAnnotations()[contract.IdentityAnnotation]
+	if identity != "" && IsManagedCertificate(item) {
+		if s.Certificates[identity] == nil { // else one of the two goes: nothing of either is lost
+			s.Certificates[identity] = item
+		}
+		return true
+	}
 	if identity == "" || item.GetApiVersion() != "v1" {
 		return false
 	}
@@ -204,18 +213,10 @@ func (m *Model) checkNamespaces(namespaces map[string]corev1.Namespace, r *repor
 func decode[T any](item *yaml.RNode, of report.Object, field string, r *report.Report) (T, bool) {
 	var object T
 	if err := node.Decode(item, &object); err != nil {
-		r.Error(of, field, "cannot be read: %s", cause(err))
+		r.Error(of, field, "cannot be read: %v", err)
 		return object, false
 	}
 	return object, true
 }
 
-// cause words a decoding error for a person: the field, what it holds and what it should hold.
-func cause(err error) string {
-	if typeError, ok := err.(*json.UnmarshalTypeError); ok {
-		return fmt.Sprintf("%s is a %s where a %s belongs", typeError.Field, typeError.Value, typeError.Type)
-	}
-	return err.Error()
-}
-
-func has(m map[string]string, key string) bool { _, ok := m[key]; return ok }
+func has[V any](m map[string]V, key string) bool { _, ok := m[key]; return ok }

@@ -62,14 +62,16 @@ var runtimeLabels = map[string][]string{
 
 // judgePod tells whether a selector selects the pods of a workload.
 func judgePod(s labels.Selector, w *Workload) verdict {
-	have := labels.Set(w.Pod.Labels)
-	if w.Kind == "Job" { // its name is a label of its pods, under two keys
-		have = labels.Merge(labels.Set{"job-name": w.Name, "batch.kubernetes.io/job-name": w.Name}, have)
-	}
-	return judge(s, have, func(key string) bool {
+	missing := func(key string) bool {
 		atRuntime := func(l string) bool { return l == key || strings.HasSuffix(l, "/") && strings.HasPrefix(key, l) }
 		return slices.ContainsFunc(runtimeLabels[""], atRuntime) || slices.ContainsFunc(runtimeLabels[w.Kind], atRuntime)
-	})
+	}
+	have := maps.Clone(labels.Set(w.Pod.Labels))
+	maps.DeleteFunc(have, func(key, _ string) bool { return missing(key) }) // whatever the template says of them, a controller overwrites it
+	if w.Kind == "Job" {                                                    // its name is a label of its pods, under two keys
+		have = labels.Merge(have, labels.Set{"job-name": w.Name, "batch.kubernetes.io/job-name": w.Name})
+	}
+	return judge(s, have, missing)
 }
 
 // peerFinder finds the identities that the peers of NetworkPolicies mean.
@@ -216,7 +218,7 @@ func (l *lookup) namespaces(s, pods labels.Selector) (selected []string, named b
 		}
 	}
 	if len(untold) > 0 {
-		l.warn("lets nobody of namespace %s in: what its labels are is not known, since the Namespace object is not in the input. Add it, or select by %s", strings.Join(untold, ", "), corev1.LabelMetadataName)
+		l.warn("lets nobody of namespace %s in: what its labels are is not known, since the Namespace object is not in the input (nor is any namespace of another package found by labels). Add it, or select by %s", strings.Join(untold, ", "), corev1.LabelMetadataName)
 	}
 	return selected, named
 }

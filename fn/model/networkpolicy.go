@@ -46,7 +46,7 @@ func (m *Model) addNetworkPolicy(item *yaml.RNode, r *report.Report) {
 	if n := node.Get(item.YNode(), "spec"); n != nil {
 		mistakes, err := node.DecodeStrict(yaml.NewRNode(n), &spec)
 		if err != nil {
-			r.Error(object, "spec", "cannot be read: %s", cause(err))
+			r.Error(object, "spec", "cannot be read: %v", err)
 			return
 		}
 		for _, mistake := range mistakes {

@@ -349,3 +349,13 @@ func TestNetworkPolicyAgreesWithOracle(t *testing.T) {
 		t.Errorf("the policies decide too little: %v", decided)
 	}
 }
+
+// TestRuntimeLabels: a label that a controller writes is not what the template says.
+func TestRuntimeLabels(t *testing.T) {
+	grab := "\napiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: grab, namespace: prod}\nspec: {template: {metadata: {labels: {app: grab, statefulset.kubernetes.io/pod-name: db-0}}, " +
+		"spec: {containers: [{name: c, image: i}]}}}\n---"
+	found, _ := meshes(t, pods+grab+policy("prod", "p", "{podSelector: {matchLabels: {app: a}}, ingress: [{from: [{podSelector: {matchLabels: {statefulset.kubernetes.io/pod-name: db-0}}}]}]}"), policyConfig(t, ""))
+	if allowed(found["prod"], "prod/statefulset/grab", podA, 80) {
+		t.Error("a template claims the name of another StatefulSet's pod")
+	}
+}

@@ -1,12 +1,14 @@
 package model
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
@@ -24,7 +26,8 @@ type Overrides struct {
 	ProxyProtocolPorts   contract.Ports // on which the app reads a PROXY protocol header
 	CPU, Memory          string         // requests of the proxy; Memory is its limit as well
 	Image, LogLevel      string
-	Pprof                bool // the proxy serves its profiles on loopback
+	Pprof                bool   // the proxy serves its profiles on loopback
+	TLSSecret            string // the user's Secret that holds leaf and key; "" when they are issued
 }
 
 // overrideParsers are the annotations that a person may set on a pod template.
@@ -51,6 +54,10 @@ var overrideParsers = map[string]func(o *Overrides, value string) error{
 		o.Image = value
 		return v1alpha1.ValidateImage(value)
 	},
+	contract.TLSSecretAnnotation: func(o *Overrides, value string) error {
+		o.TLSSecret = value
+		return checkSecretName(value)
+	},
 	contract.LogLevelAnnotation: func(o *Overrides, value string) error {
 		o.LogLevel = value
 		return contract.ValidateLogLevel(value)
@@ -60,6 +67,17 @@ var overrideParsers = map[string]func(o *Overrides, value string) error{
 func enabledOrDisabled(value string) error {
 	if value != "enabled" && value != "disabled" {
 		return errNotOneOf("enabled", "disabled")
+	}
+	return nil
+}
+
+// checkSecretName refuses names that no Secret of a user's has.
+func checkSecretName(name string) error {
+	if len(validation.IsDNS1123Subdomain(name)) > 0 {
+		return fmt.Errorf("%q is not the name of a Secret", name)
+	}
+	if strings.HasPrefix(name, contract.NamePrefix) {
+		return fmt.Errorf("%q is a name as meshless gives it to its own Secrets, which come and go; give yours another", name)
 	}
 	return nil
 }

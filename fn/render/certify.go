@@ -3,11 +3,8 @@ package render
 import (
 	"crypto"
 	"crypto/x509"
-	"encoding/base64"
-	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
@@ -33,7 +30,7 @@ type issued struct {
 // sealedLeaf is a new leaf whose key is sealed already; the plain key does not leave certify.
 type sealedLeaf struct {
 	certificate *x509.Certificate
-	sealedKey   string
+	key         sealedKey
 	recipients  string
 }
 
@@ -45,28 +42,42 @@ type certifier struct {
 	options Options
 	report  *report.Report
 	bundle  *svid.Bundle
+	trusted []*x509.Certificate // what the bundles of the state hold
 	reasons map[*model.Workload]certs.Reason
 	renew   map[*model.Workload]bool
+
+	additional []*x509.Certificate // authorities that the config adds
 }
 
 // certify plans, issues and seals. What is not due keeps its bytes. Without permission to issue, or without a key that would be needed, it
 // reports and issues nothing.
 func certify(m *model.Model, s *sealing, o Options, r *report.Report) *issued {
-	c := &certifier{model: m, sealing: s, options: o, report: r, reasons: map[*model.Workload]certs.Reason{}, policy: certs.Policy{
+	if m.Spec.UsesCertManager() {
+		return delegate(o, r)
+	}
+	c := &certifier{model: m, sealing: s, options: o, report: r, reasons: map[*model.Workload]certs.Reason{}, additional: m.Spec.AdditionalAuthorities(), policy: certs.Policy{
 		TrustDomain: m.TrustDomain, Algorithm: m.Spec.Certificates.KeyAlgorithm, Validity: m.Spec.Certificates.Validity.Duration,
 		RenewBefore: m.Spec.Certificates.RenewBefore.Duration, SigningPeriod: m.Spec.Certificates.CA.SigningPeriod.Duration,
 	}}
+	c.policy.Shared = o.SharedCA
+	mayIssue := o.WrittenBack && m.Spec.Issuance == v1alpha1.IssuanceAuto
+	if c.refuseWishes(mayIssue); r.Failed() {
+		return nil
+	}
 	if len(m.Workloads) == 0 {
 		return c.stateOnly()
 	}
-	mayIssue := o.WrittenBack && m.Spec.Issuance == v1alpha1.IssuanceAuto
 	authorities, bundle := c.trust(mayIssue)
-	if r.Failed() {
+	if c.checkAdditional(bundle, mayIssue); r.Failed() {
 		return nil
+	}
+	if bundle != nil {
+		bundle = slices.Concat(bundle, c.additional)
 	}
 	out := &issued{authorities: authorities, bundle: bundle, leaves: map[*model.Workload]*sealedLeaf{}}
 	out.revocations, out.revokedKeys = c.revoked(bundle, mayIssue)
 	c.renew = c.named(o.Renew, "--renew")
+	c.refuseOwn()
 	requests := c.judge(out, authorities)
 	if r.Failed() {
 		return nil
@@ -75,6 +86,7 @@ func certify(m *model.Model, s *sealing, o Options, r *report.Report) *issued {
 		c.refuse(bundle == nil)
 		return out
 	}
+	c.holdBack(requests, authorities.In(v1alpha1.SlotActive))
 	if len(c.reasons) > 0 && c.unlock(authorities) {
 		for _, w := range m.Workloads {
 			if reason := c.reasons[w]; !reason.None() {
@@ -101,13 +113,14 @@ func (c *certifier) stateOnly() *issued {
 // trust determines the authorities, rolled where that is allowed, and the bundle. In the output of `kustomize build` the CA object is absent, and
 // the bundle is what the state says.
 func (c *certifier) trust(mayIssue bool) (certs.Authorities, []*x509.Certificate) {
-	stored := c.storedBundle()
-	if c.report.Failed() {
+	stored := c.storedBundle(mayIssue)
+	if c.trusted = stored; c.report.Failed() {
 		return nil, nil
 	}
 	if c.model.State.Authority == nil {
 		switch fresh := len(c.model.State.Leaves) == 0 && stored == nil; {
 		case !mayIssue:
+			c.warnExpired(stored)
 			return nil, stored
 		case fresh:
 			return c.roll(nil)
@@ -115,24 +128,30 @@ func (c *certifier) trust(mayIssue bool) (certs.Authorities, []*x509.Certificate
 			return c.roll(certs.Lost(stored, c.options.Now))
 		}
 		c.report.Error(report.Object{}, "", "the state in the input has no CertificateAuthority: either the function sees a part of the package only (run it on the whole, without selectors), or the "+
-			"object is lost. Restore it from Git (mtls/ca.yaml); if it is gone for good, run `meshless issue --replace-ca`, which needs two more runs, one and two days later, and no outage")
+			"object is lost. Restore it from Git (mtls/ca.yaml). If packages share it, name its file: `meshless issue --ca FILE`. If it is gone for good, run `meshless issue --replace-ca`, which needs two more runs, "+
+			"two and four days later, and no outage")
 		return nil, nil
 	}
 	authorities := c.authorities()
-	c.refuseForeign(stored, authorities)
 	if c.report.Failed() {
 		return nil, nil
 	}
+	replaced := authorities
 	if mayIssue && c.options.ReplaceCA {
-		replaced, err := authorities.Replace(c.options.Now)
-		if err != nil {
-			c.report.Error(report.ObjectOf(c.model.State.Authority), "spec.authorities", "%v", err)
-			return nil, nil
-		}
-		authorities = replaced
+		replaced = c.replaceAll(authorities, stored)
+	} else {
+		c.refuseForeign(stored, authorities)
+		c.refuseUnpublished(stored, authorities)
+	}
+	if c.report.Failed() {
+		return nil, nil
 	}
 	if mayIssue {
-		return c.roll(authorities)
+		rolled, trusted := c.roll(replaced)
+		if c.options.SharedCA {
+			rolled = rolled.Bury(authorities, c.options.Now)
+		}
+		return rolled, trusted
 	}
 	if stored != nil && !sameCertificates(stored, authorities.Certificates()) {
 		c.report.Error(report.ObjectOf(c.model.State.Bundles[0]), "data", "does not hold the certificates of the CertificateAuthority; run `meshless issue` and commit the result")
@@ -147,7 +166,8 @@ func (c *certifier) refuseForeign(stored []*x509.Certificate, authorities certs.
 		known := slices.ContainsFunc(authorities.Certificates(), trusted.Equal)
 		if !known && trusted.NotAfter.After(c.options.Now) && !c.report.Failed() {
 			c.report.Error(report.ObjectOf(c.model.State.Authority), "spec.authorities", "does not hold %q, which the bundles trust: object and bundles are of different states, as after "+
-				"a merge, a revert or a copy from elsewhere. Restore both from one commit", trusted.Subject.CommonName)
+				"a merge, a revert or a copy from elsewhere. Restore both from one commit; if none has both, `meshless issue --replace-ca` trusts all of them until it has replaced them, "+
+				"with two more runs, two and four days later, and no outage", trusted.Subject.CommonName)
 		}
 	}
 }
@@ -164,6 +184,7 @@ func (c *certifier) authorities() certs.Authorities {
 		c.report.Error(object, "", "%v", err)
 		return nil
 	}
+	c.checkAuthorities(object, authorities)
 	if active := authorities.In(v1alpha1.SlotActive); active != nil && active.Replaced.IsZero() && active.Recipients != c.sealing.ca.Digest() {
 		c.report.Warn(object, "spec.authorities", "the Active authority is sealed to other recipients than spec.certificates.ca.recipients; the config's apply to authorities that are made from now on")
 	}
@@ -171,6 +192,7 @@ func (c *certifier) authorities() certs.Authorities {
 }
 
 func (c *certifier) roll(authorities certs.Authorities) (certs.Authorities, []*x509.Certificate) {
+	authorities = c.keep(authorities)
 	rolled, err := c.policy.Roll(authorities, c.lastExpiry(), c.options.Now)
 	if err != nil {
 		c.report.Error(report.Object{}, "", "making an authority: %v", err)
@@ -182,27 +204,34 @@ func (c *certifier) roll(authorities certs.Authorities) (certs.Authorities, []*x
 		}
 	}
 	for _, old := range authorities {
-		if !slices.ContainsFunc(rolled.Certificates(), old.Certificate.Equal) {
+		if !slices.ContainsFunc(rolled.Certificates(), old.Certificate.Equal) && (!c.options.SharedCA || slices.ContainsFunc(c.trusted, old.Certificate.Equal)) {
 			c.report.Info(report.Object{}, "", "authority %q is trusted no more: nothing that it signed is valid", old.Certificate.Subject.CommonName)
 		}
 	}
 	if what, at := rolled.NextStep(); what != "" {
 		c.report.Info(report.Object{}, "", "the CA is being replaced: run `meshless issue` again after %s, when %s", at.UTC().Format(time.RFC3339), what)
 	}
+	c.warnCutShort(rolled)
 	return rolled, rolled.Certificates()
 }
 
-// storedBundle reads the bundles of the state, which must agree; nil when there is none.
-func (c *certifier) storedBundle() []*x509.Certificate {
+// storedBundle reads the bundles of the state; nil when there is none. They must agree, except where this render writes them anew: then it is all that any of them holds.
+func (c *certifier) storedBundle(mayIssue bool) []*x509.Certificate {
 	var stored []*x509.Certificate
 	for i, item := range c.model.State.Bundles {
 		certificates, err := svid.ParseCertificates([]byte(item.GetDataMap()[contract.BundleFile]))
 		if err == nil {
 			_, err = svid.NewBundle(c.model.TrustDomain, certificates, nil)
 		}
+		certificates, _ = splitBundle(item, certificates)
+		if err == nil && (i == 0 || !sameCertificates(stored, certificates)) {
+			err = certs.CheckBundle(certificates, c.model.TrustDomain)
+		}
 		switch {
 		case err != nil:
 			c.report.Error(report.ObjectOf(item), "data["+contract.BundleFile+"]", "%v; restore it from Git", err)
+		case i > 0 && !sameCertificates(stored, certificates) && mayIssue:
+			stored = unionOf(stored, certificates)
 		case i > 0 && !sameCertificates(stored, certificates):
 			c.report.Error(report.ObjectOf(item), "data["+contract.BundleFile+"]", "holds other authorities than the bundle of namespace %q; run `meshless issue` on the whole package",
 				c.model.State.Bundles[0].GetNamespace())
@@ -223,15 +252,15 @@ func (c *certifier) judge(trust *issued, authorities certs.Authorities) map[*mod
 			return nil
 		}
 	}
-	for _, w := range c.model.Workloads {
+	for _, w := range c.model.Issued() {
 		recipients := c.sealing.of(w.Namespace)
-		request := certs.Request{ID: w.ID, DNSNames: dnsNames(w), Recipients: recipients.Digest(), Replaced: authorities.Replaced(), Renew: c.renew[w]}
+		request := certs.Request{ID: w.ID, DNSNames: w.DNSNames(), Recipients: recipients.Digest(), Replaced: authorities.Replaced(), Renew: c.renew[w]}
 		if active := authorities.In(v1alpha1.SlotActive); active != nil {
 			request.Active = active.Certificate
 		}
 		if secret := c.model.State.Leaves[w.ID.String()]; secret != nil {
 			c.refuseDuplicates(w, secret)
-			request.Stored = c.stored(secret, recipients.Len())
+			request.Stored = c.stored(secret, recipients)
 		}
 		requests[w] = request
 		reason := certs.Reason{Text: "it has none yet"}
@@ -250,28 +279,6 @@ func (c *certifier) refuseDuplicates(w *model.Workload, secret *yaml.RNode) {
 		c.report.Error(report.ObjectOf(other), "metadata.annotations["+contract.IdentityAnnotation+"]",
 			"%s is also the identity of secret %s%s; delete one of them%s", w.ID, secret.GetName(), model.InFile(secret), model.InFile(other))
 	}
-}
-
-// stored reads a leaf of the state. A private key in the clear is an error: it was in Git.
-func (c *certifier) stored(secret *yaml.RNode, recipients int) *certs.Stored {
-	data, annotations := secret.GetDataMap(), secret.GetAnnotations()
-	read := func(key string) string {
-		plain, err := base64.StdEncoding.DecodeString(strings.TrimSpace(data[key]))
-		if err != nil {
-			c.report.Error(report.ObjectOf(secret), "data["+key+"]", "is not base64; restore the Secret from Git, or delete it to have it issued anew")
-		}
-		return string(plain)
-	}
-	stored := &certs.Stored{
-		LeafPEM: read(contract.LeafFile), Recipients: annotations[contract.RecipientsAnnotation], KeyDigest: annotations[contract.PublicKeyAnnotation],
-	}
-	switch n, err := seal.CountRecipients(read(contract.SealedKeyFile)); {
-	case err != nil:
-		stored.KeyFault = err.Error()
-	case n != recipients:
-		stored.KeyFault = fmt.Sprintf("is sealed to %d recipients, the config names %d", n, recipients)
-	}
-	return stored
 }
 
 // refuse reports what a render that may not issue lacks: an error where a leaf would not work or is not what the manifests ask for, a warning where it is merely due.
@@ -342,6 +349,13 @@ func (c *certifier) unlock(authorities certs.Authorities) bool {
 		err = active.Unlock(key)
 		clear(key)
 	}
+	if err == nil {
+		c.warnNext(object, authorities, identities)
+	}
+	if err != nil && !active.Replaced.IsZero() { // its identity may be what is lost
+		c.waitForAuthority(authorities)
+		return false
+	}
 	if err != nil {
 		c.report.Error(object, "spec.authorities", "the sealed key of the Active authority %v; give the age identity whose recipient was in spec.certificates.ca.recipients "+
 			"when the authority was made", err)
@@ -349,7 +363,7 @@ func (c *certifier) unlock(authorities certs.Authorities) bool {
 	return err == nil
 }
 
-// waitForAuthority reports what cannot be issued yet, since the keys of the old authorities are lost and the new one is not known everywhere.
+// waitForAuthority reports what cannot be issued yet, since the keys of the old authorities are lost or cannot be opened any more, and the new one is not known everywhere.
 func (c *certifier) waitForAuthority(authorities certs.Authorities) {
 	_, at := authorities.NextStep()
 	for _, w := range c.model.Workloads {
@@ -381,16 +395,16 @@ func (c *certifier) askForIdentity(object report.Object) {
 func (c *certifier) issue(w *model.Workload, request certs.Request, active *certs.Authority, reason certs.Reason) *sealedLeaf {
 	recipients := c.sealing.of(w.Namespace)
 	leaf, err := c.policy.Issue(request, active, c.options.Now)
-	var sealed string
+	var sealed sealedKey
 	if err == nil {
-		sealed, err = sealKey(recipients, leaf.Key)
+		sealed, err = c.sealLeafKey(recipients, leaf.Key)
 	}
 	if err != nil {
 		c.report.Error(w.Object, "", "issuing a certificate: %v", err)
 		return nil
 	}
 	c.report.Info(w.Object, "", "issued a certificate, since %s", reason.Text)
-	return &sealedLeaf{certificate: leaf.Certificate, sealedKey: sealed, recipients: recipients.Digest()}
+	return &sealedLeaf{certificate: leaf.Certificate, key: sealed, recipients: recipients.Digest()}
 }
 
 // sealAuthorities seals the keys of authorities that this run made.
@@ -436,15 +450,6 @@ func sealKey(recipients seal.Recipients, key crypto.Signer) (string, error) {
 	}
 	defer clear(plain)
 	return recipients.Seal(plain)
-}
-
-func dnsNames(w *model.Workload) []string {
-	var names []string
-	for _, s := range w.Services {
-		names = append(names, s.DNSNames()...)
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
 }
 
 func sameCertificates(a, b []*x509.Certificate) bool {

@@ -167,18 +167,18 @@ func TestReplaceCA(t *testing.T) {
 			}
 			w.replaceCA = false
 			early := *w
-			early.now = w.now.Add(23 * time.Hour)
+			early.now = w.now.Add(47 * time.Hour)
 			if quiet, _ := early.mustRun(t, published, config); text(t, quiet) != text(t, published) {
 				t.Error("a render before the day is over changes something")
 			}
-			w.now = w.now.Add(25 * time.Hour)
+			w.now = w.now.Add(49 * time.Hour)
 			switched, _ := w.mustRun(t, published, config)
 			for _, pair := range [][2][]*yaml.RNode{{first, published}, {published, first}, {switched, published}, {published, switched}} {
 				if !accepted(t, pair[0], pair[1], w.now) {
 					t.Error("neighbours in time refuse each other")
 				}
 			}
-			w.now = w.now.Add(25 * time.Hour)
+			w.now = w.now.Add(49 * time.Hour)
 			dropped, _ := w.mustRun(t, switched, config)
 			if accepted(t, first, dropped, w.now) {
 				t.Error("a leaf of the old authorities is still accepted")

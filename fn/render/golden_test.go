@@ -23,6 +23,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/fn/inject"
 	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/render"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/seal"
@@ -246,7 +247,7 @@ func (w *world) explainSecret(t testing.TB, item *yaml.RNode) {
 	if public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(leaf.PublicKey) {
 		t.Fatalf("secret %s: key and certificate do not match", item.GetName())
 	}
-	set(t, item, "<its key, sealed to the cluster>", "data", contract.SealedKeyFile)
+	w.explainKey(t, item)
 	set(t, item, "<digest of its public key>", "metadata", "annotations", contract.PublicKeyAnnotation)
 	set(t, item, "<digest of the recipients>", "metadata", "annotations", contract.RecipientsAnnotation)
 }
@@ -254,6 +255,9 @@ func (w *world) explainSecret(t testing.TB, item *yaml.RNode) {
 // open decrypts the sealed key of a Secret.
 func (w *world) open(t testing.TB, secret *yaml.RNode, identity age.Identity) []byte {
 	t.Helper()
+	if node.Get(secret.YNode(), seal.SOPSField) != nil {
+		return openSOPS(t, secret, identity)
+	}
 	sealed, err := base64.StdEncoding.DecodeString(secret.GetDataMap()[contract.SealedKeyFile])
 	if err != nil {
 		t.Fatal(err)

@@ -46,10 +46,9 @@ func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*contract.M
 	o.writeAuthorities(config, issued)
 	keep := map[*yaml.RNode]bool{}
 	for _, namespace := range o.model.Namespaces() {
-		bundle := string(svid.EncodeCertificates(issued.bundle...))
-		item := o.writeConfigMap(o.model.State.Bundles, contract.BundleName, namespace, contract.BundleFile, bundle)
-		setOrDrop(item, contract.RevokedAnnotation, strings.Join(issued.revokedKeys, ","))
-		keep[item] = true
+		if !o.model.Spec.UsesCertManager() {
+			keep[o.writeBundle(namespace, issued)] = true
+		}
 		mesh, err := meshes[namespace].Marshal()
 		if err != nil {
 			r.Error(report.Object{}, "", "writing the mesh map: %v", err)
@@ -57,10 +56,23 @@ func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*contract.M
 		}
 		keep[o.writeConfigMap(o.model.State.Meshes, contract.MeshName, namespace, contract.MeshFile, string(mesh))] = true
 	}
-	for _, w := range o.model.Workloads {
-		keep[o.writeLeaf(w, issued.leaves[w])] = true
+	for _, w := range o.model.Issued() {
+		if o.model.Spec.UsesCertManager() {
+			keep[o.writeCertificate(w)] = true
+		} else {
+			keep[o.writeLeaf(w, issued.leaves[w])] = true
+		}
 	}
 	o.removeAllBut(keep, r)
+}
+
+// writeBundle ensures the bundle of a namespace and returns it.
+func (o *output) writeBundle(namespace string, issued *issued) *yaml.RNode {
+	bundle := string(svid.EncodeCertificates(issued.bundle...))
+	item := o.writeConfigMap(o.model.State.Bundles, contract.BundleName, namespace, contract.BundleFile, bundle)
+	setOrDrop(item, contract.RevokedAnnotation, strings.Join(issued.revokedKeys, ","))
+	setOrDrop(item, contract.AdditionalAnnotation, fingerprints(o.model.Spec.AdditionalAuthorities()))
+	return item
 }
 
 // writeConfigMap ensures one of the two ConfigMaps of a namespace and returns it.
@@ -69,7 +81,7 @@ func (o *output) writeConfigMap(existing []*yaml.RNode, name, namespace, key, te
 	if i := slices.IndexFunc(existing, func(e *yaml.RNode) bool { return cmp.Or(e.GetNamespace(), metav1.NamespaceDefault) == namespace }); i >= 0 {
 		item = existing[i]
 	} else {
-		item = o.add("ConfigMap", path.Join(namespace, strings.TrimPrefix(name, contract.NamePrefix)+".yaml"))
+		item = o.add("v1", "ConfigMap", path.Join(namespace, strings.TrimPrefix(name, contract.NamePrefix)+".yaml"))
 	}
 	o.setName(item, name, namespace)
 	annotate(item, map[string]string{contract.IdentityAnnotation: o.model.TrustDomain.IDString()})
@@ -82,7 +94,7 @@ func (o *output) writeLeaf(w *model.Workload, leaf *sealedLeaf) *yaml.RNode {
 	secret := o.model.State.Leaves[w.ID.String()]
 	if secret == nil {
 		file := strings.TrimPrefix(w.SecretName(), contract.NamePrefix) + ".yaml"
-		secret = o.add("Secret", path.Join(w.Namespace, file))
+		secret = o.add("v1", "Secret", path.Join(w.Namespace, file))
 		node.Set(secret.YNode(), "type", node.Text("Opaque"))
 	}
 	o.setName(secret, w.SecretName(), w.Namespace)
@@ -95,16 +107,15 @@ func (o *output) writeLeaf(w *model.Workload, leaf *sealedLeaf) *yaml.RNode {
 		contract.PublicKeyAnnotation:  svid.KeyDigest(leaf.certificate),
 		contract.RecipientsAnnotation: leaf.recipients,
 	})
-	encode := func(data []byte) *yaml.Node { return node.Text(base64.StdEncoding.EncodeToString(data)) }
-	data := node.Child(secret.YNode(), "data")
-	ensureText(data, contract.LeafFile, encode(svid.EncodeCertificates(leaf.certificate)))
-	ensureText(data, contract.SealedKeyFile, encode([]byte(leaf.sealedKey)))
+	certificate := base64.StdEncoding.EncodeToString(svid.EncodeCertificates(leaf.certificate))
+	ensureText(node.Child(secret.YNode(), "data"), contract.LeafFile, node.Text(certificate))
+	writeKey(secret, leaf.key)
 	return secret
 }
 
-// add appends an object of kind v1 with the annotations that place it, and nothing of any other object's metadata.
-func (o *output) add(kind, file string) *yaml.RNode {
-	item := yaml.NewRNode(node.Object("apiVersion", "v1", "kind", kind, "metadata", node.Object("name", "", "namespace", "")))
+// add appends an object with the annotations that place it, and nothing of any other object's metadata.
+func (o *output) add(apiVersion, kind, file string) *yaml.RNode {
+	item := yaml.NewRNode(node.Object("apiVersion", apiVersion, "kind", kind, "metadata", node.Object("name", "", "namespace", "")))
 	o.placeAt(item, file)
 	node.Set(node.Child(node.Child(item.YNode(), "metadata"), "labels"), managedBy, node.Text("meshless"))
 	o.items = append(o.items, item)
@@ -136,7 +147,7 @@ func (o *output) setName(item *yaml.RNode, name, namespace string) {
 func (o *output) removeAllBut(keep map[*yaml.RNode]bool, r *report.Report) {
 	o.items = slices.DeleteFunc(o.items, func(item *yaml.RNode) bool {
 		identity := item.GetAnnotations()[contract.IdentityAnnotation]
-		if identity == "" || keep[item] || item.GetKind() == v1alpha1.KindCertificateAuthority {
+		if identity == "" || keep[item] || item.GetKind() == v1alpha1.KindCertificateAuthority && !o.model.Spec.UsesCertManager() {
 			return false
 		}
 		r.Info(report.ObjectOf(item), "", "removed: no workload of the mesh needs it (%s)", identity)

@@ -30,6 +30,8 @@ type Options struct {
 	// public keys. Renew names workloads that get a new key and leaf although nothing is due. ReplaceCA begins to replace the authorities.
 	Revoke, Renew []string
 	ReplaceCA     bool
+	// SharedCA says that the CertificateAuthority among the items is that of several packages, which are rendered one by one.
+	SharedCA bool
 	// Check makes issuance: Never a check of the input: whatever the render changes is an error.
 	Check bool
 	// MayConsume lets the render edit the given nodes instead of copies, for callers that do not need them any more: a large package then takes half the memory.
@@ -60,9 +62,13 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	}
 	checkVisible(m, injected, r)
 	warnNamespaces(m, r)
+	warnSwitch(m, r)
 	meshes := m.Meshes(r)
 	issued := certify(m, sealing, o, r)
 	if r.Failed() {
+		return nil
+	}
+	if checkFederation(m, issued.bundle, o.Now, r); r.Failed() {
 		return nil
 	}
 	for i, w := range m.Workloads {
@@ -144,6 +150,9 @@ func resolveAliases(item *yaml.RNode, kinds model.Kinds) error {
 // checkVisible refuses to start anew where an earlier render left its mark: then the state exists and is hidden, as by a selector of kpt.
 func checkVisible(m *model.Model, injected []*yaml.RNode, r *report.Report) {
 	if len(injected) == 0 || m.State.Authority != nil || len(m.State.Leaves) > 0 || len(m.State.Bundles) > 0 {
+		return
+	}
+	if m.Spec.UsesCertManager() || len(m.State.Certificates) > 0 { // derived, and nothing to start anew
 		return
 	}
 	r.Error(report.ObjectOf(injected[0]), "", "was injected by an earlier render, whose state (Secrets, ConfigMaps and CertificateAuthority with the annotation %s) is not in the input; "+

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"slices"
 	"strings"
+	"time"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
@@ -20,23 +21,45 @@ import (
 // `kustomize build` sees only them.
 func (c *certifier) revoked(bundle []*x509.Certificate, mayIssue bool) (certs.Revocations, []string) {
 	listed := c.listedKeys()
+	if c.tooMany(len(listed)) {
+		return nil, nil
+	}
 	if c.model.State.Authority == nil && !mayIssue {
 		return nil, listed
 	}
 	var known certs.Revocations
 	if c.model.State.Authority != nil {
 		if state, err := v1alpha1.ParseCertificateAuthority(c.model.State.Authority); err == nil { // else it is reported already
-			known = certs.ParseRevocations(state)
+			known = certs.ParseRevocations(state).Prolong(c.leaves())
 		}
 	}
-	if lost := slices.DeleteFunc(slices.Clone(listed), func(key string) bool { return slices.Contains(known.Digests(), key) }); len(lost) > 0 {
+	digests := map[string]bool{}
+	for _, key := range known {
+		digests[key.Digest] = true
+	}
+	if lost := slices.DeleteFunc(slices.Clone(listed), func(key string) bool { return digests[key] }); len(lost) > 0 {
 		known = c.recover(known, lost, bundle)
 	}
 	if !mayIssue {
 		return known, listed
 	}
-	now := known.At(c.options.Now, c.revokeNamed(bundle)...)
-	return now, now.Digests()
+	kept := known.At(c.options.Now.Add(-c.keepRevoked()), c.revokeNamed(bundle)...)
+	if digests := kept.At(c.options.Now).Digests(); !c.tooMany(len(digests)) {
+		return kept, digests
+	}
+	return nil, nil
+}
+
+// maxRevoked is how many digests fit into an annotation of the bundles: Kubernetes allows 256 KiB for all annotations of an object.
+const maxRevoked = 3500
+
+// tooMany refuses more revoked keys than can be published.
+func (c *certifier) tooMany(n int) bool {
+	if n > maxRevoked {
+		c.report.Error(report.Object{}, "", "%d keys are revoked, and bundles have room for %d. Where so many leaked, `meshless issue --replace-ca` takes the trust from all at once; if nobody revoked "+
+			"them, restore the state from Git", n, maxRevoked)
+	}
+	return n > maxRevoked
 }
 
 // recover keeps what the bundles still list as revoked and the CertificateAuthority does not: after a merge or a revert of one of them, or when the object is lost. A
@@ -60,7 +83,7 @@ func (c *certifier) listedKeys() []string {
 		for key := range strings.SplitSeq(text, ",") {
 			if err := contract.ValidateKeyDigest(key); err != nil {
 				c.report.Error(report.ObjectOf(item), "metadata.annotations["+contract.RevokedAnnotation+"]", "%v; restore it from Git", err)
-				continue
+				break
 			}
 			keys = append(keys, key)
 		}
@@ -95,7 +118,8 @@ func (c *certifier) revokeNamed(bundle []*x509.Certificate) []certs.RevokedKey {
 		out = append(out, certs.Revoke(leaf))
 	}
 	for _, key := range out {
-		c.report.Info(report.Object{}, "", "key %s of %s is revoked", key.Digest, orUnknown(key.ID))
+		c.report.Info(report.Object{}, "", "key %s of %s is revoked: peers refuse it as soon as this is synced, and it is listed until %s, a day after its last certificate has expired",
+			key.Digest, orUnknown(key.ID), key.Until.UTC().Format(time.RFC3339))
 	}
 	return out
 }

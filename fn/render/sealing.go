@@ -18,6 +18,9 @@ type sealing struct {
 
 func newSealing(config *v1alpha1.MutualTLS, r *report.Report) *sealing {
 	spec := config.Spec
+	if spec.UsesCertManager() {
+		return &sealing{}
+	}
 	object := report.Object{APIVersion: config.APIVersion, Kind: config.Kind, Name: config.Name}
 	parse := func(field string, texts []string) seal.Recipients {
 		recipients, err := seal.ParseRecipients(texts)

@@ -8,16 +8,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
 )
-
-// maxSealedSize bounds what is read as a sealed key: an RSA-4096 key with dozens of post-quantum recipients is far smaller.
-const maxSealedSize = 1 << 20
 
 // Recipients is a list of age recipients, all classic (age1…) or all post-quantum (age1pq…).
 type Recipients struct {
@@ -107,42 +103,4 @@ func ParseIdentities(text string) ([]age.Identity, error) {
 		return nil, errors.New("is not an age identity file: lines AGE-SECRET-KEY-…, as `meshless keygen` writes them")
 	}
 	return identities, nil
-}
-
-// Open decrypts what Seal made.
-func Open(sealed string, identities []age.Identity) ([]byte, error) {
-	r, err := age.Decrypt(armor.NewReader(strings.NewReader(sealed)), identities...)
-	var noMatch *age.NoIdentityMatchError
-	switch {
-	case errors.As(err, &noMatch):
-		return nil, errors.New("is sealed to none of the identities that were given")
-	case err != nil:
-		return nil, fmt.Errorf("is not an armored age file: %w", err)
-	}
-	plaintext, err := io.ReadAll(io.LimitReader(r, maxSealedSize))
-	if err != nil {
-		return nil, errors.New("is damaged: its content does not match its seal")
-	}
-	return plaintext, nil
-}
-
-// CountRecipients reads the header of a sealed file without opening it and returns to how many recipients it is sealed.
-func CountRecipients(sealed string) (int, error) {
-	if len(sealed) > maxSealedSize {
-		return 0, errors.New("is larger than any sealed key")
-	}
-	counter := &stanzaCounter{}
-	_, err := age.Decrypt(armor.NewReader(strings.NewReader(sealed)), counter)
-	if counter.stanzas == 0 {
-		return 0, fmt.Errorf("is not an armored age file: %w", err)
-	}
-	return counter.stanzas, nil
-}
-
-// stanzaCounter is an identity that opens nothing and remembers how many stanzas it was asked about.
-type stanzaCounter struct{ stanzas int }
-
-func (c *stanzaCounter) Unwrap(stanzas []*age.Stanza) ([]byte, error) {
-	c.stanzas = len(stanzas)
-	return nil, age.ErrIncorrectIdentity
 }

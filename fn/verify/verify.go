@@ -20,7 +20,6 @@ import (
 	"github.com/meshless-dev/meshless/fn/model"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/fn/seal"
 	"github.com/meshless-dev/meshless/internal/contract"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
@@ -29,8 +28,11 @@ import (
 type Leaf struct {
 	Secret      report.Object
 	Identity    string
-	Certificate *x509.Certificate
+	Certificate *x509.Certificate // nil when it is in the cluster alone
 	Issuer      *x509.Certificate // nil when no bundle holds it
+	IssuedBy    string            // of a leaf in the cluster alone, who put it there: "ClusterIssuer/mesh", or the user
+
+	keyFile string // in which the Secret holds the key: contract.SealedKeyFile, or PlainKeyFile with SOPS
 }
 
 // Options say what is judged.
@@ -42,7 +44,8 @@ type Options struct {
 
 // Check reports what is wrong with the items and returns the leaves that it found, in the order of the items.
 func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
-	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, texts: map[string]bool{}, bundles: map[string]*svid.Bundle{}, meshes: map[string]*contract.Mesh{}}
+	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, texts: map[string]bool{}, bundles: map[string]*svid.Bundle{}, meshes: map[string]*contract.Mesh{},
+		managed: map[string]*Leaf{}, given: map[string]*yaml.RNode{}}
 	if !c.wellFormed(items) {
 		return nil
 	}
@@ -54,11 +57,16 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
 	}
 	for _, item := range items {
 		c.readSecret(item)
+		c.readCertificate(item)
+		if item.GetKind() == "Secret" {
+			c.given[namespacedName(item.GetNamespace(), item.GetName())] = item
+		}
 	}
 	for _, item := range items {
 		c.item(item)
 	}
 	c.services(items)
+	c.federation()
 	if o.EveryWorkload {
 		c.orphans()
 		c.warnUneven()
@@ -83,6 +91,11 @@ type checker struct {
 	distinct []string                // namespaces whose bundles differ from those before
 	texts    map[string]bool
 	meshes   map[string]*contract.Mesh // by namespace
+	maps     []meshMap                 // the same, in the order of the items
+
+	managed map[string]*Leaf       // of Certificates of cert-manager, by "<namespace>/<name>" of the Secret that they write
+	given   map[string]*yaml.RNode // every Secret, by namespacedName
+	trust   whom                   // where the first proxy takes its bundle from whose leaf cert-manager issues
 
 	workloads int      // seen, injected or not
 	injected  []meshed // in the order of the items
@@ -122,7 +135,7 @@ func (c *checker) orphans() {
 	}
 	for _, leaf := range c.leaves {
 		if !mounted[leaf.Identity] {
-			c.report.Error(leaf.Secret, "", "is the Secret of %s, and no injected workload of that identity is in the input", leaf.Identity)
+			c.report.Error(leaf.Secret, "", "is the %s of %s, and no injected workload of that identity is in the input", leaf.Secret.Kind, leaf.Identity)
 		}
 	}
 }
@@ -196,6 +209,7 @@ func (c *checker) readBundle(item *yaml.RNode) {
 			return
 		}
 		c.meshes[item.GetNamespace()] = mesh
+		c.maps = append(c.maps, meshMap{object, mesh})
 	}
 	if text, ok := data[contract.BundleFile]; ok {
 		bundle, err := parseBundle(identity, text)
@@ -225,6 +239,9 @@ func (c *checker) readSecret(item *yaml.RNode) {
 	if identity == "" {
 		return
 	}
+	if c.refuseEncryptedLeaf(object, item) {
+		return
+	}
 	certificates, err := svid.ParseCertificates([]byte(data[contract.LeafFile]))
 	if err != nil || len(certificates) != 1 {
 		c.report.Error(object, "data["+contract.LeafFile+"]", "does not hold exactly one certificate")
@@ -234,9 +251,7 @@ func (c *checker) readSecret(item *yaml.RNode) {
 	if item.GetAnnotations()[contract.PublicKeyAnnotation] != svid.KeyDigest(leaf.Certificate) {
 		c.report.Error(object, "metadata.annotations["+contract.PublicKeyAnnotation+"]", "is not the digest of the certificate's key")
 	}
-	if _, err := seal.CountRecipients(data[contract.SealedKeyFile]); err != nil {
-		c.report.Error(object, "data["+contract.SealedKeyFile+"]", "%v", err)
-	}
+	leaf.keyFile = c.sealedKey(object, item, data)
 	if len(c.bundles) == 0 {
 		c.report.Error(object, "", "there is no bundle (configmap %s) in the input to judge its certificate by", contract.BundleName)
 	}

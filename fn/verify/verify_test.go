@@ -64,6 +64,12 @@ func rendered(t *testing.T) string { return renderedAs(t, v1alpha1.NativeSidecar
 
 func renderedAs(t *testing.T, mode v1alpha1.SidecarMode) string {
 	t.Helper()
+	return renderedWith(t, func(spec *v1alpha1.Spec) { spec.Sidecar.Mode = mode })
+}
+
+// renderedWith is what the function makes of the manifests with a changed config.
+func renderedWith(t *testing.T, change func(*v1alpha1.Spec)) string {
+	t.Helper()
 	recipient := func() string {
 		identity, err := age.GenerateX25519Identity()
 		if err != nil {
@@ -75,7 +81,7 @@ func renderedAs(t *testing.T, mode v1alpha1.SidecarMode) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.Spec.Sidecar.Mode = mode
+	change(&config.Spec)
 	r := &report.Report{}
 	out := render.Run(parse(t, manifests), config, render.Options{Now: now, WrittenBack: true}, r)
 	if r.Failed() {

@@ -51,23 +51,33 @@ type Authority struct {
 	SealedKey    string       `json:"sealedKey,omitempty"`    // Next and Active: PKCS#8 PEM in an armored age file
 }
 
+// MaxAuthorities bounds how many authorities are read, so that a hostile state costs no time. A config makes about a hundred at most: see maxPeriods.
+const MaxAuthorities = 1000
+
 // ParseCertificateAuthority reads the state object strictly. It checks the shape; package certs judges the certificates.
 func ParseCertificateAuthority(node *yaml.RNode) (*CertificateAuthority, error) {
 	var ca CertificateAuthority
 	if err := decodeStrict(node, &ca); err != nil {
 		return nil, err
 	}
+	if n := len(ca.Spec.Authorities); n > MaxAuthorities {
+		return nil, fmt.Errorf("spec.authorities: holds %d authorities, and no more than %d are read; restore this object from Git", n, MaxAuthorities)
+	}
 	for i, a := range ca.Spec.Authorities {
 		path := fmt.Sprintf("spec.authorities[%d]", i)
 		switch {
 		case a.Slot != SlotNext && a.Slot != SlotActive && a.Slot != SlotRetired:
-			return nil, fmt.Errorf("%s.slot: %q is not Next, Active or Retired", path, a.Slot)
+			return nil, fmt.Errorf("%s.slot: %q is not Next, Active or Retired; restore this object from Git", path, a.Slot)
 		case a.Slot != SlotRetired && a.SealedKey == "":
 			return nil, fmt.Errorf("%s.sealedKey: an authority in slot %s has a key; restore this object from Git", path, a.Slot)
 		case a.Slot == SlotRetired && a.TrustedUntil == nil:
 			return nil, fmt.Errorf("%s.trustedUntil: is missing; restore this object from Git", path)
 		case a.Slot == SlotActive && a.ActiveSince == nil:
 			return nil, fmt.Errorf("%s.activeSince: is missing; restore this object from Git", path)
+		case a.Slot == SlotRetired && a.SealedKey != "":
+			return nil, fmt.Errorf("%s.sealedKey: a Retired authority has no key any more; delete the field, or restore this object from Git", path)
+		case a.Slot == SlotNext && (a.ActiveSince != nil || a.TrustedUntil != nil || a.Replaced != nil), a.Slot == SlotActive && a.TrustedUntil != nil:
+			return nil, fmt.Errorf("%s: has a time that an authority in slot %s does not have; restore this object from Git", path, a.Slot)
 		}
 	}
 	for i, k := range ca.Spec.Revoked {

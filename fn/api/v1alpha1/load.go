@@ -50,14 +50,10 @@ func (c *MutualTLS) Default() {
 	fill(&s.TrustDomain, contract.DefaultDomain)
 	fill(&s.ClusterDomain, contract.DefaultDomain)
 	fill(&s.Issuance, IssuanceAuto)
-	fill(&s.Sealing.Format, "Age")
-	fill(&s.Sealing.IdentitySecret.Name, contract.NamePrefix+"identity")
-	fill(&s.Sealing.IdentitySecret.Key, contract.IdentityFile)
-	fill(&s.Certificates.Issuer, "RollingCA")
+	s.defaultIssuer()
 	fill(&s.Certificates.KeyAlgorithm, "ECDSA-P256")
 	fill(&s.Certificates.Validity.Duration, 720*time.Hour)
 	fill(&s.Certificates.RenewBefore.Duration, s.Certificates.Validity.Duration/2)
-	fill(&s.Certificates.CA.SigningPeriod.Duration, 2160*time.Hour)
 	s.TLS.setDefaults()
 	fill(&s.Inbound.Mode, contract.Strict)
 	fill(&s.Outbound.Unknown, contract.Passthrough)
@@ -77,6 +73,7 @@ func (c *MutualTLS) fromConfigMap(n *yaml.RNode) error {
 		"trustDomain":         text(&c.Spec.TrustDomain),
 		"clusterDomain":       text(&c.Spec.ClusterDomain),
 		"issuance":            text(&c.Spec.Issuance),
+		"sealingFormat":       text(&c.Spec.Sealing.Format),
 		"recipients":          list(&c.Spec.Sealing.Recipients),
 		"caRecipients":        list(&c.Spec.Certificates.CA.Recipients),
 		"identitySecret":      text(&c.Spec.Sealing.IdentitySecret.Name),

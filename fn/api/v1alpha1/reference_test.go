@@ -50,7 +50,7 @@ func TestReference(t *testing.T) {
 }
 
 // required are the fields without which no render succeeds; packages seal and render, later rooms, judge them.
-var required = map[string][]string{"Spec": {"sealing", "certificates"}, "Sealing": {"recipients"}, "Certificates": {"ca"}, "CA": {"recipients"}}
+var required = map[string][]string{"Spec": {"certificates"}, "Sealing": {"recipients"}, "CA": {"recipients"}, "CertManager": {"issuerRef"}, "IssuerRef": {"name"}}
 
 // generator reads shapes by reflection, comments from the source, defaults from Default and enums from Validate.
 type generator struct {

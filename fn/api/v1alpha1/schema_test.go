@@ -55,6 +55,8 @@ func TestSchemaTakesTheExamples(t *testing.T) {
 	}
 }
 
+const managed = head + "  certificates: {issuer: CertManager, certManager: {issuerRef: {name: a}}}\n"
+
 const minimal = head + "  sealing: {recipients: [age1a]}\n  certificates: {ca: {recipients: [age1b]}}\n"
 
 // What the schema takes Load takes, and what it refuses Load refuses too: an editor that shows an error is right.
@@ -77,6 +79,9 @@ func TestSchemaAgreesWithLoad(t *testing.T) {
 		"deep typo":    {minimal + "  proxy: {resources: {request: {}}}\n", false},
 		"typo in list": {minimal + "  workloads: {include: [{named: x}]}\n", false},
 		"value":        {minimal + "  issuance: Always\n", false},
+		"cert-manager": {managed, true},
+		"no issuer":    {strings.Replace(managed, "issuer: CertManager, ", "", 1), false},
+		"no reference": {strings.Replace(managed, ", certManager: {issuerRef: {name: a}}", "", 1), false},
 		"algorithm":    {strings.Replace(minimal, "{ca:", "{keyAlgorithm: DSA, ca:", 1), false},
 		"duration":     {strings.Replace(minimal, "{ca:", "{validity: month, ca:", 1), false},
 		"text":         {strings.Replace(minimal, "[age1a]", "age1a", 1), false},
@@ -110,9 +115,22 @@ func (g *generator) document() map[string]any {
 			"apiVersion": map[string]any{"type": "string", "enum": []string{v1alpha1.APIVersion}},
 			"kind":       map[string]any{"type": "string", "enum": []string{v1alpha1.KindMutualTLS}},
 			"metadata":   map[string]any{"type": "object", "properties": map[string]any{"name": text, "namespace": text, "labels": texts, "annotations": texts}},
-			"spec":       g.schema(reflect.TypeFor[v1alpha1.Spec](), "spec"),
+			"spec":       g.spec(),
 		},
 	}
+}
+
+// spec is the schema of the spec, with what each issuer needs.
+func (g *generator) spec() map[string]any {
+	certificates := func(needed []string, issuer string) map[string]any {
+		return map[string]any{"certificates": map[string]any{"required": needed, "properties": map[string]any{"issuer": map[string]any{"enum": []string{issuer}}}}}
+	}
+	s := g.schema(reflect.TypeFor[v1alpha1.Spec](), "spec")
+	s["anyOf"] = []any{
+		map[string]any{"required": []string{"sealing"}, "properties": certificates([]string{"ca"}, v1alpha1.IssuerRollingCA)},
+		map[string]any{"properties": certificates([]string{"issuer", "certManager"}, v1alpha1.IssuerCertManager)},
+	}
+	return s
 }
 
 // schema is that of a type at a path.

@@ -37,13 +37,14 @@ type Spec struct {
 	TrustDomain   string            `json:"trustDomain,omitempty"`   // SPIFFE trust domain; default cluster.local
 	ClusterDomain string            `json:"clusterDomain,omitempty"` // DNS suffix of Services; default cluster.local
 	Issuance      Issuance          `json:"issuance,omitempty"`      // default Auto
-	Sealing       Sealing           `json:"sealing,omitempty"`
+	Sealing       Sealing           `json:"sealing,omitempty"`       // required with issuer RollingCA
 	Certificates  Certificates      `json:"certificates,omitempty"`
 	TLS           TLS               `json:"tls,omitempty"`
 	Workloads     WorkloadSelectors `json:"workloads,omitempty"`
 	Inbound       Inbound           `json:"inbound,omitempty"`
 	Outbound      Outbound          `json:"outbound,omitempty"`
 	Authorization Authorization     `json:"authorization,omitempty"`
+	Federation    []Federation      `json:"federation,omitempty"` // other trust domains, see certificates.md
 	Sidecar       Sidecar           `json:"sidecar,omitempty"`
 	Proxy         Proxy             `json:"proxy,omitempty"`
 	Init          InitContainer     `json:"init,omitempty"`
@@ -51,11 +52,17 @@ type Spec struct {
 
 // Sealing says to whom workload keys are sealed.
 type Sealing struct {
-	Format         string              `json:"format,omitempty"`     // Age: the proxy opens the keys
-	Recipients     []string            `json:"recipients,omitempty"` // age1… or age1pq…, never mixed
-	Namespaces     map[string][]string `json:"namespaces,omitempty"` // instead of Recipients, by namespace
-	IdentitySecret SecretKey           `json:"identitySecret,omitempty"`
+	Format         string              `json:"format,omitempty"`         // Age: the proxy opens the keys. SOPS: Flux does before it applies, see flux.md; default Age
+	Recipients     []string            `json:"recipients,omitempty"`     // age1… or age1pq…, never mixed
+	Namespaces     map[string][]string `json:"namespaces,omitempty"`     // instead of Recipients, by namespace
+	IdentitySecret SecretKey           `json:"identitySecret,omitempty"` // with format Age
 }
+
+// The values of Sealing.Format.
+const (
+	SealingAge  = "Age"  // an age file in the Secret, which the proxy opens with the identity of its namespace
+	SealingSOPS = "SOPS" // a value that SOPS encrypted to age recipients, which Flux decrypts before it applies the Secret
+)
 
 // SecretKey names the Secret, in each namespace of the mesh, that holds the age identity.
 type SecretKey struct {
@@ -65,17 +72,19 @@ type SecretKey struct {
 
 // Certificates says how leaves are made.
 type Certificates struct {
-	Issuer       string          `json:"issuer,omitempty"`       // RollingCA: authorities in the state, see certificates.md
+	Issuer       string          `json:"issuer,omitempty"`       // RollingCA: authorities in the state. CertManager: cert-manager issues, and nothing is sealed. See certificates.md
 	KeyAlgorithm string          `json:"keyAlgorithm,omitempty"` // of the keys of leaves and authorities; default ECDSA-P256
 	Validity     metav1.Duration `json:"validity,omitempty"`     // of a leaf; default 720h
 	RenewBefore  metav1.Duration `json:"renewBefore,omitempty"`  // a leaf is due when this much is left; default half of validity
-	CA           CA              `json:"ca,omitempty"`
+	CA           CA              `json:"ca,omitempty"`           // the policy of the rolling authorities; required with issuer RollingCA
+	CertManager  CertManager     `json:"certManager,omitempty"`  // who signs otherwise; required with issuer CertManager
 }
 
 // CA is the policy of the rolling certificate authority.
 type CA struct {
 	Recipients    []string        `json:"recipients,omitempty"`    // who opens CA keys: CI or an operator, never the cluster
 	SigningPeriod metav1.Duration `json:"signingPeriod,omitempty"` // how long one authority signs; default 2160h
+	Additional    string          `json:"additional,omitempty"`    // CA certificates in PEM that are trusted beside the rolling ones and sign nothing here, see certificates.md
 }
 
 // WorkloadSelectors choose the workloads of the mesh: those that an include matches (all when there is none) and no exclude does.
@@ -144,7 +153,7 @@ type AuthorizationRule struct {
 // opens; "*" is every namespace.
 type Peer struct {
 	Selector `json:",inline"`
-	SPIFFEID string `json:"spiffeID,omitempty"` // * stands for characters within one path segment
+	SPIFFEID string `json:"spiffeID,omitempty"` // of our trust domain or a federated one; * stands for characters within one path segment
 }
 
 // Sidecar says how the proxy is placed into the pod.

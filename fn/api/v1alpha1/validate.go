@@ -25,6 +25,9 @@ const (
 	maxValidity      = 366 * 24 * time.Hour
 	minSigningPeriod = time.Hour
 	maxSigningPeriod = 10 * 366 * 24 * time.Hour
+
+	// maxPeriods is how many signing periods a leaf may live: as long as it lives its authority is in the bundle, one for each period, and a ConfigMap has its limits.
+	maxPeriods = 100
 )
 
 // Validate checks a defaulted config and joins every mistake. Recipients are judged by package seal, which knows age.
@@ -32,12 +35,14 @@ func (c *MutualTLS) Validate() error {
 	v := &validator{}
 	v.identity(c.Spec)
 	v.certificates(c.Spec.Certificates)
+	v.issuer(c.Spec)
 	v.enums(c.Spec)
 	v.tls(c.Spec.TLS)
 	v.selectors("spec.workloads.include", c.Spec.Workloads.Include)
 	v.selectors("spec.workloads.exclude", c.Spec.Workloads.Exclude)
 	v.templates(c.Spec.Workloads.Templates)
 	v.rules(c.Spec)
+	v.federation(c.Spec)
 	v.images(c.Spec)
 	return errors.Join(v.errs...)
 }
@@ -63,20 +68,21 @@ func (v *validator) identity(s Spec) {
 	if problems := validation.IsDNS1123Subdomain(s.ClusterDomain); len(problems) > 0 {
 		v.fail("spec.clusterDomain", "%q is not a DNS suffix like cluster.local", s.ClusterDomain)
 	}
-	if problems := validation.IsDNS1123Subdomain(s.Sealing.IdentitySecret.Name); len(problems) > 0 {
-		v.fail("spec.sealing.identitySecret.name", "%s", problems[0])
-	}
-	if problems := validation.IsConfigMapKey(s.Sealing.IdentitySecret.Key); len(problems) > 0 {
-		v.fail("spec.sealing.identitySecret.key", "%s", problems[0])
-	}
 }
 
 func (v *validator) certificates(c Certificates) {
 	v.oneOf("spec.certificates.keyAlgorithm", c.KeyAlgorithm, KeyAlgorithms...)
 	v.within("spec.certificates.validity", c.Validity.Duration, minValidity, maxValidity)
-	v.within("spec.certificates.ca.signingPeriod", c.CA.SigningPeriod.Duration, minSigningPeriod, maxSigningPeriod)
 	if left, life := c.RenewBefore.Duration, c.Validity.Duration; left <= 0 || left >= life {
 		v.fail("spec.certificates.renewBefore", "%s must be more than zero and less than validity, %s: otherwise every render is due", left, life)
+	}
+}
+
+// periods keeps the bundle small.
+func (v *validator) periods(validity, period time.Duration) {
+	if period > 0 && validity/maxPeriods > period {
+		v.fail("spec.certificates.ca.signingPeriod", "%s is less than a hundredth of validity, %s: every authority stays in the bundle until its last leaf has expired, and the bundle would "+
+			"outgrow its ConfigMap", period, validity)
 	}
 }
 
@@ -88,8 +94,6 @@ func (v *validator) within(path string, d, low, high time.Duration) {
 
 func (v *validator) enums(s Spec) {
 	v.oneOf("spec.issuance", string(s.Issuance), string(IssuanceAuto), string(IssuanceNever))
-	v.oneOf("spec.sealing.format", s.Sealing.Format, "Age")
-	v.oneOf("spec.certificates.issuer", s.Certificates.Issuer, "RollingCA")
 	v.oneOf("spec.inbound.mode", string(s.Inbound.Mode), string(contract.Strict), string(contract.Permissive))
 	v.oneOf("spec.outbound.unknown", string(s.Outbound.Unknown), string(contract.Passthrough), string(contract.DenyUnknown))
 	v.oneOf("spec.authorization.mode", string(s.Authorization.Mode), string(AuthorizationEnforce), string(AuthorizationDryRun))
@@ -108,6 +112,9 @@ func (v *validator) enums(s Spec) {
 	for i, p := range s.Outbound.MeshCIDRs {
 		if p != p.Masked() {
 			v.fail(fmt.Sprintf("spec.outbound.meshCIDRs[%d]", i), "%s has host bits set; write %s", p, p.Masked())
+		}
+		if p.Addr().Is4In6() { // addresses are compared in their IPv4 form, so it would match nothing and leave plaintext
+			v.fail(fmt.Sprintf("spec.outbound.meshCIDRs[%d]", i), "%s is of IPv4 addresses in IPv6 form; write them as IPv4", p)
 		}
 	}
 }
@@ -159,14 +166,14 @@ func (v *validator) rules(s Spec) {
 			case !peer.Selector.Empty():
 				v.fail(field, "has a selector and a spiffeID; write two entries")
 			default:
-				v.pattern(field+".spiffeID", peer.SPIFFEID)
+				v.pattern(field+".spiffeID", peer.SPIFFEID, s)
 			}
 		}
 	}
 }
 
-func (v *validator) pattern(field, pattern string) {
-	if err := contract.ValidateIDPattern(pattern); err != nil {
+func (v *validator) pattern(field, pattern string, s Spec) {
+	if err := contract.ValidateRulePattern(pattern, s.TrustDomain, s.federationShape()); err != nil {
 		v.fail(field, "%v", err)
 	}
 }

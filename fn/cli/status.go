@@ -1,0 +1,236 @@
+package cli
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/certs"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/verify"
+	"github.com/meshless-dev/meshless/internal/svid"
+)
+
+func (p *program) statusCommand() *cobra.Command {
+	var format, now, ca string
+	cmd := &cobra.Command{
+		Use:   "status [FILE, DIR or -]",
+		Short: "Show what is due when: certificates, authorities, revoked keys",
+		Long: `Show every certificate with its expiry and its next renewal. Where the CertificateAuthority is among the manifests, as in the
+folder that 'meshless issue' works on, also the authorities, what happens to them next, and the revoked keys.`,
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeFile,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if format != "table" && format != "json" {
+				return fmt.Errorf("--output: %q is neither table nor json", format)
+			}
+			if err := p.setClock(now); err != nil {
+				return err
+			}
+			items, err := p.readItems(args)
+			if err != nil {
+				return err
+			}
+			r := &report.Report{}
+			status, err := p.status(items, ca, r)
+			if err != nil {
+				return err
+			}
+			if format == "json" {
+				encoder := json.NewEncoder(p.out)
+				encoder.SetIndent("", "  ")
+				err = encoder.Encode(status)
+			} else {
+				err = status.print(p.out)
+			}
+			if err != nil {
+				return err
+			}
+			return p.conclude(r)
+		},
+	}
+	cmd.Flags().StringVar(&ca, "ca", "", "file of the CertificateAuthority that the manifests share with others")
+	cmd.Flags().StringVarP(&format, "output", "o", "table", "table or json")
+	clockFlag(cmd, &now)
+	return cmd
+}
+
+// status is what `meshless status` shows, and its JSON. Times are UTC.
+type status struct {
+	Certificates []certificateRow `json:"certificates"`
+	Authorities  []authorityRow   `json:"authorities"` // oldest first; empty where the CertificateAuthority is not among the manifests
+	NextStep     *nextStep        `json:"nextStep,omitempty"`
+	RevokedKeys  []revokedRow     `json:"revokedKeys"`
+}
+
+// certificateRow is one leaf.
+type certificateRow struct {
+	Identity string    `json:"identity"`
+	Secret   string    `json:"secret"`
+	Issuer   string    `json:"issuer,omitempty"` // empty when no bundle of the input holds it
+	Expires  time.Time `json:"expires,omitzero"`
+	Renewal  time.Time `json:"renewal,omitzero"` // when the leaf comes into its renewal window
+	State    string    `json:"state"`            // Valid, Due, Expired, NotYetValid, Revoked; InCluster where only the cluster knows
+}
+
+// authorityRow is one authority.
+type authorityRow struct {
+	Name         string    `json:"name"`
+	Slot         string    `json:"slot"`                   // Next, Active or Retired
+	Published    time.Time `json:"published"`              // when it was made
+	SignsFrom    time.Time `json:"signsFrom,omitzero"`     // Active and Next: since or from when it signs
+	SignsUntil   time.Time `json:"signsUntil,omitzero"`    // Active: when Next takes over at the earliest
+	TrustedUntil time.Time `json:"trustedUntil"`           // Retired: when it goes; others: when it expires
+	ReplacedFrom time.Time `json:"replacedSince,omitzero"` // it is being replaced ahead of time
+}
+
+// nextStep is what the next `meshless issue` that is not before At does to the authorities.
+type nextStep struct {
+	At   time.Time `json:"at"`
+	What string    `json:"what"`
+}
+
+// revokedRow is one key that peers refuse.
+type revokedRow struct {
+	Key      string    `json:"key"` // SHA-256 of the SubjectPublicKeyInfo
+	Identity string    `json:"identity,omitempty"`
+	Until    time.Time `json:"until,omitzero"` // when the entry goes; zero where the CertificateAuthority is not among the manifests
+}
+
+// status reads the manifests. The authorities are those of the file of --ca where one is given, and the package is then held against it.
+func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*status, error) {
+	leaves := verify.Check(items, verify.Options{Now: p.now(), Kinds: kindsIn(items)}, r)
+	state := verify.ReadState(items, r)
+	policy := policyIn(items)
+	authorities := state
+	if ca != "" {
+		item, _, err := readAuthorityFile(ca)
+		if err != nil {
+			return nil, err
+		}
+		authorities = verify.ReadState([]*yaml.RNode{item}, r)
+		verify.Behind(state, authorities, policy, p.now(), r)
+	}
+	verify.RevokedLeaves(state, p.now(), r)
+	verify.Deadlines(nil, authorities, policy, 0, p.now(), r)
+	out := &status{Certificates: []certificateRow{}, Authorities: []authorityRow{}, RevokedKeys: []revokedRow{}}
+	revoked := maps.Clone(state.Revoked)
+	maps.Copy(revoked, authorities.Revoked)
+	for _, leaf := range leaves {
+		out.Certificates = append(out.Certificates, p.certificateRow(leaf, specIn(items).Certificates.RenewBefore.Duration, revoked))
+	}
+	for _, key := range slices.Sorted(maps.Keys(revoked)) {
+		if k := revoked[key]; k.Until.IsZero() || !p.now().After(k.Until) {
+			out.RevokedKeys = append(out.RevokedKeys, revokedRow{Key: key, Identity: k.ID, Until: k.Until})
+		}
+	}
+	out.addAuthorities(authorities.Authorities.Trusted(p.now()), policy)
+	return out, nil
+}
+
+// certificateRow describes a leaf. The renewal window is that of the config among the items, or half of the leaf's life.
+func (p *program) certificateRow(leaf verify.Leaf, renewBefore time.Duration, revoked map[string]certs.RevokedKey) certificateRow {
+	row := certificateRow{Identity: leaf.Identity, Secret: leaf.Secret.Namespace + "/" + leaf.Secret.Name, State: "Valid"}
+	c := leaf.Certificate
+	if c == nil {
+		row.State, row.Issuer = "InCluster", leaf.IssuedBy
+		return row
+	}
+	window := c.NotAfter.Sub(c.NotBefore) / 2
+	if renewBefore > 0 {
+		window = min(window, renewBefore)
+	}
+	row.Expires, row.Renewal = c.NotAfter, c.NotAfter.Add(-window)
+	if leaf.Issuer != nil {
+		row.Issuer = leaf.Issuer.Subject.CommonName
+	}
+	_, isRevoked := revoked[svid.KeyDigest(c)]
+	switch now := p.now(); {
+	case isRevoked:
+		row.State = "Revoked"
+	case now.After(row.Expires):
+		row.State = "Expired"
+	case now.Before(c.NotBefore):
+		row.State = "NotYetValid"
+	case now.After(row.Renewal):
+		row.State = "Due"
+	}
+	return row
+}
+
+// addAuthorities describes the authorities and what happens to them next.
+func (s *status) addAuthorities(list certs.Authorities, policy certs.Policy) {
+	until := policy.SignsUntil(list)
+	for _, a := range list {
+		row := authorityRow{Name: a.Certificate.Subject.CommonName, Slot: string(a.Slot), Published: a.Created(), TrustedUntil: a.Certificate.NotAfter, ReplacedFrom: a.Replaced}
+		switch a.Slot {
+		case v1alpha1.SlotActive:
+			row.SignsFrom, row.SignsUntil = a.ActiveSince, until
+		case v1alpha1.SlotNext:
+			row.SignsFrom = until
+		case v1alpha1.SlotRetired:
+			row.TrustedUntil = a.TrustedUntil
+		}
+		s.Authorities = append(s.Authorities, row)
+	}
+	if what, at := list.NextStep(); what != "" {
+		s.NextStep = &nextStep{At: at, What: what}
+	} else if len(list) > 0 {
+		s.NextStep = &nextStep{At: until, What: "the Next authority becomes the Active one, and a new Next is published"}
+	}
+}
+
+// print writes the tables.
+func (s *status) print(out io.Writer) error {
+	if len(s.Certificates) == 0 {
+		fmt.Fprintln(out, "no certificates here; `meshless issue DIR` makes them")
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	if len(s.Certificates) > 0 {
+		fmt.Fprintln(table, "IDENTITY\tISSUER\tEXPIRES\tRENEWAL\tSTATE")
+	}
+	for _, row := range s.Certificates {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", row.Identity, cmp.Or(row.Issuer, "-"), day(row.Expires), day(row.Renewal), row.State)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if len(s.Authorities) > 0 {
+		fmt.Fprintln(table, "\nAUTHORITY\tSLOT\tPUBLISHED\tSIGNS FROM\tSIGNS UNTIL\tTRUSTED UNTIL")
+	}
+	for _, row := range s.Authorities {
+		slot := row.Slot
+		if !row.ReplacedFrom.IsZero() {
+			slot += " (being replaced)"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", row.Name, slot, day(row.Published), day(row.SignsFrom), day(row.SignsUntil), day(row.TrustedUntil))
+	}
+	if s.NextStep != nil {
+		fmt.Fprintf(table, "next: at the first `meshless issue` after %s, %s\n", day(s.NextStep.At), s.NextStep.What)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if len(s.RevokedKeys) > 0 {
+		fmt.Fprintln(table, "\nREVOKED KEY\tOF\tUNTIL")
+	}
+	for _, row := range s.RevokedKeys {
+		fmt.Fprintf(table, "%s\t%s\t%s\n", row.Key, cmp.Or(row.Identity, "-"), day(row.Until))
+	}
+	return table.Flush()
+}
+
+func day(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format("2006-01-02 15:04Z")
+}

@@ -1,0 +1,226 @@
+package cli
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/certs"
+	"github.com/meshless-dev/meshless/fn/render"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/verify"
+)
+
+// verifyOptions are the flags of `meshless verify`.
+type verifyOptions struct {
+	now, format, base, ca string
+	minLeft               time.Duration
+}
+
+func (p *program) verifyCommand() *cobra.Command {
+	var o verifyOptions
+	cmd := &cobra.Command{
+		Use:   "verify [FILE, DIR or -]",
+		Short: "Check rendered manifests: every workload injected, every certificate valid, nothing unsealed",
+		Long: `Check rendered manifests from outside, for CI and GitOps: kustomize skips an exec: function silently without --enable-exec.
+
+A kustomization is checked by its output:
+  kustomize build --enable-alpha-plugins --enable-exec DIR | meshless verify -
+
+--base holds the state against that of the branch which is deployed, such as a worktree of main: what is revoked there stays
+revoked, and no pod refuses another on the way from one to the other. --ca holds it against a CertificateAuthority that
+several packages share. With either, DIR may be a kustomization, of which the state alone is checked.`,
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeFile,
+		RunE: func(_ *cobra.Command, args []string) error { return p.verify(args, o) },
+	}
+	cmd.Flags().StringVar(&o.base, "base", "", "folder or file with the state that is deployed; an error where this one goes back behind it")
+	cmd.Flags().StringVar(&o.ca, "ca", "", "file of the CertificateAuthority that this package shares; an error where its bundles are behind it")
+	cmd.Flags().DurationVar(&o.minLeft, "min-left", 0, "fail when a certificate expires, or somebody has to issue, sooner than that, like 240h")
+	cmd.Flags().StringVarP(&o.format, "output", "o", "text", "text or json")
+	clockFlag(cmd, &o.now)
+	return cmd
+}
+
+func (p *program) verify(args []string, o verifyOptions) error {
+	switch {
+	case o.format != "text" && o.format != "json":
+		return fmt.Errorf("--output: %q is neither text nor json", o.format)
+	case o.minLeft < 0:
+		return errors.New("--min-left: is less than nothing")
+	}
+	if err := p.setClock(o.now); err != nil {
+		return err
+	}
+	stateOnly := (o.base != "" || o.ca != "") && isStateSource(args)
+	if !stateOnly {
+		if err := refuseKustomization(args, "verify"); err != nil {
+			return err
+		}
+	}
+	items, err := p.readChecked(args, stateOnly)
+	if err != nil {
+		return err
+	}
+	r := &report.Report{}
+	leaves := verify.Check(items, verify.Options{Now: p.now(), EveryWorkload: !stateOnly, Kinds: kindsIn(items)}, r)
+	if err := p.verifyState(args, items, leaves, o, r); err != nil {
+		return err
+	}
+	if o.format == "json" {
+		return p.concludeJSON(r, len(items), len(leaves), stateOnly)
+	}
+	if err := p.conclude(r); err != nil {
+		return err
+	}
+	if stateOnly {
+		_, err = fmt.Fprintf(p.out, "ok: the state, with %d certificates; what the cluster gets is checked by `kustomize build … | meshless verify -`\n", len(leaves))
+		return err
+	}
+	_, err = fmt.Fprintf(p.out, "ok: %d objects, %d certificates\n", len(items), len(leaves))
+	return err
+}
+
+// verifyState judges what no single object shows: deadlines, and the state beside that of the base and of a shared CertificateAuthority.
+func (p *program) verifyState(args []string, items []*yaml.RNode, leaves []verify.Leaf, o verifyOptions, r *report.Report) error {
+	policy := policyIn(items)
+	if isFolder(args) { // of a kustomization, items are the state alone, without the config
+		if source, err := readFolder(args[0]); err == nil { // a source may hold files that are no manifests: then the defaults serve
+			policy = policyIn(source)
+		}
+	}
+	state := verify.ReadState(items, r)
+	deadlines := state
+	if o.ca != "" {
+		authority, _, err := readAuthorityFile(o.ca)
+		if err != nil {
+			return err
+		}
+		shared := verify.ReadState([]*yaml.RNode{authority}, r)
+		if len(state.Bundles) == 0 {
+			r.Error(report.Object{}, "", "there is no bundle to hold against --ca %s: the package was never issued, or this is not its folder", o.ca)
+		}
+		verify.Behind(state, shared, policy, p.now(), r)
+		deadlines = shared
+	}
+	if o.base != "" {
+		base, err := readBase(o.base)
+		if err != nil {
+			return fmt.Errorf("--base: %w", err)
+		}
+		verify.Backwards(verify.ReadState(base, r), state, isFolder(args), p.now(), r)
+	}
+	verify.RevokedLeaves(state, p.now(), r)
+	verify.Deadlines(leaves, deadlines, policy, o.minLeft, p.now(), r)
+	return nil
+}
+
+// isStateSource tells whether the argument is the source of state, where no workload is rendered: a kustomization, its folder of state, or a file with a CertificateAuthority alone.
+func isStateSource(args []string) bool {
+	if len(args) == 0 || args[0] == "-" {
+		return false
+	}
+	if refuseKustomization(args, "") != nil {
+		return true
+	}
+	_, _, err := readAuthorityFile(args[0])
+	return err == nil
+}
+
+// readChecked reads what is verified; of a kustomization, its state.
+func (p *program) readChecked(args []string, stateOnly bool) ([]*yaml.RNode, error) {
+	if stateOnly && isFolder(args) {
+		return readStateOf(args[0])
+	}
+	return p.readItems(args)
+}
+
+// readBase reads what --base names. A folder whose state is in its folder of state is a kustomization.
+func readBase(name string) ([]*yaml.RNode, error) {
+	info, err := os.Stat(name)
+	switch {
+	case err != nil:
+		return nil, err
+	case info.IsDir():
+		return readStateOf(name)
+	}
+	return (&program{}).readItems([]string{name})
+}
+
+// readStateOf reads the state of a folder: a kustomization's lies in its folder mtls, which may be missing; a package is read whole.
+func readStateOf(folder string) ([]*yaml.RNode, error) {
+	if refuseKustomization([]string{folder}, "") == nil {
+		return readFolder(folder)
+	}
+	if state := filepath.Join(folder, render.StateFolder); isFolder([]string{state}) {
+		return readFolder(state)
+	}
+	return readFolder(folder) // the folder of state itself, which is a kustomization as well, or one that was never issued
+}
+
+func isFolder(args []string) bool {
+	if len(args) == 0 || args[0] == "-" {
+		return false
+	}
+	info, err := os.Stat(args[0])
+	return err == nil && info.IsDir()
+}
+
+// policyIn is what the config among the items says of certificates, or the defaults.
+func policyIn(items []*yaml.RNode) certs.Policy {
+	config := v1alpha1.MutualTLS{Spec: specIn(items)}
+	config.Default()
+	c := config.Spec.Certificates
+	return certs.Policy{Algorithm: c.KeyAlgorithm, Validity: c.Validity.Duration, RenewBefore: c.RenewBefore.Duration, SigningPeriod: c.CA.SigningPeriod.Duration}
+}
+
+// finding is one line of `meshless verify -o json`.
+type finding struct {
+	Severity  string `json:"severity"` // error, warning or info
+	Message   string `json:"message"`
+	Kind      string `json:"kind,omitempty"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"`
+	Field     string `json:"field,omitempty"`
+}
+
+// verdict is the JSON of `meshless verify`.
+type verdict struct {
+	OK           bool      `json:"ok"`
+	Objects      int       `json:"objects"`
+	Certificates int       `json:"certificates"`
+	StateOnly    bool      `json:"stateOnly,omitempty"` // a kustomization's state was checked, and not what the cluster gets
+	Findings     []finding `json:"findings"`
+}
+
+// concludeJSON prints the findings on standard output, and fails as conclude does.
+func (p *program) concludeJSON(r *report.Report, objects, certificates int, stateOnly bool) error {
+	out := verdict{OK: !r.Failed(), Objects: objects, Certificates: certificates, StateOnly: stateOnly, Findings: []finding{}}
+	for _, result := range r.Results() {
+		f := finding{Severity: cmp.Or(string(result.Severity), "error"), Message: result.Message}
+		if ref := result.ResourceRef; ref != nil {
+			f.Kind, f.Namespace, f.Name = ref.Kind, ref.Namespace, ref.Name
+		}
+		if result.Field != nil {
+			f.Field = result.Field.Path
+		}
+		out.Findings = append(out.Findings, f)
+	}
+	encoder := json.NewEncoder(p.out)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	if err := encoder.Encode(out); err != nil {
+		return err
+	}
+	if r.Failed() {
+		return errReported
+	}
+	return nil
+}

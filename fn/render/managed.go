@@ -1,0 +1,112 @@
+package render
+
+import (
+	"bytes"
+	"path"
+	"strconv"
+	"strings"
+
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// delegate is certify where cert-manager issues: nothing is made here, and what only a CertificateAuthority could do is refused.
+func delegate(o Options, r *report.Report) *issued {
+	const why = "cert-manager issues the certificates of this mesh, and there is no CertificateAuthority to "
+	if len(o.Revoke) > 0 {
+		r.Error(report.Object{}, "", "revoke: "+why+"keep revoked keys. Give the workload a new key (cmctl renew -n NAMESPACE CERTIFICATE); if the old one must not be accepted until it expires, replace the issuer's CA")
+	}
+	if len(o.Renew) > 0 {
+		r.Error(report.Object{}, "", "--renew: "+why+"sign. Run `cmctl renew -n NAMESPACE CERTIFICATE`; the Certificate of deployment/web is meshless-deployment-web")
+	}
+	if o.ReplaceCA {
+		r.Error(report.Object{}, "", "--replace-ca: "+why+"replace. The CA is that of the issuer in spec.certificates.certManager.issuerRef")
+	}
+	if o.SharedCA {
+		r.Error(report.Object{}, "", "--ca: "+why+"share")
+	}
+	return &issued{}
+}
+
+// refuseOwn refuses to renew what a user's Secret holds.
+func (c *certifier) refuseOwn() {
+	for w := range c.renew {
+		if w.Overrides.TLSSecret != "" {
+			c.report.Error(w.Object, w.Field("metadata.annotations["+contract.TLSSecretAnnotation+"]"), "--renew: its certificate is that of secret %q; renew it where it was made",
+				w.Overrides.TLSSecret)
+		}
+	}
+}
+
+// warnSwitch says what a change of the issuer means, in the render that takes the state of the other one out.
+func warnSwitch(m *model.Model, r *report.Report) {
+	state := m.State
+	sealed := len(state.Leaves) > 0 || len(state.Bundles) > 0 || state.Authority != nil
+	if managed := m.Spec.UsesCertManager(); managed && sealed || !managed && len(state.Certificates) > 0 {
+		r.Warn(report.Object{}, "spec.certificates.issuer", "is %s, and the input holds state of another issuer, which is removed: pods of before and after trust each other only where their bundles overlap, see "+
+			"\"Changing the issuer\" in docs/certificates.md. In a kustomization, `meshless issue` clears the folder `%s`", m.Spec.Certificates.Issuer, StateFolder)
+	}
+}
+
+// writeCertificate ensures the Certificate of a workload and returns it. It is derived, so its spec is ours as a whole; one that says the same keeps its bytes.
+func (o *output) writeCertificate(w *model.Workload) *yaml.RNode {
+	item := o.model.State.Certificates[w.ID.String()]
+	if item == nil {
+		item = o.add(model.ManagedAPIVersion, model.ManagedKind, path.Join(w.Namespace, strings.TrimPrefix(w.SecretName(), contract.NamePrefix)+".yaml"))
+	}
+	o.setName(item, w.SecretName(), w.Namespace)
+	annotate(item, map[string]string{contract.IdentityAnnotation: w.ID.String()})
+	if spec := certificateSpec(o.model, w); !sameContent(node.Get(item.YNode(), "spec"), spec) {
+		node.Set(item.YNode(), "spec", spec)
+	}
+	return item
+}
+
+// certificateSpec asks for an X.509-SVID (cert-manager.io/v1, CertificateSpec). There is no common name: an X.509-SVID needs no subject, and a longer name than 64
+// characters is refused there. A new key at every renewal, in the form that the proxy reads.
+func certificateSpec(m *model.Model, w *model.Workload) *yaml.Node {
+	certificates := m.Spec.Certificates
+	ref := certificates.CertManager.IssuerRef
+	spec := node.Object(
+		"secretName", w.SecretName(),
+		"issuerRef", node.Object("name", ref.Name, "kind", ref.Kind, "group", ref.Group),
+		"isCA", false,
+		"uris", []string{w.ID.String()},
+	)
+	if names := w.DNSNames(); len(names) > 0 {
+		node.Set(spec, "dnsNames", node.Value(names))
+	}
+	rest := node.Object(
+		"usages", model.ManagedUsages,
+		"privateKey", privateKey(certificates.KeyAlgorithm),
+		"duration", certificates.Validity.Duration.String(),
+		"renewBefore", certificates.RenewBefore.Duration.String(),
+	)
+	spec.Content = append(spec.Content, rest.Content...)
+	return spec
+}
+
+// privateKey is an algorithm of v1alpha1.KeyAlgorithms in the words of cert-manager, which gives Ed25519 no size.
+func privateKey(algorithm string) *yaml.Node {
+	family, size, sized := strings.Cut(algorithm, "-")
+	n := node.Object("algorithm", family)
+	if bits, err := strconv.Atoi(strings.TrimPrefix(size, "P")); sized && err == nil {
+		node.Set(n, "size", node.Value(bits))
+	}
+	n.Content = append(n.Content, node.Object("encoding", "PKCS8", "rotationPolicy", "Always").Content...)
+	return n
+}
+
+// sameContent tells whether two nodes say the same, whatever their style.
+func sameContent(a, b *yaml.Node) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	left, err1 := yaml.NewRNode(a).MarshalJSON()
+	right, err2 := yaml.NewRNode(b).MarshalJSON()
+	return err1 == nil && err2 == nil && bytes.Equal(left, right)
+}

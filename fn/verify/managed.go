@@ -1,0 +1,179 @@
+package verify
+
+import (
+	"cmp"
+	"crypto"
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/certs"
+	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/svid"
+)
+
+// managedSpec is what matters of the spec of a Certificate (cert-manager.io/v1, CertificateSpec).
+type managedSpec struct {
+	SecretName string   `json:"secretName"`
+	URIs       []string `json:"uris"`
+	IsCA       bool     `json:"isCA"`
+	Usages     []string `json:"usages"`
+	PrivateKey struct {
+		Encoding       string `json:"encoding"`
+		RotationPolicy string `json:"rotationPolicy"`
+	} `json:"privateKey"`
+	IssuerRef struct {
+		Name string `json:"name"`
+		Kind string `json:"kind"`
+	} `json:"issuerRef"`
+}
+
+// whom is where a proxy takes its bundle from.
+type whom struct {
+	object report.Object // the workload
+	source string
+}
+
+// readCertificate reads a Certificate that a render wrote.
+func (c *checker) readCertificate(item *yaml.RNode) {
+	identity := item.GetAnnotations()[contract.IdentityAnnotation]
+	if identity == "" || !model.IsManagedCertificate(item) {
+		return
+	}
+	object := report.ObjectOf(item)
+	var certificate struct {
+		Spec managedSpec `json:"spec"`
+	}
+	if err := node.Decode(item, &certificate); err != nil {
+		c.report.Error(object, "spec", "cannot be read")
+		return
+	}
+	spec := certificate.Spec
+	wrong := func(field, format string, args ...any) {
+		c.report.Error(object, "spec."+field, format, args...)
+	}
+	if !slices.Equal(spec.URIs, []string{identity}) {
+		wrong("uris", "must hold %s and nothing else, or no peer accepts the certificate", identity)
+	}
+	if spec.IsCA {
+		wrong("isCA", "must be false: whoever has the key could mint any identity")
+	}
+	if usages := slices.Sorted(slices.Values(spec.Usages)); !slices.Equal(usages, slices.Sorted(slices.Values(model.ManagedUsages))) {
+		wrong("usages", "must be %s, those of an X.509-SVID", strings.Join(model.ManagedUsages, ", "))
+	}
+	if spec.PrivateKey.Encoding != "PKCS8" || spec.PrivateKey.RotationPolicy != "Always" {
+		wrong("privateKey", "must have encoding PKCS8, which the proxy reads, and rotationPolicy Always")
+	}
+	name := object.Namespace + "/" + spec.SecretName
+	if other := c.managed[name]; other != nil {
+		wrong("secretName", "is %q, which %s writes as well", spec.SecretName, other.Secret)
+		return
+	}
+	leaf := Leaf{Secret: object, Identity: identity, IssuedBy: spec.IssuerRef.Kind + "/" + spec.IssuerRef.Name}
+	c.managed[name] = &leaf
+	c.leaves = append(c.leaves, leaf)
+}
+
+// managedBundle checks whom a proxy trusts whose leaf cert-manager issues: ca.crt of its own Secret, or a ConfigMap, and all proxies in the same way.
+func (c *checker) managedBundle(object report.Object, secret string, from files) {
+	source := from[contract.BundleFile]
+	configMap, isConfigMap := strings.CutPrefix(source, "configmap/")
+	switch {
+	case source == "secret/"+secret:
+		source = "its own Secret"
+	case !isConfigMap || configMap == contract.BundleName:
+		c.report.Error(object, "volumes", "must take %s from the Secret that holds its leaf, or from the ConfigMap of spec.certificates.certManager.bundle", contract.BundleFile)
+		return
+	}
+	if c.trust.source == "" {
+		c.trust = whom{object, source}
+	} else if c.trust.source != source {
+		c.report.Error(object, "volumes", "takes %s from %s, and %s takes it from %s: they trust different authorities; render the whole package again", contract.BundleFile, source, c.trust.object, c.trust.source)
+	}
+}
+
+// ownSource checks a workload that brings its own Secret. What is not among the manifests cannot be judged; the proxy does it when it starts.
+func (c *checker) ownSource(object report.Object, own, secret, identity string, from files) {
+	if own != secret || from[contract.PlainKeyFile] == "" {
+		c.report.Error(object, "volumes", "mounts secret %q with %s: neither a Certificate of cert-manager in the input writes it, nor does the annotation %s name it; render again",
+			secret, contract.PlainKeyFile, contract.TLSSecretAnnotation)
+		return
+	}
+	if len(c.bundles) > 0 {
+		c.ownBundle(object, from)
+	} else {
+		c.managedBundle(object, secret, from)
+	}
+	of := report.Object{APIVersion: "v1", Kind: "Secret", Namespace: object.Namespace, Name: secret}
+	c.leaves = append(c.leaves, Leaf{Secret: of, Identity: identity, IssuedBy: "the user"})
+	if item := c.given[namespacedName(object.Namespace, secret)]; item != nil {
+		c.ownSecret(of, item, object, identity, from)
+	}
+}
+
+// ownSecret judges a user's Secret as the proxy would. Values that somebody opens later (SOPS) are taken as they are.
+func (c *checker) ownSecret(of report.Object, item *yaml.RNode, workload report.Object, identity string, from files) {
+	keys := []string{contract.LeafFile, contract.PlainKeyFile}
+	if from[contract.BundleFile] == "secret/"+of.Name {
+		keys = append(keys, contract.BundleFile)
+	}
+	for _, key := range keys {
+		if node.Get(item.YNode(), "data", key) == nil && node.Get(item.YNode(), "stringData", key) == nil {
+			c.report.Error(of, "data["+key+"]", "is missing, and %s takes it from there", workload)
+		}
+	}
+	data := decodeData(item)
+	chain, err := svid.ParseCertificates([]byte(data[contract.LeafFile]))
+	if !strings.Contains(data[contract.LeafFile], "-----BEGIN") {
+		return
+	}
+	if err != nil {
+		c.report.Error(of, "data["+contract.LeafFile+"]", "%v; want the leaf and, if there are any, the intermediates that lead to its authority", err)
+		return
+	}
+	if err := c.judgeOwn(chain, workload.Namespace, identity); err != nil {
+		c.report.Error(of, "data["+contract.LeafFile+"]", "%v", err)
+	}
+	if text := data[contract.PlainKeyFile]; strings.Contains(text, "-----BEGIN") {
+		key, err := certs.DecodeKey([]byte(text))
+		if err == nil && !belongs(key, chain[0]) {
+			err = fmt.Errorf("is the key of another certificate")
+		}
+		if err != nil {
+			c.report.Error(of, "data["+contract.PlainKeyFile+"]", "%v; `openssl pkcs8 -topk8 -nocrypt` converts other forms", err)
+		}
+	}
+}
+
+// judgeOwn verifies a chain for both sides of TLS, under the bundle of its namespace if there is one.
+func (c *checker) judgeOwn(chain []*x509.Certificate, namespace, identity string) error {
+	if uris := chain[0].URIs; len(uris) != 1 || uris[0].String() != identity {
+		return fmt.Errorf("names %v, and must have one URI name, the workload's identity %s", uris, identity)
+	}
+	bundle := c.bundles[namespace]
+	if bundle == nil {
+		return nil
+	}
+	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+		if _, err := bundle.Verify(chain, usage, c.options.Now); err != nil {
+			return fmt.Errorf("%w; are its authorities in spec.certificates.ca.additional?", err)
+		}
+	}
+	return nil
+}
+
+func belongs(key crypto.Signer, leaf *x509.Certificate) bool {
+	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && public.Equal(leaf.PublicKey)
+}
+
+func namespacedName(namespace, name string) string {
+	return cmp.Or(namespace, corev1.NamespaceDefault) + "/" + name
+}

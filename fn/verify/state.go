@@ -1,0 +1,132 @@
+package verify
+
+import (
+	"crypto/x509"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/certs"
+	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/svid"
+)
+
+// State is what manifests say of certificates: who is trusted, who has which, and whose keys are revoked. In the output of `kustomize build` there is no
+// CertificateAuthority.
+type State struct {
+	HasAuthority bool              // the CertificateAuthority is among the items
+	Authorities  certs.Authorities // of the CertificateAuthority
+	Bundles      map[string][]*x509.Certificate
+	Leaves       map[string]*x509.Certificate // by SPIFFE ID
+	Revoked      map[string]certs.RevokedKey  // by digest; Until is zero where only bundles or mesh maps list the key
+
+	listed map[string][]string // digests that each bundle repeats, by namespace
+}
+
+// ReadState reads the items. What cannot be read is reported by Check or by the next render, except for the CertificateAuthority, which Check does not look into.
+func ReadState(items []*yaml.RNode, r *report.Report) *State {
+	s := &State{Bundles: map[string][]*x509.Certificate{}, Leaves: map[string]*x509.Certificate{}, Revoked: map[string]certs.RevokedKey{}, listed: map[string][]string{}}
+	items = slices.DeleteFunc(slices.Clone(items), func(item *yaml.RNode) bool { return node.CheckItem(item) != nil })
+	for _, item := range model.Flatten(items) {
+		if node.CheckItem(item) != nil {
+			continue
+		}
+		identity := item.GetAnnotations()[contract.IdentityAnnotation]
+		switch {
+		case item.GetKind() == v1alpha1.KindCertificateAuthority && item.GetApiVersion() == v1alpha1.APIVersion:
+			s.readAuthority(item, r)
+		case identity == "":
+		case item.GetKind() == "ConfigMap":
+			s.readConfigMap(item)
+		case item.GetKind() == "Secret":
+			if leaf, err := svid.ParseCertificates([]byte(decodeData(item)[contract.LeafFile])); err == nil {
+				s.Leaves[identity] = leaf[0]
+			}
+		}
+	}
+	return s
+}
+
+func (s *State) readAuthority(item *yaml.RNode, r *report.Report) {
+	object := report.ObjectOf(item)
+	if s.HasAuthority {
+		r.Error(object, "", "is a second CertificateAuthority")
+		return
+	}
+	state, err := v1alpha1.ParseCertificateAuthority(item)
+	if err != nil {
+		r.Error(object, "", "%v", err)
+		return
+	}
+	td, err := spiffeid.TrustDomainFromString(state.Spec.TrustDomain)
+	if err != nil {
+		r.Error(object, "spec.trustDomain", "%v", err)
+		return
+	}
+	if s.Authorities, err = certs.ParseAuthorities(state, td); err != nil {
+		r.Error(object, "", "%v", err)
+		return
+	}
+	s.HasAuthority = true
+	for _, key := range certs.ParseRevocations(state) {
+		s.Revoked[key.Digest] = key
+	}
+}
+
+func (s *State) readConfigMap(item *yaml.RNode) {
+	data := item.GetDataMap()
+	var keys []string
+	if mesh, err := contract.ParseMesh([]byte(data[contract.MeshFile])); err == nil {
+		keys = mesh.RevokedKeys
+	}
+	if text, ok := data[contract.BundleFile]; ok {
+		if certificates, err := svid.ParseCertificates([]byte(text)); err == nil {
+			s.Bundles[item.GetNamespace()] = certificates
+		}
+		if text := item.GetAnnotations()[contract.RevokedAnnotation]; text != "" {
+			keys = strings.Split(text, ",")
+		}
+		s.listed[item.GetNamespace()] = keys
+	}
+	for _, key := range keys {
+		if _, known := s.Revoked[key]; !known {
+			s.Revoked[key] = certs.RevokedKey{Digest: key}
+		}
+	}
+}
+
+// Empty tells whether there is nothing of a mesh.
+func (s *State) Empty() bool { return !s.HasAuthority && len(s.Bundles) == 0 && len(s.Leaves) == 0 }
+
+// stillRevoked tells whether a key must be refused at now. One whose end is not known must.
+func (s *State) stillRevoked(digest string, now time.Time) bool {
+	key, ok := s.Revoked[digest]
+	return ok && (key.Until.IsZero() || !now.After(key.Until))
+}
+
+// signer is who signed a leaf, of all that the state trusts; nil when nobody did.
+func (s *State) signer(leaf *x509.Certificate) *x509.Certificate {
+	for _, namespace := range slices.Sorted(maps.Keys(s.Bundles)) {
+		if ca := signerIn(s.Bundles[namespace], leaf); ca != nil {
+			return ca
+		}
+	}
+	return signerIn(s.Authorities.Certificates(), leaf)
+}
+
+func signerIn(trusted []*x509.Certificate, leaf *x509.Certificate) *x509.Certificate {
+	for _, ca := range trusted {
+		if string(ca.SubjectKeyId) == string(leaf.AuthorityKeyId) && leaf.CheckSignatureFrom(ca) == nil {
+			return ca
+		}
+	}
+	return nil
+}
