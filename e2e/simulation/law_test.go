@@ -151,9 +151,8 @@ func (s *simulation) audit(c *commit) {
 		s.auditSigner(l, signer)
 	}
 	for _, l := range s.git.leaves { // an authority that is replaced goes ahead of time; whether that is too early, handshakes say
-		signer := string(l.certificate.AuthorityKeyId)
-		_, ok := known[signer]
-		if !ok && l.merged && !s.git.replaced[signer] && l.certificate.NotAfter.After(now.Add(maxSkew)) {
+		_, ok := known[string(l.certificate.AuthorityKeyId)]
+		if !ok && l.merged && !s.git.replaced[string(l.certificate.AuthorityKeyId)] && l.certificate.NotAfter.After(now.Add(maxSkew)) {
 			s.record.fail(lostAuthority, now, "a leaf of %s that expires at %s", l.workload, l.certificate.NotAfter)
 		}
 	}

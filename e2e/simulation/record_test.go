@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/meshless-dev/meshless/internal/svid"
 )
 
 // kind is what went wrong. A handshake that fails has the reason of the verifier (svid.Reason) as its kind.
@@ -28,10 +26,11 @@ const (
 
 // record is what a run found, and its figures.
 type record struct {
-	events, renders, commits, merges, reverts, revocations, promotions, replacements, leaves int
-	verifications                                                                            int // calls of svid.Bundle.Verify for a handshake
-	handshakes                                                                               int // ordered pairs of pods that they stand for
-	pods, maxPods                                                                            int
+	events, renders, merges, reverts, revocations, promotions, replacements, leaves int
+
+	verifications int // calls of svid.Bundle.Verify for a handshake
+	handshakes    int // ordered pairs of pods that they stand for
+	maxPods       int
 
 	failures map[kind]int
 	excused  map[string]int
@@ -50,14 +49,6 @@ func (r *record) fail(k kind, now time.Time, format string, args ...any) {
 }
 
 func (r *record) excuse(why string) { r.excused[why]++ }
-
-// handshakeFailures are those of real handshakes, whatever the reason.
-func (r *record) handshakeFailures() (n int) {
-	for _, reason := range []svid.Reason{svid.UnknownAuthority, svid.Expired, svid.NotYetValid, svid.Revoked, svid.WrongUsage, svid.Malformed, svid.NotAnSVID} {
-		n += r.failures[kind(reason)]
-	}
-	return n
-}
 
 func (r *record) figures() string {
 	return fmt.Sprintf("%d events, %d renders, %d merges (%d reverts), %d leaves, %d authorities promoted, %d revocations, up to %d pods; %d verifications that stand for %d handshakes",

@@ -48,7 +48,7 @@ func (p *program) setClock(text string) error {
 	}
 	now, err := time.Parse(time.RFC3339, text)
 	if err != nil {
-		return fmt.Errorf("--now: %w", err)
+		return fmt.Errorf("--now: %q is no time like 2026-10-12T00:00:00Z", text)
 	}
 	p.now = func() time.Time { return now }
 	return nil

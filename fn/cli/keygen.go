@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
@@ -38,6 +40,9 @@ func (p *program) keygen(file string, postQuantum bool) error {
 	out := p.out
 	if file != "" {
 		f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("%s: is there already, and may hold a key that is in use; name another file", file)
+		}
 		if err != nil {
 			return err
 		}

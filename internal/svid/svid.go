@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -115,7 +117,7 @@ func (b *Bundle) verify(chain []*x509.Certificate, usages []x509.ExtKeyUsage, no
 	}
 	chains, err := leaf.Verify(x509.VerifyOptions{Roots: b.pool, Intermediates: intermediates, CurrentTime: now, KeyUsages: usages[:1]})
 	if err != nil {
-		return spiffeid.ID{}, explain(leaf, id, now, err)
+		return spiffeid.ID{}, b.explain(leaf, id, now, err)
 	}
 	chains = slices.DeleteFunc(chains, func(c []*x509.Certificate) bool { return b.mixed(c[1:]) })
 	if len(chains) == 0 {
@@ -173,7 +175,7 @@ func (b *Bundle) anyRevoked(chain []*x509.Certificate) bool {
 }
 
 // explain turns the standard library's error into one that says what an operator wants to know: which clock, which authority.
-func explain(leaf *x509.Certificate, id spiffeid.ID, now time.Time, err error) error {
+func (b *Bundle) explain(leaf *x509.Certificate, id spiffeid.ID, now time.Time, err error) error {
 	var invalid x509.CertificateInvalidError
 	switch {
 	case now.Before(leaf.NotBefore):
@@ -185,7 +187,21 @@ func explain(leaf *x509.Certificate, id spiffeid.ID, now time.Time, err error) e
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return refuse(Expired, "the authority that signed the certificate of %s has expired: %v", id, err)
 	}
-	return refuse(UnknownAuthority, "certificate of %s is signed by no authority of the bundle: %v", id, err)
+	return refuse(UnknownAuthority, "certificate of %s is signed by no authority of the bundle: it names %q, and the bundle holds %s (%v)", id, leaf.Issuer.CommonName, b.names(), err)
+}
+
+// names are the subjects of the authorities, the first few.
+func (b *Bundle) names() string {
+	const few = 5
+	var names []string
+	for i, ca := range b.authorities {
+		if i == few {
+			names = append(names, fmt.Sprintf("%d more", len(b.authorities)-few))
+			break
+		}
+		names = append(names, strconv.Quote(ca.Subject.CommonName))
+	}
+	return strings.Join(names, ", ")
 }
 
 // KeyDigest is the lower-case hexadecimal SHA-256 of the certificate's SubjectPublicKeyInfo, the form of revoked keys.

@@ -158,6 +158,7 @@ type configDump struct {
 
 type certificate struct {
 	Subject   string    `json:"subject,omitempty"`
+	Issuer    string    `json:"issuer,omitempty"`
 	Serial    string    `json:"serial"`
 	NotBefore time.Time `json:"notBefore"`
 	NotAfter  time.Time `json:"notAfter"`
@@ -172,9 +173,9 @@ func configz(w http.ResponseWriter, c Config) {
 	if s := c.Source.Current(); s != nil {
 		dump.Generation, dump.SPIFFEID, dump.Mesh = s.Number, s.ID.String(), s.Mesh
 		dump.Workload = withoutHeaders(s.Workload)
-		dump.Leaf = &certificate{s.Leaf.Subject.String(), s.Leaf.SerialNumber.Text(16), s.Leaf.NotBefore, s.Leaf.NotAfter, svid.KeyDigest(s.Leaf)}
+		dump.Leaf = &certificate{s.Leaf.Subject.String(), s.Leaf.Issuer.String(), s.Leaf.SerialNumber.Text(16), s.Leaf.NotBefore, s.Leaf.NotAfter, svid.KeyDigest(s.Leaf)}
 		for _, a := range s.Bundle.Authorities() {
-			dump.Authorities = append(dump.Authorities, certificate{a.Subject.String(), a.SerialNumber.Text(16), a.NotBefore, a.NotAfter, svid.KeyDigest(a)})
+			dump.Authorities = append(dump.Authorities, certificate{a.Subject.String(), "", a.SerialNumber.Text(16), a.NotBefore, a.NotAfter, svid.KeyDigest(a)})
 		}
 	}
 	writeJSON(w, dump)

@@ -89,7 +89,8 @@ func (s *Snapshot) judgeLeaf(chain []*x509.Certificate) error {
 	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
 		id, err := s.Bundle.Verify(chain, usage, s.now())
 		if err != nil {
-			return fmt.Errorf("%s does not verify under %s: %w", contract.LeafFile, contract.BundleFile, err)
+			return fmt.Errorf("%s does not verify under %s: %w. Are the Secret and the ConfigMap %s of different commits? Sync both; `meshless verify` tells whether Git is right",
+				contract.LeafFile, contract.BundleFile, err, contract.BundleName)
 		}
 		s.ID = id
 	}

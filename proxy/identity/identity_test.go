@@ -89,7 +89,7 @@ func TestNewRefuses(t *testing.T) {
 		files proxytest.Files
 		want  string
 	}{
-		"identity of another":  {sealed.With(contract.IdentityFile, []byte(id.String())), "other recipients"},
+		"identity of another":  {sealed.With(contract.IdentityFile, []byte(id.String())), "none of the identities"},
 		"broken identity":      {sealed.With(contract.IdentityFile, []byte(secret[:len(secret)-2]+"!!")), "no list of age identities"},
 		"text as identity":     {sealed.With(contract.IdentityFile, []byte("hunter2")), "no list of age identities"},
 		"too many identities":  {sealed.With(contract.IdentityFile, []byte(strings.Repeat(id.String()+"\n", 17))), "at most 16"},

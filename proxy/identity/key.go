@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
@@ -43,11 +44,25 @@ func openKey(g *config.Generation) (crypto.Signer, error) {
 	return parseKey(plain, contract.SealedKeyFile)
 }
 
+// recipientsOf names the public halves of identities, which people find in the config.
+func recipientsOf(identities []age.Identity) string {
+	var recipients []string
+	for _, i := range identities {
+		switch i := i.(type) {
+		case *age.X25519Identity:
+			recipients = append(recipients, i.Recipient().String())
+		case *age.HybridIdentity:
+			recipients = append(recipients, i.Recipient().String()[:32]+"...") // 2 KiB
+		}
+	}
+	return " (" + strings.Join(recipients, ", ") + ")"
+}
+
 func decrypt(sealed []byte, identities []age.Identity) ([]byte, error) {
 	opened, err := age.Decrypt(armor.NewReader(bytes.NewReader(sealed)), identities...)
 	if noMatch := new(age.NoIdentityMatchError); errors.As(err, &noMatch) {
-		return nil, fmt.Errorf("%s is sealed to other recipients: put the recipient of %s into spec.sealing and run `meshless issue`",
-			contract.SealedKeyFile, contract.IdentityFile)
+		return nil, fmt.Errorf("%s is sealed to none of the identities in %s%s: is the right one in the Secret of this namespace? If it was exchanged, put its recipient into spec.sealing and run `meshless issue`",
+			contract.SealedKeyFile, contract.IdentityFile, recipientsOf(identities))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s is not an armored age file: was it changed by hand or cut off?", contract.SealedKeyFile)

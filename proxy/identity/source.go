@@ -78,7 +78,7 @@ func (s *Source) reload() {
 	s.current.Store(next)
 	s.Log.Info("generation in use", "generation", next.Number, "spiffe_id", next.ID.String(), "leaf_not_after", next.Leaf.NotAfter,
 		"authorities", len(next.Bundle.Authorities()), "services", len(next.Mesh.Services), "revoked_keys", len(next.Mesh.RevokedKeys),
-		"federated", len(next.Trust.Foreign()))
+		"federated", len(next.Trust.Foreign()), "dry_run", next.Mesh.Inbound.DryRun)
 	if s.OnGood != nil {
 		s.OnGood(next)
 	}
