@@ -14,7 +14,8 @@ import (
 // two for the leaves of the successor. Leaves that are due in between are still signed by the Active.
 func (l Authorities) Replace(now time.Time) (Authorities, error) {
 	if l.Replacing() {
-		return nil, fmt.Errorf("the authorities are being replaced already, since %s", stampText(l.replacedSince()))
+		what, at := l.NextStep()
+		return nil, fmt.Errorf("the authorities are being replaced already, since %s: run `meshless issue` after %s, when %s", stampText(l.replacedSince()), stampText(at), what)
 	}
 	var out Authorities
 	for _, a := range l {

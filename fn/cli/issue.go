@@ -169,7 +169,12 @@ func (p *program) store(ca *sharedCA, folder string, before map[string][]byte, a
 		fmt.Fprintln(p.out, ca.path)
 	}
 	p.printChanges(folder, changed, written)
-	o.nextSteps(p)
+	if written && ca.raw == nil {
+		fmt.Fprintf(p.err, "warning: %s was not there: a new CA was made; packages of another CA refuse its pods\n", ca.path)
+	}
+	if written || len(changed) > 0 {
+		o.nextSteps(p)
+	}
 	return nil
 }
 

@@ -194,7 +194,7 @@ func (k *kustomization) readState() ([]*yaml.RNode, error) {
 			k.stateList = append(k.stateList, item)
 		default:
 			return nil, fmt.Errorf("%s: holds a %s, which is no state of meshless; the folder %s is written by `meshless issue`, so move the object elsewhere",
-				filepath.Join(k.folder, file), item.GetKind(), render.StateFolder)
+				filepath.Join(k.folder, file), cmp.Or(item.GetKind(), "document without a kind"), render.StateFolder)
 		}
 	}
 	return state, nil

@@ -180,11 +180,10 @@ func (o issueOptions) nextSteps(p *program) {
 		if o.ca != "" {
 			fmt.Fprintln(p.err, "next: run `meshless issue --ca` for every other package that shares the CA, too: only then their proxies know of it")
 		}
+	case o.replaceCA && o.ca != "":
+		fmt.Fprintln(p.err, "next: run `meshless issue --ca` for every other package that shares the CA, now and after each of the times named above, within a day of it; commit, merge and sync each time")
 	case o.replaceCA:
 		fmt.Fprintln(p.err, "next: commit, merge and sync this; then run `meshless issue` (a scheduled job will do) at the times named above. Nothing breaks if that is later")
-		if o.ca != "" {
-			fmt.Fprintln(p.err, "next: run `meshless issue --ca` for every other package that shares the CA, now and after each of the times named above, within a day of it")
-		}
 	case len(o.renew) > 0:
 		fmt.Fprintln(p.err, "next: commit, merge and sync this. Each pod takes its new key within about two minutes of its cluster's sync, without a restart; the old one stays valid, so revoke it if it leaked")
 	}

@@ -191,7 +191,7 @@ func (s *status) addAuthorities(list certs.Authorities, policy certs.Policy) {
 // print writes the tables.
 func (s *status) print(out io.Writer) error {
 	if len(s.Certificates) == 0 {
-		fmt.Fprintln(out, "no certificates here; `meshless issue DIR` makes them")
+		fmt.Fprintln(out, "no certificates here; `meshless issue DIR` makes them. Those of cert-manager show in the output of the build: kustomize build … | meshless status -")
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	if len(s.Certificates) > 0 {

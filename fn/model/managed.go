@@ -36,6 +36,7 @@ type Sources struct {
 func (m *Model) Sources(w *Workload) Sources {
 	s := Sources{LeafSecret: cmp.Or(w.Overrides.TLSSecret, w.SecretName()), KeyFile: contract.PlainKeyFile}
 	if m.Spec.UsesCertManager() {
+		s.LeafSecret = cmp.Or(w.Overrides.TLSSecret, w.ManagedSecretName())
 		bundle := m.Spec.Certificates.CertManager.Bundle
 		s.BundleConfigMap = Source{bundle.ConfigMap, bundle.Key}
 		return s

@@ -34,9 +34,15 @@ type Workload struct {
 }
 
 // SecretName is the name of the workload's Secret. Names that would be too long for Kubernetes end in a digest instead.
-func (w *Workload) SecretName() string {
+func (w *Workload) SecretName() string { return w.objectName(contract.NamePrefix) }
+
+// ManagedSecretName is the Secret that cert-manager writes. It is not that of SecretName: the two are of different types, and Kubernetes lets nobody change the
+// type of a Secret, so a change of the issuer would end in an error of the API server.
+func (w *Workload) ManagedSecretName() string { return w.objectName(contract.NamePrefix + "tls-") }
+
+func (w *Workload) objectName(prefix string) string {
 	const limit = 253
-	name := contract.NamePrefix + strings.ToLower(w.Kind) + "-" + w.Name
+	name := prefix + strings.ToLower(w.Kind) + "-" + w.Name
 	if len(name) <= limit {
 		return name
 	}

@@ -45,6 +45,8 @@ type certifier struct {
 	trusted []*x509.Certificate // what the bundles of the state hold
 	reasons map[*model.Workload]certs.Reason
 	renew   map[*model.Workload]bool
+	// announce says what was revoked, once nothing can fail any more.
+	announce func()
 
 	additional []*x509.Certificate // authorities that the config adds
 }
@@ -96,6 +98,7 @@ func certify(m *model.Model, s *sealing, o Options, r *report.Report) *issued {
 		}
 	}
 	c.sealAuthorities(authorities)
+	c.announce()
 	return out
 }
 
@@ -366,14 +369,18 @@ func (c *certifier) unlock(authorities certs.Authorities) bool {
 // waitForAuthority reports what cannot be issued yet, since the keys of the old authorities are lost or cannot be opened any more, and the new one is not known everywhere.
 func (c *certifier) waitForAuthority(authorities certs.Authorities) {
 	_, at := authorities.NextStep()
+	way := "Leave the change out until then; a key that leaked meanwhile is given away only by a new CA (delete the folder mtls, and expect an outage until every pod has synced)"
+	if active := authorities.In(v1alpha1.SlotActive); active != nil && active.SealedKey != "" {
+		way = "Give the identity of the old CA beside the new one (both in MESHLESS_CA_IDENTITY, one a line), or leave the change out until then"
+	}
 	for _, w := range c.model.Workloads {
 		switch reason := c.reasons[w]; {
 		case reason.None():
 		case reason.Due:
 			c.report.Warn(w.Object, "", "the certificate is due for renewal: %s. It is renewed when the new authority signs, from %s on", reason.Text, at.UTC().Format(time.RFC3339))
 		default:
-			c.report.Error(w.Object, "", "the certificate must be issued anew: %s; but no authority signs before %s, since the CA is being replaced and every node must know the new one first. "+
-				"Leave the change out until then", reason.Text, at.UTC().Format(time.RFC3339))
+			c.report.Error(w.Object, "", "the certificate must be issued anew: %s; but no authority signs before %s, since the CA is being replaced and every node must know the new one first. %s",
+				reason.Text, at.UTC().Format(time.RFC3339), way)
 		}
 	}
 }

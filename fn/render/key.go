@@ -59,7 +59,7 @@ func (c *certifier) stored(secret *yaml.RNode, recipients seal.Recipients) *cert
 	data, annotations := secret.GetDataMap(), secret.GetAnnotations()
 	if key, ok := data[contract.PlainKeyFile]; ok && !seal.IsSOPS(key) {
 		if plain, err := base64.StdEncoding.DecodeString(strings.TrimSpace(key)); err == nil && strings.Contains(string(plain), "PRIVATE KEY") {
-			c.report.Error(report.ObjectOf(secret), "data["+contract.PlainKeyFile+"]", "holds a private key in the clear; consider it leaked, delete the Secret and have it issued anew")
+			c.report.Error(report.ObjectOf(secret), "data["+contract.PlainKeyFile+"]", "holds a private key in the clear; consider it leaked: delete the Secret, have it issued anew, and revoke the key (`meshless revoke DIR DIGEST`, with its annotation meshless.dev/public-key)")
 		}
 	}
 	return &certs.Stored{

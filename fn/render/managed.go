@@ -5,9 +5,12 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"time"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/fn/model"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
@@ -43,12 +46,30 @@ func (c *certifier) refuseOwn() {
 }
 
 // warnSwitch says what a change of the issuer means, in the render that takes the state of the other one out.
-func warnSwitch(m *model.Model, r *report.Report) {
+func warnSwitch(m *model.Model, now time.Time, r *report.Report) {
 	state := m.State
 	sealed := len(state.Leaves) > 0 || len(state.Bundles) > 0 || state.Authority != nil
+	if m.Spec.UsesCertManager() {
+		warnForgotten(m, now, r)
+	}
 	if managed := m.Spec.UsesCertManager(); managed && sealed || !managed && len(state.Certificates) > 0 {
 		r.Warn(report.Object{}, "spec.certificates.issuer", "is %s, and the input holds state of another issuer, which is removed: pods of before and after trust each other only where their bundles overlap, see "+
 			"\"Changing the issuer\" in docs/certificates.md. In a kustomization, `meshless issue` clears the folder `%s`", m.Spec.Certificates.Issuer, StateFolder)
+	}
+}
+
+// warnForgotten names the revoked keys that a change to cert-manager forgets, since only a CertificateAuthority keeps them.
+func warnForgotten(m *model.Model, now time.Time, r *report.Report) {
+	if m.State.Authority == nil {
+		return
+	}
+	state, err := v1alpha1.ParseCertificateAuthority(m.State.Authority)
+	if err != nil {
+		return
+	}
+	for _, key := range certs.ParseRevocations(state).At(now) {
+		r.Warn(report.ObjectOf(m.State.Authority), "spec.revoked", "key %s of %s is revoked until %s, and nothing keeps that with cert-manager: it is accepted again wherever the authority that signed "+
+			"its certificate is still trusted. Wait until then with the change of the issuer, or trust the old authorities no more", key.Digest, orUnknown(key.ID), key.Until.UTC().Format(time.RFC3339))
 	}
 }
 
@@ -72,7 +93,7 @@ func certificateSpec(m *model.Model, w *model.Workload) *yaml.Node {
 	certificates := m.Spec.Certificates
 	ref := certificates.CertManager.IssuerRef
 	spec := node.Object(
-		"secretName", w.SecretName(),
+		"secretName", w.ManagedSecretName(),
 		"issuerRef", node.Object("name", ref.Name, "kind", ref.Kind, "group", ref.Group),
 		"isCA", false,
 		"uris", []string{w.ID.String()},

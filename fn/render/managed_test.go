@@ -21,6 +21,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/render"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/svid"
 )
 
 const managedConfig = `
@@ -264,5 +265,19 @@ func TestManagedCheck(t *testing.T) {
 		if r.Failed() == test.good {
 			t.Errorf("%s: %v", name, r.Errors())
 		}
+	}
+}
+
+// TestChangeForgetsRevocations: cert-manager keeps no revoked keys, so a change to it says which are accepted again.
+func TestChangeForgetsRevocations(t *testing.T) {
+	w := newWorld(t)
+	before, _ := w.mustRun(t, parse(t, twoDeployments), w.config(t, plainConfig))
+	w.revoke = []string{"deployment/web"}
+	revoked, _ := w.mustRun(t, before, w.config(t, plainConfig))
+	w.revoke = nil
+	key := svid.KeyDigest(decodeLeaf(t, find(t, before, "Secret", "meshless-deployment-web")))
+	_, r := w.mustRun(t, revoked, w.config(t, managedConfig))
+	if !strings.Contains(said(t, r), key) {
+		t.Errorf("the report does not name the key:\n%s", said(t, r))
 	}
 }

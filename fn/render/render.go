@@ -62,7 +62,7 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	}
 	checkVisible(m, injected, r)
 	warnNamespaces(m, r)
-	warnSwitch(m, r)
+	warnSwitch(m, o.Now, r)
 	meshes := m.Meshes(r)
 	issued := certify(m, sealing, o, r)
 	if r.Failed() {

@@ -43,7 +43,9 @@ func (c *certifier) revoked(bundle []*x509.Certificate, mayIssue bool) (certs.Re
 	if !mayIssue {
 		return known, listed
 	}
-	kept := known.At(c.options.Now.Add(-c.keepRevoked()), c.revokeNamed(bundle)...)
+	asked := c.revokeNamed(bundle)
+	kept := known.At(c.options.Now.Add(-c.keepRevoked()), asked...)
+	c.announce = func() { c.reportRevoked(asked, known, kept) }
 	if digests := kept.At(c.options.Now).Digests(); !c.tooMany(len(digests)) {
 		return kept, digests
 	}
@@ -112,16 +114,31 @@ func (c *certifier) revokeNamed(bundle []*x509.Certificate) []certs.RevokedKey {
 	for w := range c.named(names, "revoke") {
 		leaf := leafOf(c.model.State.Leaves[w.ID.String()])
 		if leaf == nil {
-			c.report.Error(w.Object, "", "has no certificate whose key could be revoked")
+			c.report.Error(w.Object, "", "has no certificate here whose key could be revoked. One of a Secret of its own is revoked by the digest of its key: openssl x509 -in tls.crt -noout -pubkey | openssl pkey -pubin -outform der | sha256sum")
 			continue
 		}
 		out = append(out, certs.Revoke(leaf))
 	}
-	for _, key := range out {
-		c.report.Info(report.Object{}, "", "key %s of %s is revoked: peers refuse it as soon as this is synced, and it is listed until %s, a day after its last certificate has expired",
-			key.Digest, orUnknown(key.ID), key.Until.UTC().Format(time.RFC3339))
-	}
 	return out
+}
+
+// reportRevoked says what came of the keys that this run was asked for. It speaks last: a run that fails has revoked nothing.
+func (c *certifier) reportRevoked(asked []certs.RevokedKey, before, now certs.Revocations) {
+	if c.report.Failed() {
+		return
+	}
+	for _, key := range asked {
+		listed := now[slices.IndexFunc(now, func(k certs.RevokedKey) bool { return k.Digest == key.Digest })]
+		until := listed.Until.UTC().Format(time.RFC3339)
+		switch {
+		case slices.Contains(before.Digests(), key.Digest):
+			c.report.Info(report.Object{}, "", "key %s of %s is revoked already, and listed until %s", key.Digest, orUnknown(listed.ID), until)
+		case listed.ID == "":
+			c.report.Info(report.Object{}, "", "key %s is revoked: peers refuse it as soon as this is synced, and it is listed until %s, when the authorities have expired, since whose it is is not known here", key.Digest, until)
+		default:
+			c.report.Info(report.Object{}, "", "key %s of %s is revoked: peers refuse it as soon as this is synced, and it is listed until %s, a day after its last certificate has expired", key.Digest, listed.ID, until)
+		}
+	}
 }
 
 func orUnknown(id string) string {
@@ -144,7 +161,7 @@ func (c *certifier) named(names []string, flag string) map[*model.Workload]bool 
 		}
 		switch {
 		case len(matches) == 0:
-			c.report.Error(report.Object{}, "", "%s: %q is no workload of the mesh here: give kind/name or namespace/kind/name, such as deployment/web", flag, name)
+			c.report.Error(report.Object{}, "", "%s: %q is no workload of the mesh here, nor the digest of a key (64 lower-case hexadecimal digits): give kind/name or namespace/kind/name, of %s", flag, name, c.workloadNames())
 		case len(matches) > 1:
 			c.report.Error(report.Object{}, "", "%s: %q is in %d namespaces: give namespace/kind/name", flag, name, len(matches))
 		default:
@@ -152,6 +169,20 @@ func (c *certifier) named(names []string, flag string) map[*model.Workload]bool 
 		}
 	}
 	return found
+}
+
+// workloadNames lists the first workloads by the names that commands take.
+func (c *certifier) workloadNames() string {
+	const few = 8
+	var names []string
+	for i, w := range c.model.Workloads {
+		if i == few {
+			names = append(names, "...")
+			break
+		}
+		names = append(names, strings.ToLower(w.Object.Kind)+"/"+w.Object.Name)
+	}
+	return strings.Join(names, ", ")
 }
 
 // lowerKind is a name of a workload with its kind in lower case.

@@ -23,6 +23,13 @@ func Backwards(base, head *State, whole bool, now time.Time, r *report.Report) {
 		return
 	}
 	c := &comparison{base: base, head: head, now: now, report: r}
+	if head.Empty() && head.Managed {
+		r.Warn(report.Object{}, "", "cert-manager issues now, and the state of the base goes: pods of before and after trust each other only where their bundles overlap, see \"Changing the issuer\" in docs/certificates.md")
+		for _, key := range slices.Sorted(maps.Keys(base.Revoked)) {
+			r.Warn(report.Object{}, "", "key %s is revoked in the base, and nothing keeps that with cert-manager: it is accepted again wherever the authority that signed its certificate is still trusted", key)
+		}
+		return
+	}
 	if head.Empty() {
 		r.Error(report.Object{}, "", "the state is gone, and the base has one: without it the next `meshless issue` starts a new CA, which is an outage; %s", wayBack)
 		return

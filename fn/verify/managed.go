@@ -102,7 +102,7 @@ func (c *checker) managedBundle(object report.Object, secret string, from files)
 // ownSource checks a workload that brings its own Secret. What is not among the manifests cannot be judged; the proxy does it when it starts.
 func (c *checker) ownSource(object report.Object, own, secret, identity string, from files) {
 	if own != secret || from[contract.PlainKeyFile] == "" {
-		c.report.Error(object, "volumes", "mounts secret %q with %s: neither a Certificate of cert-manager in the input writes it, nor does the annotation %s name it; render again",
+		c.report.Error(object, "volumes", "mounts secret %q with %s: neither a Certificate of cert-manager in the input writes it, nor does the annotation %s name it; the annotation takes the final name, after a namePrefix, and the package is to be rendered again",
 			secret, contract.PlainKeyFile, contract.TLSSecretAnnotation)
 		return
 	}

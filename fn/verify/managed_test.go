@@ -45,7 +45,7 @@ func TestCheckManaged(t *testing.T) {
 		return strings.Replace(text, old, with, 1)
 	}
 	const certificate = "apiVersion: cert-manager.io/v1\nkind: Certificate\nmetadata:\n  name: meshless-deployment-web\n"
-	const ofSecret = "              - key: ca.crt\n                path: ca.crt\n              name: meshless-deployment-web\n"
+	const ofSecret = "              - key: ca.crt\n                path: ca.crt\n              name: meshless-tls-deployment-web\n"
 	for name, test := range map[string]struct{ text, want string }{
 		"untouched":           {good, ""},
 		"with a bundle":       {bundled, ""},
@@ -58,13 +58,13 @@ func TestCheckManaged(t *testing.T) {
 		"key form":            {edit(good, "PKCS8", "PKCS1"), "must have encoding PKCS8"},
 		"key kept":            {edit(good, "rotationPolicy: Always", "rotationPolicy: Never"), "rotationPolicy Always"},
 		"unreadable":          {edit(good, "isCA: false", "isCA: [x]"), "cannot be read"},
-		"one Secret for two":  {edit(good, "secretName: meshless-deployment-web", "secretName: meshless-job-once") + strings.Replace("---\n"+certificate+"  namespace: ops\n  annotations: {meshless.dev/identity: 'spiffe://cluster.local/ns/ops/x/y'}\nspec: {secretName: meshless-job-once, uris: ['spiffe://cluster.local/ns/ops/x/y'], usages: [digital signature, server auth, client auth], privateKey: {encoding: PKCS8, rotationPolicy: Always}}\n", "web", "y", 1), `is "meshless-job-once", which certificate ops/`},
+		"one Secret for two":  {edit(good, "secretName: meshless-tls-deployment-web", "secretName: meshless-tls-job-once") + strings.Replace("---\n"+certificate+"  namespace: ops\n  annotations: {meshless.dev/identity: 'spiffe://cluster.local/ns/ops/x/y'}\nspec: {secretName: meshless-tls-job-once, uris: ['spiffe://cluster.local/ns/ops/x/y'], usages: [digital signature, server auth, client auth], privateKey: {encoding: PKCS8, rotationPolicy: Always}}\n", "web", "y", 1), `is "meshless-tls-job-once", which certificate ops/`},
 		"no Certificate":      {edit(good, certificate, strings.Replace(certificate, "cert-manager.io", "example.org", 1)), "neither a Certificate of cert-manager in the input writes it, nor does the annotation"},
-		"other Secret":        {edit(good, "              name: meshless-deployment-web", "              name: stolen"), `mounts secret "stolen" with tls.key: neither`},
-		"other's Certificate": {edit(good, "secretName: meshless-deployment-web", "secretName: other"), "neither a Certificate"},
+		"other Secret":        {edit(good, "              name: meshless-tls-deployment-web", "              name: stolen"), `mounts secret "stolen" with tls.key: neither`},
+		"other's Certificate": {edit(good, "secretName: meshless-tls-deployment-web", "secretName: other"), "neither a Certificate"},
 		"orphaned":            {good + "---\n" + strings.Replace(certificate, "web", "gone", 1) + "  annotations: {meshless.dev/identity: 'spiffe://cluster.local/ns/prod/a/b'}\nspec: {secretName: c, uris: ['spiffe://cluster.local/ns/prod/a/b'], usages: [digital signature, server auth, client auth], privateKey: {encoding: PKCS8, rotationPolicy: Always}}\n", "is the Certificate of spiffe://cluster.local/ns/prod/a/b, and no injected workload"},
 		"key of another":      {edit(good, "path: tls.key\n", "path: other.key\n"), "from one Secret"},
-		"bundle of another":   {edit(good, ofSecret, "              name: meshless-deployment-web\n          - secret:\n              items: [{key: ca.crt, path: ca.crt}]\n              name: planted\n"), "must take ca.crt from the Secret that holds its leaf"},
+		"bundle of another":   {edit(good, ofSecret, "              name: meshless-tls-deployment-web\n          - secret:\n              items: [{key: ca.crt, path: ca.crt}]\n              name: planted\n"), "must take ca.crt from the Secret that holds its leaf"},
 		"bundle of ours":      {edit(bundled, "name: trust", "name: meshless-bundle"), "must take ca.crt from the Secret that holds its leaf"},
 		"two bundles":         {edit(bundled, "name: trust", "name: planted"), "they trust different authorities"},
 		"annotation gone":     {edit(own, "meshless.dev/tls-secret: mine", "a: b"), "neither a Certificate"},

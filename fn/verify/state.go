@@ -23,6 +23,7 @@ import (
 // CertificateAuthority.
 type State struct {
 	HasAuthority bool              // the CertificateAuthority is among the items
+	Managed      bool              // cert-manager issues: there are Certificates of ours
 	Authorities  certs.Authorities // of the CertificateAuthority
 	Bundles      map[string][]*x509.Certificate
 	Leaves       map[string]*x509.Certificate // by SPIFFE ID
@@ -44,6 +45,8 @@ func ReadState(items []*yaml.RNode, r *report.Report) *State {
 		case item.GetKind() == v1alpha1.KindCertificateAuthority && item.GetApiVersion() == v1alpha1.APIVersion:
 			s.readAuthority(item, r)
 		case identity == "":
+		case model.IsManagedCertificate(item):
+			s.Managed = true
 		case item.GetKind() == "ConfigMap":
 			s.readConfigMap(item)
 		case item.GetKind() == "Secret":

@@ -267,7 +267,7 @@ func (c *checker) refuseClear(object report.Object, key, text string, ours bool)
 	case strings.Contains(text, "AGE-SECRET-KEY-"):
 		c.report.Error(object, "data["+key+"]", "holds an age identity, which opens every key sealed to it; keep it out of Git, create the Secret in the cluster, and make a new identity")
 	case ours && strings.Contains(text, "PRIVATE KEY"):
-		c.report.Error(object, "data["+key+"]", "holds a private key in the clear; consider it leaked, delete the Secret and have it issued anew")
+		c.report.Error(object, "data["+key+"]", "holds a private key in the clear; consider it leaked: delete the Secret, have it issued anew, and revoke the key (`meshless revoke DIR DIGEST`, with its annotation meshless.dev/public-key)")
 	}
 }
 

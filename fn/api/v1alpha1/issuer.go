@@ -170,8 +170,11 @@ func (v *validator) additional(s Spec) {
 // authorityOf tells why a certificate cannot be an authority of a trust domain. One without a SPIFFE ID can (X.509-SVID standard, section 3.2: it is
 // optional there).
 func authorityOf(c *x509.Certificate, trustDomain string) error {
-	if !c.IsCA || !c.BasicConstraintsValid || c.KeyUsage&x509.KeyUsageCertSign == 0 {
+	if !c.IsCA || !c.BasicConstraintsValid {
 		return fmt.Errorf("is no CA certificate, so it can sign no leaf")
+	}
+	if c.KeyUsage&x509.KeyUsageCertSign == 0 {
+		return fmt.Errorf("lacks the key usage keyCertSign, so it can sign no leaf (openssl: -addext keyUsage=critical,keyCertSign,cRLSign)")
 	}
 	for _, uri := range c.URIs {
 		if uri.Scheme == "spiffe" && (uri.Host != trustDomain || uri.Path != "") {
