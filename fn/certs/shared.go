@@ -26,6 +26,9 @@ func (l Authorities) Bury(before Authorities, now time.Time) Authorities {
 		if a.Slot != v1alpha1.SlotRetired || a.TrustedUntil.After(now) {
 			gone.TrustedUntil = now.Add(-time.Second)
 		}
+		if a.Slot == v1alpha1.SlotNext { // only a replacement drops it, as its key is in wrong hands: no leaf of it may prolong the trust (KeepFor)
+			gone.Replaced = now
+		}
 		buried = append(buried, gone)
 	}
 	return append(buried, l...)

@@ -10,10 +10,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"sigs.k8s.io/kustomize/kyaml/kio"
 	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/node"
 )
 
 // legacyPathAnnotation is what kyaml's reader still writes beside kioutil.PathAnnotation.
@@ -25,13 +28,24 @@ func readFolder(folder string) ([]*yaml.RNode, error) { return readFolderBut(fol
 // readFolderBut is readFolder without one file, named from the folder.
 func readFolderBut(folder, skip string) ([]*yaml.RNode, error) {
 	conflict := ""
+	var outside error
+	root, err := os.OpenRoot(folder)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", folder, err)
+	}
+	defer root.Close()
 	items, err := kio.LocalPackageReader{
 		PackagePath: folder, MatchFilesGlob: append([]string{"Kptfile"}, kio.DefaultMatch...), PreserveSeqIndent: true, WrapBareSeqNode: true,
 		FileSkipFunc: func(name string) bool {
 			if name == skip {
 				return true
 			}
-			if text, err := os.ReadFile(filepath.Join(folder, name)); err == nil && hasConflict(text) && conflict == "" {
+			text, err := root.ReadFile(name)
+			if err != nil { // most often a symbolic link out of the folder: what it names may be a secret of this machine
+				outside = err
+				return true
+			}
+			if hasConflict(text) && conflict == "" {
 				conflict = filepath.Join(folder, name)
 			}
 			return false
@@ -40,10 +54,35 @@ func readFolderBut(folder, skip string) ([]*yaml.RNode, error) {
 	if conflict != "" {
 		return nil, conflictError(conflict)
 	}
+	if outside != nil {
+		return nil, fmt.Errorf("reading %s: %w; a symbolic link must not lead out of it", folder, outside)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", folder, err)
+		return nil, fmt.Errorf("reading %s: %w", folder, unquoted(err))
 	}
 	return items, nil
+}
+
+// fromBytes reads manifests as they stand: kio.FromBytes writes YAML aliases out, so a kilobyte can take all memory.
+func fromBytes(text []byte) ([]*yaml.RNode, error) {
+	items, err := (&kio.ByteReader{Reader: bytes.NewReader(text), OmitReaderAnnotations: true}).Read()
+	if err != nil {
+		return nil, err
+	}
+	for _, item := range items {
+		if err := node.CheckItem(item); err != nil {
+			return nil, err
+		}
+	}
+	return items, nil
+}
+
+// unquoted is an error of kyaml's reader without the content of the file, which may be a key.
+func unquoted(err error) error {
+	if text, _, quotes := strings.Cut(err.Error(), "node contents:"); quotes {
+		return errors.New(strings.TrimRight(text, ": "))
+	}
+	return err
 }
 
 // writeChanges brings the files of a folder from what fileContents said of them before to the given items. Files whose items did not change are not touched, a file whose last item is gone is

@@ -18,7 +18,7 @@ func (p *program) function() error {
 	stream := &kio.ByteReadWriter{Reader: p.in, Writer: p.out, OmitReaderAnnotations: true, KeepReaderAnnotations: true}
 	items, err := stream.Read()
 	if err != nil {
-		return fmt.Errorf("standard input: %w", err)
+		return fmt.Errorf("standard input: %w", unquoted(err))
 	}
 	if len(items) == 0 && stream.WrappingKind == "" {
 		return errors.New("standard input is empty; it should be a ResourceList, as kustomize and kpt send it (see meshless --help)")

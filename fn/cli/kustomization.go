@@ -14,7 +14,6 @@ import (
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/api/types"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
-	"sigs.k8s.io/kustomize/kyaml/kio"
 	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
@@ -116,7 +115,7 @@ func (k *kustomization) readConfig(entry string) (*yaml.RNode, error) {
 	file := filepath.Join(k.folder, entry)
 	switch info, statErr := os.Stat(file); {
 	case strings.Contains(entry, "\n"):
-		items, err = kio.FromBytes([]byte(entry))
+		items, err = fromBytes([]byte(entry))
 	case statErr != nil:
 		return nil, nil // a URL, or a mistake that kustomize will report
 	case info.IsDir():
@@ -130,10 +129,10 @@ func (k *kustomization) readConfig(entry string) (*yaml.RNode, error) {
 		if readErr != nil {
 			return nil, readErr
 		}
-		items, err = kio.FromBytes(data)
+		items, err = fromBytes(data)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("transformers: %q: %w", firstLine(entry), err)
+		return nil, fmt.Errorf("transformers: %q: %w", firstLine(entry), unquoted(err))
 	}
 	i := slices.IndexFunc(items, func(item *yaml.RNode) bool {
 		return item.GetKind() == v1alpha1.KindMutualTLS && item.GetApiVersion() == v1alpha1.APIVersion
@@ -155,11 +154,29 @@ func (k *kustomization) build(o issueOptions) ([]*yaml.RNode, error) {
 		options.PluginConfig.FnpLoadingOptions.EnableExec = o.enableExec
 	}
 	fs := replacedFile{FileSystem: filesys.MakeFsOnDisk(), path: filepath.Join(k.folder, k.file), text: k.text}
+	show := hideIdentity()
 	built, err := krusty.MakeKustomizer(options).Run(fs, k.folder)
+	show()
 	if err != nil {
 		return nil, fmt.Errorf("kustomize build: %w", err)
 	}
 	return built.ToRNodeSlice(), nil
+}
+
+// hideIdentity takes the CA's identity out of the environment, which the programs that kustomize starts (functions, git) inherit, until the returned function is called.
+func hideIdentity() (show func()) {
+	hidden := map[string]string{}
+	for _, name := range []string{caIdentityVariable, caIdentityFileVariable} {
+		if value, set := os.LookupEnv(name); set {
+			hidden[name] = value
+			_ = os.Unsetenv(name)
+		}
+	}
+	return func() {
+		for name, value := range hidden {
+			_ = os.Setenv(name, value)
+		}
+	}
 }
 
 // stateListFile is the state folder's own kustomization.

@@ -59,9 +59,9 @@ func readAuthorityFile(path string) (*yaml.RNode, []byte, error) {
 	if hasConflict(raw) {
 		return nil, nil, conflictError(path)
 	}
-	items, err := kio.FromBytes(raw)
+	items, err := fromBytes(raw)
 	if err != nil {
-		return nil, nil, fmt.Errorf("--ca: %s: %w", path, err)
+		return nil, nil, fmt.Errorf("--ca: %s: %w", path, unquoted(err))
 	}
 	if len(items) != 1 || items[0].GetKind() != v1alpha1.KindCertificateAuthority {
 		return nil, nil, fmt.Errorf("--ca: %s: does not hold one CertificateAuthority and nothing else", path)

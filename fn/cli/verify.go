@@ -110,12 +110,17 @@ func (p *program) verifyState(args []string, items []*yaml.RNode, leaves []verif
 		verify.Behind(state, shared, policy, p.now(), r)
 		deadlines = shared
 	}
+	verify.Consistent(state, deadlines, o.ca != "", p.now(), r)
 	if o.base != "" {
 		base, err := readBase(o.base)
 		if err != nil {
 			return fmt.Errorf("--base: %w", err)
 		}
-		verify.Backwards(verify.ReadState(base, r), state, isFolder(args), p.now(), r)
+		head := state
+		if o.ca != "" && !state.HasAuthority { // it is the package's, wherever it lies
+			head = state.With(deadlines)
+		}
+		verify.Backwards(verify.ReadState(base, r), head, isFolder(args), p.now(), r)
 	}
 	verify.RevokedLeaves(state, p.now(), r)
 	verify.Deadlines(leaves, deadlines, policy, o.minLeft, p.now(), r)

@@ -206,6 +206,11 @@ func (c *certifier) roll(authorities certs.Authorities) (certs.Authorities, []*x
 			c.report.Info(report.Object{}, "", "authority %q is %s now", a.Certificate.Subject.CommonName, a.Slot)
 		}
 	}
+	for _, a := range authorities.Trusted(c.options.Now) {
+		if c.options.SharedCA && c.trusted != nil && !slices.ContainsFunc(c.trusted, a.Certificate.Equal) && slices.ContainsFunc(rolled.Certificates(), a.Certificate.Equal) {
+			c.report.Info(report.Object{}, "", "authority %q of the shared CertificateAuthority, which is %s there, is trusted by this package from now on", a.Certificate.Subject.CommonName, a.Slot)
+		}
+	}
 	for _, old := range authorities {
 		if !slices.ContainsFunc(rolled.Certificates(), old.Certificate.Equal) && (!c.options.SharedCA || slices.ContainsFunc(c.trusted, old.Certificate.Equal)) {
 			c.report.Info(report.Object{}, "", "authority %q is trusted no more: nothing that it signed is valid", old.Certificate.Subject.CommonName)
@@ -419,6 +424,9 @@ func (c *certifier) sealAuthorities(authorities certs.Authorities) {
 	for _, a := range authorities {
 		if a.Key == nil || a.SealedKey != "" {
 			continue
+		}
+		if c.sealedToOthers(authorities) {
+			return
 		}
 		sealed, err := sealKey(c.sealing.ca, a.Key)
 		if err != nil {

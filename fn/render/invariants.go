@@ -36,12 +36,21 @@ func (c *certifier) checkAuthorities(object report.Object, authorities certs.Aut
 // refuseUnpublished refuses an Active that no bundle knows: peers would refuse every leaf that it signs, and one that somebody has planted would sign the mesh. Packages
 // that share their CertificateAuthority may learn of it late; they wait (holdBack).
 func (c *certifier) refuseUnpublished(stored []*x509.Certificate, authorities certs.Authorities) {
-	active := authorities.In(v1alpha1.SlotActive)
-	if stored == nil || active == nil || c.options.SharedCA || c.report.Failed() || slices.ContainsFunc(stored, active.Certificate.Equal) {
+	if stored == nil || c.options.SharedCA || c.report.Failed() {
 		return
 	}
-	c.report.Error(report.ObjectOf(c.model.State.Authority), "spec.authorities", "its Active, %q, is in no bundle, so no pod would accept what it signs: object and bundles are of different states, as after "+
-		"a merge, a revert or a copy from elsewhere. Restore both from one commit", active.Certificate.Subject.CommonName)
+	for _, a := range authorities.Trusted(c.options.Now) {
+		if a.Slot == v1alpha1.SlotNext || slices.ContainsFunc(stored, a.Certificate.Equal) || c.options.Now.After(a.Certificate.NotAfter) {
+			continue
+		}
+		why := "so no pod would accept what it signs"
+		if a.Slot == v1alpha1.SlotRetired { // it was Active once, so somebody has planted it, or dropped it from the bundles
+			why = "and would be trusted anew"
+		}
+		c.report.Error(report.ObjectOf(c.model.State.Authority), "spec.authorities", "its %s, %q, is in no bundle, %s: object and bundles are of different states, as after "+
+			"a merge, a revert or a copy from elsewhere. Restore both from one commit", a.Slot, a.Certificate.Subject.CommonName, why)
+		return
+	}
 }
 
 // warnExpired says that a bundle which this render leaves as it is holds what nobody needs.

@@ -46,10 +46,20 @@ func (c *certifier) revoked(bundle []*x509.Certificate, mayIssue bool) (certs.Re
 	asked := c.revokeNamed(bundle)
 	kept := known.At(c.options.Now.Add(-c.keepRevoked()), asked...)
 	c.announce = func() { c.reportRevoked(asked, known, kept) }
-	if digests := kept.At(c.options.Now).Digests(); !c.tooMany(len(digests)) {
-		return kept, digests
+	now := kept.At(c.options.Now).Digests()
+	if c.tooMany(len(now)) {
+		return nil, nil
 	}
-	return nil, nil
+	still := map[string]bool{}
+	for _, key := range now {
+		still[key] = true
+	}
+	for _, key := range listed {
+		if !still[key] {
+			c.report.Info(report.Object{}, "", "key %s is listed as revoked no more: its time in the CertificateAuthority is over", key)
+		}
+	}
+	return kept, now
 }
 
 // maxRevoked is how many digests fit into an annotation of the bundles: Kubernetes allows 256 KiB for all annotations of an object.
@@ -101,6 +111,11 @@ func (c *certifier) revokeNamed(bundle []*x509.Certificate) []certs.RevokedKey {
 	for _, name := range c.options.Revoke {
 		if contract.ValidateKeyDigest(name) != nil {
 			names = append(names, name)
+			continue
+		}
+		if i := slices.IndexFunc(bundle, func(ca *x509.Certificate) bool { return svid.KeyDigest(ca) == name }); i >= 0 {
+			c.report.Error(report.Object{}, "", "revoke: %s is the key of authority %q: every certificate would be refused at once, new ones too. `meshless issue --replace-ca` replaces the authorities without an outage",
+				name, bundle[i].Subject.CommonName)
 			continue
 		}
 		key := certs.RevokedKey{Digest: name, Until: latestExpiry(bundle)}

@@ -12,6 +12,22 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
+// sealedToOthers refuses to seal a new key of a CertificateAuthority that packages share to recipients of this package alone: whoever writes one package's config
+// could open the CA of all.
+func (c *certifier) sealedToOthers(authorities certs.Authorities) bool {
+	if !c.options.SharedCA || c.options.ReplaceCA {
+		return false
+	}
+	for _, a := range authorities {
+		if a.SealedKey != "" && a.Recipients != "" && a.Replaced.IsZero() && a.Recipients != c.sealing.ca.Digest() {
+			c.report.Error(report.Object{}, "spec.certificates.ca.recipients", "are others than those to whom the shared CertificateAuthority is sealed, and a new authority is due: this package alone would decide who "+
+				"opens the CA of all. Give all packages the same; if they are to change, `meshless issue --ca FILE --replace-ca` seals a new authority to those of the package that it is run on")
+			return true
+		}
+	}
+	return false
+}
+
 // minHeld is how long a leaf must still live to wait for a bundle that has to become known first.
 const minHeld = 48 * time.Hour
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
@@ -41,6 +42,7 @@ func Backwards(base, head *State, whole bool, now time.Time, r *report.Report) {
 	c.replacement()
 	c.trusted()
 	c.known()
+	c.added()
 }
 
 type comparison struct {
@@ -85,7 +87,8 @@ func (c *comparison) revocations() {
 func (c *comparison) replacement() {
 	for _, old := range c.base.Authorities {
 		for _, a := range c.head.Authorities {
-			if !old.Replaced.IsZero() && a.Replaced.IsZero() && a.Slot != v1alpha1.SlotRetired && a.Certificate.Equal(old.Certificate) {
+			longer := old.Slot == v1alpha1.SlotRetired && a.TrustedUntil.After(old.TrustedUntil)
+			if !old.Replaced.IsZero() && (a.Replaced.IsZero() || longer) && a.Certificate.Equal(old.Certificate) {
 				c.report.Error(report.Object{}, "", "authority %q is being replaced in the base, since %s, and would be kept; %s",
 					a.Certificate.Subject.CommonName, old.Replaced.UTC().Format(time.RFC3339), wayBack)
 			}
@@ -111,6 +114,47 @@ func (c *comparison) trusted() {
 			}
 		}
 	}
+}
+
+// added names what would be trusted that is not yet: each authority can make any identity of the trust domain. One that signs, or has signed, was published before.
+func (c *comparison) added() {
+	known := c.base.Authorities.Certificates()
+	for _, bundle := range c.base.Bundles {
+		known = append(known, bundle...)
+	}
+	next := c.base.Authorities.In(v1alpha1.SlotNext)
+	for _, a := range c.head.Authorities.Trusted(c.now) {
+		if slices.ContainsFunc(known, a.Certificate.Equal) || c.now.After(a.Certificate.NotAfter) || a.Slot == v1alpha1.SlotNext || !a.Replaced.IsZero() {
+			continue
+		}
+		if a.Slot == v1alpha1.SlotActive && (next == nil || c.head.retired(next.Certificate)) {
+			continue // a new beginning, when nobody is left whom it could concern; known says what else it can be
+		}
+		known = append(known, a.Certificate)
+		c.report.Error(report.Object{}, "", "authority %q is %s, and the base does not know it: whatever signs or has signed was Next and published before. It can make any identity, so somebody has planted it, or two steps "+
+			"are in one merge; %s", a.Certificate.Subject.CommonName, a.Slot, wayBack)
+	}
+	say := func(ca *x509.Certificate) {
+		if slices.ContainsFunc(known, ca.Equal) || c.now.After(ca.NotAfter) {
+			return
+		}
+		known = append(known, ca)
+		c.report.Warn(report.Object{}, "", "authority %q would be trusted, and is not in the base: it can make any identity. That is right where the CA has rolled or is being replaced, or where "+
+			"spec.certificates.ca.additional adds it; else somebody has planted it", ca.Subject)
+	}
+	for _, a := range c.head.Authorities.Trusted(c.now) {
+		say(a.Certificate)
+	}
+	for _, namespace := range slices.Sorted(maps.Keys(c.head.Bundles)) {
+		for _, ca := range c.head.Bundles[namespace] {
+			say(ca)
+		}
+	}
+}
+
+// retired tells whether an authority is Retired here.
+func (s *State) retired(ca *x509.Certificate) bool {
+	return slices.ContainsFunc(s.Authorities, func(a *certs.Authority) bool { return a.Slot == v1alpha1.SlotRetired && a.Certificate.Equal(ca) })
 }
 
 // known reports leaves of authorities that the deployed bundles do not trust yet: pods that have not synced would refuse them.

@@ -83,6 +83,10 @@ func (c *checker) readCertificate(item *yaml.RNode) {
 
 // managedBundle checks whom a proxy trusts whose leaf cert-manager issues: ca.crt of its own Secret, or a ConfigMap, and all proxies in the same way.
 func (c *checker) managedBundle(object report.Object, secret string, from files) {
+	if len(c.bundles) > 0 {
+		c.report.Error(object, "volumes", "takes leaf and %s past the bundle of this mesh (configmap %s), which is among the manifests: one issuer serves the whole mesh; render the whole package again", contract.BundleFile, contract.BundleName)
+		return
+	}
 	source := from[contract.BundleFile]
 	configMap, isConfigMap := strings.CutPrefix(source, "configmap/")
 	switch {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -128,6 +129,14 @@ func (c *checker) proxy(object report.Object, found parts) int64 {
 	}) {
 		wrong("must mount the volume %q at %s", contract.VolumeName, contract.Directory)
 	}
+	if len(p.VolumeMounts) > 1 && slices.ContainsFunc(p.VolumeMounts, func(m corev1.VolumeMount) bool {
+		return m.Name != contract.VolumeName && strings.HasPrefix(path.Clean(m.MountPath)+"/", contract.Directory+"/")
+	}) {
+		wrong("must mount nothing else below %s", contract.Directory)
+	}
+	if len(p.Command) > 0 {
+		wrong("must have no command, so that the image runs %s", contract.ProxyBinary)
+	}
 	if _, err := contract.ParseProxyArgs(p.Args, io.Discard); err != nil {
 		wrong("args: %v", err)
 	}
@@ -195,6 +204,9 @@ func (c *checker) init(object report.Object, i corev1.Container, uid int64) cont
 	}
 	if s := i.SecurityContext; s == nil || s.RunAsUser == nil || *s.RunAsUser != 0 || s.Capabilities == nil || !slices.Contains(s.Capabilities.Add, "NET_ADMIN") {
 		wrong("must run as uid 0 with the capability NET_ADMIN, or it cannot route the pod's traffic through the proxy")
+	}
+	if len(i.Command) > 0 {
+		wrong("must have no command, or it may not route the pod's traffic through the proxy")
 	}
 	args, err := contract.ParseInitArgs(i.Args, io.Discard)
 	if err != nil {

@@ -29,12 +29,14 @@ type State struct {
 	Leaves       map[string]*x509.Certificate // by SPIFFE ID
 	Revoked      map[string]certs.RevokedKey  // by digest; Until is zero where only bundles or mesh maps list the key
 
-	listed map[string][]string // digests that each bundle repeats, by namespace
+	listed     map[string][]string // digests that each bundle repeats, by namespace
+	additional map[string][]string // fingerprints of the authorities that the config added to each bundle, as the bundle says, by namespace
 }
 
 // ReadState reads the items. What cannot be read is reported by Check or by the next render, except for the CertificateAuthority, which Check does not look into.
 func ReadState(items []*yaml.RNode, r *report.Report) *State {
-	s := &State{Bundles: map[string][]*x509.Certificate{}, Leaves: map[string]*x509.Certificate{}, Revoked: map[string]certs.RevokedKey{}, listed: map[string][]string{}}
+	s := &State{Bundles: map[string][]*x509.Certificate{}, Leaves: map[string]*x509.Certificate{}, Revoked: map[string]certs.RevokedKey{}, listed: map[string][]string{},
+		additional: map[string][]string{}}
 	items = slices.DeleteFunc(slices.Clone(items), func(item *yaml.RNode) bool { return node.CheckItem(item) != nil })
 	for _, item := range model.Flatten(items) {
 		if node.CheckItem(item) != nil {
@@ -98,12 +100,21 @@ func (s *State) readConfigMap(item *yaml.RNode) {
 			keys = strings.Split(text, ",")
 		}
 		s.listed[item.GetNamespace()] = keys
+		s.additional[item.GetNamespace()] = strings.Split(item.GetAnnotations()[contract.AdditionalAnnotation], ",")
 	}
 	for _, key := range keys {
 		if _, known := s.Revoked[key]; !known {
 			s.Revoked[key] = certs.RevokedKey{Digest: key}
 		}
 	}
+}
+
+// With is the state with the CertificateAuthority of another.
+func (s *State) With(authority *State) *State {
+	out := *s
+	out.HasAuthority, out.Authorities, out.Revoked = authority.HasAuthority, authority.Authorities, maps.Clone(s.Revoked)
+	maps.Copy(out.Revoked, authority.Revoked)
+	return &out
 }
 
 // Empty tells whether there is nothing of a mesh.

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"path"
 	"slices"
 	"strings"
 
@@ -22,7 +23,11 @@ func (c *checker) volume(object report.Object, pod corev1.PodTemplateSpec, ident
 	}
 	from := files{}
 	for _, source := range pod.Spec.Volumes[i].Projected.Sources {
-		for file, name := range filesOf(source) {
+		brought := filesOf(source)
+		if len(brought) == 0 || brought["*"] != "" {
+			c.report.Error(object, "volumes", "has a source in the volume %q that may bring any file, or one of a kind that meshless does not write; render again", contract.VolumeName)
+		}
+		for file, name := range brought {
 			if from[file] != "" {
 				c.report.Error(object, "volumes", "takes the file %s from two sources", file)
 			}
@@ -84,7 +89,7 @@ func filesOf(source corev1.VolumeProjection) map[string]string {
 			files["*"] = kind + "/" + name
 		}
 		for _, item := range items {
-			files[item.Path] = kind + "/" + name
+			files[path.Clean(item.Path)] = kind + "/" + name
 		}
 	}
 	switch {
@@ -95,7 +100,7 @@ func filesOf(source corev1.VolumeProjection) map[string]string {
 	case source.DownwardAPI != nil:
 		for _, item := range source.DownwardAPI.Items {
 			if item.FieldRef != nil {
-				files[item.Path] = "annotation/" + strings.TrimSuffix(strings.TrimPrefix(item.FieldRef.FieldPath, "metadata.annotations['"), "']")
+				files[path.Clean(item.Path)] = "annotation/" + strings.TrimSuffix(strings.TrimPrefix(item.FieldRef.FieldPath, "metadata.annotations['"), "']")
 			}
 		}
 	}
