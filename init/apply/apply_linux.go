@@ -38,6 +38,9 @@ func (s system) apply(args contract.InitArgs, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := s.refuseForeignLegacy(); err != nil {
+		return err
+	}
 	if ipv6 {
 		if err := addInboundSource6(); err != nil {
 			return err

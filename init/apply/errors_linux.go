@@ -64,7 +64,7 @@ var foreignMeshes = []struct{ prefix, mesh string }{
 }
 
 // refuseForeign is an error if another mesh redirects this pod: whose redirect comes first would be chance. Rules of the legacy
-// iptables are seen by refuseForeignTables only, where the programs are; the function refuses pods that carry another mesh's sidecar.
+// iptables are seen by refuseForeignLegacy only, where the programs are; the function refuses pods that carry another mesh's sidecar.
 func refuseForeign(conn *nftables.Conn) error {
 	tables, err := conn.ListTables()
 	if err != nil {
@@ -90,13 +90,20 @@ func refuseForeign(conn *nftables.Conn) error {
 	return nil
 }
 
-// refuseForeignTables does so for both forms of iptables, as far as this kernel has them.
-func (s system) refuseForeignTables() error {
-	if conn, err := nftables.New(nftables.WithSockOptions(configure)); err == nil {
-		if err := refuseForeign(conn); err != nil && !noNFTables(err) {
-			return err
-		}
+// refuseForeignNFT does so for a back end that may do without nftables: a kernel that has none holds no such rules.
+func refuseForeignNFT() error {
+	conn, err := nftables.New(nftables.WithSockOptions(configure))
+	if err == nil {
+		err = refuseForeign(conn)
 	}
+	if noNFTables(err) {
+		return nil
+	}
+	return err
+}
+
+// refuseForeignLegacy does so for the tables of the legacy iptables, as far as the image has its programs and the container may run them.
+func (s system) refuseForeignLegacy() error {
 	if s.program(variantLegacy, rules.IPv4, "save") == "" || !capable(unix.CAP_NET_RAW) {
 		return nil
 	}

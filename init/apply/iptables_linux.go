@@ -77,7 +77,7 @@ func (s system) writeIPTables(want rules.Ruleset, ipv6 bool) (result, error) {
 	if len(variants) == 0 {
 		return result{}, fmt.Errorf("neither iptables-nft-restore nor iptables-legacy-restore is in the image; %s has both", contract.InitIPTablesImage)
 	}
-	if err := s.refuseForeignTables(); err != nil {
+	if err := refuseForeignNFT(); err != nil {
 		return result{}, err
 	}
 	var failures []string
