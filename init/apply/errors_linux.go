@@ -14,8 +14,8 @@ import (
 const (
 	hintNetAdmin = "the init container needs the capability NET_ADMIN (securityContext.capabilities.add), and a namespace whose pod-security label admits it"
 	hintNetRaw   = "the legacy iptables needs the capability NET_RAW beside NET_ADMIN, which spec.init.backend: IPTables gives to the init container"
-	hintLegacy   = "the node's kernel may lack a part of iptables: run \"modprobe -a iptable_nat ip6table_nat xt_owner xt_REDIRECT xt_tcpudp\" on the node and list the five in " +
-		"/etc/modules-load.d/meshless.conf; a node without IPv6 tables needs pods without IPv6 (the sysctl net.ipv6.conf.all.disable_ipv6=1)"
+	hintIPTables = "the node's kernel lacks a part of iptables, too: run \"modprobe -a iptable_nat ip6table_nat xt_owner xt_REDIRECT xt_tcpudp\" on the node and list the five in " +
+		"/etc/modules-load.d/meshless.conf; without ip6table_nat the pod can have no IPv6 (the sysctl net.ipv6.conf.all.disable_ipv6=1)"
 	hintModules = "the node's kernel lacks a part of nftables: run \"modprobe -a nf_tables nft_chain_nat nft_redir\" on the node and list the three in " +
 		"/etc/modules-load.d/meshless.conf; kernels before 5.2 have no nat in tables of family inet and cannot run this release"
 )
@@ -39,14 +39,14 @@ func explainNFTables(operation string, err error) error {
 }
 
 // explainIPTables does so for a program of iptables, whose texts say little: without NET_RAW the legacy one cannot "initialize" a table.
-func explainIPTables(v variant, f rules.Family, err error) error {
+func explainIPTables(v variant, err error) error {
 	switch {
 	case !capable(unix.CAP_NET_ADMIN):
 		return fmt.Errorf("%w: %s", err, hintNetAdmin)
 	case v == variantLegacy && !capable(unix.CAP_NET_RAW):
 		return fmt.Errorf("%w: %s", err, hintNetRaw)
 	}
-	return fmt.Errorf("%s: %w: %s", f, err, hintLegacy)
+	return err
 }
 
 func isAny(err error, targets ...error) bool {

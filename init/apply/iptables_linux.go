@@ -65,7 +65,7 @@ func (s system) run(v variant, f rules.Family, verb, input string, args ...strin
 	cmd.Env = []string{"PATH=" + strings.Join(s.directories, ":"), "LC_ALL=C", "XTABLES_LOCKFILE=/dev/null"}
 	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = "/", strings.NewReader(input), &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return "", explainIPTables(v, f, fmt.Errorf("%s: %w: %s", filepath.Base(path), err, strings.Join(strings.Fields(stderr.String()), " ")))
+		return "", explainIPTables(v, fmt.Errorf("%s: %w: %s", filepath.Base(path), err, strings.Join(strings.Fields(stderr.String()), " ")))
 	}
 	return stdout.String(), nil
 }
@@ -94,6 +94,9 @@ func (s system) writeIPTables(want rules.Ruleset, ipv6 bool) (result, error) {
 			return result{}, err
 		}
 		failures = append(failures, err.Error())
+	}
+	if capable(unix.CAP_NET_ADMIN) && capable(unix.CAP_NET_RAW) { // or the failures say what is missing
+		failures = append(failures, hintIPTables)
 	}
 	return result{}, errors.New(strings.Join(failures, "; "))
 }

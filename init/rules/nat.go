@@ -166,8 +166,13 @@ func ParseIPTables(spec string) (Rule, error) {
 	}
 	var r Rule
 	not, tcp, done := false, false, false
+	seen := map[string]bool{"-m": false} // a condition that comes twice would hide the first
 	for len(words) > 0 && !done {
 		word := words[0]
+		if seen[word] {
+			return Rule{}, fmt.Errorf("not ours: %s comes twice", word)
+		}
+		seen[word] = word != "-m"
 		if word == "!" {
 			if len(words) < 2 || words[1] != "-d" {
 				return Rule{}, errors.New("not ours: ! before something else than -d")
@@ -212,6 +217,12 @@ func (r *Rule) parseCondition(word, value string, not bool) error {
 		return err
 	case "-d":
 		p, err := parsePrefix(value)
+		if err == nil && p.Bits() == 0 { // every address is no condition, and outside of it is nowhere
+			if not {
+				return fmt.Errorf("! -d %s", value)
+			}
+			return nil
+		}
 		r.Dest, r.Outside = p, not
 		return err
 	case "-o":
@@ -221,7 +232,7 @@ func (r *Rule) parseCondition(word, value string, not bool) error {
 		}
 	case "--dport":
 		ports, err := contract.ParsePorts(strings.ReplaceAll(value, ":", "-"))
-		if err != nil || len(ports) != 1 {
+		if err != nil || len(ports) != 1 || strings.ContainsAny(value, ",- ") {
 			return fmt.Errorf("port %q", value)
 		}
 		r.Ports = ports[0]
