@@ -56,7 +56,9 @@ func startShopIn(t *testing.T, l *lab.Lab, config string, issued ...time.Time) *
 	t.Helper()
 	r := &running{Lab: l}
 	r.shop = example.Copy(t, "../../examples/shop", binDir)
-	r.shop.Edit(t, "mtls.yaml", func(text string) string { return text + config })
+	if config != "" {
+		r.shop.Edit(t, "mtls.yaml", func(text string) string { return text + config })
+	}
 	for _, at := range issued {
 		r.shop.Issue(t, at)
 	}
