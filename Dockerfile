@@ -1,8 +1,9 @@
-# The four images of a release. Each holds one static binary and nothing else:
+# The five images of a release. Each holds one static binary and nothing else, but for init-iptables, which adds Debian's iptables:
 #
 #	docker build --target fn    -t ghcr.io/meshless-dev/fn:v0.1.0 .
 #	docker build --target proxy -t ghcr.io/meshless-dev/proxy:v0.1.0 .
 #	docker build --target init  -t ghcr.io/meshless-dev/init:v0.1.0 .
+#	docker build --target init-iptables -t ghcr.io/meshless-dev/init-iptables:v0.1.0 .
 #	docker build --target shop  -t ghcr.io/meshless-dev/shop:v0.1.0 .
 #
 # It uses nothing that the classic builder lacks. Behind a proxy for Go modules: --build-arg GOPROXY=https://...; with no
@@ -53,6 +54,19 @@ LABEL org.opencontainers.image.title="meshless-init" \
 COPY --from=build /out/etc/ /etc/
 COPY --from=build /out/meshless-init /meshless-init
 # Kubernetes grants no ambient capabilities: only root gets the NET_ADMIN that the manifest adds.
+USER 0:0
+ENTRYPOINT ["/meshless-init"]
+
+# For nodes whose kernel lacks a part of nftables (spec.init.backend). It needs no lock file and no writable folder.
+FROM debian:bookworm-slim AS init-iptables
+LABEL org.opencontainers.image.title="meshless-init-iptables" \
+      org.opencontainers.image.description="init container with iptables: routes a pod's TCP through its proxy" \
+      org.opencontainers.image.source="https://github.com/meshless-dev/meshless" \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN apt-get update -qq \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends iptables \
+ && rm -rf /var/lib/apt/lists/*
+COPY --from=build /out/meshless-init /meshless-init
 USER 0:0
 ENTRYPOINT ["/meshless-init"]
 

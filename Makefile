@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 VERSION := $(shell sed -n 's/^const Version = "\(.*\)"$$/\1/p' internal/contract/version.go)
 REGISTRY := ghcr.io/meshless-dev
-IMAGES := fn proxy init shop
+IMAGES := fn proxy init init-iptables shop
 # The race detector needs a C compiler; without one the tests run all the same.
 RACE := $(if $(shell command -v "$$(go env CC)" 2>/dev/null),-race,)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2

@@ -1,5 +1,5 @@
 // Meshless-init runs as the first init container of a pod in the mesh. It routes the pod's TCP through the sidecar proxy, prints the
-// rules that the kernel then holds, and exits. It needs the capability NET_ADMIN and nothing else. Its command line is
+// rules that the kernel then holds, and exits. It needs the capability NET_ADMIN, and NET_RAW for the legacy iptables alone. Its command line is
 // contract.InitArgs; any failure exits 1, so that the pod does not start unprotected.
 package main
 

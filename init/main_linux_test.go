@@ -108,3 +108,27 @@ func TestFailsWithoutNetAdmin(t *testing.T) {
 		t.Errorf("got %v, %q, %q, want a failure that names NET_ADMIN", err, stdout, stderr)
 	}
 }
+
+// With iptables the program starts others, which need no more than it has: iptables-nft no NET_RAW.
+func TestIPTablesNeedsNetAdminOnly(t *testing.T) {
+	if _, err := os.Stat("/usr/sbin/iptables-nft-restore"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("needs iptables, and CI=true: %v", err)
+		}
+		t.Skipf("needs iptables: apt-get install iptables: %v", err)
+	}
+	binary := build(t)
+	stdout, stderr, err := start(t, binary, []uintptr{unix.CAP_NET_ADMIN}, "--backend=IPTables", "--exclude-inbound-ports=22")
+	if err != nil || stderr != "" {
+		t.Fatalf("%v: %s", err, stderr)
+	}
+	for _, want := range []string{": iptables-nft, as --backend=IPTables says", "# ip6tables-nft", "-A MESHLESS_PREROUTING -p tcp -m tcp --dport 22 -j RETURN", "--to-ports 15001"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("%q is missing in\n%s", want, stdout)
+		}
+	}
+	stdout, stderr, err = start(t, binary, nil, "--backend=IPTables")
+	if err == nil || stdout != "" || !strings.Contains(stderr, "capability NET_ADMIN") {
+		t.Errorf("got %v, %q, %q, want a failure that names NET_ADMIN", err, stdout, stderr)
+	}
+}

@@ -45,11 +45,19 @@ var build = sync.OnceValue(func() error {
 // newLab makes a node that has the images of this repository.
 func newLab(t *testing.T) *lab.Lab {
 	t.Helper()
+	return labWith(t, nil)
+}
+
+// labWith is newLab with more folders in the image of the init container that has iptables.
+func labWith(t *testing.T, programs map[string]string) *lab.Lab {
+	t.Helper()
 	lab.Require(t)
 	if err := build(); err != nil {
 		t.Fatal(err)
 	}
 	return lab.New(t, map[string]lab.Image{
+		contract.InitIPTablesImage: {Binary: filepath.Join(binDir, "meshless-init"), Entrypoint: "/meshless-init", UID: 0, Folders: programs},
+
 		contract.InitImage:  {Binary: filepath.Join(binDir, "meshless-init"), Entrypoint: "/meshless-init", UID: 0},
 		contract.ProxyImage: {Binary: filepath.Join(binDir, "meshless-proxy"), Entrypoint: "/meshless-proxy", UID: contract.DefaultUID},
 		shopImage:           {Binary: filepath.Join(binDir, "shop"), Entrypoint: "/shop", UID: 65534},

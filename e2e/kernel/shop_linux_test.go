@@ -48,8 +48,17 @@ type running struct {
 // startShop issues certificates at the given times, one after the other, renders, and starts every pod.
 func startShop(t *testing.T, issued ...time.Time) *running {
 	t.Helper()
-	r := &running{Lab: newLab(t)} // which builds the programs
+	return startShopIn(t, newLab(t), "", issued...)
+}
+
+// startShopIn is startShop in a lab, which built the programs, and with more lines of the config's spec.
+func startShopIn(t *testing.T, l *lab.Lab, config string, issued ...time.Time) *running {
+	t.Helper()
+	r := &running{Lab: l}
 	r.shop = example.Copy(t, "../../examples/shop", binDir)
+	if config != "" {
+		r.shop.Edit(t, "mtls.yaml", func(text string) string { return text + config })
+	}
 	for _, at := range issued {
 		r.shop.Issue(t, at)
 	}

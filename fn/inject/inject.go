@@ -70,7 +70,7 @@ func initContainer(m *model.Model, w *model.Workload) *yaml.Node {
 	rest := node.Object(
 		"securityContext", node.Object(
 			"allowPrivilegeEscalation", false,
-			"capabilities", node.Object("add", []string{"NET_ADMIN"}, "drop", []string{"ALL"}),
+			"capabilities", node.Object("add", initCapabilities(args.Backend), "drop", []string{"ALL"}),
 			"privileged", false,
 			"readOnlyRootFilesystem", true,
 			"runAsGroup", 0,
@@ -82,6 +82,15 @@ func initContainer(m *model.Model, w *model.Workload) *yaml.Node {
 	)
 	c.Content = append(c.Content, rest.Content...)
 	return c
+}
+
+// initCapabilities: NET_ADMIN changes the rules. The legacy iptables talks to the kernel through a raw socket, and which variant a node needs shows only
+// there.
+func initCapabilities(b contract.Backend) []string {
+	if b == contract.BackendIPTables {
+		return []string{"NET_ADMIN", "NET_RAW"}
+	}
+	return []string{"NET_ADMIN"}
 }
 
 func proxyContainer(m *model.Model, w *model.Workload) *yaml.Node {

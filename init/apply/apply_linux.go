@@ -1,31 +1,33 @@
 package apply
 
 import (
+	"errors"
 	"fmt"
 	"io"
-	"time"
+	"strings"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/userdata"
-	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/init/rules"
 	"github.com/meshless-dev/meshless/internal/contract"
 )
 
-const (
-	timeout = 10 * time.Second // for each exchange with the kernel, which answers in milliseconds
+// system is the machine that Apply works on; tests have some without programs.
+type system struct{ directories []string }
 
-	// The kernel takes a transaction as one message and answers every rule of it; the default of 208 KiB ends at some hundred
-	// excluded ports. The memory is used only as needed.
-	netlinkBuffer = 8 << 20
-)
+// host looks for programs where Debian, Alpine and Fedora have them, never in $PATH: what runs with NET_ADMIN is not for an environment to choose.
+var host = system{directories: []string{"/usr/sbin", "/sbin", "/usr/bin"}}
 
 // Apply routes the TCP of the calling thread's network namespace through the proxy and writes the chains, as read back from the
-// kernel, to out. Both back ends of contract mean nftables. Running it again replaces the rules at once; established
+// kernel, to out; the first line says which back end it took and why. Auto means nftables over netlink, and iptables if the kernel has no nftables and the
+// image has the programs. Running it again replaces the rules at once, also those of the other back end; established
 // connections stay. Errors name what was refused and guess the cause.
-func Apply(args contract.InitArgs, out io.Writer) error {
-	if args.Backend != "" && args.Backend != contract.BackendAuto && args.Backend != contract.BackendNFTables {
+func Apply(args contract.InitArgs, out io.Writer) error { return host.apply(args, out) }
+
+func (s system) apply(args contract.InitArgs, out io.Writer) error {
+	switch args.Backend {
+	case "", contract.BackendAuto, contract.BackendNFTables, contract.BackendIPTables:
+	default:
 		return fmt.Errorf("back end %q is not known to this release", args.Backend)
 	}
 	ipv6, err := ipv6Usable()
@@ -36,11 +38,7 @@ func Apply(args contract.InitArgs, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	conn, err := nftables.New(nftables.WithSockOptions(configure))
-	if err != nil {
-		return explainNFTables("open netlink", err)
-	}
-	if err := refuseForeign(conn); err != nil {
+	if err := s.refuseForeignLegacy(); err != nil {
 		return err
 	}
 	if ipv6 {
@@ -48,73 +46,61 @@ func Apply(args contract.InitArgs, out io.Writer) error {
 			return err
 		}
 	}
-	if err := replace(conn, want); err != nil {
-		return err
-	}
-	got, err := readBack(conn, want)
-	if err != nil {
-		return err
-	}
-	return report(out, got, ipv6)
-}
-
-// configure bounds every wait, and makes room for long rule sets.
-func configure(c *netlink.Conn) error {
-	if err := c.SetReadBuffer(netlinkBuffer); err != nil {
-		return err
-	}
-	if err := c.SetWriteBuffer(netlinkBuffer); err != nil {
-		return err
-	}
-	return c.SetDeadline(time.Now().Add(timeout))
-}
-
-// replace defines the table anew in one transaction. Deleting a table that is not there is an error, hence the first
-// AddTable, which changes nothing if it is there.
-func replace(conn *nftables.Conn, set rules.Ruleset) error {
-	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: rules.Table}
-	conn.AddTable(table)
-	conn.DelTable(table)
-	conn.AddTable(table)
-	for _, c := range set.Chains {
-		chain, err := baseChain(table, c)
-		if err != nil {
+	why := "as --backend=" + string(args.Backend) + " says"
+	if args.Backend != contract.BackendIPTables {
+		got, err := writeNFTables(want)
+		if err == nil {
+			return s.finish(out, result{backend: "nftables over netlink", why: "which this kernel has", ipv6: ipv6, nftables: true, text: got.String()})
+		}
+		if args.Backend == contract.BackendNFTables || !noNFTables(err) {
 			return err
 		}
-		conn.AddChain(chain)
-		for _, r := range c.Rules {
-			conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: encode(r), UserData: comment(r)})
+		if len(s.variants()) == 0 {
+			return fmt.Errorf("%w; for such nodes there is the image %s, which has the programs of iptables", err, contract.InitIPTablesImage)
 		}
+		why = fmt.Sprintf("as nftables over netlink failed (%s)", cause(err))
 	}
-	if err := conn.Flush(); err != nil {
-		return explainNFTables("write table inet "+rules.Table, err)
+	got, err := s.writeIPTables(want, ipv6)
+	if err != nil {
+		return fmt.Errorf("iptables, %s: %w", why, err)
 	}
-	return nil
+	got.why = why
+	return s.finish(out, got)
 }
 
-func baseChain(table *nftables.Table, c rules.Chain) (*nftables.Chain, error) {
-	hooks := map[string]*nftables.ChainHook{rules.Prerouting: nftables.ChainHookPrerouting, rules.Output: nftables.ChainHookOutput}
-	hook, ok := hooks[c.Name]
-	if !ok {
-		return nil, fmt.Errorf("chain %q: no hook is named so", c.Name)
+// result is what was done.
+type result struct {
+	backend, why string
+	ipv6         bool
+	nftables     bool    // table inet meshless holds the rules
+	variant      variant // of iptables, if it is not nftables
+	text         string  // the rules as read back
+}
+
+// finish takes out what an earlier run left in another back end, and prints. The new rules are there already: in between a connection meets two
+// rule sets, of which the first redirect counts.
+func (s system) finish(out io.Writer, r result) error {
+	if err := s.removeOthers(r); err != nil {
+		return fmt.Errorf("take out the rules of an earlier run: %w", err)
 	}
-	policy := nftables.ChainPolicyAccept
-	return &nftables.Chain{
-		Table: table, Name: c.Name, Type: nftables.ChainTypeNAT, Hooknum: hook,
-		Priority: nftables.ChainPriorityRef(rules.Priority), Policy: &policy,
-	}, nil
-}
-
-// comment is the rule's reason in the form in which nft stores and shows it.
-func comment(r rules.Rule) []byte {
-	return userdata.AppendString(nil, userdata.TypeComment, r.Why)
-}
-
-func report(out io.Writer, set rules.Ruleset, ipv6 bool) error {
 	families := "IPv4 and IPv6"
-	if !ipv6 {
+	if !r.ipv6 {
 		families = "IPv4; IPv6 is disabled in this pod"
 	}
-	_, err := fmt.Fprintf(out, "# %s %s: the rules of this pod as the kernel holds them (%s)\n%s", contract.InitName, contract.Version, families, set)
+	_, err := fmt.Fprintf(out, "# %s %s: %s, %s; the rules of this pod as the kernel holds them (%s)\n%s", contract.InitName, contract.Version, r.backend, r.why, families, r.text)
 	return err
+}
+
+// noNFTables tells whether the error is one of a kernel that lacks nftables or a part of it, and not, say, of a missing capability.
+func noNFTables(err error) bool {
+	return isAny(err, unix.ENOENT, unix.EOPNOTSUPP, unix.EINVAL, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT)
+}
+
+// cause is the kernel's own error.
+func cause(err error) string {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return errno.Error()
+	}
+	return strings.ReplaceAll(err.Error(), "\n", " ")
 }

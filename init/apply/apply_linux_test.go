@@ -197,10 +197,12 @@ func TestApplyLeavesOtherTablesAlone(t *testing.T) {
 	}))
 }
 
-func TestInboundSource6(t *testing.T) {
+func TestInboundSource6(t *testing.T) { forEachBackend(t, testInboundSource6) }
+
+func testInboundSource6(t *testing.T, b testBackend) {
 	ns := newNetns(t)
-	apply(t, ns, contract.InitArgs{ProxyUID: proxyUID})
-	apply(t, ns, contract.InitArgs{ProxyUID: proxyUID})
+	b.apply(t, ns, contract.InitArgs{ProxyUID: proxyUID})
+	b.apply(t, ns, contract.InitArgs{ProxyUID: proxyUID})
 	must(t, inside(t, ns, func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
@@ -248,7 +250,7 @@ func TestApplyErrors(t *testing.T) {
 			}))
 			return ns
 		}, contract.InitArgs{ProxyUID: proxyUID}, "lo is down"},
-		"unknown back end": {newNetns, contract.InitArgs{ProxyUID: proxyUID, Backend: "IPTables"}, `"IPTables"`},
+		"unknown back end": {newNetns, contract.InitArgs{ProxyUID: proxyUID, Backend: "ipfw"}, `"ipfw"`},
 		"user 0":           {newNetns, contract.InitArgs{}, "--proxy-uid"},
 	} {
 		t.Run(name, func(t *testing.T) {

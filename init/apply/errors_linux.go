@@ -13,7 +13,10 @@ import (
 
 const (
 	hintNetAdmin = "the init container needs the capability NET_ADMIN (securityContext.capabilities.add), and a namespace whose pod-security label admits it"
-	hintModules  = "the node's kernel lacks a part of nftables: run \"modprobe -a nf_tables nft_chain_nat nft_redir\" on the node and list the three in " +
+	hintNetRaw   = "the legacy iptables needs the capability NET_RAW beside NET_ADMIN, which spec.init.backend: IPTables gives to the init container"
+	hintIPTables = "the node's kernel lacks a part of iptables, too: run \"modprobe -a iptable_nat ip6table_nat xt_owner xt_REDIRECT xt_tcpudp\" on the node and list the five in " +
+		"/etc/modules-load.d/meshless.conf; without ip6table_nat the pod can have no IPv6 (the sysctl net.ipv6.conf.all.disable_ipv6=1)"
+	hintModules = "the node's kernel lacks a part of nftables: run \"modprobe -a nf_tables nft_chain_nat nft_redir\" on the node and list the three in " +
 		"/etc/modules-load.d/meshless.conf; kernels before 5.2 have no nat in tables of family inet and cannot run this release"
 )
 
@@ -29,10 +32,21 @@ func explain(operation string, err error) error {
 // or expression whose module is missing; EOPNOTSUPP and EINVAL where nf_tables itself is; EPROTONOSUPPORT and
 // EAFNOSUPPORT where there is no netlink for netfilter at all.
 func explainNFTables(operation string, err error) error {
-	if isAny(err, unix.ENOENT, unix.EOPNOTSUPP, unix.EINVAL, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT) {
+	if noNFTables(err) {
 		return fmt.Errorf("%s: %w: %s", operation, err, hintModules)
 	}
 	return explain(operation, err)
+}
+
+// explainIPTables does so for a program of iptables, whose texts say little: without NET_RAW the legacy one cannot "initialize" a table.
+func explainIPTables(v variant, err error) error {
+	switch {
+	case !capable(unix.CAP_NET_ADMIN):
+		return fmt.Errorf("%w: %s", err, hintNetAdmin)
+	case v == variantLegacy && !capable(unix.CAP_NET_RAW):
+		return fmt.Errorf("%w: %s", err, hintNetRaw)
+	}
+	return err
 }
 
 func isAny(err error, targets ...error) bool {
@@ -50,7 +64,7 @@ var foreignMeshes = []struct{ prefix, mesh string }{
 }
 
 // refuseForeign is an error if another mesh redirects this pod: whose redirect comes first would be chance. Rules of the legacy
-// iptables are not seen here; the function refuses pods that carry another mesh's sidecar.
+// iptables are seen by refuseForeignLegacy only, where the programs are; the function refuses pods that carry another mesh's sidecar.
 func refuseForeign(conn *nftables.Conn) error {
 	tables, err := conn.ListTables()
 	if err != nil {
@@ -71,6 +85,37 @@ func refuseForeign(conn *nftables.Conn) error {
 		}
 		if err := foreign("chain", c.Name); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// refuseForeignNFT does so for a back end that may do without nftables: a kernel that has none holds no such rules.
+func refuseForeignNFT() error {
+	conn, err := nftables.New(nftables.WithSockOptions(configure))
+	if err == nil {
+		err = refuseForeign(conn)
+	}
+	if noNFTables(err) {
+		return nil
+	}
+	return err
+}
+
+// refuseForeignLegacy does so for the tables of the legacy iptables, as far as the image has its programs and the container may run them.
+func (s system) refuseForeignLegacy() error {
+	if s.program(variantLegacy, rules.IPv4, "save") == "" || !capable(unix.CAP_NET_RAW) {
+		return nil
+	}
+	for _, f := range []rules.Family{rules.IPv4, rules.IPv6} {
+		held, err := s.held(variantLegacy, f)
+		if err != nil {
+			return err
+		}
+		for _, c := range held.Chains {
+			if err := foreign("chain", c); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -19,6 +19,12 @@ import (
 // disableIPv6 is the switch of lo; net.ipv6.conf.all.disable_ipv6 sets it too. It is absent where the kernel has no IPv6.
 const disableIPv6 = "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
 
+// ipv6Known tells whether the kernel has IPv6 at all, usable or not.
+func ipv6Known() bool {
+	_, err := os.Stat(disableIPv6)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 // ipv6Usable tells whether the pod has IPv6. It is an error if an interface has an IPv6 address while lo may have none: the rules would
 // send IPv6 to a loopback address that does not exist.
 func ipv6Usable() (bool, error) {

@@ -139,12 +139,14 @@ func (s step) check(t *testing.T) {
 	}
 }
 
-func TestRouting(t *testing.T) {
+func TestRouting(t *testing.T) { forEachBackend(t, testRouting) }
+
+func testRouting(t *testing.T, b testBackend) {
 	for name, f := range families {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
 			populate(t, l, f)
-			apply(t, l.pod, labArgs(t))
+			b.apply(t, l.pod, labArgs(t))
 			for _, s := range steps(l, f) {
 				t.Run(s.name, s.check)
 			}
@@ -153,12 +155,14 @@ func TestRouting(t *testing.T) {
 }
 
 // A pod without IPv6: every IPv4 path is as it is otherwise.
-func TestRoutingWithoutIPv6(t *testing.T) {
+func TestRoutingWithoutIPv6(t *testing.T) { forEachBackend(t, testRoutingWithoutIPv6) }
+
+func testRoutingWithoutIPv6(t *testing.T, b testBackend) {
 	l := newLab(t)
 	setSysctl(t, l.pod, "net/ipv6/conf/all/disable_ipv6", "1")
 	f := families["IPv4"]
 	populate(t, l, f)
-	if text := apply(t, l.pod, labArgs(t)); strings.Contains(text, "ip6 ") || !strings.Contains(text, "IPv6 is disabled in this pod") {
+	if text := b.apply(t, l.pod, labArgs(t)); strings.Contains(text, "ip6 ") || !strings.Contains(text, "IPv6 is disabled in this pod") {
 		t.Errorf("got\n%s\nwant no rule for IPv6", text)
 	}
 	for _, s := range steps(l, f) {
@@ -167,10 +171,12 @@ func TestRoutingWithoutIPv6(t *testing.T) {
 }
 
 // IPv6 that appears behind init's back must not be a way around the proxy.
-func TestIPv6EnabledLater(t *testing.T) {
+func TestIPv6EnabledLater(t *testing.T) { forEachBackend(t, testIPv6EnabledLater) }
+
+func testIPv6EnabledLater(t *testing.T, b testBackend) {
 	l := newLab(t)
 	setSysctl(t, l.pod, "net/ipv6/conf/all/disable_ipv6", "1")
-	apply(t, l.pod, labArgs(t))
+	b.apply(t, l.pod, labArgs(t))
 	setSysctl(t, l.pod, "net/ipv6/conf/all/disable_ipv6", "0")
 	must(t, inside(t, l.pod, func() error {
 		if err := addAddresses("eth0", pod6+"/64"); err != nil {
@@ -186,7 +192,9 @@ func TestIPv6EnabledLater(t *testing.T) {
 
 // A peer on the same link addresses packets to the pod's loopback addresses, and the pod's sysctls even let them in. They land on the
 // inbound proxy, which refuses an original destination that is not the pod's address; never on a loopback listener.
-func TestLoopbackFromOutside(t *testing.T) {
+func TestLoopbackFromOutside(t *testing.T) { forEachBackend(t, testLoopbackFromOutside) }
+
+func testLoopbackFromOutside(t *testing.T, b testBackend) {
 	l := newLab(t)
 	for _, ns := range []netns.NsHandle{l.pod, l.peer} {
 		setSysctl(t, ns, "net/ipv4/conf/all/route_localnet", "1")
@@ -199,7 +207,7 @@ func TestLoopbackFromOutside(t *testing.T) {
 	}))
 	populate(t, l, families["IPv4"])
 	populate(t, l, families["IPv6"])
-	apply(t, l.pod, labArgs(t))
+	b.apply(t, l.pod, labArgs(t))
 	for _, host := range []string{"127.0.0.1", contract.InboundSource4} {
 		for _, port := range []int{contract.OutboundPort, contract.AdminPort, privatePort} {
 			t.Run(hostPort(host, port), step{ns: l.peer, source: peer4, host: host, port: port, answers: "inbound"}.check)
@@ -224,11 +232,13 @@ func deleteAddress(device, address string) error {
 }
 
 // A container runtime that lost the init container runs it again, under traffic.
-func TestApplyAgainKeepsConnections(t *testing.T) {
+func TestApplyAgainKeepsConnections(t *testing.T) { forEachBackend(t, testApplyAgainKeepsConnections) }
+
+func testApplyAgainKeepsConnections(t *testing.T, b testBackend) {
 	l := newLab(t)
 	f := families["IPv4"]
 	populate(t, l, f)
-	apply(t, l.pod, labArgs(t))
+	b.apply(t, l.pod, labArgs(t))
 	in, line, err := connect(t, l.peer, 0, "", hostPort(f.pod, appPort))
 	if err != nil || !strings.HasPrefix(line, "inbound ") {
 		t.Fatalf("got %q, %v", line, err)
@@ -237,7 +247,7 @@ func TestApplyAgainKeepsConnections(t *testing.T) {
 	if err != nil || !strings.HasPrefix(line, "outbound ") {
 		t.Fatalf("got %q, %v", line, err)
 	}
-	apply(t, l.pod, labArgs(t))
+	b.apply(t, l.pod, labArgs(t))
 	for name, c := range map[string]io.ReadWriter{"inbound": in, "outbound": out} {
 		if _, err := io.WriteString(c, "still there\n"); err != nil {
 			t.Fatal(err)
@@ -249,9 +259,11 @@ func TestApplyAgainKeepsConnections(t *testing.T) {
 }
 
 // UDP is not ours: DNS, QUIC and the rest leave and arrive as if there were no rules.
-func TestUDPIsUntouched(t *testing.T) {
+func TestUDPIsUntouched(t *testing.T) { forEachBackend(t, testUDPIsUntouched) }
+
+func testUDPIsUntouched(t *testing.T, b testBackend) {
 	l := newLab(t)
-	apply(t, l.pod, labArgs(t))
+	b.apply(t, l.pod, labArgs(t))
 	for name, f := range families {
 		for direction, way := range map[string]struct {
 			from, to netns.NsHandle

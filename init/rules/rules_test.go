@@ -51,20 +51,32 @@ func TestGoldens(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := set.String()
-			if *update {
-				if err := os.WriteFile(path, []byte(header+"\n"+got), 0o644); err != nil {
+			checkGolden(t, path, header+"\n", want, set.String())
+			for _, f := range []Family{IPv4, IPv6} {
+				of := strings.TrimSuffix(path, ".golden") + "." + f.Program("")
+				data, err := os.ReadFile(of)
+				if err != nil && !*update {
 					t.Fatal(err)
 				}
-				return
-			}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("-want +got (go test ./init/rules -update writes it):\n%s", diff)
+				checkGolden(t, of, "", string(data), set.IPTables(f))
 			}
 			for _, c := range set.Chains {
 				checkChain(t, c)
 			}
 		})
+	}
+}
+
+func checkGolden(t *testing.T, path, header, want, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, []byte(header+got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got (go test ./init/rules -update writes it):\n%s", diff)
 	}
 }
 

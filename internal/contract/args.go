@@ -17,6 +17,7 @@ type Backend string
 const (
 	BackendAuto     Backend = "Auto"
 	BackendNFTables Backend = "NFTables"
+	BackendIPTables Backend = "IPTables"
 )
 
 // InitArgs is the command line of meshless-init. The function writes it, so that a reviewer reads in the manifest what bypasses the proxy.
@@ -57,12 +58,13 @@ func ParseInitArgs(args []string, usage io.Writer) (InitArgs, error) {
 		a.ExcludeOutboundCIDRs, err = ParsePrefixes(s)
 		return err
 	})
-	fs.Func("backend", "Auto or NFTables (default Auto)", func(s string) error {
+	fs.Func("backend", "Auto, NFTables or IPTables (default Auto)", func(s string) error {
 		a.Backend = Backend(s)
-		if a.Backend != BackendAuto && a.Backend != BackendNFTables {
-			return fmt.Errorf("%q is neither Auto nor NFTables", s)
+		switch a.Backend {
+		case BackendAuto, BackendNFTables, BackendIPTables:
+			return nil
 		}
-		return nil
+		return fmt.Errorf("%q is not Auto, NFTables or IPTables", s)
 	})
 	if err := parseAll(fs, args); err != nil {
 		return InitArgs{}, err

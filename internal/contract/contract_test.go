@@ -206,6 +206,10 @@ func TestInitArgs(t *testing.T) {
 	if diff := cmp.Diff(want, got, addrs); diff != "" {
 		t.Error(diff)
 	}
+	want.Backend = contract.BackendIPTables
+	if got, err := contract.ParseInitArgs(want.Args(), io.Discard); err != nil || got.Backend != contract.BackendIPTables {
+		t.Errorf("%+v, %v", got, err)
+	}
 	for _, bad := range [][]string{{"--proxy-uid=0"}, {"--proxy-uid=x"}, {"--unknown"}, {"stray"}, {"--exclude-inbound-ports=0"}, {"--exclude-outbound-cidrs=10.0.0.1/8"}, {"--backend=x"}} {
 		if _, err := contract.ParseInitArgs(bad, io.Discard); err == nil {
 			t.Errorf("%v: accepted", bad)

@@ -8,4 +8,6 @@ const (
 	FnImage    = "ghcr.io/meshless-dev/fn:" + Version
 	ProxyImage = "ghcr.io/meshless-dev/proxy:" + Version
 	InitImage  = "ghcr.io/meshless-dev/init:" + Version
+
+	InitIPTablesImage = "ghcr.io/meshless-dev/init-iptables:" + Version // InitImage with the programs of iptables
 )

@@ -78,6 +78,9 @@ func (p *Pod) process(c corev1.Container) (*process, error) {
 	}
 	uid, gid := image.UID, image.UID
 	spec := &process{Binds: map[string]string{image.Entrypoint: image.Binary}}
+	for target, source := range image.Folders {
+		spec.Binds[target], spec.ReadOnlyBinds = source, append(spec.ReadOnlyBinds, target)
+	}
 	if s := c.SecurityContext; s != nil {
 		if s.RunAsUser != nil {
 			if uid = int(*s.RunAsUser); uid != image.UID {

@@ -31,11 +31,12 @@ const (
 // dnsAddr is the DNS server's, on the first node.
 var dnsAddr = netip.MustParseAddr("10.42.255.53")
 
-// Image is what a container image is to the lab: one static binary, as in the images of this repository.
+// Image is what a container image is to the lab: one static binary, as in the images of this repository, and what else it holds.
 type Image struct {
-	Binary     string // on this machine
-	Entrypoint string // in the container
-	UID        int    // USER of the image, for containers that set no runAsUser
+	Binary     string            // on this machine
+	Entrypoint string            // in the container
+	UID        int               // USER of the image, for containers that set no runAsUser
+	Folders    map[string]string // path in the container -> folder on this machine, read-only
 }
 
 // Lab is a cluster of one node, or of several (AddNode).

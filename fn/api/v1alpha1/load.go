@@ -63,8 +63,11 @@ func (c *MutualTLS) Default() {
 	fill(&s.Sidecar.UID, contract.DefaultUID)
 	fill(&s.Proxy.Image, contract.ProxyImage)
 	fill(&s.Proxy.LogLevel, "info")
-	fill(&s.Init.Image, contract.InitImage)
 	fill(&s.Init.Backend, contract.BackendAuto)
+	if s.Init.Backend == contract.BackendIPTables {
+		fill(&s.Init.Image, contract.InitIPTablesImage)
+	}
+	fill(&s.Init.Image, contract.InitImage)
 }
 
 // fromConfigMap reads the flat keys that people write under configMap: in a Kptfile.

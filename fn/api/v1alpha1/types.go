@@ -182,10 +182,10 @@ type Proxy struct {
 
 // InitContainer configures the init container.
 type InitContainer struct {
-	Image           string                       `json:"image,omitempty"`           // default: that of the release
+	Image           string                       `json:"image,omitempty"`           // default: that of the release, for the back end
 	ImagePullPolicy corev1.PullPolicy            `json:"imagePullPolicy,omitempty"` // Always, IfNotPresent, Never; default: that of Kubernetes
 	Resources       *corev1.ResourceRequirements `json:"resources,omitempty"`       // default: requests 10m and 16Mi, limit 64Mi of memory
-	Backend         contract.Backend             `json:"backend,omitempty"`         // Auto, NFTables; default Auto
+	Backend         contract.Backend             `json:"backend,omitempty"`         // Auto: nftables, or iptables-nft where the image has it; NFTables: over netlink, or not at all; IPTables: iptables-nft or iptables-legacy, see config.md; default Auto
 }
 
 // PortList is a list of ports and ranges: [80, "9000-9010"].

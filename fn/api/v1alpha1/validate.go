@@ -99,7 +99,7 @@ func (v *validator) enums(s Spec) {
 	v.oneOf("spec.authorization.mode", string(s.Authorization.Mode), string(AuthorizationEnforce), string(AuthorizationDryRun))
 	v.oneOf("spec.authorization.default", string(s.Authorization.Default), string(contract.AllowMesh), string(contract.DenyDefault))
 	v.oneOf("spec.sidecar.mode", string(s.Sidecar.Mode), string(NativeSidecar), string(ContainerSidecar))
-	v.oneOf("spec.init.backend", string(s.Init.Backend), string(contract.BackendAuto), string(contract.BackendNFTables))
+	v.oneOf("spec.init.backend", string(s.Init.Backend), string(contract.BackendAuto), string(contract.BackendNFTables), string(contract.BackendIPTables))
 	v.oneOf("spec.proxy.logLevel", s.Proxy.LogLevel, "debug", "info", "warn", "error")
 	if s.Sidecar.UID < 1 || s.Sidecar.UID > 1<<31-1 {
 		v.fail("spec.sidecar.uid", "%d is not the id of a non-root user", s.Sidecar.UID)

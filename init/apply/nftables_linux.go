@@ -1,0 +1,87 @@
+package apply
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+
+	"github.com/meshless-dev/meshless/init/rules"
+)
+
+const (
+	timeout = 10 * time.Second // for each exchange with the kernel, which answers in milliseconds
+
+	// The kernel takes a transaction as one message and answers every rule of it; the default of 208 KiB ends at some hundred
+	// excluded ports. The memory is used only as needed.
+	netlinkBuffer = 8 << 20
+)
+
+// writeNFTables puts the rules into the kernel over netlink and returns them as read back.
+func writeNFTables(want rules.Ruleset) (rules.Ruleset, error) {
+	conn, err := nftables.New(nftables.WithSockOptions(configure))
+	if err != nil {
+		return rules.Ruleset{}, explainNFTables("open netlink", err)
+	}
+	if err := refuseForeign(conn); err != nil {
+		return rules.Ruleset{}, err
+	}
+	if err := replace(conn, want); err != nil {
+		return rules.Ruleset{}, err
+	}
+	return readBack(conn, want)
+}
+
+// configure bounds every wait, and makes room for long rule sets.
+func configure(c *netlink.Conn) error {
+	if err := c.SetReadBuffer(netlinkBuffer); err != nil {
+		return err
+	}
+	if err := c.SetWriteBuffer(netlinkBuffer); err != nil {
+		return err
+	}
+	return c.SetDeadline(time.Now().Add(timeout))
+}
+
+// replace defines the table anew in one transaction. Deleting a table that is not there is an error, hence the first
+// AddTable, which changes nothing if it is there.
+func replace(conn *nftables.Conn, set rules.Ruleset) error {
+	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: rules.Table}
+	conn.AddTable(table)
+	conn.DelTable(table)
+	conn.AddTable(table)
+	for _, c := range set.Chains {
+		chain, err := baseChain(table, c)
+		if err != nil {
+			return err
+		}
+		conn.AddChain(chain)
+		for _, r := range c.Rules {
+			conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: encode(r), UserData: comment(r)})
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		return explainNFTables("write table inet "+rules.Table, err)
+	}
+	return nil
+}
+
+func baseChain(table *nftables.Table, c rules.Chain) (*nftables.Chain, error) {
+	hooks := map[string]*nftables.ChainHook{rules.Prerouting: nftables.ChainHookPrerouting, rules.Output: nftables.ChainHookOutput}
+	hook, ok := hooks[c.Name]
+	if !ok {
+		return nil, fmt.Errorf("chain %q: no hook is named so", c.Name)
+	}
+	policy := nftables.ChainPolicyAccept
+	return &nftables.Chain{
+		Table: table, Name: c.Name, Type: nftables.ChainTypeNAT, Hooknum: hook,
+		Priority: nftables.ChainPriorityRef(rules.Priority), Policy: &policy,
+	}, nil
+}
+
+// comment is the rule's reason in the form in which nft stores and shows it.
+func comment(r rules.Rule) []byte {
+	return userdata.AppendString(nil, userdata.TypeComment, r.Why)
+}

@@ -1,0 +1,186 @@
+package rules
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// full is a set that has a rule of each form.
+func full(t testing.TB) Ruleset {
+	t.Helper()
+	cidrs, err := contract.ParsePrefixes("10.1.0.0/16,192.0.2.7/32,0.0.0.0/0,fd00::/8,2001:db8::7/128,::/0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := New(contract.InitArgs{
+		ProxyUID: 15000, ExcludeInboundPorts: contract.Ports{{First: 22, Last: 22}, {First: 9000, Last: 9010}},
+		ExcludeOutboundPorts: contract.PortsOf(25), ExcludeOutboundCIDRs: cidrs,
+	}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+// restored is what iptables-save prints after IPTables was restored into an empty table.
+func restored(set Ruleset, f Family) string {
+	text := ":PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n" + strings.ReplaceAll(strings.TrimPrefix(set.IPTables(f), "*nat\n"), "-I ", "-A ")
+	return "# Generated\n*nat\n" + text + "# Completed\n"
+}
+
+func parsed(t *testing.T, text string) NAT {
+	t.Helper()
+	n, err := ParseNAT(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// Both back ends mean the same: what iptables reads says, rule by rule, what nft reads says, but for what the other family alone would match.
+func TestBothTextsSayTheSame(t *testing.T) {
+	set := full(t)
+	for _, f := range []Family{IPv4, IPv6} {
+		got, err := parsed(t, restored(set, f)).Compare(f, set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := set.Of(f)
+		for i := range want.Chains {
+			for j, r := range want.Chains[i].Rules {
+				why := r.Why
+				want.Chains[i].Rules[j] = r.canonical()
+				want.Chains[i].Rules[j].Why = why
+			}
+		}
+		if diff := cmp.Diff(want.String(), got.String()); diff != "" {
+			t.Errorf("%s: -want +got:\n%s", f, diff)
+		}
+		other := map[Family]string{IPv4: "ip6 ", IPv6: "ip "}[f]
+		if strings.Contains(got.String(), " "+other) || strings.Contains(got.String(), "\t"+other) {
+			t.Errorf("%s: a rule of the other family in\n%s", f, got)
+		}
+	}
+	for i, c := range set.Chains { // and no rule belongs to neither
+		for _, r := range c.Rules {
+			if !slices.Contains(set.Of(IPv4).Chains[i].Rules, r) && !slices.Contains(set.Of(IPv6).Chains[i].Rules, r) {
+				t.Errorf("%s: no family has %s", c.Name, r)
+			}
+		}
+	}
+}
+
+func TestCompareNoticesDifferences(t *testing.T) {
+	set := full(t)
+	held := restored(set, IPv4)
+	for name, c := range map[string]struct{ old, with, want string }{
+		"a rule in front":      {"-A MESHLESS_PREROUTING", "-A MESHLESS_PREROUTING -j RETURN\n-A MESHLESS_PREROUTING", "rule 1 is -j RETURN, meant was -p tcp -m tcp --dport 15020:15021"},
+		"a rule behind":        {"COMMIT", "-A MESHLESS_OUTPUT -j RETURN\nCOMMIT", "meant was no further rule"},
+		"a rule less":          {"-A MESHLESS_OUTPUT -p tcp -j REDIRECT --to-ports 15001\n", "", "is missing: -p tcp -j REDIRECT --to-ports 15001"},
+		"another user":         {"--uid-owner 15000", "--uid-owner 15001", "--uid-owner 15001"},
+		"another port":         {"--to-ports 15001", "--to-ports 15002", "--to-ports 15002"},
+		"not negated":          {"! -d 127", "-d 127", "meant was ! -d 127.0.0.0/8"},
+		"another extension":    {"-A MESHLESS_OUTPUT -p tcp -j REDIRECT", "-A MESHLESS_OUTPUT -p tcp -m mark --mark 1 -j REDIRECT", "-m mark"},
+		"another interface":    {"-o lo", "-o eth0", "eth0"},
+		"no jump":              {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n", "", "OUTPUT does not begin with"},
+		"a jump too much":      {"COMMIT", "-A OUTPUT -p tcp -j MESHLESS_OUTPUT\nCOMMIT", "3 jumps"},
+		"a foreign rule first": {"-A OUTPUT -p tcp", "-A OUTPUT -j ACCEPT\n-A OUTPUT -p tcp", "OUTPUT does not begin with"},
+		"a narrower jump":      {"-A OUTPUT -p tcp -j", "-A OUTPUT -p tcp -m tcp --dport 1 -j", "OUTPUT does not begin with"},
+		"a chain of ours":      {":MESHLESS_OUTPUT", ":MESHLESS_OLD - [0:0]\n:MESHLESS_OUTPUT", "3 chains instead of 2"},
+		"no chain":             {":MESHLESS_OUTPUT - [0:0]\n", "", "1 chains instead of 2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := strings.Replace(held, c.old, c.with, 1)
+			if text == held {
+				t.Fatalf("%q is not in\n%s", c.old, held)
+			}
+			if _, err := parsed(t, text).Compare(IPv4, set); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got error %v, want one that says %q", err, c.want)
+			}
+		})
+	}
+}
+
+// A second run's text deletes each jump of the first one and refills its chains; a chain of an older release goes, what is not ours is not named.
+func TestRestoreReplaces(t *testing.T) {
+	set := full(t)
+	text := strings.Replace(restored(set, IPv4), "COMMIT", "-A OUTPUT -m comment --comment \"old one\" -j MESHLESS_OLD\n-A OUTPUT -j CNI\nCOMMIT", 1)
+	text = strings.Replace(text, ":OUTPUT", ":MESHLESS_OLD - [0:0]\n:CNI - [0:0]\n:OUTPUT", 1)
+	held := parsed(t, text)
+	got := set.Restore(IPv4, held)
+	want := "*nat\n:MESHLESS_PREROUTING - [0:0]\n:MESHLESS_OUTPUT - [0:0]\n" +
+		"-D PREROUTING -p tcp -j MESHLESS_PREROUTING\n-D OUTPUT -p tcp -j MESHLESS_OUTPUT\n-D OUTPUT -m comment --comment \"old one\" -j MESHLESS_OLD\n" +
+		"-F MESHLESS_OLD\n-X MESHLESS_OLD\n#"
+	if !strings.HasPrefix(got, want) || strings.Contains(got, "CNI") {
+		t.Errorf("got\n%s\nwant at its begin\n%s", got, want)
+	}
+	if !held.Ours() || (NAT{Chains: []string{"CNI"}}).Ours() {
+		t.Error("Ours does not tell our chains from others")
+	}
+	clean := held.Clean()
+	for _, line := range []string{"-X MESHLESS_OLD", "-X MESHLESS_OUTPUT", "-X MESHLESS_PREROUTING", "-F MESHLESS_OUTPUT", "-D OUTPUT -p tcp -j MESHLESS_OUTPUT"} {
+		if !strings.Contains(clean, line+"\n") {
+			t.Errorf("%q is missing in\n%s", line, clean)
+		}
+	}
+}
+
+func TestParseNATRefuses(t *testing.T) {
+	for _, text := range []string{"-A OUTPUT -j X", "*filter\n-A INPUT -j DROP", "*nat\n-I OUTPUT -j X", "*nat\n-A OUTPUT", "*nat\nhello", "*nat\nCOMMIT\n:X - [0:0]"} {
+		if n, err := ParseNAT(text); err == nil {
+			t.Errorf("%q: got %+v, want an error", text, n)
+		}
+	}
+}
+
+func TestParseIPTablesRefuses(t *testing.T) {
+	for _, spec := range []string{
+		"", "-j", "-j DROP", "-j REDIRECT", "-j REDIRECT --to-ports 0", "-p tcp -j REDIRECT --to-ports 1-2", "-j REDIRECT --to-ports 1", "-p udp -j RETURN", "-p tcp -j RETURN",
+		"-s 10.0.0.0/8 -j RETURN", "-s x -j RETURN", "-d 10.0.0.1/8 -j RETURN", "! -s 10.0.0.1 -j RETURN", "! -o lo -j RETURN", "-o lo+ -j RETURN", "-j RETURN -j RETURN",
+		"-p tcp -m tcp --dport 0 -j RETURN", "-p tcp -m tcp --dport 1,2 -j RETURN", "-m owner --uid-owner 0 -j RETURN", "-m owner --gid-owner 1 -j RETURN",
+		"-m owner ! --uid-owner 1 -j RETURN", "-m comment --comment x -j RETURN", `-o "lo -j RETURN`, "-i lo -j RETURN", "-g RETURN", "!", "! -d ::/0 -j RETURN", "-p tcp -m tcp --dport 1 -m tcp --dport 2 -j RETURN",
+	} {
+		if r, err := ParseIPTables(spec); err == nil {
+			t.Errorf("%q: got %s, want an error", spec, r.IPTables())
+		}
+	}
+}
+
+func TestSplit(t *testing.T) {
+	for line, want := range map[string]string{
+		`-m comment --comment "a \"b\" c" -j X`: `["-m" "comment" "--comment" "a \"b\" c" "-j" "X"]`,
+		`--comment "the pod\'s"`:                `["--comment" "the pod's"]`,
+		` a	"" b `:                              `["a" "" "b"]`,
+	} {
+		if words, err := split(line); err != nil || fmt.Sprintf("%q", words) != want {
+			t.Errorf("%s: got %q, %v, want %s", line, words, err, want)
+		}
+	}
+}
+
+// FuzzParseIPTables: what is read, is written again as a text that reads the same, so that no two rules of a kernel read as one.
+func FuzzParseIPTables(f *testing.F) {
+	for _, family := range []Family{IPv4, IPv6} {
+		for _, c := range full(f).Of(family).Chains {
+			for _, r := range c.Rules {
+				f.Add(r.IPTables())
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, spec string) {
+		r, err := ParseIPTables(spec)
+		if err != nil {
+			return
+		}
+		again, err := ParseIPTables(r.IPTables())
+		if err != nil || again != r {
+			t.Fatalf("%q reads as %+v, writes as %q, which reads as %+v (%v)", spec, r, r.IPTables(), again, err)
+		}
+	})
+}
