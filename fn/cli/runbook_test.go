@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,6 +58,31 @@ func TestEveryRunbookIsTested(t *testing.T) {
 	}
 }
 
+// TestRunbooksStopAtAnError: a person pastes a block into a shell that goes on after an error, so whatever follows a command of ours that may refuse is chained to it.
+func TestRunbooksStopAtAnError(t *testing.T) {
+	refuses := regexp.MustCompile(`\bmeshless (issue|revoke|verify|keygen) `)
+	chained := 0
+	for name, steps := range readRunbooks(t.Fatal) {
+		for i, s := range steps {
+			ours, goesOn := false, true
+			for line := range strings.Lines(s.commands) {
+				line = strings.TrimSpace(line)
+				if ours && !goesOn {
+					t.Errorf("%s, step %d: %q runs whatever became of what is before it", name, i+1, line)
+				}
+				ours = ours || refuses.MatchString(line)
+				goesOn = strings.HasSuffix(line, "&&") || strings.HasSuffix(line, `\`)
+				if ours && goesOn {
+					chained++
+				}
+			}
+		}
+	}
+	if chained < 20 {
+		t.Errorf("%d lines are chained to one of ours; does this test still read the page rightly?", chained)
+	}
+}
+
 // runbookStep is one block of commands, and what the page says that one sees.
 type runbookStep struct {
 	commands string
@@ -98,22 +124,40 @@ func anchor(title string) string {
 	return regexp.MustCompile(`[^a-z0-9-]`).ReplaceAllString(strings.ReplaceAll(strings.ToLower(strings.TrimSpace(title)), " ", "-"), "")
 }
 
-// step NAME N runs the Nth block of commands of a runbook, from the folder repo, and compares what the page shows with what is seen.
+// step NAME N [VARIABLE=VALUE] runs the Nth block of commands of a runbook, from the folder repo, and compares what the page shows with what is seen. The variable is
+// what the page says to write there instead. A block that is to fail runs as in a person's shell, which goes on after an error.
 func step(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) != 2 {
-		ts.Fatalf("usage: step NAME N")
+	if len(args) < 2 || len(args) > 3 {
+		ts.Fatalf("usage: step NAME N [VARIABLE=VALUE]")
 	}
 	steps := readRunbooks(func(v ...any) { ts.Fatalf("%v", v) })[args[0]]
 	n := int(args[1][0] - '1')
 	if n < 0 || n >= len(steps) {
 		ts.Fatalf("runbook %q has %d steps", args[0], len(steps))
 	}
-	script := "cd \"$HOME/repo\"\n" + steps[n].commands
-	if err := ts.Exec("bash", "-euo", "pipefail", "-c", script); (err != nil) != neg {
+	commands := remembered(steps[:n]) + steps[n].commands
+	if len(args) == 3 {
+		name, _, _ := strings.Cut(args[2], "=")
+		assignment := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + `=.*$`)
+		if !assignment.MatchString(commands) {
+			ts.Fatalf("%s: nothing sets %s in step %s or before", args[0], name, args[1])
+		}
+		commands = assignment.ReplaceAllLiteralString(commands, args[2])
+	}
+	flags := "-euo"
+	if neg {
+		flags = "-uo"
+	}
+	script := "cd \"$HOME/repo\"\n" + commands
+	if err := ts.Exec("bash", flags, "pipefail", "-c", script); (err != nil) != neg {
 		ts.Fatalf("%s%v", script, err)
 	}
+	shown := steps[n].seen
+	if neg && !slices.ContainsFunc(shown, func(line string) bool { return strings.HasPrefix(line, "error:") }) {
+		return // the page shows what is seen when it works
+	}
 	seen := strings.Split(ts.ReadFile("stderr")+ts.ReadFile("stdout"), "\n")
-	for _, want := range steps[n].seen {
+	for _, want := range shown {
 		pattern := regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(want), "…", ".*") + "$")
 		found := false
 		for _, line := range seen {
@@ -123,6 +167,17 @@ func step(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("the page shows %q, which is not seen after\n%s", want, script)
 		}
 	}
+}
+
+// remembered are the variables that a person's shell has of the steps before.
+func remembered(steps []runbookStep) string {
+	var out strings.Builder
+	for _, s := range steps {
+		for _, line := range regexp.MustCompile(`(?m)^[a-z]+=[^$\n]+$`).FindAllString(s.commands, -1) {
+			out.WriteString(line + "\n")
+		}
+	}
+	return out.String()
 }
 
 // recipient FILE OLD KEYFILE writes the recipient of a new identity into a config, in place of that of the script's CA or CLUSTER.

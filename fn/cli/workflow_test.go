@@ -28,6 +28,7 @@ type workflow struct {
 	Env         map[string]string `yaml:"env"`
 	Permissions map[string]string `yaml:"permissions"`
 	Jobs        map[string]struct {
+		Environment string            `yaml:"environment"`
 		Permissions map[string]string `yaml:"permissions"`
 		Steps       []workflowStep    `yaml:"steps"`
 	} `yaml:"jobs"`
@@ -80,6 +81,9 @@ func TestWorkflowIsSound(t *testing.T) {
 	}
 	if commands < 5 || identities != 1 || w.Env["MESHLESS_CA_IDENTITY"] != "" {
 		t.Errorf("%d commands, %d steps with the CA's identity", commands, identities)
+	}
+	if w.Jobs["renew"].Environment == "" || w.Jobs["verify"].Environment != "" {
+		t.Error("the environment that holds the secret belongs to the job that issues, and to no other")
 	}
 	if len(w.Jobs["verify"].Permissions) != 0 || len(w.Permissions) != 1 || w.Permissions["contents"] != "read" {
 		t.Error("the job for pull requests may do more than read")
