@@ -29,10 +29,13 @@ type managedSpec struct {
 		Encoding       string `json:"encoding"`
 		RotationPolicy string `json:"rotationPolicy"`
 	} `json:"privateKey"`
-	IssuerRef struct {
-		Name string `json:"name"`
-		Kind string `json:"kind"`
-	} `json:"issuerRef"`
+	IssuerRef issuerRef `json:"issuerRef"`
+}
+
+type issuerRef struct {
+	Name  string `json:"name"`
+	Kind  string `json:"kind"`
+	Group string `json:"group"`
 }
 
 // whom is where a proxy takes its bundle from.
@@ -70,6 +73,11 @@ func (c *checker) readCertificate(item *yaml.RNode) {
 	}
 	if spec.PrivateKey.Encoding != "PKCS8" || spec.PrivateKey.RotationPolicy != "Always" {
 		wrong("privateKey", "must have encoding PKCS8, which the proxy reads, and rotationPolicy Always")
+	}
+	if c.issuer == nil {
+		c.issuer = &spec.IssuerRef
+	} else if *c.issuer != spec.IssuerRef { // a pod that has no other bundle would trust whatever CA its issuer names
+		wrong("issuerRef", "names another issuer (%s/%s) than the mesh's other Certificates (%s/%s); render the whole package again", spec.IssuerRef.Kind, spec.IssuerRef.Name, c.issuer.Kind, c.issuer.Name)
 	}
 	name := object.Namespace + "/" + spec.SecretName
 	if other := c.managed[name]; other != nil {

@@ -59,6 +59,7 @@ func TestCheckManaged(t *testing.T) {
 		"key kept":            {edit(good, "rotationPolicy: Always", "rotationPolicy: Never"), "rotationPolicy Always"},
 		"unreadable":          {edit(good, "isCA: false", "isCA: [x]"), "cannot be read"},
 		"one Secret for two":  {edit(good, "secretName: meshless-tls-deployment-web", "secretName: meshless-tls-job-once") + strings.Replace("---\n"+certificate+"  namespace: ops\n  annotations: {meshless.dev/identity: 'spiffe://cluster.local/ns/ops/x/y'}\nspec: {secretName: meshless-tls-job-once, uris: ['spiffe://cluster.local/ns/ops/x/y'], usages: [digital signature, server auth, client auth], privateKey: {encoding: PKCS8, rotationPolicy: Always}}\n", "web", "y", 1), `is "meshless-tls-job-once", which certificate ops/`},
+		"another issuer":      {edit(good, "  issuerRef:\n    name: ", "  issuerRef:\n    name: private-"), "names another issuer"},
 		"no Certificate":      {edit(good, certificate, strings.Replace(certificate, "cert-manager.io", "example.org", 1)), "neither a Certificate of cert-manager in the input writes it, nor does the annotation"},
 		"other Secret":        {edit(good, "              name: meshless-tls-deployment-web", "              name: stolen"), `mounts secret "stolen" with tls.key: neither`},
 		"other's Certificate": {edit(good, "secretName: meshless-tls-deployment-web", "secretName: other"), "neither a Certificate"},

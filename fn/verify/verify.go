@@ -95,6 +95,7 @@ type checker struct {
 
 	managed map[string]*Leaf       // of Certificates of cert-manager, by "<namespace>/<name>" of the Secret that they write
 	given   map[string]*yaml.RNode // every Secret, by namespacedName
+	issuer  *issuerRef             // that of the first Certificate of cert-manager
 	trust   whom                   // where the first proxy takes its bundle from whose leaf cert-manager issues
 
 	workloads int      // seen, injected or not
