@@ -42,6 +42,11 @@ type Policy struct {
 	Shared bool
 }
 
+// PolicyOf is what a config says of certificates.
+func PolicyOf(c v1alpha1.Certificates, td spiffeid.TrustDomain) Policy {
+	return Policy{TrustDomain: td, Algorithm: c.KeyAlgorithm, Validity: c.Validity.Duration, RenewBefore: c.RenewBefore.Duration, SigningPeriod: c.CA.SigningPeriod.Duration}
+}
+
 // caValidity covers a period of waiting, one of signing, the life of the last leaf, and as much again for renders that come late.
 func (p Policy) caValidity() time.Duration { return 2*p.SigningPeriod + 2*p.Validity }
 

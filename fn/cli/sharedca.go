@@ -2,7 +2,6 @@ package cli
 
 import (
 	"bytes"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -140,17 +139,18 @@ func (s *sharedCA) write() (bool, error) {
 	case !bytes.Equal(now, s.raw):
 		return false, fmt.Errorf("--ca: %s was changed meanwhile, by another issue that shares it; nothing was written, so run this one again", s.path)
 	}
-	temporary := filepath.Join(filepath.Dir(s.path), ".meshless-"+rand.Text())
-	defer os.Remove(temporary) // is gone when it was renamed
-	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	root, err := os.OpenRoot(filepath.Dir(s.path))
 	if err != nil {
 		return false, fmt.Errorf("--ca: %w", err)
 	}
-	_, err = f.Write(text)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	defer root.Close()
+	name := filepath.Base(s.path)
+	temporary, err := stage(root, name, text)
+	defer root.Remove(temporary) // is gone when it was renamed
+	if err != nil {
 		return false, fmt.Errorf("--ca: %w", err)
 	}
-	return true, os.Rename(temporary, s.path)
+	return true, root.Rename(temporary, name)
 }
 
 func isAuthority(item *yaml.RNode) bool {

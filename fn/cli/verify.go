@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
@@ -182,8 +183,7 @@ func isFolder(args []string) bool {
 func policyIn(items []*yaml.RNode) certs.Policy {
 	config := v1alpha1.MutualTLS{Spec: specIn(items)}
 	config.Default()
-	c := config.Spec.Certificates
-	return certs.Policy{Algorithm: c.KeyAlgorithm, Validity: c.Validity.Duration, RenewBefore: c.RenewBefore.Duration, SigningPeriod: c.CA.SigningPeriod.Duration}
+	return certs.PolicyOf(config.Spec.Certificates, spiffeid.TrustDomain{}) // which only the making of certificates needs
 }
 
 // finding is one line of `meshless verify -o json`.

@@ -1,11 +1,10 @@
 package render
 
 import (
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"slices"
 	"strings"
+	"time"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
@@ -16,16 +15,10 @@ import (
 
 const additionalField = "spec.certificates.ca.additional"
 
-// fingerprint names a certificate in an annotation: the lower-case hexadecimal SHA-256 of its DER.
-func fingerprint(c *x509.Certificate) string {
-	sum := sha256.Sum256(c.Raw)
-	return hex.EncodeToString(sum[:])
-}
-
 func fingerprints(certificates []*x509.Certificate) string {
 	var names []string
 	for _, c := range certificates {
-		names = append(names, fingerprint(c))
+		names = append(names, svid.Fingerprint(c))
 	}
 	return strings.Join(names, ",")
 }
@@ -35,7 +28,7 @@ func fingerprints(certificates []*x509.Certificate) string {
 func splitBundle(item *yaml.RNode, certificates []*x509.Certificate) (rolling, added []*x509.Certificate) {
 	listed := strings.Split(item.GetAnnotations()[contract.AdditionalAnnotation], ",")
 	for _, c := range certificates {
-		if slices.Contains(listed, fingerprint(c)) {
+		if slices.Contains(listed, svid.Fingerprint(c)) {
 			added = append(added, c)
 		} else {
 			rolling = append(rolling, c)
@@ -60,7 +53,7 @@ func (c *certifier) checkAdditional(rolling []*x509.Certificate, mayIssue bool) 
 		}):
 			c.report.Error(report.Object{}, additionalField, "certificate %d (%q) is an authority of this mesh already", i+1, ca.Subject)
 		case c.options.Now.After(ca.NotAfter):
-			c.report.Error(report.Object{}, additionalField, "certificate %d (%q) expired at %s; take it out, no proxy accepts what it signed", i+1, ca.Subject, ca.NotAfter.UTC().Format("2006-01-02T15:04:05Z"))
+			c.report.Error(report.Object{}, additionalField, "certificate %d (%q) expired at %s; take it out, no proxy accepts what it signed", i+1, ca.Subject, ca.NotAfter.UTC().Format(time.RFC3339))
 		}
 	}
 	if mayIssue || c.report.Failed() {

@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"maps"
 	"slices"
-	"time"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
@@ -45,6 +44,8 @@ type certifier struct {
 	trusted []*x509.Certificate // what the bundles of the state hold
 	reasons map[*model.Workload]certs.Reason
 	renew   map[*model.Workload]bool
+	// leaves are the certificates of the state that can be read, parsed once.
+	leaves []*x509.Certificate
 	// announce says what was revoked, once nothing can fail any more.
 	announce func()
 
@@ -57,10 +58,8 @@ func certify(m *model.Model, s *sealing, o Options, r *report.Report) *issued {
 	if m.Spec.UsesCertManager() {
 		return delegate(o, r)
 	}
-	c := &certifier{model: m, sealing: s, options: o, report: r, reasons: map[*model.Workload]certs.Reason{}, additional: m.Spec.AdditionalAuthorities(), policy: certs.Policy{
-		TrustDomain: m.TrustDomain, Algorithm: m.Spec.Certificates.KeyAlgorithm, Validity: m.Spec.Certificates.Validity.Duration,
-		RenewBefore: m.Spec.Certificates.RenewBefore.Duration, SigningPeriod: m.Spec.Certificates.CA.SigningPeriod.Duration,
-	}}
+	c := &certifier{model: m, sealing: s, options: o, report: r, reasons: map[*model.Workload]certs.Reason{}, additional: m.Spec.AdditionalAuthorities(),
+		leaves: leavesOf(m.State), policy: certs.PolicyOf(m.Spec.Certificates, m.TrustDomain)}
 	c.policy.Shared = o.SharedCA
 	mayIssue := o.WrittenBack && m.Spec.Issuance == v1alpha1.IssuanceAuto
 	if c.refuseWishes(mayIssue); r.Failed() {
@@ -227,17 +226,6 @@ func (c *certifier) sealAuthorities(authorities certs.Authorities) {
 		}
 		a.SealedKey, a.Recipients = sealed, c.sealing.ca.Digest()
 	}
-}
-
-// lastExpiry is the latest expiry of the leaves in the state; zero when there is none.
-func (c *certifier) lastExpiry() time.Time {
-	var last time.Time
-	for _, secret := range c.model.State.Leaves {
-		if leaf := leafOf(secret); leaf != nil && leaf.NotAfter.After(last) {
-			last = leaf.NotAfter
-		}
-	}
-	return last
 }
 
 func sealKey(recipients seal.Recipients, key crypto.Signer) (string, error) {

@@ -65,7 +65,7 @@ func (c *certifier) warnExpired(stored []*x509.Certificate) {
 
 // keep prolongs the trust in retired authorities for leaves that the state holds, and says so.
 func (c *certifier) keep(authorities certs.Authorities) certs.Authorities {
-	kept := authorities.KeepFor(c.leaves())
+	kept := authorities.KeepFor(c.leaves)
 	for i, a := range kept {
 		if a != authorities[i] {
 			c.report.Info(report.Object{}, "", "authority %q is trusted until %s, for a certificate that it signed: its date was too early, as after a merge", a.Certificate.Subject.CommonName,
@@ -73,17 +73,6 @@ func (c *certifier) keep(authorities certs.Authorities) certs.Authorities {
 		}
 	}
 	return kept
-}
-
-// leaves are the certificates of the state that can be read.
-func (c *certifier) leaves() []*x509.Certificate {
-	var leaves []*x509.Certificate
-	for _, secret := range c.model.State.Leaves {
-		if leaf := leafOf(secret); leaf != nil {
-			leaves = append(leaves, leaf)
-		}
-	}
-	return leaves
 }
 
 // warnCutShort says that the config asks for longer leaves than the Active can sign: most often the validity was raised after it was made.

@@ -30,7 +30,7 @@ func (c *certifier) revoked(bundle []*x509.Certificate, mayIssue bool) (certs.Re
 	var known certs.Revocations
 	if c.model.State.Authority != nil {
 		if state, err := v1alpha1.ParseCertificateAuthority(c.model.State.Authority); err == nil { // else it is reported already
-			known = certs.ParseRevocations(state).Prolong(c.leaves())
+			known = certs.ParseRevocations(state).Prolong(c.leaves)
 		}
 	}
 	digests := map[string]bool{}
@@ -119,8 +119,8 @@ func (c *certifier) revokeNamed(bundle []*x509.Certificate) []certs.RevokedKey {
 			continue
 		}
 		key := certs.RevokedKey{Digest: name, Until: latestExpiry(bundle)}
-		for _, secret := range c.model.State.Leaves {
-			if leaf := leafOf(secret); leaf != nil && svid.KeyDigest(leaf) == name {
+		for _, leaf := range c.leaves {
+			if svid.KeyDigest(leaf) == name {
 				key = certs.Revoke(leaf)
 			}
 		}
@@ -207,6 +207,17 @@ func lowerKind(name string) string {
 		parts[len(parts)-2] = strings.ToLower(parts[len(parts)-2])
 	}
 	return strings.Join(parts, "/")
+}
+
+// leavesOf are the certificates of the state that can be read.
+func leavesOf(state model.State) []*x509.Certificate {
+	var leaves []*x509.Certificate
+	for _, secret := range state.Leaves {
+		if leaf := leafOf(secret); leaf != nil {
+			leaves = append(leaves, leaf)
+		}
+	}
+	return leaves
 }
 
 // leafOf reads the certificate of a Secret of the state; nil where there is none that can be read.

@@ -95,23 +95,24 @@ func (c *certifier) authorities() certs.Authorities {
 
 func (c *certifier) roll(authorities certs.Authorities) (certs.Authorities, []*x509.Certificate) {
 	authorities = c.keep(authorities)
-	rolled, err := c.policy.Roll(authorities, c.lastExpiry(), c.options.Now)
+	rolled, err := c.policy.Roll(authorities, latestExpiry(c.leaves), c.options.Now)
 	if err != nil {
 		c.report.Error(report.Object{}, "", "making an authority: %v", err)
 		return nil, nil
 	}
+	trusted := rolled.Certificates()
 	for _, a := range rolled {
 		if !slices.ContainsFunc(authorities, func(old *certs.Authority) bool { return old.Certificate == a.Certificate && old.Slot == a.Slot }) {
 			c.report.Info(report.Object{}, "", "authority %q is %s now", a.Certificate.Subject.CommonName, a.Slot)
 		}
 	}
 	for _, a := range authorities.Trusted(c.options.Now) {
-		if c.options.SharedCA && c.trusted != nil && !slices.ContainsFunc(c.trusted, a.Certificate.Equal) && slices.ContainsFunc(rolled.Certificates(), a.Certificate.Equal) {
+		if c.options.SharedCA && c.trusted != nil && !slices.ContainsFunc(c.trusted, a.Certificate.Equal) && slices.ContainsFunc(trusted, a.Certificate.Equal) {
 			c.report.Info(report.Object{}, "", "authority %q of the shared CertificateAuthority, which is %s there, is trusted by this package from now on", a.Certificate.Subject.CommonName, a.Slot)
 		}
 	}
 	for _, old := range authorities {
-		if !slices.ContainsFunc(rolled.Certificates(), old.Certificate.Equal) && (!c.options.SharedCA || slices.ContainsFunc(c.trusted, old.Certificate.Equal)) {
+		if !slices.ContainsFunc(trusted, old.Certificate.Equal) && (!c.options.SharedCA || slices.ContainsFunc(c.trusted, old.Certificate.Equal)) {
 			c.report.Info(report.Object{}, "", "authority %q is trusted no more: nothing that it signed is valid", old.Certificate.Subject.CommonName)
 		}
 	}
@@ -119,7 +120,7 @@ func (c *certifier) roll(authorities certs.Authorities) (certs.Authorities, []*x
 		c.report.Info(report.Object{}, "", "the CA is being replaced: run `meshless issue` again after %s, when %s", at.UTC().Format(time.RFC3339), what)
 	}
 	c.warnCutShort(rolled)
-	return rolled, rolled.Certificates()
+	return rolled, trusted
 }
 
 // storedBundle reads the bundles of the state; nil when there is none. They must agree, except where this render writes them anew: then it is all that any of them holds.
@@ -150,14 +151,14 @@ func (c *certifier) storedBundle(mayIssue bool) []*x509.Certificate {
 }
 
 func sameCertificates(a, b []*x509.Certificate) bool {
-	return slices.EqualFunc(a, b, func(x, y *x509.Certificate) bool { return x.Equal(y) })
+	return slices.EqualFunc(a, b, (*x509.Certificate).Equal)
 }
 
-// latestExpiry is until when any leaf of these authorities can be valid, since none outlives its authority.
-func latestExpiry(bundle []*x509.Certificate) (last time.Time) {
-	for _, ca := range bundle {
-		if ca.NotAfter.After(last) {
-			last = ca.NotAfter
+// latestExpiry is when the last of the certificates expires; zero when there is none. Of a bundle it is until when any leaf can be valid, since none outlives its authority.
+func latestExpiry(certificates []*x509.Certificate) (last time.Time) {
+	for _, c := range certificates {
+		if c.NotAfter.After(last) {
+			last = c.NotAfter
 		}
 	}
 	return last

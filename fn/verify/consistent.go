@@ -1,14 +1,12 @@
 package verify
 
 import (
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/hex"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/svid"
 )
 
 // Consistent reports where the bundles say something else than the CertificateAuthority beside them, or that they share: a build reads the bundles alone, so one
@@ -20,7 +18,7 @@ func Consistent(s, authority *State, shared bool, now time.Time, r *report.Repor
 	const way = "restore both from one commit, or run `meshless issue` and commit the result"
 	for _, namespace := range slices.Sorted(maps.Keys(s.Bundles)) {
 		for _, ca := range s.Bundles[namespace] {
-			if !slices.ContainsFunc(authority.Authorities.Certificates(), ca.Equal) && !slices.Contains(s.additional[namespace], fingerprint(ca)) && !now.After(ca.NotAfter) {
+			if !slices.ContainsFunc(authority.Authorities.Certificates(), ca.Equal) && !slices.Contains(s.additional[namespace], svid.Fingerprint(ca)) && !now.After(ca.NotAfter) {
 				r.Error(report.Object{}, "", "the bundle of namespace %q trusts %q, which the CertificateAuthority does not know: it could make any identity there; %s", namespace, ca.Subject, way)
 			}
 		}
@@ -38,10 +36,4 @@ func Consistent(s, authority *State, shared bool, now time.Time, r *report.Repor
 			}
 		}
 	}
-}
-
-// fingerprint names a certificate as contract.AdditionalAnnotation does.
-func fingerprint(c *x509.Certificate) string {
-	sum := sha256.Sum256(c.Raw)
-	return hex.EncodeToString(sum[:])
 }

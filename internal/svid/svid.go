@@ -210,6 +210,12 @@ func KeyDigest(c *x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// Fingerprint is the lower-case hexadecimal SHA-256 of the certificate itself: it names one certificate, where KeyDigest names a key.
+func Fingerprint(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
 // ParseCertificates reads PEM blocks of type CERTIFICATE and nothing else: other blocks, headers and text around them are errors, so that a
 // key pasted beside a certificate is noticed. It never quotes the input.
 func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
