@@ -32,7 +32,7 @@ images: ## Build the images under the tag that the examples use
 	done
 
 e2e: ## Test on the cluster that KUBECONFIG names; e2e/up.sh brings one up
-	go test -count=1 -timeout 30m -tags e2e ./e2e/cluster
+	go test -count=1 -timeout 30m -tags e2e -p 1 ./e2e/cluster/...
 
 bench: ## Run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...

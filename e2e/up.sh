@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Brings up a real single-node Kubernetes on this machine and loads what the cluster tests need: the four images of the Dockerfile
+# Brings up a real single-node Kubernetes on this machine and loads what the cluster tests need: the images of the Dockerfile
 # and `bash`, which examples/pod runs. Then:
 #
 #	export KUBECONFIG=/tmp/kube/admin.conf
-#	go test -count=1 -tags e2e ./e2e/cluster
+#	go test -count=1 -tags e2e -p 1 ./e2e/cluster/...
 #
 # ENV_DIR holds kube-build.sh, kube-up.sh and base-images.sh (default: ../shared/env beside the repository); D is the cluster's state.
 # On a cluster of your own this script is not needed: push the images, or load them with `kind load docker-image`.
@@ -23,7 +23,7 @@ done
 
 version=$(sed -n 's/^const Version = "\(.*\)"$/\1/p' "$top/internal/contract/version.go")
 images=(bash:latest)
-for target in fn proxy init shop; do
+for target in fn proxy init init-iptables shop; do
   image=ghcr.io/meshless-dev/$target:$version
   docker build -q --target "$target" -t "$image" "$top"
   images+=("$image")

@@ -1,6 +1,6 @@
-//go:build e2e && linux
-
-package cluster
+// Package kube is what every test on a real cluster needs: kubectl against the cluster that KUBECONFIG names, namespaces that go with their test,
+// and the meshless command of this work tree.
+package kube
 
 import (
 	"bytes"
@@ -14,17 +14,13 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/e2e/example"
-	"github.com/meshless-dev/meshless/internal/contract"
 )
 
-const shopImage = "ghcr.io/meshless-dev/shop:" + contract.Version
+// BinDir holds the meshless command while Main runs the tests.
+var BinDir string
 
-// binDir holds the meshless command.
-var binDir string
-
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
+// Main is the TestMain of a package of tests on a cluster; it returns the exit code.
+func Main(m *testing.M) int {
 	if os.Getenv("KUBECONFIG") == "" {
 		fmt.Fprintln(os.Stderr, "set KUBECONFIG to a cluster that may be written to; e2e/up.sh makes one")
 		return 1
@@ -35,7 +31,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	binDir = dir
+	BinDir = dir
 	if err := example.Build(filepath.Join(dir, "meshless"), "fn"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -43,8 +39,8 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// kubectl runs kubectl for at most two minutes and returns what it prints on its standard output.
-func kubectl(stdin string, args ...string) (string, error) {
+// Kubectl runs kubectl for at most two minutes and returns what it prints on its standard output.
+func Kubectl(stdin string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "kubectl", args...)
@@ -57,22 +53,23 @@ func kubectl(stdin string, args ...string) (string, error) {
 	return stdout.String(), nil
 }
 
-func must(t *testing.T, stdin string, args ...string) string {
+// Must is Kubectl for what has to succeed.
+func Must(t *testing.T, stdin string, args ...string) string {
 	t.Helper()
-	out, err := kubectl(stdin, args...)
+	out, err := Kubectl(stdin, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return out
 }
 
-// newNamespace makes a namespace that goes with the test. What is in it is printed when the test has failed.
-func newNamespace(t *testing.T, name string) {
+// NewNamespace makes a namespace that goes with the test. What is in it is printed when the test has failed.
+func NewNamespace(t *testing.T, name string) {
 	t.Helper()
-	if out, err := kubectl("", "delete", "namespace", name, "--ignore-not-found"); err != nil {
+	if out, err := Kubectl("", "delete", "namespace", name, "--ignore-not-found"); err != nil {
 		t.Fatalf("%v%s", err, out)
 	}
-	must(t, "", "create", "namespace", name)
+	Must(t, "", "create", "namespace", name)
 	t.Cleanup(func() {
 		if t.Failed() {
 			dump(t, name)
@@ -80,7 +77,7 @@ func newNamespace(t *testing.T, name string) {
 		if os.Getenv("KEEP") != "" { // for a look at what is there
 			return
 		}
-		if _, err := kubectl("", "delete", "namespace", name, "--wait=false"); err != nil {
+		if _, err := Kubectl("", "delete", "namespace", name, "--wait=false"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -88,12 +85,12 @@ func newNamespace(t *testing.T, name string) {
 
 func dump(t *testing.T, namespace string) {
 	for _, args := range [][]string{{"get", "all", "-o", "wide"}, {"get", "events"}, {"describe", "pods"}} {
-		out, err := kubectl("", append([]string{"-n", namespace}, args...)...)
+		out, err := Kubectl("", append([]string{"-n", namespace}, args...)...)
 		t.Logf("--- %s: %s (%v) ---\n%s", namespace, strings.Join(args, " "), err, out)
 	}
-	pods, _ := kubectl("", "-n", namespace, "get", "pods", "-o", "name")
+	pods, _ := Kubectl("", "-n", namespace, "get", "pods", "-o", "name")
 	for pod := range strings.FieldsSeq(pods) {
-		out, _ := kubectl("", "-n", namespace, "logs", pod, "--all-containers", "--prefix", "--tail=60")
+		out, _ := Kubectl("", "-n", namespace, "logs", pod, "--all-containers", "--prefix", "--tail=60")
 		t.Logf("--- %s: logs of %s ---\n%s", namespace, pod, out)
 	}
 }

@@ -1,6 +1,6 @@
 //go:build e2e && linux
 
-package cluster
+package shop
 
 import (
 	"encoding/json"
@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/meshless-dev/meshless/e2e/cluster/kube"
 	"github.com/meshless-dev/meshless/e2e/example"
 	"github.com/meshless-dev/meshless/e2e/kernel/lab"
 	"github.com/meshless-dev/meshless/internal/contract"
@@ -49,19 +50,19 @@ const (
 
 // TestShop deploys the rendered shop once; the steps look at it from several sides.
 func TestShop(t *testing.T) {
-	newNamespace(t, stranger)
-	must(t, outside, "-n", stranger, "apply", "-f", "-")
-	newNamespace(t, namespace)
-	e := example.Copy(t, "../../examples/shop", binDir)
+	kube.NewNamespace(t, stranger)
+	kube.Must(t, outside, "-n", stranger, "apply", "-f", "-")
+	kube.NewNamespace(t, namespace)
+	e := example.Copy(t, "../../../examples/shop", kube.BinDir)
 	e.Issue(t, time.Now().Add(-20*24*time.Hour)) // 30 days valid, due in the last 15: valid, and due
-	must(t, e.IdentitySecret(namespace), "apply", "-f", "-")
-	must(t, e.Render(t), "apply", "-f", "-")
+	kube.Must(t, e.IdentitySecret(namespace), "apply", "-f", "-")
+	kube.Must(t, e.Render(t), "apply", "-f", "-")
 	for _, workload := range []string{"statefulset/acme-db", "deployment/acme-api", "deployment/acme-web"} {
-		must(t, "", "-n", namespace, "rollout", "status", workload, "--timeout=90s")
+		kube.Must(t, "", "-n", namespace, "rollout", "status", workload, "--timeout=90s")
 	}
-	must(t, "", "-n", stranger, "wait", "--for=condition=Ready", "pod/legacy", "--timeout=60s")
+	kube.Must(t, "", "-n", stranger, "wait", "--for=condition=Ready", "pod/legacy", "--timeout=60s")
 	t.Run("init prints its rules", func(t *testing.T) {
-		rules := must(t, "", "-n", namespace, "logs", "statefulset/acme-db", "-c", contract.InitName)
+		rules := kube.Must(t, "", "-n", namespace, "logs", "statefulset/acme-db", "-c", contract.InitName)
 		wantChains(t, rules)
 	})
 	t.Run("traffic between pods is encrypted", testEncryption)
@@ -85,8 +86,8 @@ func testEncryption(t *testing.T) {
 	const marker = "secret-order-on-a-real-cluster"
 	pods := podIPs(t)
 	capture := captureHere(t, pods)
-	must(t, marker, "create", "--raw", "/api/v1/namespaces/"+namespace+"/services/acme-web:http/proxy/", "-f", "-")
-	if page := must(t, "", "get", "--raw", "/api/v1/namespaces/"+namespace+"/services/acme-web:http/proxy/"); !strings.Contains(page, marker) {
+	kube.Must(t, marker, "create", "--raw", "/api/v1/namespaces/"+namespace+"/services/acme-web:http/proxy/", "-f", "-")
+	if page := kube.Must(t, "", "get", "--raw", "/api/v1/namespaces/"+namespace+"/services/acme-web:http/proxy/"); !strings.Contains(page, marker) {
 		t.Errorf("the page does not show the order: %s", page)
 	}
 	if capture != nil {
@@ -105,7 +106,7 @@ func testEncryption(t *testing.T) {
 			t.Errorf("%s: %v connections arrived in the clear", pod, n)
 		}
 	}
-	log := must(t, "", "-n", namespace, "logs", "acme-db-0", "-c", contract.ProxyName)
+	log := kube.Must(t, "", "-n", namespace, "logs", "acme-db-0", "-c", contract.ProxyName)
 	if want := "spiffe://cluster.local/ns/acme-shop/deployment/acme-api"; !strings.Contains(log, want) {
 		t.Errorf("the log of db's proxy names no %s:\n%s", want, log)
 	}
@@ -176,7 +177,7 @@ func testRenewal(t *testing.T, e *example.Example) {
 		before[pod] = metric(proxyMetrics(t, pod), expiry)
 	}
 	e.Issue(t, time.Now())
-	must(t, e.Render(t), "apply", "-f", "-")
+	kube.Must(t, e.Render(t), "apply", "-f", "-")
 	for pod := range pods {
 		for deadline := time.Now().Add(2 * time.Minute); metric(proxyMetrics(t, pod), expiry) <= before[pod]; time.Sleep(time.Second) {
 			if time.Now().After(deadline) {
@@ -187,7 +188,7 @@ func testRenewal(t *testing.T, e *example.Example) {
 	if now := podIPs(t); !maps.Equal(pods, now) {
 		t.Errorf("renewal replaced pods: %v are now %v", pods, now)
 	}
-	if page := must(t, "", "get", "--raw", "/api/v1/namespaces/"+namespace+"/services/acme-web:http/proxy/"); !strings.Contains(page, "Orders") {
+	if page := kube.Must(t, "", "get", "--raw", "/api/v1/namespaces/"+namespace+"/services/acme-web:http/proxy/"); !strings.Contains(page, "Orders") {
 		t.Errorf("after the renewal the page is %s", page)
 	}
 }
@@ -195,7 +196,7 @@ func testRenewal(t *testing.T, e *example.Example) {
 // proxyMetrics asks a pod's proxy through the API server.
 func proxyMetrics(t *testing.T, pod string) string {
 	t.Helper()
-	return must(t, "", "get", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy/metrics", namespace, pod, contract.MetricsPort))
+	return kube.Must(t, "", "get", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy/metrics", namespace, pod, contract.MetricsPort))
 }
 
 // metric is the value of one series, 0 when it is not there.
@@ -218,10 +219,10 @@ func testJob(t *testing.T) {
 		"report-now":   func(job string) string { return job },
 		"report-plain": func(job string) string { return strings.ReplaceAll(job, "acme-api:8080", legacy) },
 	} {
-		job := must(t, "", "-n", namespace, "create", "job", name, "--from=cronjob/acme-report", "--dry-run=client", "-o", "json")
-		must(t, change(job), "-n", namespace, "apply", "-f", "-")
-		must(t, "", "-n", namespace, "wait", "--for=condition=complete", "job/"+name, "--timeout=90s")
-		if out := must(t, "", "-n", namespace, "logs", "job/"+name, "-c", "report"); !strings.Contains(out, "orders so far") {
+		job := kube.Must(t, "", "-n", namespace, "create", "job", name, "--from=cronjob/acme-report", "--dry-run=client", "-o", "json")
+		kube.Must(t, change(job), "-n", namespace, "apply", "-f", "-")
+		kube.Must(t, "", "-n", namespace, "wait", "--for=condition=complete", "job/"+name, "--timeout=90s")
+		if out := kube.Must(t, "", "-n", namespace, "logs", "job/"+name, "-c", "report"); !strings.Contains(out, "orders so far") {
 			t.Errorf("%s printed %q", name, out)
 		}
 	}
@@ -237,9 +238,9 @@ func testOutside(t *testing.T) {
 		{"impostor", namespace, api, "Failed"}, // in the namespace, but without a sidecar
 		{"neighbour", stranger, legacy, "Succeeded"},
 	} {
-		must(t, "", "-n", test.namespace, "run", test.name, "--image="+shopImage, "--restart=Never", "--env=API_ADDR="+test.api, "--", "report")
-		must(t, "", "-n", test.namespace, "wait", "--for=jsonpath={.status.phase}="+test.phase, "pod/"+test.name, "--timeout=60s")
-		if out := must(t, "", "-n", test.namespace, "logs", test.name); strings.Contains(out, "orders so far") != (test.phase == "Succeeded") {
+		kube.Must(t, "", "-n", test.namespace, "run", test.name, "--image="+shopImage, "--restart=Never", "--env=API_ADDR="+test.api, "--", "report")
+		kube.Must(t, "", "-n", test.namespace, "wait", "--for=jsonpath={.status.phase}="+test.phase, "pod/"+test.name, "--timeout=60s")
+		if out := kube.Must(t, "", "-n", test.namespace, "logs", test.name); strings.Contains(out, "orders so far") != (test.phase == "Succeeded") {
 			t.Errorf("%s printed %q", test.name, out)
 		}
 	}
@@ -247,7 +248,7 @@ func testOutside(t *testing.T) {
 
 func testNoRestarts(t *testing.T) {
 	var pods corev1.PodList
-	if err := json.Unmarshal([]byte(must(t, "", "-n", namespace, "get", "pods", "-l", "app.kubernetes.io/part-of=shop", "-o", "json")), &pods); err != nil {
+	if err := json.Unmarshal([]byte(kube.Must(t, "", "-n", namespace, "get", "pods", "-l", "app.kubernetes.io/part-of=shop", "-o", "json")), &pods); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range pods.Items {
@@ -266,7 +267,7 @@ func testNoRestarts(t *testing.T) {
 func podIPs(t *testing.T) map[string]netip.Addr {
 	t.Helper()
 	ips := map[string]netip.Addr{}
-	out := must(t, "", "-n", namespace, "get", "pods", "-l", "app.kubernetes.io/part-of=shop,app.kubernetes.io/name!=report",
+	out := kube.Must(t, "", "-n", namespace, "get", "pods", "-l", "app.kubernetes.io/part-of=shop,app.kubernetes.io/name!=report",
 		"-o", `jsonpath={range .items[*]}{.metadata.name}={.status.podIP}{"\n"}{end}`)
 	for line := range strings.FieldsSeq(out) {
 		name, ip, _ := strings.Cut(line, "=")
@@ -281,5 +282,5 @@ func podIPs(t *testing.T) map[string]netip.Addr {
 
 func clusterIP(t *testing.T, namespace, name string) string {
 	t.Helper()
-	return must(t, "", "-n", namespace, "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
+	return kube.Must(t, "", "-n", namespace, "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
 }

@@ -1,6 +1,6 @@
 //go:build e2e && linux
 
-package cluster
+package shop
 
 import (
 	"os"
@@ -9,13 +9,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshless-dev/meshless/e2e/cluster/kube"
 	"github.com/meshless-dev/meshless/e2e/example"
 )
 
 // TestServerAcceptsEveryOutput: a real API server takes what the function makes of the applications of others, and of our own cases with probes and kinds of
 // every sort. Nothing of it is kept.
 func TestServerAcceptsEveryOutput(t *testing.T) {
-	corpus, err := filepath.Glob("../../../shared/corpus/*.yaml")
+	corpus, err := filepath.Glob("../../../../shared/corpus/*.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,26 +27,26 @@ func TestServerAcceptsEveryOutput(t *testing.T) {
 		t.Log("without ../shared/corpus beside the repository, only our own cases are shown")
 	}
 	const namespace = "accepted"
-	newNamespace(t, namespace)
-	for _, file := range append(corpus, "../../fn/render/testdata/kinds/input.yaml", "../../fn/render/testdata/handlers/input.yaml", "../../fn/render/testdata/overrides/input.yaml") {
-		name := strings.TrimSuffix(strings.TrimPrefix(file, "../../"), ".yaml")
+	kube.NewNamespace(t, namespace)
+	for _, file := range append(corpus, "../../../fn/render/testdata/kinds/input.yaml", "../../../fn/render/testdata/handlers/input.yaml", "../../../fn/render/testdata/overrides/input.yaml") {
+		name := strings.TrimSuffix(strings.TrimPrefix(file, "../../../"), ".yaml")
 		t.Run(name, func(t *testing.T) {
 			manifests, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
 			}
-			e := example.Copy(t, "../../examples/pod", binDir)
+			e := example.Copy(t, "../../../examples/pod", kube.BinDir)
 			e.Edit(t, "pod.yaml", func(string) string {
 				return withoutDocuments(string(manifests), "extensions/v1beta1", "kind: Namespace")
 			})
 			e.Edit(t, "kustomization.yaml", func(text string) string { return text + "namespace: " + namespace + "\n" })
 			e.Issue(t, time.Now())
 			rendered := e.Render(t)
-			out := must(t, rendered, "apply", "--dry-run=server", "--validate=strict", "-f", "-")
+			out := kube.Must(t, rendered, "apply", "--dry-run=server", "--validate=strict", "-f", "-")
 			if !strings.Contains(out, "secret/meshless-") {
 				t.Errorf("nothing of ours was applied:\n%s", out)
 			}
-			must(t, rendered, "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
+			kube.Must(t, rendered, "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
 		})
 	}
 }
