@@ -54,7 +54,7 @@ func (s *Snapshot) ServerConfig(authorize Authorize) *tls.Config {
 			return nil, nil // outer itself
 		}
 		plain := s.serverPlain.Clone()
-		plain.VerifyConnection = verify
+		plain.VerifyConnection, plain.KeyLogWriter = verify, outer.KeyLogWriter
 		return plain, nil
 	}
 	return outer

@@ -5,7 +5,6 @@ package inbound
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -169,17 +168,16 @@ func (s *Server) serve(c *connection) *refusal {
 
 // serveTLS terminates mutual TLS; prefix is what was read from the peer already.
 func (s *Server) serveTLS(c *connection, prefix []byte) *refusal {
-	raw := relay.NewRaw(c.peer, prefix)
 	var peer spiffeid.ID
 	var wouldDeny *policy.Denial
-	conn := tls.Server(raw, c.snapshot.ServerConfig(func(claimed spiffeid.ID) (err error) {
+	config := c.snapshot.ServerConfig(func(claimed spiffeid.ID) (err error) {
 		peer = claimed
 		wouldDeny, err = c.authorize(claimed, c.snapshot)
 		return err
-	}))
-	_ = c.peer.SetDeadline(c.deadline)
+	})
 	began := time.Now()
-	if err := conn.Handshake(); err != nil {
+	side, chain, err := relay.Secure(relay.NewRaw(c.peer, prefix), relay.Server, config, c.deadline)
+	if err != nil {
 		_ = c.peer.Close() // in order, so that the alert which tells the peer why arrives
 		c.record.HandshakeFailed(err)
 		return nil
@@ -188,8 +186,7 @@ func (s *Server) serveTLS(c *connection, prefix []byte) *refusal {
 	c.record.Peer = peer.String()
 	c.reportDryRun(wouldDeny)
 	c.record.HandshakeDone(began)
-	chain := conn.ConnectionState().PeerCertificates
-	return s.relay(c, relay.Secured(conn, raw), nil, telemetry.MutualTLS, func(now *identity.Snapshot) error {
+	return s.relay(c, side, nil, telemetry.MutualTLS, func(now *identity.Snapshot) error {
 		id, err := now.VerifyPeer(chain, x509.ExtKeyUsageClientAuth)
 		if err != nil {
 			return err

@@ -4,7 +4,6 @@ package outbound
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -163,17 +162,13 @@ func (s *Server) serveMesh(app *net.TCPConn, record *telemetry.Connection, snaps
 	if err != nil {
 		return &refusal{"connect", err}
 	}
-	raw := relay.NewRaw(target, nil)
 	began := time.Now()
 	var server spiffeid.ID
 	config, mutual := snapshot.ClientConfig(func(claimed spiffeid.ID) error {
 		server = claimed
 		return m.accept(claimed)
 	})
-	conn := tls.Client(raw, config)
-	ctx, cancel := context.WithTimeout(context.Background(), HandshakeTimeout)
-	defer cancel()
-	err = conn.HandshakeContext(ctx)
+	side, chain, err := relay.Secure(relay.NewRaw(target, nil), relay.Client, config, began.Add(HandshakeTimeout))
 	if err == nil && !mutual.Load() {
 		err = telemetry.ErrNotMutual
 	}
@@ -185,8 +180,7 @@ func (s *Server) serveMesh(app *net.TCPConn, record *telemetry.Connection, snaps
 	record.Peer = server.String() // proved by now, and not before: crypto/tls looks at the signature last
 	record.HandshakeDone(began)
 	record.Open(telemetry.MutualTLS)
-	chain := conn.ConnectionState().PeerCertificates
-	s.relay(relay.Plain(app), relay.Secured(conn, raw), record, snapshot, s.meshJudge(m, chain))
+	s.relay(relay.Plain(app), side, record, snapshot, s.meshJudge(m, chain))
 	return nil
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -131,12 +130,8 @@ func (s *Session) moved() { s.last.Store(int64(time.Since(s.start))) }
 func (s *Session) flow(dst, src *Side, prefix []byte, count func(int64)) int64 {
 	f := &flow{session: s, dst: dst, src: src, count: count}
 	err := f.write(prefix)
-	switch {
-	case err != nil:
-	case dst.tls == nil && src.tls == nil:
-		err = f.splice()
-	default:
-		err = f.copy()
+	if err == nil {
+		err = f.run()
 	}
 	if err == nil {
 		err = dst.closeWrite()
@@ -159,98 +154,4 @@ func reasonOf(err error) string {
 		return Reset
 	}
 	return Failed
-}
-
-// flow is one direction.
-type flow struct {
-	session  *Session
-	dst, src *Side
-	count    func(int64)
-	total    int64
-}
-
-func (f *flow) add(n int64) {
-	if n <= 0 {
-		return
-	}
-	f.total += n
-	f.session.moved()
-	if f.count != nil {
-		f.count(n)
-	}
-}
-
-func (f *flow) write(p []byte) error {
-	if len(p) == 0 {
-		return nil
-	}
-	n, err := f.dst.write(p)
-	f.add(int64(n))
-	return err
-}
-
-// spliceChunk is how much is spliced between two updates of the counters.
-const spliceChunk = 4 << 20
-
-// splice moves bytes inside the kernel (splice(2), which net.TCPConn.ReadFrom uses when both ends are bare). Only the source gets a
-// deadline, and only so that the counters are updated: at that point nothing is in flight in the pipe, so nothing is lost.
-func (f *flow) splice() error {
-	for {
-		_ = f.src.tcp.SetReadDeadline(time.Now().Add(f.session.options.Idle / 4))
-		n, err := f.dst.tcp.ReadFrom(&io.LimitedReader{R: f.src.tcp, N: spliceChunk})
-		f.add(n)
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-		case err != nil:
-			return err
-		case n < spliceChunk:
-			if err := f.src.judgeEnd(); err != io.EOF {
-				return err
-			}
-			return nil
-		}
-	}
-}
-
-// Most connections are small or idle, so each begins with a small buffer and gets a large one when it fills that.
-const (
-	smallBuffer = 4 << 10
-	largeBuffer = 32 << 10
-)
-
-var (
-	smallBuffers = sync.Pool{New: func() any { return new([smallBuffer]byte) }}
-	largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
-)
-
-// copy moves bytes through a buffer, for TLS on a side.
-func (f *flow) copy() error {
-	small := smallBuffers.Get().(*[smallBuffer]byte)
-	full, err := f.copyWith(small[:], true)
-	smallBuffers.Put(small)
-	if !full {
-		return err
-	}
-	large := largeBuffers.Get().(*[largeBuffer]byte)
-	defer largeBuffers.Put(large)
-	_, err = f.copyWith(large[:], false)
-	return err
-}
-
-// copyWith copies until the end or an error, or, if untilFull, until a read fills the buffer.
-func (f *flow) copyWith(buffer []byte, untilFull bool) (full bool, err error) {
-	for {
-		n, readErr := f.src.read(buffer)
-		if err := f.write(buffer[:n]); err != nil {
-			return false, err
-		}
-		switch {
-		case readErr == io.EOF:
-			return false, nil
-		case readErr != nil:
-			return false, readErr
-		case untilFull && n == len(buffer):
-			return true, nil
-		}
-	}
 }

@@ -1,0 +1,194 @@
+package record
+
+import (
+	"crypto/tls"
+	"encoding/binary"
+	"io"
+	"net"
+)
+
+// maxIdleRecords is how many records without data may follow each other: a peer that sends no more than these makes us work for nothing.
+const maxIdleRecords = 16
+
+// opener is the direction that arrives.
+type opener struct {
+	*keys
+	isClient     bool
+	updateWanted func()
+	idleRecords  int
+	messages     messages
+}
+
+func (o *opener) open(out, in []byte) (data []byte, used int, err error) {
+	for {
+		record, err := first(in[used:])
+		if record == nil || err != nil {
+			return out, used, err
+		}
+		used += len(record)
+		before := len(out)
+		if out, err = o.openOne(out, record); err != nil {
+			return out[:before], used, err
+		}
+	}
+}
+
+// first is the record at the beginning of in, with its header; nil if it is not there as a whole yet.
+func first(in []byte) ([]byte, error) {
+	if len(in) < headerSize {
+		return nil, nil
+	}
+	size := int(binary.BigEndian.Uint16(in[3:]))
+	switch {
+	case in[0] != typeApplicationData: // behind the handshake everything is encrypted, and looks like this
+		return nil, localError(unexpectedMessage)
+	case headerSize+size > MaxRecord:
+		return nil, localError(recordOverflow)
+	case len(in) < headerSize+size:
+		return nil, nil
+	}
+	return in[:headerSize+size], nil
+}
+
+// openOne decrypts one record and appends what it has for the app.
+func (o *opener) openOne(out, record []byte) ([]byte, error) {
+	before := len(out)
+	opened, err := o.aead.Open(out, o.next(), record[headerSize:], record[:headerSize])
+	if err != nil {
+		return out, localError(badRecordMAC)
+	}
+	inner := opened[before:]
+	end := len(inner) - 1
+	for end >= 0 && inner[end] == 0 { // padding
+		end--
+	}
+	if end < 0 {
+		return out, localError(unexpectedMessage) // a record without a content type (RFC 8446, section 5.4)
+	}
+	if end > MaxPlaintext {
+		return out, localError(recordOverflow)
+	}
+	content := inner[:end]
+	if inner[end] == typeApplicationData && end > 0 {
+		o.idleRecords = 0
+		if o.messages.partial() {
+			return out, localError(unexpectedMessage) // a message of the handshake must not be interleaved with data (ibid., section 5.1)
+		}
+		return opened[:before+end], nil
+	}
+	if o.idleRecords++; o.idleRecords > maxIdleRecords {
+		return out, localError(unexpectedMessage)
+	}
+	switch inner[end] {
+	case typeApplicationData:
+		return out, nil
+	case typeHandshake:
+		return out, o.handshake(content)
+	case typeAlert:
+		return out, alertOf(content)
+	}
+	return out, localError(unexpectedMessage)
+}
+
+// alertOf is the error that an alert means. In TLS 1.3 all but two end the connection, whatever level they name (RFC 8446, section 6).
+func alertOf(content []byte) error {
+	if len(content) != 2 {
+		return localError(decodeError)
+	}
+	switch a := tls.AlertError(content[1]); a {
+	case closeNotify:
+		return io.EOF
+	case userCanceled:
+		return nil // close_notify follows
+	default:
+		return &net.OpError{Op: "remote error", Net: "tcp", Err: a}
+	}
+}
+
+// handshake takes in messages that come after the handshake: tickets, which we never use, and new keys.
+func (o *opener) handshake(content []byte) error {
+	if len(content) == 0 {
+		return localError(unexpectedMessage) // RFC 8446, section 5.1
+	}
+	for len(content) > 0 {
+		kind, body, rest, err := o.messages.next(content)
+		if err != nil {
+			return err
+		}
+		content = rest
+		switch {
+		case kind == newSessionTicket && o.isClient:
+		case kind == keyUpdate && body != nil:
+			if len(content) > 0 { // what follows would be under two keys at once (ibid., section 5.1)
+				return localError(unexpectedMessage)
+			}
+			if err := o.update(body[0]); err != nil {
+				return err
+			}
+		case kind == keyUpdate: // not whole yet
+		default: // among others a request for our certificate, for which we have not offered to be asked
+			return localError(unexpectedMessage)
+		}
+	}
+	return nil
+}
+
+func (o *opener) update(requested byte) error {
+	const notRequested, wanted = 0, 1
+	switch requested {
+	case wanted:
+		o.updateWanted()
+	case notRequested:
+	default:
+		return localError(illegalParameter)
+	}
+	if o.keys.update() != nil {
+		return localError(internalError)
+	}
+	return nil
+}
+
+// messages cuts a stream of handshake messages, which records may divide anywhere, and keeps of them no more than it needs.
+type messages struct {
+	head []byte // of the message that is arriving: type and length, and the body of a KeyUpdate
+	left int    // bytes of its body that are to be skipped
+}
+
+const (
+	messageHeader = 4
+	maxTicket     = 64 << 10 // of what is skipped; RFC 8446, section 4.6.1, allows little more
+)
+
+func (m *messages) partial() bool { return len(m.head) > 0 }
+
+// next takes one message, or what there is of it, off the beginning of content. Body is that of a whole KeyUpdate; all others have none.
+func (m *messages) next(content []byte) (kind byte, body, rest []byte, err error) {
+	for len(m.head) < messageHeader {
+		if len(content) == 0 {
+			return m.kind(), nil, nil, nil
+		}
+		m.head, content = append(m.head, content[0]), content[1:]
+		if len(m.head) == messageHeader {
+			m.left = int(m.head[1])<<16 | int(m.head[2])<<8 | int(m.head[3])
+		}
+	}
+	kind = m.kind()
+	if kind == keyUpdate && m.left > 1 || m.left > maxTicket {
+		return 0, nil, nil, localError(decodeError)
+	}
+	n := min(m.left, len(content))
+	taken := content[:n]
+	if m.left -= n; m.left == 0 {
+		m.head = m.head[:0]
+		if kind == keyUpdate {
+			if n != 1 {
+				return 0, nil, nil, localError(decodeError)
+			}
+			body = taken
+		}
+	}
+	return kind, body, content[n:], nil
+}
+
+// kind is the type of the message that is arriving.
+func (m *messages) kind() byte { return m.head[0] }
