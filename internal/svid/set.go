@@ -81,18 +81,23 @@ func (s *Set) Foreign() []*Bundle { return s.foreign }
 // Verify is Bundle.Verify under the one bundle of the trust domain that the leaf names. That name is only a claim until the chain is verified under exactly
 // this bundle: an authority of another trust domain cannot make it true.
 func (s *Set) Verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) (spiffeid.ID, error) {
+	id, _, err := s.verify(chain, usage, now)
+	return id, err
+}
+
+func (s *Set) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) (spiffeid.ID, []*x509.Certificate, error) {
 	if len(chain) == 0 {
-		return spiffeid.ID{}, refuse(NoCertificate, "peer presented no certificate")
+		return spiffeid.ID{}, nil, refuse(NoCertificate, "peer presented no certificate")
 	}
 	id, err := nameOf(chain[0])
 	if err != nil {
-		return spiffeid.ID{}, err
+		return spiffeid.ID{}, nil, err
 	}
 	b := s.domains[id.TrustDomain()]
 	if b == nil {
-		return spiffeid.ID{}, refuse(WrongTrustDomain, "certificate of %s is not of trust domain %q, nor of one that is federated", id, s.own.trustDomain.Name())
+		return spiffeid.ID{}, nil, refuse(WrongTrustDomain, "certificate of %s is not of trust domain %q, nor of one that is federated", id, s.own.trustDomain.Name())
 	}
-	return b.Verify(chain, usage, now)
+	return b.verify(chain, []x509.ExtKeyUsage{usage}, now)
 }
 
 // TrustDomain is the trust domain that the bundle belongs to.

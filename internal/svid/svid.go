@@ -88,27 +88,30 @@ func (b *Bundle) Authorities() []*x509.Certificate { return b.authorities }
 // time, and returns the peer's SPIFFE ID. The rules are those of the X.509-SVID standard, sections 4 and 5, with the extended key
 // usage mandatory. Every error is an *Error.
 func (b *Bundle) Verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) (spiffeid.ID, error) {
-	return b.verify(chain, []x509.ExtKeyUsage{usage}, now)
+	id, _, err := b.verify(chain, []x509.ExtKeyUsage{usage}, now)
+	return id, err
 }
 
 // VerifyLeaf checks a stored leaf for both sides of TLS at once, as Verify would one after the other.
 func (b *Bundle) VerifyLeaf(leaf *x509.Certificate, now time.Time) (spiffeid.ID, error) {
-	return b.verify([]*x509.Certificate{leaf}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, now)
+	id, _, err := b.verify([]*x509.Certificate{leaf}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, now)
+	return id, err
 }
 
 // verify wants every one of the usages in the leaf itself. Above it, crypto/x509 checks the first: our authorities constrain none, and one that did would be refused.
-func (b *Bundle) verify(chain []*x509.Certificate, usages []x509.ExtKeyUsage, now time.Time) (spiffeid.ID, error) {
+// It returns the chain that it found, up to the authority.
+func (b *Bundle) verify(chain []*x509.Certificate, usages []x509.ExtKeyUsage, now time.Time) (spiffeid.ID, []*x509.Certificate, error) {
 	if len(chain) == 0 {
-		return spiffeid.ID{}, refuse(NoCertificate, "peer presented no certificate")
+		return spiffeid.ID{}, nil, refuse(NoCertificate, "peer presented no certificate")
 	}
 	leaf := chain[0]
 	id, err := b.identity(leaf)
 	if err != nil {
-		return spiffeid.ID{}, err
+		return spiffeid.ID{}, nil, err
 	}
 	for _, usage := range usages {
 		if !slices.Contains(leaf.ExtKeyUsage, usage) { // crypto/x509 takes no extended key usage, and "any", for every usage
-			return spiffeid.ID{}, refuse(WrongUsage, "certificate of %s is not meant for this side of TLS", id)
+			return spiffeid.ID{}, nil, refuse(WrongUsage, "certificate of %s is not meant for this side of TLS", id)
 		}
 	}
 	intermediates := x509.NewCertPool()
@@ -117,18 +120,18 @@ func (b *Bundle) verify(chain []*x509.Certificate, usages []x509.ExtKeyUsage, no
 	}
 	chains, err := leaf.Verify(x509.VerifyOptions{Roots: b.pool, Intermediates: intermediates, CurrentTime: now, KeyUsages: usages[:1]})
 	if err != nil {
-		return spiffeid.ID{}, b.explain(leaf, id, now, err)
+		return spiffeid.ID{}, nil, b.explain(leaf, id, now, err)
 	}
 	chains = slices.DeleteFunc(chains, func(c []*x509.Certificate) bool { return b.mixed(c[1:]) })
 	if len(chains) == 0 {
-		return spiffeid.ID{}, refuse(UnknownAuthority, "certificate of %s is signed by an authority that names another trust domain", id)
+		return spiffeid.ID{}, nil, refuse(UnknownAuthority, "certificate of %s is signed by an authority that names another trust domain", id)
 	}
 	for _, c := range chains {
 		if !b.anyRevoked(c) {
-			return id, nil
+			return id, c, nil
 		}
 	}
-	return spiffeid.ID{}, refuse(Revoked, "certificate of %s: its key or its authority's key %s is revoked", id, KeyDigest(leaf))
+	return spiffeid.ID{}, nil, refuse(Revoked, "certificate of %s: its key or its authority's key %s is revoked", id, KeyDigest(leaf))
 }
 
 // identity reads the SPIFFE ID and checks everything that needs no chain.

@@ -28,6 +28,7 @@ type Snapshot struct {
 	Workload *contract.Workload
 
 	now         func() time.Time
+	verified    *svid.Memo // of Trust: what one generation has accepted says nothing in the next
 	certificate tls.Certificate
 	server      *tls.Config // with our ALPN
 	serverPlain *tls.Config // for clients that do not offer it
@@ -55,6 +56,7 @@ func New(g *config.Generation, now func() time.Time) (*Snapshot, error) {
 	if s.Trust, err = svid.NewSet(s.Bundle, g.Mesh.Federation); err != nil {
 		return nil, fmt.Errorf("%s: %w", contract.MeshFile, err)
 	}
+	s.verified = svid.NewMemo(s.Trust)
 	if err := s.judgeLeaf(chain); err != nil {
 		return nil, err
 	}
@@ -112,7 +114,7 @@ func keyFits(leaf *x509.Certificate, key crypto.Signer) error {
 // VerifyPeer judges a chain that a peer presented, at the present time. The identity may be of a federated trust domain: the caller judges what it may. Every error is
 // an *svid.Error.
 func (s *Snapshot) VerifyPeer(chain []*x509.Certificate, usage x509.ExtKeyUsage) (spiffeid.ID, error) {
-	return s.Trust.Verify(chain, usage, s.now())
+	return s.verified.Verify(chain, usage, s.now())
 }
 
 // Usable tells whether peers would accept the leaf now; the error says until when it was good.

@@ -1,0 +1,7 @@
+package svid
+
+// MaxMemo bounds a Memo.
+const MaxMemo = maxMemo
+
+// Len is how many chains are remembered.
+func (m *Memo) Len() int { return len(m.accepted) }
