@@ -31,6 +31,9 @@ const (
 	appIP    = "127.0.0.14"
 )
 
+// pollInterval is how often a pod looks for new files.
+var pollInterval = 50 * time.Millisecond
+
 // pod is a proxy in this process, with its redirections replaced by what the test says.
 type pod struct {
 	*proxy
@@ -89,7 +92,7 @@ func startPod(t testing.TB, ip string, app netip.AddrPort, files proxytest.Files
 		},
 		ownAddress: func(a netip.Addr) bool { return a == netip.MustParseAddr(appIP) },
 		sources:    listen.Sources{V4: netip.MustParseAddr(contract.InboundSource4)},
-		watch:      config.WatchOptions{Poll: 50 * time.Millisecond, Debounce: 5 * time.Millisecond},
+		watch:      config.WatchOptions{Poll: pollInterval, Debounce: 5 * time.Millisecond},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	p.done = make(chan error, 1)

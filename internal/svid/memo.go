@@ -31,6 +31,7 @@ type memoKey struct {
 
 // verdict is an accepted chain: of whom, and between which times.
 type verdict struct {
+	chain       []*x509.Certificate // as presented
 	id          spiffeid.ID
 	from, until time.Time
 }
@@ -56,8 +57,20 @@ func (m *Memo) Verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now tim
 	if len(m.accepted) >= maxMemo {
 		clear(m.accepted)
 	}
-	m.accepted[key] = verdictOn(id, verified)
+	v = verdictOn(id, verified)
+	v.chain = chain
+	m.accepted[key] = v
 	return id, nil
+}
+
+// Shared is an equal chain that all its users share, where it was accepted before: thousands of connections of one peer then hold its certificates once.
+func (m *Memo) Shared(chain []*x509.Certificate, usage x509.ExtKeyUsage) []*x509.Certificate {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if v, known := m.accepted[memoKey{digest(chain), usage}]; known {
+		return v.chain
+	}
+	return chain
 }
 
 // verdictOn is valid while every certificate of the chain is.

@@ -112,6 +112,26 @@ func TestMemoIsBounded(t *testing.T) {
 	}
 }
 
+// TestMemoShares: two copies of an accepted chain become one, and a chain that was not accepted is itself.
+func TestMemoShares(t *testing.T) {
+	ca := testca.New(t, "cluster.local")
+	m := memo(t, nil, nil, ca)
+	leaf := ca.Issue(t, id).Leaf
+	again, err := x509.ParseCertificate(leaf.Raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := m.Shared([]*x509.Certificate{again}, x509.ExtKeyUsageServerAuth); got[0] != again {
+		t.Error("a chain that nobody has verified was replaced")
+	}
+	if _, err := m.Verify([]*x509.Certificate{leaf}, x509.ExtKeyUsageServerAuth, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.Shared([]*x509.Certificate{again}, x509.ExtKeyUsageServerAuth); got[0] != leaf {
+		t.Error("two copies of one leaf stay two")
+	}
+}
+
 func BenchmarkMemo(b *testing.B) {
 	ca := testca.New(b, "cluster.local")
 	m := memo(b, nil, nil, ca)

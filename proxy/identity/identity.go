@@ -117,6 +117,11 @@ func (s *Snapshot) VerifyPeer(chain []*x509.Certificate, usage x509.ExtKeyUsage)
 	return s.verified.Verify(chain, usage, s.now())
 }
 
+// Shared is an equal chain that all connections of a verified peer share, for those who keep it.
+func (s *Snapshot) Shared(chain []*x509.Certificate, usage x509.ExtKeyUsage) []*x509.Certificate {
+	return s.verified.Shared(chain, usage)
+}
+
 // Usable tells whether peers would accept the leaf now; the error says until when it was good.
 func (s *Snapshot) Usable() error {
 	if now := s.now(); now.After(s.Leaf.NotAfter) {

@@ -94,16 +94,11 @@ func (s *Server) Serve(ctx context.Context) { s.listen.Serve(ctx) }
 // Active is the number of connections that are served now.
 func (s *Server) Active() int { return s.listen.Active() }
 
-// refusal is why a connection was not relayed: a reason of a small closed set, and the details.
-type refusal struct {
-	reason string
-	err    error
-}
-
 // connection is one inbound connection on its way to the app.
 type connection struct {
 	peer     *net.TCPConn
 	known    func() // gives back what is held for connections that are not authenticated; may be called often
+	end      func() // gives back the rest
 	record   *telemetry.Connection
 	snapshot *identity.Snapshot
 	dst      netip.AddrPort
@@ -111,45 +106,68 @@ type connection struct {
 	dryRun   sync.Once // of the report that this connection would be denied
 }
 
-func (s *Server) handle(peer *net.TCPConn, held *listen.Held) {
-	defer listen.Reset(peer) // does nothing after an orderly end
+func (s *Server) handle(peer *net.TCPConn, held *listen.Held) (carryOn func()) {
+	c, ok := s.admit(peer, held)
+	if !ok {
+		listen.Reset(peer)
+		return nil
+	}
+	end := func() {
+		c.known()
+		c.end()
+		listen.Reset(peer) // does nothing after an orderly end
+	}
+	carried, refusal := s.prepare(c)
+	if refusal != nil {
+		c.record.Refuse(refusal.Reason, refusal.Err)
+	}
+	if carried == nil {
+		end()
+		return nil
+	}
+	return func() {
+		carried.Run()
+		end()
+	}
+}
+
+// admit gives a connection its share of the places, if its source has one left.
+func (s *Server) admit(peer *net.TCPConn, held *listen.Held) (*connection, bool) {
 	source := listen.AddrPort(peer.RemoteAddr())
 	record := s.Telemetry.Begin(telemetry.Inbound, source)
 	share, ok := s.shares.Acquire(source.Addr())
 	if !ok {
 		record.Refuse("source_limit", fmt.Errorf("%s has half of all connections", source.Addr()))
-		return
+		return nil, false
 	}
-	defer share()
 	release, ok := s.sources.Acquire(source.Addr())
 	if !ok {
+		share()
 		record.Refuse("source_limit", fmt.Errorf("%s has %d connections that are not authenticated yet", source.Addr(), s.MaxUnauthenticatedPerSource))
-		return
+		return nil, false
 	}
-	c := &connection{peer: peer, record: record, deadline: time.Now().Add(s.HandshakeTimeout), known: func() {
+	known := func() {
 		held.Release(unauthenticated)
 		release()
-	}}
-	defer c.known()
-	if r := s.serve(c); r != nil {
-		record.Refuse(r.reason, r.err)
 	}
+	return &connection{peer: peer, record: record, deadline: time.Now().Add(s.HandshakeTimeout), known: known, end: share}, true
 }
 
-func (s *Server) serve(c *connection) *refusal {
+// prepare leads a connection to where it can be relayed. Where it returns neither that nor a refusal, the failure is recorded already.
+func (s *Server) prepare(c *connection) (*relay.Carried, *telemetry.Refusal) {
 	dst, err := listen.Redirected(c.peer, s.Original)
 	if err != nil {
-		return &refusal{"original_destination", err}
+		return nil, &telemetry.Refusal{Reason: "original_destination", Err: err}
 	}
 	c.dst, c.record.Destination = dst, dst
 	switch {
 	case !s.OwnAddress(dst.Addr()):
-		return &refusal{"foreign_address", fmt.Errorf("%s is no address of this pod", dst.Addr())}
+		return nil, &telemetry.Refusal{Reason: "foreign_address", Err: fmt.Errorf("%s is no address of this pod", dst.Addr())}
 	case slices.Contains(contract.ReservedPorts, int(dst.Port())):
-		return &refusal{"reserved_port", fmt.Errorf("port %d is the proxy's own", dst.Port())}
+		return nil, &telemetry.Refusal{Reason: "reserved_port", Err: fmt.Errorf("port %d is the proxy's own", dst.Port())}
 	}
 	if c.snapshot = s.Current(); c.snapshot == nil {
-		return &refusal{"not_ready", errors.New("no generation of files was good yet")}
+		return nil, &telemetry.Refusal{Reason: "not_ready", Err: errors.New("no generation of files was good yet")}
 	}
 	c.record.Self = c.snapshot.ID.String()
 	if !c.snapshot.Permissive(dst.Port()) {
@@ -159,7 +177,7 @@ func (s *Server) serve(c *connection) *refusal {
 	s.Telemetry.Detected(what)
 	switch {
 	case err != nil:
-		return &refusal{"detection", err}
+		return nil, &telemetry.Refusal{Reason: "detection", Err: err}
 	case what == telemetry.DetectedMutualTLS:
 		return s.serveTLS(c, prefix)
 	}
@@ -167,7 +185,7 @@ func (s *Server) serve(c *connection) *refusal {
 }
 
 // serveTLS terminates mutual TLS; prefix is what was read from the peer already.
-func (s *Server) serveTLS(c *connection, prefix []byte) *refusal {
+func (s *Server) serveTLS(c *connection, prefix []byte) (*relay.Carried, *telemetry.Refusal) {
 	var peer spiffeid.ID
 	var wouldDeny *policy.Denial
 	config := c.snapshot.ServerConfig(func(claimed spiffeid.ID) (err error) {
@@ -180,13 +198,14 @@ func (s *Server) serveTLS(c *connection, prefix []byte) *refusal {
 	if err != nil {
 		_ = c.peer.Close() // in order, so that the alert which tells the peer why arrives
 		c.record.HandshakeFailed(err)
-		return nil
+		return nil, nil
 	}
 	// Only now is the identity proved: crypto/tls looks at the peer's signature after it has asked us about the certificate, and certificates are public.
 	c.record.Peer = peer.String()
 	c.reportDryRun(wouldDeny)
 	c.record.HandshakeDone(began)
-	return s.relay(c, side, nil, telemetry.MutualTLS, func(now *identity.Snapshot) error {
+	chain = c.snapshot.Shared(chain, x509.ExtKeyUsageClientAuth)
+	return s.carried(c, side, nil, telemetry.MutualTLS, func(now *identity.Snapshot) error {
 		id, err := now.VerifyPeer(chain, x509.ExtKeyUsageClientAuth)
 		if err != nil {
 			return err
@@ -215,12 +234,16 @@ func (c *connection) reportDryRun(wouldDeny *policy.Denial) {
 	}
 }
 
-func (s *Server) servePlaintext(c *connection, prefix []byte) *refusal {
+func (s *Server) servePlaintext(c *connection, prefix []byte) (*relay.Carried, *telemetry.Refusal) {
 	if !s.plaintext.Try() {
-		return &refusal{"plaintext_limit", fmt.Errorf("%d connections in plaintext are there already", cap(s.plaintext))}
+		return nil, &telemetry.Refusal{Reason: "plaintext_limit", Err: fmt.Errorf("%d connections in plaintext are there already", cap(s.plaintext))}
 	}
-	defer s.plaintext.Release()
-	return s.relay(c, relay.Plain(c.peer), prefix, telemetry.Plaintext, func(now *identity.Snapshot) error {
+	share := c.end
+	c.end = func() {
+		share()
+		s.plaintext.Release()
+	}
+	return s.carried(c, relay.Plain(c.peer), prefix, telemetry.Plaintext, func(now *identity.Snapshot) error {
 		if now.Permissive(c.dst.Port()) {
 			return nil
 		}
@@ -228,25 +251,20 @@ func (s *Server) servePlaintext(c *connection, prefix []byte) *refusal {
 	})
 }
 
-// relay dials the app and relays. Only from here on does the peer count as known.
-func (s *Server) relay(c *connection, peer *relay.Side, prefix []byte, security telemetry.Security, judge live.Judge) *refusal {
+// carried dials the app. Only from here on does the peer count as known.
+func (s *Server) carried(c *connection, peer *relay.Side, prefix []byte, security telemetry.Security, judge live.Judge) (*relay.Carried, *telemetry.Refusal) {
 	_ = c.peer.SetDeadline(time.Time{})
 	c.known()
 	app, err := listen.DialTCP(context.Background(), s.Sources.Dialer(c.dst.Addr(), ConnectTimeout), c.dst)
 	if err != nil {
-		return &refusal{"connect", err}
+		return nil, &telemetry.Refusal{Reason: "connect", Err: err}
 	}
 	if c.snapshot.Workload.ProxyProtocolPorts.Contains(c.dst.Port()) {
 		if err := announce(app, c.record); err != nil {
 			listen.Reset(app)
-			return &refusal{"proxy_protocol", err}
+			return nil, &telemetry.Refusal{Reason: "proxy_protocol", Err: err}
 		}
 	}
-	c.record.Open(security)
-	session := relay.New(peer, relay.Plain(app), relay.Options{Idle: s.Idle, Prefix: prefix, Received: c.record.Received, Sent: c.record.Sent})
-	entry := s.Live.Add(c.snapshot, judge, session)
-	result := session.Run()
-	entry.Done()
-	c.record.Close(result.Received, result.Sent, result.Reason, result.Err)
-	return nil
+	return &relay.Carried{Opener: peer, Target: relay.Plain(app), Prefix: prefix, Security: security, Idle: s.Idle, Record: c.record,
+		Live: s.Live, Snapshot: c.snapshot, Judge: judge}, nil
 }

@@ -46,12 +46,16 @@ func (s Slots) Try() bool {
 // Release frees a slot.
 func (s Slots) Release() { <-s }
 
+// Handler serves a connection, in a goroutine of its own, and closes it. What it returns, if anything, carries on in a new goroutine: getting ready, with its handshake,
+// takes a deep stack, which would stay with a connection that then may be idle for hours.
+type Handler func(c *net.TCPConn, slots *Held) (carryOn func())
+
 // Server accepts from listeners.
 type Server struct {
 	Listeners []net.Listener
-	Slots     []Slots                           // one of each is acquired before every accept
-	Handle    func(c *net.TCPConn, slots *Held) // runs in a goroutine of its own; closes c
-	OnError   func(error)                       // an accept failed and is tried again
+	Slots     []Slots // one of each is acquired before every accept
+	Handle    Handler
+	OnError   func(error) // an accept failed and is tried again
 
 	active atomic.Int64
 }
@@ -59,7 +63,7 @@ type Server struct {
 // Active is the number of connections that Handle serves now.
 func (s *Server) Active() int { return int(s.active.Load()) }
 
-// Held are the slots of one connection. Each is released once, at the latest when Handle returns.
+// Held are the slots of one connection. Each is released once, at the latest when the connection has ended.
 type Held struct {
 	slots []Slots
 	once  []sync.Once
@@ -117,12 +121,24 @@ func (s *Server) accept(ctx context.Context, l net.Listener, handlers *sync.Wait
 		}
 		_ = tcp.SetKeepAliveConfig(KeepAlive) // without it the idle timeout still ends the connection
 		s.active.Add(1)
-		handlers.Go(func() {
-			defer s.active.Add(-1)
-			defer held.releaseAll()
-			s.Handle(tcp, held)
-		})
+		handlers.Go(func() { s.handle(tcp, held, handlers) })
 	}
+}
+
+func (s *Server) handle(c *net.TCPConn, held *Held, handlers *sync.WaitGroup) {
+	done := func() {
+		held.releaseAll()
+		s.active.Add(-1)
+	}
+	carryOn := s.Handle(c, held)
+	if carryOn == nil {
+		done()
+		return
+	}
+	handlers.Go(func() {
+		carryOn()
+		done()
+	})
 }
 
 func (s *Server) acquire(ctx context.Context) (*Held, bool) {

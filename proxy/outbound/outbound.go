@@ -69,29 +69,29 @@ func (s *Server) Serve(ctx context.Context) { s.listen.Serve(ctx) }
 // Active is the number of connections that are served now.
 func (s *Server) Active() int { return s.listen.Active() }
 
-// refusal is why a connection was not relayed: a reason of a small closed set, and the details.
-type refusal struct {
-	reason string
-	err    error
-}
-
-func (s *Server) handle(app *net.TCPConn, _ *listen.Held) {
-	defer listen.Reset(app) // does nothing after an orderly end
+func (s *Server) handle(app *net.TCPConn, _ *listen.Held) (carryOn func()) {
 	record := s.Telemetry.Begin(telemetry.Outbound, listen.AddrPort(app.RemoteAddr()))
-	if r := s.serve(app, record); r != nil {
-		record.Refuse(r.reason, r.err)
+	carried, refusal := s.prepare(app, record)
+	if refusal != nil {
+		record.Refuse(refusal.Reason, refusal.Err)
 	}
+	if carried == nil {
+		listen.Reset(app)
+		return nil
+	}
+	return carried.Run
 }
 
-func (s *Server) serve(app *net.TCPConn, record *telemetry.Connection) *refusal {
+// prepare leads a connection to where it can be relayed. Where it returns neither that nor a refusal, the failure is recorded already.
+func (s *Server) prepare(app *net.TCPConn, record *telemetry.Connection) (*relay.Carried, *telemetry.Refusal) {
 	dst, err := listen.Redirected(app, s.Original)
 	if err != nil {
-		return &refusal{"original_destination", err}
+		return nil, &telemetry.Refusal{Reason: "original_destination", Err: err}
 	}
 	record.Destination = dst
 	snapshot := s.Current()
 	if snapshot == nil {
-		return &refusal{"not_ready", errors.New("no generation of files was good yet")}
+		return nil, &telemetry.Refusal{Reason: "not_ready", Err: errors.New("no generation of files was good yet")}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), resolveTimeout)
 	defer cancel()
@@ -103,7 +103,7 @@ func (s *Server) serve(app *net.TCPConn, record *telemetry.Connection) *refusal 
 		return s.serveMesh(app, record, snapshot, meshDestination{dst, d, facts})
 	case resolve.Plaintext, resolve.Unknown:
 		if err := judge(snapshot); err != nil {
-			return &refusal{"unknown_destination", err}
+			return nil, &telemetry.Refusal{Reason: "unknown_destination", Err: err}
 		}
 		security := telemetry.Plaintext
 		if d.Kind == resolve.Unknown {
@@ -111,7 +111,7 @@ func (s *Server) serve(app *net.TCPConn, record *telemetry.Connection) *refusal 
 		}
 		return s.servePlaintext(app, record, snapshot, judge, security)
 	}
-	return &refusal{"destination", errors.New(d.Reason)}
+	return nil, &telemetry.Refusal{Reason: "destination", Err: errors.New(d.Reason)}
 }
 
 // plaintextJudge tells whether a snapshot lets a connection to dst leave as plaintext: at its start, and again at every new generation.
@@ -132,14 +132,12 @@ func (s *Server) plaintextJudge(dst netip.AddrPort, facts resolve.Facts) live.Ju
 	}
 }
 
-func (s *Server) servePlaintext(app *net.TCPConn, record *telemetry.Connection, snapshot *identity.Snapshot, judge live.Judge, security telemetry.Security) *refusal {
+func (s *Server) servePlaintext(app *net.TCPConn, record *telemetry.Connection, snapshot *identity.Snapshot, judge live.Judge, security telemetry.Security) (*relay.Carried, *telemetry.Refusal) {
 	target, err := listen.DialTCP(context.Background(), listen.Dialer(ConnectTimeout), record.Destination)
 	if err != nil {
-		return &refusal{"connect", err}
+		return nil, &telemetry.Refusal{Reason: "connect", Err: err}
 	}
-	record.Open(security)
-	s.relay(relay.Plain(app), relay.Plain(target), record, snapshot, judge)
-	return nil
+	return s.carried(app, relay.Plain(target), security, record, snapshot, judge), nil
 }
 
 // meshDestination is a destination in the mesh and how we know that.
@@ -157,10 +155,10 @@ func (m meshDestination) accept(id spiffeid.ID) error {
 }
 
 // serveMesh dials exactly the address that the app dialed, and relays only when the server there has proved an identity that may answer.
-func (s *Server) serveMesh(app *net.TCPConn, record *telemetry.Connection, snapshot *identity.Snapshot, m meshDestination) *refusal {
+func (s *Server) serveMesh(app *net.TCPConn, record *telemetry.Connection, snapshot *identity.Snapshot, m meshDestination) (*relay.Carried, *telemetry.Refusal) {
 	target, err := listen.DialTCP(context.Background(), listen.Dialer(ConnectTimeout), m.addr)
 	if err != nil {
-		return &refusal{"connect", err}
+		return nil, &telemetry.Refusal{Reason: "connect", Err: err}
 	}
 	began := time.Now()
 	var server spiffeid.ID
@@ -175,13 +173,12 @@ func (s *Server) serveMesh(app *net.TCPConn, record *telemetry.Connection, snaps
 	if err != nil {
 		listen.Reset(target)
 		record.HandshakeFailed(err)
-		return nil
+		return nil, nil
 	}
 	record.Peer = server.String() // proved by now, and not before: crypto/tls looks at the signature last
 	record.HandshakeDone(began)
-	record.Open(telemetry.MutualTLS)
-	s.relay(relay.Plain(app), side, record, snapshot, s.meshJudge(m, chain))
-	return nil
+	chain = snapshot.Shared(chain, x509.ExtKeyUsageServerAuth)
+	return s.carried(app, side, telemetry.MutualTLS, record, snapshot, s.meshJudge(m, chain)), nil
 }
 
 // meshJudge tells whether the server would still be accepted. A destination that has left the mesh map stays: nothing is expected of it any
@@ -200,10 +197,6 @@ func (s *Server) meshJudge(m meshDestination, chain []*x509.Certificate) live.Ju
 	}
 }
 
-func (s *Server) relay(app, target *relay.Side, record *telemetry.Connection, snapshot *identity.Snapshot, judge live.Judge) {
-	session := relay.New(app, target, relay.Options{Idle: s.Idle, Received: record.Received, Sent: record.Sent})
-	entry := s.Live.Add(snapshot, judge, session)
-	result := session.Run()
-	entry.Done()
-	record.Close(result.Received, result.Sent, result.Reason, result.Err)
+func (s *Server) carried(app *net.TCPConn, target *relay.Side, security telemetry.Security, record *telemetry.Connection, snapshot *identity.Snapshot, judge live.Judge) *relay.Carried {
+	return &relay.Carried{Opener: relay.Plain(app), Target: target, Security: security, Idle: s.Idle, Record: record, Live: s.Live, Snapshot: snapshot, Judge: judge}
 }

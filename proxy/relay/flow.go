@@ -77,31 +77,36 @@ func (f *flow) splice() error {
 	}
 }
 
-// seal reads what an app sends, and sends it as records.
+// seal reads what an app sends, and sends it as records. It is what waits, for hours perhaps, so what it does between two waits is in functions of their own:
+// their stack is not held while it waits.
 func (f *flow) seal() error {
 	r, err := newReceiver(f.src.tcp, f.lend, f.park)
 	if err != nil {
 		return err
 	}
-	defer f.release()
 	for {
 		n, err := r.receive()
-		if err == io.EOF {
+		if err == nil {
+			err = f.sendRecords(n)
+		} else if err == io.EOF {
 			err = f.src.judgeEnd()
 		}
+		f.release()
 		if err != nil {
 			return orderly(err)
 		}
-		out := take(f.in.class)
-		err = f.dst.records.Write(f.in.bytes[:n], out.bytes)
-		out.put()
-		if err != nil {
-			return err
-		}
-		f.add(int64(n))
-		f.resize(n)
-		f.release()
 	}
+}
+
+func (f *flow) sendRecords(n int) error {
+	out := take(f.in.class)
+	defer out.put()
+	if err := f.dst.records.Write(f.in.bytes[:n], out.bytes); err != nil {
+		return err
+	}
+	f.add(int64(n))
+	f.resize(n)
+	return nil
 }
 
 // open reads records, and sends an app what is in them.

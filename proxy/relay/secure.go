@@ -20,19 +20,7 @@ const (
 
 // Secure does a TLS 1.3 handshake over raw, until deadline, with a configuration that serves this one handshake. It returns the side that comes of it and
 // the certificates of the peer, which the configuration has judged. After an error the caller closes the connection.
-//
-// The handshake has a goroutine of its own, since it needs a large stack, which would stay with a connection that then may be idle for hours.
-func Secure(raw *Raw, role Role, config *tls.Config, deadline time.Time) (side *Side, chain []*x509.Certificate, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		side, chain, err = secure(raw, role, config, deadline)
-	}()
-	<-done
-	return side, chain, err
-}
-
-func secure(raw *Raw, role Role, config *tls.Config, deadline time.Time) (*Side, []*x509.Certificate, error) {
+func Secure(raw *Raw, role Role, config *tls.Config, deadline time.Time) (*Side, []*x509.Certificate, error) {
 	secrets := new(record.Secrets)
 	config.KeyLogWriter = secrets
 	conn := tls.Server(raw, config)

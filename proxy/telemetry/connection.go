@@ -65,8 +65,13 @@ func levelOf(reason string) slog.Level {
 	return slog.LevelInfo
 }
 
-// Refuse records the end of a connection that never carried data. Reason is of a small closed set. In a flood all are counted, and not all are logged: the
-// log must not be what fills a disk.
+// Refusal is why a connection carries no data: a reason of a small closed set, and the details. A nil one is recorded already.
+type Refusal struct {
+	Reason string
+	Err    error
+}
+
+// Refuse records the end of a connection that never carried data. In a flood all are counted, and not all are logged: the log must not be what fills a disk.
 func (c *Connection) Refuse(reason string, err error) {
 	c.t.refused.WithLabelValues(string(c.Direction), reason).Inc()
 	if more, ok := c.t.floods.allow(string(c.Direction) + " " + reason); ok {

@@ -1,0 +1,32 @@
+package relay
+
+import (
+	"time"
+
+	"github.com/meshless-dev/meshless/proxy/identity"
+	"github.com/meshless-dev/meshless/proxy/live"
+	"github.com/meshless-dev/meshless/proxy/telemetry"
+)
+
+// Carried is a connection that may carry data: what both directions of the proxy make of one that they have accepted.
+type Carried struct {
+	Opener, Target *Side
+	Prefix         []byte // was read from Opener already; goes to Target first
+	Security       telemetry.Security
+	Idle           time.Duration // default of Options
+	Record         *telemetry.Connection
+
+	Live     *live.Registry
+	Snapshot *identity.Snapshot // under which it was accepted
+	Judge    live.Judge         // tells whether it still would be
+}
+
+// Run relays until the end, while the registry judges, and records both.
+func (c *Carried) Run() {
+	c.Record.Open(c.Security)
+	session := New(c.Opener, c.Target, Options{Idle: c.Idle, Prefix: c.Prefix, Received: c.Record.Received, Sent: c.Record.Sent})
+	entry := c.Live.Add(c.Snapshot, c.Judge, session)
+	result := session.Run()
+	entry.Done()
+	c.Record.Close(result.Received, result.Sent, result.Reason, result.Err)
+}
