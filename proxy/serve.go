@@ -9,11 +9,18 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/proxy/live"
+	"github.com/meshless-dev/meshless/proxy/relay"
 )
 
 // serve runs the proxy until it has drained, until ctx ends, or until one of the admin servers fails. Metrics, health and probes are
 // served from the beginning to the end: the kubelet asks before the first generation and while the app shuts down.
 func (p *proxy) serve(ctx context.Context) error {
+	engine, err := relay.NewEngine()
+	if err != nil {
+		return err
+	}
+	defer engine.Close()
+	p.inbound.Engine, p.outbound.Engine = engine, engine
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var background sync.WaitGroup
@@ -27,7 +34,7 @@ func (p *proxy) serve(ctx context.Context) error {
 	background.Go(func() { p.source.Run(ctx) })
 	background.Go(func() { p.live.Run(ctx, live.Intervals{Judge: judgeInterval, Vanish: vanishInterval}) })
 	p.serveTraffic(ctx)
-	err := context.Cause(ctx)
+	err = context.Cause(ctx)
 	cancel(nil)
 	p.stopServers()
 	background.Wait()

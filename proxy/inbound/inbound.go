@@ -36,13 +36,14 @@ const (
 	MaxUnauthenticatedPerSource = MaxUnauthenticated / 4
 )
 
-// Config is what a Server needs; the first six fields are required.
+// Config is what a Server needs; the fields up to Telemetry are required; Engine may be set until Serve.
 type Config struct {
 	Listeners  []net.Listener
 	Original   func(*net.TCPConn) (netip.AddrPort, error) // listen.Original, but in tests
 	OwnAddress func(netip.Addr) bool                      // (*listen.OwnAddresses).Contains, but in tests
 	Current    func() *identity.Snapshot                  // nil before the first good generation
 	Live       *live.Registry
+	Engine     *relay.Engine
 	Telemetry  *telemetry.Telemetry
 
 	Sources                     listen.Sources // from where the app is dialed
@@ -106,16 +107,18 @@ type connection struct {
 	dryRun   sync.Once // of the report that this connection would be denied
 }
 
-func (s *Server) handle(peer *net.TCPConn, held *listen.Held) (carryOn func()) {
+func (s *Server) handle(peer *net.TCPConn, held *listen.Held) {
 	c, ok := s.admit(peer, held)
 	if !ok {
 		listen.Reset(peer)
-		return nil
+		held.End()
+		return
 	}
 	end := func() {
+		listen.Reset(peer) // does nothing after an orderly end
 		c.known()
 		c.end()
-		listen.Reset(peer) // does nothing after an orderly end
+		held.End()
 	}
 	carried, refusal := s.prepare(c)
 	if refusal != nil {
@@ -123,12 +126,9 @@ func (s *Server) handle(peer *net.TCPConn, held *listen.Held) (carryOn func()) {
 	}
 	if carried == nil {
 		end()
-		return nil
+		return
 	}
-	return func() {
-		carried.Run()
-		end()
-	}
+	carried.Start(s.Engine, end)
 }
 
 // admit gives a connection its share of the places, if its source has one left.

@@ -46,31 +46,34 @@ func (s Slots) Try() bool {
 // Release frees a slot.
 func (s Slots) Release() { <-s }
 
-// Handler serves a connection, in a goroutine of its own, and closes it. What it returns, if anything, carries on in a new goroutine: getting ready, with its handshake,
-// takes a deep stack, which would stay with a connection that then may be idle for hours.
-type Handler func(c *net.TCPConn, slots *Held) (carryOn func())
-
 // Server accepts from listeners.
 type Server struct {
 	Listeners []net.Listener
-	Slots     []Slots // one of each is acquired before every accept
-	Handle    Handler
-	OnError   func(error) // an accept failed and is tried again
+	Slots     []Slots                          // one of each is acquired before every accept
+	Handle    func(c *net.TCPConn, held *Held) // runs in a goroutine of its own; closes c, and ends held then, perhaps after it has returned
+	OnError   func(error)                      // an accept failed and is tried again
 
 	active atomic.Int64
 }
 
-// Active is the number of connections that Handle serves now.
+// Active is the number of connections that have not ended.
 func (s *Server) Active() int { return int(s.active.Load()) }
 
-// Held are the slots of one connection. Each is released once, at the latest when the connection has ended.
+// Held is the place that a connection takes: its slots, each of which is released once, at the latest by End.
 type Held struct {
 	slots []Slots
 	once  []sync.Once
+	end   func()
 }
 
 // Release frees the slot of Server.Slots[i] before the connection ends.
 func (h *Held) Release(i int) { h.once[i].Do(h.slots[i].Release) }
+
+// End is called once, when the connection has ended.
+func (h *Held) End() {
+	h.releaseAll()
+	h.end()
+}
 
 func (h *Held) releaseAll() {
 	for i := range h.slots {
@@ -78,7 +81,7 @@ func (h *Held) releaseAll() {
 	}
 }
 
-// Serve accepts until ctx ends, then closes the listeners and waits for the connections that Handle still serves. A slot is taken before
+// Serve accepts until ctx ends, then closes the listeners and waits until all connections have ended. A slot is taken before
 // the accept: what finds no slot waits in the kernel's queue, where it costs nothing.
 func (s *Server) Serve(ctx context.Context) {
 	var loops, handlers sync.WaitGroup
@@ -121,24 +124,13 @@ func (s *Server) accept(ctx context.Context, l net.Listener, handlers *sync.Wait
 		}
 		_ = tcp.SetKeepAliveConfig(KeepAlive) // without it the idle timeout still ends the connection
 		s.active.Add(1)
-		handlers.Go(func() { s.handle(tcp, held, handlers) })
+		handlers.Add(1)
+		held.end = func() {
+			s.active.Add(-1)
+			handlers.Done()
+		}
+		go s.Handle(tcp, held)
 	}
-}
-
-func (s *Server) handle(c *net.TCPConn, held *Held, handlers *sync.WaitGroup) {
-	done := func() {
-		held.releaseAll()
-		s.active.Add(-1)
-	}
-	carryOn := s.Handle(c, held)
-	if carryOn == nil {
-		done()
-		return
-	}
-	handlers.Go(func() {
-		carryOn()
-		done()
-	})
 }
 
 func (s *Server) acquire(ctx context.Context) (*Held, bool) {

@@ -51,7 +51,7 @@ func TestAcceptErrorsAreTriedAgain(t *testing.T) {
 	var reported atomic.Int64
 	served := make(chan struct{}, 1)
 	start(t, &listen.Server{Listeners: []net.Listener{l}, OnError: func(error) { reported.Add(1) },
-		Handle: func(c *net.TCPConn, _ *listen.Held) func() { c.Close(); served <- struct{}{}; return nil }})
+		Handle: func(c *net.TCPConn, held *listen.Held) { c.Close(); held.End(); served <- struct{}{} }})
 	c, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -73,15 +73,16 @@ func TestSlots(t *testing.T) {
 	var running atomic.Int64
 	known, end := make(chan struct{}), make(chan struct{})
 	s := &listen.Server{Listeners: []net.Listener{l}, Slots: []listen.Slots{all, early}, OnError: func(err error) { t.Error(err) },
-		Handle: func(c *net.TCPConn, held *listen.Held) func() {
+		Handle: func(c *net.TCPConn, held *listen.Held) {
 			running.Add(1)
 			<-known
 			held.Release(1)
 			held.Release(1) // once only
-			return func() { // the slots are held until this has ended, too
-				defer c.Close()
+			go func() {     // the slots are held beyond the handler
 				<-end
-			}
+				c.Close()
+				held.End()
+			}()
 		}}
 	stop := start(t, s)
 	for range 5 {

@@ -15,9 +15,19 @@ const vanishedRetransmits = 8
 // peers that vanish while nothing is under way.
 func Vanished(c *net.TCPConn) bool { return vanished(c, vanishedRetransmits) }
 
+// VanishedSocket is Vanished for a socket by its descriptor.
+func VanishedSocket(fd int) bool {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.SOL_TCP, unix.TCP_INFO)
+	return err == nil && silent(info, vanishedRetransmits)
+}
+
 func vanished(c *net.TCPConn, retransmits uint8) bool {
 	info, ok := state(c)
-	return ok && info.Unacked > 0 && info.Retransmits >= retransmits
+	return ok && silent(info, retransmits)
+}
+
+func silent(info *unix.TCPInfo, retransmits uint8) bool {
+	return info.Unacked > 0 && info.Retransmits >= retransmits
 }
 
 // tcpClose is TCP_CLOSE of include/net/tcp_states.h.
@@ -28,6 +38,12 @@ const tcpClose = 7
 func WasReset(c *net.TCPConn) bool {
 	info, ok := state(c)
 	return !ok || info.State == tcpClose
+}
+
+// WasResetSocket is WasReset for a socket by its descriptor.
+func WasResetSocket(fd int) bool {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.SOL_TCP, unix.TCP_INFO)
+	return err != nil || info.State == tcpClose
 }
 
 // state is what the kernel knows of the connection; there is nothing of one that is closed here.

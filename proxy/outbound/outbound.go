@@ -32,13 +32,14 @@ const (
 // MaxConnections is the default limit of connections at once.
 const MaxConnections = 10000
 
-// Config is what a Server needs; the first six fields are required.
+// Config is what a Server needs; the fields up to Telemetry are required; Engine may be set until Serve.
 type Config struct {
 	Listeners []net.Listener
 	Original  func(*net.TCPConn) (netip.AddrPort, error) // listen.Original, but in tests
 	Current   func() *identity.Snapshot                  // nil before the first good generation
 	Resolver  *resolve.Resolver
 	Live      *live.Registry
+	Engine    *relay.Engine
 	Telemetry *telemetry.Telemetry
 
 	MaxConnections int           // default MaxConnections
@@ -69,17 +70,21 @@ func (s *Server) Serve(ctx context.Context) { s.listen.Serve(ctx) }
 // Active is the number of connections that are served now.
 func (s *Server) Active() int { return s.listen.Active() }
 
-func (s *Server) handle(app *net.TCPConn, _ *listen.Held) (carryOn func()) {
+func (s *Server) handle(app *net.TCPConn, held *listen.Held) {
+	end := func() {
+		listen.Reset(app) // does nothing after an orderly end
+		held.End()
+	}
 	record := s.Telemetry.Begin(telemetry.Outbound, listen.AddrPort(app.RemoteAddr()))
 	carried, refusal := s.prepare(app, record)
 	if refusal != nil {
 		record.Refuse(refusal.Reason, refusal.Err)
 	}
 	if carried == nil {
-		listen.Reset(app)
-		return nil
+		end()
+		return
 	}
-	return carried.Run
+	carried.Start(s.Engine, end)
 }
 
 // prepare leads a connection to where it can be relayed. Where it returns neither that nor a refusal, the failure is recorded already.

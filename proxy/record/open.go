@@ -14,7 +14,7 @@ const maxIdleRecords = 16
 type opener struct {
 	*keys
 	isClient     bool
-	updateWanted func()
+	updateWanted bool // the peer has asked for new keys of our direction
 	idleRecords  int
 	messages     messages
 }
@@ -137,7 +137,7 @@ func (o *opener) update(requested byte) error {
 	const notRequested, wanted = 0, 1
 	switch requested {
 	case wanted:
-		o.updateWanted()
+		o.updateWanted = true
 	case notRequested:
 	default:
 		return localError(illegalParameter)

@@ -8,9 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"sync"
-	"sync/atomic"
-	"time"
 )
 
 // Sizes of records (RFC 8446, section 5.2).
@@ -48,22 +45,18 @@ const (
 // maxRecords is after how many records new keys are taken. AES-GCM is safe for 2^24.5 full ones under one key (RFC 8446, section 5.5).
 const maxRecords = 1 << 23
 
-// Conn is the record layer of one connection: Open for what arrives, Write for what leaves. The two directions are independent; each is for one goroutine.
+// Conn is the record layer of one connection: Open for what arrives, Seal for what leaves. It moves bytes and does no input or output. It is for one goroutine.
 type Conn struct {
-	tcp *net.TCPConn
-	in  opener
-
-	mu      sync.Mutex // an alert may be sent while Write runs
+	in      opener
 	out     *keys
 	renewAt uint64 // record number at which out takes new keys
-	ended   bool   // close_notify or a fatal alert was sent
-	// owed tells that the peer wants our direction to have new keys, too.
-	owed atomic.Bool
+	owed    bool   // the peer wants our direction to have new keys, too
+	ended   bool   // close_notify or a fatal alert was sealed
 }
 
 // New takes over a connection whose handshake is done, and of which nothing behind the handshake was read or written by crypto/tls. It is an error
 // if the handshake was not of TLS 1.3, or if secrets did not serve it.
-func New(tcp *net.TCPConn, state tls.ConnectionState, isClient bool, secrets *Secrets) (*Conn, error) {
+func New(state tls.ConnectionState, isClient bool, secrets *Secrets) (*Conn, error) {
 	s, ok := suites[state.CipherSuite]
 	if !ok || !state.HandshakeComplete || state.Version != tls.VersionTLS13 {
 		return nil, fmt.Errorf("records of cipher suite %s are not known", tls.CipherSuiteName(state.CipherSuite))
@@ -84,47 +77,39 @@ func New(tcp *net.TCPConn, state tls.ConnectionState, isClient bool, secrets *Se
 		return nil, err
 	}
 	secrets.client, secrets.server = nil, nil
-	c := &Conn{tcp: tcp, out: out, renewAt: maxRecords}
-	c.in = opener{keys: in, isClient: isClient, updateWanted: func() { c.owed.Store(true) }}
-	return c, nil
+	return &Conn{in: opener{keys: in, isClient: isClient}, out: out, renewAt: maxRecords}, nil
 }
 
 // Open decrypts the whole records at the beginning of in, appends their application data to out, and tells how many bytes of in it has used; the
 // rest is the beginning of a record. For out, as much room as in has is enough, and the two must not overlap. The end is io.EOF for
-// close_notify, a *net.OpError "remote error" for an alert, and a "local error", of which the peer is told, for anything that is not a valid
+// close_notify, a *net.OpError "remote error" for an alert, and a "local error", of which Alert can tell the peer, for anything that is not a valid
 // record; data that came before it is returned all the same. After an error nothing more may be opened.
 func (c *Conn) Open(out, in []byte) (data []byte, used int, err error) {
 	data, used, err = c.in.open(out, in)
+	if c.in.updateWanted {
+		c.in.updateWanted, c.owed = false, true
+	}
 	var local localError
 	if errors.As(err, &local) {
-		c.alert(tls.AlertError(local))
 		err = &net.OpError{Op: "local error", Net: "tcp", Err: tls.AlertError(local)}
 	}
 	return data, used, err
 }
 
-// Room is how much Write needs for n bytes of plaintext.
-func Room(n int) int { return n + (n/MaxPlaintext+1)*overhead }
+// Room is how much Seal needs for n bytes of plaintext.
+func Room(n int) int { return n + (n/MaxPlaintext+1)*overhead + keyUpdateSize }
 
-// Write sends plaintext in as few records and system calls as can be. It uses scratch for the ciphertext, for which Room tells the capacity. One byte of
-// plaintext's capacity behind its end is used and put back; without it plaintext is copied.
-func (c *Conn) Write(plaintext, scratch []byte) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// keyUpdateSize is that of the record which announces new keys.
+const keyUpdateSize = overhead + messageHeader + 1
+
+// Seal appends plaintext, in as few records as can be, to out, for which Room tells the capacity. The two must not overlap. One byte of plaintext's capacity
+// behind its end is used and put back; without it plaintext is copied. Behind CloseNotify and Alert it is an error.
+func (c *Conn) Seal(out, plaintext []byte) ([]byte, error) {
 	if c.ended {
-		return net.ErrClosed
+		return nil, net.ErrClosed
 	}
-	out, err := c.appendRecords(scratch[:0], plaintext)
-	if err != nil {
-		return err
-	}
-	_, err = c.tcp.Write(out)
-	return err
-}
-
-func (c *Conn) appendRecords(out, plaintext []byte) ([]byte, error) {
 	for len(plaintext) > 0 {
-		if c.out.number >= c.renewAt || c.owed.Load() {
+		if c.out.number >= c.renewAt || c.owed {
 			var err error
 			if out, err = c.appendKeyUpdate(out); err != nil {
 				return nil, err
@@ -139,7 +124,7 @@ func (c *Conn) appendRecords(out, plaintext []byte) ([]byte, error) {
 
 // appendKeyUpdate tells the peer that new keys follow, and takes them. Both halves of the connection are renewed apart, so nothing is asked of the peer.
 func (c *Conn) appendKeyUpdate(out []byte) ([]byte, error) {
-	c.owed.Store(false)
+	c.owed = false
 	out = c.out.seal(out, []byte{keyUpdate, 0, 0, 1, 0}, typeHandshake)
 	if err := c.out.update(); err != nil {
 		return nil, err
@@ -148,45 +133,29 @@ func (c *Conn) appendKeyUpdate(out []byte) ([]byte, error) {
 	return out, nil
 }
 
-// CloseWrite tells the peer that no more data comes (close_notify). The other direction stays open.
-func (c *Conn) CloseWrite() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.sendAlert(closeNotify)
+// CloseNotify appends what tells the peer that no more data comes; the other direction stays open. The second time it appends nothing.
+func (c *Conn) CloseNotify(out []byte) []byte {
+	const warning = 1
+	return c.appendAlert(out, warning, closeNotify)
 }
 
-// Close ends both directions: close_notify, unless it was sent, and the end of the TCP connection.
-func (c *Conn) Close() error {
-	_ = c.tcp.SetWriteDeadline(time.Now().Add(alertTimeout))
-	_ = c.CloseWrite()
-	return c.tcp.Close()
-}
-
-// alertTimeout bounds the writing of an alert with which a connection ends.
-const alertTimeout = time.Second
-
-// alert sends a fatal alert if nothing else is being sent: a peer that takes nothing in would not take it either.
-func (c *Conn) alert(a tls.AlertError) {
-	if !c.mu.TryLock() {
-		return
+// Alert appends what tells the peer why Open has failed, if it was the peer's fault.
+func (c *Conn) Alert(out []byte, err error) []byte {
+	const fatal = 2
+	var local *net.OpError
+	var alert tls.AlertError
+	if !errors.As(err, &local) || local.Op != "local error" || !errors.As(local.Err, &alert) {
+		return out
 	}
-	defer c.mu.Unlock()
-	_ = c.tcp.SetWriteDeadline(time.Now().Add(alertTimeout))
-	_ = c.sendAlert(a)
+	return c.appendAlert(out, fatal, alert)
 }
 
-func (c *Conn) sendAlert(a tls.AlertError) error {
+func (c *Conn) appendAlert(out []byte, level byte, a tls.AlertError) []byte {
 	if c.ended {
-		return nil
+		return out
 	}
 	c.ended = true
-	const warning, fatal = 1, 2
-	level := byte(fatal)
-	if a == closeNotify {
-		level = warning
-	}
-	_, err := c.tcp.Write(c.out.seal(nil, []byte{level, byte(a)}, typeAlert))
-	return err
+	return c.out.seal(out, []byte{level, byte(a)}, typeAlert)
 }
 
 // seal appends one record. The content type goes behind the plaintext (RFC 8446, section 5.2), for as long as it is needed: so a large plaintext is sealed

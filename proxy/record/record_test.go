@@ -46,7 +46,7 @@ func handshake(t testing.TB, isClient bool) *session {
 		t.Fatal(err)
 	}
 	var err error
-	if s.ours, err = record.New(s.tcp, conn.ConnectionState(), isClient, secrets); err != nil {
+	if s.ours, err = record.New(conn.ConnectionState(), isClient, secrets); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -72,6 +72,21 @@ func pair(t testing.TB) (a, b *net.TCPConn) {
 		t.Cleanup(func() { c.Close() })
 	}
 	return x.(*net.TCPConn), y.(*net.TCPConn)
+}
+
+// write sends what ours seals.
+func (s *session) write(plaintext []byte) error {
+	out, err := s.ours.Seal(make([]byte, 0, record.Room(len(plaintext))), plaintext)
+	if err != nil {
+		return err
+	}
+	_, err = s.tcp.Write(out)
+	return err
+}
+
+func (s *session) closeWrite() error {
+	_, err := s.tcp.Write(s.ours.CloseNotify(nil))
+	return err
 }
 
 // readAll opens what arrives until its end, reading in pieces of size, as a network delivers them.
@@ -126,12 +141,12 @@ func TestWhatWeWriteIsRead(t *testing.T) {
 		go func() {
 			for at := 0; at < len(sent); {
 				n := min(len(sent)-at, 1+at*3) // short ones, and such of several records
-				if err := s.ours.Write(sent[at:at+n], make([]byte, 0, record.Room(n))); err != nil {
+				if err := s.write(sent[at : at+n]); err != nil {
 					t.Error(err)
 				}
 				at += n
 			}
-			if err := s.ours.CloseWrite(); err != nil {
+			if err := s.closeWrite(); err != nil {
 				t.Error(err)
 			}
 		}()
@@ -148,27 +163,23 @@ func TestWhatWeWriteIsRead(t *testing.T) {
 // TestRoom: sealing never outgrows what Room tells.
 func TestRoom(t *testing.T) {
 	s := handshake(t, false)
-	go func() { _, _ = io.Copy(io.Discard, s.theirs) }()
 	for _, n := range []int{1, record.MaxPlaintext - 1, record.MaxPlaintext, record.MaxPlaintext + 1, 5 * record.MaxPlaintext} {
-		scratch := make([]byte, record.Room(n))
-		if err := s.ours.Write(random(n), scratch); err != nil {
-			t.Fatal(err)
-		}
-		if scratch[0] != 23 { // application_data: it was written there, and not somewhere larger
-			t.Errorf("%d bytes do not fit into %d", n, len(scratch))
+		room := record.Room(n)
+		if out, err := s.ours.Seal(make([]byte, 0, room), random(n)); err != nil || cap(out) != room {
+			t.Errorf("%d bytes do not fit into %d: %v", n, room, err)
 		}
 	}
 }
 
 func TestHalfClose(t *testing.T) {
 	roles(t, func(t *testing.T, s *session) {
-		if err := s.ours.CloseWrite(); err != nil {
+		if err := s.closeWrite(); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.theirs.Read(make([]byte, 1)); err != io.EOF {
 			t.Fatalf("they see %v, want an orderly end", err)
 		}
-		if err := s.ours.Write([]byte("x"), nil); !errors.Is(err, net.ErrClosed) {
+		if err := s.write([]byte("x")); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("writing behind the end: %v", err)
 		}
 		go func() {
@@ -178,8 +189,8 @@ func TestHalfClose(t *testing.T) {
 		if got, err := s.readAll(1000); err != io.EOF || string(got) != "still open" {
 			t.Errorf("got %q, %v", got, err)
 		}
-		if err := s.ours.Close(); err != nil {
-			t.Error(err)
+		if more := s.ours.CloseNotify(nil); len(more) > 0 {
+			t.Error("the end is told twice")
 		}
 	})
 }
@@ -195,6 +206,22 @@ func TestTheirAlert(t *testing.T) {
 	var remote *net.OpError
 	if !errors.As(err, &remote) || remote.Op != "remote error" || !errors.Is(err, tls.AlertError(20)) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestOurAlert: a peer learns why its record is refused.
+func TestOurAlert(t *testing.T) {
+	s := handshake(t, false)
+	_, _, err := s.ours.Open(nil, append([]byte{23, 3, 3, 0, 17}, make([]byte, 17)...))
+	if !errors.Is(err, tls.AlertError(20)) {
+		t.Fatalf("got %v", err)
+	}
+	_, _ = s.tcp.Write(s.ours.Alert(nil, err))
+	if _, got := s.theirs.Read(make([]byte, 1)); got == nil || got.Error() != "remote error: tls: bad record MAC" {
+		t.Errorf("the peer learns %v", got)
+	}
+	if more := s.ours.Alert(nil, io.ErrUnexpectedEOF); len(more) > 0 {
+		t.Error("an error that is not the peer's is told to it")
 	}
 }
 
@@ -226,12 +253,12 @@ func TestNewRefuses(t *testing.T) {
 		"handshake secrets":  {good, secrets("CLIENT_HANDSHAKE_TRAFFIC_SECRET 00 11\n", server)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := record.New(nil, test.state, true, test.secrets); err == nil {
+			if _, err := record.New(test.state, true, test.secrets); err == nil {
 				t.Error("accepted")
 			}
 		})
 	}
-	if _, err := record.New(nil, good, true, secrets(client, server)); err != nil {
+	if _, err := record.New(good, true, secrets(client, server)); err != nil {
 		t.Errorf("the control: %v", err)
 	}
 	for _, line := range []string{"", "CLIENT_TRAFFIC_SECRET_0", "CLIENT_TRAFFIC_SECRET_0 00 xx\n"} {

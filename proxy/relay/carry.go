@@ -21,12 +21,14 @@ type Carried struct {
 	Judge    live.Judge         // tells whether it still would be
 }
 
-// Run relays until the end, while the registry judges, and records both.
-func (c *Carried) Run() {
+// Start relays, while the registry judges, and records both. Done is called at the end, in any goroutine.
+func (c *Carried) Start(e *Engine, done func()) {
 	c.Record.Open(c.Security)
 	session := New(c.Opener, c.Target, Options{Idle: c.Idle, Prefix: c.Prefix, Received: c.Record.Received, Sent: c.Record.Sent})
 	entry := c.Live.Add(c.Snapshot, c.Judge, session)
-	result := session.Run()
-	entry.Done()
-	c.Record.Close(result.Received, result.Sent, result.Reason, result.Err)
+	session.Start(e, func(r Result) {
+		entry.Done()
+		c.Record.Close(r.Received, r.Sent, r.Reason, r.Err)
+		done()
+	})
 }

@@ -44,16 +44,22 @@ type Result struct {
 	Err            error  // nil for Done
 }
 
-// Session relays between two sides. Make it with New; Run it once.
+// Session relays between two sides. Make it with New; Start it once.
 type Session struct {
 	opener, target *Side
 	options        Options
 	last           atomic.Int64 // when bytes moved last, in nanoseconds since the start
 	start          time.Time
+	unwatch        func()
+	done           func(Result)
 
-	abortOnce sync.Once
-	reason    string
-	err       error
+	endOnce sync.Once
+	aborted atomic.Bool
+	reason  string
+	err     error
+
+	mu    sync.Mutex
+	joint *joint // the two sides in an engine; nil if goroutines move them
 }
 
 // New makes a session between the side that opened the connection and its target.
@@ -66,8 +72,16 @@ func New(opener, target *Side, o Options) *Session {
 
 // Abort ends the session: both sides see a reset. Only the first call counts. It may be called at any time, from any goroutine.
 func (s *Session) Abort(reason string, err error) {
-	s.abortOnce.Do(func() {
+	s.endOnce.Do(func() {
 		s.reason, s.err = reason, err
+		s.aborted.Store(true)
+		s.mu.Lock()
+		joint := s.joint
+		s.mu.Unlock()
+		if joint != nil {
+			joint.end()
+			return
+		}
 		s.opener.abort()
 		s.target.abort()
 	})
@@ -75,29 +89,57 @@ func (s *Session) Abort(reason string, err error) {
 
 // Vanished tells whether a side has not acknowledged for long what was sent to it.
 func (s *Session) Vanished() error {
+	s.mu.Lock() // no socket of the engine is closed meanwhile
+	defer s.mu.Unlock()
+	if s.joint != nil {
+		return s.joint.vanished()
+	}
 	for _, side := range []*Side{s.opener, s.target} {
 		if listen.Vanished(side.tcp) {
-			return fmt.Errorf("%s has acknowledged nothing for about a minute", side.tcp.RemoteAddr())
+			return vanishedError(side.tcp.RemoteAddr())
 		}
 	}
 	return nil
 }
 
-// Run relays until both directions have ended, and closes both sides.
-func (s *Session) Run() Result {
-	defer s.watch()()
-	var result Result
+func vanishedError(peer net.Addr) error {
+	return fmt.Errorf("%s has acknowledged nothing for about a minute", peer)
+}
+
+// Start relays until both directions have ended, closes both sides, and then calls done, in any goroutine. What has records is moved by the engine.
+func (s *Session) Start(e *Engine, done func(Result)) {
+	s.done, s.unwatch = done, s.watch()
+	if s.opener.records != nil || s.target.records != nil {
+		e.add(s)
+		return
+	}
+	go s.run()
+}
+
+// run moves both directions by goroutines.
+func (s *Session) run() {
+	var received, sent int64
 	var back sync.WaitGroup
-	back.Go(func() { result.Sent = s.flow(s.opener, s.target, nil, s.options.Sent) })
-	result.Received = s.flow(s.target, s.opener, s.options.Prefix, s.options.Received)
+	back.Go(func() { sent = s.flow(s.opener, s.target, nil, s.options.Sent) })
+	received = s.flow(s.target, s.opener, s.options.Prefix, s.options.Received)
 	back.Wait()
-	s.abortOnce.Do(func() { // nobody aborted, and from here on nobody can
-		s.reason = Done
+	if s.orderlyEnd() {
 		s.opener.close()
 		s.target.close()
-	})
-	result.Reason, result.Err = s.reason, s.err
-	return result
+	}
+	s.conclude(received, sent)
+}
+
+// orderlyEnd is true if nobody has aborted the session, and from here on nobody can.
+func (s *Session) orderlyEnd() (yes bool) {
+	s.endOnce.Do(func() { s.reason, yes = Done, true })
+	return yes
+}
+
+// conclude reports the end, after orderlyEnd or Abort.
+func (s *Session) conclude(received, sent int64) {
+	s.unwatch()
+	s.done(Result{Received: received, Sent: sent, Reason: s.reason, Err: s.err})
 }
 
 // watch aborts the session when nothing has moved for the idle timeout. Moving bytes only stores a time; the timer looks at it.

@@ -52,7 +52,7 @@ func spliced(t *testing.T, o relay.Options) (opener, target *net.TCPConn, sessio
 	target, b := pair(t)
 	session = relay.New(relay.Plain(a), relay.Plain(b), o)
 	result = make(chan relay.Result, 1)
-	go func() { result <- session.Run() }()
+	session.Start(nil, func(r relay.Result) { result <- r }) // plain sides are not the engine's
 	return opener, target, session, result
 }
 
@@ -155,7 +155,9 @@ func TestAbortBeforeRun(t *testing.T) {
 	_, b := pair(t)
 	session := relay.New(relay.Plain(a), relay.Plain(b), relay.Options{})
 	session.Abort("early", nil)
-	if got := session.Run(); got.Reason != "early" {
+	result := make(chan relay.Result, 1)
+	session.Start(nil, func(r relay.Result) { result <- r })
+	if got := wait(t, result); got.Reason != "early" {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -34,11 +34,11 @@ func Secure(raw *Raw, role Role, config *tls.Config, deadline time.Time) (*Side,
 	_ = raw.SetDeadline(time.Time{})
 	state := conn.ConnectionState()
 	side := &Side{tcp: raw.TCPConn, raw: raw}
-	if fips140.Enabled() { // there AES-GCM is approved only as crypto/tls itself drives it
+	if fips140.Enabled() || !engineWorks { // with FIPS, AES-GCM is approved only as crypto/tls itself drives it
 		raw.open, side.tls = true, conn
 		return side, state.PeerCertificates, nil
 	}
 	var err error
-	side.records, err = record.New(raw.TCPConn, state, role == Client, secrets)
+	side.records, err = record.New(state, role == Client, secrets)
 	return side, state.PeerCertificates, err
 }

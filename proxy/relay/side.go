@@ -98,7 +98,8 @@ func (r *Raw) takeAhead() []byte {
 	return ahead
 }
 
-// Side is one end of a relayed connection: plain TCP, or TLS above it.
+// Side is one end of a relayed connection: plain TCP, or TLS above it. A session with a side that has records is the engine's, from its sockets up; what
+// reads and writes here is for the others.
 type Side struct {
 	tcp *net.TCPConn
 	raw *Raw // below TLS
@@ -113,7 +114,6 @@ type Side struct {
 // Plain is a side without TLS.
 func Plain(c *net.TCPConn) *Side { return &Side{tcp: c} }
 
-// read is for flow.copy, which no side with a record layer comes to.
 func (s *Side) read(p []byte) (int, error) {
 	if s.tls == nil {
 		n, err := s.tcp.Read(p)
@@ -138,39 +138,27 @@ func (s *Side) judgeEnd() error {
 }
 
 func (s *Side) write(p []byte) (int, error) {
-	switch {
-	case s.records != nil:
-		if err := s.records.Write(p, make([]byte, 0, record.Room(len(p)))); err != nil {
-			return 0, err
-		}
-		return len(p), nil
-	case s.tls != nil:
-		return s.tls.Write(p)
+	if s.tls == nil {
+		return s.tcp.Write(p)
 	}
-	return s.tcp.Write(p)
+	return s.tls.Write(p)
 }
 
 func (s *Side) closeWrite() error {
 	s.finished.Store(true)
-	switch {
-	case s.records != nil:
-		return s.records.CloseWrite()
-	case s.tls != nil:
-		return s.tls.CloseWrite()
+	if s.tls == nil {
+		return s.tcp.CloseWrite()
 	}
-	return s.tcp.CloseWrite()
+	return s.tls.CloseWrite()
 }
 
 // close ends a side in order; both directions are done.
 func (s *Side) close() {
-	switch {
-	case s.records != nil:
-		_ = s.records.Close()
-	case s.tls != nil:
-		_ = s.tls.Close()
-	default:
+	if s.tls == nil {
 		_ = s.tcp.Close()
+		return
 	}
+	_ = s.tls.Close()
 }
 
 // abort ends a side so that its peer sees a reset, and without a word of TLS: what was sent is not known to be complete.
