@@ -16,7 +16,7 @@ import (
 )
 
 // pair is a real TCP connection: net.Pipe would hide splice and half-close.
-func pair(t *testing.T) (near, far *net.TCPConn) {
+func pair(t testing.TB) (near, far *net.TCPConn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -131,7 +131,7 @@ func (s *Side) read(p []byte) (int, error) {
 
 // judgeEnd is io.EOF, or ECONNRESET where the other direction has got the error of a reset before this one, and so the reset reads as an end.
 func (s *Side) judgeEnd() error {
-	if !s.finished.Load() && listen.WasReset(s.tcp) {
+	if listen.WasReset(s.tcp) && !s.finished.Load() { // in this order: the other direction may close our half meanwhile, and says so before it does
 		return syscall.ECONNRESET
 	}
 	return io.EOF
