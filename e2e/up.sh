@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Brings up a real single-node Kubernetes on this machine and loads what the cluster tests need: the images of the Dockerfile
-# and `bash`, which examples/pod runs. Then:
+# Brings up a real single-node Kubernetes on this machine and loads what the cluster tests need: the images of the Dockerfile,
+# `bash`, which examples/pod runs, and e2e/standin, which takes the place of real applications. Then:
 #
 #	export KUBECONFIG=/tmp/kube/admin.conf
-#	go test -count=1 -tags e2e -p 1 ./e2e/cluster/...
+#	make e2e
 #
 # ENV_DIR holds kube-build.sh, kube-up.sh and base-images.sh (default: ../shared/env beside the repository); D is the cluster's state.
 # On a cluster of your own this script is not needed: push the images, or load them with `kind load docker-image`.
@@ -20,6 +20,13 @@ for try in 1 2 3; do
   bash "$ENV_DIR/kube-up.sh" && break
   [ "$try" != 3 ] || exit 1
 done
+# A disk that is 85% full would make the kubelet remove images that no registry could bring back, that of the sandbox among them.
+if ! grep -q imageGC "$D/kubelet.yaml"; then
+  echo 'imageGCHighThresholdPercent: 100' >>"$D/kubelet.yaml"
+  mapfile -d '' -t kubelet <"/proc/$(cat "$D/kubelet.pid")/cmdline"
+  kill "$(cat "$D/kubelet.pid")"
+  (cd "$D" && setsid "${kubelet[@]}" >"$D/log/kubelet" 2>&1 & echo $! >"$D/kubelet.pid")
+fi
 
 version=$(sed -n 's/^const Version = "\(.*\)"$/\1/p' "$top/internal/contract/version.go")
 images=(bash:latest)
@@ -32,6 +39,13 @@ if ! docker image inspect bash:latest >/dev/null 2>&1; then
   printf 'FROM debian:bookworm-slim\nRUN apt-get update -qq && apt-get install -y -qq --no-install-recommends iputils-ping\nCMD ["bash"]\n' |
     docker build -q -t bash:latest -
 fi
+context=$(mktemp -d)
+trap 'rm -rf "$context"' EXIT
+(cd "$top" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$context/standin" ./e2e/standin)
+printf 'nobody:x:65534:65534:nobody:/:/sbin/nologin\n' >"$context/passwd"
+docker build -q -f "$top/e2e/standin/Dockerfile" -t meshless-test/standin:latest "$context"
+images+=(meshless-test/standin:latest)
+bash "$top/e2e/cluster/kinds/image.sh"
 docker save "${images[@]}" | ctr -a "$D/containerd/sock" -n k8s.io images import - >/dev/null
 # Ready is more than up: pods need the node and their service account.
 export KUBECONFIG=$D/admin.conf
