@@ -1,6 +1,7 @@
 // Meshless-init runs as the first init container of a pod in the mesh. It routes the pod's TCP through the sidecar proxy, prints the
 // rules that the kernel then holds, and exits. It needs the capability NET_ADMIN, and NET_RAW for the legacy iptables alone. Its command line is
-// contract.InitArgs; any failure exits 1, so that the pod does not start unprotected.
+// contract.InitCommand; any failure exits 1, so that the pod does not start unprotected. With the command remove it takes the rules out again: for whoever debugs a pod
+// or a node (docs/init.md), never in a manifest.
 package main
 
 import (
@@ -22,12 +23,15 @@ func main() {
 }
 
 func run(args []string, stdout, stderr io.Writer) error {
-	parsed, err := contract.ParseInitArgs(args, stderr)
+	command, err := contract.ParseInitCommand(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return apply.Apply(parsed, stdout)
+	if command.Remove {
+		return apply.Remove(stdout)
+	}
+	return apply.Apply(*command.Apply, stdout)
 }

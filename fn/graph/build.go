@@ -134,6 +134,7 @@ func (b *builder) addWorkload(item *yaml.RNode, path []string) error {
 		return fmt.Errorf("%s: the mesh map of its namespace (configmap %s/%s) is not in the input; give it the whole output", object, n.Namespace, contract.MeshName)
 	}
 	n.Class, n.Identity, n.PlaintextPorts, n.PermissivePorts = Mesh, workload.SPIFFEID, args.ExcludeInboundPorts, workload.PermissivePorts.String()
+	n.PlaintextInterfaces, n.Bypass = args.ExcludeInboundInterfaces, bypass(args)
 	if mesh.Inbound.Mode == contract.Permissive {
 		n.PermissivePorts = AllPorts
 	}
@@ -141,6 +142,23 @@ func (b *builder) addWorkload(item *yaml.RNode, path []string) error {
 		b.graph.Open = append(b.graph.Open, n.Namespace)
 	}
 	return b.add(n, item, pod.Labels)
+}
+
+// bypass says what a workload sends around its proxy.
+func bypass(args contract.InitArgs) (ways []string) {
+	for _, r := range args.ExcludeOutboundPorts {
+		ways = append(ways, "port "+contract.Ports{r}.String())
+	}
+	for _, p := range args.ExcludeOutboundCIDRs {
+		ways = append(ways, "network "+p.String())
+	}
+	for _, name := range args.ExcludeOutboundInterfaces {
+		ways = append(ways, "interface "+name)
+	}
+	for _, uid := range args.ExcludeOutboundUIDs {
+		ways = append(ways, fmt.Sprintf("user %d", uid))
+	}
+	return ways
 }
 
 func (b *builder) add(n Node, item *yaml.RNode, labels map[string]string) error {

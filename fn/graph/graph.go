@@ -64,6 +64,9 @@ type Node struct {
 	DryRun          bool           `json:"dryRun,omitempty"`   // whom Access and edges leave out is let in all the same (spec.authorization.mode: DryRun)
 	PermissivePorts string         `json:"permissivePorts,omitempty"`
 	PlaintextPorts  contract.Ports `json:"plaintextPorts,omitempty"` // bypass the proxy: in the clear, from anyone
+
+	PlaintextInterfaces contract.Interfaces `json:"plaintextInterfaces,omitempty"` // what arrives through them bypasses the proxy, on any port
+	Bypass              []string            `json:"bypass,omitempty"`              // what leaves without the proxy: "port 25", "network 10.1.0.0/16", "interface net1", "user 1001"
 }
 
 // Service is a Service in front of a node.

@@ -159,6 +159,12 @@ func (v *view) facts(n Node) []fact {
 	if len(n.PlaintextPorts) > 0 {
 		add("bad", "plaintext only: %s", portsText(n.PlaintextPorts))
 	}
+	if len(n.PlaintextInterfaces) > 0 {
+		add("bad", "plaintext through: %s", strings.Join(n.PlaintextInterfaces, ", "))
+	}
+	for _, way := range n.Bypass {
+		add("warn", "bypass: %s", way)
+	}
 	return facts
 }
 
@@ -197,7 +203,7 @@ func style(n Node) string {
 		return "source"
 	case n.Class != Mesh:
 		return "outside"
-	case n.PermissivePorts != "" || len(n.PlaintextPorts) > 0:
+	case n.PermissivePorts != "" || len(n.PlaintextPorts) > 0 || len(n.PlaintextInterfaces) > 0 || len(n.Bypass) > 0:
 		return "leaky"
 	case n.Access == Nobody:
 		return "closed"

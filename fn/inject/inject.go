@@ -57,11 +57,14 @@ func Apply(m *model.Model, w *model.Workload, r *report.Report) error {
 
 func initContainer(m *model.Model, w *model.Workload) *yaml.Node {
 	args := contract.InitArgs{
-		ProxyUID:             int(m.Spec.Sidecar.UID),
-		ExcludeInboundPorts:  m.ExcludedInbound(w),
-		ExcludeOutboundPorts: contract.UnionPorts(m.Spec.Outbound.ExcludePorts.Set(), w.Overrides.ExcludeOutboundPorts),
-		ExcludeOutboundCIDRs: slices.Concat(m.Spec.Outbound.ExcludeCIDRs, w.Overrides.ExcludeOutboundCIDRs),
-		Backend:              m.Spec.Init.Backend,
+		ProxyUID:                  int(m.Spec.Sidecar.UID),
+		ExcludeInboundPorts:       m.ExcludedInbound(w),
+		ExcludeOutboundPorts:      contract.UnionPorts(m.Spec.Outbound.ExcludePorts.Set(), w.Overrides.ExcludeOutboundPorts),
+		ExcludeOutboundCIDRs:      slices.Concat(m.Spec.Outbound.ExcludeCIDRs, w.Overrides.ExcludeOutboundCIDRs),
+		ExcludeInboundInterfaces:  contract.UnionInterfaces(m.Spec.Inbound.ExcludeInterfaces, w.Overrides.ExcludeInboundInterfaces),
+		ExcludeOutboundInterfaces: contract.UnionInterfaces(m.Spec.Outbound.ExcludeInterfaces, w.Overrides.ExcludeOutboundInterfaces),
+		ExcludeOutboundUIDs:       contract.UnionUIDs(m.Spec.Outbound.ExcludeUIDs, w.Overrides.ExcludeOutboundUIDs),
+		Backend:                   m.Spec.Init.Backend,
 	}
 	c := node.Object("name", contract.InitName, "image", m.Spec.Init.Image)
 	setPullPolicy(c, m.Spec.Init.ImagePullPolicy)
@@ -176,8 +179,9 @@ func volume(m *model.Model, w *model.Workload) *yaml.Node {
 		add(source("configMap", from.BundleConfigMap.Name, item(from.BundleConfigMap.Key, contract.BundleFile)))
 	}
 	add(source("configMap", contract.MeshName, item(contract.MeshFile, contract.MeshFile)))
+	// The API server would fill in apiVersion; sources being one list without keys, kubectl apply would then see a difference and send a patch every time.
 	add(node.Object("downwardAPI", node.Object("items", node.List(node.Object(
-		"fieldRef", node.Object("fieldPath", "metadata.annotations['"+contract.WorkloadAnnotation+"']"), "path", contract.WorkloadFile)))))
+		"fieldRef", node.Object("apiVersion", "v1", "fieldPath", "metadata.annotations['"+contract.WorkloadAnnotation+"']"), "path", contract.WorkloadFile)))))
 	return node.Object("name", contract.VolumeName, "projected", node.Object("sources", sources))
 }
 

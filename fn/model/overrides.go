@@ -18,16 +18,18 @@ import (
 
 // Overrides are what the annotations of one pod template say, beside the config.
 type Overrides struct {
-	Disabled             bool
-	ExcludeInboundPorts  contract.Ports
-	ExcludeOutboundPorts contract.Ports
-	ExcludeOutboundCIDRs []netip.Prefix
-	PermissivePorts      contract.Ports
-	ProxyProtocolPorts   contract.Ports // on which the app reads a PROXY protocol header
-	CPU, Memory          string         // requests of the proxy; Memory is its limit as well
-	Image, LogLevel      string
-	Pprof                bool   // the proxy serves its profiles on loopback
-	TLSSecret            string // the user's Secret that holds leaf and key; "" when they are issued
+	Disabled                                            bool
+	ExcludeInboundPorts                                 contract.Ports
+	ExcludeOutboundPorts                                contract.Ports
+	ExcludeOutboundCIDRs                                []netip.Prefix
+	ExcludeInboundInterfaces, ExcludeOutboundInterfaces contract.Interfaces
+	ExcludeOutboundUIDs                                 contract.UIDs
+	PermissivePorts                                     contract.Ports
+	ProxyProtocolPorts                                  contract.Ports // on which the app reads a PROXY protocol header
+	CPU, Memory                                         string         // requests of the proxy; Memory is its limit as well
+	Image, LogLevel                                     string
+	Pprof                                               bool   // the proxy serves its profiles on loopback
+	TLSSecret                                           string // the user's Secret that holds leaf and key; "" when they are issued
 }
 
 // overrideParsers are the annotations that a person may set on a pod template.
@@ -48,8 +50,13 @@ var overrideParsers = map[string]func(o *Overrides, value string) error{
 		o.ExcludeOutboundCIDRs, err = contract.ParsePrefixes(value)
 		return err
 	},
-	contract.ProxyCPUAnnotation:    quantity(func(o *Overrides) *string { return &o.CPU }),
-	contract.ProxyMemoryAnnotation: quantity(func(o *Overrides) *string { return &o.Memory }),
+	contract.ExcludeInboundInterfacesAnnotation: func(o *Overrides, value string) error { return o.ExcludeInboundInterfaces.UnmarshalText([]byte(value)) },
+	contract.ExcludeOutboundInterfacesAnnotation: func(o *Overrides, value string) error {
+		return o.ExcludeOutboundInterfaces.UnmarshalText([]byte(value))
+	},
+	contract.ExcludeOutboundUIDsAnnotation: func(o *Overrides, value string) error { return o.ExcludeOutboundUIDs.UnmarshalText([]byte(value)) },
+	contract.ProxyCPUAnnotation:            quantity(func(o *Overrides) *string { return &o.CPU }),
+	contract.ProxyMemoryAnnotation:         quantity(func(o *Overrides) *string { return &o.Memory }),
 	contract.ProxyImageAnnotation: func(o *Overrides, value string) error {
 		o.Image = value
 		return v1alpha1.ValidateImage(value)

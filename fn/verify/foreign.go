@@ -11,6 +11,7 @@ import (
 // foreign is a wish that a pod template expresses in the words of another mesh.
 type foreign struct {
 	mesh, ours string // ours is the annotation, or the field of the config, that says the same here
+	alsoOurs   string // a second annotation, where one of theirs says what two of ours do
 	inverse    bool   // it names what is taken in, and ours what is left out
 }
 
@@ -21,6 +22,7 @@ var foreignWishes = map[string]foreign{
 	"traffic.sidecar.istio.io/excludeInboundPorts":     {mesh: "Istio", ours: contract.ExcludeInboundPortsAnnotation},
 	"traffic.sidecar.istio.io/excludeOutboundPorts":    {mesh: "Istio", ours: contract.ExcludeOutboundPortsAnnotation},
 	"traffic.sidecar.istio.io/excludeOutboundIPRanges": {mesh: "Istio", ours: contract.ExcludeOutboundCIDRsAnnotation},
+	"traffic.sidecar.istio.io/excludeInterfaces":       {mesh: "Istio", ours: contract.ExcludeInboundInterfacesAnnotation, alsoOurs: contract.ExcludeOutboundInterfacesAnnotation},
 	"traffic.sidecar.istio.io/includeInboundPorts":     {mesh: "Istio", ours: contract.ExcludeInboundPortsAnnotation, inverse: true},
 	"traffic.sidecar.istio.io/includeOutboundPorts":    {mesh: "Istio", ours: contract.ExcludeOutboundPortsAnnotation, inverse: true},
 	"traffic.sidecar.istio.io/includeOutboundIPRanges": {mesh: "Istio", ours: contract.ExcludeOutboundCIDRsAnnotation, inverse: true},
@@ -42,6 +44,7 @@ var foreignWishes = map[string]foreign{
 	"consul.hashicorp.com/transparent-proxy-exclude-inbound-ports":  {mesh: "Consul", ours: contract.ExcludeInboundPortsAnnotation},
 	"consul.hashicorp.com/transparent-proxy-exclude-outbound-ports": {mesh: "Consul", ours: contract.ExcludeOutboundPortsAnnotation},
 	"consul.hashicorp.com/transparent-proxy-exclude-outbound-cidrs": {mesh: "Consul", ours: contract.ExcludeOutboundCIDRsAnnotation},
+	"consul.hashicorp.com/transparent-proxy-exclude-uids":           {mesh: "Consul", ours: contract.ExcludeOutboundUIDsAnnotation},
 	"consul.hashicorp.com/sidecar-proxy-cpu-request":                {mesh: "Consul", ours: contract.ProxyCPUAnnotation},
 	"consul.hashicorp.com/sidecar-proxy-memory-request":             {mesh: "Consul", ours: contract.ProxyMemoryAnnotation},
 	"consul.hashicorp.com/sidecar-proxy-memory-limit":               {mesh: "Consul", ours: contract.ProxyMemoryAnnotation},
@@ -62,8 +65,13 @@ func (c *checker) foreign(object report.Object, annotations, labels map[string]s
 	}{{"annotations", annotations}, {"labels", labels}} {
 		for _, key := range slices.Sorted(maps.Keys(place.keys)) {
 			wish, known := foreignWishes[key]
-			if _, said := annotations[wish.ours]; !known || said {
+			_, said := annotations[wish.ours]
+			_, alsoSaid := annotations[wish.alsoOurs]
+			if !known || said || alsoSaid {
 				continue
+			}
+			if wish.alsoOurs != "" {
+				wish.ours += ", and for what leaves " + wish.alsoOurs
 			}
 			field := "metadata." + place.name + "[" + key + "]"
 			if wish.inverse {

@@ -30,6 +30,9 @@ func TestForeign(t *testing.T) {
 			"metadata.annotations[traffic.sidecar.istio.io/excludeOutboundPorts]: is Istio's and has no effect here; the equivalent is meshless.dev/exclude-outbound-ports",
 			"metadata.annotations[sidecar.istio.io/proxyCPU]: is Istio's and has no effect here; the equivalent is meshless.dev/proxy-cpu",
 		}},
+		"Istio's interfaces": {annotate(`traffic.sidecar.istio.io/excludeInterfaces: net1`), []string{
+			"the equivalent is meshless.dev/exclude-inbound-interfaces, and for what leaves meshless.dev/exclude-outbound-interfaces"}},
+		"Consul's users":    {annotate(`consul.hashicorp.com/transparent-proxy-exclude-uids: "1001"`), []string{"the equivalent is meshless.dev/exclude-outbound-uids"}},
 		"Istio's inclusion": {annotate(`traffic.sidecar.istio.io/includeInboundPorts: "80"`), []string{"everything goes through the proxy but what meshless.dev/exclude-inbound-ports leaves out"}},
 		"Linkerd":           {annotate(`config.linkerd.io/skip-inbound-ports: "25,9000-9010"`), []string{"is Linkerd's and has no effect here; the equivalent is meshless.dev/exclude-inbound-ports"}},
 		"Consul": {annotate(`consul.hashicorp.com/transparent-proxy-exclude-outbound-cidrs: 10.0.0.0/8`), []string{

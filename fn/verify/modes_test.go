@@ -81,3 +81,24 @@ func TestProxyProtocolPorts(t *testing.T) {
 		t.Errorf("said %q", got)
 	}
 }
+
+// What an init container is told must be what init can be told in a manifest: no holes that are too wide, and never the command that takes the rules out.
+func TestInitArguments(t *testing.T) {
+	good := rendered(t)
+	for args, want := range map[string]string{
+		"- --proxy-uid=15000\n        - --exclude-inbound-interfaces=net1\n        - --exclude-outbound-uids=1001": "",
+		"- --proxy-uid=15000\n        - --exclude-outbound-uids=0":                                                 "0 is root",
+		"- --proxy-uid=15000\n        - --exclude-outbound-uids=15000":                                             "15000 is the proxy's user",
+		"- --proxy-uid=15000\n        - --exclude-outbound-interfaces=eth0":                                        "eth0 joins the pod to the cluster",
+		"- --proxy-uid=15000\n        - --exclude-inbound-interfaces=\"net*\"":                                     "is not the name of an interface",
+		"- remove": `unexpected argument "remove"`,
+	} {
+		text := strings.Replace(good, "- --proxy-uid=15000", args, 1)
+		if text == good {
+			t.Fatal("the rendered manifests hold no --proxy-uid")
+		}
+		if got := findings(t, text, true); want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("%s: said %q, want %q", args, got, want)
+		}
+	}
+}

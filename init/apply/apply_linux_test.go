@@ -155,6 +155,8 @@ func TestApplyRefusesForeignMeshes(t *testing.T) {
 		{nftables.TableFamilyIPv4, "nat", "PROXY_INIT_OUTPUT", "Linkerd"},
 		{nftables.TableFamilyIPv6, "nat", "CONSUL_PROXY_OUTPUT", "Consul"},
 		{nftables.TableFamilyIPv4, "nat", "KUMA_MESH_OUTBOUND", "Kuma"},
+		{nftables.TableFamilyIPv4, "nat", "OSM_PROXY_INBOUND", "Open Service Mesh"},
+		{nftables.TableFamilyIPv4, "nat", "APPMESH_EGRESS", "AWS App Mesh"},
 	} {
 		t.Run(c.table+" "+c.chain, func(t *testing.T) {
 			ns := newNetns(t)

@@ -1,14 +1,18 @@
 package apply
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/init/rules"
+	"github.com/meshless-dev/meshless/internal/contract"
 )
 
 const (
@@ -18,12 +22,22 @@ const (
 		"/etc/modules-load.d/meshless.conf; without ip6table_nat the pod can have no IPv6 (the sysctl net.ipv6.conf.all.disable_ipv6=1)"
 	hintModules = "the node's kernel lacks a part of nftables: run \"modprobe -a nf_tables nft_chain_nat nft_redir\" on the node and list the three in " +
 		"/etc/modules-load.d/meshless.conf; kernels before 5.2 have no nat in tables of family inet and cannot run this release"
+	hintGVisor = "this pod runs in gVisor, whose network stack has no nftables, and iptables in part: run it with another runtimeClassName, or leave it out of the mesh with the " +
+		"annotation " + contract.InjectAnnotation + ": disabled"
 )
+
+// hintCapability says where NET_ADMIN comes from. To another user than root, what a manifest adds is of no use: Kubernetes has no ambient capabilities.
+func hintCapability() string {
+	if uid := os.Geteuid(); uid != 0 {
+		return fmt.Sprintf("%s; a capability that is added is in force for root alone, and this is uid %d: set runAsUser: 0", hintNetAdmin, uid)
+	}
+	return hintNetAdmin
+}
 
 // explain adds the likely cause to an error of the kernel.
 func explain(operation string, err error) error {
 	if isAny(err, unix.EPERM, unix.EACCES) {
-		return fmt.Errorf("%s: %w: %s", operation, err, hintNetAdmin)
+		return fmt.Errorf("%s: %w: %s", operation, err, hintCapability())
 	}
 	return fmt.Errorf("%s: %w", operation, err)
 }
@@ -33,6 +47,9 @@ func explain(operation string, err error) error {
 // EAFNOSUPPORT where there is no netlink for netfilter at all.
 func explainNFTables(operation string, err error) error {
 	if noNFTables(err) {
+		if inGVisor("/") {
+			return fmt.Errorf("%s: %w: %s", operation, err, hintGVisor)
+		}
 		return fmt.Errorf("%s: %w: %s", operation, err, hintModules)
 	}
 	return explain(operation, err)
@@ -42,7 +59,9 @@ func explainNFTables(operation string, err error) error {
 func explainIPTables(v variant, err error) error {
 	switch {
 	case !capable(unix.CAP_NET_ADMIN):
-		return fmt.Errorf("%w: %s", err, hintNetAdmin)
+		return fmt.Errorf("%w: %s", err, hintCapability())
+	case inGVisor("/"):
+		return fmt.Errorf("%w: %s", err, hintGVisor)
 	case v == variantLegacy && !capable(unix.CAP_NET_RAW):
 		return fmt.Errorf("%w: %s", err, hintNetRaw)
 	}
@@ -58,9 +77,22 @@ func isAny(err error, targets ...error) bool {
 	return false
 }
 
+// gVisorBuilt is the build that gVisor has in /proc/version, whatever release it claims to be (4.4.0, and since 2025 4.19.0-gvisor).
+const gVisorBuilt = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
+
+// inGVisor tells whether the kernel is gVisor's: its marker file, for sandboxes that show it (gvisor.dev/gvisor/pkg/gvisordetect), or its version.
+func inGVisor(root string) bool {
+	if _, err := os.Stat(filepath.Join(root, "proc/gvisor/kernel_is_gvisor")); err == nil {
+		return true
+	}
+	version, err := os.ReadFile(filepath.Join(root, "proc/version"))
+	return err == nil && (bytes.Contains(version, []byte(gVisorBuilt)) || bytes.Contains(version, []byte("-gvisor ")))
+}
+
 // foreignMeshes maps what other meshes call their chains, and Istio its tables, to the mesh.
 var foreignMeshes = []struct{ prefix, mesh string }{
 	{"ISTIO_", "Istio"}, {"istio-proxy-", "Istio"}, {"PROXY_INIT_", "Linkerd"}, {"CONSUL_", "Consul"}, {"KUMA_MESH_", "Kuma"},
+	{"OSM_PROXY_", "Open Service Mesh"}, {"APPMESH_", "AWS App Mesh"},
 }
 
 // refuseForeign is an error if another mesh redirects this pod: whose redirect comes first would be chance. Rules of the legacy

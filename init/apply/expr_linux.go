@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -31,8 +32,14 @@ func encode(r rules.Rule) []expr.Any {
 	if r.UID != 0 {
 		e = append(e, meta(expr.MetaKeySKUID), equal(binary.NativeEndian.AppendUint32(nil, r.UID)))
 	}
+	if r.In != "" {
+		e = append(e, meta(expr.MetaKeyIIFNAME), equal(interfaceName(r.In)))
+	}
 	if r.Loopback {
-		e = append(e, meta(expr.MetaKeyOIFNAME), equal(loopbackName()))
+		e = append(e, meta(expr.MetaKeyOIFNAME), equal(interfaceName("lo")))
+	}
+	if r.Out != "" {
+		e = append(e, meta(expr.MetaKeyOIFNAME), equal(interfaceName(r.Out)))
 	}
 	if r.Source.IsValid() {
 		e = append(e, encodeAddress(netip.PrefixFrom(r.Source, r.Source.BitLen()), source4, source6, expr.CmpOpEq)...)
@@ -130,8 +137,8 @@ func decodeCondition(r *rules.Rule, loaded expr.Any, mask []byte, c *expr.Cmp) (
 		switch {
 		case l.Key == expr.MetaKeySKUID && len(c.Data) == 4:
 			r.UID = binary.NativeEndian.Uint32(c.Data)
-		case l.Key == expr.MetaKeyOIFNAME && slices.Equal(c.Data, loopbackName()):
-			r.Loopback = true
+		case l.Key == expr.MetaKeyIIFNAME || l.Key == expr.MetaKeyOIFNAME:
+			return decodeInterface(r, l.Key, c.Data)
 		case l.Key == expr.MetaKeyNFPROTO || l.Key == expr.MetaKeyL4PROTO: // the address or the port that follows says it
 		default:
 			err = fmt.Errorf("meta key %d compared with %x", l.Key, c.Data)
@@ -144,6 +151,21 @@ func decodeCondition(r *rules.Rule, loaded expr.Any, mask []byte, c *expr.Cmp) (
 		return decodePorts(r, c)
 	}
 	return fmt.Errorf("comparison of %T", loaded)
+}
+
+func decodeInterface(r *rules.Rule, key expr.MetaKey, data []byte) error {
+	name := string(bytes.TrimRight(data, "\x00"))
+	switch {
+	case key == expr.MetaKeyOIFNAME && slices.Equal(data, interfaceName("lo")):
+		r.Loopback = true
+	case !slices.Equal(data, interfaceName(name)) || (contract.Interfaces{name}).Validate() != nil: // shorter, it would be the beginning of a name
+		return fmt.Errorf("interface %q", data)
+	case key == expr.MetaKeyIIFNAME:
+		r.In = name
+	default:
+		r.Out = name
+	}
+	return nil
 }
 
 func decodeAddress(r *rules.Rule, l *expr.Payload, mask []byte, c *expr.Cmp) error {
@@ -190,5 +212,9 @@ func equal(data []byte) expr.Any { return &expr.Cmp{Op: expr.CmpOpEq, Register: 
 
 func port(p uint16) []byte { return binary.BigEndian.AppendUint16(nil, p) }
 
-// loopbackName is compared in full, padding included: a shorter comparison would match every name that starts with lo.
-func loopbackName() []byte { return append([]byte("lo"), make([]byte, unix.IFNAMSIZ-2)...) }
+// interfaceName is compared in full, padding included: a shorter comparison would match every name that starts so.
+func interfaceName(name string) []byte {
+	padded := make([]byte, unix.IFNAMSIZ)
+	copy(padded, name)
+	return padded
+}

@@ -3,6 +3,8 @@ package apply
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -23,6 +25,8 @@ func everything(t *testing.T) contract.InitArgs {
 	return contract.InitArgs{
 		ProxyUID: 15000, ExcludeInboundPorts: contract.Ports{{First: 22, Last: 22}, {First: 9000, Last: 9010}},
 		ExcludeOutboundPorts: contract.Ports{{First: 25, Last: 25}, {First: 1000, Last: 65535}}, ExcludeOutboundCIDRs: cidrs,
+		ExcludeInboundInterfaces: contract.Interfaces{"docker0", "abcdefghijklmno"}, ExcludeOutboundInterfaces: contract.Interfaces{"net1", "lo1"},
+		ExcludeOutboundUIDs: contract.UIDs{1001, 2147483647},
 	}
 }
 
@@ -50,6 +54,9 @@ func TestDecodeRefusesForeignExpressions(t *testing.T) {
 		{&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{1}}},
 		{meta(expr.MetaKeyMARK), equal([]byte{1, 2, 3, 4})},
 		{meta(expr.MetaKeyOIFNAME), equal([]byte("lo"))}, // the prefix lo, not the interface
+		{meta(expr.MetaKeyIIFNAME), equal([]byte("net1"))},
+		{meta(expr.MetaKeyIIFNAME), equal(interfaceName("lo"))},
+		{meta(expr.MetaKeyOIFNAME), equal(interfaceName("net*"))},
 		{meta(expr.MetaKeySKUID), equal([]byte{1})},
 		{&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 9, Len: 1}, equal([]byte{6})},
 		{&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: dest6, Len: 4}, equal([]byte{1, 2, 3, 4})},
@@ -87,6 +94,30 @@ func TestErrorsGuessTheCause(t *testing.T) {
 		got := explainNFTables("write", fmt.Errorf("conn.Receive: %w", c.err)).Error()
 		if !strings.Contains(got, c.want) || strings.Contains(got, c.deny) {
 			t.Errorf("%v: got %q, want %q in it and not %q", c.err, got, c.want, c.deny)
+		}
+	}
+}
+
+// The versions are those that gVisor shows, and those of kernels that are not gVisor's.
+func TestInGVisor(t *testing.T) {
+	for name, c := range map[string]struct {
+		file, text string
+		want       bool
+	}{
+		"4.4.0":      {"proc/version", "Linux version 4.4.0 #1 SMP Sun Jan 10 15:06:54 PST 2016\n", true},
+		"4.19.0":     {"proc/version", "Linux version 4.19.0-gvisor #1 SMP Sun Jan 10 15:06:54 PST 2016\n", true},
+		"a later":    {"proc/version", "Linux version 6.1.0-gvisor #1 SMP\n", true},
+		"marker":     {"proc/gvisor/kernel_is_gvisor", "", true},
+		"Debian":     {"proc/version", "Linux version 6.1.0-18-amd64 (debian-kernel@lists.debian.org) (gcc-12) #1 SMP PREEMPT_DYNAMIC Debian 6.1.76-1 (2024-02-01)\n", false},
+		"a real 4.4": {"proc/version", "Linux version 4.4.0-210-generic (buildd@lgw01) #242-Ubuntu SMP Fri Apr 16 09:57:56 UTC 2021\n", false},
+		"no proc":    {"etc/passwd", "", false},
+	} {
+		root := t.TempDir()
+		file := filepath.Join(root, c.file)
+		must(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		must(t, os.WriteFile(file, []byte(c.text), 0o644))
+		if got := inGVisor(root); got != c.want {
+			t.Errorf("%s: %t", name, got)
 		}
 	}
 }

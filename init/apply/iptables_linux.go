@@ -95,7 +95,7 @@ func (s system) writeIPTables(want rules.Ruleset, ipv6 bool) (result, error) {
 		}
 		failures = append(failures, err.Error())
 	}
-	if capable(unix.CAP_NET_ADMIN) && capable(unix.CAP_NET_RAW) { // or the failures say what is missing
+	if capable(unix.CAP_NET_ADMIN) && capable(unix.CAP_NET_RAW) && !inGVisor("/") { // or the failures say what is missing
 		failures = append(failures, hintIPTables)
 	}
 	return result{}, errors.New(strings.Join(failures, "; "))

@@ -98,6 +98,10 @@ type lab struct{ pod, peer netns.NsHandle }
 func newLab(t *testing.T) lab {
 	t.Helper()
 	l := lab{pod: newNetns(t), peer: newNetns(t)}
+	for _, ns := range []netns.NsHandle{l.pod, l.peer} { // or neighbours would wait seconds for their link-local addresses
+		setSysctl(t, ns, "net/ipv6/conf/all/accept_dad", "0")
+		setSysctl(t, ns, "net/ipv6/conf/default/accept_dad", "0")
+	}
 	must(t, inside(t, l.pod, func() error {
 		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(l.peer)})
 	}))

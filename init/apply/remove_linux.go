@@ -1,6 +1,8 @@
 package apply
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -13,69 +15,91 @@ import (
 // removeOthers takes out our rules of every back end but the one that holds them now, or a connection would be redirected by what an
 // earlier configuration said.
 func (s system) removeOthers(r result) error {
-	if err := removeFromNFTables(!r.nftables, r.variant != variantNFT); err != nil {
+	if _, err := removeFromNFTables(!r.nftables, r.variant != variantNFT); err != nil {
 		return err
 	}
 	if r.variant == variantLegacy || s.program(variantLegacy, rules.IPv4, "restore") == "" || !capable(unix.CAP_NET_RAW) {
 		return nil // without the programs, or without the right to run them, no earlier run of this container made legacy rules
 	}
+	_, err := s.removeLegacy()
+	return err
+}
+
+// removeLegacy takes our chains out of the tables of the legacy iptables, one commit for each family, and says which it took.
+func (s system) removeLegacy() (removed []string, err error) {
 	for _, f := range []rules.Family{rules.IPv4, rules.IPv6} {
 		held, err := s.held(variantLegacy, f)
 		if err != nil {
-			return err
+			return removed, err
 		}
-		if held.Ours() {
-			if _, err := s.run(variantLegacy, f, "restore", held.Clean(), "--noflush"); err != nil {
-				return err
-			}
+		if !held.Ours() {
+			continue
 		}
+		if _, err := s.run(variantLegacy, f, "restore", held.Clean(), "--noflush"); err != nil {
+			return removed, explainIPTables(variantLegacy, err)
+		}
+		removed = append(removed, fmt.Sprintf("table nat of %s: our chains and the jumps to them", f.Program("-"+string(variantLegacy))))
 	}
-	return nil
+	return removed, nil
 }
 
 // removeFromNFTables takes out our table, and our chains in the tables of iptables-nft, in one transaction and over netlink: the image may be the one without
-// programs. A kernel without nftables holds neither.
-func removeFromNFTables(table, chains bool) error {
+// programs. A kernel without nftables holds neither. It says what it took out.
+func removeFromNFTables(table, chains bool) (removed []string, err error) {
 	conn, err := nftables.New(nftables.WithSockOptions(configure))
 	if err != nil {
-		return unlessMissing("open netlink", err)
+		return nil, unlessMissing("open netlink", err)
 	}
 	if table {
-		if err := removeTable(conn); err != nil {
-			return err
+		there, err := removeTable(conn)
+		if err != nil {
+			return nil, err
+		}
+		if there {
+			removed = append(removed, "table inet "+rules.Table)
 		}
 	}
 	if chains {
-		for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
-			if err := removeChains(conn, family); err != nil {
-				return err
+		for family, f := range map[nftables.TableFamily]rules.Family{nftables.TableFamilyIPv4: rules.IPv4, nftables.TableFamilyIPv6: rules.IPv6} {
+			there, err := removeChains(conn, family)
+			if err != nil {
+				return nil, err
+			}
+			if there {
+				removed = append(removed, fmt.Sprintf("table nat of %s: our chains and the jumps to them", f.Program("-"+string(variantNFT))))
 			}
 		}
 	}
-	if err := conn.Flush(); err != nil {
-		return explainNFTables("remove rules of nftables", err)
+	if len(removed) == 0 {
+		return nil, nil
 	}
-	return nil
+	if err := conn.Flush(); err != nil {
+		return nil, explainNFTables("remove rules of nftables", err)
+	}
+	slices.Sort(removed)
+	return removed, nil
 }
 
-func removeTable(conn *nftables.Conn) error {
+// removeTable queues the removal of our table and tells whether there is one.
+func removeTable(conn *nftables.Conn) (there bool, err error) {
 	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
-		return unlessMissing("list the nftables of the pod", err)
+		return false, unlessMissing("list the nftables of the pod", err)
 	}
 	for _, t := range tables {
 		if t.Name == rules.Table {
 			conn.DelTable(t)
+			there = true
 		}
 	}
-	return nil
+	return there, nil
 }
 
-// removeChains queues the removal of our chains in the nat table of a family, and of each rule elsewhere in it that jumps there.
-func removeChains(conn *nftables.Conn, family nftables.TableFamily) error {
+// removeChains queues the removal of our chains in the nat table of a family, and of each rule elsewhere in it that jumps there. It tells whether there are any.
+func removeChains(conn *nftables.Conn, family nftables.TableFamily) (there bool, err error) {
 	chains, err := conn.ListChainsOfTableFamily(family)
 	if err != nil {
-		return unlessMissing("list the nftables of the pod", err)
+		return false, unlessMissing("list the nftables of the pod", err)
 	}
 	var ours, others []*nftables.Chain
 	for _, c := range chains {
@@ -88,17 +112,17 @@ func removeChains(conn *nftables.Conn, family nftables.TableFamily) error {
 		}
 	}
 	if len(ours) == 0 {
-		return nil
+		return false, nil
 	}
 	for _, c := range others {
 		lines, err := conn.GetRules(c.Table, c)
 		if err != nil {
-			return explainNFTables("read the chain "+c.Name, err)
+			return false, explainNFTables("read the chain "+c.Name, err)
 		}
 		for _, line := range lines {
 			if jumpsToUs(line) {
 				if err := conn.DelRule(line); err != nil {
-					return err
+					return false, err
 				}
 			}
 		}
@@ -109,7 +133,7 @@ func removeChains(conn *nftables.Conn, family nftables.TableFamily) error {
 	for _, c := range ours {
 		conn.DelChain(c)
 	}
-	return nil
+	return true, nil
 }
 
 func jumpsToUs(r *nftables.Rule) bool {

@@ -120,7 +120,10 @@ func steps(l lab, f family) []step {
 func (s step) check(t *testing.T) {
 	t.Helper()
 	target := hostPort(s.host, s.port)
-	_, line, err := connect(t, s.ns, s.uid, s.source, target)
+	conn, line, err := connect(t, s.ns, s.uid, s.source, target)
+	if conn != nil {
+		conn.Close() // not only with the test, which may take thousands
+	}
 	if s.answers == "refused" {
 		if !errors.Is(err, unix.ECONNREFUSED) {
 			t.Errorf("got %q, %v, want a refusal", line, err)
@@ -168,6 +171,30 @@ func testRoutingWithoutIPv6(t *testing.T, b testBackend) {
 	for _, s := range steps(l, f) {
 		t.Run(s.name, s.check)
 	}
+}
+
+// A pod of a cluster of IPv6 alone: every IPv6 path is as it is otherwise, and rules for IPv4 are there as well, since its loopback and an address that comes later are IPv4's.
+func TestRoutingIPv6Only(t *testing.T) { forEachBackend(t, testRoutingIPv6Only) }
+
+func testRoutingIPv6Only(t *testing.T, b testBackend) {
+	l := newLab(t)
+	must(t, inside(t, l.pod, func() error { return deleteAddress("eth0", pod4+"/24") }))
+	f := families["IPv6"]
+	populate(t, l, f)
+	text := b.apply(t, l.pod, labArgs(t))
+	if !strings.Contains(text, "127.0.0.6") || !strings.Contains(text, "(IPv4 and IPv6)") {
+		t.Errorf("got\n%s\nwant rules for both families", text)
+	}
+	for _, s := range steps(l, f) {
+		t.Run(s.name, s.check)
+	}
+	must(t, inside(t, l.pod, func() error { // IPv4 that comes later, by a second interface for example
+		return errors.Join(addAddresses("eth0", pod4+"/24"), addRoutes(peer4+" 0.0.0.0/0"))
+	}))
+	later := families["IPv4"]
+	populate(t, l, later)
+	step{ns: l.pod, uid: appUID, host: later.foreign, port: servicePort, answers: "outbound"}.check(t)
+	step{ns: l.peer, host: later.pod, port: appPort, answers: "inbound"}.check(t)
 }
 
 // IPv6 that appears behind init's back must not be a way around the proxy.
@@ -294,5 +321,35 @@ func checkDatagram(t *testing.T, from, to netns.NsHandle, listen, target string)
 	buffer := make([]byte, 16)
 	if n, _, err := server.ReadFrom(buffer); err != nil || string(buffer[:n]) != "query" {
 		t.Errorf("got %q, %v, want the datagram", buffer[:n], err)
+	}
+}
+
+// What is not TCP at all, here a protocol of no name (253, RFC 3692), is not ours either: NetworkPolicies are for that.
+func TestOtherProtocolsAreUntouched(t *testing.T) { forEachBackend(t, testOtherProtocols) }
+
+func testOtherProtocols(t *testing.T, b testBackend) {
+	const protocol = 253
+	l := newLab(t)
+	b.apply(t, l.pod, labArgs(t))
+	for name, domain := range map[string]int{"IPv4": unix.AF_INET, "IPv6": unix.AF_INET6} {
+		f := families[name]
+		t.Run(name, func(t *testing.T) {
+			raw := func(ns netns.NsHandle) (fd int) {
+				must(t, inside(t, ns, func() (err error) {
+					fd, err = unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+					return err
+				}))
+				t.Cleanup(func() { unix.Close(fd) })
+				return fd
+			}
+			server, client := raw(l.peer), raw(l.pod)
+			limit := unix.NsecToTimeval(patience.Nanoseconds())
+			must(t, unix.SetsockoptTimeval(server, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit))
+			must(t, unix.Sendto(client, []byte("something"), 0, sockaddr(f.foreign, 0, domain)))
+			buffer := make([]byte, 128)
+			if n, _, err := unix.Recvfrom(server, buffer, 0); err != nil || !strings.HasSuffix(string(buffer[:max(n, 0)]), "something") {
+				t.Errorf("got %q, %v, want the packet", buffer[:max(n, 0)], err)
+			}
+		})
 	}
 }

@@ -98,8 +98,14 @@ func (r Rule) IPTables() string {
 		}
 		say("%s-d %s", not, r.Dest)
 	}
+	if r.In != "" {
+		say("-i %s", r.In)
+	}
 	if r.Loopback {
 		say("-o lo")
+	}
+	if r.Out != "" {
+		say("-o %s", r.Out)
 	}
 	if r.Ports.First != 0 || r.RedirectTo != 0 {
 		say("-p tcp")

@@ -225,10 +225,18 @@ func (r *Rule) parseCondition(word, value string, not bool) error {
 		}
 		r.Dest, r.Outside = p, not
 		return err
-	case "-o":
-		r.Loopback = value == "lo"
-		if !r.Loopback {
+	case "-i", "-o":
+		if word == "-o" && value == "lo" {
+			r.Loopback = true
+			return nil
+		}
+		if err := (contract.Interfaces{value}).Validate(); err != nil {
 			return fmt.Errorf("interface %q", value)
+		}
+		if word == "-i" {
+			r.In = value
+		} else {
+			r.Out = value
 		}
 	case "--dport":
 		ports, err := contract.ParsePorts(strings.ReplaceAll(value, ":", "-"))

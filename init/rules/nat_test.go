@@ -21,6 +21,7 @@ func full(t testing.TB) Ruleset {
 	set, err := New(contract.InitArgs{
 		ProxyUID: 15000, ExcludeInboundPorts: contract.Ports{{First: 22, Last: 22}, {First: 9000, Last: 9010}},
 		ExcludeOutboundPorts: contract.PortsOf(25), ExcludeOutboundCIDRs: cidrs,
+		ExcludeInboundInterfaces: contract.Interfaces{"docker0", "net1"}, ExcludeOutboundInterfaces: contract.Interfaces{"net1"}, ExcludeOutboundUIDs: contract.UIDs{1001},
 	}, true)
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +81,7 @@ func TestCompareNoticesDifferences(t *testing.T) {
 	set := full(t)
 	held := restored(set, IPv4)
 	for name, c := range map[string]struct{ old, with, want string }{
-		"a rule in front":      {"-A MESHLESS_PREROUTING", "-A MESHLESS_PREROUTING -j RETURN\n-A MESHLESS_PREROUTING", "rule 1 is -j RETURN, meant was -p tcp -m tcp --dport 15020:15021"},
+		"a rule in front":      {"-A MESHLESS_PREROUTING", "-A MESHLESS_PREROUTING -j RETURN\n-A MESHLESS_PREROUTING", "rule 1 is -j RETURN, meant was -d 127.0.0.0/8 -p tcp -j REDIRECT --to-ports 15006"},
 		"a rule behind":        {"COMMIT", "-A MESHLESS_OUTPUT -j RETURN\nCOMMIT", "meant was no further rule"},
 		"a rule less":          {"-A MESHLESS_OUTPUT -p tcp -j REDIRECT --to-ports 15001\n", "", "is missing: -p tcp -j REDIRECT --to-ports 15001"},
 		"another user":         {"--uid-owner 15000", "--uid-owner 15001", "--uid-owner 15001"},

@@ -4,7 +4,8 @@
 //
 // What it promises: TCP from outside reaches the proxy's inbound port, TCP to outside reaches its outbound port, whatever the IP
 // family; each exception is a rule that says why. What it does not touch: UDP and every other protocol, and what a pod says to
-// itself over lo. A process of the proxy's user, or root with NET_ADMIN in the pod, can bypass it.
+// itself over lo. A process of the proxy's user, or root with NET_ADMIN in the pod, can bypass it; docs/init.md has the
+// whole list, and apply's bypass tests hold it.
 package rules
 
 import (
@@ -44,6 +45,7 @@ type Chain struct {
 type Rule struct {
 	UID      uint32             // user that opened the sending socket
 	Loopback bool               // leaves through lo
+	In, Out  string             // name of the interface, not lo, through which it comes or leaves
 	Source   netip.Addr         // source address
 	Dest     netip.Prefix       // network of the destination
 	Outside  bool               // the destination is of Dest's family, but not in Dest
@@ -75,8 +77,8 @@ func New(args contract.InitArgs, ipv6 bool) (Ruleset, error) {
 }
 
 func validate(args contract.InitArgs) error {
-	if args.ProxyUID < 1 || args.ProxyUID > 1<<31-1 {
-		return fmt.Errorf("--proxy-uid: %d is not a user id of a non-root user", args.ProxyUID)
+	if err := args.Validate(); err != nil {
+		return err
 	}
 	for _, ports := range []contract.Ports{args.ExcludeInboundPorts, args.ExcludeOutboundPorts} {
 		for _, r := range ports {
@@ -109,12 +111,21 @@ func plaintextPorts(args contract.InitArgs) (rules []Rule) {
 	return rules
 }
 
-// prerouting has no exception by address. A packet from outside to 127.0.0.1 or ::6 is redirected as well: left alone, only the kernel's
+// prerouting has no exception by address, and one by interface only where the config names it. A packet from outside to 127.0.0.1 or ::6 is redirected as well: left alone, only the kernel's
 // martian filter (off with route_localnet) would keep it from the loopback listeners. The proxy sees an original
 // destination that is not the pod's address, or that is a port of its own, and refuses. What the pod sends to itself over lo
 // passes this hook too, but its connection was decided in output already, and NAT decides once.
 func prerouting(args contract.InitArgs) []Rule {
-	return append(plaintextPorts(args), Rule{RedirectTo: contract.InboundPort, Why: "all other TCP from outside passes the proxy"})
+	var rules []Rule
+	// An exclusion must not reach what listens on loopback alone, the proxy's admin port included. IPv6 has no route_localnet.
+	if len(args.ExcludeInboundPorts)+len(args.ExcludeInboundInterfaces) > 0 {
+		rules = append(rules, Rule{Dest: loopback4, RedirectTo: contract.InboundPort, Why: "to a loopback address, from outside: the proxy refuses"})
+	}
+	rules = append(rules, plaintextPorts(args)...)
+	for _, name := range args.ExcludeInboundInterfaces {
+		rules = append(rules, Rule{In: name, Why: "excluded inbound interface"})
+	}
+	return append(rules, Rule{RedirectTo: contract.InboundPort, Why: "all other TCP from outside passes the proxy"})
 }
 
 // output: the order matters. The proxy's own connections are decided before anything that an annotation excludes, and the
@@ -138,6 +149,12 @@ func output(args contract.InitArgs) []Rule {
 	}
 	for _, p := range args.ExcludeOutboundCIDRs {
 		rules = append(rules, Rule{Dest: p, Why: "excluded outbound network"})
+	}
+	for _, name := range args.ExcludeOutboundInterfaces {
+		rules = append(rules, Rule{Out: name, Why: "excluded outbound interface"})
+	}
+	for _, uid := range args.ExcludeOutboundUIDs {
+		rules = append(rules, Rule{UID: uint32(uid), Why: "excluded outbound user"})
 	}
 	return append(rules, Rule{RedirectTo: contract.OutboundPort, Why: "all other TCP to outside passes the proxy"})
 }

@@ -87,7 +87,7 @@ func checkChain(t *testing.T, c Chain) {
 		if len(r.Why) == 0 || len(r.Why) > MaxWhy || strings.ContainsAny(r.Why, "\"\n") {
 			t.Errorf("%s rule %d: comment %q is none that nft takes", c.Name, i, r.Why)
 		}
-		if !r.Loopback && !r.Dest.IsValid() && r.UID == 0 && r.Ports.First == 0 && r.RedirectTo == 0 {
+		if r.In == "" && r.Out == "" && !r.Loopback && !r.Dest.IsValid() && r.UID == 0 && r.Ports.First == 0 && r.RedirectTo == 0 {
 			t.Errorf("%s rule %d returns everything: %s", c.Name, i, r)
 		}
 	}
@@ -101,11 +101,16 @@ func checkChain(t *testing.T, c Chain) {
 func TestNewRefuses(t *testing.T) {
 	good := contract.InitArgs{ProxyUID: 15000}
 	for name, change := range map[string]func(*contract.InitArgs){
-		"--proxy-uid: 0":  func(a *contract.InitArgs) { a.ProxyUID = 0 }, // would be "any user" in a Rule
-		"--proxy-uid: -1": func(a *contract.InitArgs) { a.ProxyUID = -1 },
-		"ports 9-8":       func(a *contract.InitArgs) { a.ExcludeInboundPorts = contract.Ports{{First: 9, Last: 8}} },
-		"ports 0-8":       func(a *contract.InitArgs) { a.ExcludeOutboundPorts = contract.Ports{{First: 0, Last: 8}} }, // would be "any port"
-		"invalid Prefix":  func(a *contract.InitArgs) { a.ExcludeOutboundCIDRs = []netip.Prefix{{}} },
+		"--proxy-uid: 0":            func(a *contract.InitArgs) { a.ProxyUID = 0 }, // would be "any user" in a Rule
+		"--proxy-uid: -1":           func(a *contract.InitArgs) { a.ProxyUID = -1 },
+		"0 is root":                 func(a *contract.InitArgs) { a.ExcludeOutboundUIDs = contract.UIDs{0} }, // would be "any user" as well
+		"15000 is the proxy's user": func(a *contract.InitArgs) { a.ExcludeOutboundUIDs = contract.UIDs{15000} },
+		"eth0 joins the pod":        func(a *contract.InitArgs) { a.ExcludeOutboundInterfaces = contract.Interfaces{"eth0"} },
+		`"net*" is not the name`:    func(a *contract.InitArgs) { a.ExcludeInboundInterfaces = contract.Interfaces{"net*"} },
+		`"" is not the name`:        func(a *contract.InitArgs) { a.ExcludeInboundInterfaces = contract.Interfaces{""} }, // would be "any interface"
+		"ports 9-8":                 func(a *contract.InitArgs) { a.ExcludeInboundPorts = contract.Ports{{First: 9, Last: 8}} },
+		"ports 0-8":                 func(a *contract.InitArgs) { a.ExcludeOutboundPorts = contract.Ports{{First: 0, Last: 8}} }, // would be "any port"
+		"invalid Prefix":            func(a *contract.InitArgs) { a.ExcludeOutboundCIDRs = []netip.Prefix{{}} },
 		"10.0.0.1/8": func(a *contract.InitArgs) {
 			a.ExcludeOutboundCIDRs = []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}
 		},

@@ -40,8 +40,14 @@ func (r Rule) String() string {
 	if r.UID != 0 {
 		say("meta skuid %d", r.UID)
 	}
+	if r.In != "" {
+		say(`iifname "%s"`, r.In)
+	}
 	if r.Loopback {
 		say(`oifname "lo"`)
+	}
+	if r.Out != "" {
+		say(`oifname "%s"`, r.Out)
 	}
 	if r.Source.IsValid() {
 		say("%s saddr %s", family(r.Source), r.Source)

@@ -22,16 +22,19 @@ const (
 
 // Annotations that people write on pod templates.
 const (
-	InjectAnnotation               = AnnotationPrefix + "inject"
-	ExcludeInboundPortsAnnotation  = AnnotationPrefix + "exclude-inbound-ports"
-	ExcludeOutboundPortsAnnotation = AnnotationPrefix + "exclude-outbound-ports"
-	ExcludeOutboundCIDRsAnnotation = AnnotationPrefix + "exclude-outbound-cidrs"
-	ProxyProtocolPortsAnnotation   = AnnotationPrefix + "proxy-protocol-ports"
-	PprofAnnotation                = AnnotationPrefix + "pprof" // enabled or disabled
-	PermissivePortsAnnotation      = AnnotationPrefix + "permissive-ports"
-	ProxyCPUAnnotation             = AnnotationPrefix + "proxy-cpu"
-	ProxyMemoryAnnotation          = AnnotationPrefix + "proxy-memory"
-	ProxyImageAnnotation           = AnnotationPrefix + "proxy-image"
-	LogLevelAnnotation             = AnnotationPrefix + "log-level"
-	TLSSecretAnnotation            = AnnotationPrefix + "tls-secret" // Secret of the user's with LeafFile and PlainKeyFile, instead of an issued leaf
+	InjectAnnotation                    = AnnotationPrefix + "inject"
+	ExcludeInboundPortsAnnotation       = AnnotationPrefix + "exclude-inbound-ports"
+	ExcludeInboundInterfacesAnnotation  = AnnotationPrefix + "exclude-inbound-interfaces"
+	ExcludeOutboundPortsAnnotation      = AnnotationPrefix + "exclude-outbound-ports"
+	ExcludeOutboundCIDRsAnnotation      = AnnotationPrefix + "exclude-outbound-cidrs"
+	ExcludeOutboundInterfacesAnnotation = AnnotationPrefix + "exclude-outbound-interfaces"
+	ExcludeOutboundUIDsAnnotation       = AnnotationPrefix + "exclude-outbound-uids"
+	ProxyProtocolPortsAnnotation        = AnnotationPrefix + "proxy-protocol-ports"
+	PprofAnnotation                     = AnnotationPrefix + "pprof" // enabled or disabled
+	PermissivePortsAnnotation           = AnnotationPrefix + "permissive-ports"
+	ProxyCPUAnnotation                  = AnnotationPrefix + "proxy-cpu"
+	ProxyMemoryAnnotation               = AnnotationPrefix + "proxy-memory"
+	ProxyImageAnnotation                = AnnotationPrefix + "proxy-image"
+	LogLevelAnnotation                  = AnnotationPrefix + "log-level"
+	TLSSecretAnnotation                 = AnnotationPrefix + "tls-secret" // Secret of the user's with LeafFile and PlainKeyFile, instead of an issued leaf
 )

@@ -22,11 +22,14 @@ const (
 
 // InitArgs is the command line of meshless-init. The function writes it, so that a reviewer reads in the manifest what bypasses the proxy.
 type InitArgs struct {
-	ProxyUID             int // whose traffic is not redirected
-	ExcludeInboundPorts  Ports
-	ExcludeOutboundPorts Ports
-	ExcludeOutboundCIDRs []netip.Prefix
-	Backend              Backend
+	ProxyUID                  int // whose traffic is not redirected
+	ExcludeInboundPorts       Ports
+	ExcludeInboundInterfaces  Interfaces
+	ExcludeOutboundPorts      Ports
+	ExcludeOutboundCIDRs      []netip.Prefix
+	ExcludeOutboundInterfaces Interfaces
+	ExcludeOutboundUIDs       UIDs
+	Backend                   Backend
 }
 
 // Args is the command line that ParseInitArgs reads; defaults are left out.
@@ -35,11 +38,20 @@ func (a InitArgs) Args() []string {
 	if len(a.ExcludeInboundPorts) > 0 {
 		args = append(args, "--exclude-inbound-ports="+a.ExcludeInboundPorts.String())
 	}
+	if len(a.ExcludeInboundInterfaces) > 0 {
+		args = append(args, "--exclude-inbound-interfaces="+a.ExcludeInboundInterfaces.String())
+	}
 	if len(a.ExcludeOutboundPorts) > 0 {
 		args = append(args, "--exclude-outbound-ports="+a.ExcludeOutboundPorts.String())
 	}
 	if len(a.ExcludeOutboundCIDRs) > 0 {
 		args = append(args, "--exclude-outbound-cidrs="+joinPrefixes(a.ExcludeOutboundCIDRs))
+	}
+	if len(a.ExcludeOutboundInterfaces) > 0 {
+		args = append(args, "--exclude-outbound-interfaces="+a.ExcludeOutboundInterfaces.String())
+	}
+	if len(a.ExcludeOutboundUIDs) > 0 {
+		args = append(args, "--exclude-outbound-uids="+a.ExcludeOutboundUIDs.String())
 	}
 	if a.Backend != "" && a.Backend != BackendAuto {
 		args = append(args, "--backend="+string(a.Backend))
@@ -51,13 +63,21 @@ func (a InitArgs) Args() []string {
 func ParseInitArgs(args []string, usage io.Writer) (InitArgs, error) {
 	a := InitArgs{Backend: BackendAuto}
 	fs := newFlagSet("meshless-init", usage)
+	fs.Usage = func() {
+		fmt.Fprintf(usage, "meshless-init [flags] routes the TCP of this network namespace through the proxy.\n"+
+			"meshless-init %s takes out what it wrote there: in a pod, that opens the mesh.\n", InitRemove)
+		fs.PrintDefaults()
+	}
 	fs.IntVar(&a.ProxyUID, "proxy-uid", DefaultUID, "user of the proxy, whose traffic is not redirected")
 	fs.TextVar(&a.ExcludeInboundPorts, "exclude-inbound-ports", Ports{}, "ports on which peers reach the app without the proxy, like 22,9000-9010")
+	fs.TextVar(&a.ExcludeInboundInterfaces, "exclude-inbound-interfaces", Interfaces{}, "interfaces through which the app is reached without the proxy, like net1,docker0")
 	fs.TextVar(&a.ExcludeOutboundPorts, "exclude-outbound-ports", Ports{}, "ports that the app reaches without the proxy")
 	fs.Func("exclude-outbound-cidrs", "networks that the app reaches without the proxy, like 10.1.0.0/16,fd00::/8", func(s string) (err error) {
 		a.ExcludeOutboundCIDRs, err = ParsePrefixes(s)
 		return err
 	})
+	fs.TextVar(&a.ExcludeOutboundInterfaces, "exclude-outbound-interfaces", Interfaces{}, "interfaces through which the app reaches others without the proxy")
+	fs.TextVar(&a.ExcludeOutboundUIDs, "exclude-outbound-uids", UIDs{}, "users whose processes reach others without the proxy, like 1001,1002")
 	fs.Func("backend", "Auto, NFTables or IPTables (default Auto)", func(s string) error {
 		a.Backend = Backend(s)
 		switch a.Backend {
@@ -69,10 +89,46 @@ func ParseInitArgs(args []string, usage io.Writer) (InitArgs, error) {
 	if err := parseAll(fs, args); err != nil {
 		return InitArgs{}, err
 	}
-	if a.ProxyUID < 1 || a.ProxyUID > 1<<31-1 {
-		return InitArgs{}, fmt.Errorf("--proxy-uid: %d is not a user id of a non-root user", a.ProxyUID)
+	if err := a.Validate(); err != nil {
+		return InitArgs{}, err
 	}
 	return a, nil
+}
+
+// Validate checks what can be wrong of users and interfaces; the error begins with the flag.
+func (a InitArgs) Validate() error {
+	if a.ProxyUID < 1 || a.ProxyUID > maxUID {
+		return fmt.Errorf("--proxy-uid: %d is not a user id of a non-root user", a.ProxyUID)
+	}
+	for flag, names := range map[string]Interfaces{"--exclude-inbound-interfaces": a.ExcludeInboundInterfaces, "--exclude-outbound-interfaces": a.ExcludeOutboundInterfaces} {
+		if err := names.Validate(); err != nil {
+			return fmt.Errorf("%s: %w", flag, err)
+		}
+	}
+	if err := a.ExcludeOutboundUIDs.Validate(int64(a.ProxyUID)); err != nil {
+		return fmt.Errorf("--exclude-outbound-uids: %w", err)
+	}
+	return nil
+}
+
+// InitCommand is a command line of meshless-init; one field is set.
+type InitCommand struct {
+	Apply  *InitArgs
+	Remove bool // take out what an earlier run put into the network namespace; never in a manifest, where ParseInitArgs refuses it
+}
+
+// InitRemove is the command that takes everything out.
+const InitRemove = "remove"
+
+// ParseInitCommand reads any command line of meshless-init (without the program's name). flag.ErrHelp is returned for --help, after the usage went to usage.
+func ParseInitCommand(args []string, usage io.Writer) (c InitCommand, err error) {
+	if len(args) > 0 && args[0] == InitRemove {
+		c.Remove = true
+		return c, parseAll(newFlagSet("meshless-init "+InitRemove, usage), args[1:])
+	}
+	c.Apply = new(InitArgs)
+	*c.Apply, err = ParseInitArgs(args, usage)
+	return c, err
 }
 
 // ProxyArgs is the command line of meshless-proxy.

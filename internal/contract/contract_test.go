@@ -198,6 +198,7 @@ func TestInitArgs(t *testing.T) {
 	want := contract.InitArgs{
 		ProxyUID: 15000, ExcludeInboundPorts: contract.PortsOf(22), ExcludeOutboundPorts: contract.PortsOf(25),
 		ExcludeOutboundCIDRs: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00::/8")}, Backend: contract.BackendNFTables,
+		ExcludeInboundInterfaces: contract.Interfaces{"docker0", "net1"}, ExcludeOutboundInterfaces: contract.Interfaces{"tun0"}, ExcludeOutboundUIDs: contract.UIDs{999, 1001},
 	}
 	got, err := contract.ParseInitArgs(want.Args(), io.Discard)
 	if err != nil {

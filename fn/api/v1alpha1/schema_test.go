@@ -69,6 +69,8 @@ func TestSchemaAgreesWithLoad(t *testing.T) {
 		"minimal":      {minimal, true},
 		"ports":        {minimal + "  inbound: {excludePorts: [22, \"80\", \"9000-9010\"]}\n", true},
 		"networks":     {minimal + "  outbound: {excludeCIDRs: [10.0.0.0/8, \"fd00::/8\"], unknown: Deny}\n", true},
+		"interfaces":   {minimal + "  inbound: {excludeInterfaces: [docker0]}\n  outbound: {excludeInterfaces: [net1], excludeUIDs: [1001]}\n", true},
+		"user by name": {minimal + "  outbound: {excludeUIDs: [nobody]}\n", false},
 		"rule":         {minimal + "  authorization: {rules: [{to: {name: a, labelSelector: {matchExpressions: [{key: k, operator: Exists}]}}, ports: [80], from: [{spiffeID: \"spiffe://cluster.local/ns/a/b/c\"}]}]}\n", true},
 		"resources":    {minimal + "  proxy: {resources: {requests: {cpu: 1, memory: 64Mi}}, logLevel: debug}\n", true},
 		"switches":     {minimal + "  authorization: {mode: DryRun, fromNetworkPolicies: true}\n  proxy: {fips140: true}\n", true},

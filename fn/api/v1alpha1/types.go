@@ -114,6 +114,8 @@ type Selector struct {
 type Inbound struct {
 	Mode         contract.Mode `json:"mode,omitempty"`         // default Strict
 	ExcludePorts PortList      `json:"excludePorts,omitempty"` // not redirected to the proxy at all
+
+	ExcludeInterfaces []string `json:"excludeInterfaces,omitempty"` // what arrives through these interfaces is not redirected: docker0, net1; whole names, and never eth0 or lo
 }
 
 // Outbound is what the proxies do with what the app opens.
@@ -121,7 +123,11 @@ type Outbound struct {
 	Unknown      contract.Unknown `json:"unknown,omitempty"`      // default Passthrough
 	ExcludePorts PortList         `json:"excludePorts,omitempty"` // not redirected to the proxy at all
 	ExcludeCIDRs []netip.Prefix   `json:"excludeCIDRs,omitempty"` // networks not redirected to the proxy at all
-	MeshCIDRs    []netip.Prefix   `json:"meshCIDRs,omitempty"`    // mutual TLS with any identity of the trust domain
+
+	ExcludeInterfaces []string `json:"excludeInterfaces,omitempty"` // what leaves through these interfaces is not redirected: net1, tun0; whole names, and never eth0 or lo
+	ExcludeUIDs       []int64  `json:"excludeUIDs,omitempty"`       // what processes of these users open is not redirected; never root or sidecar.uid
+
+	MeshCIDRs []netip.Prefix `json:"meshCIDRs,omitempty"` // mutual TLS with any identity of the trust domain
 }
 
 // Authorization says who may connect to whom.

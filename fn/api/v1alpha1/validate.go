@@ -109,12 +109,27 @@ func (v *validator) enums(s Spec) {
 			v.fail(fmt.Sprintf("spec.outbound.excludeCIDRs[%d]", i), "%s has host bits set; write %s", p, p.Masked())
 		}
 	}
+	v.interfaces("spec.inbound.excludeInterfaces", s.Inbound.ExcludeInterfaces)
+	v.interfaces("spec.outbound.excludeInterfaces", s.Outbound.ExcludeInterfaces)
+	for i, uid := range s.Outbound.ExcludeUIDs {
+		if err := (contract.UIDs{uid}).Validate(s.Sidecar.UID); err != nil {
+			v.fail(fmt.Sprintf("spec.outbound.excludeUIDs[%d]", i), "%v", err)
+		}
+	}
 	for i, p := range s.Outbound.MeshCIDRs {
 		if p != p.Masked() {
 			v.fail(fmt.Sprintf("spec.outbound.meshCIDRs[%d]", i), "%s has host bits set; write %s", p, p.Masked())
 		}
 		if p.Addr().Is4In6() { // addresses are compared in their IPv4 form, so it would match nothing and leave plaintext
 			v.fail(fmt.Sprintf("spec.outbound.meshCIDRs[%d]", i), "%s is of IPv4 addresses in IPv6 form; write them as IPv4", p)
+		}
+	}
+}
+
+func (v *validator) interfaces(path string, names []string) {
+	for i, name := range names {
+		if err := (contract.Interfaces{name}).Validate(); err != nil {
+			v.fail(fmt.Sprintf("%s[%d]", path, i), "%v", err)
 		}
 	}
 }

@@ -1,0 +1,85 @@
+package apply
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/meshless-dev/meshless/init/rules"
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// Remove takes out of the calling thread's network namespace all that Apply ever puts there, whatever back end wrote it, and nothing else: the table inet meshless,
+// our chains in the nat tables of either iptables with the jumps to them, and the address of the inbound proxy on lo. It writes a line to out for each, or that there
+// was nothing; a second run is such a one. What then is opened in a pod leaves and arrives without the proxy; established connections stay as they are.
+//
+// It is an error if something could be left: rules of the legacy iptables can be seen with its programs and NET_RAW only.
+func Remove(out io.Writer) error { return host.remove(out) }
+
+func (s system) remove(out io.Writer) error {
+	removed, err := removeFromNFTables(true, true)
+	var legacy []string
+	legacyErr := s.legacyVisible()
+	if legacyErr == nil {
+		legacy, legacyErr = s.removeLegacy()
+	}
+	address, addressErr := removeInboundSource6()
+	removed = append(append(removed, legacy...), address...)
+	for _, what := range removed {
+		fmt.Fprintf(out, "removed %s\n", what)
+	}
+	if err := errors.Join(err, legacyErr, addressErr); err != nil {
+		return fmt.Errorf("remove: %w", err)
+	}
+	if len(removed) == 0 {
+		_, err = fmt.Fprintf(out, "nothing of %s is here\n", contract.InitName)
+	}
+	return err
+}
+
+// legacyVisible is an error where the namespace has a nat table of the legacy iptables that the container cannot look into: it may be ours.
+func (s system) legacyVisible() error {
+	for _, f := range []rules.Family{rules.IPv4, rules.IPv6} {
+		there, err := legacyNAT(f)
+		switch {
+		case err != nil:
+			return fmt.Errorf("find out whether the legacy %s has a table nat: %w", f.Program(""), err)
+		case !there:
+		case s.program(variantLegacy, f, "save") == "" || s.program(variantLegacy, f, "restore") == "":
+			return fmt.Errorf("the legacy %s has a table nat here, which may be ours, and the image has no program to look: use the image %s", f.Program(""), contract.InitIPTablesImage)
+		case !capable(unix.CAP_NET_RAW):
+			return fmt.Errorf("the legacy %s has a table nat here, which may be ours: %s", f.Program(""), hintNetRaw)
+		}
+	}
+	return nil
+}
+
+// removeInboundSource6 takes from lo the address that addInboundSource6 gave it. One that was not added in that way is somebody else's. The IPv4 address was never
+// added: all of 127.0.0.0/8 is lo's.
+func removeInboundSource6() (removed []string, err error) {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return nil, explain("find the interface lo", err)
+	}
+	addrs, err := netlink.AddrList(lo, netlink.FAMILY_V6)
+	if err != nil {
+		return nil, explain("list the addresses of lo", err)
+	}
+	source := net.ParseIP(contract.InboundSource6)
+	for _, a := range addrs {
+		ones, _ := a.Mask.Size()
+		if !a.IP.Equal(source) || ones != 128 || a.PreferedLft != 0 || uint32(a.ValidLft) != math.MaxUint32 {
+			continue
+		}
+		if err := netlink.AddrDel(lo, &a); err != nil {
+			return removed, explain(fmt.Sprintf("remove the address %s from lo", source), err)
+		}
+		removed = append(removed, fmt.Sprintf("address %s from lo", source))
+	}
+	return removed, nil
+}
