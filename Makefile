@@ -1,7 +1,7 @@
 # make help lists the targets. Go and git are enough for demo, build and test; Docker, root and a cluster are used where they are there.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo build test images e2e bench fuzz lint clean
+.PHONY: help demo build test images e2e bench microbench fuzz lint clean
 
 VERSION := $(shell sed -n 's/^const Version = "\(.*\)"$$/\1/p' internal/contract/version.go)
 REGISTRY := ghcr.io/meshless-dev
@@ -12,7 +12,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
 help: ## List the targets
-	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 demo: build ## Render examples/shop with keys of its own, and show what came of it
 	@KUSTOMIZE="go tool kustomize" bash examples/demo.sh
@@ -34,7 +34,11 @@ images: ## Build the images under the tag that the examples use
 e2e: ## Test on the cluster that KUBECONFIG names; e2e/up.sh brings one up
 	go test -count=1 -timeout 30m -tags e2e -p 1 ./e2e/cluster/...
 
-bench: ## Run the benchmarks
+BENCH :=
+bench: ## Measure the proxy beside nginx, HAProxy, stunnel and ghostunnel, an hour; BENCH=-quick takes a minute, BENCH=-help lists the flags
+	go run ./proxy/bench $(BENCH)
+
+microbench: ## Run the benchmarks of the packages
 	go test -run '^$$' -bench . -benchmem ./...
 
 fuzz: ## Run every fuzz test for ten seconds
