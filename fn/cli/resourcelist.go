@@ -144,7 +144,7 @@ func (w *partWriter) write(head string, n *yaml.Node, end string) error {
 	text, begins := bytes.CutPrefix(w.text.Bytes(), []byte(head))
 	text, ends := bytes.CutSuffix(text, []byte(end))
 	if !begins || !ends {
-		return errors.New("writing the ResourceList: an item is not written as a part of a list")
+		panic("an item is not written as a part of a list") // a bug: whatever an item is, the list around it is ours
 	}
 	_, err := w.out.Write(text)
 	return err
