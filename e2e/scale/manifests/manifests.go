@@ -173,9 +173,14 @@ func WriteKustomization(folder string, n, namespaces int, function string) error
 	}
 	if function != "" {
 		k.WriteString("- mtls\ntransformers:\n- mtls.yaml\n")
-		if err := os.WriteFile(filepath.Join(folder, "mtls.yaml"), fmt.Appendf(nil, Config, function), 0o644); err != nil {
+		if err := WriteConfig(folder, function); err != nil {
 			return err
 		}
 	}
 	return os.WriteFile(filepath.Join(folder, "kustomization.yaml"), []byte(k.String()), 0o644)
+}
+
+// WriteConfig writes the MutualTLS of WriteKustomization, which names the program that kustomize runs.
+func WriteConfig(folder, function string) error {
+	return os.WriteFile(filepath.Join(folder, "mtls.yaml"), fmt.Appendf(nil, Config, function), 0o644)
 }
