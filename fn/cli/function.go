@@ -2,9 +2,7 @@ package cli
 
 import (
 	"errors"
-	"fmt"
 
-	"sigs.k8s.io/kustomize/kyaml/kio"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
@@ -15,31 +13,20 @@ import (
 // function is the KRM function: a ResourceList in, a ResourceList out. After an error the output holds the results and no items: the exit code decides for
 // kustomize and kpt, and whoever ignores it gets nothing that could be applied half done.
 func (p *program) function() error {
-	stream := &kio.ByteReadWriter{Reader: p.in, Writer: p.out, OmitReaderAnnotations: true, KeepReaderAnnotations: true}
-	items, err := stream.Read()
+	list, err := readResourceList(p.in)
 	if err != nil {
-		return fmt.Errorf("standard input: %w", unquoted(err))
+		return err
 	}
-	if len(items) == 0 && stream.WrappingKind == "" {
-		return errors.New("standard input is empty; it should be a ResourceList, as kustomize and kpt send it (see meshless --help)")
-	}
-	if len(items) == 1 && report.ObjectOf(items[0]).Kind == kio.ResourceListKind { // one with neither items nor functionConfig is not unwrapped
-		items, stream.WrappingKind = nil, kio.ResourceListKind
-	}
-	if stream.WrappingKind != kio.ResourceListKind {
-		return errors.New("standard input is not a ResourceList, as kustomize and kpt send it (see meshless --help)")
-	}
-	stream.WrappingAPIVersion = kio.ResourceListAPIVersion
 	r := &report.Report{}
-	stored := render.HasPaths(items)
-	rendered := p.renderItems(items, stream.FunctionConfig, render.Options{WrittenBack: stored, Check: stored}, r)
-	if stream.Results, err = resultsNode(r); err != nil {
+	stored := render.HasPaths(list.items)
+	list.items = p.renderItems(list.items, list.functionConfig, render.Options{WrittenBack: stored, Check: stored}, r)
+	if list.results, err = resultsNode(r); err != nil {
 		return err
 	}
 	if r.Failed() {
-		stream.FunctionConfig = nil // what was refused may be a key; it is not echoed
+		list.functionConfig = nil // what was refused may be a key; it is not echoed
 	}
-	if err := stream.Write(rendered); err != nil {
+	if err := list.write(p.out); err != nil {
 		return err
 	}
 	return p.conclude(r)

@@ -20,15 +20,16 @@ const kubectlDefault = "kubectl.kubernetes.io/default-container"
 // place puts init container and sidecar into the order that the form of the sidecar needs. Native: before everything, so that later init containers have the
 // mesh. Container: the redirect is made last of all init containers, as nothing stands behind it before the containers start; the proxy is the first of these, and the
 // kubelet starts the next one only after its postStart hook.
-func place(m *model.Model, w *model.Workload, spec *yaml.Node) {
+func place(m *model.Model, w *model.Workload, shared *node.Shared, spec *yaml.Node) {
+	initContainer, proxyContainer := shared.Of(initContainer(m, w)), shared.Of(proxyContainer(m, w))
 	inits := node.Sequence(spec, "initContainers")
 	if m.Spec.Sidecar.Mode == v1alpha1.NativeSidecar {
-		inits.Content = append([]*yaml.Node{initContainer(m, w), proxyContainer(m, w)}, inits.Content...)
+		inits.Content = append([]*yaml.Node{initContainer, proxyContainer}, inits.Content...)
 		return
 	}
-	inits.Content = append(inits.Content, initContainer(m, w))
+	inits.Content = append(inits.Content, initContainer)
 	containers := node.Sequence(spec, "containers")
-	containers.Content = append([]*yaml.Node{proxyContainer(m, w)}, containers.Content...)
+	containers.Content = append([]*yaml.Node{proxyContainer}, containers.Content...)
 }
 
 // hooks are the lifecycle hooks of a sidecar that is a plain container.

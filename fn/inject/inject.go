@@ -18,8 +18,8 @@ import (
 )
 
 // Apply injects init container, sidecar, volume and annotations into the pod template of a workload of the mesh, and points its handlers to the
-// proxy. The template must be stripped.
-func Apply(m *model.Model, w *model.Workload, r *report.Report) error {
+// proxy. The template must be stripped. What is the same in many workloads is one node of shared, so nothing of ours must be changed afterwards but taken out whole.
+func Apply(m *model.Model, w *model.Workload, shared *node.Shared, r *report.Report) error {
 	template, err := w.Node.Pipe(yaml.Lookup(w.TemplatePath...))
 	if err != nil {
 		return err
@@ -41,9 +41,9 @@ func Apply(m *model.Model, w *model.Workload, r *report.Report) error {
 	if err != nil {
 		return err
 	}
-	place(m, w, spec)
+	place(m, w, shared, spec)
 	volumes := node.Sequence(spec, "volumes")
-	volumes.Content = append(volumes.Content, volume(m, w))
+	volumes.Content = append(volumes.Content, shared.Of(volume(m, w)))
 	annotations := node.Child(node.Child(template.YNode(), "metadata"), "annotations")
 	node.Set(annotations, contract.WorkloadAnnotation, node.Literal(string(annotation)))
 	if original != "" {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 
 	k8sjson "sigs.k8s.io/json"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
@@ -86,7 +87,7 @@ func writeObject(out *bytes.Buffer, n *yaml.Node) error {
 		if i > 0 {
 			out.WriteByte(',')
 		}
-		if err := writeValue(out, n.Content[i].Value); err != nil {
+		if err := writeString(out, n.Content[i].Value); err != nil {
 			return err
 		}
 		out.WriteByte(':')
@@ -99,11 +100,14 @@ func writeObject(out *bytes.Buffer, n *yaml.Node) error {
 }
 
 func writeScalar(out *bytes.Buffer, n *yaml.Node) error {
-	switch n.ShortTag() {
-	case yaml.NodeTagString, "!!timestamp":
-		return writeValue(out, n.Value)
-	case yaml.NodeTagNull:
+	switch tag := n.ShortTag(); {
+	case tag == yaml.NodeTagString || tag == "!!timestamp":
+		return writeString(out, n.Value)
+	case tag == yaml.NodeTagNull:
 		out.WriteString("null")
+		return nil
+	case tag == yaml.NodeTagInt && isPlainInt(n.Value), tag == yaml.NodeTagBool && (n.Value == "true" || n.Value == "false"):
+		out.WriteString(n.Value)
 		return nil
 	}
 	var value any // numbers in all their spellings, booleans, binary: as the YAML library means them
@@ -112,6 +116,25 @@ func writeScalar(out *bytes.Buffer, n *yaml.Node) error {
 	}
 	return writeValue(out, value)
 }
+
+// isPlainInt tells whether a number is written as JSON writes it. One that is too large for that is left to the YAML library.
+func isPlainInt(s string) bool {
+	return len(s) < 19 && (s == "0" || s != "" && s[0] != '0' && strings.Trim(s, "0123456789") == "")
+}
+
+// writeString writes what json.Marshal writes.
+func writeString(out *bytes.Buffer, s string) error {
+	if strings.IndexFunc(s, mustEscape) >= 0 {
+		return writeValue(out, s)
+	}
+	out.WriteByte('"')
+	out.WriteString(s)
+	out.WriteByte('"')
+	return nil
+}
+
+// mustEscape is true of every character that JSON may not hold as it is, and of more.
+func mustEscape(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune(`"\<>&`, r) }
 
 func writeValue(out *bytes.Buffer, value any) error {
 	data, err := json.Marshal(value)

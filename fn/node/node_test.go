@@ -99,6 +99,9 @@ lines: |
   one
   two
 html: <a&b>
+texts: ["quote \" and \\ slash", "tab\tnew\nline", "ü", "\u2028", "\x7f", "\U0001F512", '', ' ']
+ints: [0, -1, 7, 007, +5, 1_000, 0b11, 999999999999999999, 9223372036854775807, 18446744073709551615, !!int "12"]
+bools: [true, True, FALSE, !!bool "true"]
 `
 	n := yaml.MustParse(text)
 	got, err := node.JSON(n)
@@ -115,5 +118,34 @@ html: <a&b>
 	}
 	if diff := cmp.Diff(w, g); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestShared: what says the same is one node, what differs in anything is another, and all say what they said.
+func TestShared(t *testing.T) {
+	build := func() []*yaml.Node {
+		return []*yaml.Node{
+			node.Object("a", "b", "c", node.List("d", 1)), node.Object("a", "b", "c", node.List("d", "1")), node.Object("a", "bc", "", node.List("d", 1)),
+			node.Object("c", node.List("d", 1), "a", "b"), node.List("a", "b", node.List("d", 1)), node.List(node.List("a"), "b"), node.List(node.List("a", "b")),
+			node.Text("x"), node.Literal("x"), node.Value(true), node.Text("true"), node.Object(), node.List(), node.Text(""),
+		}
+	}
+	shared := &node.Shared{}
+	seen := map[*yaml.Node]int{}
+	for i, n := range build() {
+		first := shared.Of(n)
+		if other, twice := seen[first]; twice {
+			t.Errorf("%d and %d are one node", other, i)
+		}
+		seen[first] = i
+		if got, want := yaml.NewRNode(first).MustString(), yaml.NewRNode(build()[i]).MustString(); got != want {
+			t.Errorf("%d says %q, want %q", i, got, want)
+		}
+		if again := shared.Of(build()[i]); again != first {
+			t.Errorf("%d is two nodes", i)
+		}
+	}
+	if inner := shared.Of(node.Object("a", "b", "c", node.List("d", 1))); shared.Of(node.List("d", 1)) != inner.Content[3] {
+		t.Error("a part is not shared")
 	}
 }

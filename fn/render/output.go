@@ -45,11 +45,12 @@ func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*contract.M
 	}
 	o.writeAuthorities(config, issued)
 	keep := map[*yaml.RNode]bool{}
+	writer := &contract.MeshWriter{}
 	for _, namespace := range o.model.Namespaces() {
 		if !o.model.Spec.UsesCertManager() {
 			keep[o.writeBundle(namespace, issued)] = true
 		}
-		mesh, err := meshes[namespace].Marshal()
+		mesh, err := writer.Marshal(meshes[namespace])
 		if err != nil {
 			r.Error(report.Object{}, "", "writing the mesh map: %v", err)
 			return

@@ -71,9 +71,10 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	if checkFederation(m, issued.bundle, o.Now, r); r.Failed() {
 		return nil
 	}
+	shared := &node.Shared{}
 	for i, w := range m.Workloads {
 		o.progress("injecting", i, len(m.Workloads))
-		if err := inject.Apply(m, w, r); err != nil {
+		if err := inject.Apply(m, w, shared, r); err != nil {
 			r.Error(w.Object, "", "%v", err)
 		}
 	}

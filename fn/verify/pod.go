@@ -51,7 +51,7 @@ func (c *checker) workload(item *yaml.RNode, path []string) {
 		c.report.Error(object, field, "%v; a later transformer or patch has moved or removed them", err)
 		return
 	}
-	c.injected = append(c.injected, meshed{object, pod, workload.SPIFFEID, runsFIPS(parts.proxy)})
+	c.injected = append(c.injected, meshed{object, pod.Labels, workload.SPIFFEID, runsFIPS(parts.proxy)})
 	c.foreign(object, pod.Annotations, pod.Labels)
 	uid := c.proxy(object, parts)
 	args := c.init(object, parts.init, uid)
@@ -274,15 +274,9 @@ func (c *checker) handlers(object report.Object, others []corev1.Container, w *c
 func (c *checker) services(items []*yaml.RNode) {
 	index := &model.Index{}
 	for _, w := range c.injected {
-		index.Add(w.object.Namespace, w.pod.Labels)
+		index.Add(w.object.Namespace, w.labels)
 	}
-	known := map[string]map[string][]string{} // identities by namespace of the map, and host
-	for namespace, mesh := range c.meshes {
-		known[namespace] = map[string][]string{}
-		for _, s := range mesh.Services {
-			known[namespace][s.Host] = s.Identities
-		}
-	}
+	known := c.distinctMaps()
 	for _, item := range items {
 		if item.GetKind() == "Service" && item.GetApiVersion() == "v1" {
 			c.service(item, index, known)
@@ -290,7 +284,41 @@ func (c *checker) services(items []*yaml.RNode) {
 	}
 }
 
-func (c *checker) service(item *yaml.RNode, index *model.Index, known map[string]map[string][]string) {
+// knownServices is what mesh maps of the same Services say: the identities by host.
+type knownServices struct {
+	clusterDomain string
+	identities    map[string][]string
+	namespaces    []string // of the maps
+}
+
+// distinctMaps puts namespaces together whose maps share their Services: that of every namespace of a package does.
+func (c *checker) distinctMaps() []*knownServices {
+	type key struct {
+		domain string
+		first  *contract.Service
+		n      int
+	}
+	known := map[key]*knownServices{}
+	var distinct []*knownServices
+	for _, namespace := range slices.Sorted(maps.Keys(c.meshes)) {
+		mesh := c.meshes[namespace]
+		k := key{domain: mesh.ClusterDomain, n: len(mesh.Services)}
+		if k.n > 0 {
+			k.first = &mesh.Services[0]
+		}
+		if known[k] == nil {
+			known[k] = &knownServices{clusterDomain: mesh.ClusterDomain, identities: make(map[string][]string, k.n)}
+			for _, s := range mesh.Services {
+				known[k].identities[s.Host] = s.Identities
+			}
+			distinct = append(distinct, known[k])
+		}
+		known[k].namespaces = append(known[k].namespaces, namespace)
+	}
+	return distinct
+}
+
+func (c *checker) service(item *yaml.RNode, index *model.Index, all []*knownServices) {
 	object := report.ObjectOf(item)
 	var service corev1.Service
 	if node.Decode(item, &service) != nil {
@@ -304,11 +332,16 @@ func (c *checker) service(item *yaml.RNode, index *model.Index, known map[string
 		}
 	}
 	slices.Sort(identities)
-	for _, namespace := range slices.Sorted(maps.Keys(known)) {
-		host := fmt.Sprintf("%s.%s.svc.%s", service.Name, namespaceOf(object), c.meshes[namespace].ClusterDomain)
-		if len(identities) > 0 && !slices.Equal(known[namespace][host], identities) {
-			c.report.Error(object, "", "is not in the mesh map of namespace %q with the workloads that it selects; render the whole package again", namespace)
+	var lacking []string // namespaces
+	for _, known := range all {
+		host := fmt.Sprintf("%s.%s.svc.%s", service.Name, namespaceOf(object), known.clusterDomain)
+		if len(identities) > 0 && !slices.Equal(known.identities[host], identities) {
+			lacking = append(lacking, known.namespaces...)
 		}
+	}
+	slices.Sort(lacking)
+	for _, namespace := range lacking {
+		c.report.Error(object, "", "is not in the mesh map of namespace %q with the workloads that it selects; render the whole package again", namespace)
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/kustomize/api/konfig"
 	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
@@ -92,6 +91,7 @@ type checker struct {
 	texts    map[string]bool
 	meshes   map[string]*contract.Mesh // by namespace
 	maps     []meshMap                 // the same, in the order of the items
+	reader   contract.MeshReader
 
 	managed map[string]*Leaf       // of Certificates of cert-manager, by "<namespace>/<name>" of the Secret that they write
 	given   map[string]*yaml.RNode // every Secret, by namespacedName
@@ -123,7 +123,7 @@ func (c *checker) warnUneven() {
 // meshed is an injected workload.
 type meshed struct {
 	object   report.Object
-	pod      corev1.PodTemplateSpec
+	labels   map[string]string // of its pods
 	identity string
 	fips     bool // its proxy runs in FIPS 140-3 mode
 }
@@ -204,7 +204,7 @@ func (c *checker) readBundle(item *yaml.RNode) {
 	}
 	object, data := report.ObjectOf(item), item.GetDataMap()
 	if text, ok := data[contract.MeshFile]; ok {
-		mesh, err := contract.ParseMesh([]byte(text))
+		mesh, err := c.reader.Parse([]byte(text))
 		if err != nil {
 			c.report.Error(object, "data["+contract.MeshFile+"]", "%v", err)
 			return

@@ -109,13 +109,7 @@ func ParseMesh(data []byte) (*Mesh, error) {
 }
 
 // Marshal is the text that ParseMesh reads. A Service whose host is not below svc.<ClusterDomain>, or is listed twice, is an error.
-func (m *Mesh) Marshal() ([]byte, error) {
-	wire, err := m.wire()
-	if err != nil {
-		return nil, err
-	}
-	return yaml.Marshal(wire)
-}
+func (m *Mesh) Marshal() ([]byte, error) { return (&MeshWriter{}).Marshal(m) }
 
 func (m *Mesh) validate() error {
 	if m.APIVersion != APIVersion || m.Kind != "Mesh" {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"sigs.k8s.io/yaml"
 )
 
 // wireMesh is the form of mesh.yaml. Services stand by namespace and name, and a workload of the same namespace is named by kind and name alone:
@@ -58,21 +59,18 @@ func (s *wireService) UnmarshalJSON(data []byte) error {
 	return decoder.Decode((*plainService)(s))
 }
 
-func (m *Mesh) wire() (*wireMesh, error) {
-	w := &wireMesh{APIVersion: m.APIVersion, Kind: m.Kind, TrustDomain: m.TrustDomain, ClusterDomain: m.ClusterDomain,
-		Outbound: m.Outbound, Inbound: m.Inbound, Federation: m.Federation, RevokedKeys: m.RevokedKeys}
+// marshalServices is the text of the field services.
+func (m *Mesh) marshalServices() ([]byte, error) {
+	services := map[string]map[string]wireService{}
 	for _, s := range m.Services {
 		name, namespace, err := splitHost(s.Host, m.ClusterDomain)
 		if err != nil {
 			return nil, err
 		}
-		if w.Services == nil {
-			w.Services = map[string]map[string]wireService{}
+		if services[namespace] == nil {
+			services[namespace] = map[string]wireService{}
 		}
-		if w.Services[namespace] == nil {
-			w.Services[namespace] = map[string]wireService{}
-		}
-		if _, twice := w.Services[namespace][name]; twice {
+		if _, twice := services[namespace][name]; twice {
 			return nil, fmt.Errorf("service %q is listed twice", s.Host)
 		}
 		prefix := "spiffe://" + m.TrustDomain + "/ns/" + namespace + "/"
@@ -83,10 +81,13 @@ func (m *Mesh) wire() (*wireMesh, error) {
 		if len(s.Ports) > 0 {
 			answers = append(answers, ":"+s.Ports.String())
 		}
-		w.Services[namespace][name] = wireService{Answers: strings.Join(answers, " "), ClusterIPs: s.ClusterIPs,
+		services[namespace][name] = wireService{Answers: strings.Join(answers, " "), ClusterIPs: s.ClusterIPs,
 			PlaintextPorts: s.PlaintextPorts, PlaintextTargetPorts: s.PlaintextTargetPorts}
 	}
-	return w, nil
+	if len(services) == 0 {
+		return nil, nil
+	}
+	return yaml.Marshal(map[string]any{"services": services})
 }
 
 func (w *wireMesh) mesh() (*Mesh, error) {
