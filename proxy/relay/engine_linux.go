@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,10 +28,18 @@ type Engine struct {
 	next  atomic.Uint32
 }
 
-// NewEngine makes an engine with a loop for each processor that Go uses.
+// loopCount is one for each processor that Go uses, and from then on Go uses one more: a loop that waits is in a system call, and while no processor is
+// idle, the runtime's monitor takes those of system calls away again and again, which made it cost a small message as much as the message itself.
+var loopCount = sync.OnceValue(func() int {
+	n := runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(n + 1)
+	return min(n, maxLoops)
+})
+
+// NewEngine makes an engine. The first one changes GOMAXPROCS.
 func NewEngine() (*Engine, error) {
 	e := new(Engine)
-	for range min(runtime.GOMAXPROCS(0), maxLoops) {
+	for range loopCount() {
 		l, err := newLoop()
 		if err != nil {
 			e.Close()
@@ -119,6 +128,7 @@ const maxEvents = 128
 func (l *loop) run() {
 	defer close(l.done)
 	events := make([]unix.EpollEvent, maxEvents)
+	yielded := time.Now()
 	for {
 		timeout := -1
 		if len(l.ready) > 0 {
@@ -132,8 +142,15 @@ func (l *loop) run() {
 			return
 		}
 		l.turn()
+		if time.Since(yielded) > yieldInterval {
+			runtime.Gosched()
+			yielded = time.Now()
+		}
 	}
 }
+
+// yieldInterval is less than the 10 ms for which a goroutine may run before the runtime's monitor wants its processor for others, be there any or not.
+const yieldInterval = 4 * time.Millisecond
 
 // note marks what became ready, and everything that is to end.
 func (l *loop) note(events []unix.EpollEvent) (closing bool) {
