@@ -105,7 +105,7 @@ func TestNeedsNetAdminOnly(t *testing.T) {
 	if err != nil || stderr != "" {
 		t.Fatalf("%v: %s", err, stderr)
 	}
-	for _, want := range []string{"chain prerouting {", "chain output {", "tcp dport 22 return", "redirect to :15001"} {
+	for _, want := range []string{"chain prerouting {", "chain output {", "tcp dport 22 return", "redirect to :15001", "chain guard {", "reject with tcp reset"} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("%q is missing in\n%s", want, stdout)
 		}
@@ -132,7 +132,7 @@ func TestIPTablesNeedsNetAdminOnly(t *testing.T) {
 	if err != nil || stderr != "" {
 		t.Fatalf("%v: %s", err, stderr)
 	}
-	for _, want := range []string{": iptables-nft, as --backend=IPTables says", "# ip6tables-nft", "-A MESHLESS_PREROUTING -p tcp -m tcp --dport 22 -j RETURN", "--to-ports 15001"} {
+	for _, want := range []string{": iptables-nft, as --backend=IPTables says", "# ip6tables-nft", "-A MESHLESS_PREROUTING -p tcp -m tcp --dport 22 -j RETURN", "--to-ports 15001", "--ctdir ORIGINAL -j REJECT"} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("%q is missing in\n%s", want, stdout)
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -32,6 +33,7 @@ func TestBypass(t *testing.T) {
 	w.mirror[4], w.mirror[6] = w.serve(t, 4), w.serve(t, 6)
 	t.Run("every user", w.testUsers)
 	t.Run("mesh destinations", w.testMesh)
+	t.Run("a port of the proxy's", w.testInherited)
 	t.Run("init runs again", w.testAgain)
 }
 
@@ -148,6 +150,65 @@ func (w *bypass) testMesh(t *testing.T) {
 		}
 		if got != 1 {
 			t.Errorf("IPv%d: db refused %d connections without TLS, want the excluded user's", family, got)
+		}
+	}
+}
+
+// testInherited: a server outside of the mesh resets a connection of the proxy, and tells the app from which port it came. From that port the app dials the same server: conntrack still knows
+// what was decided for the proxy, so the rules do not redirect it. It is refused, and the server never sees it. That it is not redirected shows that the entry was there.
+func (w *bypass) testInherited(t *testing.T) {
+	for _, family := range []int{4, 6} {
+		network := fmt.Sprint("tcp", family)
+		var l net.Listener
+		if err := w.out.NS.Do(func() (err error) {
+			l, err = net.Listen(network, netip.AddrPortFrom(w.out.IP(family), 0).String())
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		dial := func(port int) (conn net.Conn, err error) {
+			err = w.api.NS.Do(func() (err error) {
+				if _, err := unix.SetfsuidRetUid(65534); err != nil {
+					return err
+				}
+				dialer := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IP(w.api.IP(family).AsSlice()), Port: port}}
+				conn, err = dialer.Dial(network, l.Addr().String())
+				return err
+			})
+			return conn, err
+		}
+		conn, err := dial(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		l.(*net.TCPListener).SetDeadline(time.Now().Add(5 * time.Second))
+		server, err := l.Accept() // the proxy's
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := int(netip.MustParseAddrPort(server.RemoteAddr().String()).Port())
+		server.(*net.TCPConn).SetLinger(0)
+		server.Close()
+		conn.SetDeadline(time.Now().Add(5 * time.Second))
+		if n, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("IPv%d: the app read %d bytes, %v; want the server's reset", family, n, err)
+		}
+		again, err := dial(port)
+		for deadline := time.Now().Add(5 * time.Second); errors.Is(err, unix.EADDRINUSE) && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+			again, err = dial(port)
+		}
+		if err == nil {
+			again.Close()
+		}
+		if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("IPv%d: from the proxy's port %d the app got %v, want a refusal", family, port, err)
+		}
+		l.(*net.TCPListener).SetDeadline(time.Now().Add(300 * time.Millisecond))
+		if leaked, err := l.Accept(); err == nil {
+			leaked.Close()
+			t.Errorf("IPv%d: the server saw a connection from %s that passed the proxy by", family, leaked.RemoteAddr())
 		}
 	}
 }

@@ -50,7 +50,7 @@ func (s system) apply(args contract.InitArgs, out io.Writer) error {
 	if args.Backend != contract.BackendIPTables {
 		got, err := writeNFTables(want)
 		if err == nil {
-			return s.finish(out, result{backend: "nftables over netlink", why: "which this kernel has", ipv6: ipv6, nftables: true, text: got.String()})
+			return s.finish(out, result{backend: "nftables over netlink", why: "which this kernel has", ipv6: ipv6, nftables: true, text: got})
 		}
 		if args.Backend == contract.BackendNFTables || !noNFTables(err) {
 			return err

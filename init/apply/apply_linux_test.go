@@ -60,8 +60,8 @@ func TestApplyManyRules(t *testing.T) {
 		args.ExcludeInboundPorts = append(args.ExcludeInboundPorts, contract.PortRange{First: p, Last: p})
 	}
 	args.ExcludeOutboundPorts = args.ExcludeInboundPorts
-	if n := strings.Count(apply(t, ns, args), "tcp dport 4000 return"); n != 3 {
-		t.Errorf("the last port has %d rules, want 3", n)
+	if n := strings.Count(apply(t, ns, args), "tcp dport 4000 return"); n != 4 {
+		t.Errorf("the last port has %d rules, want 4", n)
 	}
 }
 
@@ -79,7 +79,7 @@ func TestTextIsWhatNFTPrints(t *testing.T) {
 		return err
 	}))
 	_, printed, _ := strings.Cut(text, "\n")
-	if diff := cmp.Diff(strings.ReplaceAll(string(listed), "priority dstnat", "priority -100"), printed); diff != "" {
+	if diff := cmp.Diff(strings.NewReplacer("priority dstnat", "priority -100", "priority filter", "priority 0").Replace(string(listed)), printed); diff != "" {
 		t.Errorf("-nft +ours:\n%s", diff)
 	}
 	must(t, inside(t, ns, func() error {
@@ -112,8 +112,12 @@ func TestReadBackNoticesDifferences(t *testing.T) {
 			c.FlushChain(prerouting)
 			c.AddRule(&nftables.Rule{Table: table, Chain: prerouting, Exprs: encode(redirect), UserData: []byte{0, 200, 1}}) // malformed on purpose
 		}, "rule 1 is meta l4proto tcp redirect to :15006"},
-		"a chain too much": {func(c *nftables.Conn) { c.AddChain(&nftables.Chain{Table: table, Name: "more"}) }, "3 chains instead of 2"},
-		"no table":         {func(c *nftables.Conn) { c.DelTable(table) }, "0 chains instead of 2"},
+		"a chain too much":      {func(c *nftables.Conn) { c.AddChain(&nftables.Chain{Table: table, Name: "more"}) }, "4 chains instead of 3"},
+		"no table":              {func(c *nftables.Conn) { c.DelTable(table) }, "0 chains instead of 3"},
+		"no rules in the guard": {func(c *nftables.Conn) { c.FlushChain(&nftables.Chain{Table: table, Name: rules.Guard}) }, "chain guard: rule 1 is missing: meta skuid 15000 ip daddr"},
+		"a rule before the guard's": {func(c *nftables.Conn) {
+			c.InsertRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Table: table, Name: rules.Guard}, Exprs: returns})
+		}, "chain guard: rule 1 is return"},
 		"another priority": {func(c *nftables.Conn) {
 			c.FlushChain(prerouting)
 			c.DelChain(prerouting)
@@ -192,7 +196,7 @@ func TestApplyLeavesOtherTablesAlone(t *testing.T) {
 	apply(t, ns, contract.InitArgs{ProxyUID: proxyUID})
 	must(t, inside(t, ns, func() error {
 		chains, err := (&nftables.Conn{}).ListChains()
-		if err == nil && len(chains) != 3 {
+		if err == nil && len(chains) != 4 {
 			err = fmt.Errorf("%d chains, want ours and CNI-HOSTPORT", len(chains))
 		}
 		return err

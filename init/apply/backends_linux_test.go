@@ -115,7 +115,7 @@ func residue(t *testing.T, ns netns.NsHandle) (found []string) {
 				if err != nil {
 					return err
 				}
-				if held.Ours() {
+				if slices.ContainsFunc(rules.Tables, func(table string) bool { return held[table].Ours() }) {
 					found = append(found, f.Program("-"+string(v)))
 				}
 			}

@@ -119,30 +119,6 @@ func testSimultaneousOpen(t *testing.T, b testBackend) {
 	}
 }
 
-// A connection from before the rules is new to a kernel that tracked none until then, so its next packet is redirected and draws a reset. Where connections were tracked
-// already, or where the kernel is told not to pick them up halfway (tcp_loose), it goes on without the proxy: that is why the init container comes first.
-func TestBypassEstablished(t *testing.T) { forEachBackend(t, testEstablished) }
-
-func testEstablished(t *testing.T, b testBackend) {
-	for loose, goesOn := range map[string]bool{"1": false, "0": true} {
-		l := newLab(t)
-		f := families["IPv6"]
-		populate(t, l, f)
-		c, line, err := connect(t, l.pod, appUID, "", hostPort(f.foreign, servicePort))
-		if err != nil || !strings.HasPrefix(line, "peer ") {
-			t.Fatalf("got %q, %v", line, err)
-		}
-		b.apply(t, l.pod, contract.InitArgs{ProxyUID: proxyUID})
-		setSysctl(t, l.pod, "net/netfilter/nf_conntrack_tcp_loose", loose)
-		_, err = c.Write([]byte("still there\n"))
-		must(t, err)
-		if echo, err := readLine(c); (echo == "still there" && err == nil) != goesOn {
-			t.Errorf("tcp_loose %s: got %q, %v; want it to go on: %t", loose, echo, err, goesOn)
-		}
-		step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t) // control: the next one is redirected in any case
-	}
-}
-
 // With NET_RAW a process writes frames, which no rule of nat sees, and speaks TCP by itself. Without, it may not open such a socket.
 func TestKnownBypassRawPackets(t *testing.T) { forEachBackend(t, testRawPackets) }
 

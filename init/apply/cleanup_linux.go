@@ -15,7 +15,7 @@ import (
 )
 
 // Remove takes out of the calling thread's network namespace all that Apply ever puts there, whatever back end wrote it, and nothing else: the table inet meshless,
-// our chains in the nat tables of either iptables with the jumps to them, and the address of the inbound proxy on lo. It writes a line to out for each, or that there
+// our chains in the tables nat and filter of either iptables with the jumps to them, and the address of the inbound proxy on lo. It writes a line to out for each, or that there
 // was nothing; a second run is such a one. What then is opened in a pod leaves and arrives without the proxy; established connections stay as they are.
 //
 // It is an error if something could be left: rules of the legacy iptables can be seen with its programs and NET_RAW only.
@@ -42,18 +42,20 @@ func (s system) remove(out io.Writer) error {
 	return err
 }
 
-// legacyVisible is an error where the namespace has a nat table of the legacy iptables that the container cannot look into: it may be ours.
+// legacyVisible is an error where the namespace has a table of the legacy iptables that the container cannot look into: it may be ours.
 func (s system) legacyVisible() error {
 	for _, f := range []rules.Family{rules.IPv4, rules.IPv6} {
-		there, err := legacyNAT(f)
-		switch {
-		case err != nil:
-			return fmt.Errorf("find out whether the legacy %s has a table nat: %w", f.Program(""), err)
-		case !there:
-		case s.program(variantLegacy, f, "save") == "" || s.program(variantLegacy, f, "restore") == "":
-			return fmt.Errorf("the legacy %s has a table nat here, which may be ours, and the image has no program to look: use the image %s", f.Program(""), contract.InitIPTablesImage)
-		case !capable(unix.CAP_NET_RAW):
-			return fmt.Errorf("the legacy %s has a table nat here, which may be ours: %s", f.Program(""), hintNetRaw)
+		for _, table := range rules.Tables {
+			there, err := legacyTable(f, table)
+			switch {
+			case err != nil:
+				return fmt.Errorf("find out whether the legacy %s has a table %s: %w", f.Program(""), table, err)
+			case !there:
+			case s.program(variantLegacy, f, "save") == "" || s.program(variantLegacy, f, "restore") == "":
+				return fmt.Errorf("the legacy %s has a table %s here, which may hold rules of ours, and the image has no program to look: use the image %s", f.Program(""), table, contract.InitIPTablesImage)
+			case !capable(unix.CAP_NET_RAW):
+				return fmt.Errorf("the legacy %s has a table %s here, which may hold rules of ours: %s", f.Program(""), table, hintNetRaw)
+			}
 		}
 	}
 	return nil

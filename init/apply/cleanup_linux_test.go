@@ -38,6 +38,13 @@ func holdsSource6(t *testing.T, ns netns.NsHandle) (there bool) {
 	return there
 }
 
+func removedTables(names ...string) (lines []string) {
+	for _, name := range names {
+		lines = append(lines, "removed table "+name+": our chains and the jumps to them")
+	}
+	return lines
+}
+
 // After a removal the namespace is as it was before: no rule, no address, and connections go where they go without a mesh. A second removal finds nothing.
 func TestRemove(t *testing.T) { forEachBackend(t, testRemove) }
 
@@ -55,8 +62,8 @@ func testRemove(t *testing.T, b testBackend) {
 	must(t, err)
 	want := map[string][]string{
 		"nftables":        {"removed table inet meshless"},
-		"iptables-nft":    {"removed table nat of ip6tables-nft: our chains and the jumps to them", "removed table nat of iptables-nft: our chains and the jumps to them"},
-		"iptables-legacy": {"removed table nat of iptables-legacy: our chains and the jumps to them", "removed table nat of ip6tables-legacy: our chains and the jumps to them"},
+		"iptables-nft":    removedTables("filter of ip6tables-nft", "filter of iptables-nft", "nat of ip6tables-nft", "nat of iptables-nft"),
+		"iptables-legacy": removedTables("filter of iptables-legacy", "nat of iptables-legacy", "filter of ip6tables-legacy", "nat of ip6tables-legacy"),
 	}[b.name]
 	if want = append(want, "removed address ::6 from lo"); text != strings.Join(want, "\n")+"\n" {
 		t.Errorf("printed\n%s\nwant\n%s", text, strings.Join(want, "\n"))
@@ -85,6 +92,7 @@ func TestRemoveLeavesOthersAlone(t *testing.T) {
 		ipt(t, ns, program, "-t", "nat", "-A", "PREROUTING", "-j", "CNI-HOSTPORT")
 		ipt(t, ns, program, "-t", "nat", "-A", "CNI-HOSTPORT", "-p", "tcp", "--dport", "99", "-j", "REDIRECT", "--to-ports", "98")
 		ipt(t, ns, program, "-A", "INPUT", "-p", "udp", "--dport", "99", "-j", "DROP")
+		ipt(t, ns, program, "-A", "OUTPUT", "-p", "tcp", "-m", "owner", "!", "--uid-owner", "77", "-m", "conntrack", "--ctstate", "NEW", "-m", "comment", "--comment", "theirs", "-j", "REJECT")
 	}
 	must(t, inside(t, ns, func() error {
 		conn := &nftables.Conn{}
@@ -115,7 +123,7 @@ func TestRemoveLeavesOthersAlone(t *testing.T) {
 		t.Fatalf("the control fails: held are %q", held)
 	}
 	text, err := tryRemove(t, host, ns)
-	if err != nil || strings.Count(text, "removed ") != 5 {
+	if err != nil || strings.Count(text, "removed ") != 9 {
 		t.Errorf("printed %q, %v", text, err)
 	}
 	if after := all(); after != before {
@@ -188,7 +196,7 @@ func TestRemoveWithoutNFTables(t *testing.T) {
 	testBackends[2].apply(t, ns, everything(t))
 	var out strings.Builder
 	must(t, withoutNFTables(t, ns, func() error { return host.remove(&out) }))
-	if held := residue(t, ns); held != nil || strings.Count(out.String(), "removed ") != 3 {
+	if held := residue(t, ns); held != nil || strings.Count(out.String(), "removed ") != 5 {
 		t.Errorf("left are %q, printed %q", held, &out)
 	}
 }

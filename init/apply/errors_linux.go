@@ -18,9 +18,9 @@ import (
 const (
 	hintNetAdmin = "the init container needs the capability NET_ADMIN (securityContext.capabilities.add), and a namespace whose pod-security label admits it"
 	hintNetRaw   = "the legacy iptables needs the capability NET_RAW beside NET_ADMIN, which spec.init.backend: IPTables gives to the init container"
-	hintIPTables = "the node's kernel lacks a part of iptables, too: run \"modprobe -a iptable_nat ip6table_nat xt_owner xt_REDIRECT xt_tcpudp\" on the node and list the five in " +
-		"/etc/modules-load.d/meshless.conf; without ip6table_nat the pod can have no IPv6 (the sysctl net.ipv6.conf.all.disable_ipv6=1)"
-	hintModules = "the node's kernel lacks a part of nftables: run \"modprobe -a nf_tables nft_chain_nat nft_redir\" on the node and list the three in " +
+	hintIPTables = "the node's kernel lacks a part of iptables, too: run \"modprobe -a iptable_nat ip6table_nat iptable_filter ip6table_filter xt_owner xt_conntrack xt_REDIRECT xt_tcpudp ipt_REJECT ip6t_REJECT\" on the node and list the ten in " +
+		"/etc/modules-load.d/meshless.conf; without those of ip6 the pod can have no IPv6 (the sysctl net.ipv6.conf.all.disable_ipv6=1)"
+	hintModules = "the node's kernel lacks a part of nftables: run \"modprobe -a nf_tables nft_chain_nat nft_redir nft_ct nft_reject_inet\" on the node and list the five in " +
 		"/etc/modules-load.d/meshless.conf; kernels before 5.2 have no nat in tables of family inet and cannot run this release"
 	hintGVisor = "this pod runs in gVisor, whose network stack has no nftables, and iptables in part: run it with another runtimeClassName, or leave it out of the mesh with the " +
 		"annotation " + contract.InjectAnnotation + ": disabled"
@@ -144,9 +144,11 @@ func (s system) refuseForeignLegacy() error {
 		if err != nil {
 			return err
 		}
-		for _, c := range held.Chains {
-			if err := foreign("chain", c); err != nil {
-				return err
+		for _, table := range rules.Tables {
+			for _, c := range held[table].Chains {
+				if err := foreign("chain", c); err != nil {
+					return err
+				}
 			}
 		}
 	}

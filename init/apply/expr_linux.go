@@ -26,12 +26,16 @@ const (
 )
 
 // encode writes a rule in the kernel's expressions, the way nft does: no sets and no extensions, so that nothing but
-// nf_tables, nft_chain_nat and nft_redir is needed, and so that what is read back is what was written.
+// nf_tables, nft_chain_nat, nft_redir, nft_ct and nft_reject_inet is needed, and so that what is read back is what was written.
 func encode(r rules.Rule) []expr.Any {
 	var e []expr.Any
 	if r.UID != 0 {
 		e = append(e, meta(expr.MetaKeySKUID), equal(binary.NativeEndian.AppendUint32(nil, r.UID)))
 	}
+	if r.NotUID != 0 {
+		e = append(e, meta(expr.MetaKeySKUID), &expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: binary.NativeEndian.AppendUint32(nil, r.NotUID)})
+	}
+	e = append(e, encodeTracking(r.Tracked)...)
 	if r.In != "" {
 		e = append(e, meta(expr.MetaKeyIIFNAME), equal(interfaceName(r.In)))
 	}
@@ -51,18 +55,49 @@ func encode(r rules.Rule) []expr.Any {
 		}
 		e = append(e, encodeAddress(r.Dest, dest4, dest6, op)...)
 	}
-	if r.Ports.First != 0 || r.RedirectTo != 0 {
+	if r.Ports.First != 0 || r.RedirectTo != 0 || r.Refuse != 0 {
 		e = append(e, meta(expr.MetaKeyL4PROTO), equal([]byte{unix.IPPROTO_TCP}))
 	}
 	if r.Ports.First != 0 {
 		e = append(e, encodePorts(r.Ports)...)
 	}
-	if r.RedirectTo == 0 {
-		return append(e, &expr.Verdict{Kind: expr.VerdictReturn})
+	return append(e, encodeVerdict(r)...)
+}
+
+func encodeVerdict(r rules.Rule) []expr.Any {
+	switch {
+	case r.RedirectTo != 0:
+		return []expr.Any{
+			&expr.Immediate{Register: register, Data: port(r.RedirectTo)},
+			&expr.Redir{RegisterProtoMin: register, RegisterProtoMax: register, Flags: unix.NF_NAT_RANGE_PROTO_SPECIFIED},
+		}
+	case r.Refuse == rules.Reset:
+		return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}
+	case r.Refuse == rules.Drop:
+		return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}
 	}
-	return append(e,
-		&expr.Immediate{Register: register, Data: port(r.RedirectTo)},
-		&expr.Redir{RegisterProtoMin: register, RegisterProtoMax: register, Flags: unix.NF_NAT_RANGE_PROTO_SPECIFIED})
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}
+}
+
+// What conntrack says, as the kernel writes it into a register (linux/netfilter/nf_conntrack_common.h).
+var (
+	directionOriginal = []byte{0}
+	stateInvalid      = binary.NativeEndian.AppendUint32(nil, expr.CtStateBitINVALID)
+	stateNone         = make([]byte, 4)
+)
+
+func encodeTracking(asked rules.Tracking) []expr.Any {
+	switch asked {
+	case rules.Original:
+		return []expr.Any{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: register}, equal(directionOriginal)}
+	case rules.Invalid:
+		return []expr.Any{
+			&expr.Ct{Key: expr.CtKeySTATE, Register: register},
+			&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: stateInvalid, Xor: stateNone},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: stateNone},
+		}
+	}
+	return nil
 }
 
 // encodeAddress compares an address of the packet. A table of family inet sees both families, and the offset means
@@ -105,8 +140,8 @@ func decode(exprs []expr.Any) (rules.Rule, error) {
 	for _, e := range exprs {
 		var err error
 		switch e := e.(type) {
-		case *expr.Meta:
-			loaded = e
+		case *expr.Meta, *expr.Ct:
+			loaded, mask = e, nil
 		case *expr.Payload:
 			loaded, mask = e, nil
 		case *expr.Bitwise:
@@ -117,8 +152,17 @@ func decode(exprs []expr.Any) (rules.Rule, error) {
 			data = e.Data
 		case *expr.Redir:
 			r.RedirectTo, err = decodePort(data)
+		case *expr.Reject:
+			r.Refuse = rules.Reset
+			if e.Type != unix.NFT_REJECT_TCP_RST {
+				err = fmt.Errorf("reject of type %d", e.Type)
+			}
 		case *expr.Verdict:
-			if e.Kind != expr.VerdictReturn {
+			switch e.Kind {
+			case expr.VerdictReturn:
+			case expr.VerdictDrop:
+				r.Refuse = rules.Drop
+			default:
 				err = fmt.Errorf("verdict %d", e.Kind)
 			}
 		default:
@@ -135,6 +179,8 @@ func decodeCondition(r *rules.Rule, loaded expr.Any, mask []byte, c *expr.Cmp) (
 	switch l := loaded.(type) {
 	case *expr.Meta:
 		switch {
+		case l.Key == expr.MetaKeySKUID && len(c.Data) == 4 && c.Op == expr.CmpOpNeq:
+			r.NotUID = binary.NativeEndian.Uint32(c.Data)
 		case l.Key == expr.MetaKeySKUID && len(c.Data) == 4:
 			r.UID = binary.NativeEndian.Uint32(c.Data)
 		case l.Key == expr.MetaKeyIIFNAME || l.Key == expr.MetaKeyOIFNAME:
@@ -144,6 +190,8 @@ func decodeCondition(r *rules.Rule, loaded expr.Any, mask []byte, c *expr.Cmp) (
 			err = fmt.Errorf("meta key %d compared with %x", l.Key, c.Data)
 		}
 		return err
+	case *expr.Ct:
+		return decodeTracking(r, l, mask, c)
 	case *expr.Payload:
 		if l.Base == expr.PayloadBaseNetworkHeader {
 			return decodeAddress(r, l, mask, c)
@@ -151,6 +199,18 @@ func decodeCondition(r *rules.Rule, loaded expr.Any, mask []byte, c *expr.Cmp) (
 		return decodePorts(r, c)
 	}
 	return fmt.Errorf("comparison of %T", loaded)
+}
+
+func decodeTracking(r *rules.Rule, l *expr.Ct, mask []byte, c *expr.Cmp) error {
+	switch {
+	case l.Key == expr.CtKeyDIRECTION && c.Op == expr.CmpOpEq && slices.Equal(c.Data, directionOriginal):
+		r.Tracked = rules.Original
+	case l.Key == expr.CtKeySTATE && c.Op == expr.CmpOpNeq && slices.Equal(mask, stateInvalid) && slices.Equal(c.Data, stateNone):
+		r.Tracked = rules.Invalid
+	default:
+		return fmt.Errorf("conntrack key %d compared with %x", l.Key, c.Data)
+	}
+	return nil
 }
 
 func decodeInterface(r *rules.Rule, key expr.MetaKey, data []byte) error {

@@ -50,7 +50,11 @@ func TestDecodeInvertsEncode(t *testing.T) {
 func TestDecodeRefusesForeignExpressions(t *testing.T) {
 	for _, exprs := range [][]expr.Any{
 		{&expr.Counter{}},
-		{&expr.Verdict{Kind: expr.VerdictDrop}},
+		{&expr.Verdict{Kind: expr.VerdictAccept}},
+		{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH}},
+		{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1}, equal([]byte{1})},
+		{&expr.Ct{Key: expr.CtKeySTATE, Register: 1}, equal(stateInvalid)},
+		{&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, equal(stateNone)},
 		{&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{1}}},
 		{meta(expr.MetaKeyMARK), equal([]byte{1, 2, 3, 4})},
 		{meta(expr.MetaKeyOIFNAME), equal([]byte("lo"))}, // the prefix lo, not the interface
@@ -85,7 +89,7 @@ func TestErrorsGuessTheCause(t *testing.T) {
 	}{
 		{unix.EPERM, "capability NET_ADMIN", "modprobe"},
 		{unix.EACCES, "capability NET_ADMIN", "modprobe"},
-		{unix.ENOENT, "modprobe -a nf_tables nft_chain_nat nft_redir", "NET_ADMIN"},
+		{unix.ENOENT, "modprobe -a nf_tables nft_chain_nat nft_redir nft_ct nft_reject_inet\" on the node and list the five", "NET_ADMIN"},
 		{unix.EOPNOTSUPP, "kernels before 5.2", "NET_ADMIN"},
 		{unix.EINVAL, "modprobe", "NET_ADMIN"},
 		{unix.EPROTONOSUPPORT, "modprobe", "NET_ADMIN"},

@@ -123,41 +123,56 @@ func (s system) writeFamily(v variant, f rules.Family, want rules.Ruleset) (stri
 	if err != nil {
 		return "", err
 	}
-	if _, err := s.run(v, f, "restore", want.Restore(f, held), "--noflush"); err != nil {
-		return "", err
+	note := ""
+	if _, refused := s.run(v, f, "restore", want.Restore(f, held), "--noflush"); refused != nil { // a node may lack REJECT and have all else
+		if held, err = s.held(v, f); err != nil { // the first table may have been committed
+			return "", err
+		}
+		note, want = noReset(refused), want.Dropping()
+		if _, err := s.run(v, f, "restore", want.Restore(f, held), "--noflush"); err != nil {
+			return "", err
+		}
 	}
 	if held, err = s.held(v, f); err != nil {
 		return "", err
 	}
 	got, err := held.Compare(f, want)
 	if err != nil {
-		return "", fmt.Errorf("table nat of %s: %w: %w", f.Program("-"+string(v)), errDiffers, err)
+		return "", fmt.Errorf("%s: %w: %w", f.Program("-"+string(v)), errDiffers, err)
 	}
-	return "# " + f.Program("-"+string(v)) + "\n" + got.IPTables(f), nil
+	return "# " + f.Program("-"+string(v)) + "\n" + note + got.IPTables(f), nil
 }
 
-// held is what the nat table of a variant holds. Listing the legacy one would make it, so the kernel is asked first whether it is there.
-func (s system) held(v variant, f rules.Family) (rules.NAT, error) {
-	if v == variantLegacy {
-		if there, err := legacyNAT(f); err != nil || !there {
-			return rules.NAT{}, err
+// held is what the tables of a variant hold. Listing a legacy one would make it, so the kernel is asked first whether it is there.
+func (s system) held(v variant, f rules.Family) (rules.Held, error) {
+	held := rules.Held{}
+	for _, table := range rules.Tables {
+		if v == variantLegacy {
+			if there, err := legacyTable(f, table); err != nil {
+				return nil, err
+			} else if !there {
+				continue
+			}
+		}
+		text, err := s.run(v, f, "save", "", "-t", table)
+		if err != nil {
+			return nil, err
+		}
+		if held[table], err = rules.ParseSaved(table, text); err != nil {
+			return nil, err
 		}
 	}
-	text, err := s.run(v, f, "save", "", "-t", "nat")
-	if err != nil {
-		return rules.NAT{}, err
-	}
-	return rules.ParseNAT(text)
+	return held, nil
 }
 
-// legacyNAT tells whether the calling thread's network namespace has the nat table of ip_tables or ip6_tables.
-func legacyNAT(f rules.Family) (bool, error) {
+// legacyTable tells whether the calling thread's network namespace has a table of ip_tables or ip6_tables.
+func legacyTable(f rules.Family, table string) (bool, error) {
 	name := map[rules.Family]string{rules.IPv4: "ip_tables_names", rules.IPv6: "ip6_tables_names"}[f]
 	data, err := os.ReadFile("/proc/thread-self/net/" + name)
 	if errors.Is(err, fs.ErrNotExist) { // the kernel has no such tables, or has not loaded them
 		return false, nil
 	}
-	return slices.Contains(strings.Fields(string(data)), "nat"), err
+	return slices.Contains(strings.Fields(string(data)), table), err
 }
 
 // capable tells whether the calling thread has the capability.

@@ -53,7 +53,7 @@ func testIPTablesReplaces(t *testing.T, b testBackend) {
 	requirePrograms(t)
 	foreign := [][]string{
 		{"-t", "nat", "-N", "CNI-HOSTPORT"}, {"-t", "nat", "-A", "PREROUTING", "-j", "CNI-HOSTPORT"},
-		{"-t", "nat", "-A", "CNI-HOSTPORT", "-p", "udp", "--dport", "53", "-j", "RETURN"}, {"-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP"},
+		{"-t", "nat", "-A", "CNI-HOSTPORT", "-p", "udp", "--dport", "53", "-j", "RETURN"}, {"-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP"}, {"-A", "OUTPUT", "-d", "192.0.2.2", "-j", "ACCEPT"},
 	}
 	for _, args := range foreign {
 		ipt(t, ns, append([]string{program}, args...)...)
@@ -76,16 +76,19 @@ func testIPTablesReplaces(t *testing.T, b testBackend) {
 	}
 	b.apply(t, ns, contract.InitArgs{ProxyUID: 2000})
 	text := saved(held())
-	if strings.Contains(text, "15000") || strings.Contains(text, "9000") || strings.Count(text, "-j MESHLESS_OUTPUT") != 1 {
+	if strings.Contains(text, "15000") || strings.Contains(text, "9000") || strings.Count(text, "-j MESHLESS_OUTPUT") != 1 || strings.Count(text, "-j MESHLESS_GUARD") != 1 {
 		t.Errorf("the first configuration is still there in\n%s", text)
 	}
-	for _, line := range []string{"-A PREROUTING -j CNI-HOSTPORT", "-A CNI-HOSTPORT -p udp -m udp --dport 53 -j RETURN", "-A INPUT -s 192.0.2.1/32 -j DROP"} {
+	for _, line := range []string{"-A PREROUTING -j CNI-HOSTPORT", "-A CNI-HOSTPORT -p udp -m udp --dport 53 -j RETURN", "-A INPUT -s 192.0.2.1/32 -j DROP", "-A OUTPUT -d 192.0.2.2/32 -j ACCEPT"} {
 		if !strings.Contains(text, line) {
 			t.Errorf("the foreign rule %q is gone from\n%s", line, text)
 		}
 	}
 	if ours, theirs := strings.Index(text, "-j MESHLESS_PREROUTING"), strings.Index(text, "-j CNI-HOSTPORT"); ours > theirs {
 		t.Errorf("a foreign rule comes before ours in\n%s", text)
+	}
+	if ours, theirs := strings.Index(text, "-j MESHLESS_GUARD"), strings.Index(text, "-A OUTPUT -d 192.0.2.2/32"); ours > theirs {
+		t.Errorf("a foreign rule comes before the guard in\n%s", text)
 	}
 }
 
@@ -105,19 +108,20 @@ func TestPrintedIsWhatIPTablesReads(t *testing.T) { forEachVariant(t, testPrinte
 
 func testPrintedIsRead(t *testing.T, b testBackend) {
 	text := b.apply(t, newNetns(t), everything(t))
-	blocks := strings.Split(text, "*nat\n")[1:]
+	blocks := strings.Split(text, "tables-"+string(b.variant)+"\n")[1:]
 	if len(blocks) != 2 {
-		t.Fatalf("got %d tables in\n%s", len(blocks), text)
+		t.Fatalf("got %d families in\n%s", len(blocks), text)
 	}
 	for i, f := range []rules.Family{rules.IPv4, rules.IPv6} {
-		block, _, _ := strings.Cut("*nat\n"+blocks[i], "COMMIT\n")
+		block := blocks[i][:strings.LastIndex(blocks[i], "COMMIT\n")] + "COMMIT\n"
 		ns := newNetns(t)
 		must(t, inside(t, ns, func() error {
-			_, err := host.run(b.variant, f, "restore", block+"COMMIT\n", "--noflush")
+			_, err := host.run(b.variant, f, "restore", block, "--noflush")
 			return err
 		}))
+		held := ipt(t, ns, f.Program("-"+string(b.variant)+"-save"))
 		for line := range strings.Lines(block) {
-			if rule := strings.TrimSpace(line); strings.HasPrefix(rule, "-A") && !strings.Contains(ipt(t, ns, f.Program("-"+string(b.variant)+"-save"), "-t", "nat"), rule+"\n") {
+			if rule := strings.TrimSpace(line); strings.HasPrefix(rule, "-A") && !strings.Contains(held, rule+"\n") {
 				t.Errorf("iptables-save does not print %q", rule)
 			}
 		}
@@ -314,6 +318,31 @@ func TestLegacyNeedsNetRaw(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "needs the capability NET_RAW") || out.Len() > 0 {
 			t.Errorf("got %q and error %v, want one that names NET_RAW", &out, err)
 		}
+	}
+}
+
+// With the two capabilities that the manifest gives, and no other, the legacy programs write both tables.
+func TestLegacyNeedsNoMore(t *testing.T) {
+	var out strings.Builder
+	s := testBackends[2].system(t)
+	must(t, inside(t, newNetns(t), func() error {
+		const keep = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW
+		for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+			if keep&(1<<c) == 0 {
+				if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+					return err
+				}
+			}
+		}
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		data := [2]unix.CapUserData{{Effective: keep, Permitted: keep}}
+		if err := unix.Capset(&header, &data[0]); err != nil {
+			return err
+		}
+		return s.apply(contract.InitArgs{ProxyUID: proxyUID, Backend: contract.BackendIPTables}, &out)
+	}))
+	if n := strings.Count(out.String(), "-I OUTPUT -p tcp -j MESHLESS_GUARD\n"); n != 2 {
+		t.Errorf("the guard is printed %d times, want for both families:\n%s", n, &out)
 	}
 }
 

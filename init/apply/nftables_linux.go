@@ -19,19 +19,37 @@ const (
 	netlinkBuffer = 8 << 20
 )
 
-// writeNFTables puts the rules into the kernel over netlink and returns them as read back.
-func writeNFTables(want rules.Ruleset) (rules.Ruleset, error) {
+// writeNFTables puts the rules into the kernel over netlink and returns them as read back, in nft's words. Where the kernel lacks no more than the reset of the guard, the guard
+// drops, and a comment in front of the text says so.
+func writeNFTables(want rules.Ruleset) (string, error) { return writeNFTablesBy(replace, want) }
+
+func writeNFTablesBy(replace func(*nftables.Conn, rules.Ruleset) error, want rules.Ruleset) (string, error) {
 	conn, err := nftables.New(nftables.WithSockOptions(configure))
 	if err != nil {
-		return rules.Ruleset{}, explainNFTables("open netlink", err)
+		return "", explainNFTables("open netlink", err)
 	}
 	if err := refuseForeign(conn); err != nil {
-		return rules.Ruleset{}, err
+		return "", err
 	}
-	if err := replace(conn, want); err != nil {
-		return rules.Ruleset{}, err
+	note := ""
+	err = replace(conn, want)
+	if noNFTables(err) {
+		note, want = noReset(err), want.Dropping()
+		err = replace(conn, want)
 	}
-	return readBack(conn, want)
+	if err != nil {
+		return "", err
+	}
+	got, err := readBack(conn, want)
+	if err != nil {
+		return "", err
+	}
+	return note + got.String(), nil
+}
+
+// noReset is what is printed where the guard drops because of this error.
+func noReset(err error) string {
+	return fmt.Sprintf("# this kernel cannot reject (%s), so the guard drops: what it refuses gets no error and waits in vain\n", cause(err))
 }
 
 // configure bounds every wait, and makes room for long rule sets.
@@ -70,14 +88,14 @@ func replace(conn *nftables.Conn, set rules.Ruleset) error {
 
 func baseChain(table *nftables.Table, c rules.Chain) (*nftables.Chain, error) {
 	hooks := map[string]*nftables.ChainHook{rules.Prerouting: nftables.ChainHookPrerouting, rules.Output: nftables.ChainHookOutput}
-	hook, ok := hooks[c.Name]
+	hook, ok := hooks[c.Hook()]
 	if !ok {
 		return nil, fmt.Errorf("chain %q: no hook is named so", c.Name)
 	}
 	policy := nftables.ChainPolicyAccept
 	return &nftables.Chain{
-		Table: table, Name: c.Name, Type: nftables.ChainTypeNAT, Hooknum: hook,
-		Priority: nftables.ChainPriorityRef(rules.Priority), Policy: &policy,
+		Table: table, Name: c.Name, Type: nftables.ChainType(c.Type()), Hooknum: hook,
+		Priority: nftables.ChainPriorityRef(nftables.ChainPriority(c.Priority())), Policy: &policy,
 	}, nil
 }
 

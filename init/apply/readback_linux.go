@@ -49,7 +49,7 @@ func readChain(conn *nftables.Conn, want rules.Chain, held *nftables.Chain) (rul
 		return rules.Chain{}, err
 	}
 	if !reflect.DeepEqual(held, meant) { // type, hook, priority and policy
-		return rules.Chain{}, fmt.Errorf("is not a nat chain of its hook at priority %d with policy accept", rules.Priority)
+		return rules.Chain{}, fmt.Errorf("is not a %s chain of its hook at priority %d with policy accept", want.Type(), want.Priority())
 	}
 	lines, err := conn.GetRules(held.Table, held)
 	if err != nil {

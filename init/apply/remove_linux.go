@@ -25,20 +25,22 @@ func (s system) removeOthers(r result) error {
 	return err
 }
 
-// removeLegacy takes our chains out of the tables of the legacy iptables, one commit for each family, and says which it took.
+// removeLegacy takes our chains out of the tables of the legacy iptables, one commit for each table, and says which it took.
 func (s system) removeLegacy() (removed []string, err error) {
 	for _, f := range []rules.Family{rules.IPv4, rules.IPv6} {
 		held, err := s.held(variantLegacy, f)
 		if err != nil {
 			return removed, err
 		}
-		if !held.Ours() {
-			continue
+		for _, table := range rules.Tables {
+			if !held[table].Ours() {
+				continue
+			}
+			if _, err := s.run(variantLegacy, f, "restore", held[table].Clean(table), "--noflush"); err != nil {
+				return removed, explainIPTables(variantLegacy, err)
+			}
+			removed = append(removed, taken(table, f, variantLegacy))
 		}
-		if _, err := s.run(variantLegacy, f, "restore", held.Clean(), "--noflush"); err != nil {
-			return removed, explainIPTables(variantLegacy, err)
-		}
-		removed = append(removed, fmt.Sprintf("table nat of %s: our chains and the jumps to them", f.Program("-"+string(variantLegacy))))
 	}
 	return removed, nil
 }
@@ -61,12 +63,14 @@ func removeFromNFTables(table, chains bool) (removed []string, err error) {
 	}
 	if chains {
 		for family, f := range map[nftables.TableFamily]rules.Family{nftables.TableFamilyIPv4: rules.IPv4, nftables.TableFamilyIPv6: rules.IPv6} {
-			there, err := removeChains(conn, family)
-			if err != nil {
-				return nil, err
-			}
-			if there {
-				removed = append(removed, fmt.Sprintf("table nat of %s: our chains and the jumps to them", f.Program("-"+string(variantNFT))))
+			for _, table := range rules.Tables {
+				there, err := removeChains(conn, family, table)
+				if err != nil {
+					return nil, err
+				}
+				if there {
+					removed = append(removed, taken(table, f, variantNFT))
+				}
 			}
 		}
 	}
@@ -78,6 +82,10 @@ func removeFromNFTables(table, chains bool) (removed []string, err error) {
 	}
 	slices.Sort(removed)
 	return removed, nil
+}
+
+func taken(table string, f rules.Family, v variant) string {
+	return fmt.Sprintf("table %s of %s: our chains and the jumps to them", table, f.Program("-"+string(v)))
 }
 
 // removeTable queues the removal of our table and tells whether there is one.
@@ -95,8 +103,8 @@ func removeTable(conn *nftables.Conn) (there bool, err error) {
 	return there, nil
 }
 
-// removeChains queues the removal of our chains in the nat table of a family, and of each rule elsewhere in it that jumps there. It tells whether there are any.
-func removeChains(conn *nftables.Conn, family nftables.TableFamily) (there bool, err error) {
+// removeChains queues the removal of our chains in a table of iptables of a family, and of each rule elsewhere in it that jumps there. It tells whether there are any.
+func removeChains(conn *nftables.Conn, family nftables.TableFamily, table string) (there bool, err error) {
 	chains, err := conn.ListChainsOfTableFamily(family)
 	if err != nil {
 		return false, unlessMissing("list the nftables of the pod", err)
@@ -104,7 +112,7 @@ func removeChains(conn *nftables.Conn, family nftables.TableFamily) (there bool,
 	var ours, others []*nftables.Chain
 	for _, c := range chains {
 		switch {
-		case c.Table.Name != "nat":
+		case c.Table.Name != table:
 		case strings.HasPrefix(c.Name, rules.ChainPrefix):
 			ours = append(ours, c)
 		default:

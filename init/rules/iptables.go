@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// ChainPrefix begins the name of each chain that we add to the nat tables of iptables.
+// ChainPrefix begins the name of each chain that we add to the tables of iptables.
 const ChainPrefix = "MESHLESS_"
 
-// Family is one of the two IP families: iptables has a nat table for each, where nftables has one table for both.
+// Family is one of the two IP families: iptables has its tables for each, where nftables has one table for both.
 type Family int
 
 // The families.
@@ -20,10 +20,19 @@ const (
 	IPv6 Family = 6
 )
 
-// builtin maps our chains to the hooks of iptables' nat table; ours is reached by a jump from there.
-var builtin = map[string]string{Prerouting: "PREROUTING", Output: "OUTPUT"}
+// Tables are those of iptables that hold chains of ours, in the order in which they are written, one commit each: the guard comes first, so that what is not redirected yet is refused.
+var Tables = []string{"filter", "nat"}
 
-func ownChain(name string) string { return ChainPrefix + builtin[name] }
+// builtin is the chain of iptables from which a jump leads to ours.
+func (c Chain) builtin() string { return strings.ToUpper(c.Hook()) }
+
+// own is the chain's name in iptables.
+func (c Chain) own() string { return ChainPrefix + strings.ToUpper(c.Name) }
+
+// in are the chains that belong to a table of iptables.
+func (s Ruleset) in(table string) []Chain {
+	return slices.DeleteFunc(slices.Clone(s.Chains), func(c Chain) bool { return c.Type() != table })
+}
 
 // String is the family as operators write it.
 func (f Family) String() string { return "IPv" + strconv.Itoa(int(f)) }
@@ -49,40 +58,46 @@ func (s Ruleset) Of(f Family) Ruleset {
 
 // IPTables is the set, for one family, as iptables-restore --noflush (or ip6tables-restore) reads it. The reasons are comments of the text: the
 // extension that stores them in the kernel would be one more module that a node may lack.
-func (s Ruleset) IPTables(f Family) string { return s.Restore(f, NAT{}) }
+func (s Ruleset) IPTables(f Family) string { return s.Restore(f, nil) }
 
-// Restore is IPTables for a nat table that holds something already: what it holds of ours is replaced in the same commit, so that no packet
-// meets half a rule set, and what is not ours stays. Our jumps come first, or a rule of somebody else could decide before them.
-func (s Ruleset) Restore(f Family, held NAT) string {
+// Restore is IPTables for tables that hold something already: what they hold of ours is replaced in the same commit, so that no packet
+// meets half a chain, and what is not ours stays. Our jumps come first, or a rule of somebody else could decide before them.
+func (s Ruleset) Restore(f Family, held Held) string {
 	var out strings.Builder
-	say := func(format string, args ...any) { fmt.Fprintf(&out, format+"\n", args...) }
-	say("*nat")
+	for _, table := range Tables {
+		s.Of(f).restore(&out, table, held[table])
+	}
+	return out.String()
+}
+
+func (s Ruleset) restore(out *strings.Builder, table string, held Saved) {
+	say := func(format string, args ...any) { fmt.Fprintf(out, format+"\n", args...) }
+	say("*%s", table)
 	var own []string
-	for _, c := range s.Chains {
-		own = append(own, ownChain(c.Name))
-		say(":%s - [0:0]", ownChain(c.Name)) // empties it, if it is there
+	for _, c := range s.in(table) {
+		own = append(own, c.own())
+		say(":%s - [0:0]", c.own()) // empties it, if it is there
 	}
 	out.WriteString(held.unjump())
 	out.WriteString(held.drop(own))
-	for _, c := range s.Of(f).Chains {
+	for _, c := range s.in(table) {
 		why := ""
 		for _, r := range c.Rules {
 			if r.Why != why {
 				why = r.Why
 				say("# %s", why)
 			}
-			say("-A %s %s", ownChain(c.Name), r.IPTables())
+			say("-A %s %s", c.own(), r.IPTables())
 		}
 	}
-	for _, c := range s.Chains {
-		say("-I %s %s", builtin[c.Name], jump(c))
+	for _, c := range s.in(table) {
+		say("-I %s %s", c.builtin(), jump(c))
 	}
 	say("COMMIT")
-	return out.String()
 }
 
 // jump leads from the hook to our chain. UDP and the rest do not even get there.
-func jump(c Chain) string { return "-p tcp -j " + ownChain(c.Name) }
+func jump(c Chain) string { return "-p tcp -j " + c.own() }
 
 // IPTables is the rule as iptables-save prints it, without its chain.
 func (r Rule) IPTables() string {
@@ -107,7 +122,7 @@ func (r Rule) IPTables() string {
 	if r.Out != "" {
 		say("-o %s", r.Out)
 	}
-	if r.Ports.First != 0 || r.RedirectTo != 0 {
+	if r.onlyTCP() {
 		say("-p tcp")
 	}
 	switch {
@@ -120,9 +135,23 @@ func (r Rule) IPTables() string {
 	if r.UID != 0 {
 		say("-m owner --uid-owner %d", r.UID)
 	}
-	if r.RedirectTo != 0 {
+	if r.NotUID != 0 {
+		say("-m owner --socket-exists ! --uid-owner %d", r.NotUID) // without the first, packets of no socket are another user's
+	}
+	switch r.Tracked {
+	case Original:
+		say("-m conntrack --ctdir ORIGINAL")
+	case Invalid:
+		say("-m conntrack --ctstate INVALID")
+	}
+	switch {
+	case r.RedirectTo != 0:
 		say("-j REDIRECT --to-ports %d", r.RedirectTo)
-	} else {
+	case r.Refuse == Reset:
+		say("-j REJECT --reject-with tcp-reset")
+	case r.Refuse == Drop:
+		say("-j DROP")
+	default:
 		say("-j RETURN")
 	}
 	return strings.Join(words, " ")

@@ -3,7 +3,7 @@
 // has a text golden (testdata/). The rule set was measured on a real kernel (research/injection.md, section 2).
 //
 // What it promises: TCP from outside reaches the proxy's inbound port, TCP to outside reaches its outbound port, whatever the IP
-// family; each exception is a rule that says why. What it does not touch: UDP and every other protocol, and what a pod says to
+// family, and what should and did not is refused; each exception is a rule that says why. What it does not touch: UDP and every other protocol, and what a pod says to
 // itself over lo. A process of the proxy's user, or root with NET_ADMIN in the pod, can bypass it; docs/init.md has the
 // whole list, and apply's bypass tests hold it.
 package rules
@@ -19,13 +19,11 @@ import (
 // Table is the name of the table, of family inet, that holds all rules and nothing else.
 const Table = "meshless"
 
-// Priority of both chains. In prerouting nft calls it dstnat; in output it accepts the number only.
-const Priority = -100
-
-// The chains; each is named like its hook.
+// The chains. The first two are named like their hooks.
 const (
 	Prerouting = "prerouting" // what arrives at the pod
 	Output     = "output"     // what the pod sends
+	Guard      = "guard"      // what the pod sends, after NAT
 )
 
 // MaxWhy is how long nft lets a rule's comment be, in bytes (NFTNL_UDATA_COMMENT_MAXLEN).
@@ -34,16 +32,42 @@ const MaxWhy = 128
 // Ruleset is all that meshless-init asks of the kernel's packet filter.
 type Ruleset struct{ Chains []Chain }
 
-// Chain is a base chain of type nat; its rules are tried in order, and a connection that none decides is accepted as it is. NAT
-// chains see the first packet of a connection only, so established connections survive a replacement of the rules.
+// Chain is a base chain; its rules are tried in order, and what none decides is accepted as it is. The chains of type nat see the
+// first packet of a connection only, so redirected connections survive a replacement of the rules; Guard sees every packet.
 type Chain struct {
-	Name  string // Prerouting or Output
+	Name  string // Prerouting, Output or Guard
 	Rules []Rule
+}
+
+// Type is the kind of the chain in nftables, and the table of iptables that has it: nat or filter.
+func (c Chain) Type() string {
+	if c.Name == Guard {
+		return "filter"
+	}
+	return "nat"
+}
+
+// Hook is where packets come to the chain: Prerouting or Output.
+func (c Chain) Hook() string {
+	if c.Name == Guard {
+		return Output
+	}
+	return c.Name
+}
+
+// Priority is the chain's place among those of its hook: that of NAT, which nft calls dstnat in prerouting and by its number only in output, and for Guard that of filter.
+func (c Chain) Priority() int {
+	if c.Name == Guard {
+		return 0
+	}
+	return -100
 }
 
 // Rule is one line of a chain: if every condition holds, the verdict is taken. A condition's zero value sets no condition.
 type Rule struct {
 	UID      uint32             // user that opened the sending socket
+	NotUID   uint32             // the sending socket was opened by another user; one whose user is not known does not count
+	Tracked  Tracking           // what conntrack says of the packet
 	Loopback bool               // leaves through lo
 	In, Out  string             // name of the interface, not lo, through which it comes or leaves
 	Source   netip.Addr         // source address
@@ -51,8 +75,9 @@ type Rule struct {
 	Outside  bool               // the destination is of Dest's family, but not in Dest
 	Ports    contract.PortRange // TCP destination port
 
-	RedirectTo uint16 // port of the proxy, and TCP only; 0 returns: the connection stays as it is
-	Why        string // for the operator, at most MaxWhy bytes; travels into the kernel and back
+	RedirectTo uint16  // port of the proxy, and TCP only; 0 does not redirect
+	Refuse     Refusal // of TCP only; the zero value with no RedirectTo returns: the connection stays as it is
+	Why        string  // for the operator, at most MaxWhy bytes; travels into the kernel and back
 }
 
 var (
@@ -60,17 +85,17 @@ var (
 	loopback6 = netip.MustParsePrefix("::1/128")
 )
 
-// New is the rule set for a command line. Without ipv6 the rules that only IPv6 could match are left out; the redirects cover both
-// families all the same, so that an IPv6 address that appears later is no way around the proxy. Values that
+// New is the rule set for a command line. Without ipv6 the rules that only IPv6 could match are left out, but for those of its loopback address; the redirects cover both
+// families all the same, so that an IPv6 address that appears later is no way around the proxy and leads to it. Values that
 // contract.ParseInitArgs would not return are errors: a rule for user 0 would let every process out.
 func New(args contract.InitArgs, ipv6 bool) (Ruleset, error) {
 	if err := validate(args); err != nil {
 		return Ruleset{}, err
 	}
-	set := Ruleset{Chains: []Chain{{Prerouting, prerouting(args)}, {Output, output(args)}}}
+	set := Ruleset{Chains: []Chain{{Prerouting, prerouting(args)}, {Output, output(args)}, {Guard, guard(args)}}}
 	if !ipv6 {
 		for i := range set.Chains {
-			set.Chains[i].Rules = slices.DeleteFunc(set.Chains[i].Rules, Rule.onlyIPv6)
+			set.Chains[i].Rules = slices.DeleteFunc(set.Chains[i].Rules, func(r Rule) bool { return r.onlyIPv6() && r.Dest != loopback6 })
 		}
 	}
 	return set, nil
@@ -136,14 +161,20 @@ func output(args contract.InitArgs) []Rule {
 		{Loopback: true, Source: netip.MustParseAddr(contract.InboundSource6), Why: "the inbound proxy delivers to the app"},
 	}
 	rules = append(rules, hairpin(args)...)
-	rules = append(rules,
-		Rule{UID: uint32(args.ProxyUID), Why: "the proxy's own connections leave the pod, or it would dial itself"},
+	rules = append(rules, Rule{UID: uint32(args.ProxyUID), Why: "the proxy's own connections leave the pod, or it would dial itself"})
+	rules = append(rules, untouched(args)...)
+	return append(rules, Rule{RedirectTo: contract.OutboundPort, Why: "all other TCP to outside passes the proxy"})
+}
+
+// untouched is what stays as it is although it is not the proxy's: Output does not redirect it, and Guard does not refuse it. One list, so that the two cannot differ.
+func untouched(args contract.InitArgs) []Rule {
+	rules := []Rule{
 		// App to own pod address: direct, since no peer is involved (istio#7563). It carries no more than localhost does.
-		Rule{Loopback: true, Why: "within the pod"},
+		{Loopback: true, Why: "within the pod"},
 		// Loopback addresses leave through lo, unless a policy route says otherwise; even then they are nobody else's.
-		Rule{Dest: loopback4, Why: "loopback addresses are the pod itself"},
-		Rule{Dest: loopback6, Why: "loopback addresses are the pod itself"},
-	)
+		{Dest: loopback4, Why: "loopback addresses are the pod itself"},
+		{Dest: loopback6, Why: "loopback addresses are the pod itself"},
+	}
 	for _, r := range args.ExcludeOutboundPorts {
 		rules = append(rules, Rule{Ports: r, Why: "excluded outbound port"})
 	}
@@ -156,7 +187,7 @@ func output(args contract.InitArgs) []Rule {
 	for _, uid := range args.ExcludeOutboundUIDs {
 		rules = append(rules, Rule{UID: uint32(uid), Why: "excluded outbound user"})
 	}
-	return append(rules, Rule{RedirectTo: contract.OutboundPort, Why: "all other TCP to outside passes the proxy"})
+	return rules
 }
 
 // hairpin: the outbound proxy dialed a Service and the pod itself was chosen (a socket-level load balancer such as Cilium's rewrites
@@ -173,6 +204,9 @@ func hairpin(args contract.InitArgs) []Rule {
 	}
 	return rules
 }
+
+// onlyTCP tells whether the rule must ask for TCP.
+func (r Rule) onlyTCP() bool { return r.Ports.First != 0 || r.RedirectTo != 0 || r.Refuse != 0 }
 
 func (r Rule) onlyIPv6() bool {
 	return r.Source.Is6() || r.Dest.Addr().Is6()

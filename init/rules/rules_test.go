@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -60,10 +61,23 @@ func TestGoldens(t *testing.T) {
 				}
 				checkGolden(t, of, "", string(data), set.IPTables(f))
 			}
-			for _, c := range set.Chains {
+			for _, c := range set.Chains[:2] {
 				checkChain(t, c)
 			}
+			checkGuard(t, set.Chains[1], set.Chains[2], uint32(args.ProxyUID))
 		})
+	}
+}
+
+// The documentation shows the rules as they are.
+func TestDocsShowTheRules(t *testing.T) {
+	_, _, _, want := readGolden(t, "testdata/default.golden")
+	docs, err := os.ReadFile("../../docs/init.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(docs), "```\n"+want+"```\n") {
+		t.Errorf("docs/init.md does not show\n%s", want)
 	}
 }
 
@@ -95,6 +109,39 @@ func checkChain(t *testing.T, c Chain) {
 	port := map[string]uint16{Prerouting: contract.InboundPort, Output: contract.OutboundPort}[c.Name]
 	if want := (Rule{RedirectTo: port, Why: last.Why}); last != want {
 		t.Errorf("%s: the last rule is no unconditional redirect: %s", c.Name, last)
+	}
+}
+
+// checkGuard checks that the guard refuses all that the chain output redirects, and what it lets pass is, rule for rule, what output leaves alone.
+func checkGuard(t *testing.T, output, guard Chain, proxy uint32) {
+	t.Helper()
+	after := func(c Chain) int {
+		return 1 + slices.IndexFunc(c.Rules, func(r Rule) bool { r.Why = ""; return r == Rule{UID: proxy} })
+	}
+	left, passed := output.Rules[after(output):len(output.Rules)-1], guard.Rules[after(guard):len(guard.Rules)-2]
+	if !slices.Equal(left, passed) || after(output) == 0 || after(guard) == 0 {
+		t.Errorf("output leaves alone %v, and the guard lets pass %v", left, passed)
+	}
+	for i, want := range []Rule{{NotUID: proxy, Tracked: Original, Refuse: Reset}, {NotUID: proxy, Tracked: Invalid, Refuse: Drop}} {
+		got := guard.Rules[len(guard.Rules)-2+i]
+		if got.Why = ""; got != want {
+			t.Errorf("the guard ends with %s, want %s", got, want)
+		}
+	}
+	for i, r := range guard.Rules {
+		if len(r.Why) == 0 || len(r.Why) > MaxWhy || strings.ContainsAny(r.Why, "\"\n") {
+			t.Errorf("guard rule %d: comment %q is none that nft takes", i, r.Why)
+		}
+		if i < after(guard)-1 && (r.UID != proxy || r.Refuse != Reset || !r.Dest.IsValid() || r.Ports.First != contract.OutboundPort) {
+			t.Errorf("guard rule %d stands before the proxy's: %s", i, r)
+		}
+	}
+	for i, c := range (Ruleset{Chains: []Chain{output, guard}}).Dropping().Chains {
+		for j, r := range c.Rules {
+			if was := []Chain{output, guard}[i].Rules[j]; r.Refuse == Reset || (r.Refuse == 0) != (was.Refuse == 0) {
+				t.Errorf("%s rule %d without resets is %s, was %s", c.Name, j, r, was)
+			}
+		}
 	}
 }
 

@@ -25,7 +25,7 @@ func (s Ruleset) String() string {
 // String is the chain as nft prints it within its table.
 func (c Chain) String() string {
 	var out strings.Builder
-	fmt.Fprintf(&out, "\tchain %s {\n\t\ttype nat hook %s priority %d; policy accept;\n", c.Name, c.Name, Priority)
+	fmt.Fprintf(&out, "\tchain %s {\n\t\ttype %s hook %s priority %d; policy accept;\n", c.Name, c.Type(), c.Hook(), c.Priority())
 	for _, r := range c.Rules {
 		fmt.Fprintf(&out, "\t\t%s\n", r)
 	}
@@ -39,6 +39,15 @@ func (r Rule) String() string {
 	say := func(format string, args ...any) { words = append(words, fmt.Sprintf(format, args...)) }
 	if r.UID != 0 {
 		say("meta skuid %d", r.UID)
+	}
+	if r.NotUID != 0 {
+		say("meta skuid != %d", r.NotUID)
+	}
+	switch r.Tracked {
+	case Original:
+		say("ct direction original")
+	case Invalid:
+		say("ct state invalid")
 	}
 	if r.In != "" {
 		say(`iifname "%s"`, r.In)
@@ -62,12 +71,17 @@ func (r Rule) String() string {
 	switch {
 	case r.Ports.First != 0:
 		say("tcp dport %s", contract.Ports{r.Ports})
-	case r.RedirectTo != 0:
+	case r.onlyTCP():
 		say("meta l4proto tcp")
 	}
-	if r.RedirectTo != 0 {
+	switch {
+	case r.RedirectTo != 0:
 		say("redirect to :%d", r.RedirectTo)
-	} else {
+	case r.Refuse == Reset:
+		say("reject with tcp reset")
+	case r.Refuse == Drop:
+		say("drop")
+	default:
 		say("return")
 	}
 	if r.Why != "" {

@@ -29,19 +29,26 @@ func full(t testing.TB) Ruleset {
 	return set
 }
 
-// restored is what iptables-save prints after IPTables was restored into an empty table.
+// restored is what iptables-save prints, table after table, after IPTables was restored into empty tables.
 func restored(set Ruleset, f Family) string {
-	text := ":PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n" + strings.ReplaceAll(strings.TrimPrefix(set.IPTables(f), "*nat\n"), "-I ", "-A ")
-	return "# Generated\n*nat\n" + text + "# Completed\n"
+	text := strings.ReplaceAll(set.IPTables(f), "-I ", "-A ")
+	text = strings.Replace(text, "*nat\n", "# Generated\n*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n", 1)
+	return strings.Replace(text, "*filter\n", "# Generated\n*filter\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n", 1)
 }
 
-func parsed(t *testing.T, text string) NAT {
+func parsed(t *testing.T, text string) Held {
 	t.Helper()
-	n, err := ParseNAT(text)
-	if err != nil {
-		t.Fatal(err)
+	held := Held{}
+	for _, table := range Tables {
+		_, of, _ := strings.Cut(text, "*"+table+"\n")
+		of, _, _ = strings.Cut(of, "COMMIT\n")
+		n, err := ParseSaved(table, "*"+table+"\n"+of+"COMMIT\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		held[table] = n
 	}
-	return n
+	return held
 }
 
 // Both back ends mean the same: what iptables reads says, rule by rule, what nft reads says, but for what the other family alone would match.
@@ -82,17 +89,23 @@ func TestCompareNoticesDifferences(t *testing.T) {
 	held := restored(set, IPv4)
 	for name, c := range map[string]struct{ old, with, want string }{
 		"a rule in front":      {"-A MESHLESS_PREROUTING", "-A MESHLESS_PREROUTING -j RETURN\n-A MESHLESS_PREROUTING", "rule 1 is -j RETURN, meant was -d 127.0.0.0/8 -p tcp -j REDIRECT --to-ports 15006"},
-		"a rule behind":        {"COMMIT", "-A MESHLESS_OUTPUT -j RETURN\nCOMMIT", "meant was no further rule"},
+		"a rule behind":        {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "-A MESHLESS_OUTPUT -j RETURN\n-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "meant was no further rule"},
 		"a rule less":          {"-A MESHLESS_OUTPUT -p tcp -j REDIRECT --to-ports 15001\n", "", "is missing: -p tcp -j REDIRECT --to-ports 15001"},
-		"another user":         {"--uid-owner 15000", "--uid-owner 15001", "--uid-owner 15001"},
+		"another user":         {"-A MESHLESS_OUTPUT -m owner --uid-owner 15000", "-A MESHLESS_OUTPUT -m owner --uid-owner 15001", "--uid-owner 15001"},
 		"another port":         {"--to-ports 15001", "--to-ports 15002", "--to-ports 15002"},
 		"not negated":          {"! -d 127", "-d 127", "meant was ! -d 127.0.0.0/8"},
 		"another extension":    {"-A MESHLESS_OUTPUT -p tcp -j REDIRECT", "-A MESHLESS_OUTPUT -p tcp -m mark --mark 1 -j REDIRECT", "-m mark"},
-		"another interface":    {"-o lo", "-o eth0", "eth0"},
+		"another interface":    {"-s 127.0.0.6/32 -o lo", "-s 127.0.0.6/32 -o eth0", "eth0"},
 		"no jump":              {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n", "", "OUTPUT does not begin with"},
-		"a jump too much":      {"COMMIT", "-A OUTPUT -p tcp -j MESHLESS_OUTPUT\nCOMMIT", "3 jumps"},
-		"a foreign rule first": {"-A OUTPUT -p tcp", "-A OUTPUT -j ACCEPT\n-A OUTPUT -p tcp", "OUTPUT does not begin with"},
-		"a narrower jump":      {"-A OUTPUT -p tcp -j", "-A OUTPUT -p tcp -m tcp --dport 1 -j", "OUTPUT does not begin with"},
+		"a jump too much":      {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n", "-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n", "3 jumps"},
+		"no guard":             {"-A OUTPUT -p tcp -j MESHLESS_GUARD\n", "", "table filter: chain OUTPUT does not begin with"},
+		"a rule before it":     {"-A OUTPUT -p tcp -j MESHLESS_GUARD", "-A OUTPUT -j ACCEPT\n-A OUTPUT -p tcp -j MESHLESS_GUARD", "table filter: chain OUTPUT does not begin with"},
+		"a gap in the guard":   {"-A MESHLESS_GUARD -o lo -j RETURN", "-A MESHLESS_GUARD -j RETURN", "chain MESHLESS_GUARD: rule 3 is -j RETURN, meant was -o lo -j RETURN"},
+		"answers refused":      {" -m conntrack --ctdir ORIGINAL", "", "meant was -p tcp -m owner --socket-exists ! --uid-owner 15000 -m conntrack --ctdir ORIGINAL"},
+		"orphans refused":      {"--socket-exists ! --uid", "! --uid", "not ours"},
+		"another refusal":      {"--ctdir ORIGINAL -j REJECT --reject-with tcp-reset", "--ctdir ORIGINAL -j DROP", "--ctdir ORIGINAL -j DROP, meant was"},
+		"a foreign rule first": {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "-A OUTPUT -j ACCEPT\n-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "OUTPUT does not begin with"},
+		"a narrower jump":      {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "-A OUTPUT -p tcp -m tcp --dport 1 -j MESHLESS_OUTPUT", "OUTPUT does not begin with"},
 		"a chain of ours":      {":MESHLESS_OUTPUT", ":MESHLESS_OLD - [0:0]\n:MESHLESS_OUTPUT", "3 chains instead of 2"},
 		"no chain":             {":MESHLESS_OUTPUT - [0:0]\n", "", "1 chains instead of 2"},
 	} {
@@ -111,30 +124,34 @@ func TestCompareNoticesDifferences(t *testing.T) {
 // A second run's text deletes each jump of the first one and refills its chains; a chain of an older release goes, what is not ours is not named.
 func TestRestoreReplaces(t *testing.T) {
 	set := full(t)
-	text := strings.Replace(restored(set, IPv4), "COMMIT", "-A OUTPUT -m comment --comment \"old one\" -j MESHLESS_OLD\n-A OUTPUT -j CNI\nCOMMIT", 1)
-	text = strings.Replace(text, ":OUTPUT", ":MESHLESS_OLD - [0:0]\n:CNI - [0:0]\n:OUTPUT", 1)
+	jump := "-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n"
+	text := strings.Replace(restored(set, IPv4), jump, jump+"-A OUTPUT -m comment --comment \"old one\" -j MESHLESS_OLD\n-A OUTPUT -j CNI\n", 1)
+	text = strings.Replace(text, ":PREROUTING", ":MESHLESS_OLD - [0:0]\n:CNI - [0:0]\n:PREROUTING", 1)
 	held := parsed(t, text)
 	got := set.Restore(IPv4, held)
 	want := "*nat\n:MESHLESS_PREROUTING - [0:0]\n:MESHLESS_OUTPUT - [0:0]\n" +
 		"-D PREROUTING -p tcp -j MESHLESS_PREROUTING\n-D OUTPUT -p tcp -j MESHLESS_OUTPUT\n-D OUTPUT -m comment --comment \"old one\" -j MESHLESS_OLD\n" +
 		"-F MESHLESS_OLD\n-X MESHLESS_OLD\n#"
-	if !strings.HasPrefix(got, want) || strings.Contains(got, "CNI") {
-		t.Errorf("got\n%s\nwant at its begin\n%s", got, want)
+	if guard := "*filter\n:MESHLESS_GUARD - [0:0]\n-D OUTPUT -p tcp -j MESHLESS_GUARD\n#"; !strings.HasPrefix(got, guard) {
+		t.Errorf("got\n%s\nwant at its begin\n%s", got, guard)
 	}
-	if !held.Ours() || (NAT{Chains: []string{"CNI"}}).Ours() {
+	if !strings.Contains(got, want) || strings.Contains(got, "CNI") {
+		t.Errorf("got\n%s\nwant in it\n%s", got, want)
+	}
+	if !held["nat"].Ours() || !held["filter"].Ours() || (Saved{Chains: []string{"CNI"}}).Ours() {
 		t.Error("Ours does not tell our chains from others")
 	}
-	clean := held.Clean()
-	for _, line := range []string{"-X MESHLESS_OLD", "-X MESHLESS_OUTPUT", "-X MESHLESS_PREROUTING", "-F MESHLESS_OUTPUT", "-D OUTPUT -p tcp -j MESHLESS_OUTPUT"} {
+	clean := held["nat"].Clean("nat") + held["filter"].Clean("filter")
+	for _, line := range []string{"-X MESHLESS_OLD", "-X MESHLESS_OUTPUT", "-X MESHLESS_PREROUTING", "-F MESHLESS_OUTPUT", "-X MESHLESS_GUARD", "-D OUTPUT -p tcp -j MESHLESS_GUARD", "*filter", "*nat", "-D OUTPUT -p tcp -j MESHLESS_OUTPUT"} {
 		if !strings.Contains(clean, line+"\n") {
 			t.Errorf("%q is missing in\n%s", line, clean)
 		}
 	}
 }
 
-func TestParseNATRefuses(t *testing.T) {
+func TestParseSavedRefuses(t *testing.T) {
 	for _, text := range []string{"-A OUTPUT -j X", "*filter\n-A INPUT -j DROP", "*nat\n-I OUTPUT -j X", "*nat\n-A OUTPUT", "*nat\nhello", "*nat\nCOMMIT\n:X - [0:0]"} {
-		if n, err := ParseNAT(text); err == nil {
+		if n, err := ParseSaved("nat", text); err == nil {
 			t.Errorf("%q: got %+v, want an error", text, n)
 		}
 	}
@@ -142,10 +159,11 @@ func TestParseNATRefuses(t *testing.T) {
 
 func TestParseIPTablesRefuses(t *testing.T) {
 	for _, spec := range []string{
-		"", "-j", "-j DROP", "-j REDIRECT", "-j REDIRECT --to-ports 0", "-p tcp -j REDIRECT --to-ports 1-2", "-j REDIRECT --to-ports 1", "-p udp -j RETURN", "-p tcp -j RETURN",
+		"", "-j", "-j DROP", "-p tcp -j REJECT", "-p tcp -j REJECT --reject-with icmp-port-unreachable", "-j REJECT --reject-with tcp-reset", "-j REDIRECT", "-j REDIRECT --to-ports 0", "-p tcp -j REDIRECT --to-ports 1-2", "-j REDIRECT --to-ports 1", "-p udp -j RETURN", "-p tcp -j RETURN",
 		"-s 10.0.0.0/8 -j RETURN", "-s x -j RETURN", "-d 10.0.0.1/8 -j RETURN", "! -s 10.0.0.1 -j RETURN", "! -o lo -j RETURN", "-o lo+ -j RETURN", "-j RETURN -j RETURN",
 		"-p tcp -m tcp --dport 0 -j RETURN", "-p tcp -m tcp --dport 1,2 -j RETURN", "-m owner --uid-owner 0 -j RETURN", "-m owner --gid-owner 1 -j RETURN",
-		"-m owner ! --uid-owner 1 -j RETURN", "-m comment --comment x -j RETURN", `-o "lo -j RETURN`, "-i lo -j RETURN", "-g RETURN", "!", "! -d ::/0 -j RETURN", "-p tcp -m tcp --dport 1 -m tcp --dport 2 -j RETURN",
+		"-m owner ! --uid-owner 1 -j RETURN", "-m owner --socket-exists -j RETURN", "-m owner --socket-exists --uid-owner 1 -j RETURN", "-m owner ! --socket-exists ! --uid-owner 1 -j RETURN",
+		"-m conntrack --ctdir REPLY -j RETURN", "-m conntrack --ctstate INVALID,NEW -j RETURN", "-m conntrack ! --ctstate INVALID -j RETURN", "-m conntrack --ctdir ORIGINAL --ctstate INVALID -j RETURN", "! -j RETURN", "-m comment --comment x -j RETURN", `-o "lo -j RETURN`, "-i lo -j RETURN", "-g RETURN", "!", "! -d ::/0 -j RETURN", "-p tcp -m tcp --dport 1 -m tcp --dport 2 -j RETURN",
 	} {
 		if r, err := ParseIPTables(spec); err == nil {
 			t.Errorf("%q: got %s, want an error", spec, r.IPTables())
