@@ -2,6 +2,7 @@ package contract_test
 
 import (
 	"io"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -47,10 +48,47 @@ func TestUIDs(t *testing.T) {
 	}
 }
 
+func TestPrefixes(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "", "10.1.0.0/16": "10.1.0.0/16", "fd00::/8, 10.1.0.0/16,10.0.0.0/8,fd00::/8,10.1.0.0/16": "fd00::/8,10.1.0.0/16,10.0.0.0/8", "::/0,0.0.0.0/0,": "::/0,0.0.0.0/0",
+	} {
+		prefixes, err := contract.ParsePrefixes(text)
+		if got := spelled(prefixes); err != nil || got != want {
+			t.Errorf("%q is %q, %v; want %q", text, got, err, want)
+		}
+	}
+	for text, want := range map[string]string{
+		"10.0.0.1": `"10.0.0.1" is not a network`, "10.0.0.1/8": "has host bits set; write 10.0.0.0/8", "fe80::%eth0/64": "is not a network",
+		"10.0.0.0/8,::ffff:10.0.0.0/104": "write it as an IPv4 network, 10.0.0.0/8", "::ffff:0:0/96": "write it as an IPv4 network, 0.0.0.0/0", "::ffff:10.0.0.0/80": "has host bits set; write ::/80",
+	} {
+		if prefixes, err := contract.ParsePrefixes(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is %v, %v; want an error that says %q", text, prefixes, err, want)
+		}
+	}
+	if err := contract.ValidatePrefix(netip.Prefix{}); err == nil {
+		t.Error("what is no network: accepted")
+	}
+	some := []netip.Prefix{netip.MustParsePrefix("fd00::/8"), netip.MustParsePrefix("10.0.0.0/8")}
+	if got := spelled(contract.UnionPrefixes(some, nil, some[:1])); got != "10.0.0.0/8,fd00::/8" {
+		t.Errorf("the union is %s", got)
+	}
+	if spelled(some) != "fd00::/8,10.0.0.0/8" {
+		t.Error("the union has sorted its argument")
+	}
+}
+
+func spelled(prefixes []netip.Prefix) string {
+	parts := make([]string, len(prefixes))
+	for i, p := range prefixes {
+		parts[i] = p.String()
+	}
+	return strings.Join(parts, ",")
+}
+
 func TestInitArgsRefusesHoles(t *testing.T) {
 	for _, bad := range [][]string{
 		{"--exclude-outbound-uids=0"}, {"--exclude-outbound-uids=15000"}, {"--proxy-uid=7", "--exclude-outbound-uids=6,7"}, {"--exclude-inbound-interfaces=eth0"},
-		{"--exclude-outbound-interfaces=lo"}, {"--exclude-outbound-interfaces=*"},
+		{"--exclude-outbound-interfaces=lo"}, {"--exclude-outbound-interfaces=*"}, {"--exclude-outbound-cidrs=::ffff:10.0.0.0/104"},
 	} {
 		if args, err := contract.ParseInitArgs(bad, io.Discard); err == nil {
 			t.Errorf("%v: accepted as %+v", bad, args)

@@ -80,11 +80,8 @@ func (f Federation) validate(own string, seen map[string]bool) (errs []error) {
 func (f Federation) validateCIDRs(taken map[netip.Prefix]string) (errs []error) {
 	for i, p := range f.CIDRs {
 		field := fmt.Sprintf("cidrs[%d]", i)
-		switch {
-		case !p.IsValid() || p != p.Masked():
-			errs = append(errs, fmt.Errorf("%s: %s has host bits set; write %s", field, p, p.Masked()))
-		case p.Addr().Is4In6(): // addresses are compared in their IPv4 form, so it would match nothing and leave plaintext
-			errs = append(errs, fmt.Errorf("%s: %s is of IPv4 addresses in IPv6 form; write them as IPv4", field, p))
+		if err := ValidatePrefix(p); err != nil { // it would match nothing, and leave plaintext
+			errs = append(errs, fmt.Errorf("%s: %w", field, err))
 		}
 		for other, whose := range taken {
 			if p.Overlaps(other) {

@@ -64,7 +64,7 @@ func TestFederationRefuses(t *testing.T) {
 		"an ID":             {func(m *contract.Mesh) { m.Federation[1].TrustDomain = "spiffe://third.example" }, "is not the name"},
 		"no bundle":         {func(m *contract.Mesh) { m.Federation[1].Bundle = " \n" }, "federation[1].bundle: is missing"},
 		"host bits":         {func(m *contract.Mesh) { m.Federation[0].CIDRs = []netip.Prefix{netip.MustParsePrefix("10.7.0.1/16")} }, "write 10.7.0.0/16"},
-		"IPv4 in IPv6":      {func(m *contract.Mesh) { m.Federation[0].CIDRs = networks("::ffff:10.7.0.0/112") }, "write them as IPv4"},
+		"IPv4 in IPv6":      {func(m *contract.Mesh) { m.Federation[0].CIDRs = networks("::ffff:10.7.0.0/112") }, "write it as an IPv4 network, 10.7.0.0/16"},
 		"within itself":     {func(m *contract.Mesh) { m.Federation[0].CIDRs = networks("10.7.0.0/16", "10.7.1.0/24") }, "write the wider one"},
 		"of two domains":    {func(m *contract.Mesh) { m.Federation[1].CIDRs = networks("10.0.0.0/8") }, "federation[1].cidrs[0]: 10.0.0.0/8 overlaps with"},
 		"meshCIDRs":         {func(m *contract.Mesh) { m.Federation[1].CIDRs = networks("10.9.8.0/24") }, "of outbound.meshCIDRs"},

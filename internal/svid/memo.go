@@ -31,7 +31,7 @@ type memoKey struct {
 
 // verdict is an accepted chain: of whom, and between which times.
 type verdict struct {
-	chain       []*x509.Certificate // as presented
+	chain       []*x509.Certificate // what was verified of it, without the authority
 	id          spiffeid.ID
 	from, until time.Time
 }
@@ -39,43 +39,46 @@ type verdict struct {
 // NewMemo makes one that has seen nothing yet.
 func NewMemo(s *Set) *Memo { return &Memo{set: s, accepted: map[memoKey]verdict{}} }
 
-// Verify is Set.Verify.
+// Verify is Set.Verify. It remembers nothing: certificates are public, so a chain proves nothing of who shows it.
 func (m *Memo) Verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) (spiffeid.ID, error) {
-	key := memoKey{digest(chain), usage}
-	m.mu.RLock()
-	v, known := m.accepted[key]
-	m.mu.RUnlock()
-	if known && !now.Before(v.from) && !now.After(v.until) {
+	if v, known := m.recall(memoKey{digest(chain), usage}, now); known {
 		return v.id, nil
+	}
+	return m.set.Verify(chain, usage, now)
+}
+
+// Remember is for a chain that Verify accepts, of a peer that has proved its key. It returns what of it was verified, without certificates that a peer has shown
+// beside, as one slice for all connections of that peer. A chain that is not accepted any more is returned as it is.
+func (m *Memo) Remember(chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) []*x509.Certificate {
+	presented := memoKey{digest(chain), usage}
+	if v, known := m.recall(presented, now); known {
+		return v.chain
 	}
 	id, verified, err := m.set.verify(chain, usage, now)
 	if err != nil {
-		return id, err
+		return chain
 	}
+	v := verdictOn(id, verified)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.accepted) >= maxMemo {
+	if len(m.accepted) >= maxMemo-1 {
 		clear(m.accepted)
 	}
-	v = verdictOn(id, verified)
-	v.chain = chain
-	m.accepted[key] = v
-	return id, nil
+	m.accepted[presented] = v
+	m.accepted[memoKey{digest(v.chain), usage}] = v // which is what is judged later
+	return v.chain
 }
 
-// Shared is an equal chain that all its users share, where it was accepted before: thousands of connections of one peer then hold its certificates once.
-func (m *Memo) Shared(chain []*x509.Certificate, usage x509.ExtKeyUsage) []*x509.Certificate {
+func (m *Memo) recall(key memoKey, now time.Time) (verdict, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	if v, known := m.accepted[memoKey{digest(chain), usage}]; known {
-		return v.chain
-	}
-	return chain
+	v, known := m.accepted[key]
+	return v, known && !now.Before(v.from) && !now.After(v.until)
 }
 
 // verdictOn is valid while every certificate of the chain is.
 func verdictOn(id spiffeid.ID, chain []*x509.Certificate) verdict {
-	v := verdict{id: id, from: chain[0].NotBefore, until: chain[0].NotAfter}
+	v := verdict{chain: chain[:len(chain)-1], id: id, from: chain[0].NotBefore, until: chain[0].NotAfter}
 	for _, c := range chain[1:] {
 		if c.NotBefore.After(v.from) {
 			v.from = c.NotBefore

@@ -45,10 +45,9 @@ func TestMemoForgetsInTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := memo(t, nil, nil, ca)
 			chain := []*x509.Certificate{test.leaf}
-			for range 2 {
-				if got, err := m.Verify(chain, x509.ExtKeyUsageServerAuth, now); err != nil || got.String() != id {
-					t.Fatalf("the control: %s, %v", got, err)
-				}
+			m.Remember(chain, x509.ExtKeyUsageServerAuth, now)
+			if got, err := m.Verify(chain, x509.ExtKeyUsageServerAuth, now); err != nil || got.String() != id || m.Len() == 0 {
+				t.Fatalf("the control: %s, %v, remembers %d", got, err, m.Len())
 			}
 			_, err := m.Verify(chain, x509.ExtKeyUsageServerAuth, test.at)
 			var refused *svid.Error
@@ -64,12 +63,11 @@ func TestMemoMixesNothing(t *testing.T) {
 	ca, other := testca.New(t, "cluster.local"), testca.New(t, "cluster.local")
 	leaf := ca.Issue(t, id).Leaf
 	m := memo(t, nil, nil, ca)
-	if _, err := m.Verify([]*x509.Certificate{leaf}, x509.ExtKeyUsageServerAuth, time.Now()); err != nil {
-		t.Fatal(err)
-	}
+	m.Remember([]*x509.Certificate{leaf}, x509.ExtKeyUsageServerAuth, time.Now())
 	clientOnly := ca.Issue(t, id, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }).Leaf
-	if _, err := m.Verify([]*x509.Certificate{clientOnly}, x509.ExtKeyUsageClientAuth, time.Now()); err != nil {
-		t.Fatal(err)
+	m.Remember([]*x509.Certificate{clientOnly}, x509.ExtKeyUsageClientAuth, time.Now())
+	if m.Len() != 2 {
+		t.Fatalf("the control: remembers %d", m.Len())
 	}
 	for name, test := range map[string]struct {
 		memo  *svid.Memo
@@ -85,7 +83,8 @@ func TestMemoMixesNothing(t *testing.T) {
 		"authority revoked in the next":   {memo(t, []string{svid.KeyDigest(ca.Certificate)}, nil, ca, other), []*x509.Certificate{leaf}, svid.Revoked},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for range 2 { // a refusal is not remembered as anything else
+			for range 2 {
+				test.memo.Remember(test.chain, x509.ExtKeyUsageServerAuth, time.Now()) // which does not make it acceptable
 				_, err := test.memo.Verify(test.chain, x509.ExtKeyUsageServerAuth, time.Now())
 				var refused *svid.Error
 				if !errors.As(err, &refused) || refused.Reason != test.want {
@@ -103,8 +102,8 @@ func TestMemoIsBounded(t *testing.T) {
 	leaf := ca.Issue(t, id).Leaf
 	for i := range svid.MaxMemo + 10 {
 		behind := &x509.Certificate{Raw: fmt.Appendf(nil, "%d", i)} // makes it another chain
-		if _, err := m.Verify([]*x509.Certificate{leaf, behind}, x509.ExtKeyUsageServerAuth, time.Now()); err != nil {
-			t.Fatal(err)
+		if got := m.Remember([]*x509.Certificate{leaf, behind}, x509.ExtKeyUsageServerAuth, time.Now()); len(got) != 1 || got[0] != leaf {
+			t.Fatalf("what was shown beside the leaf stays: %d certificates", len(got))
 		}
 		if n := m.Len(); n > svid.MaxMemo {
 			t.Fatalf("remembers %d", n)
@@ -112,23 +111,30 @@ func TestMemoIsBounded(t *testing.T) {
 	}
 }
 
-// TestMemoShares: two copies of an accepted chain become one, and a chain that was not accepted is itself.
+// TestMemoShares: two copies of an accepted chain become one, and one that is not accepted is itself.
 func TestMemoShares(t *testing.T) {
-	ca := testca.New(t, "cluster.local")
+	ca, other := testca.New(t, "cluster.local"), testca.New(t, "cluster.local")
 	m := memo(t, nil, nil, ca)
-	leaf := ca.Issue(t, id).Leaf
+	leaf, foreign := ca.Issue(t, id).Leaf, other.Issue(t, id).Leaf
 	again, err := x509.ParseCertificate(leaf.Raw)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := m.Shared([]*x509.Certificate{again}, x509.ExtKeyUsageServerAuth); got[0] != again {
-		t.Error("a chain that nobody has verified was replaced")
-	}
-	if _, err := m.Verify([]*x509.Certificate{leaf}, x509.ExtKeyUsageServerAuth, time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	if got := m.Shared([]*x509.Certificate{again}, x509.ExtKeyUsageServerAuth); got[0] != leaf {
+	m.Remember([]*x509.Certificate{leaf}, x509.ExtKeyUsageServerAuth, time.Now())
+	if got := m.Remember([]*x509.Certificate{again}, x509.ExtKeyUsageServerAuth, time.Now()); got[0] != leaf {
 		t.Error("two copies of one leaf stay two")
+	}
+	if got := m.Remember([]*x509.Certificate{foreign}, x509.ExtKeyUsageServerAuth, time.Now()); got[0] != foreign {
+		t.Error("a chain that is not accepted was replaced")
+	}
+}
+
+// TestVerifyRemembersNothing: whoever shows a chain has proved nothing yet.
+func TestVerifyRemembersNothing(t *testing.T) {
+	ca := testca.New(t, "cluster.local")
+	m := memo(t, nil, nil, ca)
+	if _, err := m.Verify([]*x509.Certificate{ca.Issue(t, id).Leaf}, x509.ExtKeyUsageServerAuth, time.Now()); err != nil || m.Len() > 0 {
+		t.Errorf("remembers %d, %v", m.Len(), err)
 	}
 }
 
@@ -136,6 +142,7 @@ func BenchmarkMemo(b *testing.B) {
 	ca := testca.New(b, "cluster.local")
 	m := memo(b, nil, nil, ca)
 	chain := []*x509.Certificate{ca.Issue(b, id).Leaf}
+	m.Remember(chain, x509.ExtKeyUsageServerAuth, time.Now())
 	for b.Loop() {
 		if _, err := m.Verify(chain, x509.ExtKeyUsageServerAuth, time.Now()); err != nil {
 			b.Fatal(err)

@@ -117,9 +117,9 @@ func (s *Snapshot) VerifyPeer(chain []*x509.Certificate, usage x509.ExtKeyUsage)
 	return s.verified.Verify(chain, usage, s.now())
 }
 
-// Shared is an equal chain that all connections of a verified peer share, for those who keep it.
-func (s *Snapshot) Shared(chain []*x509.Certificate, usage x509.ExtKeyUsage) []*x509.Certificate {
-	return s.verified.Shared(chain, usage)
+// Remember is for the chain of a peer whose handshake is done; it returns what is to be kept of it (svid.Memo).
+func (s *Snapshot) Remember(chain []*x509.Certificate, usage x509.ExtKeyUsage) []*x509.Certificate {
+	return s.verified.Remember(chain, usage, s.now())
 }
 
 // Usable tells whether peers would accept the leaf now; the error says until when it was good.

@@ -3,6 +3,7 @@ package identity
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"slices"
 	"sync/atomic"
 
@@ -76,10 +77,29 @@ func (s *Snapshot) ClientConfig(authorize Authorize) (c *tls.Config, mutual *ato
 
 func (s *Snapshot) verifier(usage x509.ExtKeyUsage, authorize Authorize) func(tls.ConnectionState) error {
 	return func(state tls.ConnectionState) error {
+		if err := small(state.PeerCertificates); err != nil {
+			return err
+		}
 		id, err := s.VerifyPeer(state.PeerCertificates, usage)
 		if err != nil {
 			return err
 		}
 		return authorize(id)
 	}
+}
+
+// maxChain is in bytes: three certificates of RSA-4096 are 6 KiB.
+const maxChain = 8 << 10
+
+// small refuses a chain that is larger than any of a mesh, at once: parsed, certificates can be forty times as large as they came, and a peer that has not
+// proved its key yet could make us hold them while it keeps us waiting for that.
+func small(chain []*x509.Certificate) error {
+	size := 0
+	for _, c := range chain {
+		size += len(c.Raw)
+	}
+	if size > maxChain {
+		return &svid.Error{Reason: svid.Malformed, Detail: fmt.Sprintf("the peer presented %d bytes of certificates, more than any chain of a mesh", size)}
+	}
+	return nil
 }

@@ -204,7 +204,7 @@ func (s *Server) serveTLS(c *connection, prefix []byte) (*relay.Carried, *teleme
 	c.record.Peer = peer.String()
 	c.reportDryRun(wouldDeny)
 	c.record.HandshakeDone(began)
-	chain = c.snapshot.Shared(chain, x509.ExtKeyUsageClientAuth)
+	chain = c.snapshot.Remember(chain, x509.ExtKeyUsageClientAuth)
 	return s.carried(c, side, nil, telemetry.MutualTLS, func(now *identity.Snapshot) error {
 		id, err := now.VerifyPeer(chain, x509.ExtKeyUsageClientAuth)
 		if err != nil {
@@ -265,6 +265,8 @@ func (s *Server) carried(c *connection, peer *relay.Side, prefix []byte, securit
 			return nil, &telemetry.Refusal{Reason: "proxy_protocol", Err: err}
 		}
 	}
-	return &relay.Carried{Opener: peer, Target: relay.Plain(app), Prefix: prefix, Security: security, Idle: s.Idle, Record: c.record,
-		Live: s.Live, Snapshot: c.snapshot, Judge: judge}, nil
+	carried := &relay.Carried{Opener: peer, Target: relay.Plain(app), Prefix: prefix, Security: security, Idle: s.Idle, Record: c.record,
+		Live: s.Live, Snapshot: c.snapshot, Judge: judge}
+	c.snapshot = nil // its key must not stay in memory for as long as a connection lives
+	return carried, nil
 }

@@ -182,7 +182,7 @@ func (s *Server) serveMesh(app *net.TCPConn, record *telemetry.Connection, snaps
 	}
 	record.Peer = server.String() // proved by now, and not before: crypto/tls looks at the signature last
 	record.HandshakeDone(began)
-	chain = snapshot.Shared(chain, x509.ExtKeyUsageServerAuth)
+	chain = snapshot.Remember(chain, x509.ExtKeyUsageServerAuth)
 	return s.carried(app, side, telemetry.MutualTLS, record, snapshot, s.meshJudge(m, chain)), nil
 }
 

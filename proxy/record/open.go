@@ -16,8 +16,16 @@ type opener struct {
 	isClient     bool
 	updateWanted bool // the peer has asked for new keys of our direction
 	idleRecords  int
+	updates      int    // of the keys, by the peer
+	received     uint64 // bytes of data
 	messages     messages
 }
+
+// A peer may take new keys a few times at once, and beyond that once for each MiB that it sends: an update costs a thousand times what its record costs to send.
+const (
+	freeUpdates    = 16
+	bytesPerUpdate = 1 << 20
+)
 
 func (o *opener) open(out, in []byte) (data []byte, used int, err error) {
 	for {
@@ -50,6 +58,18 @@ func first(in []byte) ([]byte, error) {
 	return in[:headerSize+size], nil
 }
 
+// Missing is how many bytes are missing in part to the end of its first record, or of that record's header; 0 if the record is whole, or cannot be one.
+func Missing(part []byte) int {
+	if len(part) < headerSize {
+		return headerSize - len(part)
+	}
+	size := headerSize + int(binary.BigEndian.Uint16(part[3:]))
+	if size > MaxRecord || len(part) >= size {
+		return 0
+	}
+	return size - len(part)
+}
+
 // openOne decrypts one record and appends what it has for the app.
 func (o *opener) openOne(out, record []byte) ([]byte, error) {
 	before := len(out)
@@ -58,6 +78,9 @@ func (o *opener) openOne(out, record []byte) ([]byte, error) {
 		return out, localError(badRecordMAC)
 	}
 	inner := opened[before:]
+	if len(inner) > MaxPlaintext+1 { // padding counts (RFC 8446, section 5.4)
+		return out, localError(recordOverflow)
+	}
 	end := len(inner) - 1
 	for end >= 0 && inner[end] == 0 { // padding
 		end--
@@ -65,15 +88,13 @@ func (o *opener) openOne(out, record []byte) ([]byte, error) {
 	if end < 0 {
 		return out, localError(unexpectedMessage) // a record without a content type (RFC 8446, section 5.4)
 	}
-	if end > MaxPlaintext {
-		return out, localError(recordOverflow)
-	}
 	content := inner[:end]
+	if inner[end] != typeHandshake && o.messages.partial() {
+		return out, localError(unexpectedMessage) // nothing comes between the records of a handshake message (ibid., section 5.1)
+	}
 	if inner[end] == typeApplicationData && end > 0 {
 		o.idleRecords = 0
-		if o.messages.partial() {
-			return out, localError(unexpectedMessage) // a message of the handshake must not be interleaved with data (ibid., section 5.1)
-		}
+		o.received += uint64(end)
 		return opened[:before+end], nil
 	}
 	if o.idleRecords++; o.idleRecords > maxIdleRecords {
@@ -134,6 +155,9 @@ func (o *opener) handshake(content []byte) error {
 }
 
 func (o *opener) update(requested byte) error {
+	if o.updates++; o.updates > freeUpdates+int(o.received/bytesPerUpdate) {
+		return localError(unexpectedMessage)
+	}
 	const notRequested, wanted = 0, 1
 	switch requested {
 	case wanted:

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/meshless-dev/meshless/proxy/record"
 )
@@ -24,7 +25,7 @@ const maxLarge = 64
 
 var (
 	pools       [classes]sync.Pool
-	largeLeases = make(chan struct{}, maxLarge)
+	largeLeases atomic.Int32
 )
 
 func init() {
@@ -34,24 +35,40 @@ func init() {
 	}
 }
 
-// buffer is a lease of memory.
+// buffer is a lease of memory. A large one comes with the right to another one beside it, for what becomes of its content: that must be of the same class.
 type buffer struct {
 	bytes []byte
 	class class
 	lease *[]byte
+	more  int32 // leases of large buffers that go back with this one, beside its own
 }
 
 // take takes a buffer of class c, or of the one below when there are too many large ones.
 func take(c class) buffer {
+	more := int32(0)
 	if c == large {
-		select {
-		case largeLeases <- struct{}{}:
-		default:
+		if largeLeases.Add(2) > maxLarge {
+			largeLeases.Add(-2)
 			c = medium
+		} else {
+			more = 1
 		}
 	}
+	return lent(c, more)
+}
+
+func lent(c class, more int32) buffer {
 	lease := pools[c].Get().(*[]byte)
-	return buffer{bytes: *lease, class: c, lease: lease}
+	return buffer{bytes: *lease, class: c, lease: lease, more: more}
+}
+
+// beside takes a buffer of the same class.
+func (b *buffer) beside() buffer {
+	if b.class == large && b.more == 0 {
+		largeLeases.Add(1) // for a moment there is one too many
+	}
+	b.more = 0
+	return lent(b.class, 0)
 }
 
 // put gives the buffer back. It does nothing the second time.
@@ -60,7 +77,7 @@ func (b *buffer) put() {
 		return
 	}
 	if b.class == large {
-		<-largeLeases
+		largeLeases.Add(-1 - b.more)
 	}
 	pools[b.class].Put(b.lease)
 	*b = buffer{}

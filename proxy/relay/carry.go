@@ -21,14 +21,16 @@ type Carried struct {
 	Judge    live.Judge         // tells whether it still would be
 }
 
-// Start relays, while the registry judges, and records both. Done is called at the end, in any goroutine.
+// Start relays, while the registry judges, and records both. Done is called at the end, in any goroutine. Of Carried nothing but the record is kept: the snapshot,
+// with its key, must not stay in memory for as long as a connection lives.
 func (c *Carried) Start(e *Engine, done func()) {
-	c.Record.Open(c.Security)
-	session := New(c.Opener, c.Target, Options{Idle: c.Idle, Prefix: c.Prefix, Received: c.Record.Received, Sent: c.Record.Sent})
+	record := c.Record
+	record.Open(c.Security)
+	session := New(c.Opener, c.Target, Options{Idle: c.Idle, Prefix: c.Prefix, Received: record.Received, Sent: record.Sent})
 	entry := c.Live.Add(c.Snapshot, c.Judge, session)
 	session.Start(e, func(r Result) {
 		entry.Done()
-		c.Record.Close(r.Received, r.Sent, r.Reason, r.Err)
+		record.Close(r.Received, r.Sent, r.Reason, r.Err)
 		done()
 	})
 }

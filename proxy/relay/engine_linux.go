@@ -3,8 +3,10 @@ package relay
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,7 +52,7 @@ func NewEngine() (*Engine, error) {
 	return e, nil
 }
 
-// Close ends the loops. Connections that are still there stay as they are: end them before.
+// Close ends the loops, and every session that is still there.
 func (e *Engine) Close() {
 	for _, l := range e.loops {
 		l.close()
@@ -83,6 +85,7 @@ type loop struct {
 	sockets map[int32]*socket
 	ending  []*joint // by Abort
 	closing bool
+	closed  bool // the goroutine has ended, and with it every session
 
 	ready []*joint // of the loop's goroutine alone, like all that hangs on it
 	spare []*joint
@@ -106,27 +109,41 @@ func newLoop() (*loop, error) {
 	return l, nil
 }
 
+var errEngineClosed = errors.New("the engine is closed")
+
 func (l *loop) close() {
 	l.mu.Lock()
 	l.closing = true
-	l.mu.Unlock()
 	l.signal()
+	l.mu.Unlock()
 	<-l.done
-	_ = unix.Close(l.epoll)
-	_ = unix.Close(l.wake)
 }
 
-// signal wakes the loop.
+// signal wakes the loop. It is called with the lock, under which the descriptor is closed.
 func (l *loop) signal() {
 	one := [8]byte{1} // in the byte order of this machine it is not zero, which is all that counts
 	_, _ = unix.Write(l.wake, one[:])
+}
+
+// shut ends what is left, and gives the descriptors back.
+func (l *loop) shut() {
+	l.mu.Lock()
+	l.closed = true
+	left := slices.Collect(maps.Values(l.sockets))
+	_ = unix.Close(l.epoll)
+	_ = unix.Close(l.wake)
+	l.mu.Unlock()
+	for _, s := range left {
+		s.joint.fail(errEngineClosed)
+	}
+	close(l.done)
 }
 
 // maxEvents is how many ready sockets are taken note of at once.
 const maxEvents = 128
 
 func (l *loop) run() {
-	defer close(l.done)
+	defer l.shut()
 	events := make([]unix.EpollEvent, maxEvents)
 	yielded := time.Now()
 	for {
@@ -198,9 +215,12 @@ func (l *loop) turn() {
 // watch registers a socket. Edges are enough: what is read or written to the end needs no system call to be told so.
 func (l *loop) watch(s *socket) error {
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return errEngineClosed
+	}
 	l.sockets[int32(s.fd)] = s
-	l.mu.Unlock()
-	const interest = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff
+	const interest = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff
 	return unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, s.fd, &unix.EpollEvent{Events: interest, Fd: int32(s.fd)})
 }
 
@@ -214,9 +234,15 @@ func (l *loop) forget(s *socket) {
 // end lets the loop end a joint whose session was aborted.
 func (l *loop) end(j *joint) {
 	l.mu.Lock()
-	l.ending = append(l.ending, j)
+	closed := l.closed
+	if !closed {
+		l.ending = append(l.ending, j)
+		l.signal()
+	}
 	l.mu.Unlock()
-	l.signal()
+	if closed {
+		j.finish()
+	}
 }
 
 // socket is one end of a session in a loop. What can be done with it is known from edges: true until the kernel says otherwise.
@@ -225,15 +251,17 @@ type socket struct {
 	fd                 int // -1 when it is closed
 	peer               net.Addr
 	readable, writable bool
-	hung               bool // the peer has ended or failed: a read to the last byte does not prove that there is no end behind it
+	uneven             bool // its stream has an end or an urgent mark: that a read brought less than it could does not prove that nothing is behind
+	broken             bool // it failed: what it has brought before may be read, and that is all
 	finished           bool // our half is closed
 }
 
 func (s *socket) note(events uint32) {
-	const broken = unix.EPOLLHUP | unix.EPOLLERR
-	s.readable = s.readable || events&(unix.EPOLLIN|unix.EPOLLRDHUP|broken) != 0
-	s.writable = s.writable || events&(unix.EPOLLOUT|broken) != 0
-	s.hung = s.hung || events&(unix.EPOLLRDHUP|broken) != 0
+	const gone = unix.EPOLLHUP | unix.EPOLLERR
+	s.readable = s.readable || events&(unix.EPOLLIN|unix.EPOLLPRI|unix.EPOLLRDHUP|gone) != 0
+	s.writable = s.writable || events&(unix.EPOLLOUT|gone) != 0
+	s.uneven = s.uneven || events&(unix.EPOLLPRI|unix.EPOLLRDHUP|gone) != 0
+	s.broken = s.broken || events&unix.EPOLLERR != 0
 }
 
 // detach takes a socket out of package net, and with it out of the runtime's poller.

@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"io"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -73,17 +74,48 @@ func (j *joint) turn() (more bool) {
 	for _, d := range []*duct{&j.there, &j.back} {
 		again, err := d.turn()
 		if err != nil {
-			j.tell(d, err)
-			j.fail(err)
+			j.breaks(d, err)
 			return false
 		}
 		more = more || again
 	}
-	if j.there.done && j.back.done {
+	switch {
+	case j.there.done && j.back.done:
 		j.finish()
+		return false
+	case j.opener.broken:
+		j.breaks(&j.back, unix.ECONNRESET)
+		return false
+	case j.target.broken:
+		j.breaks(&j.there, unix.ECONNRESET)
 		return false
 	}
 	return more
+}
+
+// breaks ends a session with an error of duct d. What the other direction has brought already is passed on before, as far as it is taken at once: an app
+// may answer, and then reset because it does not want the rest of a question.
+func (j *joint) breaks(d *duct, err error) {
+	j.tell(d, err)
+	other := j.other(d)
+	other.src.readable = true // a failed write may have taken the error that would wake it
+	other.src.uneven = true
+	for range lastTurns {
+		if more, err := other.turn(); !more || err != nil {
+			break
+		}
+	}
+	j.fail(err)
+}
+
+// lastTurns bounds what a session that has failed still passes on: it must not keep its loop from others.
+const lastTurns = 64
+
+func (j *joint) other(d *duct) *duct {
+	if d == &j.there {
+		return &j.back
+	}
+	return &j.there
 }
 
 // tell lets a peer know by an alert that it has broken the protocol, if the way to it is free.
@@ -91,7 +123,7 @@ func (j *joint) tell(d *duct, err error) {
 	if d.open == nil {
 		return
 	}
-	if way := map[*duct]*duct{&j.there: &j.back, &j.back: &j.there}[d]; len(way.pending) == 0 {
+	if len(j.other(d).pending) == 0 {
 		_, _ = d.src.write(d.open.Alert(nil, err))
 	}
 }
@@ -107,6 +139,9 @@ func (j *joint) fail(err error) {
 
 // finish closes both sockets. The report goes to a goroutine of its own: a log that is stuck must not keep the loop from others.
 func (j *joint) finish() {
+	if j.ended {
+		return
+	}
 	j.ended = true
 	orderly := j.session.orderlyEnd()
 	j.there.drop()
@@ -171,6 +206,8 @@ func (d *duct) settle() (bool, error) {
 		d.dst.writable = len(d.pending) == 0 // less than all means that the socket is full; an edge tells when it is not
 		if d.seal == nil {
 			d.add(n)
+		} else if n > 0 {
+			d.session.moved()
 		}
 	}
 	d.out.put()
@@ -199,25 +236,11 @@ func (d *duct) add(n int) {
 
 // fill reads once, and makes pending of it.
 func (d *duct) fill() error {
-	room := d.lend()
 	if d.early {
 		d.early = false
-	} else {
-		n, err := d.src.read(room)
-		switch {
-		case err == unix.EAGAIN:
-			d.src.readable = false
-			d.park()
-			return nil
-		case err != nil:
-			return err
-		case n == 0:
-			return d.sourceEnded()
-		}
-		if n < len(room) && !d.src.hung {
-			d.src.readable = false
-		}
-		d.have += n
+		d.lend()
+	} else if whole, err := d.fetch(); !whole || err != nil {
+		return err
 	}
 	d.resize(d.have)
 	if d.seal != nil {
@@ -225,6 +248,39 @@ func (d *duct) fill() error {
 	}
 	d.openAll()
 	return nil
+}
+
+// fetch reads into a buffer, or, where a record has begun to arrive, what is missing to it, which takes no buffer while it trickles in.
+func (d *duct) fetch() (whole bool, err error) {
+	room := d.rest[len(d.rest):cap(d.rest)]
+	if len(room) == 0 {
+		room = d.lend()
+	}
+	n, err := d.src.read(room)
+	switch {
+	case err == unix.EAGAIN:
+		d.src.readable = false
+		d.park()
+		return false, nil
+	case err != nil:
+		return false, err
+	case n == 0:
+		return false, d.sourceEnded()
+	}
+	if n < len(room) && !d.src.uneven {
+		d.src.readable = false
+	}
+	if d.in.lease != nil {
+		d.have += n
+		return true, nil
+	}
+	d.rest = d.rest[:len(d.rest)+n]
+	if missing := record.Missing(d.rest); missing > 0 {
+		d.rest = slices.Grow(d.rest, missing)[: len(d.rest) : len(d.rest)+missing]
+		return false, nil
+	}
+	d.lend()
+	return true, nil
 }
 
 // sourceEnded: a stream of records that ends without close_notify was cut; an app's stream has ended unless it was reset.
@@ -242,7 +298,7 @@ func (d *duct) sourceEnded() error {
 }
 
 func (d *duct) sealAll() (err error) {
-	d.out = take(d.in.class)
+	d.out = d.in.beside()
 	d.owed = d.have
 	d.pending, err = d.seal.Seal(d.out.bytes[:0], d.in.bytes[:d.have])
 	d.release()
@@ -250,7 +306,7 @@ func (d *duct) sealAll() (err error) {
 }
 
 func (d *duct) openAll() {
-	d.out = take(d.in.class)
+	d.out = d.in.beside()
 	data, used, err := d.open.Open(d.out.bytes[:0], d.in.bytes[:d.have])
 	d.pending = data
 	d.have = copy(d.in.bytes, d.in.bytes[used:d.have])
@@ -286,10 +342,11 @@ func (d *duct) lend() []byte {
 	return d.in.bytes[d.have:sizes[d.in.class]]
 }
 
-// park is called when there is nothing to read: the buffer goes back, and what is left of a record stays in memory of its own size.
+// park is called when there is nothing to read: the buffer goes back, and what is left of a record stays in memory of the record's size.
 func (d *duct) park() {
 	if d.have > 0 {
-		d.rest = append([]byte(nil), d.in.bytes[:d.have]...)
+		n := d.have + record.Missing(d.in.bytes[:d.have])
+		d.rest = append(make([]byte, 0, n), d.in.bytes[:d.have]...)[:d.have:n]
 	}
 	d.release()
 }

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -186,11 +185,10 @@ func (s *Session) flow(dst, src *Side, prefix []byte, count func(int64)) int64 {
 
 func reasonOf(err error) string {
 	var op *net.OpError
-	var alert tls.AlertError
 	switch {
 	case errors.Is(err, errTruncated), errors.Is(err, io.ErrUnexpectedEOF):
 		return Truncated
-	case errors.As(err, &alert), errors.As(err, &op) && op.Op == "remote error":
+	case errors.As(err, &op) && op.Op == "remote error":
 		return Alert
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ENOTCONN):
 		return Reset

@@ -21,8 +21,11 @@ const (
 // Secure does a TLS 1.3 handshake over raw, until deadline, with a configuration that serves this one handshake. It returns the side that comes of it and
 // the certificates of the peer, which the configuration has judged. After an error the caller closes the connection.
 func Secure(raw *Raw, role Role, config *tls.Config, deadline time.Time) (*Side, []*x509.Certificate, error) {
-	secrets := new(record.Secrets)
-	config.KeyLogWriter = secrets
+	// With FIPS, AES-GCM is approved only as crypto/tls itself drives it.
+	secrets, ours := new(record.Secrets), engineWorks && !fips140.Enabled()
+	if ours {
+		config.KeyLogWriter = secrets
+	}
 	conn := tls.Server(raw, config)
 	if role == Client {
 		conn = tls.Client(raw, config)
@@ -34,7 +37,7 @@ func Secure(raw *Raw, role Role, config *tls.Config, deadline time.Time) (*Side,
 	_ = raw.SetDeadline(time.Time{})
 	state := conn.ConnectionState()
 	side := &Side{tcp: raw.TCPConn, raw: raw}
-	if fips140.Enabled() || !engineWorks { // with FIPS, AES-GCM is approved only as crypto/tls itself drives it
+	if !ours {
 		raw.open, side.tls = true, conn
 		return side, state.PeerCertificates, nil
 	}

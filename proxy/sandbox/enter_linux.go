@@ -2,7 +2,10 @@ package sandbox
 
 // enter applies Landlock first: the filter of system calls comes last, since it binds whatever runs after it.
 func enter(directory string) (r Report) {
-	var err error
+	err := keepPrivate()
+	if err != nil {
+		r.Missing = append(r.Missing, "private memory: "+err.Error())
+	}
 	if r.Landlock, err = restrictFiles(directory); err != nil {
 		r.Missing = append(r.Missing, "landlock: "+err.Error())
 	}

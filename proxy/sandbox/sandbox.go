@@ -1,5 +1,5 @@
 // Package sandbox takes from the proxy's process what a proxy never needs, beyond what the pod's securityContext takes: Landlock leaves it its own
-// files to read, seccomp the system calls of a network program. Both hold for every thread and until the end of the process, and no later code can
+// files to read, seccomp the system calls of a network program, and its memory is closed to others. All of it holds for every thread and until the end of the process, and no later code can
 // undo them. The package also tells Go's garbage collector the container's memory limit.
 package sandbox
 
