@@ -5,5 +5,3 @@ package listen
 import "syscall"
 
 func bindLate(string, string, syscall.RawConn) error { return nil }
-
-func leaving(string, string, syscall.RawConn) error { return nil }

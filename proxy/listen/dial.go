@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// Dialer dials what is outside the pod.
+// Dialer dials peers.
 func Dialer(timeout time.Duration) *net.Dialer {
-	return &net.Dialer{Timeout: timeout, KeepAliveConfig: KeepAlive, Control: leaving}
+	return &net.Dialer{Timeout: timeout, KeepAliveConfig: KeepAlive}
 }
 
 // Sources are the addresses from which the proxy dials the app: init lets connections from them pass. The zero value leaves the choice to
@@ -20,7 +20,7 @@ type Sources struct{ V4, V6 netip.Addr }
 
 // Dialer dials the app at an address of the family of dst.
 func (s Sources) Dialer(dst netip.Addr, timeout time.Duration) *net.Dialer {
-	d := &net.Dialer{Timeout: timeout, KeepAliveConfig: KeepAlive}
+	d := Dialer(timeout)
 	source := s.V4
 	if dst.Unmap().Is6() {
 		source = s.V6
