@@ -254,6 +254,7 @@ type socket struct {
 	uneven             bool // its stream has an end or an urgent mark: that a read brought less than it could does not prove that nothing is behind
 	broken             bool // it failed: what it has brought before may be read, and that is all
 	finished           bool // our half is closed
+	sealed             bool // it carries records
 }
 
 func (s *socket) note(events uint32) {
@@ -290,16 +291,24 @@ func uninterrupted(call func(int, []byte) (int, error), fd int, p []byte) (int, 
 	}
 }
 
-// close ends the socket: in order, or so that its peer sees a reset.
+// close ends the socket: in order, or so that its peer sees an error. An app must see a reset. A proxy knows a cut stream by the missing close_notify, so towards one there is no reset
+// where nothing is under way that must not arrive any more: conntrack keeps what a server has reset for ten seconds, in which the client's pod refuses a connection that
+// happens to get the same port (the chain guard of init).
 func (s *socket) close(orderly bool) {
 	if s.fd < 0 {
 		return
 	}
-	if !orderly {
+	if !orderly && !(s.sealed && s.settled()) {
 		_ = unix.SetsockoptLinger(s.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	}
 	_ = unix.Close(s.fd)
 	s.fd = -1
+}
+
+// settled tells whether the peer has acknowledged all that was sent (SIOCOUTQ, tcp(7)).
+func (s *socket) settled() bool {
+	n, err := unix.IoctlGetInt(s.fd, unix.TIOCOUTQ)
+	return err == nil && n == 0
 }
 
 func (s *socket) vanished() bool { return s.fd >= 0 && listen.VanishedSocket(s.fd) }

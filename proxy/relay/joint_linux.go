@@ -22,7 +22,7 @@ type joint struct {
 
 func newJoint(l *loop, s *Session) *joint {
 	j := &joint{loop: l, session: s}
-	j.opener, j.target = socket{joint: j, fd: -1}, socket{joint: j, fd: -1}
+	j.opener, j.target = socket{joint: j, fd: -1, sealed: s.opener.records != nil}, socket{joint: j, fd: -1, sealed: s.target.records != nil}
 	j.there = duct{session: s, src: &j.opener, dst: &j.target, open: s.opener.records, seal: s.target.records, count: s.options.Received, rest: s.options.Prefix}
 	j.back = duct{session: s, src: &j.target, dst: &j.opener, open: s.target.records, seal: s.opener.records, count: s.options.Sent}
 	for side, d := range map[*Side]*duct{s.opener: &j.there, s.target: &j.back} {
