@@ -83,7 +83,7 @@ func New(c Config) *Server {
 	}
 	half := max(1, c.MaxConnections/2)
 	s := &Server{Config: c, sources: listen.NewSourceLimit(c.MaxUnauthenticatedPerSource), shares: listen.NewSourceLimit(half), plaintext: listen.NewSlots(half)}
-	s.listen = listen.Server{Listeners: c.Listeners, Handle: s.handle, OnError: c.Telemetry.AcceptFailed,
+	s.listen = listen.Server{Name: string(telemetry.Inbound), Listeners: c.Listeners, Handle: s.handle, OnError: c.Telemetry.AcceptFailed,
 		Slots: []listen.Slots{listen.NewSlots(c.MaxConnections), unauthenticated: listen.NewSlots(c.MaxUnauthenticated)}}
 	c.Telemetry.Limit(telemetry.Inbound, c.MaxConnections)
 	return s

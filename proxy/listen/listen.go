@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime/pprof"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -48,6 +49,7 @@ func (s Slots) Release() { <-s }
 
 // Server accepts from listeners.
 type Server struct {
+	Name      string // label of its goroutines in profiles
 	Listeners []net.Listener
 	Slots     []Slots                          // one of each is acquired before every accept
 	Handle    func(c *net.TCPConn, held *Held) // runs in a goroutine of its own; closes c, and ends held then, perhaps after it has returned
@@ -95,6 +97,7 @@ func (s *Server) Serve(ctx context.Context) {
 }
 
 func (s *Server) accept(ctx context.Context, l net.Listener, handlers *sync.WaitGroup) {
+	pprof.SetGoroutineLabels(pprof.WithLabels(ctx, pprof.Labels("meshless", s.Name))) // those of connections inherit it
 	wait := time.Duration(0)
 	for {
 		held, ok := s.acquire(ctx)

@@ -58,7 +58,7 @@ func New(c Config) *Server {
 		c.MaxConnections = MaxConnections
 	}
 	s := &Server{Config: c}
-	s.listen = listen.Server{Listeners: c.Listeners, Slots: []listen.Slots{listen.NewSlots(c.MaxConnections)}, Handle: s.handle,
+	s.listen = listen.Server{Name: string(telemetry.Outbound), Listeners: c.Listeners, Slots: []listen.Slots{listen.NewSlots(c.MaxConnections)}, Handle: s.handle,
 		OnError: c.Telemetry.AcceptFailed}
 	c.Telemetry.Limit(telemetry.Outbound, c.MaxConnections)
 	return s

@@ -1,11 +1,13 @@
 package relay
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -144,6 +146,7 @@ const maxEvents = 128
 
 func (l *loop) run() {
 	defer l.shut()
+	pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("meshless", "relay")))
 	events := make([]unix.EpollEvent, maxEvents)
 	yielded := time.Now()
 	for {
