@@ -54,7 +54,10 @@ func run(args []string, out, log io.Writer) error {
 	flags.IntVar(&b.kustomized, "kustomize", 1000, "largest package that is built by kustomize, which takes more than linear time")
 	flags.IntVar(&b.runs, "runs", 1, "runs of everything; the best counts")
 	program := flags.String("meshless", "", "measure this program instead of building one")
-	if err := flags.Parse(args); err != nil {
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return nil // it is printed
+	case err != nil:
 		return err
 	}
 	if b.namespaces < 1 || b.runs < 1 {

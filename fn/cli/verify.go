@@ -24,6 +24,7 @@ import (
 type verifyOptions struct {
 	now, format, base, ca string
 	minLeft               time.Duration
+	noExclusions          bool
 }
 
 func (p *program) verifyCommand() *cobra.Command {
@@ -45,6 +46,7 @@ several packages share. With either, DIR may be a kustomization, of which the st
 	cmd.Flags().StringVar(&o.base, "base", "", "folder or file with the state that is deployed; an error where this one goes back behind it")
 	cmd.Flags().StringVar(&o.ca, "ca", "", "file of the CertificateAuthority that this package shares; an error where its bundles are behind it")
 	cmd.Flags().DurationVar(&o.minLeft, "min-left", 0, "fail when a certificate expires, or somebody has to issue, sooner than that, like 240h")
+	cmd.Flags().BoolVar(&o.noExclusions, "no-exclusions", false, "fail for every workload that leaves ports, networks, interfaces or users out of the mesh, takes plaintext, or is not in it")
 	cmd.Flags().StringVarP(&o.format, "output", "o", "text", "text or json")
 	clockFlag(cmd, &o.now)
 	return cmd
@@ -61,6 +63,9 @@ func (p *program) verify(args []string, o verifyOptions) error {
 		return err
 	}
 	stateOnly := (o.base != "" || o.ca != "") && isStateSource(args)
+	if stateOnly && o.noExclusions {
+		return errors.New("--no-exclusions: wants rendered manifests, and this is state alone; give it the output of `kustomize build`")
+	}
 	if !stateOnly {
 		if err := refuseKustomization(args, "verify"); err != nil {
 			return err
@@ -71,7 +76,7 @@ func (p *program) verify(args []string, o verifyOptions) error {
 		return err
 	}
 	r := &report.Report{}
-	leaves := verify.Check(items, verify.Options{Now: p.now(), EveryWorkload: !stateOnly, Kinds: kindsIn(items)}, r)
+	leaves := verify.Check(items, verify.Options{Now: p.now(), EveryWorkload: !stateOnly, NoExclusions: o.noExclusions, Kinds: kindsIn(items)}, r)
 	if err := p.verifyState(args, items, leaves, o, r); err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ package inject
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -60,7 +59,7 @@ func initContainer(m *model.Model, w *model.Workload) *yaml.Node {
 		ProxyUID:                  int(m.Spec.Sidecar.UID),
 		ExcludeInboundPorts:       m.ExcludedInbound(w),
 		ExcludeOutboundPorts:      contract.UnionPorts(m.Spec.Outbound.ExcludePorts.Set(), w.Overrides.ExcludeOutboundPorts),
-		ExcludeOutboundCIDRs:      slices.Concat(m.Spec.Outbound.ExcludeCIDRs, w.Overrides.ExcludeOutboundCIDRs),
+		ExcludeOutboundCIDRs:      contract.UnionPrefixes(m.Spec.Outbound.ExcludeCIDRs, w.Overrides.ExcludeOutboundCIDRs),
 		ExcludeInboundInterfaces:  contract.UnionInterfaces(m.Spec.Inbound.ExcludeInterfaces, w.Overrides.ExcludeInboundInterfaces),
 		ExcludeOutboundInterfaces: contract.UnionInterfaces(m.Spec.Outbound.ExcludeInterfaces, w.Overrides.ExcludeOutboundInterfaces),
 		ExcludeOutboundUIDs:       contract.UnionUIDs(m.Spec.Outbound.ExcludeUIDs, w.Overrides.ExcludeOutboundUIDs),

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -44,6 +43,7 @@ func (m *Model) checkPod(w *Workload, r *report.Report) {
 	if err := w.Overrides.ExcludeOutboundUIDs.Validate(m.Spec.Sidecar.UID); err != nil {
 		r.Error(w.Object, w.Field("metadata.annotations["+contract.ExcludeOutboundUIDsAnnotation+"]"), "%v", err)
 	}
+	checkProcesses(w, r)
 	m.checkContainers(w, "spec.initContainers", w.Pod.Spec.InitContainers, r)
 	m.checkContainers(w, "spec.containers", w.Pod.Spec.Containers, r)
 	for i, v := range w.Pod.Spec.Volumes {
@@ -66,8 +66,8 @@ func (m *Model) checkContainers(w *Workload, field string, containers []corev1.C
 			}
 		}
 		if held := evasive(w, c.SecurityContext); len(held) > 0 {
-			r.Warn(w.Object, at+".securityContext", "container %q may have %s, with which it can bypass the proxy; write capabilities: {drop: [ALL]} and add what it needs, or run it as another user than root",
-				c.Name, strings.Join(held, " and "))
+			r.Warn(w.Object, at+".securityContext", "container %q may have %s, with which it can bypass the proxy; write capabilities: {drop: [ALL]} and add what it needs, or run it as another user than root, "+
+				"and allowPrivilegeEscalation: false with either", c.Name, enumerate(held))
 		}
 		for j, p := range c.Ports {
 			if slices.Contains(contract.ReservedPorts, int(p.ContainerPort)) {
@@ -82,40 +82,4 @@ func (m *Model) checkUser(w *Workload, field, who string, uid *int64, r *report.
 	if uid != nil && *uid == m.Spec.Sidecar.UID {
 		r.Error(w.Object, field, "%s runs as uid %d, which is the proxy's; set spec.sidecar.uid", who, *uid)
 	}
-}
-
-// evasions are the capabilities of containerd's default set (CRI-O leaves NET_RAW out) with which a process gets around the redirect: it becomes the proxy's user, or writes packets that the
-// rules never see.
-var evasions = []corev1.Capability{"SETUID", "NET_RAW"}
-
-// evasive is which evasions the manifest gives a container: it adds them, or it says root and does not drop them. What an image runs as is not known here.
-func evasive(w *Workload, s *corev1.SecurityContext) (held []string) {
-	if s == nil {
-		s = &corev1.SecurityContext{}
-	}
-	user := s.RunAsUser
-	if user == nil && w.Pod.Spec.SecurityContext != nil {
-		user = w.Pod.Spec.SecurityContext.RunAsUser
-	}
-	add, drop := []corev1.Capability{}, []corev1.Capability{}
-	if s.Capabilities != nil {
-		add, drop = s.Capabilities.Add, s.Capabilities.Drop
-	}
-	if canRewrite(s) || user != nil && *user != 0 {
-		return nil // said already, or without effect: what is added to another user than root is not in force
-	}
-	for _, c := range evasions {
-		dropped := slices.Contains(drop, c) || slices.Contains(drop, "ALL")
-		if slices.Contains(add, c) || user != nil && !dropped {
-			held = append(held, string(c))
-		}
-	}
-	return held
-}
-
-func canRewrite(s *corev1.SecurityContext) bool {
-	if s.Privileged != nil && *s.Privileged {
-		return true
-	}
-	return s.Capabilities != nil && slices.ContainsFunc(s.Capabilities.Add, func(c corev1.Capability) bool { return c == "NET_ADMIN" || c == "ALL" })
 }

@@ -28,7 +28,7 @@ func (m *Model) Meshes(r *report.Report) map[string]*contract.Mesh {
 	for _, namespace := range m.Namespaces() {
 		meshes[namespace] = &contract.Mesh{
 			APIVersion: contract.APIVersion, Kind: "Mesh", TrustDomain: m.Spec.TrustDomain, ClusterDomain: m.Spec.ClusterDomain,
-			Outbound: contract.Outbound{Unknown: m.Spec.Outbound.Unknown, MeshCIDRs: m.Spec.Outbound.MeshCIDRs},
+			Outbound: contract.Outbound{Unknown: m.Spec.Outbound.Unknown, MeshCIDRs: contract.UnionPrefixes(m.Spec.Outbound.MeshCIDRs)},
 			Inbound: contract.Inbound{Mode: m.Spec.Inbound.Mode, Default: m.Spec.Authorization.Default,
 				DryRun: m.Spec.Authorization.Mode == v1alpha1.AuthorizationDryRun},
 			Services: services, Federation: federation,

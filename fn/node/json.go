@@ -3,9 +3,7 @@ package node
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"reflect"
 	"strings"
 
 	k8sjson "sigs.k8s.io/json"
@@ -18,7 +16,7 @@ func Decode(n *yaml.RNode, into any) error {
 	if err != nil {
 		return err
 	}
-	return worded(k8sjson.UnmarshalCaseSensitivePreserveInts(data, into))
+	return worded(k8sjson.UnmarshalCaseSensitivePreserveInts(data, into), data)
 }
 
 // DecodeStrict is Decode in which unknown and repeated fields are errors; they are returned apart from the error that nothing could be read.
@@ -28,19 +26,7 @@ func DecodeStrict(n *yaml.RNode, into any) (mistakes []error, err error) {
 		return nil, err
 	}
 	mistakes, err = k8sjson.UnmarshalStrict(data, into)
-	return mistakes, worded(err)
-}
-
-// worded says a decoding error for a person: the field, what it holds and what it should hold.
-func worded(err error) error {
-	wrong := new(json.UnmarshalTypeError)
-	switch {
-	case !errors.As(err, &wrong):
-		return err
-	case wrong.Type.Kind() == reflect.String:
-		return fmt.Errorf("%s is a %s where text belongs: write it in quotes", wrong.Field, wrong.Value)
-	}
-	return fmt.Errorf("%s is a %s where a %s belongs", wrong.Field, wrong.Value, wrong.Type)
+	return mistakes, worded(err, data)
 }
 
 // JSON writes a node as JSON. kyaml's own way goes through YAML text and back, which is most of what a render would cost.

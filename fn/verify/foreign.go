@@ -13,6 +13,7 @@ type foreign struct {
 	mesh, ours string // ours is the annotation, or the field of the config, that says the same here
 	alsoOurs   string // a second annotation, where one of theirs says what two of ours do
 	inverse    bool   // it names what is taken in, and ours what is left out
+	rest       string // what it says that nothing here does
 }
 
 // foreignWishes are the annotations of other meshes that have an equivalent here (Istio: istio.io/latest/docs/reference/config/annotations; Linkerd:
@@ -34,6 +35,7 @@ var foreignWishes = map[string]foreign{
 
 	"config.linkerd.io/skip-inbound-ports":     {mesh: "Linkerd", ours: contract.ExcludeInboundPortsAnnotation},
 	"config.linkerd.io/skip-outbound-ports":    {mesh: "Linkerd", ours: contract.ExcludeOutboundPortsAnnotation},
+	"config.linkerd.io/skip-subnets":           {mesh: "Linkerd", ours: contract.ExcludeOutboundCIDRsAnnotation, rest: " for what leaves, and there is none for what arrives"},
 	"config.linkerd.io/default-inbound-policy": {mesh: "Linkerd", ours: "spec.authorization of the config"},
 	"config.linkerd.io/proxy-cpu-request":      {mesh: "Linkerd", ours: contract.ProxyCPUAnnotation},
 	"config.linkerd.io/proxy-memory-request":   {mesh: "Linkerd", ours: contract.ProxyMemoryAnnotation},
@@ -64,21 +66,27 @@ func (c *checker) foreign(object report.Object, annotations, labels map[string]s
 		keys map[string]string
 	}{{"annotations", annotations}, {"labels", labels}} {
 		for _, key := range slices.Sorted(maps.Keys(place.keys)) {
-			wish, known := foreignWishes[key]
-			_, said := annotations[wish.ours]
-			_, alsoSaid := annotations[wish.alsoOurs]
-			if !known || said || alsoSaid {
-				continue
-			}
-			if wish.alsoOurs != "" {
-				wish.ours += ", and for what leaves " + wish.alsoOurs
-			}
-			field := "metadata." + place.name + "[" + key + "]"
-			if wish.inverse {
-				c.report.Warn(object, field, "is %s's and has no effect here: everything goes through the proxy but what %s leaves out", wish.mesh, wish.ours)
-			} else {
-				c.report.Warn(object, field, "is %s's and has no effect here; the equivalent is %s", wish.mesh, wish.ours)
+			if wish, known := foreignWishes[key]; known {
+				c.foreignWish(object, "metadata."+place.name+"["+key+"]", wish, annotations)
 			}
 		}
+	}
+}
+
+func (c *checker) foreignWish(object report.Object, field string, wish foreign, annotations map[string]string) {
+	_, said := annotations[wish.ours]
+	_, alsoSaid := annotations[wish.alsoOurs]
+	switch {
+	case said && (alsoSaid || wish.alsoOurs == ""):
+	case said:
+		c.report.Warn(object, field, "is %s's and has no effect here; %s says a half of it, and the other is %s", wish.mesh, wish.ours, wish.alsoOurs)
+	case alsoSaid:
+		c.report.Warn(object, field, "is %s's and has no effect here; %s says a half of it, and the other is %s", wish.mesh, wish.alsoOurs, wish.ours)
+	case wish.inverse:
+		c.report.Warn(object, field, "is %s's and has no effect here: everything goes through the proxy but what %s leaves out", wish.mesh, wish.ours)
+	case wish.alsoOurs != "":
+		c.report.Warn(object, field, "is %s's and has no effect here; the equivalent is %s, and for what leaves %s", wish.mesh, wish.ours, wish.alsoOurs)
+	default:
+		c.report.Warn(object, field, "is %s's and has no effect here; the equivalent is %s%s", wish.mesh, wish.ours, wish.rest)
 	}
 }

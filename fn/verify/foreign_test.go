@@ -32,9 +32,18 @@ func TestForeign(t *testing.T) {
 		}},
 		"Istio's interfaces": {annotate(`traffic.sidecar.istio.io/excludeInterfaces: net1`), []string{
 			"the equivalent is meshless.dev/exclude-inbound-interfaces, and for what leaves meshless.dev/exclude-outbound-interfaces"}},
-		"Consul's users":    {annotate(`consul.hashicorp.com/transparent-proxy-exclude-uids: "1001"`), []string{"the equivalent is meshless.dev/exclude-outbound-uids"}},
-		"Istio's inclusion": {annotate(`traffic.sidecar.istio.io/includeInboundPorts: "80"`), []string{"everything goes through the proxy but what meshless.dev/exclude-inbound-ports leaves out"}},
-		"Linkerd":           {annotate(`config.linkerd.io/skip-inbound-ports: "25,9000-9010"`), []string{"is Linkerd's and has no effect here; the equivalent is meshless.dev/exclude-inbound-ports"}},
+		"Istio's interfaces, inbound said": {annotate(`traffic.sidecar.istio.io/excludeInterfaces: net1`, `meshless.dev/exclude-inbound-interfaces: net1`), []string{
+			"has no effect here; meshless.dev/exclude-inbound-interfaces says a half of it, and the other is meshless.dev/exclude-outbound-interfaces"}},
+		"Istio's interfaces, outbound said": {annotate(`traffic.sidecar.istio.io/excludeInterfaces: net1`, `meshless.dev/exclude-outbound-interfaces: net1`), []string{
+			"has no effect here; meshless.dev/exclude-outbound-interfaces says a half of it, and the other is meshless.dev/exclude-inbound-interfaces"}},
+		"Istio's interfaces, both said": {annotate(`traffic.sidecar.istio.io/excludeInterfaces: net1`, `meshless.dev/exclude-inbound-interfaces: net1`,
+			`meshless.dev/exclude-outbound-interfaces: net1`), nil},
+		"Linkerd's subnets": {annotate(`config.linkerd.io/skip-subnets: 10.0.0.0/8`), []string{
+			"is Linkerd's and has no effect here; the equivalent is meshless.dev/exclude-outbound-cidrs for what leaves, and there is none for what arrives"}},
+		"Linkerd's subnets, said": {annotate(`config.linkerd.io/skip-subnets: 10.0.0.0/8`, `meshless.dev/exclude-outbound-cidrs: 10.0.0.0/8`), nil},
+		"Consul's users":          {annotate(`consul.hashicorp.com/transparent-proxy-exclude-uids: "1001"`), []string{"the equivalent is meshless.dev/exclude-outbound-uids"}},
+		"Istio's inclusion":       {annotate(`traffic.sidecar.istio.io/includeInboundPorts: "80"`), []string{"everything goes through the proxy but what meshless.dev/exclude-inbound-ports leaves out"}},
+		"Linkerd":                 {annotate(`config.linkerd.io/skip-inbound-ports: "25,9000-9010"`), []string{"is Linkerd's and has no effect here; the equivalent is meshless.dev/exclude-inbound-ports"}},
 		"Consul": {annotate(`consul.hashicorp.com/transparent-proxy-exclude-outbound-cidrs: 10.0.0.0/8`), []string{
 			"is Consul's and has no effect here; the equivalent is meshless.dev/exclude-outbound-cidrs"}},
 		"a label":        {strings.Replace(good, "labels: {app: web}\n      annotations", "labels: {app: web, sidecar.istio.io/logLevel: debug}\n      annotations", 1), []string{"metadata.labels[sidecar.istio.io/logLevel]"}},

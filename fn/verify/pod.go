@@ -55,6 +55,7 @@ func (c *checker) workload(item *yaml.RNode, path []string) {
 	c.foreign(object, pod.Annotations, pod.Labels)
 	uid := c.proxy(object, parts)
 	args := c.init(object, parts.init, uid)
+	c.exclusions(object, args, workload.PermissivePorts)
 	if both := contract.IntersectPorts(workload.ProxyProtocolPorts, args.ExcludeInboundPorts); len(both) > 0 {
 		c.report.Error(object, "metadata.annotations["+contract.WorkloadAnnotation+"]", "port %s never passes the proxy, and the app waits for a PROXY header there; render again", both)
 	}
@@ -72,7 +73,9 @@ func (c *checker) uninjected(object report.Object, pod corev1.PodTemplateSpec) {
 	if c.options.EveryWorkload && !pod.Spec.HostNetwork && pod.Annotations[contract.InjectAnnotation] != "disabled" {
 		c.report.Error(object, "", "is not in the mesh; was the function skipped (kustomize without --enable-exec skips it silently)? On purpose it is with the annotation %s: disabled",
 			contract.InjectAnnotation)
+		return
 	}
+	c.outside(object, whyOutside(pod.Spec.HostNetwork))
 }
 
 // parts are the containers of an injected pod.
@@ -116,7 +119,7 @@ func (c *checker) proxy(object report.Object, found parts) int64 {
 		c.report.Error(object, list+"["+contract.ProxyName+"]", format, args...)
 	}
 	s := p.SecurityContext
-	if s == nil || s.RunAsUser == nil || *s.RunAsUser == 0 || s.Capabilities == nil || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(s.Capabilities.Add) > 0 {
+	if s == nil || s.RunAsUser == nil || *s.RunAsUser == 0 || s.Capabilities == nil || !slices.EqualFunc(s.Capabilities.Drop, []corev1.Capability{"ALL"}, model.SameCapability) || len(s.Capabilities.Add) > 0 {
 		wrong("must run as a user of its own without any capability")
 	}
 	if found.native {
@@ -202,7 +205,7 @@ func (c *checker) init(object report.Object, i corev1.Container, uid int64) cont
 	wrong := func(format string, args ...any) {
 		c.report.Error(object, "initContainers["+contract.InitName+"]", format, args...)
 	}
-	if s := i.SecurityContext; s == nil || s.RunAsUser == nil || *s.RunAsUser != 0 || s.Capabilities == nil || !slices.Contains(s.Capabilities.Add, "NET_ADMIN") {
+	if s := i.SecurityContext; s == nil || s.RunAsUser == nil || *s.RunAsUser != 0 || s.Capabilities == nil || !addsNetAdmin(s.Capabilities) {
 		wrong("must run as uid 0 with the capability NET_ADMIN, or it cannot route the pod's traffic through the proxy")
 	}
 	if len(i.Command) > 0 {
@@ -215,6 +218,10 @@ func (c *checker) init(object report.Object, i corev1.Container, uid int64) cont
 		wrong("args: lets uid %d pass, and the proxy runs as %d", args.ProxyUID, uid)
 	}
 	return args
+}
+
+func addsNetAdmin(c *corev1.Capabilities) bool {
+	return slices.ContainsFunc(c.Add, func(x corev1.Capability) bool { return model.SameCapability(x, "NET_ADMIN") })
 }
 
 // others checks that nobody else has the proxy's user or files.

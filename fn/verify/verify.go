@@ -38,6 +38,7 @@ type Leaf struct {
 type Options struct {
 	Now           time.Time
 	EveryWorkload bool // a workload that is not injected and does not say so (meshless.dev/inject: disabled) is an error
+	NoExclusions  bool // whatever a workload sends or takes without mutual TLS on purpose is an error, and so is one that is not injected
 	Kinds         model.Kinds
 }
 
@@ -189,6 +190,7 @@ func (c *checker) item(item *yaml.RNode) {
 	}
 	if model.HasPodTemplate(item) && c.options.EveryWorkload {
 		c.report.Warn(object, "", "has a pod template, and is of no kind that meshless knows; its pods are not in the mesh")
+		c.outside(object, "its kind is unknown")
 	}
 	reserved := object.Kind == "ConfigMap" && (object.Name == contract.BundleName || object.Name == contract.MeshName)
 	if reserved && item.GetAnnotations()[contract.IdentityAnnotation] == "" {

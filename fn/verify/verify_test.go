@@ -70,6 +70,12 @@ func renderedAs(t *testing.T, mode v1alpha1.SidecarMode) string {
 // renderedWith is what the function makes of the manifests with a changed config.
 func renderedWith(t *testing.T, change func(*v1alpha1.Spec)) string {
 	t.Helper()
+	return renderedFrom(t, manifests, change)
+}
+
+// renderedFrom is the same of other manifests.
+func renderedFrom(t *testing.T, manifests string, change func(*v1alpha1.Spec)) string {
+	t.Helper()
 	recipient := func() string {
 		identity, err := age.GenerateX25519Identity()
 		if err != nil {
@@ -165,6 +171,8 @@ func TestCheck(t *testing.T) {
 		"proxy's files":       {replace("mountPath: /var/run/meshless", "mountPath: /elsewhere"), now, "must mount the volume"},
 		"init unprivileged":   {replace("- NET_ADMIN", "- NET_RAW"), now, "with the capability NET_ADMIN"},
 		"init's arguments":    {replace("- --proxy-uid=15000", "- --proxy-uid=1"), now, "lets uid 1 pass"},
+		"in another case":     {strings.ReplaceAll(replace("- NET_ADMIN", "- Net_Admin"), "- ALL", "- all"), now, ""},
+		"init's mapped IPv4":  {replace("- --proxy-uid=15000", "- --proxy-uid=15000\n        - --exclude-outbound-cidrs=::ffff:10.0.0.0/104"), now, "write it as an IPv4 network, 10.0.0.0/8"},
 		"init's nonsense":     {replace("- --proxy-uid=15000", "- --off"), now, "args:"},
 		"app as the proxy":    {replace("- name: app\n", "- name: app\n        securityContext: {runAsUser: 15000}\n"), now, "runs as uid 15000, which is the proxy's"},
 		"app reads the key":   {replace("- name: app\n", "- name: app\n        volumeMounts: [{name: meshless, mountPath: /x}]\n"), now, "which holds the proxy's identity"},

@@ -26,6 +26,15 @@ const (
 	InboundSource6 = "::6"
 )
 
+// The proxy marks the sockets with which it leaves the pod by their priority (SO_PRIORITY, which needs no capability, is on every packet of a socket that nobody
+// owns any more, and ends with the pod's interface); init keeps such connections in a zone of conntrack of their own. The proxy dials what the app has
+// dialed, from the same address: in one zone, an app's connection that gets the port of one of the proxy's, ended less than ten seconds ago by the
+// server's reset, would inherit its entry and leave the pod without being asked where to.
+const (
+	ProxyPriority = 4 // TC_PRIO_INTERACTIVE_BULK, which queues treat as they treat 0
+	ProxyZone     = 15000
+)
+
 // Directory is where the proxy finds its files: one projected volume, so that the kubelet swaps all of them at once.
 const Directory = "/var/run/meshless"
 

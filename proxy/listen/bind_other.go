@@ -5,3 +5,5 @@ package listen
 import "syscall"
 
 func bindLate(string, string, syscall.RawConn) error { return nil }
+
+func leaving(string, string, syscall.RawConn) error { return nil }

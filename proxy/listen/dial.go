@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// Dialer dials peers.
+// Dialer dials what is outside the pod.
 func Dialer(timeout time.Duration) *net.Dialer {
-	return &net.Dialer{Timeout: timeout, KeepAliveConfig: KeepAlive}
+	return &net.Dialer{Timeout: timeout, KeepAliveConfig: KeepAlive, Control: leaving}
 }
 
 // Sources are the addresses from which the proxy dials the app: init lets connections from them pass. The zero value leaves the choice to
@@ -20,7 +20,7 @@ type Sources struct{ V4, V6 netip.Addr }
 
 // Dialer dials the app at an address of the family of dst.
 func (s Sources) Dialer(dst netip.Addr, timeout time.Duration) *net.Dialer {
-	d := Dialer(timeout)
+	d := &net.Dialer{Timeout: timeout, KeepAliveConfig: KeepAlive}
 	source := s.V4
 	if dst.Unmap().Is6() {
 		source = s.V6

@@ -102,7 +102,7 @@ func TestFederationRefuses(t *testing.T) {
 		"JWK of another key":      {federationConfig("", "other.example", edit(set("x", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"))), "is no SPIFFE bundle"},
 		"unknown field":           {federationConfig("    cidr: []\n", "other.example", good), `unknown field "spec.federation[0].cidr"`},
 		"host bits":               {federationConfig("    cidrs: [10.7.0.1/16]\n", "other.example", good), "spec.federation[0].cidrs[0]: 10.7.0.1/16 has host bits set"},
-		"IPv4 in IPv6":            {federationConfig("    cidrs: [\"::ffff:10.7.0.0/112\"]\n", "other.example", good), "write them as IPv4"},
+		"IPv4 in IPv6":            {federationConfig("    cidrs: [\"::ffff:10.7.0.0/112\"]\n", "other.example", good), "write it as an IPv4 network, 10.7.0.0/16"},
 		"meshCIDRs":               {federationConfig("    cidrs: [10.7.0.0/16]\n", "other.example", good) + "  outbound: {meshCIDRs: [10.0.0.0/8]}\n", "of outbound.meshCIDRs"},
 		"meshCIDRs in IPv6":       {head + "  outbound: {meshCIDRs: [\"::ffff:10.7.0.0/112\"]}\n", "spec.outbound.meshCIDRs[0]"},
 		"excludeCIDRs":            {federationConfig("    cidrs: [10.7.0.0/16]\n", "other.example", good) + "  outbound: {excludeCIDRs: [10.7.9.0/24]}\n", "bypasses the proxy"},

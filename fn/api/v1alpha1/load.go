@@ -28,8 +28,12 @@ func Load(n *yaml.RNode) (*MutualTLS, error) {
 			"spec.certificates.ca.recipients", KindMutualTLS, APIVersion)
 	}
 	config := &MutualTLS{}
+	var apiVersion, kind string
+	if n.YNode().Kind == yaml.MappingNode { // kyaml takes a list for one, and fails
+		apiVersion, kind = n.GetApiVersion(), n.GetKind()
+	}
 	var err error
-	switch apiVersion, kind := n.GetApiVersion(), n.GetKind(); {
+	switch {
 	case apiVersion == APIVersion && kind == KindMutualTLS:
 		err = decodeStrict(n, config)
 	case apiVersion == "v1" && kind == "ConfigMap":

@@ -16,6 +16,7 @@ const head = "apiVersion: meshless.dev/v1alpha1\nkind: MutualTLS\nmetadata: {nam
 func TestLoadRefuses(t *testing.T) {
 	for name, test := range map[string]struct{ config, want string }{
 		"nothing":             {"", "functionConfig is missing"},
+		"list":                {"[{}]", `functionConfig is "" of ""`},
 		"other kind":          {"apiVersion: v1\nkind: Secret", `functionConfig is "Secret"`},
 		"other version":       {"apiVersion: meshless.dev/v2\nkind: MutualTLS", "want MutualTLS of meshless.dev/v1alpha1"},
 		"unknown field":       {head + "  trustdomain: x", `unknown field "spec.trustdomain"`},
@@ -37,6 +38,12 @@ func TestLoadRefuses(t *testing.T) {
 		"port":                {head + "  inbound: {excludePorts: [0]}", `"0" is not a port`},
 		"range":               {head + "  outbound: {excludePorts: [\"90-80\"]}", `"90-80" is not a port`},
 		"cidr":                {head + "  outbound: {excludeCIDRs: [10.0.0.1/8]}", "write 10.0.0.0/8"},
+		"IPv4 in IPv6":        {head + "  outbound: {excludeCIDRs: [fd00::/8, \"::ffff:10.0.0.0/104\"]}", "spec.outbound.excludeCIDRs[1]: ::ffff:10.0.0.0/104 is of IPv4 addresses in IPv6 form; write it as an IPv4 network, 10.0.0.0/8"},
+		"empty cidr":          {head + "  outbound: {excludeCIDRs: [\"\"]}", "spec.outbound.excludeCIDRs[0]: \"invalid Prefix\" is not a network"},
+		"uid in quotes":       {head + "  outbound: {excludeUIDs: [1002, \"1001\"]}", "spec.outbound.excludeUIDs[1] is a string where a number belongs: write 1001 without quotes"},
+		"uid by name":         {head + "  outbound: {excludeUIDs: [nobody]}", "spec.outbound.excludeUIDs[0] is a string where a number belongs"},
+		"switch in quotes":    {head + "  proxy: {fips140: \"true\"}", "spec.proxy.fips140 is a string where true or false belongs: write true without quotes"},
+		"number out of range": {head + "  sidecar: {uid: 1.5}", "spec.sidecar.uid is a number 1.5 where a int64 belongs"},
 		"interface in":        {head + "  inbound: {excludeInterfaces: [net1, \"net*\"]}", `spec.inbound.excludeInterfaces[1]: "net*" is not the name of an interface`},
 		"interface out":       {head + "  outbound: {excludeInterfaces: [eth0]}", "spec.outbound.excludeInterfaces[0]: eth0 joins the pod to the cluster"},
 		"root excluded":       {head + "  outbound: {excludeUIDs: [0]}", "spec.outbound.excludeUIDs[0]: 0 is root"},

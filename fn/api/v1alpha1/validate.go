@@ -3,6 +3,7 @@ package v1alpha1
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"path"
 	"slices"
 	"strings"
@@ -104,11 +105,8 @@ func (v *validator) enums(s Spec) {
 	if s.Sidecar.UID < 1 || s.Sidecar.UID > 1<<31-1 {
 		v.fail("spec.sidecar.uid", "%d is not the id of a non-root user", s.Sidecar.UID)
 	}
-	for i, p := range s.Outbound.ExcludeCIDRs {
-		if p != p.Masked() {
-			v.fail(fmt.Sprintf("spec.outbound.excludeCIDRs[%d]", i), "%s has host bits set; write %s", p, p.Masked())
-		}
-	}
+	v.networks("spec.outbound.excludeCIDRs", s.Outbound.ExcludeCIDRs)
+	v.networks("spec.outbound.meshCIDRs", s.Outbound.MeshCIDRs)
 	v.interfaces("spec.inbound.excludeInterfaces", s.Inbound.ExcludeInterfaces)
 	v.interfaces("spec.outbound.excludeInterfaces", s.Outbound.ExcludeInterfaces)
 	for i, uid := range s.Outbound.ExcludeUIDs {
@@ -116,12 +114,12 @@ func (v *validator) enums(s Spec) {
 			v.fail(fmt.Sprintf("spec.outbound.excludeUIDs[%d]", i), "%v", err)
 		}
 	}
-	for i, p := range s.Outbound.MeshCIDRs {
-		if p != p.Masked() {
-			v.fail(fmt.Sprintf("spec.outbound.meshCIDRs[%d]", i), "%s has host bits set; write %s", p, p.Masked())
-		}
-		if p.Addr().Is4In6() { // addresses are compared in their IPv4 form, so it would match nothing and leave plaintext
-			v.fail(fmt.Sprintf("spec.outbound.meshCIDRs[%d]", i), "%s is of IPv4 addresses in IPv6 form; write them as IPv4", p)
+}
+
+func (v *validator) networks(path string, networks []netip.Prefix) {
+	for i, p := range networks {
+		if err := contract.ValidatePrefix(p); err != nil {
+			v.fail(fmt.Sprintf("%s[%d]", path, i), "%v", err)
 		}
 	}
 }

@@ -1,0 +1,42 @@
+package listen_test
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/proxy/listen"
+)
+
+// TestWhatLeavesIsMarked: the rules of init know the proxy's connections to peers by their priority, and those to the app have none.
+func TestWhatLeavesIsMarked(t *testing.T) {
+	l := loopback(t)
+	dst := listen.AddrPort(l.Addr())
+	for name, test := range map[string]struct {
+		dialer *net.Dialer
+		want   int
+	}{
+		"to a peer":  {listen.Dialer(time.Second), contract.ProxyPriority},
+		"to the app": {listen.Sources{}.Dialer(dst.Addr(), time.Second), 0},
+	} {
+		c, err := listen.DialTCP(t.Context(), test.dialer, dst)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		raw, err := c.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got int
+		if err := raw.Control(func(fd uintptr) { got, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PRIORITY) }); err != nil {
+			t.Fatal(err)
+		}
+		if err != nil || got != test.want {
+			t.Errorf("%s: priority %d, %v; want %d", name, got, err, test.want)
+		}
+	}
+}
