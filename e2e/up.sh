@@ -25,7 +25,10 @@ if ! grep -q imageGC "$D/kubelet.yaml"; then
   echo 'imageGCHighThresholdPercent: 100' >>"$D/kubelet.yaml"
   mapfile -d '' -t kubelet <"/proc/$(cat "$D/kubelet.pid")/cmdline"
   kill "$(cat "$D/kubelet.pid")"
-  (cd "$D" && setsid "${kubelet[@]}" >"$D/log/kubelet" 2>&1 & echo $! >"$D/kubelet.pid")
+  cd "$D"
+  setsid "${kubelet[@]}" >log/kubelet 2>&1 &
+  echo $! >kubelet.pid
+  cd "$top"
 fi
 
 version=$(sed -n 's/^const Version = "\(.*\)"$/\1/p' "$top/internal/contract/version.go")

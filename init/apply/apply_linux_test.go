@@ -37,8 +37,8 @@ func TestApplyReplaces(t *testing.T) {
 	want, err := rules.New(everything(t), true)
 	must(t, err)
 	first := apply(t, ns, everything(t))
-	if !strings.HasSuffix(first, "\n"+want.String()) {
-		t.Errorf("printed\n%s\nwant at its end\n%s", first, want)
+	if !strings.HasSuffix(first, "\n"+want.String()+rules.ApartText()) {
+		t.Errorf("printed\n%s\nwant at its end\n%s%s", first, want, rules.ApartText())
 	}
 	if diff := cmp.Diff(first, apply(t, ns, everything(t))); diff != "" {
 		t.Errorf("second run differs: %s", diff)
@@ -75,11 +75,11 @@ func TestTextIsWhatNFTPrints(t *testing.T) {
 	text := apply(t, ns, everything(t))
 	var listed []byte
 	must(t, inside(t, ns, func() (err error) {
-		listed, err = exec.Command(nft, "list", "table", "inet", rules.Table).CombinedOutput()
+		listed, err = exec.Command(nft, "list", "ruleset").CombinedOutput()
 		return err
 	}))
 	_, printed, _ := strings.Cut(text, "\n")
-	if diff := cmp.Diff(strings.NewReplacer("priority dstnat", "priority -100", "priority filter", "priority 0").Replace(string(listed)), printed); diff != "" {
+	if diff := cmp.Diff(strings.NewReplacer("priority dstnat", "priority -100", "priority filter", "priority 0", "priority raw", "priority -300").Replace(string(listed)), printed); diff != "" {
 		t.Errorf("-nft +ours:\n%s", diff)
 	}
 	must(t, inside(t, ns, func() error {
@@ -196,7 +196,7 @@ func TestApplyLeavesOtherTablesAlone(t *testing.T) {
 	apply(t, ns, contract.InitArgs{ProxyUID: proxyUID})
 	must(t, inside(t, ns, func() error {
 		chains, err := (&nftables.Conn{}).ListChains()
-		if err == nil && len(chains) != 4 {
+		if err == nil && len(chains) != 5 {
 			err = fmt.Errorf("%d chains, want ours and CNI-HOSTPORT", len(chains))
 		}
 		return err

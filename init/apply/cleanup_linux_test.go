@@ -61,7 +61,7 @@ func testRemove(t *testing.T, b testBackend) {
 	text, err := tryRemove(t, host, l.pod)
 	must(t, err)
 	want := map[string][]string{
-		"nftables":        {"removed table inet meshless"},
+		"nftables":        {"removed table inet meshless", "removed table inet meshless_apart"},
 		"iptables-nft":    removedTables("filter of ip6tables-nft", "filter of iptables-nft", "nat of ip6tables-nft", "nat of iptables-nft"),
 		"iptables-legacy": removedTables("filter of iptables-legacy", "nat of iptables-legacy", "filter of ip6tables-legacy", "nat of ip6tables-legacy"),
 	}[b.name]
@@ -123,7 +123,7 @@ func TestRemoveLeavesOthersAlone(t *testing.T) {
 		t.Fatalf("the control fails: held are %q", held)
 	}
 	text, err := tryRemove(t, host, ns)
-	if err != nil || strings.Count(text, "removed ") != 9 {
+	if err != nil || strings.Count(text, "removed ") != 10 {
 		t.Errorf("printed %q, %v", text, err)
 	}
 	if after := all(); after != before {

@@ -136,7 +136,7 @@ func TestGuardWithoutReject(t *testing.T) {
 	ns := newNetns(t)
 	must(t, inside(t, ns, func() error {
 		text, err := writeNFTablesBy(refusing, want)
-		if !strings.HasPrefix(text, "# this kernel cannot reject (no such file or directory), so the guard drops") || !strings.HasSuffix(text, want.Dropping().String()) {
+		if !strings.HasPrefix(text, "# this kernel cannot reject (no such file or directory), so the guard drops") || !strings.HasSuffix(text, want.Dropping().String()+rules.ApartText()) {
 			t.Errorf("printed\n%s", text)
 		}
 		return err

@@ -44,7 +44,13 @@ func writeNFTablesBy(replace func(*nftables.Conn, rules.Ruleset) error, want rul
 	if err != nil {
 		return "", err
 	}
-	return note + got.String(), nil
+	switch err := setApart(); {
+	case noNFTables(err):
+		return note + noZones(err) + got.String(), nil
+	case err != nil:
+		return "", err
+	}
+	return note + got.String() + rules.ApartText(), nil
 }
 
 // noReset is what is printed where the guard drops because of this error.

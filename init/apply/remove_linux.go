@@ -53,12 +53,8 @@ func removeFromNFTables(table, chains bool) (removed []string, err error) {
 		return nil, unlessMissing("open netlink", err)
 	}
 	if table {
-		there, err := removeTable(conn)
-		if err != nil {
+		if removed, err = removeTables(conn); err != nil {
 			return nil, err
-		}
-		if there {
-			removed = append(removed, "table inet "+rules.Table)
 		}
 	}
 	if chains {
@@ -88,19 +84,19 @@ func taken(table string, f rules.Family, v variant) string {
 	return fmt.Sprintf("table %s of %s: our chains and the jumps to them", table, f.Program("-"+string(v)))
 }
 
-// removeTable queues the removal of our table and tells whether there is one.
-func removeTable(conn *nftables.Conn) (there bool, err error) {
+// removeTables queues the removal of our own tables and names those that are there.
+func removeTables(conn *nftables.Conn) (removed []string, err error) {
 	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
-		return false, unlessMissing("list the nftables of the pod", err)
+		return nil, unlessMissing("list the nftables of the pod", err)
 	}
 	for _, t := range tables {
-		if t.Name == rules.Table {
+		if t.Name == rules.Table || t.Name == rules.Apart {
 			conn.DelTable(t)
-			there = true
+			removed = append(removed, "table inet "+t.Name)
 		}
 	}
-	return there, nil
+	return removed, nil
 }
 
 // removeChains queues the removal of our chains in a table of iptables of a family, and of each rule elsewhere in it that jumps there. It tells whether there are any.

@@ -76,7 +76,7 @@ func TestDocsShowTheRules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(docs), "```\n"+want+"```\n") {
+	if !strings.Contains(string(docs), "```\n"+want+"```\n") || !strings.Contains(string(docs), "```\n"+ApartText()+"```\n") {
 		t.Errorf("docs/init.md does not show\n%s", want)
 	}
 }

@@ -51,6 +51,7 @@ func testSandbox(t *testing.T) {
 		}
 		return nil
 	})
+	time.Sleep(4 * time.Second) // requests to the address that is gone wait for 3 s, and count when they end
 	stage.ResetLoad(t, mesh)
 	stage.WantNoFailure(t, mesh)
 }
