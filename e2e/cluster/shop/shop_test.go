@@ -61,6 +61,16 @@ func TestShop(t *testing.T) {
 		kube.Must(t, "", "-n", namespace, "rollout", "status", workload, "--timeout=90s")
 	}
 	kube.Must(t, "", "-n", stranger, "wait", "--for=condition=Ready", "pod/legacy", "--timeout=60s")
+	// A pod is ready a moment before kube-proxy leads its Service to it.
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(500 * time.Millisecond) {
+		_, err := kube.Kubectl("", "get", "--raw", "/api/v1/namespaces/"+namespace+"/services/acme-web:http/proxy/")
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
 	t.Run("init prints its rules", func(t *testing.T) {
 		rules := kube.Must(t, "", "-n", namespace, "logs", "statefulset/acme-db", "-c", contract.InitName)
 		wantChains(t, rules)
