@@ -31,8 +31,9 @@ images: ## Build the images under the tag that the examples use
 	  docker build --quiet --target $$target --tag $(REGISTRY)/$$target:$(VERSION) . || exit 1; \
 	done
 
-e2e: ## Test on the cluster that KUBECONFIG names; e2e/up.sh brings one up
-	go test -count=1 -timeout 30m -tags e2e -p 1 ./e2e/cluster/...
+E2E := ./e2e/cluster/...
+e2e: ## Test on the cluster that KUBECONFIG names; e2e/up.sh brings one up; E2E=./e2e/cluster/shop is one room
+	go test -count=1 -timeout 30m -tags e2e -p 1 $(E2E)
 
 BENCH :=
 bench: ## Measure the proxy beside nginx, HAProxy, stunnel and ghostunnel, an hour; BENCH=-quick takes a minute, BENCH=-help lists the flags

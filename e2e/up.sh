@@ -15,6 +15,10 @@ export DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0} # a Docker without buildx has the c
 
 bash "$ENV_DIR/base-images.sh"
 bash "$ENV_DIR/kube-build.sh"
+# A kubelet of this state that no pid file names any more would hold the ports of the new one.
+for pid in $(pgrep -f -- "/kubelet .*--root-dir=$D/kubelet" || true); do
+  [ "$pid" = "$(cat "$D/kubelet.pid" 2>/dev/null)" ] || kill "$pid" || true
+done
 # A slow start of etcd makes the apiserver give up; what is up already is kept, so trying again is cheap.
 for try in 1 2 3; do
   bash "$ENV_DIR/kube-up.sh" && break

@@ -49,19 +49,44 @@ func (k *killer) kill(t *testing.T, kind string) {
 	switch kind {
 	case "kubelet", "containerd", "proxy":
 		down := time.Duration(k.random.IntN(4000)) * time.Millisecond
-		proxies := processes(t, proxyProgram)
+		before := settled(t)
 		daemon := stage.FindDaemon(t, kind)
 		t.Logf("kill %s for %v", kind, down)
 		daemon.Kill(t)
 		time.Sleep(down)
 		daemon.Start(t, nil)
-		for pid, pod := range proxies {
-			if processes(t, proxyProgram)[pid] != pod {
-				t.Errorf("%s died, and with it the proxy %d of a pod", kind, pid)
-			}
-		}
+		wantAlive(t, kind, before)
 	default:
 		k.killProgram(t, kind)
+	}
+}
+
+// couple is a pod's sandbox and its proxy.
+type couple struct{ sandbox, proxy int }
+
+// settled are the couples of the pods that have both. One whose sandbox died a moment ago is about to lose its proxy to the kubelet, which begins anew.
+func settled(t *testing.T) map[string]couple {
+	t.Helper()
+	couples, proxies := map[string]couple{}, map[string]int{}
+	for pid, uid := range processes(t, proxyProgram) {
+		proxies[uid] = pid
+	}
+	for pid, uid := range processes(t, pauseProgram) {
+		if proxies[uid] != 0 {
+			couples[uid] = couple{pid, proxies[uid]}
+		}
+	}
+	return couples
+}
+
+// wantAlive wants each proxy whose sandbox lives on to have lived on as well while a part of the node was dead.
+func wantAlive(t *testing.T, kind string, before map[string]couple) {
+	t.Helper()
+	proxies, sandboxes := processes(t, proxyProgram), processes(t, pauseProgram)
+	for uid, c := range before {
+		if sandboxes[c.sandbox] == uid && proxies[c.proxy] != uid {
+			t.Errorf("%s died, and with it the proxy %d of pod %s", kind, c.proxy, uid)
+		}
 	}
 }
 

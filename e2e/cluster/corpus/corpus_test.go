@@ -79,7 +79,17 @@ func (s *stood) deploy(t *testing.T) *example.Example {
 		kube.Must(t, "", "-n", s.name, "rollout", "status", "deployment/"+name, "--timeout=110s")
 	}
 	t.Logf("all Ready after %v", time.Since(started).Round(time.Second))
+	s.waitForListeners(t)
 	return e
+}
+
+// waitForListeners waits until every app listens. Bookinfo has no probes: there Ready says that a process was started, no more, and a call that comes sooner
+// fails as it would without a mesh.
+func (s *stood) waitForListeners(t *testing.T) {
+	t.Helper()
+	for name, d := range s.deployments {
+		kube.Must(t, "", "-n", s.name, "exec", "deployment/"+name, "-c", d.container, "--", "/standin", "call", "--retries", "60", fmt.Sprintf("http://localhost:%d/healthz", d.port))
+	}
 }
 
 // testDefaults wants the mesh map to be that of a config that says nothing about who may call whom.

@@ -83,14 +83,20 @@ func NewNamespace(t *testing.T, name string) {
 	})
 }
 
+// dump prints what tells why: no more of each than that, since what failed must not drown in it.
 func dump(t *testing.T, namespace string) {
-	for _, args := range [][]string{{"get", "all", "-o", "wide"}, {"get", "events"}, {"describe", "pods"}} {
+	show := func(args ...string) {
 		out, err := Kubectl("", append([]string{"-n", namespace}, args...)...)
 		t.Logf("--- %s: %s (%v) ---\n%s", namespace, strings.Join(args, " "), err, out)
 	}
-	pods, _ := Kubectl("", "-n", namespace, "get", "pods", "-o", "name")
+	show("get", "all", "-o", "wide")
+	show("get", "events", "--field-selector", "type!=Normal")
+	pods, _ := Kubectl("", "-n", namespace, "get", "pods", "-o", `jsonpath={range .items[*]}{.metadata.name}={.status.conditions[?(@.type=="Ready")].status} {end}`)
 	for pod := range strings.FieldsSeq(pods) {
-		out, _ := Kubectl("", "-n", namespace, "logs", pod, "--all-containers", "--prefix", "--tail=60")
-		t.Logf("--- %s: logs of %s ---\n%s", namespace, pod, out)
+		name, ready, _ := strings.Cut(pod, "=")
+		if ready != "True" {
+			show("describe", "pod", name)
+		}
+		show("logs", name, "--all-containers", "--prefix", "--tail=15")
 	}
 }
