@@ -24,6 +24,7 @@ import (
 	"github.com/meshless-dev/meshless/proxy/live"
 	"github.com/meshless-dev/meshless/proxy/outbound"
 	"github.com/meshless-dev/meshless/proxy/resolve"
+	"github.com/meshless-dev/meshless/proxy/sandbox"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
@@ -35,6 +36,7 @@ const (
 	maxAdminConnsOfOne = 64   // of these per source address, where other pods can connect: they must not keep the kubelet out
 	resolvConf         = "/etc/resolv.conf"
 	shutdownBudget     = 2 * time.Second // for the last answers of the admin servers
+	startsFor          = 2 * time.Second // from the first connections on; what the start needed of the program is then released
 )
 
 // proxy is the whole sidecar, with every port bound.
@@ -49,6 +51,7 @@ type proxy struct {
 	prober    *admin.Prober
 	servers   []boundServer
 	traffic   []net.Listener // of inbound and outbound
+	program   sandbox.Program
 
 	first     chan struct{} // closed at the first good generation
 	firstOnce sync.Once
@@ -102,7 +105,7 @@ type setup struct {
 
 func newProxy(s setup) *proxy {
 	p := &proxy{args: s.args, log: s.log, telemetry: telemetry.New(s.log), live: live.New(),
-		traffic: append(slices.Clone(s.listeners.outbound), s.listeners.inbound), first: make(chan struct{}), draining: make(chan struct{}), ending: make(chan struct{})}
+		traffic: append(slices.Clone(s.listeners.outbound), s.listeners.inbound), first: make(chan struct{}), draining: make(chan struct{}), ending: make(chan struct{}), program: sandbox.OwnProgram()}
 	s.watch.Log = s.log
 	p.source = &identity.Source{Directory: s.args.Directory, Watch: s.watch, Log: s.log, OnGood: p.adopt,
 		OnBad: func(error) { p.telemetry.ReloadFailed() }}

@@ -62,6 +62,7 @@ func (p *proxy) serveTraffic(ctx context.Context) {
 		traffic.Go(func() { p.inbound.Serve(inboundCtx) })
 		traffic.Go(func() { p.outbound.Serve(outboundCtx) })
 		p.serving.Store(true)
+		time.AfterFunc(startsFor, p.program.Release)
 	case <-p.ending:
 		return
 	case <-ctx.Done():

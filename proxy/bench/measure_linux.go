@@ -183,7 +183,8 @@ func idleMemory(b *bench, p peer, _ string) (values, error) {
 		if i == 0 { // nginx is larger the more connections it must have room for
 			v["idle_rss"], v["idle_pss"], v["idle_anon"] = before.RSS/1024, before.PSS/1024, before.Anonymous/1024
 		}
-		v[fmt.Sprint("kib_conn_", i)], v[fmt.Sprint("conns_", i)] = (after.PSS-before.PSS)/float64(n), float64(n)
+		// Pages of files are of the program, however many connections there are.
+		v[fmt.Sprint("kib_conn_", i)], v[fmt.Sprint("conns_", i)] = (after.Anonymous-before.Anonymous)/float64(n), float64(n)
 	}
 	return v, nil
 }

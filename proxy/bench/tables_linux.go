@@ -32,7 +32,7 @@ var allTables = []table{
 		{"closed-1", "req_s", "requests/s", false}, {"closed-1", "p50", "p50 µs", true}, {"closed-1", "p99", "p99 µs", true}, {"closed-1", "cpu_1000", "CPU ms per 1,000", true}}},
 	{"Latency, closed loop, 64 connections", "", []column{
 		{"closed-64", "req_s", "requests/s", false}, {"closed-64", "p50", "p50 µs", true}, {"closed-64", "p99", "p99 µs", true}, {"closed-64", "cpu_1000", "CPU ms per 1,000", true}}},
-	{"Memory of one proxy", "Mean of both sides, all processes of each. Per connection: what PSS grew by.", []column{
+	{"Memory of one proxy", "Mean of both sides, all processes of each. Per connection: what anonymous memory grew by.", []column{
 		{"memory", "idle_rss", "idle, RSS MiB", true}, {"memory", "idle_pss", "idle, PSS MiB", true}, {"memory", "idle_anon", "idle, anonymous MiB", true},
 		{"memory", "kib_conn_0", "KiB per idle connection, few", true}, {"memory", "kib_conn_1", "KiB per idle connection, many", true}}},
 	{"Start to first answer", "From the start of the client side's process; the server side is there.", []column{{"start", "ms", "ms", true}}},

@@ -13,32 +13,23 @@ const vanishedRetransmits = 8
 // Vanished tells whether the peer of c acknowledges nothing any more of what is under way to it. TCP_USER_TIMEOUT would tell too, but it also ends
 // the connection to a peer that is there and does not read, for which an app may have its reasons: a closed window is no silence. Keepalive finds
 // peers that vanish while nothing is under way.
-func Vanished(c *net.TCPConn) bool { return vanished(c, vanishedRetransmits) }
+func Vanished(c *net.TCPConn) bool { return ask(c, VanishedSocket, false) }
 
 // VanishedSocket is Vanished for a socket by its descriptor.
-func VanishedSocket(fd int) bool {
+func VanishedSocket(fd int) bool { return silent(fd, vanishedRetransmits) }
+
+func silent(fd int, retransmits uint8) bool {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.SOL_TCP, unix.TCP_INFO)
-	return err == nil && silent(info, vanishedRetransmits)
-}
-
-func vanished(c *net.TCPConn, retransmits uint8) bool {
-	info, ok := state(c)
-	return ok && silent(info, retransmits)
-}
-
-func silent(info *unix.TCPInfo, retransmits uint8) bool {
-	return info.Unacked > 0 && info.Retransmits >= retransmits
+	return err == nil && info.Unacked > 0 && info.Retransmits >= retransmits
 }
 
 // tcpClose is TCP_CLOSE of include/net/tcp_states.h.
 const tcpClose = 7
 
 // WasReset tells whether a connection that reads as ended was reset. The kernel tells the error of a socket once: when a write has got it, a read
-// sees an orderly end. An end that is one leaves the socket half open, until we have closed our half too; do not ask after that. A connection that somebody has closed here counts as reset: its end was not seen.
-func WasReset(c *net.TCPConn) bool {
-	info, ok := state(c)
-	return !ok || info.State == tcpClose
-}
+// sees an orderly end. An end that is one leaves the socket half open, until we have closed our half too; do not ask after that. A connection that somebody
+// has closed here counts as reset: its end was not seen.
+func WasReset(c *net.TCPConn) bool { return ask(c, WasResetSocket, true) }
 
 // WasResetSocket is WasReset for a socket by its descriptor.
 func WasResetSocket(fd int) bool {
@@ -46,14 +37,11 @@ func WasResetSocket(fd int) bool {
 	return err != nil || info.State == tcpClose
 }
 
-// state is what the kernel knows of the connection; there is nothing of one that is closed here.
-func state(c *net.TCPConn) (info *unix.TCPInfo, ok bool) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return nil, false
+// ask puts a question to the socket of a connection; of one that is closed here the answer is known.
+func ask(c *net.TCPConn, question func(fd int) bool, closed bool) bool {
+	answer := closed
+	if raw, err := c.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { answer = question(int(fd)) }) // fails for a closed one, and then does not ask
 	}
-	if raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO) }) != nil || err != nil {
-		return nil, false
-	}
-	return info, true
+	return answer
 }

@@ -30,10 +30,10 @@ func TestVanished(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer peer.Close()
-	const enough = 3 // retransmissions, 1.4 s
+	silent := func() bool { return ask(c.(*net.TCPConn), func(fd int) bool { return silent(fd, 3) }, false) } // three retransmissions, 1.4 s
 	fillUnread(t, c)
 	for range 20 { // two seconds in which the peer reads nothing, and is there
-		if vanished(c.(*net.TCPConn), enough) {
+		if silent() {
 			t.Fatal("a peer that does not read counts as vanished")
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -43,10 +43,10 @@ func TestVanished(t *testing.T) {
 	if _, err := c.Write([]byte("anybody there?")); err != nil {
 		t.Fatal(err)
 	}
-	if vanished(c.(*net.TCPConn), enough) {
+	if silent() {
 		t.Error("vanished at once")
 	}
-	for deadline := time.Now().Add(20 * time.Second); !vanished(c.(*net.TCPConn), enough); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !silent(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the peer is gone, and nobody notices")
 		}

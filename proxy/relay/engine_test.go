@@ -3,6 +3,7 @@
 package relay_test
 
 import (
+	"crypto/fips140"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -161,6 +162,9 @@ func TestAbortAfterClose(t *testing.T) {
 // TestAnswerBeforeReset: an app answers early, and closes without having read everything (413 of an HTTP server). Its answer was acknowledged by our
 // kernel before the reset came.
 func TestAnswerBeforeReset(t *testing.T) {
+	if fips140.Enabled() {
+		t.Skip("goroutines lose a third of them: who reads is not stopped by who cannot write") // docs/proxy.md says so
+	}
 	ts := newTunnels(t)
 	lost := 0
 	const tries = 60
@@ -186,7 +190,7 @@ func TestAnswerBeforeReset(t *testing.T) {
 		tn.wantEnds(t)
 	}
 	t.Logf("%d of %d answers were lost", lost, tries)
-	if lost > tries/2 { // goroutines, as in FIPS mode, lose about a third: who reads is not stopped by who cannot write
+	if lost > tries/10 {
 		t.Error("an answer that our kernel had acknowledged is lost")
 	}
 }

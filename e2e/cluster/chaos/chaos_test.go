@@ -13,6 +13,7 @@ import (
 	"github.com/meshless-dev/meshless/e2e/cluster/kinds/stage"
 	"github.com/meshless-dev/meshless/e2e/cluster/kube"
 	"github.com/meshless-dev/meshless/e2e/cluster/rotation/chain"
+	"github.com/meshless-dev/meshless/e2e/kernel/lab"
 )
 
 const (
@@ -62,7 +63,7 @@ func TestChaos(t *testing.T) {
 	a.Folder.Replace(t, "mtls.yaml", "mode: Permissive", "mode: Strict")
 	kube.Must(t, control, "-n", namespace, "apply", "-f", "-")
 	a.Folder.Issue(t, daysAgo(25))
-	wire := chain.Sniff(t, chain.Marker, clearMarker)
+	wire := lab.SearchHost(t, chain.Marker, clearMarker)
 	a.Apply(t)
 	a.Rollout(t)
 	a.InForce(t)
@@ -72,7 +73,7 @@ func TestChaos(t *testing.T) {
 	a.Warnings(t)
 	comeBack(t, a)
 	wantAllTalk(t, a)
-	wire.End()
+	wire.Stop()
 	wantSecret(t, a, wire)
 	a.Plaintext(t)
 }
@@ -162,11 +163,11 @@ func wantAllTalk(t *testing.T, a *chain.App) {
 }
 
 // wantSecret wants the marker nowhere on the wire, and that of the control.
-func wantSecret(t *testing.T, a *chain.App, wire *chain.Sniffer) {
+func wantSecret(t *testing.T, a *chain.App, wire *lab.Search) {
 	t.Helper()
-	t.Logf("%d frames, %d missed; in the clear: %v", wire.Frames, wire.Missed, wire.Seen[clearMarker])
-	if wire.Missed > 0 {
-		t.Errorf("%d frames could not be looked at", wire.Missed)
+	t.Logf("%d frames, %d missed; in the clear: %v", wire.Frames, wire.Missed(), wire.Seen[clearMarker])
+	if wire.Missed() > 0 {
+		t.Errorf("%d frames could not be looked at", wire.Missed())
 	}
 	for way, n := range wire.Seen[chain.Marker] {
 		t.Errorf("%d frames with a request passed in the clear: %s; the first of all at %s", n, way, wire.First[chain.Marker])

@@ -4,7 +4,6 @@ package failures
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 
@@ -12,6 +11,7 @@ import (
 
 	"github.com/meshless-dev/meshless/e2e/cluster/kinds/stage"
 	"github.com/meshless-dev/meshless/e2e/cluster/kube"
+	"github.com/meshless-dev/meshless/e2e/kernel/lab"
 	"github.com/meshless-dev/meshless/internal/contract"
 )
 
@@ -149,39 +149,31 @@ func serving(t *testing.T) []string {
 
 // wire looks at the packets of this machine for what the two loads send.
 type wire struct {
-	*stage.Wire
+	*lab.Search
 	mark map[string]string // by namespace: the UID of the pod load
 }
 
-// watchWire looks at what the pods that are there now send and get. The load stays one of them, so a pod that gets a new address is covered by what
-// the load sends to it.
 func watchWire(t *testing.T) *wire {
 	t.Helper()
 	mark := map[string]string{}
-	var ips []netip.Addr
 	for _, namespace := range []string{mesh, plain} {
 		mark[namespace] = string(stage.Pod(t, namespace, "load").UID)
-		for _, pod := range stage.Pods(t, namespace, "app") {
-			if ip, err := netip.ParseAddr(pod.Status.PodIP); err == nil {
-				ips = append(ips, ip)
-			}
-		}
 	}
-	return &wire{stage.WatchWire(t, ips, mark[mesh], mark[plain]), mark}
+	return &wire{lab.SearchHost(t, mark[mesh], mark[plain]), mark}
 }
 
 // wantEncrypted ends the capture.
 func (w *wire) wantEncrypted(t *testing.T) {
 	t.Helper()
 	w.Stop()
-	t.Logf("%d frames seen, %d missed", w.Seen, w.Missed)
-	if w.Missed > w.Seen/10 { // each load sends its mark 20 times a second, so what is seen tells
-		t.Errorf("%d frames were not seen, beside %d that were", w.Missed, w.Seen)
+	t.Logf("%d frames seen, %d missed", w.Frames, w.Missed())
+	if w.Missed() > w.Frames/10 { // each load sends its mark 20 times a second, so what is seen tells
+		t.Errorf("%d frames were not seen, beside %d that were", w.Missed(), w.Frames)
 	}
-	if n := w.Found[w.mark[mesh]]; n > 0 {
-		t.Errorf("%d frames carried the mark in the clear", n)
+	for way, n := range w.Seen[w.mark[mesh]] {
+		t.Errorf("%d frames carried the mark in the clear: %s; the first of all at %s", n, way, w.First[w.mark[mesh]])
 	}
-	if w.Found[w.mark[plain]] == 0 {
-		t.Errorf("the control, the mark of the load without a mesh, was not seen among %d frames: this test could not fail", w.Seen)
+	if len(w.Seen[w.mark[plain]]) == 0 {
+		t.Errorf("the control, the mark of the load without a mesh, was not seen among %d frames: this test could not fail", w.Frames)
 	}
 }

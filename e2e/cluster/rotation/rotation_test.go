@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshless-dev/meshless/e2e/cluster/kube"
 	"github.com/meshless-dev/meshless/e2e/cluster/rotation/chain"
+	"github.com/meshless-dev/meshless/e2e/kernel/lab"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
@@ -58,13 +59,13 @@ func TestRotation(t *testing.T) {
 	r.Rollout(t)
 	r.here = chain.Here(t, r.Pods)
 	if r.here && os.Geteuid() == 0 {
-		wire := chain.Sniff(t, chain.Marker)
+		wire := lab.SearchHost(t, chain.Marker)
 		defer func() {
-			wire.End()
+			wire.Stop()
 			for way, n := range wire.Seen[chain.Marker] {
 				t.Errorf("%d frames with a request passed in the clear: %s; the first of all at %s", n, way, wire.First[chain.Marker])
 			}
-			t.Logf("%d frames, %d missed", wire.Frames, wire.Missed)
+			t.Logf("%d frames, %d missed", wire.Frames, wire.Missed())
 			r.Plaintext(t)
 		}()
 	}

@@ -10,8 +10,11 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,8 +28,8 @@ type tap struct {
 	take    func(frame []byte) // the frame is only lent; one call at a time
 	missed  int                // known once stopped
 
-	mu   sync.Mutex
-	done bool
+	until atomic.Int64 // when to stop at the latest, in nanoseconds of Unix time; 0 is not asked for yet
+	once  sync.Once
 }
 
 // Capture keeps what passes an interface: a pod's veth, on the node's side, or every interface of this machine.
@@ -79,10 +82,10 @@ func newTap(tb testing.TB, fd int, take func([]byte)) *tap {
 	return t
 }
 
-// openPacketSocket sees every frame of the device, or of all devices where it is empty.
-func openPacketSocket(device string) (int, error) {
-	every := int(binary.NativeEndian.Uint16([]byte{unix.ETH_P_ALL >> 8, unix.ETH_P_ALL})) // ETH_P_ALL in network order
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, every)
+// openPacketSocket sees every frame of the device, or of all devices where it is empty, that the filter, if there is one, lets through. The kernel filters,
+// so that what is not wanted takes no place in the queue.
+func openPacketSocket(device string, filter ...bpf.Instruction) (int, error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0) // of no protocol: nothing comes before it is filtered and bound
 	if err != nil {
 		return -1, err
 	}
@@ -90,11 +93,15 @@ func openPacketSocket(device string) (int, error) {
 	if device != "" {
 		index, err = interfaceIndex(device)
 	}
+	if err == nil && len(filter) > 0 {
+		err = attach(fd, filter)
+	}
 	if err == nil {
+		every := binary.NativeEndian.Uint16([]byte{unix.ETH_P_ALL >> 8, unix.ETH_P_ALL}) // ETH_P_ALL in network order
 		err = errors.Join(
-			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20),
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 256<<20),
 			unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}),
-			unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: uint16(every), Ifindex: index}),
+			unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: every, Ifindex: index}),
 		)
 	}
 	if err != nil {
@@ -102,6 +109,18 @@ func openPacketSocket(device string) (int, error) {
 		return -1, err
 	}
 	return fd, nil
+}
+
+func attach(fd int, filter []bpf.Instruction) error {
+	program, err := bpf.Assemble(filter)
+	if err != nil {
+		return err
+	}
+	raw := make([]unix.SockFilter, len(program))
+	for i, p := range program {
+		raw[i] = unix.SockFilter{Code: p.Op, Jt: p.Jt, Jf: p.Jf, K: p.K}
+	}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(raw)), Filter: &raw[0]})
 }
 
 func interfaceIndex(name string) (int, error) {
@@ -118,16 +137,11 @@ func interfaceIndex(name string) (int, error) {
 	return int(request.Uint32()), err
 }
 
-// Stop ends the capture after what is under way has arrived. It may be called twice.
+// Stop ends it once what is under way has arrived: when nothing comes for a moment, or after 2 s. It may be called twice.
 func (t *tap) Stop() {
-	t.mu.Lock()
-	again := t.done
-	t.done = true
-	t.mu.Unlock()
+	t.until.CompareAndSwap(0, time.Now().Add(2*time.Second).UnixNano())
 	<-t.stopped
-	if !again {
-		unix.Close(t.fd)
-	}
+	t.once.Do(func() { unix.Close(t.fd) })
 }
 
 // Missed is how many frames the kernel could not hand over: with any, what was not seen may have passed all the same. Call it after Stop.
@@ -141,10 +155,8 @@ func (t *tap) collect() {
 		if err == nil {
 			t.take(frame[:n])
 		}
-		t.mu.Lock()
-		quiet := t.done && err != nil // a quiet time-out after Stop
-		t.mu.Unlock()
-		if quiet || err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+		broken := err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
+		if until := t.until.Load(); broken || until != 0 && (err != nil || time.Now().UnixNano() > until) {
 			if stats, err := unix.GetsockoptTpacketStats(t.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
 				t.missed = int(stats.Drops)
 			}

@@ -2,11 +2,7 @@
 
 package lab
 
-import (
-	"bytes"
-
-	"golang.org/x/sys/unix"
-)
+import "bytes"
 
 // Watch looks at all that passes an interface and keeps little of it: which marks passed in the clear, and how each stream began. So it can
 // stand beside gigabytes.
@@ -52,9 +48,6 @@ func (l *Lab) watch(n *Node, device string, mark Mark) *Watch {
 	l.tb.Helper()
 	var fd int
 	err := n.Do(func() (err error) { fd, err = openPacketSocket(device); return err })
-	if err == nil {
-		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 256<<20)
-	}
 	if err != nil {
 		l.tb.Fatalf("lab: watch %s: %v", device, err)
 	}
