@@ -5,12 +5,10 @@ package relay_test
 import (
 	"crypto/fips140"
 	"crypto/tls"
-	"errors"
 	"io"
 	"net"
 	"os"
 	"runtime"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,38 +17,10 @@ import (
 	"github.com/meshless-dev/meshless/proxy/relay"
 )
 
-// hostileTunnel is tunnels.open, but hands the app's socket to before until the sessions begin.
-func hostileTunnel(t testing.TB, ts *tunnels, before func(near, far *net.TCPConn)) *tunnel {
-	t.Helper()
-	near, a := pair(t)
-	wireA, wireB := pair(t)
-	b, far := pair(t)
-	_ = far.SetDeadline(time.Now().Add(20 * time.Second))
-	deadline := time.Now().Add(10 * time.Second)
-	var server *relay.Side
-	var serverErr error
-	var handshake sync.WaitGroup
-	handshake.Go(func() {
-		server, _, serverErr = relay.Secure(relay.NewRaw(wireB, nil), relay.Server, ts.server.Clone(), deadline)
-	})
-	client, _, clientErr := relay.Secure(relay.NewRaw(wireA, nil), relay.Client, ts.client.Clone(), deadline)
-	handshake.Wait()
-	if err := errors.Join(clientErr, serverErr); err != nil {
-		t.Fatal(err)
-	}
-	before(near, far)
-	tn := &tunnel{near: near, far: far, ends: make(chan relay.Result, 2),
-		ours: relay.New(relay.Plain(a), client, relay.Options{}), theirs: relay.New(server, relay.Plain(b), relay.Options{})}
-	for _, s := range []*relay.Session{tn.ours, tn.theirs} {
-		s.Start(ts.engine, func(r relay.Result) { tn.ends <- r })
-	}
-	return tn
-}
-
 // TestUrgentData: a read stops at an urgent mark, short, though there is more behind it: a short read does not prove that the socket is empty.
 func TestUrgentData(t *testing.T) {
 	ts := newTunnels(t)
-	tn := hostileTunnel(t, ts, func(near, _ *net.TCPConn) {
+	tn := ts.openAfter(t, 0, func(near, _ *net.TCPConn) {
 		raw, err := near.SyscallConn()
 		if err != nil {
 			t.Fatal(err)

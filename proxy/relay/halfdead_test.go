@@ -62,14 +62,7 @@ func TestPeerGoneAfterItsEnd(t *testing.T) {
 func TestNoDescriptors(t *testing.T) {
 	ts := newTunnels(t)
 	near, a := pair(t)
-	wireA, wireB := pair(t)
-	go func() {
-		_, _, _ = relay.Secure(relay.NewRaw(wireB, nil), relay.Server, ts.server.Clone(), time.Now().Add(10*time.Second))
-	}()
-	client, _, err := relay.Secure(relay.NewRaw(wireA, nil), relay.Client, ts.client.Clone(), time.Now().Add(10*time.Second))
-	if err != nil {
-		t.Fatal(err)
-	}
+	client, _ := ts.handshake(t)
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)

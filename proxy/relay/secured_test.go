@@ -47,12 +47,31 @@ func newTunnels(t testing.TB) *tunnels {
 
 func (ts *tunnels) open(t testing.TB, idle time.Duration) *tunnel {
 	t.Helper()
+	return ts.openAfter(t, idle, func(_, _ *net.TCPConn) {})
+}
+
+// openAfter hands the sockets of the two apps to before, and then begins the sessions.
+func (ts *tunnels) openAfter(t testing.TB, idle time.Duration, before func(near, far *net.TCPConn)) *tunnel {
+	t.Helper()
 	near, a := pair(t)
-	wireA, wireB := pair(t)
 	b, far := pair(t)
 	_ = far.SetDeadline(time.Now().Add(20 * time.Second))
+	client, server := ts.handshake(t)
+	before(near, far)
+	o := relay.Options{Idle: idle}
+	tn := &tunnel{near: near, far: far, ends: make(chan relay.Result, 2),
+		ours: relay.New(relay.Plain(a), client, o), theirs: relay.New(server, relay.Plain(b), o)}
+	for _, s := range []*relay.Session{tn.ours, tn.theirs} {
+		s.Start(ts.engine, func(r relay.Result) { tn.ends <- r })
+	}
+	return tn
+}
+
+// handshake is both ends of a connection.
+func (ts *tunnels) handshake(t testing.TB) (client, server *relay.Side) {
+	t.Helper()
+	wireA, wireB := pair(t)
 	deadline := time.Now().Add(10 * time.Second)
-	var server *relay.Side
 	var serverErr error
 	var handshake sync.WaitGroup
 	handshake.Go(func() {
@@ -63,13 +82,7 @@ func (ts *tunnels) open(t testing.TB, idle time.Duration) *tunnel {
 	if err := errors.Join(clientErr, serverErr); err != nil {
 		t.Fatal(err)
 	}
-	o := relay.Options{Idle: idle}
-	tn := &tunnel{near: near, far: far, ends: make(chan relay.Result, 2),
-		ours: relay.New(relay.Plain(a), client, o), theirs: relay.New(server, relay.Plain(b), o)}
-	for _, s := range []*relay.Session{tn.ours, tn.theirs} {
-		s.Start(ts.engine, func(r relay.Result) { tn.ends <- r })
-	}
-	return tn
+	return client, server
 }
 
 // wantEnds waits for both sessions and returns their results.
@@ -227,14 +240,7 @@ func TestAbortWhileBlocked(t *testing.T) {
 func TestAbortBeforeTheEngine(t *testing.T) {
 	ts := newTunnels(t)
 	near, a := pair(t)
-	wireA, wireB := pair(t)
-	go func() {
-		_, _, _ = relay.Secure(relay.NewRaw(wireB, nil), relay.Server, ts.server.Clone(), time.Now().Add(10*time.Second))
-	}()
-	client, _, err := relay.Secure(relay.NewRaw(wireA, nil), relay.Client, ts.client.Clone(), time.Now().Add(10*time.Second))
-	if err != nil {
-		t.Fatal(err)
-	}
+	client, _ := ts.handshake(t)
 	s := relay.New(relay.Plain(a), client, relay.Options{})
 	s.Abort("early", nil)
 	ends := make(chan relay.Result, 1)

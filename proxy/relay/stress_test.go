@@ -68,7 +68,7 @@ func TestStress(t *testing.T) {
 }
 
 func hostileRound(t *testing.T, ts *tunnels, random *mathrand.Rand) []relay.Result {
-	tn := hostileTunnel(t, ts, func(near, far *net.TCPConn) {
+	tn := ts.openAfter(t, 0, func(near, far *net.TCPConn) {
 		_ = near.SetReadBuffer(4096)
 		_ = far.SetReadBuffer(4096)
 	})

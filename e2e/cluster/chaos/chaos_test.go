@@ -121,7 +121,7 @@ func (k *killer) run(t *testing.T, a *chain.App) {
 func comeBack(t *testing.T, a *chain.App) {
 	t.Helper()
 	started := time.Now()
-	chain.Poll(t, back, func() error {
+	kube.Poll(t, back, func() error {
 		pods, err := chain.Pods(namespace, chain.Selector)
 		if err != nil {
 			return err
@@ -145,7 +145,7 @@ func comeBack(t *testing.T, a *chain.App) {
 func wantAllTalk(t *testing.T, a *chain.App) {
 	t.Helper()
 	t.Logf("during all that:\n%s", chain.Describe(a.TakeStats(t)))
-	chain.Poll(t, 60*time.Second, func() error {
+	kube.Poll(t, 60*time.Second, func() error {
 		time.Sleep(time.Second)
 		for caller, s := range a.TakeStats(t) {
 			if s.Failed > 0 || s.Requests == 0 {
@@ -176,11 +176,11 @@ func wantSecret(t *testing.T, a *chain.App, wire *lab.Search) {
 		t.Error("the requests of the plain pods were not seen: this test could not fail")
 	}
 	for _, p := range a.Pods {
-		metrics, err := chain.Metrics(namespace, p.Name)
+		metrics, err := kube.Metrics(namespace, p.Name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := chain.Metric(t, metrics, "meshless_connections_opened_total", `direction="inbound"`, `security="plaintext"`); n > 0 {
+		if n := kube.Metric(t, metrics, "meshless_connections_opened_total", `direction="inbound"`, `security="plaintext"`); n > 0 {
 			t.Errorf("%s took %v connections in the clear", p.Name, n)
 		}
 	}

@@ -5,10 +5,10 @@ package corpus
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -67,7 +67,7 @@ func deployOutside(t *testing.T) {
 // testEncryption looks for the marker among all packets of this machine, when the pods are here.
 func (s *stood) testEncryption(t *testing.T) {
 	ips := s.ips(t)
-	if !here(t, ips) {
+	if !kube.Here(t, slices.Collect(maps.Values(ips))...) {
 		return
 	}
 	var capture *lab.Capture
@@ -166,63 +166,42 @@ func (s *stood) ips(t *testing.T) map[string]netip.Addr {
 	return ips
 }
 
-// here tells whether the pods' addresses are of a network of this machine; elsewhere the proxies' metrics alone judge.
-func here(t *testing.T, ips map[string]netip.Addr) bool {
-	t.Helper()
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, ip := range ips {
-		if !slices.ContainsFunc(addrs, func(a net.Addr) bool { n, ok := a.(*net.IPNet); return ok && n.Contains(ip.AsSlice()) }) {
-			t.Logf("the pod of %s, %s, is not on this machine: judging by the proxies' metrics alone", name, ip)
-			return false
-		}
-	}
-	return true
-}
-
 // testMetrics wants nothing but mutual TLS, either way, and no handshake that failed.
 func (s *stood) testMetrics(t *testing.T) {
 	metrics := s.metrics(t)
 	for name := range s.deployments {
-		for series, text := range map[string]string{
-			`meshless_connections_opened_total{direction="inbound",security="plaintext"}`:    "arrived in the clear",
-			`meshless_connections_opened_total{direction="inbound",security="passthrough"}`:  "arrived from outside the mesh",
-			`meshless_connections_opened_total{direction="outbound",security="plaintext"}`:   "left in the clear",
-			`meshless_connections_opened_total{direction="outbound",security="passthrough"}`: "left for a destination outside the mesh",
-			`meshless_handshake_failures_total`:                                              "failed in their handshake",
-			`meshless_denials_total`:                                                         "were denied",
+		for _, of := range []struct{ direction, security, means string }{
+			{"inbound", "plaintext", "arrived in the clear"},
+			{"inbound", "passthrough", "arrived from outside the mesh"},
+			{"outbound", "plaintext", "left in the clear"},
+			{"outbound", "passthrough", "left for a destination outside the mesh"},
 		} {
-			if n := sum(metrics[name], series); n > 0 {
-				t.Errorf("%s: %v connections %s", name, n, text)
+			if n := opened(t, metrics[name], of.direction, of.security); n > 0 {
+				t.Errorf("%s: %v connections %s", name, n, of.means)
+			}
+		}
+		for series, means := range map[string]string{"meshless_handshake_failures_total": "failed in their handshake", "meshless_denials_total": "were denied"} {
+			if n := kube.Metric(t, metrics[name], series); n > 0 {
+				t.Errorf("%s: %v connections %s", name, n, means)
 			}
 		}
 	}
 	for _, p := range s.pairs {
-		if sum(metrics[p.from], `meshless_connections_opened_total{direction="outbound",security="mutual_tls"}`) == 0 {
+		if opened(t, metrics[p.from], "outbound", "mutual_tls") == 0 {
 			t.Errorf("%s: no connection by mutual TLS left, though it calls %s", p.from, p.to)
 		}
 		for _, server := range s.behind(p.service()) {
-			if sum(metrics[server], `meshless_connections_opened_total{direction="inbound",security="mutual_tls"}`) == 0 {
+			if opened(t, metrics[server], "inbound", "mutual_tls") == 0 {
 				t.Errorf("%s: no connection by mutual TLS arrived, though %s calls %s", server, p.from, p.to)
 			}
 		}
 	}
 }
 
-// sum adds up the series whose text begins so.
-func sum(metrics, series string) (total float64) {
-	for line := range strings.Lines(metrics) {
-		rest, ok := strings.CutPrefix(line, series)
-		if !ok || rest == "" || rest[0] != ' ' && rest[0] != '{' {
-			continue
-		}
-		if n, err := strconv.ParseFloat(strings.TrimSpace(rest[strings.LastIndexByte(rest, ' '):]), 64); err == nil {
-			total += n
-		}
-	}
-	return total
+// opened is how many connections a proxy has opened, of a direction (inbound, outbound) and security (mutual_tls, plaintext, passthrough).
+func opened(t *testing.T, metrics, direction, security string) float64 {
+	t.Helper()
+	return kube.Metric(t, metrics, "meshless_connections_opened_total", fmt.Sprintf("direction=%q", direction), fmt.Sprintf("security=%q", security))
 }
 
 // testIdentities wants the log of a proxy behind each Service to name who called, as proved.
@@ -270,7 +249,7 @@ func (s *stood) testPermissive(t *testing.T, e *example.Example) {
 	s.wantNoFailures(t, before, s.waitForCalls(t, before, 1))
 	metrics := s.metrics(t)["frontend"]
 	for _, security := range []string{"plaintext", "mutual_tls"} {
-		if sum(metrics, `meshless_connections_opened_total{direction="inbound",security="`+security+`"}`) == 0 {
+		if opened(t, metrics, "inbound", security) == 0 {
 			t.Errorf("no connection by %s arrived at the permissive frontend", security)
 		}
 	}

@@ -59,7 +59,7 @@ func testInitAgain(t *testing.T) {
 	}
 	args := []string{"-n", mesh, "debug", "load", "--image=" + init.Image, "--image-pull-policy=IfNotPresent", "--profile=netadmin", "--container=again", "--arguments-only", "--"}
 	kube.Must(t, "", append(args, init.Args...)...)
-	stage.Eventually(t, func() error {
+	kube.Eventually(t, func() error {
 		for _, s := range stage.Pod(t, mesh, "load").Status.EphemeralContainerStatuses {
 			if s.State.Terminated != nil && s.State.Terminated.ExitCode == 0 {
 				return nil
@@ -88,10 +88,10 @@ func testKilledProxy(t *testing.T) {
 	watch := watchWire(t)
 	stage.ResetLoad(t, mesh)
 	for n := range int32(2) {
-		stage.Eventually(t, func() error { return restarts(t, "load", contract.ProxyName, n) })
+		kube.Eventually(t, func() error { return restarts(t, "load", contract.ProxyName, n) })
 		stage.Ctr(t, "tasks", "kill", "-s", "SIGKILL", stage.ContainerID(t, stage.Pod(t, mesh, "load"), contract.ProxyName))
 	}
-	stage.Eventually(t, func() error { return restarts(t, "load", contract.ProxyName, 2) })
+	kube.Eventually(t, func() error { return restarts(t, "load", contract.ProxyName, 2) })
 	if s := stage.LoadStats(t, mesh); s.Failed == 0 {
 		t.Error("no request failed while the proxy was dead: this test could not see plaintext")
 	}
@@ -105,7 +105,7 @@ func testMemory(t *testing.T) {
 	watch := watchWire(t)
 	pod := stage.Pods(t, mesh, "app=web")[0]
 	squeeze(t, pod)
-	stage.Eventually(t, func() error { return restarts(t, pod.Name, contract.ProxyName, 1) })
+	kube.Eventually(t, func() error { return restarts(t, pod.Name, contract.ProxyName, 1) })
 	status, _ := stage.Container(stage.Pod(t, mesh, pod.Name), contract.ProxyName)
 	if ended := status.LastTerminationState.Terminated; ended == nil || ended.Reason != "OOMKilled" {
 		t.Errorf("the proxy of %s ended as %+v, want OOMKilled", pod.Name, status.LastTerminationState)
@@ -128,7 +128,7 @@ func recovers(t *testing.T) {
 	t.Helper()
 	stage.Rollout(t, mesh, "deployment/web")
 	stage.Ready(t, mesh, "pod/load")
-	stage.Eventually(t, func() error { // the Service takes a moment to have both replicas again
+	kube.Eventually(t, func() error { // the Service takes a moment to have both replicas again
 		stage.ResetLoad(t, mesh)
 		if s := stage.LoadStats(t, mesh); s.Failed > 0 || len(serving(t)) < 2 {
 			return fmt.Errorf("%d of %d requests fail, %d replicas serve", s.Failed, s.Requests, len(serving(t)))

@@ -26,7 +26,7 @@ func testSandbox(t *testing.T) {
 	pod := stage.Pods(t, mesh, "app=web")[0]
 	before, _ := stage.Container(pod, contract.InitName)
 	stage.Ctr(t, "tasks", "kill", "-s", "SIGKILL", stage.SandboxID(t, pod))
-	stage.Eventually(t, func() error {
+	kube.Eventually(t, func() error {
 		now := stage.Pod(t, mesh, pod.Name)
 		init, _ := stage.Container(now, contract.InitName)
 		proxy, _ := stage.Container(now, contract.ProxyName)
@@ -45,7 +45,7 @@ func testSandbox(t *testing.T) {
 	if a.Error == "" {
 		t.Errorf("%s answers plaintext since its sandbox was made anew: %+v", pod.Name, a)
 	}
-	stage.Eventually(t, func() error {
+	kube.Eventually(t, func() error {
 		if len(serving(t)) < 2 {
 			return fmt.Errorf("the Service leads to %v only", serving(t))
 		}
@@ -67,7 +67,7 @@ func testKubelet(t *testing.T) {
 	kubelet.Kill(t)
 	started := time.Now()
 	kubelet.Start(t, nil)
-	stage.Eventually(t, func() error { // its lease, and a pod that starts, show that it is back
+	kube.Eventually(t, func() error { // its lease, and a pod that starts, show that it is back
 		text := kube.Must(t, "", "-n", "kube-node-lease", "get", "leases", "-o", "jsonpath={.items[0].spec.renewTime}")
 		if renewed, err := time.Parse(time.RFC3339Nano, text); err != nil || renewed.Before(started) {
 			return fmt.Errorf("the kubelet has not renewed its lease since %s: %v", text, err)
@@ -102,7 +102,7 @@ func squeeze(t *testing.T, pod corev1.Pod) {
 	t.Helper()
 	id := stage.ContainerID(t, pod, contract.ProxyName)
 	limit := memoryLimit(t, stage.PID(t, id))
-	stage.Eventually(t, func() error {
+	kube.Eventually(t, func() error {
 		if status, _ := stage.Container(stage.Pod(t, mesh, pod.Name), contract.ProxyName); status.ContainerID != "containerd://"+id || status.State.Running == nil {
 			return nil
 		}

@@ -191,7 +191,7 @@ func testPrune(t *testing.T, a *chain.App) {
 	a.Rendered = chain.Read(t, a.Folder.Render(t))
 	prune(t, a, a.Rendered.Text)
 	var gone []string
-	chain.Poll(t, 30*time.Second, func() error {
+	kube.Poll(t, 30*time.Second, func() error {
 		now := snapshot(t, a.Folder.Namespace)
 		gone = slices.DeleteFunc(slices.Sorted(maps.Keys(before)), func(name string) bool { _, still := now[name]; return still })
 		return wantGone(gone)

@@ -40,7 +40,7 @@ func TestContainerMode(t *testing.T) {
 	})
 	t.Run("a Job that tells the proxy to quit ends", func(t *testing.T) {
 		kube.Must(t, "", "-n", namespace, "wait", "--for=condition=complete", "job/once", "--timeout=100s")
-		stage.Eventually(t, func() error {
+		kube.Eventually(t, func() error {
 			pod := stage.Pods(t, namespace, "job-name=stays")[0]
 			app, _ := stage.Container(pod, "stays")
 			if proxy, _ := stage.Container(pod, contract.ProxyName); app.State.Terminated == nil || proxy.State.Running == nil {

@@ -202,7 +202,7 @@ func testRollout(t *testing.T) {
 	before := stage.Pods(t, namespace, "app=web")
 	kube.Must(t, "", "-n", namespace, "rollout", "restart", "deployment/web")
 	stage.Rollout(t, namespace, "deployment/web")
-	stage.Eventually(t, func() error {
+	kube.Eventually(t, func() error {
 		for _, old := range before {
 			if out, err := kube.Kubectl("", "-n", namespace, "get", "pod", old.Name, "--ignore-not-found", "-o", "name"); err != nil || out != "" {
 				return fmt.Errorf("%s is still there: %v", old.Name, err)

@@ -62,7 +62,7 @@ func TestPodSecurity(t *testing.T) {
 			if want := fmt.Sprintf("violates PodSecurity %q", level+":latest"); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "NET_ADMIN") {
 				t.Errorf("got %v\n%s, want %s because of NET_ADMIN", err, out, want)
 			}
-			stage.Eventually(t, func() error {
+			kube.Eventually(t, func() error {
 				out := kube.Must(t, "", "-n", namespace, "get", "deployment", "behind", "-o", `jsonpath={.status.conditions[?(@.type=="ReplicaFailure")].message}`)
 				if !strings.Contains(out, "NET_ADMIN") || !strings.Contains(out, level) {
 					return fmt.Errorf("the Deployment says %q of its pods", out)

@@ -31,7 +31,7 @@ func testProbes(t *testing.T) {
 	if !kinds["exec"] {
 		t.Error("no exec probe is left as it was")
 	}
-	stage.Eventually(t, func() error {
+	kube.Eventually(t, func() error {
 		pod := stage.Pod(t, namespace, "unready")
 		for _, c := range pod.Spec.Containers {
 			status, ok := stage.Container(pod, c.Name)
@@ -47,7 +47,7 @@ func testProbes(t *testing.T) {
 	})
 	log := func() string { return kube.Must(t, "", "-n", namespace, "logs", "unready", "-c", contract.ProxyName) }
 	for _, c := range []string{"headers", "scheme", "socket", "grpc"} {
-		stage.Eventually(t, func() error {
+		kube.Eventually(t, func() error {
 			if key := contract.HandlerKey(c, "readinessProbe"); !strings.Contains(log(), key) {
 				return fmt.Errorf("the proxy does not log that %s fails", key)
 			}
@@ -75,7 +75,7 @@ func tell(t *testing.T, port int, path string) {
 
 func testLiveness(t *testing.T) {
 	tell(t, 9191, "/fail")
-	stage.Eventually(t, func() error {
+	kube.Eventually(t, func() error {
 		slow, _ := stage.Container(probedPod(t), "slow")
 		if slow.RestartCount == 0 || !slow.Ready {
 			return fmt.Errorf("container slow: %d restarts, ready: %v", slow.RestartCount, slow.Ready)
@@ -92,7 +92,7 @@ func testReadiness(t *testing.T) {
 		t.Fatalf("before: %+v", a)
 	}
 	tell(t, 9090, "/fail")
-	stage.Eventually(t, func() error {
+	kube.Eventually(t, func() error {
 		if grpc, _ := stage.Container(probedPod(t), "grpc"); grpc.Ready {
 			return fmt.Errorf("container grpc is still ready")
 		}
@@ -102,7 +102,7 @@ func testReadiness(t *testing.T) {
 		return nil
 	})
 	tell(t, 9090, "/heal")
-	stage.Eventually(t, func() error {
+	kube.Eventually(t, func() error {
 		if a := client(); a.Error != "" {
 			return fmt.Errorf("the Service does not lead to the pod again: %+v", a)
 		}

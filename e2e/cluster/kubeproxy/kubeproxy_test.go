@@ -72,7 +72,7 @@ func wantRulesOf(t *testing.T, mode string) {
 		},
 		"iptables": func() bool { return strings.Contains(output(t, "iptables-save", "-t", "nat"), "-d "+ip+"/32") },
 	}
-	stage.Eventually(t, func() error {
+	kube.Eventually(t, func() error {
 		for other, is := range written {
 			if is() != (other == mode) {
 				return fmt.Errorf("rules of %s are there: %v", other, is())
@@ -102,7 +102,7 @@ func testWays(t *testing.T) {
 	} {
 		t.Run(way.name, func(t *testing.T) {
 			before := stage.Opened(t, namespace, web, "inbound", "mutual_tls")
-			stage.Eventually(t, func() error {
+			kube.Eventually(t, func() error {
 				if a := stage.Call(t, namespace, way.pod, way.container, way.url)[0]; a.Error != "" || a.Host != web || !a.ByProxy() {
 					return fmt.Errorf("%s: %+v, want the answer of %s, by its proxy", way.url, a, web)
 				}

@@ -57,7 +57,7 @@ func TestRotation(t *testing.T) {
 	r.Folder.Issue(t, days(25))
 	r.Apply(t)
 	r.Rollout(t)
-	r.here = chain.Here(t, r.Pods)
+	r.here = kube.Here(t, r.IPs()...)
 	if r.here && os.Geteuid() == 0 {
 		wire := lab.SearchHost(t, chain.Marker)
 		defer func() {
@@ -198,7 +198,7 @@ func (r *rotation) testStrict(t *testing.T) {
 func (r *rotation) wantOutsiderRefused(t *testing.T) {
 	t.Helper()
 	var after chain.Stats
-	chain.Poll(t, 20*time.Second, func() error {
+	kube.Poll(t, 20*time.Second, func() error {
 		after.Add(r.outsider(t))
 		if after.Requests < 10 {
 			return fmt.Errorf("the outsider has asked %d times", after.Requests)

@@ -4,12 +4,9 @@ package shop
 
 import (
 	"encoding/json"
-	"fmt"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -109,10 +106,10 @@ func testEncryption(t *testing.T) {
 			continue
 		}
 		metrics := proxyMetrics(t, pod)
-		if n := metric(metrics, `meshless_connections_opened_total{direction="inbound",security="mutual_tls"}`); n == 0 {
+		if n := kube.Metric(t, metrics, "meshless_connections_opened_total", `direction="inbound"`, `security="mutual_tls"`); n == 0 {
 			t.Errorf("%s: no connection by mutual TLS arrived:\n%s", pod, metrics)
 		}
-		if n := metric(metrics, `meshless_connections_opened_total{direction="inbound",security="plaintext"}`); n > 0 {
+		if n := kube.Metric(t, metrics, "meshless_connections_opened_total", `direction="inbound"`, `security="plaintext"`); n > 0 {
 			t.Errorf("%s: %v connections arrived in the clear", pod, n)
 		}
 	}
@@ -122,17 +119,11 @@ func testEncryption(t *testing.T) {
 	}
 }
 
-// captureHere captures when the pods' addresses are of a network of this machine; elsewhere it says so and returns nil.
+// captureHere captures when the pods are on this machine, and else returns nil.
 func captureHere(t *testing.T, pods map[string]netip.Addr) *lab.Capture {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, ip := range pods {
-		if !slices.ContainsFunc(addrs, func(a net.Addr) bool { n, ok := a.(*net.IPNet); return ok && n.Contains(ip.AsSlice()) }) {
-			t.Logf("pod %s is not on this machine: judging by the proxies' metrics alone", ip)
-			return nil
-		}
+	t.Helper()
+	if !kube.Here(t, slices.Collect(maps.Values(pods))...) {
+		return nil
 	}
 	capture, err := lab.CaptureHost(t)
 	if err != nil {
@@ -184,12 +175,12 @@ func testRenewal(t *testing.T, e *example.Example) {
 	const expiry = "meshless_leaf_not_after_timestamp_seconds"
 	pods, before := podIPs(t), map[string]float64{}
 	for pod := range pods {
-		before[pod] = metric(proxyMetrics(t, pod), expiry)
+		before[pod] = kube.Metric(t, proxyMetrics(t, pod), expiry)
 	}
 	e.Issue(t, time.Now())
 	kube.Must(t, e.Render(t), "apply", "-f", "-")
 	for pod := range pods {
-		for deadline := time.Now().Add(2 * time.Minute); metric(proxyMetrics(t, pod), expiry) <= before[pod]; time.Sleep(time.Second) {
+		for deadline := time.Now().Add(2 * time.Minute); kube.Metric(t, proxyMetrics(t, pod), expiry) <= before[pod]; time.Sleep(time.Second) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s still serves the certificate that expires at %v", pod, before[pod])
 			}
@@ -203,23 +194,13 @@ func testRenewal(t *testing.T, e *example.Example) {
 	}
 }
 
-// proxyMetrics asks a pod's proxy through the API server.
 func proxyMetrics(t *testing.T, pod string) string {
 	t.Helper()
-	return kube.Must(t, "", "get", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy/metrics", namespace, pod, contract.MetricsPort))
-}
-
-// metric is the value of one series, 0 when it is not there.
-func metric(metrics, series string) float64 {
-	for line := range strings.Lines(metrics) {
-		if value, ok := strings.CutPrefix(line, series+" "); ok {
-			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err == nil {
-				return n
-			}
-		}
+	metrics, err := kube.Metrics(namespace, pod)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return 0
+	return metrics
 }
 
 // testJob lets the report run in the mesh, against the mesh and against a plain pod.

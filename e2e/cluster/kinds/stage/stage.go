@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -65,18 +64,6 @@ func Rollout(t *testing.T, namespace string, workloads ...string) {
 func Ready(t *testing.T, namespace string, pods ...string) {
 	t.Helper()
 	kube.Must(t, "", append([]string{"-n", namespace, "wait", "--for=condition=Ready", "--timeout=100s"}, pods...)...)
-}
-
-// Eventually polls until check says nothing is wrong any more, for a minute.
-func Eventually(t *testing.T, check func() error) {
-	t.Helper()
-	err := check()
-	for deadline := time.Now().Add(time.Minute); err != nil; err = check() {
-		if time.Now().After(deadline) {
-			t.Fatalf("still after a minute: %v", err)
-		}
-		time.Sleep(300 * time.Millisecond)
-	}
 }
 
 // Pods are the pods of a selector, as the API server has them; "" selects all.
@@ -200,7 +187,7 @@ func WantNoMoreFailures(t *testing.T, namespace, control string) {
 func finish(t *testing.T, namespace string) (s Stats) {
 	t.Helper()
 	before := LoadStats(t, namespace).Requests
-	Eventually(t, func() error {
+	kube.Eventually(t, func() error {
 		if s = LoadStats(t, namespace); s.Requests < before+20 {
 			return fmt.Errorf("the load of %s has sent %d requests since", namespace, s.Requests-before)
 		}
@@ -210,26 +197,14 @@ func finish(t *testing.T, namespace string) (s Stats) {
 	return s
 }
 
-// Metric is the value of a series in the proxy of a pod, 0 when it is not there.
-func Metric(t *testing.T, namespace, pod, series string) float64 {
-	t.Helper()
-	metrics := kube.Must(t, "", "get", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy/metrics", namespace, pod, contract.MetricsPort))
-	for line := range strings.Lines(metrics) {
-		if value, ok := strings.CutPrefix(line, series+" "); ok {
-			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err != nil {
-				t.Fatalf("%s of %s: %v", series, pod, err)
-			}
-			return n
-		}
-	}
-	return 0
-}
-
 // Opened is how many connections a proxy has opened, of a direction (inbound, outbound) and security (mutual_tls, plaintext, passthrough).
 func Opened(t *testing.T, namespace, pod, direction, security string) float64 {
 	t.Helper()
-	return Metric(t, namespace, pod, fmt.Sprintf(`meshless_connections_opened_total{direction=%q,security=%q}`, direction, security))
+	metrics, err := kube.Metrics(namespace, pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kube.Metric(t, metrics, "meshless_connections_opened_total", fmt.Sprintf("direction=%q", direction), fmt.Sprintf("security=%q", security))
 }
 
 // WantNoRestarts wants that no container of the pods restarted, but for those of exempt.

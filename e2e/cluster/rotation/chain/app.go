@@ -61,7 +61,7 @@ func (a *App) Rollout(t *testing.T) {
 	for _, name := range names {
 		kube.Must(t, "", "-n", a.Folder.Namespace, "rollout", "status", name, "--timeout=90s")
 	}
-	Poll(t, 40*time.Second, func() error {
+	kube.Poll(t, 40*time.Second, func() error {
 		list, err := kube.Kubectl("", "-n", a.Folder.Namespace, "get", "pods", "-l", Selector, "-o", "jsonpath={.items[*].metadata.deletionTimestamp}")
 		if err == nil && strings.TrimSpace(list) != "" {
 			err = errors.New("pods of before still end")
@@ -78,6 +78,14 @@ func (a *App) pods(t *testing.T) []Pod {
 		t.Fatal(err)
 	}
 	return pods
+}
+
+// IPs are the addresses of the pods.
+func (a *App) IPs() (ips []netip.Addr) {
+	for _, p := range a.Pods {
+		ips = append(ips, p.IP)
+	}
+	return ips
 }
 
 // Unchanged wants the very pods of the last rollout, and no container of them restarted.
@@ -109,16 +117,16 @@ func (a *App) InForce(t *testing.T) {
 	t.Helper()
 	started := time.Now()
 	for _, p := range a.Pods {
-		Poll(t, 150*time.Second, func() error { return a.inForce(p) })
-		metrics, err := Metrics(a.Folder.Namespace, p.Name)
+		kube.Poll(t, 150*time.Second, func() error { return a.inForce(p) })
+		metrics, err := kube.Metrics(a.Folder.Namespace, p.Name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		leaf := a.Rendered.Leaves[a.ID(p.App)]
-		if got := Metric(t, metrics, "meshless_leaf_not_after_timestamp_seconds"); got != float64(leaf.NotAfter.Unix()) {
+		if got := kube.Metric(t, metrics, "meshless_leaf_not_after_timestamp_seconds"); got != float64(leaf.NotAfter.Unix()) {
 			t.Errorf("%s: the metrics say that the leaf expires at %v, and it does at %d", p.Name, got, leaf.NotAfter.Unix())
 		}
-		if Metric(t, metrics, "meshless_reload_failing") != 0 {
+		if kube.Metric(t, metrics, "meshless_reload_failing") != 0 {
 			t.Errorf("%s: the metrics say that the newest files are refused", p.Name)
 		}
 	}
@@ -173,11 +181,11 @@ func (a *App) Cuts(t *testing.T) map[string]float64 {
 	t.Helper()
 	cuts := map[string]float64{}
 	for _, p := range a.Pods {
-		metrics, err := Metrics(a.Folder.Namespace, p.Name)
+		metrics, err := kube.Metrics(a.Folder.Namespace, p.Name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		cuts[p.App] += Metric(t, metrics, "meshless_connections_closed_total", `security="mutual_tls"`, `reason="no_longer_accepted"`)
+		cuts[p.App] += kube.Metric(t, metrics, "meshless_connections_closed_total", `security="mutual_tls"`, `reason="no_longer_accepted"`)
 	}
 	return cuts
 }
@@ -187,27 +195,13 @@ func (a *App) Generations(t *testing.T) map[string]float64 {
 	t.Helper()
 	numbers := map[string]float64{}
 	for _, p := range a.Pods {
-		metrics, err := Metrics(a.Folder.Namespace, p.Name)
+		metrics, err := kube.Metrics(a.Folder.Namespace, p.Name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		numbers[p.Name] = Metric(t, metrics, "meshless_generation")
+		numbers[p.Name] = kube.Metric(t, metrics, "meshless_generation")
 	}
 	return numbers
-}
-
-// Poll tries until it succeeds, and fails the test with the last error when the time is over.
-func Poll(t *testing.T, within time.Duration, try func() error) {
-	t.Helper()
-	for deadline := time.Now().Add(within); ; time.Sleep(250 * time.Millisecond) {
-		err := try()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("after %v: %v", within, err)
-		}
-	}
 }
 
 // Warnings prints, when the test has failed, what proxies say but of connections that carried answers and just ended: the whole log of a pod is too long for that.

@@ -8,37 +8,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
-	"net"
 	"net/netip"
-	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/contract"
 )
-
-// Here tells whether the pods are in a network of this machine, so that the test can knock at them itself. Elsewhere it says that it leaves those checks out;
-// with CI=true it fails.
-func Here(t *testing.T, pods []Pod) bool {
-	t.Helper()
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range pods {
-		if slices.ContainsFunc(addrs, func(a net.Addr) bool { n, ok := a.(*net.IPNet); return ok && n.Contains(p.IP.AsSlice()) }) {
-			continue
-		}
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("pod %s (%s) is not on this machine, and CI=true: run it on a cluster of e2e/up.sh", p.Name, p.IP)
-		}
-		t.Logf("pod %s (%s) is not on this machine: handshakes from outside are left out", p.Name, p.IP)
-		return false
-	}
-	return true
-}
 
 // Knock asks a pod's app over mutual TLS with a certificate, from outside of every pod. It returns the leaf that the server showed, and an error unless it answered.
 func Knock(t *testing.T, pod Pod, certificate tls.Certificate) (*x509.Certificate, error) {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/meshless-dev/meshless/e2e/cluster/kube"
 )
 
 // Callers are the Deployments that ask, in the order of the chain.
@@ -70,7 +72,7 @@ func (a *App) TakeStats(t *testing.T) map[string]Stats {
 func (a *App) AwaitRequests(t *testing.T, n int, callers ...string) {
 	t.Helper()
 	for _, p := range a.Of(callers...) {
-		Poll(t, 30*time.Second, func() error {
+		kube.Poll(t, 30*time.Second, func() error {
 			var s Stats
 			text, err := a.forwards.get(p.Name, CallerPort, "/stats")
 			if err == nil {

@@ -1,0 +1,43 @@
+package kube
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/meshless-dev/meshless/internal/contract"
+)
+
+// Metrics asks a pod's proxy through the API server.
+func Metrics(namespace, pod string) (string, error) {
+	return Kubectl("", "get", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy/metrics", namespace, pod, contract.MetricsPort))
+}
+
+// Metric sums the series of a name that have all the labels, each like `reason="done"`. A name that is not there at all fails the test, so that no renamed
+// metric hides.
+func Metric(t *testing.T, metrics, name string, labels ...string) float64 {
+	t.Helper()
+	sum, found := 0.0, false
+	for line := range strings.Lines(metrics) {
+		rest, ok := strings.CutPrefix(strings.TrimSpace(line), name)
+		if !ok || rest == "" || rest[0] != ' ' && rest[0] != '{' {
+			continue
+		}
+		found = true
+		series, value, _ := strings.Cut(rest, " ")
+		if slices.ContainsFunc(labels, func(label string) bool { return !strings.Contains(series, label) }) {
+			continue
+		}
+		n, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			t.Fatalf("metric %q: %v", line, err)
+		}
+		sum += n
+	}
+	if !found {
+		t.Fatalf("no metric %s:\n%s", name, metrics)
+	}
+	return sum
+}
