@@ -41,7 +41,7 @@ type Capture struct {
 
 // stream is the bytes of a flow in order.
 type stream struct {
-	next    uint32 // sequence number that comes next; known after the SYN
+	next    uint32 // sequence number that comes next; known after the SYN, or after the first segment of a connection that is older than the capture
 	started bool
 	data    []byte
 	early   map[uint32][]byte
@@ -228,8 +228,11 @@ func (s *stream) add(t segment, deliver func([]byte)) {
 		s.started, s.next = true, t.sequence+1
 		return
 	}
-	if !s.started || len(t.payload) == 0 {
+	if len(t.payload) == 0 {
 		return
+	}
+	if !s.started {
+		s.started, s.next = true, t.sequence
 	}
 	if t.sequence == s.next && len(s.early) == 0 {
 		deliver(t.payload)
