@@ -14,9 +14,13 @@ import (
 	"github.com/meshless-dev/meshless/internal/contract"
 )
 
-// setApart writes the table rules.Apart, in one transaction, so that no packet meets it half made. A kernel without zones refuses it (noNFTables). What the kernel has acknowledged is not read back: nothing is kept in by it.
+// setApart writes the table rules.Apart, in one transaction, so that no packet meets it half made, and reads it back. A kernel without zones refuses it (noNFTables).
 func setApart() error {
-	batch, err := apartBatch()
+	rule, err := apartRule()
+	if err != nil {
+		return err
+	}
+	batch, err := apartBatch(rule)
 	if err != nil {
 		return err
 	}
@@ -34,7 +38,7 @@ func setApart() error {
 	if err != nil {
 		return explain("write table inet "+rules.Apart, err)
 	}
-	return nil
+	return checkApart(conn, rule)
 }
 
 // noZones is what is printed where there is no such chain because of this error.
@@ -56,25 +60,12 @@ func acknowledged(conn *netlink.Conn, n int) error {
 
 // apartBatch is the transaction. github.com/google/nftables cannot say "original" of a zone (NFTA_CT_DIRECTION), and a zone for both directions would lose the answers, so
 // the messages are built here, of its expressions where it has them.
-func apartBatch() ([]netlink.Message, error) {
+func apartBatch(rule []byte) ([]netlink.Message, error) {
 	table, err := attributes(text(unix.NFTA_TABLE_NAME, rules.Apart))
 	if err != nil {
 		return nil, err
 	}
-	chain, err := attributes(
-		text(unix.NFTA_CHAIN_TABLE, rules.Apart), text(unix.NFTA_CHAIN_NAME, rules.Apart), text(unix.NFTA_CHAIN_TYPE, "filter"),
-		nested(unix.NFTA_CHAIN_HOOK, number(unix.NFTA_HOOK_HOOKNUM, unix.NF_INET_LOCAL_OUT), priority(rules.ApartPriority)),
-		number(unix.NFTA_CHAIN_POLICY, uint32(nftables.ChainPolicyAccept)))
-	if err != nil {
-		return nil, err
-	}
-	expressions, err := apartExpressions()
-	if err != nil {
-		return nil, err
-	}
-	rule, err := attributes(
-		text(unix.NFTA_RULE_TABLE, rules.Apart), text(unix.NFTA_RULE_CHAIN, rules.Apart), expressions,
-		netlink.Attribute{Type: unix.NFTA_RULE_USERDATA, Data: userdata.AppendString(nil, userdata.TypeComment, rules.ApartWhy)})
+	chain, err := apartChain()
 	if err != nil {
 		return nil, err
 	}
@@ -88,6 +79,25 @@ func apartBatch() ([]netlink.Message, error) {
 		message(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWRULE, change|netlink.Append, unix.NFPROTO_INET, 0, rule),
 		message(unix.NFNL_MSG_BATCH_END, netlink.Request, unix.NFPROTO_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, nil),
 	}, nil
+}
+
+// apartChain is the attributes of the chain.
+func apartChain() ([]byte, error) {
+	return attributes(
+		text(unix.NFTA_CHAIN_TABLE, rules.Apart), text(unix.NFTA_CHAIN_NAME, rules.Apart), text(unix.NFTA_CHAIN_TYPE, "filter"),
+		nested(unix.NFTA_CHAIN_HOOK, number(unix.NFTA_HOOK_HOOKNUM, unix.NF_INET_LOCAL_OUT), priority(rules.ApartPriority)),
+		number(unix.NFTA_CHAIN_POLICY, uint32(nftables.ChainPolicyAccept)))
+}
+
+// apartRule is the attributes of the rule.
+func apartRule() ([]byte, error) {
+	expressions, err := apartExpressions()
+	if err != nil {
+		return nil, err
+	}
+	return attributes(
+		text(unix.NFTA_RULE_TABLE, rules.Apart), text(unix.NFTA_RULE_CHAIN, rules.Apart), expressions,
+		netlink.Attribute{Type: unix.NFTA_RULE_USERDATA, Data: userdata.AppendString(nil, userdata.TypeComment, rules.ApartWhy)})
 }
 
 // apartExpressions are those of: meta priority 0:4 ct original zone set 15000.
