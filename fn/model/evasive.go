@@ -38,7 +38,13 @@ func makesSetuid(w *Workload, s *corev1.SecurityContext) bool {
 
 // checkProcesses warns of containers that see the proxy's process and can become its user, or look into any: they read what it reads and holds, the age identity and the key among it.
 func checkProcesses(w *Workload, r *report.Report) {
-	if share := w.Pod.Spec.ShareProcessNamespace; share == nil || !*share {
+	shared := ""
+	switch share := w.Pod.Spec.ShareProcessNamespace; {
+	case share != nil && *share:
+		shared = "spec.shareProcessNamespace"
+	case w.Pod.Spec.HostPID: // it shows those of the node's other pods as well
+		shared = "spec.hostPID"
+	default:
 		return
 	}
 	for _, c := range w.Containers() {
@@ -58,7 +64,7 @@ func checkProcesses(w *Workload, r *report.Report) {
 			}
 		}
 		if len(ways) > 0 {
-			r.Warn(w.Object, w.Field("spec.shareProcessNamespace"), "lets container %q (%s) read the files and the memory of the proxy, which hold the key and the age identity; take one of the two out",
+			r.Warn(w.Object, w.Field(shared), "lets container %q (%s) read the files and the memory of the proxy, which hold the key and the age identity; take one of the two out",
 				c.Name, enumerate(ways))
 		}
 	}
