@@ -117,6 +117,9 @@ func (t *Telemetry) makeFiles() {
 // begin lets the series that alerts look at start at 0: a series that appears with its first count has no increase that anyone can see.
 func (t *Telemetry) begin() {
 	for _, d := range []Direction{Inbound, Outbound} {
+		for _, s := range []Security{MutualTLS, Plaintext, Passthrough} {
+			t.opened.WithLabelValues(string(d), string(s))
+		}
 		for _, reason := range handshakeReasons {
 			t.handshakeFailures.WithLabelValues(string(d), reason)
 		}
