@@ -168,7 +168,11 @@ func (s *stood) ips(t *testing.T) map[string]netip.Addr {
 
 // testMetrics wants nothing but mutual TLS, either way, and no handshake that failed.
 func (s *stood) testMetrics(t *testing.T) {
-	metrics := s.metrics(t)
+	var metrics map[string]string
+	kube.Eventually(t, func() error { // which of the pods behind a Service a connection goes to is chance
+		metrics = s.metrics(t)
+		return s.silent(t, metrics)
+	})
 	for name := range s.deployments {
 		for _, of := range []struct{ direction, security, means string }{
 			{"inbound", "plaintext", "arrived in the clear"},
@@ -186,16 +190,22 @@ func (s *stood) testMetrics(t *testing.T) {
 			}
 		}
 	}
+}
+
+// silent is an error while a proxy that should have has opened no connection by mutual TLS.
+func (s *stood) silent(t *testing.T, metrics map[string]string) error {
+	t.Helper()
 	for _, p := range s.pairs {
 		if opened(t, metrics[p.from], "outbound", "mutual_tls") == 0 {
-			t.Errorf("%s: no connection by mutual TLS left, though it calls %s", p.from, p.to)
+			return fmt.Errorf("%s: no connection by mutual TLS left, though it calls %s", p.from, p.to)
 		}
 		for _, server := range s.behind(p.service()) {
 			if opened(t, metrics[server], "inbound", "mutual_tls") == 0 {
-				t.Errorf("%s: no connection by mutual TLS arrived, though %s calls %s", server, p.from, p.to)
+				return fmt.Errorf("%s: no connection by mutual TLS arrived, though %s calls %s", server, p.from, p.to)
 			}
 		}
 	}
+	return nil
 }
 
 // opened is how many connections a proxy has opened, of a direction (inbound, outbound) and security (mutual_tls, plaintext, passthrough).
