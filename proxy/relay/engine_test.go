@@ -132,12 +132,13 @@ func TestAbortAfterClose(t *testing.T) {
 // TestAnswerBeforeReset: an app answers early, and closes without having read everything (413 of an HTTP server). Its answer was acknowledged by our
 // kernel before the reset came.
 func TestAnswerBeforeReset(t *testing.T) {
-	if fips140.Enabled() {
-		t.Skip("goroutines lose a third of them: who reads is not stopped by who cannot write") // docs/proxy.md says so
-	}
 	ts := newTunnels(t)
 	lost := 0
 	const tries = 60
+	most := tries / 10
+	if fips140.Enabled() { // goroutines: who reads is not stopped by who cannot write, which loses a third or more (docs/proxy.md)
+		most = tries * 9 / 10
+	}
 	for range tries {
 		tn := ts.open(t, 0)
 		go func() {
@@ -160,7 +161,7 @@ func TestAnswerBeforeReset(t *testing.T) {
 		tn.wantEnds(t)
 	}
 	t.Logf("%d of %d answers were lost", lost, tries)
-	if lost > tries/10 {
+	if lost > most {
 		t.Error("an answer that our kernel had acknowledged is lost")
 	}
 }

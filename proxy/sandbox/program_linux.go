@@ -43,6 +43,9 @@ func parseProgram(smaps, file string) Program {
 			}
 			candidate = nil
 		}
+		if !strings.HasSuffix(line, file) {
+			continue
+		}
 		if m := mappingLine.FindStringSubmatch(line); m != nil && m[3] == file {
 			start, err := strconv.ParseUint(m[1], 16, 64)
 			end, errEnd := strconv.ParseUint(m[2], 16, 64)

@@ -176,11 +176,8 @@ func wantSecret(t *testing.T, a *chain.App, wire *lab.Search) {
 		t.Error("the requests of the plain pods were not seen: this test could not fail")
 	}
 	for _, p := range a.Pods {
-		metrics, err := kube.Metrics(namespace, p.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n := kube.Metric(t, metrics, "meshless_connections_opened_total", `direction="inbound"`, `security="plaintext"`); n > 0 {
+		metrics := kube.Metrics(t, namespace, p.Name)
+		if n := kube.Opened(t, metrics, "inbound", "plaintext"); n > 0 {
 			t.Errorf("%s took %v connections in the clear", p.Name, n)
 		}
 	}

@@ -4,6 +4,7 @@ package corpus
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -162,21 +163,19 @@ func (s *stood) outcomes(t *testing.T) map[pair]outcome {
 }
 
 // waitForCalls waits until every pair has talked so many times more than before.
-func (s *stood) waitForCalls(t *testing.T, before map[pair]outcome, more int) map[pair]outcome {
+func (s *stood) waitForCalls(t *testing.T, before map[pair]outcome, more int) (now map[pair]outcome) {
 	t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(500 * time.Millisecond) {
-		now := s.outcomes(t)
-		silent := slices.DeleteFunc(slices.Clone(s.pairs), func(p pair) bool { return now[p].OK >= before[p].OK+more })
-		if len(silent) == 0 {
-			return now
-		}
-		if time.Now().After(deadline) {
-			for _, p := range silent {
-				t.Errorf("%s does not get through to %s: %+v, before %+v", p.from, p.to, now[p], before[p])
+	kube.Poll(t, 2*time.Minute, func() error {
+		now = s.outcomes(t)
+		var silent []error
+		for _, p := range s.pairs {
+			if now[p].OK < before[p].OK+more {
+				silent = append(silent, fmt.Errorf("%s does not get through to %s: %+v, before %+v", p.from, p.to, now[p], before[p]))
 			}
-			t.FailNow()
 		}
-	}
+		return errors.Join(silent...)
+	})
+	return now
 }
 
 // wantNoFailures wants no call between the two to have failed, and none to nobody to have got through.

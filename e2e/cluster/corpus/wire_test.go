@@ -180,7 +180,7 @@ func (s *stood) testMetrics(t *testing.T) {
 			{"outbound", "plaintext", "left in the clear"},
 			{"outbound", "passthrough", "left for a destination outside the mesh"},
 		} {
-			if n := opened(t, metrics[name], of.direction, of.security); n > 0 {
+			if n := kube.Opened(t, metrics[name], of.direction, of.security); n > 0 {
 				t.Errorf("%s: %v connections %s", name, n, of.means)
 			}
 		}
@@ -196,22 +196,16 @@ func (s *stood) testMetrics(t *testing.T) {
 func (s *stood) silent(t *testing.T, metrics map[string]string) error {
 	t.Helper()
 	for _, p := range s.pairs {
-		if opened(t, metrics[p.from], "outbound", "mutual_tls") == 0 {
+		if kube.Opened(t, metrics[p.from], "outbound", "mutual_tls") == 0 {
 			return fmt.Errorf("%s: no connection by mutual TLS left, though it calls %s", p.from, p.to)
 		}
 		for _, server := range s.behind(p.service()) {
-			if opened(t, metrics[server], "inbound", "mutual_tls") == 0 {
+			if kube.Opened(t, metrics[server], "inbound", "mutual_tls") == 0 {
 				return fmt.Errorf("%s: no connection by mutual TLS arrived, though %s calls %s", server, p.from, p.to)
 			}
 		}
 	}
 	return nil
-}
-
-// opened is how many connections a proxy has opened, of a direction (inbound, outbound) and security (mutual_tls, plaintext, passthrough).
-func opened(t *testing.T, metrics, direction, security string) float64 {
-	t.Helper()
-	return kube.Metric(t, metrics, "meshless_connections_opened_total", fmt.Sprintf("direction=%q", direction), fmt.Sprintf("security=%q", security))
 }
 
 // testIdentities wants the log of a proxy behind each Service to name who called, as proved.
@@ -259,7 +253,7 @@ func (s *stood) testPermissive(t *testing.T, e *example.Example) {
 	s.wantNoFailures(t, before, s.waitForCalls(t, before, 1))
 	metrics := s.metrics(t)["frontend"]
 	for _, security := range []string{"plaintext", "mutual_tls"} {
-		if opened(t, metrics, "inbound", security) == 0 {
+		if kube.Opened(t, metrics, "inbound", security) == 0 {
 			t.Errorf("no connection by %s arrived at the permissive frontend", security)
 		}
 	}

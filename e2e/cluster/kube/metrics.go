@@ -11,8 +11,9 @@ import (
 )
 
 // Metrics asks a pod's proxy through the API server.
-func Metrics(namespace, pod string) (string, error) {
-	return Kubectl("", "get", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy/metrics", namespace, pod, contract.MetricsPort))
+func Metrics(t *testing.T, namespace, pod string) string {
+	t.Helper()
+	return Must(t, "", "get", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy/metrics", namespace, pod, contract.MetricsPort))
 }
 
 // Metric sums the series of a name that have all the labels, each like `reason="done"`. A name that is not there at all fails the test, so that no renamed
@@ -40,4 +41,10 @@ func Metric(t *testing.T, metrics, name string, labels ...string) float64 {
 		t.Fatalf("no metric %s:\n%s", name, metrics)
 	}
 	return sum
+}
+
+// Opened is how many connections a proxy has opened, of a direction (inbound, outbound) and security (mutual_tls, plaintext, passthrough).
+func Opened(t *testing.T, metrics, direction, security string) float64 {
+	t.Helper()
+	return Metric(t, metrics, "meshless_connections_opened_total", fmt.Sprintf("direction=%q", direction), fmt.Sprintf("security=%q", security))
 }

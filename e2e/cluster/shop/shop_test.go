@@ -4,6 +4,7 @@ package shop
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -59,15 +60,10 @@ func TestShop(t *testing.T) {
 	}
 	kube.Must(t, "", "-n", stranger, "wait", "--for=condition=Ready", "pod/legacy", "--timeout=60s")
 	// A pod is ready a moment before kube-proxy leads its Service to it.
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(500 * time.Millisecond) {
+	kube.Poll(t, 30*time.Second, func() error {
 		_, err := kube.Kubectl("", "get", "--raw", "/api/v1/namespaces/"+namespace+"/services/acme-web:http/proxy/")
-		if err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+		return err
+	})
 	t.Run("init prints its rules", func(t *testing.T) {
 		rules := kube.Must(t, "", "-n", namespace, "logs", "statefulset/acme-db", "-c", contract.InitName)
 		wantChains(t, rules)
@@ -105,11 +101,11 @@ func testEncryption(t *testing.T) {
 		if strings.HasPrefix(pod, "acme-web") { // permissive: the order came in the clear
 			continue
 		}
-		metrics := proxyMetrics(t, pod)
-		if n := kube.Metric(t, metrics, "meshless_connections_opened_total", `direction="inbound"`, `security="mutual_tls"`); n == 0 {
+		metrics := kube.Metrics(t, namespace, pod)
+		if n := kube.Opened(t, metrics, "inbound", "mutual_tls"); n == 0 {
 			t.Errorf("%s: no connection by mutual TLS arrived:\n%s", pod, metrics)
 		}
-		if n := kube.Metric(t, metrics, "meshless_connections_opened_total", `direction="inbound"`, `security="plaintext"`); n > 0 {
+		if n := kube.Opened(t, metrics, "inbound", "plaintext"); n > 0 {
 			t.Errorf("%s: %v connections arrived in the clear", pod, n)
 		}
 	}
@@ -175,16 +171,17 @@ func testRenewal(t *testing.T, e *example.Example) {
 	const expiry = "meshless_leaf_not_after_timestamp_seconds"
 	pods, before := podIPs(t), map[string]float64{}
 	for pod := range pods {
-		before[pod] = kube.Metric(t, proxyMetrics(t, pod), expiry)
+		before[pod] = kube.Metric(t, kube.Metrics(t, namespace, pod), expiry)
 	}
 	e.Issue(t, time.Now())
 	kube.Must(t, e.Render(t), "apply", "-f", "-")
 	for pod := range pods {
-		for deadline := time.Now().Add(2 * time.Minute); kube.Metric(t, proxyMetrics(t, pod), expiry) <= before[pod]; time.Sleep(time.Second) {
-			if time.Now().After(deadline) {
-				t.Fatalf("%s still serves the certificate that expires at %v", pod, before[pod])
+		kube.Poll(t, 2*time.Minute, func() error {
+			if kube.Metric(t, kube.Metrics(t, namespace, pod), expiry) <= before[pod] {
+				return fmt.Errorf("%s still serves the certificate that expires at %v", pod, before[pod])
 			}
-		}
+			return nil
+		})
 	}
 	if now := podIPs(t); !maps.Equal(pods, now) {
 		t.Errorf("renewal replaced pods: %v are now %v", pods, now)
@@ -192,15 +189,6 @@ func testRenewal(t *testing.T, e *example.Example) {
 	if page := kube.Must(t, "", "get", "--raw", "/api/v1/namespaces/"+namespace+"/services/acme-web:http/proxy/"); !strings.Contains(page, "Orders") {
 		t.Errorf("after the renewal the page is %s", page)
 	}
-}
-
-func proxyMetrics(t *testing.T, pod string) string {
-	t.Helper()
-	metrics, err := kube.Metrics(namespace, pod)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return metrics
 }
 
 // testJob lets the report run in the mesh, against the mesh and against a plain pod.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -29,7 +28,6 @@ type tap struct {
 	missed  int                // known once stopped
 
 	until atomic.Int64 // when to stop at the latest, in nanoseconds of Unix time; 0 is not asked for yet
-	once  sync.Once
 }
 
 // Capture keeps what passes an interface: a pod's veth, on the node's side, or every interface of this machine.
@@ -141,7 +139,6 @@ func interfaceIndex(name string) (int, error) {
 func (t *tap) Stop() {
 	t.until.CompareAndSwap(0, time.Now().Add(2*time.Second).UnixNano())
 	<-t.stopped
-	t.once.Do(func() { unix.Close(t.fd) })
 }
 
 // Missed is how many frames the kernel could not hand over: with any, what was not seen may have passed all the same. Call it after Stop.
@@ -149,6 +146,7 @@ func (t *tap) Missed() int { return t.missed }
 
 func (t *tap) collect() {
 	defer close(t.stopped)
+	defer unix.Close(t.fd)
 	frame := make([]byte, 1<<17) // segments are up to 64 KiB here, since a veth does not cut them
 	for {
 		n, _, err := unix.Recvfrom(t.fd, frame, 0)

@@ -197,14 +197,10 @@ func finish(t *testing.T, namespace string) (s Stats) {
 	return s
 }
 
-// Opened is how many connections a proxy has opened, of a direction (inbound, outbound) and security (mutual_tls, plaintext, passthrough).
+// Opened is kube.Opened of a pod's proxy as it is now.
 func Opened(t *testing.T, namespace, pod, direction, security string) float64 {
 	t.Helper()
-	metrics, err := kube.Metrics(namespace, pod)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return kube.Metric(t, metrics, "meshless_connections_opened_total", fmt.Sprintf("direction=%q", direction), fmt.Sprintf("security=%q", security))
+	return kube.Opened(t, kube.Metrics(t, namespace, pod), direction, security)
 }
 
 // WantNoRestarts wants that no container of the pods restarted, but for those of exempt.

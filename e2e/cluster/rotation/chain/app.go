@@ -118,10 +118,7 @@ func (a *App) InForce(t *testing.T) {
 	started := time.Now()
 	for _, p := range a.Pods {
 		kube.Poll(t, 150*time.Second, func() error { return a.inForce(p) })
-		metrics, err := kube.Metrics(a.Folder.Namespace, p.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		metrics := kube.Metrics(t, a.Folder.Namespace, p.Name)
 		leaf := a.Rendered.Leaves[a.ID(p.App)]
 		if got := kube.Metric(t, metrics, "meshless_leaf_not_after_timestamp_seconds"); got != float64(leaf.NotAfter.Unix()) {
 			t.Errorf("%s: the metrics say that the leaf expires at %v, and it does at %d", p.Name, got, leaf.NotAfter.Unix())
@@ -181,10 +178,7 @@ func (a *App) Cuts(t *testing.T) map[string]float64 {
 	t.Helper()
 	cuts := map[string]float64{}
 	for _, p := range a.Pods {
-		metrics, err := kube.Metrics(a.Folder.Namespace, p.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		metrics := kube.Metrics(t, a.Folder.Namespace, p.Name)
 		cuts[p.App] += kube.Metric(t, metrics, "meshless_connections_closed_total", `security="mutual_tls"`, `reason="no_longer_accepted"`)
 	}
 	return cuts
@@ -195,10 +189,7 @@ func (a *App) Generations(t *testing.T) map[string]float64 {
 	t.Helper()
 	numbers := map[string]float64{}
 	for _, p := range a.Pods {
-		metrics, err := kube.Metrics(a.Folder.Namespace, p.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		metrics := kube.Metrics(t, a.Folder.Namespace, p.Name)
 		numbers[p.Name] = kube.Metric(t, metrics, "meshless_generation")
 	}
 	return numbers
