@@ -17,9 +17,9 @@ COPY go.mod go.sum vendo[r]/modules.tx[t] ./
 RUN test -f modules.txt || go mod download
 COPY . .
 RUN rm -f modules.txt && mkdir -p /out/etc \
- && go build -trimpath -ldflags "-s -w" -o /out/meshless ./fn \
- && go build -trimpath -ldflags "-s -w" -o /out/meshless-proxy ./proxy \
- && go build -trimpath -ldflags "-s -w" -o /out/meshless-init ./init \
+ && go build -trimpath -ldflags "-s -w" -o /out/meshless ./cmd/meshless \
+ && go build -trimpath -ldflags "-s -w" -o /out/meshless-proxy ./cmd/meshless-proxy \
+ && go build -trimpath -ldflags "-s -w" -o /out/meshless-init ./cmd/meshless-init \
  && go build -trimpath -ldflags "-s -w" -o /out/shop ./examples/shop/app
 # kustomize and kpt run a function with `--user nobody`, which Docker looks up in the image.
 RUN printf 'root:x:0:0:root:/:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\nmeshless:x:15000:15000:meshless:/:/sbin/nologin\n' > /out/etc/passwd \

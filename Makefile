@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help demo build test images e2e bench microbench fuzz lint clean
 
-VERSION := $(shell sed -n 's/^const Version = "\(.*\)"$$/\1/p' internal/contract/version.go)
+VERSION := $(shell sed -n 's/^const Version = "\(.*\)"$$/\1/p' internal/api/version.go)
 REGISTRY := ghcr.io/meshless-dev
 IMAGES := fn proxy init init-iptables shop
 # The race detector needs a C compiler; without one the tests run all the same.
@@ -18,9 +18,9 @@ demo: build ## Render examples/shop with keys of its own, and show what came of 
 	@KUSTOMIZE="go tool kustomize" bash examples/demo.sh
 
 build: ## Build bin/meshless, and for Linux bin/meshless-proxy and bin/meshless-init
-	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/meshless ./fn
-	CGO_ENABLED=0 GOOS=linux go build -trimpath -ldflags "-s -w" -o bin/meshless-proxy ./proxy
-	CGO_ENABLED=0 GOOS=linux go build -trimpath -ldflags "-s -w" -o bin/meshless-init ./init
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/meshless ./cmd/meshless
+	CGO_ENABLED=0 GOOS=linux go build -trimpath -ldflags "-s -w" -o bin/meshless-proxy ./cmd/meshless-proxy
+	CGO_ENABLED=0 GOOS=linux go build -trimpath -ldflags "-s -w" -o bin/meshless-init ./cmd/meshless-init
 
 test: ## Run every test that this machine can run; what it cannot run says so
 	go test $(RACE) -count=1 -timeout 20m ./...
@@ -31,13 +31,13 @@ images: ## Build the images under the tag that the examples use
 	  docker build --quiet --target $$target --tag $(REGISTRY)/$$target:$(VERSION) . || exit 1; \
 	done
 
-E2E := ./e2e/cluster/...
-e2e: ## Test on the cluster that KUBECONFIG names; e2e/up.sh brings one up; E2E=./e2e/cluster/shop is one room
+E2E := ./test/cluster/...
+e2e: ## Test on the cluster that KUBECONFIG names; test/up.sh brings one up; E2E=./test/cluster/shop is one room
 	go test -count=1 -timeout 30m -tags e2e -p 1 $(E2E)
 
 BENCH :=
 bench: ## Measure the proxy beside nginx, HAProxy, stunnel and ghostunnel, an hour; BENCH=-quick takes a minute, BENCH=-help lists the flags
-	go run ./proxy/bench $(BENCH)
+	go run ./test/bench $(BENCH)
 
 microbench: ## Run the benchmarks of the packages
 	go test -run '^$$' -bench . -benchmem ./...
@@ -51,7 +51,7 @@ fuzz: ## Run every fuzz test for ten seconds
 
 lint: ## gofmt, go vet, staticcheck, and govulncheck where its data can be reached
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted"; exit 1; }
-	go vet ./... && go vet -tags e2e ./e2e/...
+	go vet ./... && go vet -tags e2e ./test/...
 	go run $(STATICCHECK) -tags e2e ./...
 	@if out=$$(go run $(GOVULNCHECK) ./... 2>&1); then echo "govulncheck: no known vulnerability"; \
 	elif grep -q 'fetching vulnerabilities' <<<"$$out"; then echo "govulncheck: skipped, its data cannot be reached here"; \

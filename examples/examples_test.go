@@ -18,7 +18,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // eachExample runs the test on a copy of every folder that has a Kptfile, with the meshless command on the PATH.
@@ -29,7 +29,7 @@ func eachExample(t *testing.T, test func(t *testing.T, dir string)) {
 		t.Fatalf("found %d examples (%v), want shop and pod at least", len(kptfiles), err)
 	}
 	bin := t.TempDir()
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, "meshless"), "../fn").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, "meshless"), "../cmd/meshless").CombinedOutput(); err != nil {
 		t.Fatalf("go build fn: %v\n%s", err, out)
 	}
 	t.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
@@ -49,7 +49,7 @@ func TestKustomize(t *testing.T) {
 	eachExample(t, func(t *testing.T, dir string) {
 		config := filepath.Join(dir, "mtls.yaml")
 		text := read(t, config)
-		container := "container: {image: " + contract.FnImage + "}"
+		container := "container: {image: " + api.FnImage + "}"
 		if !strings.Contains(text, container) {
 			t.Fatalf("mtls.yaml wants the line %q", container)
 		}
@@ -67,7 +67,7 @@ func TestKustomize(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range []string{"name: " + contract.InitName, "name: " + contract.ProxyName, contract.SealedKeyFile + ":"} {
+		for _, want := range []string{"name: " + api.InitName, "name: " + api.ProxyName, api.SealedKeyFile + ":"} {
 			if !bytes.Contains(rendered, []byte(want)) {
 				t.Errorf("rendered manifests hold no %q", want)
 			}
@@ -90,8 +90,8 @@ func kustomizeBuild(dir string) ([]byte, error) {
 
 func TestKptPackage(t *testing.T) {
 	eachExample(t, func(t *testing.T, dir string) {
-		if text := read(t, filepath.Join(dir, "Kptfile")); !strings.Contains(text, "image: "+contract.FnImage+"\n") {
-			t.Errorf("Kptfile runs another image than %s:\n%s", contract.FnImage, text)
+		if text := read(t, filepath.Join(dir, "Kptfile")); !strings.Contains(text, "image: "+api.FnImage+"\n") {
+			t.Errorf("Kptfile runs another image than %s:\n%s", api.FnImage, text)
 		}
 		original := tree(t, dir)
 		meshless(t, nil, "issue", "--kpt", dir)

@@ -23,7 +23,7 @@ import (
 	promql "github.com/prometheus/prometheus/promql/parser"
 	"sigs.k8s.io/yaml"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
@@ -302,7 +302,7 @@ func injectedPod(t *testing.T) (targets []map[string]string) {
 			targets = append(targets, map[string]string{
 				"__address__": "10.0.0.1:" + strconv.Itoa(port.ContainerPort), "__meta_kubernetes_namespace": "prod", "__meta_kubernetes_pod_name": "web-1",
 				"__meta_kubernetes_pod_phase": "Running", "__meta_kubernetes_pod_container_name": c.Name, "__meta_kubernetes_pod_container_port_name": port.Name,
-				"__meta_kubernetes_pod_annotation_meshless_dev_workload": pod.Metadata.Annotations[contract.WorkloadAnnotation],
+				"__meta_kubernetes_pod_annotation_meshless_dev_workload": pod.Metadata.Annotations[api.WorkloadAnnotation],
 			})
 		}
 	}
@@ -312,8 +312,8 @@ func injectedPod(t *testing.T) (targets []map[string]string) {
 // injectedPodText is the Pod in the golden of a render.
 func injectedPodText(t *testing.T) string {
 	t.Helper()
-	for text := range strings.SplitSeq(read(t, "../fn/render/testdata/pod/expected.yaml"), "\n---\n") {
-		if strings.Contains(text, "\nkind: Pod\n") && strings.Contains(text, contract.ProxyName) {
+	for text := range strings.SplitSeq(read(t, "../fn/pipeline/testdata/pod/expected.yaml"), "\n---\n") {
+		if strings.Contains(text, "\nkind: Pod\n") && strings.Contains(text, api.ProxyName) {
 			return text
 		}
 	}
@@ -364,7 +364,7 @@ func TestMonitoringScrape(t *testing.T) {
 				continue
 			}
 			scraped++
-			want := map[string]string{"__address__": "10.0.0.1:" + strconv.Itoa(contract.MetricsPort), "namespace": "prod", "pod": "web-1", "container": contract.ProxyName, "workload": "pod/mutual-tls"}
+			want := map[string]string{"__address__": "10.0.0.1:" + strconv.Itoa(api.MetricsPort), "namespace": "prod", "pod": "web-1", "container": api.ProxyName, "workload": "pod/mutual-tls"}
 			for label, value := range want {
 				if got.Get(label) != value {
 					t.Errorf("%s: %s is %q, want %q", name, label, got.Get(label), value)

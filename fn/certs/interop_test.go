@@ -262,7 +262,7 @@ func verifyEnvoy(_ testing.TB, server, client pair, l certs.Authorities, now tim
 	return nil
 }
 
-// verifyOpenSSL asks the real program; e2e/interop asks it for handshakes.
+// verifyOpenSSL asks the real program; test/interop asks it for handshakes.
 func verifyOpenSSL(t testing.TB, server, client pair, l certs.Authorities, now time.Time) error {
 	program, err := exec.LookPath("openssl")
 	if err != nil {

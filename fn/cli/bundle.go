@@ -13,9 +13,9 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
-	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
@@ -73,15 +73,15 @@ type published struct {
 // publishedBundle reads the bundle ConfigMaps, which must all hold the same: others would else trust what some of our pods do not.
 func publishedBundle(items []*yaml.RNode) (*published, error) {
 	var first *published
-	for _, item := range model.Flatten(items) {
-		annotations, text := item.GetAnnotations(), item.GetDataMap()[contract.BundleFile]
-		if item.GetKind() != "ConfigMap" || annotations[contract.IdentityAnnotation] == "" || text == "" {
+	for _, item := range manifest.Flatten(items) {
+		annotations, text := item.GetAnnotations(), item.GetDataMap()[api.BundleFile]
+		if item.GetKind() != "ConfigMap" || annotations[api.IdentityAnnotation] == "" || text == "" {
 			continue
 		}
 		object := report.ObjectOf(item)
-		td, err := spiffeid.TrustDomainFromString(annotations[contract.IdentityAnnotation])
+		td, err := spiffeid.TrustDomainFromString(annotations[api.IdentityAnnotation])
 		if err != nil {
-			return nil, fmt.Errorf("%s: annotation %s: %w", object, contract.IdentityAnnotation, err)
+			return nil, fmt.Errorf("%s: annotation %s: %w", object, api.IdentityAnnotation, err)
 		}
 		authorities, err := svid.ParseCertificates([]byte(text))
 		if err == nil {
@@ -91,15 +91,15 @@ func publishedBundle(items []*yaml.RNode) (*published, error) {
 		case first != nil && td != first.trustDomain:
 			return nil, fmt.Errorf("%s is of trust domain %q, and %s of %q; name the manifests of one mesh", object, td.Name(), first.in, first.trustDomain.Name())
 		case err != nil:
-			return nil, fmt.Errorf("%s: data[%s]: %w", object, contract.BundleFile, err)
+			return nil, fmt.Errorf("%s: data[%s]: %w", object, api.BundleFile, err)
 		case first == nil:
-			first = &published{trustDomain: td, authorities: authorities, in: object, added: annotations[contract.AdditionalAnnotation] != ""}
+			first = &published{trustDomain: td, authorities: authorities, in: object, added: annotations[api.AdditionalAnnotation] != ""}
 		case !slices.EqualFunc(authorities, first.authorities, (*x509.Certificate).Equal):
 			return nil, fmt.Errorf("%s and %s publish different authorities; `meshless issue` on the whole package mends it", first.in, object)
 		}
 	}
 	if first == nil {
-		return nil, fmt.Errorf("there is no bundle here (configmap %s); `meshless issue DIR` makes it. Where cert-manager issues, the bundle is what its issuer publishes", contract.BundleName)
+		return nil, fmt.Errorf("there is no bundle here (configmap %s); `meshless issue DIR` makes it. Where cert-manager issues, the bundle is what its issuer publishes", api.BundleName)
 	}
 	return first, nil
 }

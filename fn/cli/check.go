@@ -11,7 +11,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
-	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 )
 
@@ -66,7 +66,7 @@ func specIn(items []*yaml.RNode) v1alpha1.Spec {
 	return v1alpha1.Spec{}
 }
 
-func kindsIn(items []*yaml.RNode) model.Kinds { return model.KindsOf(specIn(items)) }
+func kindsIn(items []*yaml.RNode) manifest.Kinds { return manifest.KindsOf(specIn(items)) }
 
 // readItems reads a stream, a file, or all manifests of a folder.
 func (p *program) readItems(args []string) ([]*yaml.RNode, error) {

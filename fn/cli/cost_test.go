@@ -7,11 +7,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/meshless-dev/meshless/e2e/scale/manifests"
+	"github.com/meshless-dev/meshless/test/scale/manifests"
 )
 
 // bounds is what a workload may cost, with its Service, its ConfigMap and its Secret, in a package of 10 namespaces. Allocations do not depend on the machine or on its
-// load, so they are what CI can hold; times are measured by e2e/scale. Each bound is a fifth above what was measured with Go 1.26 (the test logs it with -v): room for
+// load, so they are what CI can hold; times are measured by test/scale. Each bound is a fifth above what was measured with Go 1.26 (the test logs it with -v): room for
 // other versions of Go and of the libraries, and none for one more copy of the package: a copy of its YAML nodes is a third of live.
 type bounds struct {
 	allocations uint64

@@ -128,7 +128,7 @@ func TestAnnotationsAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tree, err := parser.ParseFile(token.NewFileSet(), "../../internal/contract/annotations.go", nil, parser.SkipObjectResolution)
+	tree, err := parser.ParseFile(token.NewFileSet(), "../../internal/api/annotations.go", nil, parser.SkipObjectResolution)
 	if err != nil {
 		t.Fatal(err)
 	}

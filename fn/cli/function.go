@@ -6,7 +6,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
-	"github.com/meshless-dev/meshless/fn/render"
+	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
 )
 
@@ -18,8 +18,8 @@ func (p *program) function() error {
 		return err
 	}
 	r := &report.Report{}
-	stored := render.HasPaths(list.items)
-	list.items = p.renderItems(list.items, list.functionConfig, render.Options{WrittenBack: stored, Check: stored}, r)
+	stored := pipeline.HasPaths(list.items)
+	list.items = p.renderItems(list.items, list.functionConfig, pipeline.Options{WrittenBack: stored, Check: stored}, r)
 	if list.results, err = resultsNode(r); err != nil {
 		return err
 	}
@@ -33,7 +33,7 @@ func (p *program) function() error {
 }
 
 // renderItems loads the config and renders; nil after an error. It consumes the items.
-func (p *program) renderItems(items []*yaml.RNode, configNode *yaml.RNode, o render.Options, r *report.Report) []*yaml.RNode {
+func (p *program) renderItems(items []*yaml.RNode, configNode *yaml.RNode, o pipeline.Options, r *report.Report) []*yaml.RNode {
 	config, err := v1alpha1.Load(configNode)
 	if err != nil {
 		reportConfig(configNode, err, r)
@@ -42,7 +42,7 @@ func (p *program) renderItems(items []*yaml.RNode, configNode *yaml.RNode, o ren
 	line := p.newProgress()
 	defer line.end()
 	o.Now, o.CAIdentity, o.MayConsume, o.Progress = p.now(), caIdentity, true, line.step
-	return render.Run(items, config, o, r)
+	return pipeline.Run(items, config, o, r)
 }
 
 // reportConfig reports each mistake of a config with its field.

@@ -14,10 +14,10 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
-	"github.com/meshless-dev/meshless/fn/model"
-	"github.com/meshless-dev/meshless/fn/render"
+	"github.com/meshless-dev/meshless/fn/manifest"
+	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // issueOptions are the flags of `meshless issue`.
@@ -28,7 +28,7 @@ type issueOptions struct {
 	now           string
 	ca            string // file of a CertificateAuthority that packages share
 
-	revoke, renew []string // see render.Options
+	revoke, renew []string // see pipeline.Options
 	replaceCA     bool
 }
 
@@ -114,7 +114,7 @@ func (p *program) issueKustomization(folder, file string, o issueOptions) error 
 		return err
 	}
 	if !k.listsState {
-		fmt.Fprintf(p.err, "warning: %s: add %q to its resources, or the build will not find the certificates\n", filepath.Join(folder, file), render.StateFolder)
+		fmt.Fprintf(p.err, "warning: %s: add %q to its resources, or the build will not find the certificates\n", filepath.Join(folder, file), pipeline.StateFolder)
 	}
 	return nil
 }
@@ -262,13 +262,13 @@ func isState(item *yaml.RNode) bool {
 	if item.GetKind() == v1alpha1.KindCertificateAuthority {
 		return true
 	}
-	return item.GetAnnotations()[contract.IdentityAnnotation] != "" && !isMeshMap(item) && !model.IsManagedCertificate(item)
+	return item.GetAnnotations()[api.IdentityAnnotation] != "" && !isMeshMap(item) && !manifest.IsManagedCertificate(item)
 }
 
 // isMeshMap tells whether an item is a mesh map of ours.
 func isMeshMap(item *yaml.RNode) bool {
-	_, mesh := item.GetDataMap()[contract.MeshFile]
-	return mesh && item.GetAnnotations()[contract.IdentityAnnotation] != ""
+	_, mesh := item.GetDataMap()[api.MeshFile]
+	return mesh && item.GetAnnotations()[api.IdentityAnnotation] != ""
 }
 
 func pathOf(item *yaml.RNode) string {

@@ -19,7 +19,7 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/node"
-	"github.com/meshless-dev/meshless/fn/render"
+	"github.com/meshless-dev/meshless/fn/pipeline"
 )
 
 // kustomization is an overlay that runs the function as a transformer.
@@ -76,7 +76,7 @@ func (k *kustomization) takeOut(content *yaml.Node) error {
 	}
 	if resources := node.Get(content, "resources"); resources != nil {
 		resources.Content = slices.DeleteFunc(resources.Content, func(entry *yaml.Node) bool {
-			ours := path.Clean(entry.Value) == render.StateFolder
+			ours := path.Clean(entry.Value) == pipeline.StateFolder
 			k.listsState = k.listsState || ours
 			return ours
 		})
@@ -180,11 +180,11 @@ func hideIdentity() (show func()) {
 }
 
 // stateListFile is the state folder's own kustomization.
-var stateListFile = path.Join(render.StateFolder, konfig.DefaultKustomizationFileName())
+var stateListFile = path.Join(pipeline.StateFolder, konfig.DefaultKustomizationFileName())
 
 // readState reads the state folder. Its kustomization is kept apart, since it is written anew.
 func (k *kustomization) readState() ([]*yaml.RNode, error) {
-	folder := filepath.Join(k.folder, render.StateFolder)
+	folder := filepath.Join(k.folder, pipeline.StateFolder)
 	if _, err := os.Stat(folder); os.IsNotExist(err) {
 		return nil, nil
 	}
@@ -198,7 +198,7 @@ func (k *kustomization) readState() ([]*yaml.RNode, error) {
 	}
 	var state []*yaml.RNode
 	for _, item := range items {
-		file := path.Join(render.StateFolder, pathOf(item))
+		file := path.Join(pipeline.StateFolder, pathOf(item))
 		for _, annotation := range []string{kioutil.PathAnnotation, legacyPathAnnotation} {
 			if err := item.PipeE(yaml.SetAnnotation(annotation, file)); err != nil {
 				return nil, err
@@ -211,7 +211,7 @@ func (k *kustomization) readState() ([]*yaml.RNode, error) {
 			k.stateList = append(k.stateList, item)
 		default:
 			return nil, fmt.Errorf("%s: holds a %s, which is no state of meshless; the folder %s is written by `meshless issue`, so move the object elsewhere",
-				filepath.Join(k.folder, file), cmp.Or(item.GetKind(), "document without a kind"), render.StateFolder)
+				filepath.Join(k.folder, file), cmp.Or(item.GetKind(), "document without a kind"), pipeline.StateFolder)
 		}
 	}
 	return state, nil
@@ -231,7 +231,7 @@ func stateKustomization(state []*yaml.RNode) (*yaml.RNode, error) {
 	var files []string
 	for _, item := range state {
 		if item.GetKind() != v1alpha1.KindCertificateAuthority {
-			file, err := filepath.Rel(render.StateFolder, pathOf(item))
+			file, err := filepath.Rel(pipeline.StateFolder, pathOf(item))
 			if err != nil {
 				return nil, err
 			}
@@ -241,7 +241,7 @@ func stateKustomization(state []*yaml.RNode) (*yaml.RNode, error) {
 	slices.Sort(files)
 	list := yaml.NewRNode(node.Object(
 		"apiVersion", types.KustomizationVersion, "kind", types.KustomizationKind,
-		"metadata", node.Object("name", render.StateFolder, "annotations", node.Object(
+		"metadata", node.Object("name", pipeline.StateFolder, "annotations", node.Object(
 			"config.kubernetes.io/local-config", "true", kioutil.PathAnnotation, stateListFile, kioutil.IndexAnnotation, "0")),
 		"resources", slices.Compact(files),
 	))

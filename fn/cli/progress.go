@@ -38,7 +38,7 @@ func (p *program) newProgress() *progress {
 	return &progress{out: f, now: time.Now, width: width, started: time.Now()}
 }
 
-// step is render.Options.Progress.
+// step is pipeline.Options.Progress.
 func (p *progress) step(what string, done, total int) {
 	if p == nil {
 		return

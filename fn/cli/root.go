@@ -14,7 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/meshless-dev/meshless/fn/seal"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // Environment variables that hold the age identity of the CA.
@@ -37,7 +37,7 @@ type program struct {
 func Main(args []string, in io.Reader, out, errs io.Writer) (code int) {
 	defer func() {
 		if bug := recover(); bug != nil {
-			fmt.Fprintf(errs, "error: internal error, which is a bug of meshless %s; please report it with the input: %v\n", contract.Version, bug)
+			fmt.Fprintf(errs, "error: internal error, which is a bug of meshless %s; please report it with the input: %v\n", api.Version, bug)
 			code = 1
 		}
 	}()

@@ -18,7 +18,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/kio"
 
 	"github.com/meshless-dev/meshless/fn/cli"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
@@ -107,13 +107,13 @@ func (f *fleet) sync(name string) {
 		}
 		for _, item := range items {
 			data := item.GetDataMap()
-			if text, ok := data[contract.BundleFile]; ok {
+			if text, ok := data[api.BundleFile]; ok {
 				g.bundle, err = svid.ParseCertificates([]byte(text))
-				if keys := item.GetAnnotations()[contract.RevokedAnnotation]; keys != "" {
+				if keys := item.GetAnnotations()[api.RevokedAnnotation]; keys != "" {
 					g.revoked = strings.Split(keys, ",")
 				}
 			}
-			if text, ok := data[contract.LeafFile]; ok {
+			if text, ok := data[api.LeafFile]; ok {
 				var leaf []*x509.Certificate
 				plain, _ := base64.StdEncoding.DecodeString(text)
 				if leaf, err = svid.ParseCertificates(plain); err == nil {

@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
-	"github.com/meshless-dev/meshless/fn/render"
+	"github.com/meshless-dev/meshless/fn/pipeline"
 )
 
 // sharedCA is a CertificateAuthority in a file of its own, which several packages share. The nil sharedCA is none: the package has its own in its state.
@@ -168,8 +168,8 @@ func conflictError(file string) error {
 }
 
 // render is what the flags mean to a render.
-func (o issueOptions) render() render.Options {
-	return render.Options{WrittenBack: true, Revoke: o.revoke, Renew: o.renew, ReplaceCA: o.replaceCA, SharedCA: o.ca != ""}
+func (o issueOptions) render() pipeline.Options {
+	return pipeline.Options{WrittenBack: true, Revoke: o.revoke, Renew: o.renew, ReplaceCA: o.replaceCA, SharedCA: o.ca != ""}
 }
 
 // nextSteps says in plain words what follows on a run that did something out of the ordinary. When to run it again, the findings say.

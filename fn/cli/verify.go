@@ -15,7 +15,7 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/certs"
-	"github.com/meshless-dev/meshless/fn/render"
+	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/verify"
 )
@@ -170,7 +170,7 @@ func readStateOf(folder string) ([]*yaml.RNode, error) {
 	if refuseKustomization([]string{folder}, "") == nil {
 		return readFolder(folder)
 	}
-	if state := filepath.Join(folder, render.StateFolder); isFolder([]string{state}) {
+	if state := filepath.Join(folder, pipeline.StateFolder); isFolder([]string{state}) {
 		return readFolder(state)
 	}
 	return readFolder(folder) // the folder of state itself, which is a kustomization as well, or one that was never issued

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 func (p *program) versionCommand() *cobra.Command {
@@ -38,7 +38,7 @@ func versionText(info *debug.BuildInfo) string {
 		settings[s.Key] = s.Value
 	}
 	var out strings.Builder
-	fmt.Fprintf(&out, "meshless %s\n", contract.Version)
+	fmt.Fprintf(&out, "meshless %s\n", api.Version)
 	if commit := settings["vcs.revision"]; commit != "" {
 		fmt.Fprintf(&out, "commit   %s", commit)
 		if at := settings["vcs.time"]; at != "" {

@@ -5,11 +5,11 @@ import (
 	"runtime/debug"
 	"testing"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 func TestVersionText(t *testing.T) {
-	first, last := "meshless "+contract.Version+"\n", "go       go1.26.8\nplatform "+runtime.GOOS+"/"+runtime.GOARCH+"\n"
+	first, last := "meshless "+api.Version+"\n", "go       go1.26.8\nplatform "+runtime.GOOS+"/"+runtime.GOARCH+"\n"
 	for name, test := range map[string]struct {
 		settings []debug.BuildSetting
 		want     string

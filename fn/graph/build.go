@@ -13,34 +13,37 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
-	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // builder gathers what the items say.
 type builder struct {
 	graph    Graph
-	kinds    model.Kinds
-	meshes   map[string]*contract.Mesh // by namespace
-	labels   model.Index               // numbers are those of graph.Nodes
-	seen     map[string]bool           // IDs of nodes
-	byID     map[string][]string       // IDs of the Mesh nodes of a SPIFFE ID
+	kinds    manifest.Kinds
+	meshes   map[string]*meshmap.Map // by namespace
+	labels   manifest.Index          // numbers are those of graph.Nodes
+	seen     map[string]bool         // IDs of nodes
+	byID     map[string][]string     // IDs of the Mesh nodes of a SPIFFE ID
 	services []corev1.Service
 	edges    map[[2]string]Edge
 }
 
 // Build reads rendered manifests: workloads and Services from the objects, who is let in from the mesh maps. It judges nothing, which is what package verify
 // does; what it cannot understand is an error, since a picture with a part missing looks complete.
-func Build(items []*yaml.RNode, kinds model.Kinds) (Graph, error) {
-	b := &builder{kinds: kinds, meshes: map[string]*contract.Mesh{}, seen: map[string]bool{}, byID: map[string][]string{}, edges: map[[2]string]Edge{}}
+func Build(items []*yaml.RNode, kinds manifest.Kinds) (Graph, error) {
+	b := &builder{kinds: kinds, meshes: map[string]*meshmap.Map{}, seen: map[string]bool{}, byID: map[string][]string{}, edges: map[[2]string]Edge{}}
 	for _, item := range items {
 		if err := node.CheckItem(item); err != nil {
 			return Graph{}, fmt.Errorf("%s: %w", report.ObjectOf(item), err)
 		}
 	}
-	items = model.Flatten(items)
+	items = manifest.Flatten(items)
 	for _, item := range items {
 		if err := b.readMesh(item); err != nil {
 			return Graph{}, err
@@ -52,7 +55,7 @@ func Build(items []*yaml.RNode, kinds model.Kinds) (Graph, error) {
 		}
 	}
 	if len(b.meshes) == 0 {
-		return Graph{}, errors.New("there is no mesh map (configmap " + contract.MeshName + ") in the input; give it rendered manifests: " +
+		return Graph{}, errors.New("there is no mesh map (configmap " + api.MeshName + ") in the input; give it rendered manifests: " +
 			"the output of `kustomize build`, or a kpt package that was rendered")
 	}
 	b.joinServices()
@@ -62,11 +65,11 @@ func Build(items []*yaml.RNode, kinds model.Kinds) (Graph, error) {
 }
 
 func (b *builder) readMesh(item *yaml.RNode) error {
-	text, ok := item.GetDataMap()[contract.MeshFile]
-	if !ok || item.GetKind() != "ConfigMap" || item.GetAnnotations()[contract.IdentityAnnotation] == "" {
+	text, ok := item.GetDataMap()[api.MeshFile]
+	if !ok || item.GetKind() != "ConfigMap" || item.GetAnnotations()[api.IdentityAnnotation] == "" {
 		return nil
 	}
-	mesh, err := contract.ParseMesh([]byte(text))
+	mesh, err := meshmap.Parse([]byte(text))
 	if err != nil {
 		return fmt.Errorf("%s: %w", report.ObjectOf(item), err)
 	}
@@ -79,16 +82,16 @@ func (b *builder) readMesh(item *yaml.RNode) error {
 }
 
 func (b *builder) readItem(item *yaml.RNode) error {
-	if item.GetAnnotations()[model.LocalConfigAnnotation] == "true" {
+	if item.GetAnnotations()[manifest.LocalConfigAnnotation] == "true" {
 		return nil
 	}
 	path, ok := b.kinds.Find(item)
 	switch {
 	case ok:
 		return b.addWorkload(item, path)
-	case model.HasPodTemplate(item):
+	case manifest.HasPodTemplate(item):
 		return b.add(Node{Class: Outside, Namespace: namespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}, item, nil)
-	case model.IsList(item):
+	case manifest.IsList(item):
 		return fmt.Errorf("%s: is a list, which hides its objects; write them as documents of their own", report.ObjectOf(item))
 	case item.GetKind() == "Service" && item.GetApiVersion() == "v1":
 		var service corev1.Service
@@ -113,41 +116,41 @@ func (b *builder) addWorkload(item *yaml.RNode, path []string) error {
 		return fmt.Errorf("%s: cannot be read: %w", object, err)
 	}
 	n := Node{Class: Outside, Namespace: namespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}
-	annotation, injected := pod.Annotations[contract.WorkloadAnnotation]
+	annotation, injected := pod.Annotations[api.WorkloadAnnotation]
 	if !injected {
 		return b.add(n, item, pod.Labels)
 	}
-	workload, err := contract.ParseWorkload([]byte(annotation))
+	workload, err := podplan.ParseWorkload([]byte(annotation))
 	if err != nil {
 		return fmt.Errorf("%s: %w", object, err)
 	}
-	i := slices.IndexFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == contract.InitName })
+	i := slices.IndexFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == api.InitName })
 	if i < 0 {
-		return fmt.Errorf("%s: is half injected: it lacks the init container %s; see `meshless verify`", object, contract.InitName)
+		return fmt.Errorf("%s: is half injected: it lacks the init container %s; see `meshless verify`", object, api.InitName)
 	}
-	args, err := contract.ParseInitArgs(pod.Spec.InitContainers[i].Args, io.Discard)
+	args, err := podplan.ParseInitArgs(pod.Spec.InitContainers[i].Args, io.Discard)
 	if err != nil {
-		return fmt.Errorf("%s: initContainers[%s]: %w", object, contract.InitName, err)
+		return fmt.Errorf("%s: initContainers[%s]: %w", object, api.InitName, err)
 	}
 	mesh := b.meshes[n.Namespace]
 	if mesh == nil {
-		return fmt.Errorf("%s: the mesh map of its namespace (configmap %s/%s) is not in the input; give it the whole output", object, n.Namespace, contract.MeshName)
+		return fmt.Errorf("%s: the mesh map of its namespace (configmap %s/%s) is not in the input; give it the whole output", object, n.Namespace, api.MeshName)
 	}
 	n.Class, n.Identity, n.PlaintextPorts, n.PermissivePorts = Mesh, workload.SPIFFEID, args.ExcludeInboundPorts, workload.PermissivePorts.String()
 	n.PlaintextInterfaces, n.Bypass = args.ExcludeInboundInterfaces, bypass(args)
-	if mesh.Inbound.Mode == contract.Permissive {
+	if mesh.Inbound.Mode == meshmap.Permissive {
 		n.PermissivePorts = AllPorts
 	}
-	if mesh.Outbound.Unknown == contract.Passthrough {
+	if mesh.Outbound.Unknown == meshmap.Passthrough {
 		b.graph.Open = append(b.graph.Open, n.Namespace)
 	}
 	return b.add(n, item, pod.Labels)
 }
 
 // bypass says what a workload sends around its proxy.
-func bypass(args contract.InitArgs) (ways []string) {
+func bypass(args podplan.InitArgs) (ways []string) {
 	for _, r := range args.ExcludeOutboundPorts {
-		ways = append(ways, "port "+contract.Ports{r}.String())
+		ways = append(ways, "port "+netset.Ports{r}.String())
 	}
 	for _, p := range args.ExcludeOutboundCIDRs {
 		ways = append(ways, "network "+p.String())
@@ -183,7 +186,7 @@ func (b *builder) joinServices() {
 	for _, s := range b.services {
 		front := Service{Name: s.Name}
 		for _, p := range s.Spec.Ports {
-			front.Ports = contract.UnionPorts(front.Ports, contract.PortsOf(int(p.Port)))
+			front.Ports = netset.UnionPorts(front.Ports, netset.PortsOf(int(p.Port)))
 		}
 		if s.Spec.Type != corev1.ServiceTypeExternalName && len(s.Spec.Selector) > 0 {
 			for _, i := range b.labels.Select(s.Namespace, s.Spec.Selector) {
@@ -202,7 +205,7 @@ func (b *builder) joinServices() {
 
 // admitAll draws the edges to each workload, as its proxy decides: from whoever a policy of the workload allows, and only without any policy as the default says.
 func (b *builder) admitAll() {
-	policies := map[string][]contract.Rule{} // by namespace and SPIFFE ID; nil and there for a policy without a rule
+	policies := map[string][]meshmap.Rule{} // by namespace and SPIFFE ID; nil and there for a policy without a rule
 	key := func(namespace, identity string) string { return namespace + " " + identity }
 	for namespace, mesh := range b.meshes {
 		for _, p := range mesh.Inbound.Policy {
@@ -221,7 +224,7 @@ func (b *builder) admitAll() {
 		case named && len(rules) > 0:
 			n.Access = ByPolicy
 			b.admit(n, rules)
-		case !named && b.meshes[n.Namespace].Inbound.Default == contract.AllowMesh:
+		case !named && b.meshes[n.Namespace].Inbound.Default == meshmap.AllowMesh:
 			n.Access = ByDefault
 			b.edge(AnyMeshID, n.ID, nil)
 		default:
@@ -231,7 +234,7 @@ func (b *builder) admitAll() {
 }
 
 // admit draws an edge from every workload that a rule's patterns match. A pattern that matches none is a node of its own: it may mean somebody in another package.
-func (b *builder) admit(to *Node, rules []contract.Rule) {
+func (b *builder) admit(to *Node, rules []meshmap.Rule) {
 	for _, rule := range rules {
 		for _, pattern := range rule.From {
 			from := b.matching(pattern)
@@ -248,7 +251,7 @@ func (b *builder) admit(to *Node, rules []contract.Rule) {
 // matching are the IDs of the nodes whose SPIFFE ID a pattern matches. Most patterns are plain identities and are looked up; that of every workload is a node, since
 // an edge from each would hide what is said.
 func (b *builder) matching(pattern string) []string {
-	if pattern == model.AnyMember(b.graph.TrustDomain) {
+	if pattern == manifest.AnyMember(b.graph.TrustDomain) {
 		return nil
 	}
 	if !strings.Contains(pattern, "*") {
@@ -256,7 +259,7 @@ func (b *builder) matching(pattern string) []string {
 	}
 	var ids []string
 	for identity, nodes := range b.byID {
-		if contract.MatchID(pattern, spiffeid.RequireFromString(identity)) { // ParseWorkload has read it
+		if meshmap.MatchID(pattern, spiffeid.RequireFromString(identity)) { // ParseWorkload has read it
 			ids = append(ids, nodes...)
 		}
 	}
@@ -264,13 +267,13 @@ func (b *builder) matching(pattern string) []string {
 }
 
 // edge joins what several rules allow between the same two.
-func (b *builder) edge(from, to string, ports contract.Ports) {
+func (b *builder) edge(from, to string, ports netset.Ports) {
 	key := [2]string{from, to}
 	if old, ok := b.edges[key]; ok {
 		if len(old.Ports) == 0 || len(ports) == 0 {
 			ports = nil
 		} else {
-			ports = contract.UnionPorts(old.Ports, ports)
+			ports = netset.UnionPorts(old.Ports, ports)
 		}
 	}
 	b.edges[key] = Edge{From: from, To: to, Ports: ports}
@@ -284,10 +287,10 @@ func (b *builder) finish() {
 		switch {
 		case e.From == AnyMeshID:
 			special[e.From] = Node{ID: e.From, Class: AnyMesh, Name: "any identity of the mesh", Identity: "spiffe://" + b.graph.TrustDomain}
-		case e.From == model.AnyMember(b.graph.TrustDomain):
+		case e.From == manifest.AnyMember(b.graph.TrustDomain):
 			special[e.From] = Node{ID: e.From, Class: Identity, Name: "every workload of the mesh", Identity: e.From}
-		case contract.ValidateIDPattern(e.From) == nil && contract.PatternDomain(e.From) != b.graph.TrustDomain:
-			td := contract.PatternDomain(e.From)
+		case meshmap.ValidateIDPattern(e.From) == nil && meshmap.PatternDomain(e.From) != b.graph.TrustDomain:
+			td := meshmap.PatternDomain(e.From)
 			special[e.From] = Node{ID: e.From, Class: Identity, Kind: "trust domain " + td, Name: strings.TrimPrefix(e.From, "spiffe://"+td+"/"), Identity: e.From}
 		case !b.seen[e.From]:
 			special[e.From] = Node{ID: e.From, Class: Identity, Name: strings.TrimPrefix(e.From, "spiffe://"+b.graph.TrustDomain+"/"), Identity: e.From}

@@ -6,7 +6,7 @@ import (
 	"cmp"
 	"slices"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // Class says what a node is.
@@ -53,33 +53,33 @@ type Graph struct {
 
 // Node is an end of edges.
 type Node struct {
-	ID              string         `json:"id"` // "<namespace>/<kind>/<name>" for what is in the manifests
-	Class           Class          `json:"class"`
-	Namespace       string         `json:"namespace,omitempty"`
-	Kind            string         `json:"kind,omitempty"`
-	Name            string         `json:"name"`
-	Identity        string         `json:"identity,omitempty"` // SPIFFE ID
-	Services        []Service      `json:"services,omitempty"` // that front it
-	Access          Access         `json:"access,omitempty"`   // of a Mesh node
-	DryRun          bool           `json:"dryRun,omitempty"`   // whom Access and edges leave out is let in all the same (spec.authorization.mode: DryRun)
-	PermissivePorts string         `json:"permissivePorts,omitempty"`
-	PlaintextPorts  contract.Ports `json:"plaintextPorts,omitempty"` // bypass the proxy: in the clear, from anyone
+	ID              string       `json:"id"` // "<namespace>/<kind>/<name>" for what is in the manifests
+	Class           Class        `json:"class"`
+	Namespace       string       `json:"namespace,omitempty"`
+	Kind            string       `json:"kind,omitempty"`
+	Name            string       `json:"name"`
+	Identity        string       `json:"identity,omitempty"` // SPIFFE ID
+	Services        []Service    `json:"services,omitempty"` // that front it
+	Access          Access       `json:"access,omitempty"`   // of a Mesh node
+	DryRun          bool         `json:"dryRun,omitempty"`   // whom Access and edges leave out is let in all the same (spec.authorization.mode: DryRun)
+	PermissivePorts string       `json:"permissivePorts,omitempty"`
+	PlaintextPorts  netset.Ports `json:"plaintextPorts,omitempty"` // bypass the proxy: in the clear, from anyone
 
-	PlaintextInterfaces contract.Interfaces `json:"plaintextInterfaces,omitempty"` // what arrives through them bypasses the proxy, on any port
-	Bypass              []string            `json:"bypass,omitempty"`              // what leaves without the proxy: "port 25", "network 10.1.0.0/16", "interface net1", "user 1001"
+	PlaintextInterfaces netset.Interfaces `json:"plaintextInterfaces,omitempty"` // what arrives through them bypasses the proxy, on any port
+	Bypass              []string          `json:"bypass,omitempty"`              // what leaves without the proxy: "port 25", "network 10.1.0.0/16", "interface net1", "user 1001"
 }
 
 // Service is a Service in front of a node.
 type Service struct {
-	Name  string         `json:"name"`
-	Ports contract.Ports `json:"ports,omitempty"`
+	Name  string       `json:"name"`
+	Ports netset.Ports `json:"ports,omitempty"`
 }
 
 // Edge allows connections with mutual TLS.
 type Edge struct {
-	From  string         `json:"from"`
-	To    string         `json:"to"`
-	Ports contract.Ports `json:"ports,omitempty"` // of the container; none means every port
+	From  string       `json:"from"`
+	To    string       `json:"to"`
+	Ports netset.Ports `json:"ports,omitempty"` // of the container; none means every port
 }
 
 // sorted puts everything into the one order that does not depend on the input's.

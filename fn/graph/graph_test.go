@@ -21,17 +21,17 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/graph"
-	"github.com/meshless-dev/meshless/fn/model"
-	"github.com/meshless-dev/meshless/fn/render"
+	"github.com/meshless-dev/meshless/fn/manifest"
+	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 var update = flag.Bool("update", false, "write the expected pictures")
 
 var writers = map[string]func(io.Writer, graph.Graph) error{"mmd": graph.WriteMermaid, "dot": graph.WriteDOT, "svg": graph.WriteSVG, "json": graph.WriteJSON}
 
-var kinds = model.KindsOf(v1alpha1.Spec{})
+var kinds = manifest.KindsOf(v1alpha1.Spec{})
 
 // rendered is what the function makes of a case.
 func rendered(t *testing.T, folder string) []*yaml.RNode {
@@ -56,7 +56,7 @@ func rendered(t *testing.T, folder string) []*yaml.RNode {
 		t.Fatal(err)
 	}
 	r := &report.Report{}
-	out := render.Run(parse(t, read("input.yaml")), config, render.Options{Now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), WrittenBack: true}, r)
+	out := pipeline.Run(parse(t, read("input.yaml")), config, pipeline.Options{Now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), WrittenBack: true}, r)
 	if r.Failed() {
 		t.Fatal(r.Errors())
 	}
@@ -178,7 +178,7 @@ func evil(name string) graph.Graph {
 		{ID: "c" + name, Class: graph.External, Namespace: name, Kind: name, Name: name},
 		{ID: graph.AnywhereID, Class: graph.Anywhere, Name: "anywhere outside of the mesh"},
 	}, Edges: []graph.Edge{
-		{From: graph.AnyMeshID, To: "a" + name}, {From: "spiffe://" + name, To: "b" + name}, {From: "a" + name, To: "b" + name, Ports: contract.PortsOf(80)}, {From: "b" + name, To: "b" + name},
+		{From: graph.AnyMeshID, To: "a" + name}, {From: "spiffe://" + name, To: "b" + name}, {From: "a" + name, To: "b" + name, Ports: netset.PortsOf(80)}, {From: "b" + name, To: "b" + name},
 	}}
 }
 

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // crowd is the number of workloads of one namespace from which on their edges to one target are drawn as one.
@@ -121,7 +121,7 @@ func (v *view) anyone() int {
 }
 
 // portsText words the ports of an edge.
-func portsText(p contract.Ports) string {
+func portsText(p netset.Ports) string {
 	if len(p) == 0 {
 		return "any port"
 	}

@@ -8,10 +8,11 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
-	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // kubectlDefault is the annotation by which kubectl chooses a container for logs and exec; without it, it takes the first.
@@ -20,7 +21,7 @@ const kubectlDefault = "kubectl.kubernetes.io/default-container"
 // place puts init container and sidecar into the order that the form of the sidecar needs. Native: before everything, so that later init containers have the
 // mesh. Container: the redirect is made last of all init containers, as nothing stands behind it before the containers start; the proxy is the first of these, and the
 // kubelet starts the next one only after its postStart hook.
-func place(m *model.Model, w *model.Workload, shared *node.Shared, spec *yaml.Node) {
+func place(m *manifest.Model, w *manifest.Workload, shared *node.Shared, spec *yaml.Node) {
 	initContainer, proxyContainer := shared.Of(initContainer(m, w)), shared.Of(proxyContainer(m, w))
 	inits := node.Sequence(spec, "initContainers")
 	if m.Spec.Sidecar.Mode == v1alpha1.NativeSidecar {
@@ -33,25 +34,25 @@ func place(m *model.Model, w *model.Workload, shared *node.Shared, spec *yaml.No
 }
 
 // hooks are the lifecycle hooks of a sidecar that is a plain container.
-func hooks(w *model.Workload) *yaml.Node {
+func hooks(w *manifest.Workload) *yaml.Node {
 	run := func(args []string) *yaml.Node {
-		return node.Object("exec", node.Object("command", append([]string{contract.ProxyBinary}, args...)))
+		return node.Object("exec", node.Object("command", append([]string{podplan.ProxyBinary}, args...)))
 	}
-	return node.Object("postStart", run(contract.WaitArgs{Timeout: contract.DefaultWaitTimeout}.Args()), "preStop", run(drainArgs(w).Args()))
+	return node.Object("postStart", run(podplan.WaitArgs{Timeout: podplan.DefaultWaitTimeout}.Args()), "preStop", run(drainArgs(w).Args()))
 }
 
 // drainArgs divides what drainTimeout leaves of the pod's grace period: the preStop hook is part of it.
-func drainArgs(w *model.Workload) contract.DrainArgs {
+func drainArgs(w *manifest.Workload) podplan.DrainArgs {
 	total := drainTimeout(w)
 	if total == 0 {
-		total = contract.DefaultDrainTimeout
+		total = podplan.DefaultDrainTimeout
 	}
-	delay := min(contract.DefaultDrainDelay, total/4)
-	return contract.DrainArgs{Delay: delay, Timeout: total - delay}
+	delay := min(podplan.DefaultDrainDelay, total/4)
+	return podplan.DrainArgs{Delay: delay, Timeout: total - delay}
 }
 
 // checkContainerMode says what a sidecar that is a plain container cannot do.
-func checkContainerMode(w *model.Workload, r *report.Report) {
+func checkContainerMode(w *manifest.Workload, r *report.Report) {
 	for i, c := range w.Pod.Spec.InitContainers {
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
 			r.Error(w.Object, w.Field(fmt.Sprintf("spec.initContainers[%d].restartPolicy", i)), "container %q is a native sidecar, which would start before the proxy and open connections "+
@@ -62,21 +63,21 @@ func checkContainerMode(w *model.Workload, r *report.Report) {
 	if !endless || slices.Contains([]string{"Job", "CronJob"}, w.Kind) {
 		r.Warn(w.Object, w.Field("spec.containers"), "will not end by itself: with spec.sidecar.mode: Container the proxy keeps running when the app has ended, and the pod with it. "+
 			"Set spec.sidecar.mode: Native (Kubernetes 1.29 and later); or let the app POST to http://127.0.0.1:%d/quit when it is done; or leave it out of the mesh with the annotation %s: disabled",
-			contract.AdminPort, contract.InjectAnnotation)
+			api.AdminPort, api.InjectAnnotation)
 	}
 }
 
 // setDefaultContainer makes kubectl choose the app and not the proxy, where nobody has chosen. The annotation of ours tells Strip whose choice it was.
-func setDefaultContainer(annotations *yaml.Node, w *model.Workload) {
+func setDefaultContainer(annotations *yaml.Node, w *manifest.Workload) {
 	if node.Index(annotations, kubectlDefault) < 0 {
 		node.Set(annotations, kubectlDefault, node.Text(w.Pod.Spec.Containers[0].Name))
-		node.Set(annotations, contract.DefaultAnnotation, node.Text(w.Pod.Spec.Containers[0].Name))
+		node.Set(annotations, api.DefaultAnnotation, node.Text(w.Pod.Spec.Containers[0].Name))
 	}
 }
 
 // dropDefaultContainer undoes setDefaultContainer; a choice that was edited since is the user's.
 func dropDefaultContainer(annotations *yaml.Node) {
-	ours, now := node.Get(annotations, contract.DefaultAnnotation), node.Get(annotations, kubectlDefault)
+	ours, now := node.Get(annotations, api.DefaultAnnotation), node.Get(annotations, kubectlDefault)
 	if ours != nil && now != nil && ours.Value == now.Value {
 		node.Drop(annotations, kubectlDefault)
 	}

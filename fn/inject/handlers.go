@@ -9,13 +9,14 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
-	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
-// handlerFields are where a container keeps its handlers, by the name that contract.HandlerKey uses.
+// handlerFields are where a container keeps its handlers, by the name that podplan.HandlerKey uses.
 var handlerFields = []struct {
 	name string
 	path []string
@@ -36,8 +37,8 @@ const (
 
 // rewriteHandlers points the handlers of every container to the proxy's health port, since the kubelet has no certificate. It returns what the
 // proxy shall perform instead, and the originals as YAML, by container and field.
-func rewriteHandlers(m *model.Model, w *model.Workload, spec *yaml.Node, r *report.Report) (map[string]contract.Handler, string, error) {
-	handlers, originals := map[string]contract.Handler{}, node.Object()
+func rewriteHandlers(m *manifest.Model, w *manifest.Workload, spec *yaml.Node, r *report.Report) (map[string]podplan.Handler, string, error) {
+	handlers, originals := map[string]podplan.Handler{}, node.Object()
 	rewrite := func(list string, i int, c corev1.Container) {
 		for _, f := range handlerFields {
 			at := w.Field(fmt.Sprintf("spec.%s[%d].%s", list, i, strings.Join(f.path, ".")))
@@ -48,7 +49,7 @@ func rewriteHandlers(m *model.Model, w *model.Workload, spec *yaml.Node, r *repo
 			if handler == nil || err != nil || m.ExcludedInbound(w).Contains(handlerPort(*handler)) {
 				continue
 			}
-			key := contract.HandlerKey(c.Name, f.name)
+			key := podplan.HandlerKey(c.Name, f.name)
 			original, ok := swapHandler(node.Get(node.Get(spec, list).Content[i], f.path...), kind, key)
 			if !ok {
 				r.Error(w.Object, at, "%s cannot be rewritten; write it as a plain mapping", kind)
@@ -79,7 +80,7 @@ func swapHandler(field *yaml.Node, kind, key string) (*yaml.Node, bool) {
 	}
 	original := field.Content[i]
 	field.Content[i-1].Value = httpGet
-	field.Content[i] = node.Object("path", contract.HandlerPath(key), "port", contract.HealthPort)
+	field.Content[i] = node.Object("path", podplan.HandlerPath(key), "port", api.HealthPort)
 	return original, true
 }
 
@@ -90,7 +91,7 @@ func restoreHandler(field *yaml.Node, key string, original *yaml.Node) {
 		return
 	}
 	path := node.Get(field.Content[i], "path")
-	if path == nil || path.Value != contract.HandlerPath(key) {
+	if path == nil || path.Value != podplan.HandlerPath(key) {
 		return
 	}
 	field.Content[i-1].Value = original.Content[0].Value
@@ -99,7 +100,7 @@ func restoreHandler(field *yaml.Node, key string, original *yaml.Node) {
 
 // networkHandler reads a handler of a container as the proxy shall perform it, with its kind; nil when it has none that goes over the network. A
 // handler with a host of its own is not for this pod and stays as it is.
-func networkHandler(c corev1.Container, field string) (*contract.Handler, string, error) {
+func networkHandler(c corev1.Container, field string) (*podplan.Handler, string, error) {
 	var lifecycle corev1.Lifecycle
 	if c.Lifecycle != nil {
 		lifecycle = *c.Lifecycle
@@ -117,8 +118,8 @@ func networkHandler(c corev1.Container, field string) (*contract.Handler, string
 	return lifecycleHandler(c, lifecycle.PreStop)
 }
 
-func probeHandler(c corev1.Container, p *corev1.Probe) (*contract.Handler, string, error) {
-	var h *contract.Handler
+func probeHandler(c corev1.Container, p *corev1.Probe) (*podplan.Handler, string, error) {
+	var h *podplan.Handler
 	var kind string
 	var err error
 	switch {
@@ -140,7 +141,7 @@ func probeHandler(c corev1.Container, p *corev1.Probe) (*contract.Handler, strin
 	return h, kind, err
 }
 
-func lifecycleHandler(c corev1.Container, l *corev1.LifecycleHandler) (*contract.Handler, string, error) {
+func lifecycleHandler(c corev1.Container, l *corev1.LifecycleHandler) (*podplan.Handler, string, error) {
 	switch {
 	case l != nil && l.HTTPGet != nil:
 		h, err := httpHandler(c, l.HTTPGet)
@@ -152,19 +153,19 @@ func lifecycleHandler(c corev1.Container, l *corev1.LifecycleHandler) (*contract
 	return nil, "", nil
 }
 
-func grpcHandler(c corev1.Container, a *corev1.GRPCAction) (*contract.Handler, error) {
+func grpcHandler(c corev1.Container, a *corev1.GRPCAction) (*podplan.Handler, error) {
 	port, err := resolvePort(c, intstr.FromInt32(a.Port))
 	if err != nil {
 		return nil, err
 	}
-	h := &contract.GRPC{Port: port}
+	h := &podplan.GRPC{Port: port}
 	if a.Service != nil {
 		h.Service = *a.Service
 	}
-	return &contract.Handler{GRPC: h}, nil
+	return &podplan.Handler{GRPC: h}, nil
 }
 
-func httpHandler(c corev1.Container, a *corev1.HTTPGetAction) (*contract.Handler, error) {
+func httpHandler(c corev1.Container, a *corev1.HTTPGetAction) (*podplan.Handler, error) {
 	if a.Host != "" {
 		return nil, nil
 	}
@@ -172,17 +173,17 @@ func httpHandler(c corev1.Container, a *corev1.HTTPGetAction) (*contract.Handler
 	if err != nil {
 		return nil, err
 	}
-	h := &contract.HTTPGet{Port: port, Path: a.Path}
+	h := &podplan.HTTPGet{Port: port, Path: a.Path}
 	if a.Scheme == corev1.URISchemeHTTPS {
 		h.Scheme = "HTTPS"
 	}
 	for _, header := range a.HTTPHeaders {
-		h.Headers = append(h.Headers, contract.HTTPHeader{Name: header.Name, Value: header.Value})
+		h.Headers = append(h.Headers, podplan.HTTPHeader{Name: header.Name, Value: header.Value})
 	}
-	return &contract.Handler{HTTPGet: h}, nil
+	return &podplan.Handler{HTTPGet: h}, nil
 }
 
-func tcpHandler(c corev1.Container, a *corev1.TCPSocketAction) (*contract.Handler, error) {
+func tcpHandler(c corev1.Container, a *corev1.TCPSocketAction) (*podplan.Handler, error) {
 	if a.Host != "" {
 		return nil, nil
 	}
@@ -190,7 +191,7 @@ func tcpHandler(c corev1.Container, a *corev1.TCPSocketAction) (*contract.Handle
 	if err != nil {
 		return nil, err
 	}
-	return &contract.Handler{TCPSocket: &contract.TCPSocket{Port: port}}, nil
+	return &podplan.Handler{TCPSocket: &podplan.TCPSocket{Port: port}}, nil
 }
 
 // resolvePort resolves a port as the kubelet does: a number, or a name among the ports of the same container.
@@ -214,7 +215,7 @@ func resolvePort(c corev1.Container, p intstr.IntOrString) (uint16, error) {
 	return uint16(number), nil
 }
 
-func handlerPort(h contract.Handler) uint16 {
+func handlerPort(h podplan.Handler) uint16 {
 	switch {
 	case h.HTTPGet != nil:
 		return h.HTTPGet.Port

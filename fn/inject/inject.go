@@ -10,15 +10,17 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
-	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // Apply injects init container, sidecar, volume and annotations into the pod template of a workload of the mesh, and points its handlers to the
 // proxy. The template must be stripped. What is the same in many workloads is one node of shared, so nothing of ours must be changed afterwards but taken out whole.
-func Apply(m *model.Model, w *model.Workload, shared *node.Shared, r *report.Report) error {
+func Apply(m *manifest.Model, w *manifest.Workload, shared *node.Shared, r *report.Report) error {
 	template, err := w.Node.Pipe(yaml.Lookup(w.TemplatePath...))
 	if err != nil {
 		return err
@@ -34,7 +36,7 @@ func Apply(m *model.Model, w *model.Workload, shared *node.Shared, r *report.Rep
 	if err != nil {
 		return err
 	}
-	workload := contract.Workload{SPIFFEID: w.ID.String(), PermissivePorts: w.Overrides.PermissivePorts,
+	workload := podplan.Workload{SPIFFEID: w.ID.String(), PermissivePorts: w.Overrides.PermissivePorts,
 		ProxyProtocolPorts: w.Overrides.ProxyProtocolPorts, Handlers: handlers}
 	annotation, err := workload.Marshal()
 	if err != nil {
@@ -44,9 +46,9 @@ func Apply(m *model.Model, w *model.Workload, shared *node.Shared, r *report.Rep
 	volumes := node.Sequence(spec, "volumes")
 	volumes.Content = append(volumes.Content, shared.Of(volume(m, w)))
 	annotations := node.Child(node.Child(template.YNode(), "metadata"), "annotations")
-	node.Set(annotations, contract.WorkloadAnnotation, node.Literal(string(annotation)))
+	node.Set(annotations, api.WorkloadAnnotation, node.Literal(string(annotation)))
 	if original != "" {
-		node.Set(annotations, contract.OriginalAnnotation, node.Literal(original))
+		node.Set(annotations, api.OriginalAnnotation, node.Literal(original))
 	}
 	if m.Spec.Sidecar.Mode == v1alpha1.ContainerSidecar {
 		setDefaultContainer(annotations, w)
@@ -54,21 +56,21 @@ func Apply(m *model.Model, w *model.Workload, shared *node.Shared, r *report.Rep
 	return nil
 }
 
-func initContainer(m *model.Model, w *model.Workload) *yaml.Node {
-	args := contract.InitArgs{
+func initContainer(m *manifest.Model, w *manifest.Workload) *yaml.Node {
+	args := podplan.InitArgs{
 		ProxyUID:                  int(m.Spec.Sidecar.UID),
 		ExcludeInboundPorts:       m.ExcludedInbound(w),
-		ExcludeOutboundPorts:      contract.UnionPorts(m.Spec.Outbound.ExcludePorts.Set(), w.Overrides.ExcludeOutboundPorts),
-		ExcludeOutboundCIDRs:      contract.UnionPrefixes(m.Spec.Outbound.ExcludeCIDRs, w.Overrides.ExcludeOutboundCIDRs),
-		ExcludeInboundInterfaces:  contract.UnionInterfaces(m.Spec.Inbound.ExcludeInterfaces, w.Overrides.ExcludeInboundInterfaces),
-		ExcludeOutboundInterfaces: contract.UnionInterfaces(m.Spec.Outbound.ExcludeInterfaces, w.Overrides.ExcludeOutboundInterfaces),
-		ExcludeOutboundUIDs:       contract.UnionUIDs(m.Spec.Outbound.ExcludeUIDs, w.Overrides.ExcludeOutboundUIDs),
+		ExcludeOutboundPorts:      netset.UnionPorts(m.Spec.Outbound.ExcludePorts.Set(), w.Overrides.ExcludeOutboundPorts),
+		ExcludeOutboundCIDRs:      netset.UnionPrefixes(m.Spec.Outbound.ExcludeCIDRs, w.Overrides.ExcludeOutboundCIDRs),
+		ExcludeInboundInterfaces:  netset.UnionInterfaces(m.Spec.Inbound.ExcludeInterfaces, w.Overrides.ExcludeInboundInterfaces),
+		ExcludeOutboundInterfaces: netset.UnionInterfaces(m.Spec.Outbound.ExcludeInterfaces, w.Overrides.ExcludeOutboundInterfaces),
+		ExcludeOutboundUIDs:       netset.UnionUIDs(m.Spec.Outbound.ExcludeUIDs, w.Overrides.ExcludeOutboundUIDs),
 		Backend:                   m.Spec.Init.Backend,
 	}
-	c := node.Object("name", contract.InitName, "image", m.Spec.Init.Image)
+	c := node.Object("name", api.InitName, "image", m.Spec.Init.Image)
 	setPullPolicy(c, m.Spec.Init.ImagePullPolicy)
 	node.Set(c, "args", node.Value(args.Args()))
-	setResources(c, w, m.Spec.Init.Resources, initResources, model.Overrides{})
+	setResources(c, w, m.Spec.Init.Resources, initResources, manifest.Overrides{})
 	rest := node.Object(
 		"securityContext", node.Object(
 			"allowPrivilegeEscalation", false,
@@ -88,32 +90,32 @@ func initContainer(m *model.Model, w *model.Workload) *yaml.Node {
 
 // initCapabilities: NET_ADMIN changes the rules. The legacy iptables talks to the kernel through a raw socket, and which variant a node needs shows only
 // there.
-func initCapabilities(b contract.Backend) []string {
-	if b == contract.BackendIPTables {
+func initCapabilities(b podplan.Backend) []string {
+	if b == podplan.BackendIPTables {
 		return []string{"NET_ADMIN", "NET_RAW"}
 	}
 	return []string{"NET_ADMIN"}
 }
 
-func proxyContainer(m *model.Model, w *model.Workload) *yaml.Node {
+func proxyContainer(m *manifest.Model, w *manifest.Workload) *yaml.Node {
 	image, native := m.Spec.Proxy.Image, m.Spec.Sidecar.Mode == v1alpha1.NativeSidecar
 	if w.Overrides.Image != "" {
 		image = w.Overrides.Image
 	}
-	c := node.Object("name", contract.ProxyName, "image", image)
+	c := node.Object("name", api.ProxyName, "image", image)
 	setPullPolicy(c, m.Spec.Proxy.ImagePullPolicy)
 	add := func(pairs ...any) { c.Content = append(c.Content, node.Object(pairs...).Content...) }
 	if args := proxyArgs(m, w).Args(); len(args) > 0 {
 		add("args", args)
 	}
 	if m.Spec.Proxy.FIPS140 {
-		add("env", node.List(node.Object("name", contract.FIPSVariable, "value", contract.FIPSValue)))
+		add("env", node.List(node.Object("name", podplan.FIPSVariable, "value", podplan.FIPSValue)))
 	}
 	if !native {
 		add("lifecycle", hooks(w))
 	}
-	ready := func() *yaml.Node { return node.Object("path", "/readyz", "port", contract.HealthPort) }
-	add("ports", node.List(node.Object("containerPort", contract.MetricsPort, "name", "mesh-metrics", "protocol", "TCP")),
+	ready := func() *yaml.Node { return node.Object("path", "/readyz", "port", api.HealthPort) }
+	add("ports", node.List(node.Object("containerPort", api.MetricsPort, "name", "mesh-metrics", "protocol", "TCP")),
 		"readinessProbe", node.Object("httpGet", ready(), "periodSeconds", 5))
 	setResources(c, w, m.Spec.Proxy.Resources, proxyResources, w.Overrides)
 	if native {
@@ -134,12 +136,12 @@ func proxyContainer(m *model.Model, w *model.Workload) *yaml.Node {
 		add("startupProbe", node.Object("failureThreshold", 120, "httpGet", ready(), "periodSeconds", 1))
 	}
 	add("terminationMessagePolicy", "FallbackToLogsOnError",
-		"volumeMounts", node.List(node.Object("mountPath", contract.Directory, "name", contract.VolumeName, "readOnly", true)))
+		"volumeMounts", node.List(node.Object("mountPath", api.Directory, "name", api.VolumeName, "readOnly", true)))
 	return c
 }
 
-func proxyArgs(m *model.Model, w *model.Workload) contract.ProxyArgs {
-	a := contract.ProxyArgs{LogLevel: m.Spec.Proxy.LogLevel, DrainTimeout: drainTimeout(w), Pprof: w.Overrides.Pprof}
+func proxyArgs(m *manifest.Model, w *manifest.Workload) podplan.ProxyArgs {
+	a := podplan.ProxyArgs{LogLevel: m.Spec.Proxy.LogLevel, DrainTimeout: drainTimeout(w), Pprof: w.Overrides.Pprof}
 	if w.Overrides.LogLevel != "" {
 		a.LogLevel = w.Overrides.LogLevel
 	}
@@ -150,7 +152,7 @@ func proxyArgs(m *model.Model, w *model.Workload) contract.ProxyArgs {
 }
 
 // drainTimeout leaves the last five seconds of the pod's grace period for the exit itself; 0 is the proxy's default.
-func drainTimeout(w *model.Workload) time.Duration {
+func drainTimeout(w *manifest.Workload) time.Duration {
 	grace := w.Pod.Spec.TerminationGracePeriodSeconds
 	if grace == nil {
 		return 0
@@ -159,29 +161,29 @@ func drainTimeout(w *model.Workload) time.Duration {
 }
 
 // volume is one projected volume: one volume is one atomic swap, so the proxy never sees a leaf without its key or its bundle.
-func volume(m *model.Model, w *model.Workload) *yaml.Node {
+func volume(m *manifest.Model, w *manifest.Workload) *yaml.Node {
 	item := func(key, path string) *yaml.Node { return node.Object("key", key, "path", path) }
 	source := func(kind, name string, items ...*yaml.Node) *yaml.Node {
 		return node.Object(kind, node.Object("items", &yaml.Node{Kind: yaml.SequenceNode, Tag: yaml.NodeTagSeq, Content: items}, "name", name))
 	}
 	from := m.Sources(w)
-	leaf := []*yaml.Node{item(contract.LeafFile, contract.LeafFile), item(from.KeyFile, from.KeyFile)}
+	leaf := []*yaml.Node{item(api.LeafFile, api.LeafFile), item(from.KeyFile, from.KeyFile)}
 	if from.BundleConfigMap.Name == "" {
-		leaf = append(leaf, item(contract.BundleFile, contract.BundleFile))
+		leaf = append(leaf, item(api.BundleFile, api.BundleFile))
 	}
 	sources := node.List(source("secret", from.LeafSecret, leaf...))
 	add := func(n *yaml.Node) { sources.Content = append(sources.Content, n) }
 	if from.Identity.Name != "" {
-		add(source("secret", from.Identity.Name, item(from.Identity.Key, contract.IdentityFile)))
+		add(source("secret", from.Identity.Name, item(from.Identity.Key, api.IdentityFile)))
 	}
 	if from.BundleConfigMap.Name != "" {
-		add(source("configMap", from.BundleConfigMap.Name, item(from.BundleConfigMap.Key, contract.BundleFile)))
+		add(source("configMap", from.BundleConfigMap.Name, item(from.BundleConfigMap.Key, api.BundleFile)))
 	}
-	add(source("configMap", contract.MeshName, item(contract.MeshFile, contract.MeshFile)))
+	add(source("configMap", api.MeshName, item(api.MeshFile, api.MeshFile)))
 	// The API server would fill in apiVersion; sources being one list without keys, kubectl apply would then see a difference and send a patch every time.
 	add(node.Object("downwardAPI", node.Object("items", node.List(node.Object(
-		"fieldRef", node.Object("apiVersion", "v1", "fieldPath", "metadata.annotations['"+contract.WorkloadAnnotation+"']"), "path", contract.WorkloadFile)))))
-	return node.Object("name", contract.VolumeName, "projected", node.Object("sources", sources))
+		"fieldRef", node.Object("apiVersion", "v1", "fieldPath", "metadata.annotations['"+api.WorkloadAnnotation+"']"), "path", api.WorkloadFile)))))
+	return node.Object("name", api.VolumeName, "projected", node.Object("sources", sources))
 }
 
 // The defaults set CPU and memory requests, since a HorizontalPodAutoscaler cannot compute a utilization without, and no CPU limit, which would throttle

@@ -7,7 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
-	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 )
 
@@ -31,7 +31,7 @@ func setPullPolicy(container *yaml.Node, policy corev1.PullPolicy) {
 
 // setResources gives a container its resources. A pod that has resources as a whole (spec.resources) shares them out itself: the defaults are then left out, since what
 // its containers ask for must fit into what the pod has.
-func setResources(container *yaml.Node, w *model.Workload, configured *corev1.ResourceRequirements, defaults corev1.ResourceRequirements, o model.Overrides) {
+func setResources(container *yaml.Node, w *manifest.Workload, configured *corev1.ResourceRequirements, defaults corev1.ResourceRequirements, o manifest.Overrides) {
 	if w.Pod.Spec.Resources != nil && configured == nil && o.CPU == "" && o.Memory == "" {
 		return
 	}
@@ -71,7 +71,7 @@ func resourceList(l corev1.ResourceList) *yaml.Node {
 }
 
 // withOverrides applies the annotations proxy-cpu (a request) and proxy-memory (a request and the limit).
-func withOverrides(n *yaml.Node, o model.Overrides) *yaml.Node {
+func withOverrides(n *yaml.Node, o manifest.Overrides) *yaml.Node {
 	if o.CPU != "" {
 		node.Set(node.Child(n, "requests"), "cpu", node.Text(o.CPU))
 	}

@@ -7,11 +7,12 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/node"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // written are the annotations that Apply writes.
-var written = []string{contract.WorkloadAnnotation, contract.OriginalAnnotation, contract.DefaultAnnotation}
+var written = []string{api.WorkloadAnnotation, api.OriginalAnnotation, api.DefaultAnnotation}
 
 // Strip takes out of a workload's pod template what an injection put in, and restores its handlers. On a template without injection it
 // changes nothing. Path is where the item keeps its template.
@@ -22,12 +23,12 @@ func Strip(item *yaml.RNode, path []string) error {
 	}
 	template := found.YNode()
 	spec, annotations := node.Get(template, "spec"), node.Get(template, "metadata", "annotations")
-	if err := restoreHandlers(spec, node.Get(annotations, contract.OriginalAnnotation)); err != nil {
+	if err := restoreHandlers(spec, node.Get(annotations, api.OriginalAnnotation)); err != nil {
 		return err
 	}
-	dropNamed(spec, "volumes", contract.VolumeName) // before initContainers, in the reverse order of Apply
-	dropNamed(spec, "initContainers", contract.InitName, contract.ProxyName)
-	dropNamed(spec, "containers", contract.ProxyName)
+	dropNamed(spec, "volumes", api.VolumeName) // before initContainers, in the reverse order of Apply
+	dropNamed(spec, "initContainers", api.InitName, api.ProxyName)
+	dropNamed(spec, "containers", api.ProxyName)
 	if slices.ContainsFunc(written, func(key string) bool { return node.Index(annotations, key) >= 0 }) {
 		dropDefaultContainer(annotations)
 		for _, key := range written {
@@ -51,9 +52,9 @@ func Injected(item *yaml.RNode, path []string) bool {
 		return false
 	}
 	template := found.YNode()
-	return node.Get(template, "metadata", "annotations", contract.WorkloadAnnotation) != nil ||
-		hasNamed(node.Get(template, "spec"), "initContainers", contract.InitName, contract.ProxyName) ||
-		hasNamed(node.Get(template, "spec"), "containers", contract.ProxyName)
+	return node.Get(template, "metadata", "annotations", api.WorkloadAnnotation) != nil ||
+		hasNamed(node.Get(template, "spec"), "initContainers", api.InitName, api.ProxyName) ||
+		hasNamed(node.Get(template, "spec"), "containers", api.ProxyName)
 }
 
 // restoreHandlers puts the handlers of the annotation back. A text that is not what Apply wrote is an error: guessing would lose a probe.
@@ -63,7 +64,7 @@ func restoreHandlers(spec, annotation *yaml.Node) error {
 	}
 	originals, err := yaml.Parse(annotation.Value)
 	if err != nil || originals.YNode().Kind != yaml.MappingNode {
-		return fmt.Errorf("annotation %s is damaged; restore the object from Git", contract.OriginalAnnotation)
+		return fmt.Errorf("annotation %s is damaged; restore the object from Git", api.OriginalAnnotation)
 	}
 	for _, key := range []string{"initContainers", "containers"} {
 		containers := node.Get(spec, key)
@@ -76,7 +77,7 @@ func restoreHandlers(spec, annotation *yaml.Node) error {
 				continue
 			}
 			for _, f := range handlerFields {
-				restoreHandler(node.Get(container, f.path...), contract.HandlerKey(name.Value, f.name), node.Get(originals.YNode(), name.Value, f.name))
+				restoreHandler(node.Get(container, f.path...), podplan.HandlerKey(name.Value, f.name), node.Get(originals.YNode(), name.Value, f.name))
 			}
 		}
 	}

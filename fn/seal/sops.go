@@ -17,7 +17,7 @@ import (
 )
 
 // The format of SOPS, written by hand: its own packages link the clients of every cloud's key service, and only its decryption has a promise of stability
-// (github.com/getsops/sops/v3, sops.go). e2e/sops holds what is written here against the real program and against Flux's decryptor.
+// (github.com/getsops/sops/v3, sops.go). test/sops holds what is written here against the real program and against Flux's decryptor.
 const (
 	// SOPSField is the top-level field in which SOPS keeps what it needs to decrypt an object. The API server knows no such field, so a Secret that nobody
 	// decrypted is refused instead of mounted.

@@ -5,12 +5,15 @@ import (
 	"strings"
 
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // exclusions reports, where exclusions are forbidden, what a workload of the mesh sends or takes without mutual TLS, in one line. It reads what init, proxy and mesh map are told, so it
 // does not matter whether config or annotations said it.
-func (c *checker) exclusions(object report.Object, args contract.InitArgs, permissive contract.Ports) {
+func (c *checker) exclusions(object report.Object, args podplan.InitArgs, permissive netset.Ports) {
 	if !c.options.NoExclusions {
 		return
 	}
@@ -24,7 +27,7 @@ func (c *checker) exclusions(object report.Object, args contract.InitArgs, permi
 	for i, p := range args.ExcludeOutboundCIDRs {
 		networks[i] = p.String()
 	}
-	if mesh := c.meshes[object.Namespace]; mesh != nil && mesh.Inbound.Mode == contract.Permissive {
+	if mesh := c.meshes[object.Namespace]; mesh != nil && mesh.Inbound.Mode == meshmap.Permissive {
 		holes = append(holes, "every port permissive")
 	} else {
 		add("permissive ports", permissive.String())
@@ -52,5 +55,5 @@ func whyOutside(hostNetwork bool) string {
 	if hostNetwork {
 		return "hostNetwork: true"
 	}
-	return fmt.Sprintf("%s: disabled", contract.InjectAnnotation)
+	return fmt.Sprintf("%s: disabled", api.InjectAnnotation)
 }

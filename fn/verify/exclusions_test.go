@@ -7,10 +7,11 @@ import (
 	"testing"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
-	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/verify"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // Where exclusions are forbidden, each workload that has one is an error of one line that lists them all, whether the config or an annotation said so; otherwise nothing is said.
@@ -31,13 +32,13 @@ func TestNoExclusions(t *testing.T) {
 			`meshless.dev/exclude-outbound-cidrs: "fd00::/8,10.0.0.0/8"`, `meshless.dev/exclude-inbound-interfaces: net1`), nil, []string{
 			"deployment prod/web: has exclusions (permissive ports 80-81; inbound ports 22; inbound interfaces net1; outbound networks 10.0.0.0/8,fd00::/8; outbound users 1001), which --no-exclusions forbids"}},
 		"config": {manifests, func(s *v1alpha1.Spec) {
-			s.Outbound.ExcludePorts = v1alpha1.PortList{{Ports: contract.PortsOf(25)}}
+			s.Outbound.ExcludePorts = v1alpha1.PortList{{Ports: netset.PortsOf(25)}}
 			s.Outbound.ExcludeInterfaces = []string{"tun0"}
 			s.Outbound.ExcludeCIDRs = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 		}, []string{"deployment prod/web: has exclusions (outbound ports 25; outbound networks 10.0.0.0/8; outbound interfaces tun0), which", "job ops/once: has exclusions (outbound ports 25; outbound"}},
-		"permissive": {manifests, func(s *v1alpha1.Spec) { s.Inbound.Mode = contract.Permissive },
+		"permissive": {manifests, func(s *v1alpha1.Spec) { s.Inbound.Mode = meshmap.Permissive },
 			[]string{"deployment prod/web: has exclusions (every port permissive)", "job ops/once: has exclusions (every port permissive)"}},
-		"permissive without a namespace": {nowhere, func(s *v1alpha1.Spec) { s.Inbound.Mode = contract.Permissive },
+		"permissive without a namespace": {nowhere, func(s *v1alpha1.Spec) { s.Inbound.Mode = meshmap.Permissive },
 			[]string{"deployment web: has exclusions (every port permissive)", "job ops/once: has exclusions (every port permissive)"}},
 		"inject: disabled": {outside, nil, []string{"job ops/once: is not in the mesh (meshless.dev/inject: disabled), which --no-exclusions forbids"}},
 		"hostNetwork": {strings.Replace(manifests, "restartPolicy: Never", "restartPolicy: Never\n      hostNetwork: true", 1), nil,
@@ -53,7 +54,7 @@ func TestNoExclusions(t *testing.T) {
 			text := renderedFrom(t, test.manifests, change)
 			for _, forbidden := range []bool{true, false} {
 				r := &report.Report{}
-				verify.Check(parse(t, text), verify.Options{Now: now, EveryWorkload: true, NoExclusions: forbidden, Kinds: model.KindsOf(v1alpha1.Spec{})}, r)
+				verify.Check(parse(t, text), verify.Options{Now: now, EveryWorkload: true, NoExclusions: forbidden, Kinds: manifest.KindsOf(v1alpha1.Spec{})}, r)
 				var said strings.Builder
 				if err := r.WriteText(&said); err != nil {
 					t.Fatal(err)

@@ -4,7 +4,8 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
@@ -14,7 +15,7 @@ const federationWarning = 30 * 24 * time.Hour
 // meshMap is a mesh map and where it stands.
 type meshMap struct {
 	object report.Object
-	mesh   *contract.Mesh
+	mesh   *meshmap.Map
 }
 
 // federation judges the bundles of federated trust domains in every mesh map; what all maps say alike is said once.
@@ -28,7 +29,7 @@ func (c *checker) federation() {
 		for _, f := range m.mesh.Federation {
 			bundle, err := svid.ParseFederation(f)
 			if err != nil {
-				c.report.Error(m.object, "data["+contract.MeshFile+"]", "federation with %q: %v", f.TrustDomain, err)
+				c.report.Error(m.object, "data["+api.MeshFile+"]", "federation with %q: %v", f.TrustDomain, err)
 				continue
 			}
 			bundles = append(bundles, bundle)
@@ -38,7 +39,7 @@ func (c *checker) federation() {
 			}
 		}
 		if err := svid.Disjoint(bundles...); err != nil {
-			c.report.Error(m.object, "data["+contract.MeshFile+"]", "%v", err)
+			c.report.Error(m.object, "data["+api.MeshFile+"]", "%v", err)
 		}
 	}
 }
@@ -48,8 +49,8 @@ func (c *checker) federationExpiry(object report.Object, bundle *svid.Bundle) {
 	until, now := bundle.Until(), c.options.Now
 	switch at := until.UTC().Format(time.RFC3339); {
 	case now.After(until):
-		c.report.Error(object, "data["+contract.MeshFile+"]", "the last authority of the federated trust domain %q expired at %s: %s", bundle.TrustDomain().Name(), at, way)
+		c.report.Error(object, "data["+api.MeshFile+"]", "the last authority of the federated trust domain %q expired at %s: %s", bundle.TrustDomain().Name(), at, way)
 	case c.options.EveryWorkload && until.Sub(now) < federationWarning:
-		c.report.Warn(object, "data["+contract.MeshFile+"]", "the last authority of the federated trust domain %q expires at %s: %s", bundle.TrustDomain().Name(), at, way)
+		c.report.Warn(object, "data["+api.MeshFile+"]", "the last authority of the federated trust domain %q expires at %s: %s", bundle.TrustDomain().Name(), at, way)
 	}
 }

@@ -6,11 +6,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/verify"
 	"github.com/meshless-dev/meshless/internal/svid"
-	"github.com/meshless-dev/meshless/internal/testca"
+	"github.com/meshless-dev/meshless/test/testca"
 )
 
 // TestFederationInMaps: verify sees the federated bundles as they will be applied, warns once before the last authority of one expires, and refuses what is mixed.
@@ -61,7 +61,7 @@ func TestFederationInMaps(t *testing.T) {
 				t.Errorf("said %d times", n)
 			}
 			quiet := &report.Report{}
-			verify.Rendered(parse(t, text), model.Kinds{}, now, quiet)
+			verify.Rendered(parse(t, text), manifest.Kinds{}, now, quiet)
 			out.Reset()
 			if err := quiet.WriteText(&out); err != nil {
 				t.Fatal(err)

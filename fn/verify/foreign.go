@@ -5,7 +5,7 @@ import (
 	"slices"
 
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // foreign is a wish that a pod template expresses in the words of another mesh.
@@ -20,39 +20,39 @@ type foreign struct {
 // linkerd.io/2/reference/proxy-configuration; Consul: developer.hashicorp.com/consul/docs/k8s/annotations-and-labels; Kuma: kuma.io/docs, "Annotations and labels").
 // Requests for injection are not among them: with `true` the render refuses them, and `false` keeps the other mesh away, which is what it should do.
 var foreignWishes = map[string]foreign{
-	"traffic.sidecar.istio.io/excludeInboundPorts":     {mesh: "Istio", ours: contract.ExcludeInboundPortsAnnotation},
-	"traffic.sidecar.istio.io/excludeOutboundPorts":    {mesh: "Istio", ours: contract.ExcludeOutboundPortsAnnotation},
-	"traffic.sidecar.istio.io/excludeOutboundIPRanges": {mesh: "Istio", ours: contract.ExcludeOutboundCIDRsAnnotation},
-	"traffic.sidecar.istio.io/excludeInterfaces":       {mesh: "Istio", ours: contract.ExcludeInboundInterfacesAnnotation, alsoOurs: contract.ExcludeOutboundInterfacesAnnotation},
-	"traffic.sidecar.istio.io/includeInboundPorts":     {mesh: "Istio", ours: contract.ExcludeInboundPortsAnnotation, inverse: true},
-	"traffic.sidecar.istio.io/includeOutboundPorts":    {mesh: "Istio", ours: contract.ExcludeOutboundPortsAnnotation, inverse: true},
-	"traffic.sidecar.istio.io/includeOutboundIPRanges": {mesh: "Istio", ours: contract.ExcludeOutboundCIDRsAnnotation, inverse: true},
-	"sidecar.istio.io/proxyCPU":                        {mesh: "Istio", ours: contract.ProxyCPUAnnotation},
-	"sidecar.istio.io/proxyMemory":                     {mesh: "Istio", ours: contract.ProxyMemoryAnnotation},
-	"sidecar.istio.io/proxyMemoryLimit":                {mesh: "Istio", ours: contract.ProxyMemoryAnnotation},
-	"sidecar.istio.io/proxyImage":                      {mesh: "Istio", ours: contract.ProxyImageAnnotation},
-	"sidecar.istio.io/logLevel":                        {mesh: "Istio", ours: contract.LogLevelAnnotation},
+	"traffic.sidecar.istio.io/excludeInboundPorts":     {mesh: "Istio", ours: api.ExcludeInboundPortsAnnotation},
+	"traffic.sidecar.istio.io/excludeOutboundPorts":    {mesh: "Istio", ours: api.ExcludeOutboundPortsAnnotation},
+	"traffic.sidecar.istio.io/excludeOutboundIPRanges": {mesh: "Istio", ours: api.ExcludeOutboundCIDRsAnnotation},
+	"traffic.sidecar.istio.io/excludeInterfaces":       {mesh: "Istio", ours: api.ExcludeInboundInterfacesAnnotation, alsoOurs: api.ExcludeOutboundInterfacesAnnotation},
+	"traffic.sidecar.istio.io/includeInboundPorts":     {mesh: "Istio", ours: api.ExcludeInboundPortsAnnotation, inverse: true},
+	"traffic.sidecar.istio.io/includeOutboundPorts":    {mesh: "Istio", ours: api.ExcludeOutboundPortsAnnotation, inverse: true},
+	"traffic.sidecar.istio.io/includeOutboundIPRanges": {mesh: "Istio", ours: api.ExcludeOutboundCIDRsAnnotation, inverse: true},
+	"sidecar.istio.io/proxyCPU":                        {mesh: "Istio", ours: api.ProxyCPUAnnotation},
+	"sidecar.istio.io/proxyMemory":                     {mesh: "Istio", ours: api.ProxyMemoryAnnotation},
+	"sidecar.istio.io/proxyMemoryLimit":                {mesh: "Istio", ours: api.ProxyMemoryAnnotation},
+	"sidecar.istio.io/proxyImage":                      {mesh: "Istio", ours: api.ProxyImageAnnotation},
+	"sidecar.istio.io/logLevel":                        {mesh: "Istio", ours: api.LogLevelAnnotation},
 
-	"config.linkerd.io/skip-inbound-ports":     {mesh: "Linkerd", ours: contract.ExcludeInboundPortsAnnotation},
-	"config.linkerd.io/skip-outbound-ports":    {mesh: "Linkerd", ours: contract.ExcludeOutboundPortsAnnotation},
-	"config.linkerd.io/skip-subnets":           {mesh: "Linkerd", ours: contract.ExcludeOutboundCIDRsAnnotation, rest: " for what leaves, and there is none for what arrives"},
+	"config.linkerd.io/skip-inbound-ports":     {mesh: "Linkerd", ours: api.ExcludeInboundPortsAnnotation},
+	"config.linkerd.io/skip-outbound-ports":    {mesh: "Linkerd", ours: api.ExcludeOutboundPortsAnnotation},
+	"config.linkerd.io/skip-subnets":           {mesh: "Linkerd", ours: api.ExcludeOutboundCIDRsAnnotation, rest: " for what leaves, and there is none for what arrives"},
 	"config.linkerd.io/default-inbound-policy": {mesh: "Linkerd", ours: "spec.authorization of the config"},
-	"config.linkerd.io/proxy-cpu-request":      {mesh: "Linkerd", ours: contract.ProxyCPUAnnotation},
-	"config.linkerd.io/proxy-memory-request":   {mesh: "Linkerd", ours: contract.ProxyMemoryAnnotation},
-	"config.linkerd.io/proxy-memory-limit":     {mesh: "Linkerd", ours: contract.ProxyMemoryAnnotation},
-	"config.linkerd.io/proxy-image":            {mesh: "Linkerd", ours: contract.ProxyImageAnnotation},
-	"config.linkerd.io/proxy-log-level":        {mesh: "Linkerd", ours: contract.LogLevelAnnotation},
+	"config.linkerd.io/proxy-cpu-request":      {mesh: "Linkerd", ours: api.ProxyCPUAnnotation},
+	"config.linkerd.io/proxy-memory-request":   {mesh: "Linkerd", ours: api.ProxyMemoryAnnotation},
+	"config.linkerd.io/proxy-memory-limit":     {mesh: "Linkerd", ours: api.ProxyMemoryAnnotation},
+	"config.linkerd.io/proxy-image":            {mesh: "Linkerd", ours: api.ProxyImageAnnotation},
+	"config.linkerd.io/proxy-log-level":        {mesh: "Linkerd", ours: api.LogLevelAnnotation},
 
-	"consul.hashicorp.com/transparent-proxy-exclude-inbound-ports":  {mesh: "Consul", ours: contract.ExcludeInboundPortsAnnotation},
-	"consul.hashicorp.com/transparent-proxy-exclude-outbound-ports": {mesh: "Consul", ours: contract.ExcludeOutboundPortsAnnotation},
-	"consul.hashicorp.com/transparent-proxy-exclude-outbound-cidrs": {mesh: "Consul", ours: contract.ExcludeOutboundCIDRsAnnotation},
-	"consul.hashicorp.com/transparent-proxy-exclude-uids":           {mesh: "Consul", ours: contract.ExcludeOutboundUIDsAnnotation},
-	"consul.hashicorp.com/sidecar-proxy-cpu-request":                {mesh: "Consul", ours: contract.ProxyCPUAnnotation},
-	"consul.hashicorp.com/sidecar-proxy-memory-request":             {mesh: "Consul", ours: contract.ProxyMemoryAnnotation},
-	"consul.hashicorp.com/sidecar-proxy-memory-limit":               {mesh: "Consul", ours: contract.ProxyMemoryAnnotation},
+	"consul.hashicorp.com/transparent-proxy-exclude-inbound-ports":  {mesh: "Consul", ours: api.ExcludeInboundPortsAnnotation},
+	"consul.hashicorp.com/transparent-proxy-exclude-outbound-ports": {mesh: "Consul", ours: api.ExcludeOutboundPortsAnnotation},
+	"consul.hashicorp.com/transparent-proxy-exclude-outbound-cidrs": {mesh: "Consul", ours: api.ExcludeOutboundCIDRsAnnotation},
+	"consul.hashicorp.com/transparent-proxy-exclude-uids":           {mesh: "Consul", ours: api.ExcludeOutboundUIDsAnnotation},
+	"consul.hashicorp.com/sidecar-proxy-cpu-request":                {mesh: "Consul", ours: api.ProxyCPUAnnotation},
+	"consul.hashicorp.com/sidecar-proxy-memory-request":             {mesh: "Consul", ours: api.ProxyMemoryAnnotation},
+	"consul.hashicorp.com/sidecar-proxy-memory-limit":               {mesh: "Consul", ours: api.ProxyMemoryAnnotation},
 
-	"traffic.kuma.io/exclude-inbound-ports":  {mesh: "Kuma", ours: contract.ExcludeInboundPortsAnnotation},
-	"traffic.kuma.io/exclude-outbound-ports": {mesh: "Kuma", ours: contract.ExcludeOutboundPortsAnnotation},
+	"traffic.kuma.io/exclude-inbound-ports":  {mesh: "Kuma", ours: api.ExcludeInboundPortsAnnotation},
+	"traffic.kuma.io/exclude-outbound-ports": {mesh: "Kuma", ours: api.ExcludeOutboundPortsAnnotation},
 }
 
 // foreign warns of annotations and labels of a pod in the mesh that mean something to another mesh only, unless ours are there as well: whoever brings

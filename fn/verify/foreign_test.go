@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
-	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/verify"
 )
@@ -54,7 +54,7 @@ func TestForeign(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &report.Report{}
-			verify.Check(parse(t, test.text), verify.Options{Now: now, EveryWorkload: true, Kinds: model.KindsOf(v1alpha1.Spec{})}, r)
+			verify.Check(parse(t, test.text), verify.Options{Now: now, EveryWorkload: true, Kinds: manifest.KindsOf(v1alpha1.Spec{})}, r)
 			var said strings.Builder
 			if err := r.WriteText(&said); err != nil {
 				t.Fatal(err)

@@ -12,10 +12,10 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/certs"
-	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
@@ -46,8 +46,8 @@ type whom struct {
 
 // readCertificate reads a Certificate that a render wrote.
 func (c *checker) readCertificate(item *yaml.RNode) {
-	identity := item.GetAnnotations()[contract.IdentityAnnotation]
-	if identity == "" || !model.IsManagedCertificate(item) {
+	identity := item.GetAnnotations()[api.IdentityAnnotation]
+	if identity == "" || !manifest.IsManagedCertificate(item) {
 		return
 	}
 	object := report.ObjectOf(item)
@@ -68,8 +68,8 @@ func (c *checker) readCertificate(item *yaml.RNode) {
 	if spec.IsCA {
 		wrong("isCA", "must be false: whoever has the key could mint any identity")
 	}
-	if usages := slices.Sorted(slices.Values(spec.Usages)); !slices.Equal(usages, slices.Sorted(slices.Values(model.ManagedUsages))) {
-		wrong("usages", "must be %s, those of an X.509-SVID", strings.Join(model.ManagedUsages, ", "))
+	if usages := slices.Sorted(slices.Values(spec.Usages)); !slices.Equal(usages, slices.Sorted(slices.Values(manifest.ManagedUsages))) {
+		wrong("usages", "must be %s, those of an X.509-SVID", strings.Join(manifest.ManagedUsages, ", "))
 	}
 	if spec.PrivateKey.Encoding != "PKCS8" || spec.PrivateKey.RotationPolicy != "Always" {
 		wrong("privateKey", "must have encoding PKCS8, which the proxy reads, and rotationPolicy Always")
@@ -92,30 +92,30 @@ func (c *checker) readCertificate(item *yaml.RNode) {
 // managedBundle checks whom a proxy trusts whose leaf cert-manager issues: ca.crt of its own Secret, or a ConfigMap, and all proxies in the same way.
 func (c *checker) managedBundle(object report.Object, secret string, from files) {
 	if len(c.bundles) > 0 {
-		c.report.Error(object, "volumes", "takes leaf and %s past the bundle of this mesh (configmap %s), which is among the manifests: one issuer serves the whole mesh; render the whole package again", contract.BundleFile, contract.BundleName)
+		c.report.Error(object, "volumes", "takes leaf and %s past the bundle of this mesh (configmap %s), which is among the manifests: one issuer serves the whole mesh; render the whole package again", api.BundleFile, api.BundleName)
 		return
 	}
-	source := from[contract.BundleFile]
+	source := from[api.BundleFile]
 	configMap, isConfigMap := strings.CutPrefix(source, "configmap/")
 	switch {
 	case source == "secret/"+secret:
 		source = "its own Secret"
-	case !isConfigMap || configMap == contract.BundleName:
-		c.report.Error(object, "volumes", "must take %s from the Secret that holds its leaf, or from the ConfigMap of spec.certificates.certManager.bundle", contract.BundleFile)
+	case !isConfigMap || configMap == api.BundleName:
+		c.report.Error(object, "volumes", "must take %s from the Secret that holds its leaf, or from the ConfigMap of spec.certificates.certManager.bundle", api.BundleFile)
 		return
 	}
 	if c.trust.source == "" {
 		c.trust = whom{object, source}
 	} else if c.trust.source != source {
-		c.report.Error(object, "volumes", "takes %s from %s, and %s takes it from %s: they trust different authorities; render the whole package again", contract.BundleFile, source, c.trust.object, c.trust.source)
+		c.report.Error(object, "volumes", "takes %s from %s, and %s takes it from %s: they trust different authorities; render the whole package again", api.BundleFile, source, c.trust.object, c.trust.source)
 	}
 }
 
 // ownSource checks a workload that brings its own Secret. What is not among the manifests cannot be judged; the proxy does it when it starts.
 func (c *checker) ownSource(object report.Object, own, secret, identity string, from files) {
-	if own != secret || from[contract.PlainKeyFile] == "" {
+	if own != secret || from[api.PlainKeyFile] == "" {
 		c.report.Error(object, "volumes", "mounts secret %q with %s: neither a Certificate of cert-manager in the input writes it, nor does the annotation %s name it; the annotation takes the final name, after a namePrefix, and the package is to be rendered again",
-			secret, contract.PlainKeyFile, contract.TLSSecretAnnotation)
+			secret, api.PlainKeyFile, api.TLSSecretAnnotation)
 		return
 	}
 	if len(c.bundles) > 0 {
@@ -132,9 +132,9 @@ func (c *checker) ownSource(object report.Object, own, secret, identity string, 
 
 // ownSecret judges a user's Secret as the proxy would. Values that somebody opens later (SOPS) are taken as they are.
 func (c *checker) ownSecret(of report.Object, item *yaml.RNode, workload report.Object, identity string, from files) {
-	keys := []string{contract.LeafFile, contract.PlainKeyFile}
-	if from[contract.BundleFile] == "secret/"+of.Name {
-		keys = append(keys, contract.BundleFile)
+	keys := []string{api.LeafFile, api.PlainKeyFile}
+	if from[api.BundleFile] == "secret/"+of.Name {
+		keys = append(keys, api.BundleFile)
 	}
 	for _, key := range keys {
 		if node.Get(item.YNode(), "data", key) == nil && node.Get(item.YNode(), "stringData", key) == nil {
@@ -142,24 +142,24 @@ func (c *checker) ownSecret(of report.Object, item *yaml.RNode, workload report.
 		}
 	}
 	data := decodeData(item)
-	chain, err := svid.ParseCertificates([]byte(data[contract.LeafFile]))
-	if !strings.Contains(data[contract.LeafFile], "-----BEGIN") {
+	chain, err := svid.ParseCertificates([]byte(data[api.LeafFile]))
+	if !strings.Contains(data[api.LeafFile], "-----BEGIN") {
 		return
 	}
 	if err != nil {
-		c.report.Error(of, "data["+contract.LeafFile+"]", "%v; want the leaf and, if there are any, the intermediates that lead to its authority", err)
+		c.report.Error(of, "data["+api.LeafFile+"]", "%v; want the leaf and, if there are any, the intermediates that lead to its authority", err)
 		return
 	}
 	if err := c.judgeOwn(chain, workload.Namespace, identity); err != nil {
-		c.report.Error(of, "data["+contract.LeafFile+"]", "%v", err)
+		c.report.Error(of, "data["+api.LeafFile+"]", "%v", err)
 	}
-	if text := data[contract.PlainKeyFile]; strings.Contains(text, "-----BEGIN") {
+	if text := data[api.PlainKeyFile]; strings.Contains(text, "-----BEGIN") {
 		key, err := certs.DecodeKey([]byte(text))
 		if err == nil && !belongs(key, chain[0]) {
 			err = fmt.Errorf("is the key of another certificate")
 		}
 		if err != nil {
-			c.report.Error(of, "data["+contract.PlainKeyFile+"]", "%v; `openssl pkcs8 -topk8 -nocrypt` converts other forms", err)
+			c.report.Error(of, "data["+api.PlainKeyFile+"]", "%v; `openssl pkcs8 -topk8 -nocrypt` converts other forms", err)
 		}
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
-	"github.com/meshless-dev/meshless/fn/model"
-	"github.com/meshless-dev/meshless/fn/render"
+	"github.com/meshless-dev/meshless/fn/manifest"
+	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/verify"
 )
@@ -23,7 +23,7 @@ func managed(t *testing.T, input, more string) string {
 		t.Fatal(err)
 	}
 	r := &report.Report{}
-	out := render.Run(parse(t, input), config, render.Options{Now: now}, r)
+	out := pipeline.Run(parse(t, input), config, pipeline.Options{Now: now}, r)
 	if r.Failed() {
 		t.Fatal(r.Errors())
 	}
@@ -73,7 +73,7 @@ func TestCheckManaged(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &report.Report{}
-			verify.Check(parse(t, test.text), verify.Options{Now: now, EveryWorkload: true, Kinds: model.KindsOf(v1alpha1.Spec{})}, r)
+			verify.Check(parse(t, test.text), verify.Options{Now: now, EveryWorkload: true, Kinds: manifest.KindsOf(v1alpha1.Spec{})}, r)
 			said := strings.Join(r.Errors(), "\n")
 			if (test.want == "") != (said == "") || !strings.Contains(said, test.want) {
 				t.Errorf("got %q, want %q", said, test.want)
@@ -86,7 +86,7 @@ func TestCheckManaged(t *testing.T) {
 func TestManagedLeaves(t *testing.T) {
 	text := managed(t, strings.Replace(manifests, "annotations: {a: b}", "annotations: {meshless.dev/tls-secret: mine}", 1), "")
 	r := &report.Report{}
-	leaves := verify.Check(parse(t, text), verify.Options{Now: now, EveryWorkload: true, Kinds: model.KindsOf(v1alpha1.Spec{})}, r)
+	leaves := verify.Check(parse(t, text), verify.Options{Now: now, EveryWorkload: true, Kinds: manifest.KindsOf(v1alpha1.Spec{})}, r)
 	got := map[string]string{}
 	for _, leaf := range leaves {
 		if leaf.Certificate != nil {

@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
-	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/verify"
 )
@@ -14,7 +14,7 @@ import (
 func findings(t *testing.T, text string, everyWorkload bool) string {
 	t.Helper()
 	r := &report.Report{}
-	verify.Check(parse(t, text), verify.Options{Now: now, EveryWorkload: everyWorkload, Kinds: model.KindsOf(v1alpha1.Spec{})}, r)
+	verify.Check(parse(t, text), verify.Options{Now: now, EveryWorkload: everyWorkload, Kinds: manifest.KindsOf(v1alpha1.Spec{})}, r)
 	var out strings.Builder
 	if err := r.WriteText(&out); err != nil {
 		t.Fatal(err)

@@ -13,10 +13,13 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
-	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // workload checks one workload: injected whole, or not at all and on purpose.
@@ -32,18 +35,18 @@ func (c *checker) workload(item *yaml.RNode, path []string) {
 		c.report.Error(object, strings.Join(path, "."), "cannot be read")
 		return
 	}
-	annotation, injected := pod.Annotations[contract.WorkloadAnnotation]
+	annotation, injected := pod.Annotations[api.WorkloadAnnotation]
 	if !injected {
 		c.uninjected(object, pod)
 		return
 	}
-	workload, err := contract.ParseWorkload([]byte(annotation))
+	workload, err := podplan.ParseWorkload([]byte(annotation))
 	if err != nil {
-		c.report.Error(object, "metadata.annotations["+contract.WorkloadAnnotation+"]", "%v", err)
+		c.report.Error(object, "metadata.annotations["+api.WorkloadAnnotation+"]", "%v", err)
 		return
 	}
 	id := spiffeid.RequireFromString(workload.SPIFFEID) // ParseWorkload has read it
-	if want, err := contract.WorkloadID(id.TrustDomain(), namespaceOf(object), strings.ToLower(object.Kind), object.Name); err != nil || want != id {
+	if want, err := api.WorkloadID(id.TrustDomain(), namespaceOf(object), strings.ToLower(object.Kind), object.Name); err != nil || want != id {
 		c.report.Error(object, "metadata", "is not what its identity %s says; render after what renames or moves it (the function belongs last into the outermost overlay)", id)
 	}
 	parts, field, err := takeApart(pod.Spec)
@@ -56,8 +59,8 @@ func (c *checker) workload(item *yaml.RNode, path []string) {
 	uid := c.proxy(object, parts)
 	args := c.init(object, parts.init, uid)
 	c.exclusions(object, args, workload.PermissivePorts)
-	if both := contract.IntersectPorts(workload.ProxyProtocolPorts, args.ExcludeInboundPorts); len(both) > 0 {
-		c.report.Error(object, "metadata.annotations["+contract.WorkloadAnnotation+"]", "port %s never passes the proxy, and the app waits for a PROXY header there; render again", both)
+	if both := netset.IntersectPorts(workload.ProxyProtocolPorts, args.ExcludeInboundPorts); len(both) > 0 {
+		c.report.Error(object, "metadata.annotations["+api.WorkloadAnnotation+"]", "port %s never passes the proxy, and the app waits for a PROXY header there; render again", both)
 	}
 	c.others(object, pod, parts.others, uid)
 	c.handlers(object, parts.others, workload, args.ExcludeInboundPorts)
@@ -65,14 +68,14 @@ func (c *checker) workload(item *yaml.RNode, path []string) {
 }
 
 func (c *checker) uninjected(object report.Object, pod corev1.PodTemplateSpec) {
-	ours := func(x corev1.Container) bool { return strings.HasPrefix(x.Name, contract.NamePrefix) }
+	ours := func(x corev1.Container) bool { return strings.HasPrefix(x.Name, api.NamePrefix) }
 	if slices.ContainsFunc(pod.Spec.InitContainers, ours) || slices.ContainsFunc(pod.Spec.Containers, ours) {
-		c.report.Error(object, "initContainers", "is half injected: it has a container of ours and no annotation %s", contract.WorkloadAnnotation)
+		c.report.Error(object, "initContainers", "is half injected: it has a container of ours and no annotation %s", api.WorkloadAnnotation)
 		return
 	}
-	if c.options.EveryWorkload && !pod.Spec.HostNetwork && pod.Annotations[contract.InjectAnnotation] != "disabled" {
+	if c.options.EveryWorkload && !pod.Spec.HostNetwork && pod.Annotations[api.InjectAnnotation] != "disabled" {
 		c.report.Error(object, "", "is not in the mesh; was the function skipped (kustomize without --enable-exec skips it silently)? On purpose it is with the annotation %s: disabled",
-			contract.InjectAnnotation)
+			api.InjectAnnotation)
 		return
 	}
 	c.outside(object, whyOutside(pod.Spec.HostNetwork))
@@ -88,18 +91,18 @@ type parts struct {
 // takeApart finds what is ours where it must stand; otherwise it names the field that is wrong.
 func takeApart(spec corev1.PodSpec) (p parts, field string, err error) {
 	inits, containers := spec.InitContainers, spec.Containers
-	if !slices.ContainsFunc(containers, func(x corev1.Container) bool { return x.Name == contract.ProxyName }) {
-		if len(inits) < 2 || inits[0].Name != contract.InitName || inits[1].Name != contract.ProxyName {
-			return parts{}, "initContainers", fmt.Errorf("must start with %s and %s", contract.InitName, contract.ProxyName)
+	if !slices.ContainsFunc(containers, func(x corev1.Container) bool { return x.Name == api.ProxyName }) {
+		if len(inits) < 2 || inits[0].Name != api.InitName || inits[1].Name != api.ProxyName {
+			return parts{}, "initContainers", fmt.Errorf("must start with %s and %s", api.InitName, api.ProxyName)
 		}
 		return parts{native: true, init: inits[0], proxy: inits[1], others: slices.Concat(inits[2:], containers)}, "", nil
 	}
 	last := len(inits) - 1
 	switch {
-	case containers[0].Name != contract.ProxyName:
-		return parts{}, "containers", fmt.Errorf("must start with %s, or the app starts before it", contract.ProxyName)
-	case last < 0 || inits[last].Name != contract.InitName:
-		return parts{}, "initContainers", fmt.Errorf("must end with %s, as no init container after it would reach the network", contract.InitName)
+	case containers[0].Name != api.ProxyName:
+		return parts{}, "containers", fmt.Errorf("must start with %s, or the app starts before it", api.ProxyName)
+	case last < 0 || inits[last].Name != api.InitName:
+		return parts{}, "initContainers", fmt.Errorf("must end with %s, as no init container after it would reach the network", api.InitName)
 	}
 	for _, x := range inits[:last] {
 		if x.RestartPolicy != nil && *x.RestartPolicy == corev1.ContainerRestartPolicyAlways {
@@ -116,10 +119,10 @@ func (c *checker) proxy(object report.Object, found parts) int64 {
 		list = "initContainers"
 	}
 	wrong := func(format string, args ...any) {
-		c.report.Error(object, list+"["+contract.ProxyName+"]", format, args...)
+		c.report.Error(object, list+"["+api.ProxyName+"]", format, args...)
 	}
 	s := p.SecurityContext
-	if s == nil || s.RunAsUser == nil || *s.RunAsUser == 0 || s.Capabilities == nil || !slices.EqualFunc(s.Capabilities.Drop, []corev1.Capability{"ALL"}, model.SameCapability) || len(s.Capabilities.Add) > 0 {
+	if s == nil || s.RunAsUser == nil || *s.RunAsUser == 0 || s.Capabilities == nil || !slices.EqualFunc(s.Capabilities.Drop, []corev1.Capability{"ALL"}, manifest.SameCapability) || len(s.Capabilities.Add) > 0 {
 		wrong("must run as a user of its own without any capability")
 	}
 	if found.native {
@@ -128,23 +131,23 @@ func (c *checker) proxy(object report.Object, found parts) int64 {
 		checkHooks(p, wrong)
 	}
 	if !slices.ContainsFunc(p.VolumeMounts, func(m corev1.VolumeMount) bool {
-		return m.Name == contract.VolumeName && m.MountPath == contract.Directory && m.SubPath == ""
+		return m.Name == api.VolumeName && m.MountPath == api.Directory && m.SubPath == ""
 	}) {
-		wrong("must mount the volume %q at %s", contract.VolumeName, contract.Directory)
+		wrong("must mount the volume %q at %s", api.VolumeName, api.Directory)
 	}
 	if len(p.VolumeMounts) > 1 && slices.ContainsFunc(p.VolumeMounts, func(m corev1.VolumeMount) bool {
-		return m.Name != contract.VolumeName && strings.HasPrefix(path.Clean(m.MountPath)+"/", contract.Directory+"/")
+		return m.Name != api.VolumeName && strings.HasPrefix(path.Clean(m.MountPath)+"/", api.Directory+"/")
 	}) {
-		wrong("must mount nothing else below %s", contract.Directory)
+		wrong("must mount nothing else below %s", api.Directory)
 	}
 	if len(p.Command) > 0 {
-		wrong("must have no command, so that the image runs %s", contract.ProxyBinary)
+		wrong("must have no command, so that the image runs %s", podplan.ProxyBinary)
 	}
-	if _, err := contract.ParseProxyArgs(p.Args, io.Discard); err != nil {
+	if _, err := podplan.ParseProxyArgs(p.Args, io.Discard); err != nil {
 		wrong("args: %v", err)
 	}
-	if len(p.EnvFrom) > 0 || slices.ContainsFunc(p.Env, func(e corev1.EnvVar) bool { return e.Name == contract.FIPSVariable }) && !runsFIPS(p) {
-		wrong("must have no %s but %q, and no envFrom: that variable can weaken TLS", contract.FIPSVariable, contract.FIPSValue)
+	if len(p.EnvFrom) > 0 || slices.ContainsFunc(p.Env, func(e corev1.EnvVar) bool { return e.Name == podplan.FIPSVariable }) && !runsFIPS(p) {
+		wrong("must have no %s but %q, and no envFrom: that variable can weaken TLS", podplan.FIPSVariable, podplan.FIPSValue)
 	}
 	if s == nil || s.RunAsUser == nil {
 		return -1
@@ -156,8 +159,8 @@ func (c *checker) proxy(object report.Object, found parts) int64 {
 func runsFIPS(p corev1.Container) bool {
 	fips := false
 	for _, e := range p.Env {
-		if e.Name == contract.FIPSVariable {
-			fips = e.Value == contract.FIPSValue
+		if e.Name == podplan.FIPSVariable {
+			fips = e.Value == podplan.FIPSValue
 		}
 	}
 	return fips
@@ -181,29 +184,29 @@ func checkHooks(p corev1.Container, wrong func(string, ...any)) {
 		postStart, preStop = p.Lifecycle.PostStart, p.Lifecycle.PreStop
 	}
 	if hook(postStart).Wait == nil {
-		wrong("must have the postStart hook %q, so that the app starts only once mutual TLS works", contract.ProxyBinary+" wait")
+		wrong("must have the postStart hook %q, so that the app starts only once mutual TLS works", podplan.ProxyBinary+" wait")
 	}
 	if hook(preStop).Drain == nil {
-		wrong("must have the preStop hook %q, or it ends before the app has", contract.ProxyBinary+" drain")
+		wrong("must have the preStop hook %q, or it ends before the app has", podplan.ProxyBinary+" drain")
 	}
 }
 
 // hook reads a lifecycle hook that runs the proxy's binary; it is empty for any other.
-func hook(h *corev1.LifecycleHandler) contract.ProxyCommand {
-	if h == nil || h.Exec == nil || len(h.Exec.Command) == 0 || h.Exec.Command[0] != contract.ProxyBinary {
-		return contract.ProxyCommand{}
+func hook(h *corev1.LifecycleHandler) podplan.ProxyCommand {
+	if h == nil || h.Exec == nil || len(h.Exec.Command) == 0 || h.Exec.Command[0] != podplan.ProxyBinary {
+		return podplan.ProxyCommand{}
 	}
-	command, err := contract.ParseProxyCommand(h.Exec.Command[1:], io.Discard)
+	command, err := podplan.ParseProxyCommand(h.Exec.Command[1:], io.Discard)
 	if err != nil {
-		return contract.ProxyCommand{}
+		return podplan.ProxyCommand{}
 	}
 	return command
 }
 
 // init checks the init container and returns its arguments.
-func (c *checker) init(object report.Object, i corev1.Container, uid int64) contract.InitArgs {
+func (c *checker) init(object report.Object, i corev1.Container, uid int64) podplan.InitArgs {
 	wrong := func(format string, args ...any) {
-		c.report.Error(object, "initContainers["+contract.InitName+"]", format, args...)
+		c.report.Error(object, "initContainers["+api.InitName+"]", format, args...)
 	}
 	if s := i.SecurityContext; s == nil || s.RunAsUser == nil || *s.RunAsUser != 0 || s.Capabilities == nil || !addsNetAdmin(s.Capabilities) {
 		wrong("must run as uid 0 with the capability NET_ADMIN, or it cannot route the pod's traffic through the proxy")
@@ -211,7 +214,7 @@ func (c *checker) init(object report.Object, i corev1.Container, uid int64) cont
 	if len(i.Command) > 0 {
 		wrong("must have no command, or it may not route the pod's traffic through the proxy")
 	}
-	args, err := contract.ParseInitArgs(i.Args, io.Discard)
+	args, err := podplan.ParseInitArgs(i.Args, io.Discard)
 	if err != nil {
 		wrong("args: %v", err)
 	} else if int64(args.ProxyUID) != uid {
@@ -221,7 +224,7 @@ func (c *checker) init(object report.Object, i corev1.Container, uid int64) cont
 }
 
 func addsNetAdmin(c *corev1.Capabilities) bool {
-	return slices.ContainsFunc(c.Add, func(x corev1.Capability) bool { return model.SameCapability(x, "NET_ADMIN") })
+	return slices.ContainsFunc(c.Add, func(x corev1.Capability) bool { return manifest.SameCapability(x, "NET_ADMIN") })
 }
 
 // others checks that nobody else has the proxy's user or files.
@@ -233,21 +236,21 @@ func (c *checker) others(object report.Object, pod corev1.PodTemplateSpec, other
 		if s := x.SecurityContext; s != nil && s.RunAsUser != nil && *s.RunAsUser == uid {
 			c.report.Error(object, "containers["+x.Name+"]", "runs as uid %d, which is the proxy's: its traffic bypasses the proxy", uid)
 		}
-		if slices.ContainsFunc(x.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == contract.VolumeName }) {
-			c.report.Error(object, "containers["+x.Name+"]", "mounts the volume %q, which holds the proxy's identity", contract.VolumeName)
+		if slices.ContainsFunc(x.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == api.VolumeName }) {
+			c.report.Error(object, "containers["+x.Name+"]", "mounts the volume %q, which holds the proxy's identity", api.VolumeName)
 		}
 	}
 }
 
 // handlers checks that what the kubelet asks for reaches the proxy: it has no certificate for the app's own ports.
-func (c *checker) handlers(object report.Object, others []corev1.Container, w *contract.Workload, excluded contract.Ports) {
+func (c *checker) handlers(object report.Object, others []corev1.Container, w *podplan.Workload, excluded netset.Ports) {
 	check := func(container, field string, get *corev1.HTTPGetAction, tcp *corev1.TCPSocketAction, grpc *corev1.GRPCAction) {
 		port := 0
 		switch {
 		case get != nil && get.Host == "":
-			key := contract.HandlerKey(container, field)
+			key := podplan.HandlerKey(container, field)
 			_, known := w.Handlers[key]
-			if ours := get.Port == intstr.FromInt(contract.HealthPort); ours && known && get.Path == contract.HandlerPath(key) {
+			if ours := get.Port == intstr.FromInt(api.HealthPort); ours && known && get.Path == podplan.HandlerPath(key) {
 				return
 			}
 			port = get.Port.IntValue()
@@ -279,7 +282,7 @@ func (c *checker) handlers(object report.Object, others []corev1.Container, w *c
 
 // services checks that every mesh map knows every Service of the mesh with all that may answer for it: a Service that a map lacks would be dialed in the clear.
 func (c *checker) services(items []*yaml.RNode) {
-	index := &model.Index{}
+	index := &manifest.Index{}
 	for _, w := range c.injected {
 		index.Add(w.object.Namespace, w.labels)
 	}
@@ -302,7 +305,7 @@ type knownServices struct {
 func (c *checker) distinctMaps() []*knownServices {
 	type key struct {
 		domain string
-		first  *contract.Service
+		first  *meshmap.Service
 		n      int
 	}
 	known := map[key]*knownServices{}
@@ -325,7 +328,7 @@ func (c *checker) distinctMaps() []*knownServices {
 	return distinct
 }
 
-func (c *checker) service(item *yaml.RNode, index *model.Index, all []*knownServices) {
+func (c *checker) service(item *yaml.RNode, index *manifest.Index, all []*knownServices) {
 	object := report.ObjectOf(item)
 	var service corev1.Service
 	if node.Decode(item, &service) != nil {

@@ -8,54 +8,54 @@ import (
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/seal"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // sealedKey checks, without opening it, that the key in a Secret of ours can be opened by somebody, and returns the file that a pod gets it as. data is what
 // decodeData read.
 func (c *checker) sealedKey(object report.Object, item *yaml.RNode, data map[string]string) string {
 	raw := item.GetDataMap()
-	_, plain := raw[contract.PlainKeyFile]
-	_, sealed := raw[contract.SealedKeyFile]
+	_, plain := raw[api.PlainKeyFile]
+	_, sealed := raw[api.SealedKeyFile]
 	if !plain && node.Get(item.YNode(), seal.SOPSField) == nil {
-		if _, err := seal.CountRecipients(data[contract.SealedKeyFile]); err != nil {
-			c.report.Error(object, "data["+contract.SealedKeyFile+"]", "%v", err)
+		if _, err := seal.CountRecipients(data[api.SealedKeyFile]); err != nil {
+			c.report.Error(object, "data["+api.SealedKeyFile+"]", "%v", err)
 		}
-		return contract.SealedKeyFile
+		return api.SealedKeyFile
 	}
-	switch _, err := seal.ReadSOPS(item.YNode(), "data", contract.PlainKeyFile); {
-	case strings.Contains(data[contract.PlainKeyFile], "PRIVATE KEY"): // refuseClear has said it
+	switch _, err := seal.ReadSOPS(item.YNode(), "data", api.PlainKeyFile); {
+	case strings.Contains(data[api.PlainKeyFile], "PRIVATE KEY"): // refuseClear has said it
 	case sealed:
-		c.report.Error(object, "data", "holds a key of two formats, %s and %s; restore the Secret from Git, or delete it to have it issued anew", contract.SealedKeyFile, contract.PlainKeyFile)
+		c.report.Error(object, "data", "holds a key of two formats, %s and %s; restore the Secret from Git, or delete it to have it issued anew", api.SealedKeyFile, api.PlainKeyFile)
 	case err != nil:
-		c.report.Error(object, "data["+contract.PlainKeyFile+"]", "%v; restore the Secret from Git, or delete it to have it issued anew", err)
+		c.report.Error(object, "data["+api.PlainKeyFile+"]", "%v; restore the Secret from Git, or delete it to have it issued anew", err)
 	}
-	return contract.PlainKeyFile
+	return api.PlainKeyFile
 }
 
 // refuseEncryptedLeaf tells whether the certificate of a Secret cannot be read for being encrypted, and reports it.
 func (c *checker) refuseEncryptedLeaf(object report.Object, item *yaml.RNode) bool {
-	encrypted := seal.IsSOPS(item.GetDataMap()[contract.LeafFile])
+	encrypted := seal.IsSOPS(item.GetDataMap()[api.LeafFile])
 	if encrypted {
-		c.report.Error(object, "data["+contract.LeafFile+"]", "is encrypted by SOPS, and must be read without a key: encrypt %s alone (--encrypted-regex '^tls\\.key$'); "+
-			"restore the Secret from Git, or delete it to have it issued anew", contract.PlainKeyFile)
+		c.report.Error(object, "data["+api.LeafFile+"]", "is encrypted by SOPS, and must be read without a key: encrypt %s alone (--encrypted-regex '^tls\\.key$'); "+
+			"restore the Secret from Git, or delete it to have it issued anew", api.PlainKeyFile)
 	}
 	return encrypted
 }
 
 // keySource checks that a pod takes from a Secret of ours the key that it holds, and an age identity only where it needs one.
 func (c *checker) keySource(object report.Object, secret string, leaf *Leaf, from files) {
-	file := contract.SealedKeyFile
+	file := api.SealedKeyFile
 	if from[file] == "" {
-		file = contract.PlainKeyFile
+		file = api.PlainKeyFile
 	}
-	identity := strings.HasPrefix(from[contract.IdentityFile], "secret/")
+	identity := strings.HasPrefix(from[api.IdentityFile], "secret/")
 	switch {
 	case leaf != nil && leaf.keyFile != file:
 		c.report.Error(object, "volumes", "takes %s from secret %q, which holds %s; render the whole package again", file, secret, leaf.keyFile)
-	case file == contract.SealedKeyFile && !identity:
-		c.report.Error(object, "volumes", "lacks the Secret with the file %s", contract.IdentityFile)
-	case file == contract.PlainKeyFile && identity:
-		c.report.Error(object, "volumes", "mounts an age identity (%s) beside %s, which needs none; render again", contract.IdentityFile, contract.PlainKeyFile)
+	case file == api.SealedKeyFile && !identity:
+		c.report.Error(object, "volumes", "lacks the Secret with the file %s", api.IdentityFile)
+	case file == api.PlainKeyFile && identity:
+		c.report.Error(object, "volumes", "mounts an age identity (%s) beside %s, which needs none; render again", api.IdentityFile, api.PlainKeyFile)
 	}
 }

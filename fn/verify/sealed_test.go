@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
-	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/verify"
 )
@@ -48,7 +48,7 @@ func TestCheckSOPS(t *testing.T) {
 				t.Fatal("the rendered manifests are not as this test knows them")
 			}
 			r := &report.Report{}
-			verify.Check(parse(t, test.text), verify.Options{Now: now, EveryWorkload: true, Kinds: model.KindsOf(v1alpha1.Spec{})}, r)
+			verify.Check(parse(t, test.text), verify.Options{Now: now, EveryWorkload: true, Kinds: manifest.KindsOf(v1alpha1.Spec{})}, r)
 			said := strings.Join(r.Errors(), "\n")
 			if (test.want == "") != (said == "") || !strings.Contains(said, test.want) {
 				t.Errorf("got %q, want %q", said, test.want)
@@ -65,7 +65,7 @@ func TestCheckFormatOfAnotherRender(t *testing.T) {
 		t.Fatal("the rendered manifests are not as this test knows them")
 	}
 	r := &report.Report{}
-	verify.Check(parse(t, text), verify.Options{Now: now, EveryWorkload: true, Kinds: model.KindsOf(v1alpha1.Spec{})}, r)
+	verify.Check(parse(t, text), verify.Options{Now: now, EveryWorkload: true, Kinds: manifest.KindsOf(v1alpha1.Spec{})}, r)
 	if said := strings.Join(r.Errors(), "\n"); !strings.Contains(said, `takes tls.key from secret "meshless-deployment-web", which holds tls.key.age; render the whole package again`) {
 		t.Errorf("got %q", said)
 	}

@@ -12,10 +12,11 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/certs"
-	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
@@ -38,21 +39,21 @@ func ReadState(items []*yaml.RNode, r *report.Report) *State {
 	s := &State{Bundles: map[string][]*x509.Certificate{}, Leaves: map[string]*x509.Certificate{}, Revoked: map[string]certs.RevokedKey{}, listed: map[string][]string{},
 		additional: map[string][]string{}}
 	items = slices.DeleteFunc(slices.Clone(items), func(item *yaml.RNode) bool { return node.CheckItem(item) != nil })
-	for _, item := range model.Flatten(items) {
+	for _, item := range manifest.Flatten(items) {
 		if node.CheckItem(item) != nil {
 			continue
 		}
-		identity := item.GetAnnotations()[contract.IdentityAnnotation]
+		identity := item.GetAnnotations()[api.IdentityAnnotation]
 		switch {
 		case item.GetKind() == v1alpha1.KindCertificateAuthority && item.GetApiVersion() == v1alpha1.APIVersion:
 			s.readAuthority(item, r)
 		case identity == "":
-		case model.IsManagedCertificate(item):
+		case manifest.IsManagedCertificate(item):
 			s.Managed = true
 		case item.GetKind() == "ConfigMap":
 			s.readConfigMap(item)
 		case item.GetKind() == "Secret":
-			if leaf, err := svid.ParseCertificates([]byte(decodeData(item)[contract.LeafFile])); err == nil {
+			if leaf, err := svid.ParseCertificates([]byte(decodeData(item)[api.LeafFile])); err == nil {
 				s.Leaves[identity] = leaf[0]
 			}
 		}
@@ -89,18 +90,18 @@ func (s *State) readAuthority(item *yaml.RNode, r *report.Report) {
 func (s *State) readConfigMap(item *yaml.RNode) {
 	data := item.GetDataMap()
 	var keys []string
-	if mesh, err := contract.ParseMesh([]byte(data[contract.MeshFile])); err == nil {
+	if mesh, err := meshmap.Parse([]byte(data[api.MeshFile])); err == nil {
 		keys = mesh.RevokedKeys
 	}
-	if text, ok := data[contract.BundleFile]; ok {
+	if text, ok := data[api.BundleFile]; ok {
 		if certificates, err := svid.ParseCertificates([]byte(text)); err == nil {
 			s.Bundles[item.GetNamespace()] = certificates
 		}
-		if text := item.GetAnnotations()[contract.RevokedAnnotation]; text != "" {
+		if text := item.GetAnnotations()[api.RevokedAnnotation]; text != "" {
 			keys = strings.Split(text, ",")
 		}
 		s.listed[item.GetNamespace()] = keys
-		s.additional[item.GetNamespace()] = strings.Split(item.GetAnnotations()[contract.AdditionalAnnotation], ",")
+		s.additional[item.GetNamespace()] = strings.Split(item.GetAnnotations()[api.AdditionalAnnotation], ",")
 	}
 	for _, key := range keys {
 		if _, known := s.Revoked[key]; !known {

@@ -16,10 +16,11 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
-	"github.com/meshless-dev/meshless/fn/model"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
@@ -31,7 +32,7 @@ type Leaf struct {
 	Issuer      *x509.Certificate // nil when no bundle holds it
 	IssuedBy    string            // of a leaf in the cluster alone, who put it there: "ClusterIssuer/mesh", or the user
 
-	keyFile string // in which the Secret holds the key: contract.SealedKeyFile, or PlainKeyFile with SOPS
+	keyFile string // in which the Secret holds the key: api.SealedKeyFile, or PlainKeyFile with SOPS
 }
 
 // Options say what is judged.
@@ -39,17 +40,17 @@ type Options struct {
 	Now           time.Time
 	EveryWorkload bool // a workload that is not injected and does not say so (meshless.dev/inject: disabled) is an error
 	NoExclusions  bool // whatever a workload sends or takes without mutual TLS on purpose is an error, and so is one that is not injected
-	Kinds         model.Kinds
+	Kinds         manifest.Kinds
 }
 
 // Check reports what is wrong with the items and returns the leaves that it found, in the order of the items.
 func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
-	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, texts: map[string]bool{}, bundles: map[string]*svid.Bundle{}, meshes: map[string]*contract.Mesh{},
+	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, texts: map[string]bool{}, bundles: map[string]*svid.Bundle{}, meshes: map[string]*meshmap.Map{},
 		managed: map[string]*Leaf{}, given: map[string]*yaml.RNode{}}
 	if !c.wellFormed(items) {
 		return nil
 	}
-	if items = model.Flatten(items); !c.wellFormed(items) {
+	if items = manifest.Flatten(items); !c.wellFormed(items) {
 		return nil
 	}
 	for _, item := range items {
@@ -78,7 +79,7 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
 }
 
 // Rendered is Check as the last step of a render, which knows best what is in the mesh.
-func Rendered(items []*yaml.RNode, kinds model.Kinds, now time.Time, r *report.Report) {
+func Rendered(items []*yaml.RNode, kinds manifest.Kinds, now time.Time, r *report.Report) {
 	Check(items, Options{Now: now, Kinds: kinds}, r)
 }
 
@@ -90,9 +91,9 @@ type checker struct {
 	bundles  map[string]*svid.Bundle // by namespace
 	distinct []string                // namespaces whose bundles differ from those before
 	texts    map[string]bool
-	meshes   map[string]*contract.Mesh // by namespace
-	maps     []meshMap                 // the same, in the order of the items
-	reader   contract.MeshReader
+	meshes   map[string]*meshmap.Map // by namespace
+	maps     []meshMap               // the same, in the order of the items
+	reader   meshmap.Reader
 
 	managed map[string]*Leaf       // of Certificates of cert-manager, by "<namespace>/<name>" of the Secret that they write
 	given   map[string]*yaml.RNode // every Secret, by namespacedName
@@ -155,11 +156,11 @@ func (c *checker) wellFormed(items []*yaml.RNode) bool {
 			continue
 		case object.Kind == "" || object.APIVersion == "":
 			c.report.Error(object, "", "lacks apiVersion or kind, so it is no manifest")
-		case model.IsList(item) && (object.Kind != "List" || object.APIVersion != "v1"):
+		case manifest.IsList(item) && (object.Kind != "List" || object.APIVersion != "v1"):
 			c.report.Error(object, "items", "is a list, which kubectl takes apart; make it a List of v1, or write its items as documents of their own")
 		case object.Kind == "List":
 			continue // its items are looked at one by one, and `kubectl get -o yaml` gives it no name
-		case seen[object] && item.GetAnnotations()[model.LocalConfigAnnotation] != "true":
+		case seen[object] && item.GetAnnotations()[manifest.LocalConfigAnnotation] != "true":
 			c.report.Error(object, "", "stands twice in the input")
 		}
 		seen[object] = true
@@ -180,7 +181,7 @@ func isKustomization(item *yaml.RNode, object report.Object) bool {
 // item checks whatever may hold pods, and names of ours that somebody else uses.
 func (c *checker) item(item *yaml.RNode) {
 	object := report.ObjectOf(item)
-	if item.GetAnnotations()[model.LocalConfigAnnotation] == "true" {
+	if item.GetAnnotations()[manifest.LocalConfigAnnotation] == "true" {
 		return
 	}
 	if path, ok := c.options.Kinds.Find(item); ok {
@@ -188,36 +189,36 @@ func (c *checker) item(item *yaml.RNode) {
 		c.workload(item, path)
 		return
 	}
-	if model.HasPodTemplate(item) && c.options.EveryWorkload {
+	if manifest.HasPodTemplate(item) && c.options.EveryWorkload {
 		c.report.Warn(object, "", "has a pod template, and is of no kind that meshless knows; its pods are not in the mesh")
 		c.outside(object, "its kind is unknown")
 	}
-	reserved := object.Kind == "ConfigMap" && (object.Name == contract.BundleName || object.Name == contract.MeshName)
-	if reserved && item.GetAnnotations()[contract.IdentityAnnotation] == "" {
-		c.report.Error(object, "metadata.name", "is the name of a ConfigMap of meshless, and this is none (it lacks the annotation %s)", contract.IdentityAnnotation)
+	reserved := object.Kind == "ConfigMap" && (object.Name == api.BundleName || object.Name == api.MeshName)
+	if reserved && item.GetAnnotations()[api.IdentityAnnotation] == "" {
+		c.report.Error(object, "metadata.name", "is the name of a ConfigMap of meshless, and this is none (it lacks the annotation %s)", api.IdentityAnnotation)
 	}
 }
 
 // readBundle reads the two ConfigMaps of a namespace.
 func (c *checker) readBundle(item *yaml.RNode) {
-	identity := item.GetAnnotations()[contract.IdentityAnnotation]
+	identity := item.GetAnnotations()[api.IdentityAnnotation]
 	if item.GetKind() != "ConfigMap" || identity == "" {
 		return
 	}
 	object, data := report.ObjectOf(item), item.GetDataMap()
-	if text, ok := data[contract.MeshFile]; ok {
+	if text, ok := data[api.MeshFile]; ok {
 		mesh, err := c.reader.Parse([]byte(text))
 		if err != nil {
-			c.report.Error(object, "data["+contract.MeshFile+"]", "%v", err)
+			c.report.Error(object, "data["+api.MeshFile+"]", "%v", err)
 			return
 		}
 		c.meshes[item.GetNamespace()] = mesh
 		c.maps = append(c.maps, meshMap{object, mesh})
 	}
-	if text, ok := data[contract.BundleFile]; ok {
+	if text, ok := data[api.BundleFile]; ok {
 		bundle, err := parseBundle(identity, text)
 		if err != nil {
-			c.report.Error(object, "data["+contract.BundleFile+"]", "%v", err)
+			c.report.Error(object, "data["+api.BundleFile+"]", "%v", err)
 			return
 		}
 		c.bundles[item.GetNamespace()] = bundle
@@ -235,7 +236,7 @@ func (c *checker) readSecret(item *yaml.RNode) {
 	}
 	object := report.ObjectOf(item)
 	data := decodeData(item)
-	identity := item.GetAnnotations()[contract.IdentityAnnotation]
+	identity := item.GetAnnotations()[api.IdentityAnnotation]
 	for _, key := range slices.Sorted(maps.Keys(data)) {
 		c.refuseClear(object, key, data[key], identity != "")
 	}
@@ -245,18 +246,18 @@ func (c *checker) readSecret(item *yaml.RNode) {
 	if c.refuseEncryptedLeaf(object, item) {
 		return
 	}
-	certificates, err := svid.ParseCertificates([]byte(data[contract.LeafFile]))
+	certificates, err := svid.ParseCertificates([]byte(data[api.LeafFile]))
 	if err != nil || len(certificates) != 1 {
-		c.report.Error(object, "data["+contract.LeafFile+"]", "does not hold exactly one certificate")
+		c.report.Error(object, "data["+api.LeafFile+"]", "does not hold exactly one certificate")
 		return
 	}
 	leaf := Leaf{Secret: object, Identity: identity, Certificate: certificates[0]}
-	if item.GetAnnotations()[contract.PublicKeyAnnotation] != svid.KeyDigest(leaf.Certificate) {
-		c.report.Error(object, "metadata.annotations["+contract.PublicKeyAnnotation+"]", "is not the digest of the certificate's key")
+	if item.GetAnnotations()[api.PublicKeyAnnotation] != svid.KeyDigest(leaf.Certificate) {
+		c.report.Error(object, "metadata.annotations["+api.PublicKeyAnnotation+"]", "is not the digest of the certificate's key")
 	}
 	leaf.keyFile = c.sealedKey(object, item, data)
 	if len(c.bundles) == 0 {
-		c.report.Error(object, "", "there is no bundle (configmap %s) in the input to judge its certificate by", contract.BundleName)
+		c.report.Error(object, "", "there is no bundle (configmap %s) in the input to judge its certificate by", api.BundleName)
 	}
 	c.judge(&leaf)
 	c.secrets[object.Namespace+"/"+object.Name] = &leaf
@@ -287,16 +288,16 @@ func (c *checker) judge(leaf *Leaf) {
 		id, err := c.bundles[namespace].VerifyLeaf(leaf.Certificate, c.options.Now)
 		switch {
 		case err != nil:
-			c.report.Error(leaf.Secret, "data["+contract.LeafFile+"]", "under the bundle of namespace %q: %v", namespace, err)
+			c.report.Error(leaf.Secret, "data["+api.LeafFile+"]", "under the bundle of namespace %q: %v", namespace, err)
 			return
 		case id.String() != leaf.Identity:
-			c.report.Error(leaf.Secret, "data["+contract.LeafFile+"]", "is the certificate of %s, and the Secret is for %s", id, leaf.Identity)
+			c.report.Error(leaf.Secret, "data["+api.LeafFile+"]", "is the certificate of %s, and the Secret is for %s", id, leaf.Identity)
 			return
 		}
 	}
 	window := leaf.Certificate.NotAfter.Sub(leaf.Certificate.NotBefore) / 2
 	if left := leaf.Certificate.NotAfter.Sub(c.options.Now); c.options.EveryWorkload && left < window {
-		c.report.Warn(leaf.Secret, "data["+contract.LeafFile+"]", "more than half of its life is over, it expires at %s; run `meshless issue` and commit the result",
+		c.report.Warn(leaf.Secret, "data["+api.LeafFile+"]", "more than half of its life is over, it expires at %s; run `meshless issue` and commit the result",
 			leaf.Certificate.NotAfter.UTC().Format(time.RFC3339))
 	}
 }

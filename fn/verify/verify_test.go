@@ -11,8 +11,8 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
-	"github.com/meshless-dev/meshless/fn/model"
-	"github.com/meshless-dev/meshless/fn/render"
+	"github.com/meshless-dev/meshless/fn/manifest"
+	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/verify"
 )
@@ -89,7 +89,7 @@ func renderedFrom(t *testing.T, manifests string, change func(*v1alpha1.Spec)) s
 	}
 	change(&config.Spec)
 	r := &report.Report{}
-	out := render.Run(parse(t, manifests), config, render.Options{Now: now, WrittenBack: true}, r)
+	out := pipeline.Run(parse(t, manifests), config, pipeline.Options{Now: now, WrittenBack: true}, r)
 	if r.Failed() {
 		t.Fatal(r.Errors())
 	}
@@ -198,7 +198,7 @@ func TestCheck(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &report.Report{}
-			verify.Check(parse(t, test.text), verify.Options{Now: test.at, EveryWorkload: true, Kinds: model.KindsOf(v1alpha1.Spec{})}, r)
+			verify.Check(parse(t, test.text), verify.Options{Now: test.at, EveryWorkload: true, Kinds: manifest.KindsOf(v1alpha1.Spec{})}, r)
 			said := strings.Join(r.Errors(), "\n")
 			if (test.want == "") != (said == "") || !strings.Contains(said, test.want) {
 				t.Errorf("got %q, want %q", said, test.want)
@@ -237,7 +237,7 @@ func TestCheckContainerMode(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &report.Report{}
-			verify.Check(parse(t, test.text), verify.Options{Now: now, EveryWorkload: true, Kinds: model.KindsOf(v1alpha1.Spec{})}, r)
+			verify.Check(parse(t, test.text), verify.Options{Now: now, EveryWorkload: true, Kinds: manifest.KindsOf(v1alpha1.Spec{})}, r)
 			said := strings.Join(r.Errors(), "\n")
 			if (test.want == "") != (said == "") || !strings.Contains(said, test.want) {
 				t.Errorf("got %q, want %q", said, test.want)

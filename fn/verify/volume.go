@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // files are what the proxy's volume brings: by file, "<kind>/<name>" of the object that it comes from.
@@ -16,16 +16,16 @@ type files map[string]string
 
 // volume follows the projected volume to the objects that it names.
 func (c *checker) volume(object report.Object, pod corev1.PodTemplateSpec, identity string) {
-	i := slices.IndexFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == contract.VolumeName && v.Projected != nil })
+	i := slices.IndexFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == api.VolumeName && v.Projected != nil })
 	if i < 0 {
-		c.report.Error(object, "volumes", "lacks the projected volume %q", contract.VolumeName)
+		c.report.Error(object, "volumes", "lacks the projected volume %q", api.VolumeName)
 		return
 	}
 	from := files{}
 	for _, source := range pod.Spec.Volumes[i].Projected.Sources {
 		brought := filesOf(source)
 		if len(brought) == 0 || brought["*"] != "" {
-			c.report.Error(object, "volumes", "has a source in the volume %q that may bring any file, or one of a kind that meshless does not write; render again", contract.VolumeName)
+			c.report.Error(object, "volumes", "has a source in the volume %q that may bring any file, or one of a kind that meshless does not write; render again", api.VolumeName)
 		}
 		for file, name := range brought {
 			if from[file] != "" {
@@ -34,21 +34,21 @@ func (c *checker) volume(object report.Object, pod corev1.PodTemplateSpec, ident
 			from[file] = name
 		}
 	}
-	c.leafSource(object, pod.Annotations[contract.TLSSecretAnnotation], identity, from)
-	if from[contract.MeshFile] != "configmap/"+contract.MeshName || c.meshes[object.Namespace] == nil {
-		c.report.Error(object, "volumes", "must mount configmap %q, which must be among the manifests", contract.MeshName)
+	c.leafSource(object, pod.Annotations[api.TLSSecretAnnotation], identity, from)
+	if from[api.MeshFile] != "configmap/"+api.MeshName || c.meshes[object.Namespace] == nil {
+		c.report.Error(object, "volumes", "must mount configmap %q, which must be among the manifests", api.MeshName)
 	}
-	if from[contract.WorkloadFile] != "annotation/"+contract.WorkloadAnnotation {
-		c.report.Error(object, "volumes", "must take %s from the annotation %s", contract.WorkloadFile, contract.WorkloadAnnotation)
+	if from[api.WorkloadFile] != "annotation/"+api.WorkloadAnnotation {
+		c.report.Error(object, "volumes", "must take %s from the annotation %s", api.WorkloadFile, api.WorkloadAnnotation)
 	}
 }
 
 // leafSource checks where leaf, key and bundle come from: a Secret of ours, one of cert-manager's, or the user's own.
 func (c *checker) leafSource(object report.Object, own, identity string, from files) {
-	secret, found := strings.CutPrefix(from[contract.LeafFile], "secret/")
-	sealed, plain := from[contract.SealedKeyFile], from[contract.PlainKeyFile]
+	secret, found := strings.CutPrefix(from[api.LeafFile], "secret/")
+	sealed, plain := from[api.SealedKeyFile], from[api.PlainKeyFile]
 	if !found || sealed != "secret/"+secret && plain != "secret/"+secret || sealed != "" && plain != "" {
-		c.report.Error(object, "volumes", "must take %s and %s from one Secret", contract.LeafFile, contract.SealedKeyFile)
+		c.report.Error(object, "volumes", "must take %s and %s from one Secret", api.LeafFile, api.SealedKeyFile)
 		return
 	}
 	switch name := object.Namespace + "/" + secret; {
@@ -76,8 +76,8 @@ func (c *checker) holds(object report.Object, secret string, leaf *Leaf, identit
 
 // ownBundle checks that the proxy trusts whom the bundle of ours says.
 func (c *checker) ownBundle(object report.Object, from files) {
-	if from[contract.BundleFile] != "configmap/"+contract.BundleName || c.bundles[object.Namespace] == nil {
-		c.report.Error(object, "volumes", "must mount configmap %q, which must be among the manifests", contract.BundleName)
+	if from[api.BundleFile] != "configmap/"+api.BundleName || c.bundles[object.Namespace] == nil {
+		c.report.Error(object, "volumes", "must mount configmap %q, which must be among the manifests", api.BundleName)
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/init/rules"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // setApart writes the table rules.Apart, in one transaction, so that no packet meets it half made, and reads it back. A kernel without zones refuses it (noNFTables).
@@ -104,8 +104,8 @@ func apartRule() ([]byte, error) {
 func apartExpressions() (netlink.Attribute, error) {
 	var list []netlink.Attribute
 	for _, e := range []expr.Any{
-		meta(expr.MetaKeyPRIORITY), equal(binary.NativeEndian.AppendUint32(nil, contract.ProxyPriority)),
-		&expr.Immediate{Register: register, Data: binary.NativeEndian.AppendUint16(nil, contract.ProxyZone)},
+		meta(expr.MetaKeyPRIORITY), equal(binary.NativeEndian.AppendUint32(nil, api.ProxyPriority)),
+		&expr.Immediate{Register: register, Data: binary.NativeEndian.AppendUint16(nil, api.ProxyZone)},
 	} {
 		data, err := expr.Marshal(unix.NFPROTO_INET, e)
 		if err != nil {

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/init/rules"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // system is the machine that Apply works on; tests have some without programs.
@@ -22,11 +23,11 @@ var host = system{directories: []string{"/usr/sbin", "/sbin", "/usr/bin"}}
 // kernel, to out; the first line says which back end it took and why. Auto means nftables over netlink, and iptables if the kernel has no nftables and the
 // image has the programs. Running it again replaces the rules at once, also those of the other back end; established
 // connections stay. Errors name what was refused and guess the cause.
-func Apply(args contract.InitArgs, out io.Writer) error { return host.apply(args, out) }
+func Apply(args podplan.InitArgs, out io.Writer) error { return host.apply(args, out) }
 
-func (s system) apply(args contract.InitArgs, out io.Writer) error {
+func (s system) apply(args podplan.InitArgs, out io.Writer) error {
 	switch args.Backend {
-	case "", contract.BackendAuto, contract.BackendNFTables, contract.BackendIPTables:
+	case "", podplan.BackendAuto, podplan.BackendNFTables, podplan.BackendIPTables:
 	default:
 		return fmt.Errorf("back end %q is not known to this release", args.Backend)
 	}
@@ -47,16 +48,16 @@ func (s system) apply(args contract.InitArgs, out io.Writer) error {
 		}
 	}
 	why := "as --backend=" + string(args.Backend) + " says"
-	if args.Backend != contract.BackendIPTables {
+	if args.Backend != podplan.BackendIPTables {
 		got, err := writeNFTables(want)
 		if err == nil {
 			return s.finish(out, result{backend: "nftables over netlink", why: "which this kernel has", ipv6: ipv6, nftables: true, text: got})
 		}
-		if args.Backend == contract.BackendNFTables || !noNFTables(err) {
+		if args.Backend == podplan.BackendNFTables || !noNFTables(err) {
 			return err
 		}
 		if len(s.variants()) == 0 {
-			return fmt.Errorf("%w; for such nodes there is the image %s, which has the programs of iptables", err, contract.InitIPTablesImage)
+			return fmt.Errorf("%w; for such nodes there is the image %s, which has the programs of iptables", err, api.InitIPTablesImage)
 		}
 		why = fmt.Sprintf("as nftables over netlink failed (%s)", cause(err))
 	}
@@ -87,7 +88,7 @@ func (s system) finish(out io.Writer, r result) error {
 	if !r.ipv6 {
 		families = "IPv4; IPv6 is disabled in this pod"
 	}
-	_, err := fmt.Fprintf(out, "# %s %s: %s, %s; the rules of this pod as the kernel holds them (%s)\n%s", contract.InitName, contract.Version, r.backend, r.why, families, r.text)
+	_, err := fmt.Fprintf(out, "# %s %s: %s, %s; the rules of this pod as the kernel holds them (%s)\n%s", api.InitName, api.Version, r.backend, r.why, families, r.text)
 	return err
 }
 

@@ -13,18 +13,20 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/meshless-dev/meshless/init/rules"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // apply runs Apply in the namespace and returns what it printed.
-func apply(t *testing.T, ns netns.NsHandle, args contract.InitArgs) string {
+func apply(t *testing.T, ns netns.NsHandle, args podplan.InitArgs) string {
 	t.Helper()
 	text, err := tryApply(t, ns, args)
 	must(t, err)
 	return text
 }
 
-func tryApply(t *testing.T, ns netns.NsHandle, args contract.InitArgs) (string, error) {
+func tryApply(t *testing.T, ns netns.NsHandle, args podplan.InitArgs) (string, error) {
 	t.Helper()
 	var out strings.Builder
 	err := inside(t, ns, func() error { return Apply(args, &out) })
@@ -43,9 +45,9 @@ func TestApplyReplaces(t *testing.T) {
 	if diff := cmp.Diff(first, apply(t, ns, everything(t))); diff != "" {
 		t.Errorf("second run differs: %s", diff)
 	}
-	other, err := rules.New(contract.InitArgs{ProxyUID: 2000}, true)
+	other, err := rules.New(podplan.InitArgs{ProxyUID: 2000}, true)
 	must(t, err)
-	apply(t, ns, contract.InitArgs{ProxyUID: 2000})
+	apply(t, ns, podplan.InitArgs{ProxyUID: 2000})
 	must(t, inside(t, ns, func() error {
 		_, err := readBack(&nftables.Conn{}, other)
 		return err
@@ -55,9 +57,9 @@ func TestApplyReplaces(t *testing.T) {
 // Rules by the hundred: the kernel answers each, and its answers must fit.
 func TestApplyManyRules(t *testing.T) {
 	ns := newNetns(t)
-	args := contract.InitArgs{ProxyUID: proxyUID}
+	args := podplan.InitArgs{ProxyUID: proxyUID}
 	for p := uint16(2); p <= 4000; p += 2 {
-		args.ExcludeInboundPorts = append(args.ExcludeInboundPorts, contract.PortRange{First: p, Last: p})
+		args.ExcludeInboundPorts = append(args.ExcludeInboundPorts, netset.PortRange{First: p, Last: p})
 	}
 	args.ExcludeOutboundPorts = args.ExcludeInboundPorts
 	if n := strings.Count(apply(t, ns, args), "tcp dport 4000 return"); n != 4 {
@@ -97,7 +99,7 @@ func TestReadBackNoticesDifferences(t *testing.T) {
 	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: rules.Table}
 	prerouting := &nftables.Chain{Table: table, Name: rules.Prerouting}
 	returns := []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}
-	redirect := rules.Rule{RedirectTo: contract.InboundPort}
+	redirect := rules.Rule{RedirectTo: api.InboundPort}
 	for name, c := range map[string]struct {
 		change func(*nftables.Conn)
 		want   string
@@ -128,7 +130,7 @@ func TestReadBackNoticesDifferences(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ns := newNetns(t)
-			args := contract.InitArgs{ProxyUID: proxyUID}
+			args := podplan.InitArgs{ProxyUID: proxyUID}
 			apply(t, ns, args)
 			want, err := rules.New(args, true)
 			must(t, err)
@@ -170,7 +172,7 @@ func TestApplyRefusesForeignMeshes(t *testing.T) {
 				conn.AddChain(&nftables.Chain{Table: table, Name: c.chain})
 				return conn.Flush()
 			}))
-			text, err := tryApply(t, ns, contract.InitArgs{ProxyUID: proxyUID})
+			text, err := tryApply(t, ns, podplan.InitArgs{ProxyUID: proxyUID})
 			if err == nil || !strings.Contains(err.Error(), c.mesh) || text != "" {
 				t.Errorf("got %q and error %v, want a refusal that names %s", text, err, c.mesh)
 			}
@@ -193,7 +195,7 @@ func TestApplyLeavesOtherTablesAlone(t *testing.T) {
 		conn.AddChain(&nftables.Chain{Table: conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "nat"}), Name: "CNI-HOSTPORT"})
 		return conn.Flush()
 	}))
-	apply(t, ns, contract.InitArgs{ProxyUID: proxyUID})
+	apply(t, ns, podplan.InitArgs{ProxyUID: proxyUID})
 	must(t, inside(t, ns, func() error {
 		chains, err := (&nftables.Conn{}).ListChains()
 		if err == nil && len(chains) != 5 {
@@ -207,8 +209,8 @@ func TestInboundSource6(t *testing.T) { forEachBackend(t, testInboundSource6) }
 
 func testInboundSource6(t *testing.T, b testBackend) {
 	ns := newNetns(t)
-	b.apply(t, ns, contract.InitArgs{ProxyUID: proxyUID})
-	b.apply(t, ns, contract.InitArgs{ProxyUID: proxyUID})
+	b.apply(t, ns, podplan.InitArgs{ProxyUID: proxyUID})
+	b.apply(t, ns, podplan.InitArgs{ProxyUID: proxyUID})
 	must(t, inside(t, ns, func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
@@ -220,7 +222,7 @@ func testInboundSource6(t *testing.T, b testBackend) {
 		}
 		found := 0
 		for _, a := range addrs {
-			if a.IP.String() == contract.InboundSource6 {
+			if a.IP.String() == api.InboundSource6 {
 				found++
 				if a.PreferedLft != 0 {
 					t.Errorf("preferred lifetime is %d: the address could become the source of ordinary connections", a.PreferedLft)
@@ -228,7 +230,7 @@ func testInboundSource6(t *testing.T, b testBackend) {
 			}
 		}
 		if found != 1 {
-			return fmt.Errorf("lo has %s %d times", contract.InboundSource6, found)
+			return fmt.Errorf("lo has %s %d times", api.InboundSource6, found)
 		}
 		return nil
 	}))
@@ -237,14 +239,14 @@ func testInboundSource6(t *testing.T, b testBackend) {
 func TestApplyErrors(t *testing.T) {
 	for name, c := range map[string]struct {
 		prepare func(*testing.T) netns.NsHandle
-		args    contract.InitArgs
+		args    podplan.InitArgs
 		want    string
 	}{
 		"IPv6 on eth0, not on lo": {func(t *testing.T) netns.NsHandle {
 			l := newLab(t)
 			setSysctl(t, l.pod, "net/ipv6/conf/lo/disable_ipv6", "1")
 			return l.pod
-		}, contract.InitArgs{ProxyUID: proxyUID}, "net.ipv6.conf.lo.disable_ipv6=0"},
+		}, podplan.InitArgs{ProxyUID: proxyUID}, "net.ipv6.conf.lo.disable_ipv6=0"},
 		"lo is down": {func(t *testing.T) netns.NsHandle {
 			ns := newNetns(t)
 			must(t, inside(t, ns, func() error {
@@ -255,9 +257,9 @@ func TestApplyErrors(t *testing.T) {
 				return netlink.LinkSetDown(lo)
 			}))
 			return ns
-		}, contract.InitArgs{ProxyUID: proxyUID}, "lo is down"},
-		"unknown back end": {newNetns, contract.InitArgs{ProxyUID: proxyUID, Backend: "ipfw"}, `"ipfw"`},
-		"user 0":           {newNetns, contract.InitArgs{}, "--proxy-uid"},
+		}, podplan.InitArgs{ProxyUID: proxyUID}, "lo is down"},
+		"unknown back end": {newNetns, podplan.InitArgs{ProxyUID: proxyUID, Backend: "ipfw"}, `"ipfw"`},
+		"user 0":           {newNetns, podplan.InitArgs{}, "--proxy-uid"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text, err := tryApply(t, c.prepare(t), c.args)

@@ -7,11 +7,11 @@ import (
 	"io"
 	"runtime"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // Apply fails: there are no nftables here.
-func Apply(contract.InitArgs, io.Writer) error { return errNotLinux() }
+func Apply(podplan.InitArgs, io.Writer) error { return errNotLinux() }
 
 // Remove fails: there is nothing to remove here.
 func Remove(io.Writer) error { return errNotLinux() }

@@ -14,20 +14,20 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/init/rules"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // testBackend is one way to write rules into the kernel, forced by what the image holds.
 type testBackend struct {
 	name    string
-	backend contract.Backend
+	backend podplan.Backend
 	variant variant
 }
 
 var testBackends = []testBackend{
-	{"nftables", contract.BackendNFTables, ""},
-	{"iptables-nft", contract.BackendIPTables, variantNFT},
-	{"iptables-legacy", contract.BackendIPTables, variantLegacy},
+	{"nftables", podplan.BackendNFTables, ""},
+	{"iptables-nft", podplan.BackendIPTables, variantNFT},
+	{"iptables-legacy", podplan.BackendIPTables, variantLegacy},
 }
 
 // forEachBackend runs a test with every back end: whatever is true of one must be true of the others.
@@ -77,7 +77,7 @@ func (b testBackend) system(t *testing.T) system {
 }
 
 // apply runs the back end in the namespace and returns what it printed.
-func (b testBackend) apply(t *testing.T, ns netns.NsHandle, args contract.InitArgs) string {
+func (b testBackend) apply(t *testing.T, ns netns.NsHandle, args podplan.InitArgs) string {
 	t.Helper()
 	args.Backend = b.backend
 	text, err := tryOn(t, b.system(t), ns, args)
@@ -85,7 +85,7 @@ func (b testBackend) apply(t *testing.T, ns netns.NsHandle, args contract.InitAr
 	return text
 }
 
-func tryOn(t *testing.T, s system, ns netns.NsHandle, args contract.InitArgs) (string, error) {
+func tryOn(t *testing.T, s system, ns netns.NsHandle, args podplan.InitArgs) (string, error) {
 	t.Helper()
 	var out strings.Builder
 	err := inside(t, ns, func() error { return s.apply(args, &out) })

@@ -10,7 +10,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // The bypass tests: every way out of and into a pod that a process without NET_ADMIN has, one line each, with every back end and in both IP families. A way out is
@@ -238,7 +238,7 @@ func forEachWay(t *testing.T, ways []way) {
 						t.Run("control: "+w.name, func(t *testing.T) { w.control(t, l, f, name == "IPv6") })
 					}
 				}
-				b.apply(t, l.pod, contract.InitArgs{ProxyUID: proxyUID})
+				b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
 				for _, w := range ways {
 					for _, by := range w.by {
 						if w.only == "" || w.only == name {

@@ -20,7 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/init/rules"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // TestBypassIn: ways into the pod, from whoever can send it packets: another pod, or the node.
@@ -35,7 +36,7 @@ func TestBypassIn(t *testing.T) {
 				if _, line, err := connect(t, l.peer, 0, "", hostPort(f.pod, appPort)); err != nil || !strings.HasPrefix(line, "app ") {
 					t.Fatalf("the control fails: without rules the app answers %q, %v", line, err)
 				}
-				b.apply(t, l.pod, contract.InitArgs{ProxyUID: proxyUID})
+				b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
 				toApp.answers = "inbound"
 				for _, w := range []way{
 					{name: "plain"},
@@ -46,7 +47,7 @@ func TestBypassIn(t *testing.T) {
 						if parseAddr(f.pod).Is4() {
 							domain = unix.AF_INET
 						}
-						return unix.Bind(fd, sockaddr(f.peer, contract.InboundPort, domain))
+						return unix.Bind(fd, sockaddr(f.peer, api.InboundPort, domain))
 					}},
 					{name: "mark", prepare: socketOption(unix.SO_MARK, 1)},
 				} {
@@ -111,7 +112,7 @@ func testSimultaneousOpen(t *testing.T, b testBackend) {
 	if !met {
 		t.Error("the control fails: the two ends do not meet without rules")
 	}
-	b.apply(t, l.pod, contract.InitArgs{ProxyUID: proxyUID})
+	b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
 	for range 3 {
 		if app, peer := meet(); strings.HasPrefix(app, "met") || strings.HasPrefix(peer, "met") {
 			t.Fatalf("they met: %q and %q", app, peer)
@@ -126,7 +127,7 @@ func testRawPackets(t *testing.T, b testBackend) {
 	l := newLab(t)
 	f := families["IPv4"]
 	populate(t, l, f)
-	b.apply(t, l.pod, contract.InitArgs{ProxyUID: proxyUID})
+	b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
 	step{ns: l.pod, uid: appUID, host: f.peer, port: servicePort, answers: "outbound"}.check(t) // control, and the peer's hardware address is known
 	step{ns: l.pod, uid: proxyUID, host: f.peer, port: servicePort, answers: "peer"}.check(t)
 	for _, by := range []who{appUser, otherUser, bareRoot} {
@@ -236,7 +237,7 @@ func testUserNamespace(t *testing.T, b testBackend) {
 	l := newLab(t)
 	f := families["IPv4"]
 	populate(t, l, f)
-	b.apply(t, l.pod, contract.InitArgs{ProxyUID: proxyUID})
+	b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
 	running, err := os.ReadFile("/proc/self/exe")
 	must(t, err)
 	self := filepath.Join(t.TempDir(), "child") // where other users may pass

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/init/rules"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // Remove takes out of the calling thread's network namespace all that Apply ever puts there, whatever back end wrote it, and nothing else: the table inet meshless,
@@ -37,7 +37,7 @@ func (s system) remove(out io.Writer) error {
 		return fmt.Errorf("remove: %w", err)
 	}
 	if len(removed) == 0 {
-		_, err = fmt.Fprintf(out, "nothing of %s is here\n", contract.InitName)
+		_, err = fmt.Fprintf(out, "nothing of %s is here\n", api.InitName)
 	}
 	return err
 }
@@ -52,7 +52,7 @@ func (s system) legacyVisible() error {
 				return fmt.Errorf("find out whether the legacy %s has a table %s: %w", f.Program(""), table, err)
 			case !there:
 			case s.program(variantLegacy, f, "save") == "" || s.program(variantLegacy, f, "restore") == "":
-				return fmt.Errorf("the legacy %s has a table %s here, which may hold rules of ours, and the image has no program to look: use the image %s", f.Program(""), table, contract.InitIPTablesImage)
+				return fmt.Errorf("the legacy %s has a table %s here, which may hold rules of ours, and the image has no program to look: use the image %s", f.Program(""), table, api.InitIPTablesImage)
 			case !capable(unix.CAP_NET_RAW):
 				return fmt.Errorf("the legacy %s has a table %s here, which may hold rules of ours: %s", f.Program(""), table, hintNetRaw)
 			}
@@ -72,7 +72,7 @@ func removeInboundSource6() (removed []string, err error) {
 	if err != nil {
 		return nil, explain("list the addresses of lo", err)
 	}
-	source := net.ParseIP(contract.InboundSource6)
+	source := net.ParseIP(api.InboundSource6)
 	for _, a := range addrs {
 		ones, _ := a.Mask.Size()
 		if !a.IP.Equal(source) || ones != 128 || a.PreferedLft != 0 || uint32(a.ValidLft) != math.MaxUint32 {

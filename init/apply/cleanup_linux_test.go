@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/init/rules"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 func tryRemove(t *testing.T, s system, ns netns.NsHandle) (string, error) {
@@ -32,7 +32,7 @@ func holdsSource6(t *testing.T, ns netns.NsHandle) (there bool) {
 			return err
 		}
 		addrs, err := netlink.AddrList(lo, netlink.FAMILY_V6)
-		there = slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.String() == contract.InboundSource6 })
+		there = slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.String() == api.InboundSource6 })
 		return err
 	}))
 	return there
@@ -97,7 +97,7 @@ func TestRemoveLeavesOthersAlone(t *testing.T) {
 	must(t, inside(t, ns, func() error {
 		conn := &nftables.Conn{}
 		conn.AddChain(&nftables.Chain{Table: conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "kube-proxy"}), Name: rules.Output})
-		return errors.Join(conn.Flush(), addAddresses("lo", contract.InboundSource6+"/128"))
+		return errors.Join(conn.Flush(), addAddresses("lo", api.InboundSource6+"/128"))
 	}))
 	all := func() string {
 		var texts []string
@@ -149,7 +149,7 @@ func TestRemoveSaysWhatItCannotSee(t *testing.T) {
 		prepare func() error
 		want    string
 	}{
-		"no programs": {image(t, nil), func() error { return nil }, contract.InitIPTablesImage},
+		"no programs": {image(t, nil), func() error { return nil }, api.InitIPTablesImage},
 		"no NET_RAW":  {host, dropNetRaw, "NET_RAW"},
 	} {
 		t.Run(name, func(t *testing.T) {

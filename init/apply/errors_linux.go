@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/init/rules"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 const (
@@ -23,7 +23,7 @@ const (
 	hintModules = "the node's kernel lacks a part of nftables: run \"modprobe -a nf_tables nft_chain_nat nft_redir nft_ct nft_reject_inet\" on the node and list the five in " +
 		"/etc/modules-load.d/meshless.conf; kernels before 5.2 have no nat in tables of family inet and cannot run this release"
 	hintGVisor = "this pod runs in gVisor, whose network stack has no nftables, and iptables in part: run it with another runtimeClassName, or leave it out of the mesh with the " +
-		"annotation " + contract.InjectAnnotation + ": disabled"
+		"annotation " + api.InjectAnnotation + ": disabled"
 )
 
 // hintCapability says where NET_ADMIN comes from. To another user than root, what a manifest adds is of no use: Kubernetes has no ambient capabilities.

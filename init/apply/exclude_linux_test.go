@@ -9,7 +9,9 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // second is a network that the pod has beside the cluster's, as Multus or a VPN client makes one.
@@ -48,8 +50,8 @@ func testExclusions(t *testing.T, b testBackend) {
 			for i := range 3 {
 				serve(t, l.pod, hostPort(at(s.pod, i+1), appPort), "app")
 			}
-			b.apply(t, l.pod, contract.InitArgs{
-				ProxyUID: proxyUID, ExcludeInboundInterfaces: contract.Interfaces{"net1"}, ExcludeOutboundInterfaces: contract.Interfaces{"tun0"}, ExcludeOutboundUIDs: contract.UIDs{uid},
+			b.apply(t, l.pod, podplan.InitArgs{
+				ProxyUID: proxyUID, ExcludeInboundInterfaces: netset.Interfaces{"net1"}, ExcludeOutboundInterfaces: netset.Interfaces{"tun0"}, ExcludeOutboundUIDs: netset.UIDs{uid},
 			})
 			for _, c := range []step{
 				{name: "in by the excluded interface", ns: l.peer, host: at(s.pod, 1), port: appPort, answers: "app"},
@@ -96,13 +98,13 @@ func testExclusionsKeepLoopback(t *testing.T, b testBackend) {
 		}
 		return addRoutes(pod + " 127.0.0.0/8")
 	}))
-	for _, port := range []int{privatePort, contract.AdminPort} { // control: without rules they are reached
+	for _, port := range []int{privatePort, api.AdminPort} { // control: without rules they are reached
 		if _, line, err := connect(t, l.peer, 0, peer, hostPort("127.0.0.1", port)); err != nil || strings.HasPrefix(line, "inbound ") {
 			t.Errorf("control, port %d: %q, %v", port, line, err)
 		}
 	}
-	b.apply(t, l.pod, contract.InitArgs{ProxyUID: proxyUID, ExcludeInboundInterfaces: contract.Interfaces{"net1"}, ExcludeInboundPorts: contract.Ports{{First: 1, Last: 65535}}})
-	for _, port := range []int{privatePort, contract.AdminPort, contract.OutboundPort, excludedIn} {
+	b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID, ExcludeInboundInterfaces: netset.Interfaces{"net1"}, ExcludeInboundPorts: netset.Ports{{First: 1, Last: 65535}}})
+	for _, port := range []int{privatePort, api.AdminPort, api.OutboundPort, excludedIn} {
 		t.Run(fmt.Sprint(port), step{ns: l.peer, source: peer, host: "127.0.0.1", port: port, answers: "inbound"}.check)
 	}
 	t.Run("control: the excluded port itself", step{ns: l.peer, source: peer, host: pod, port: excludedIn, answers: "opened"}.check)

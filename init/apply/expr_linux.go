@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/init/rules"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // Only one register is used; conditions load it and compare it in turn.
@@ -120,7 +120,7 @@ func encodeAddress(p netip.Prefix, offset4, offset6 uint32, op expr.CmpOp) []exp
 	return append(e, &expr.Cmp{Op: op, Register: register, Data: p.Addr().AsSlice()})
 }
 
-func encodePorts(r contract.PortRange) []expr.Any {
+func encodePorts(r netset.PortRange) []expr.Any {
 	load := &expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: destPort, Len: lengthPort}
 	if r.First == r.Last {
 		return []expr.Any{load, equal(port(r.First))}
@@ -218,7 +218,7 @@ func decodeInterface(r *rules.Rule, key expr.MetaKey, data []byte) error {
 	switch {
 	case key == expr.MetaKeyOIFNAME && slices.Equal(data, interfaceName("lo")):
 		r.Loopback = true
-	case !slices.Equal(data, interfaceName(name)) || (contract.Interfaces{name}).Validate() != nil: // shorter, it would be the beginning of a name
+	case !slices.Equal(data, interfaceName(name)) || (netset.Interfaces{name}).Validate() != nil: // shorter, it would be the beginning of a name
 		return fmt.Errorf("interface %q", data)
 	case key == expr.MetaKeyIIFNAME:
 		r.In = name

@@ -12,21 +12,22 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/init/rules"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // everything has a rule of each form.
-func everything(t *testing.T) contract.InitArgs {
+func everything(t *testing.T) podplan.InitArgs {
 	t.Helper()
-	cidrs, err := contract.ParsePrefixes("10.1.0.0/16,192.0.2.7/32,0.0.0.0/0,10.3.128.0/17,fd00::/8,2001:db8::7/128,::/0,2001:db8::/33")
+	cidrs, err := netset.ParsePrefixes("10.1.0.0/16,192.0.2.7/32,0.0.0.0/0,10.3.128.0/17,fd00::/8,2001:db8::7/128,::/0,2001:db8::/33")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return contract.InitArgs{
-		ProxyUID: 15000, ExcludeInboundPorts: contract.Ports{{First: 22, Last: 22}, {First: 9000, Last: 9010}},
-		ExcludeOutboundPorts: contract.Ports{{First: 25, Last: 25}, {First: 1000, Last: 65535}}, ExcludeOutboundCIDRs: cidrs,
-		ExcludeInboundInterfaces: contract.Interfaces{"docker0", "abcdefghijklmno"}, ExcludeOutboundInterfaces: contract.Interfaces{"net1", "lo1"},
-		ExcludeOutboundUIDs: contract.UIDs{1001, 2147483647},
+	return podplan.InitArgs{
+		ProxyUID: 15000, ExcludeInboundPorts: netset.Ports{{First: 22, Last: 22}, {First: 9000, Last: 9010}},
+		ExcludeOutboundPorts: netset.Ports{{First: 25, Last: 25}, {First: 1000, Last: 65535}}, ExcludeOutboundCIDRs: cidrs,
+		ExcludeInboundInterfaces: netset.Interfaces{"docker0", "abcdefghijklmno"}, ExcludeOutboundInterfaces: netset.Interfaces{"net1", "lo1"},
+		ExcludeOutboundUIDs: netset.UIDs{1001, 2147483647},
 	}
 }
 

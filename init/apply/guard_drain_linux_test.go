@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/init/rules"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // What a process has written arrives, although the process has closed the socket before: it has no owner then. The server reads only afterwards. The same with one direction closed.
@@ -28,7 +29,7 @@ func testOrphansDrain(t *testing.T, b testBackend) {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
 			b.apply(t, l.pod, labArgs(t))
-			outbound, excluded, peer := hostPort(f.loopback, contract.OutboundPort), hostPort(f.any, excludedIn), hostPort(f.any, excludedOut)
+			outbound, excluded, peer := hostPort(f.loopback, api.OutboundPort), hostPort(f.any, excludedIn), hostPort(f.any, excludedOut)
 			for _, c := range []struct {
 				name     string
 				from     netns.NsHandle
@@ -42,7 +43,7 @@ func testOrphansDrain(t *testing.T, b testBackend) {
 				{"the app, excluded", l.pod, appUID, hostPort(f.foreign, excludedOut), l.peer, peer, false},
 				{"the proxy", l.pod, proxyUID, hostPort(f.foreign, servicePort), l.peer, hostPort(f.any, servicePort), false},
 				{"an answer on an excluded port", l.peer, 0, hostPort(f.pod, excludedIn), l.pod, excluded, true},
-				{"an answer of the inbound proxy", l.peer, 0, hostPort(f.pod, appPort), l.pod, hostPort(f.any, contract.InboundPort), true},
+				{"an answer of the inbound proxy", l.peer, 0, hostPort(f.pod, appPort), l.pod, hostPort(f.any, api.InboundPort), true},
 			} {
 				for _, half := range []bool{false, true} {
 					t.Run(fmt.Sprintf("%s, half: %t", c.name, half), func(t *testing.T) {
@@ -125,7 +126,7 @@ func drain(t *testing.T, writer, reader *net.TCPConn, half bool) {
 
 // Where a kernel lacks the reset alone, the guard drops, and the output says so; it is never left out.
 func TestGuardWithoutReject(t *testing.T) {
-	want, err := rules.New(contract.InitArgs{ProxyUID: proxyUID}, true)
+	want, err := rules.New(podplan.InitArgs{ProxyUID: proxyUID}, true)
 	must(t, err)
 	refusing := func(conn *nftables.Conn, set rules.Ruleset) error {
 		if strings.Contains(set.String(), "reject") {
@@ -167,14 +168,14 @@ func testIPTablesGuardWithoutReject(t *testing.T, b testBackend) {
 	l := newLab(t)
 	f := families["IPv4"]
 	populate(t, l, f)
-	text, err := tryOn(t, s, l.pod, contract.InitArgs{ProxyUID: proxyUID, Backend: contract.BackendIPTables})
+	text, err := tryOn(t, s, l.pod, podplan.InitArgs{ProxyUID: proxyUID, Backend: podplan.BackendIPTables})
 	must(t, err)
 	if strings.Count(text, "# this kernel cannot reject") != 2 || strings.Contains(text, "REJECT") || strings.Count(text, "--ctdir ORIGINAL -j DROP\n") != 2 {
 		t.Errorf("printed\n%s", text)
 	}
 	step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t)
 	refuse("conntrack") // then there is no guard at all, and no pod
-	if text, err := tryOn(t, s, newNetns(t), contract.InitArgs{ProxyUID: proxyUID, Backend: contract.BackendIPTables}); err == nil || text != "" || !strings.Contains(err.Error(), "xt_conntrack") {
+	if text, err := tryOn(t, s, newNetns(t), podplan.InitArgs{ProxyUID: proxyUID, Backend: podplan.BackendIPTables}); err == nil || text != "" || !strings.Contains(err.Error(), "xt_conntrack") {
 		t.Errorf("got %q, %v, want a failure that names the module", text, err)
 	}
 }

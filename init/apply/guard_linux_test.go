@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/init/rules"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // resetPort is where a server resets each connection after its first data.
@@ -170,7 +171,7 @@ func testInheritedWayOut(t *testing.T, b testBackend) {
 			populate(t, l, f)
 			heard := resetter(t, l.peer, hostPort(f.any, resetPort))
 			target := hostPort(f.foreign, resetPort)
-			b.apply(t, l.pod, contract.InitArgs{ProxyUID: proxyUID})
+			b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
 			inherit := func(port int) (onWire int64, err error) {
 				if err := say(t, l.pod, proxyUID, f.pod, port, target, "the proxy"); !errors.Is(err, unix.ECONNRESET) {
 					t.Fatalf("the proxy got %v, want a reset", err)
@@ -206,10 +207,10 @@ func testInheritedRedirect(t *testing.T, b testBackend) {
 	for name, f := range families {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
-			proxy := resetter(t, l.pod, hostPort(f.loopback, contract.OutboundPort))
+			proxy := resetter(t, l.pod, hostPort(f.loopback, api.OutboundPort))
 			server := resetter(t, l.peer, hostPort(f.any, resetPort))
 			target := hostPort(f.foreign, resetPort)
-			b.apply(t, l.pod, contract.InitArgs{ProxyUID: proxyUID})
+			b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
 			inherit := func(port int) error {
 				if err := say(t, l.pod, appUID, f.pod, port, target, "the app"); !errors.Is(err, unix.ECONNRESET) {
 					t.Fatalf("the app got %v, want a reset", err)
@@ -251,7 +252,7 @@ func testEstablished(t *testing.T, b testBackend) {
 				if err != nil || !strings.HasPrefix(line, "peer ") {
 					t.Fatalf("got %q, %v", line, err)
 				}
-				b.apply(t, l.pod, contract.InitArgs{ProxyUID: proxyUID})
+				b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
 				setSysctl(t, l.pod, "net/netfilter/nf_conntrack_tcp_loose", c.loose)
 				goesOn := func() bool {
 					must(t, conn.SetDeadline(time.Now().Add(500*time.Millisecond)))
@@ -264,7 +265,7 @@ func testEstablished(t *testing.T, b testBackend) {
 					if !goesOn() {
 						t.Error("the control fails: it ends without the guard")
 					}
-					b.apply(t, l.pod, contract.InitArgs{ProxyUID: proxyUID})
+					b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
 				}
 				if goesOn() {
 					t.Error("it goes on")
@@ -299,7 +300,7 @@ func testNoLongerExcluded(t *testing.T, b testBackend) {
 			if err := echo(); err != nil {
 				t.Errorf("after a run that says the same: %v", err)
 			}
-			b.apply(t, l.pod, contract.InitArgs{ProxyUID: proxyUID})
+			b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
 			if err := echo(); !errors.Is(err, unix.ECONNRESET) {
 				t.Errorf("after a run that excludes nothing: %v, want a reset", err)
 			}

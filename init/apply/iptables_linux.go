@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/init/rules"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // variant is one of the two programs that are both called iptables.
@@ -75,7 +75,7 @@ func (s system) run(v variant, f rules.Family, verb, input string, args ...strin
 func (s system) writeIPTables(want rules.Ruleset, ipv6 bool) (result, error) {
 	variants := s.variants()
 	if len(variants) == 0 {
-		return result{}, fmt.Errorf("neither iptables-nft-restore nor iptables-legacy-restore is in the image; %s has both", contract.InitIPTablesImage)
+		return result{}, fmt.Errorf("neither iptables-nft-restore nor iptables-legacy-restore is in the image; %s has both", api.InitIPTablesImage)
 	}
 	if err := refuseForeignNFT(); err != nil {
 		return result{}, err

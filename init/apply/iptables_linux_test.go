@@ -13,7 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/init/rules"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // ipt runs a program of iptables in the namespace and returns its output.
@@ -74,7 +76,7 @@ func testIPTablesReplaces(t *testing.T, b testBackend) {
 	if diff := cmp.Diff(once, saved(held())); diff != "" {
 		t.Errorf("the second run changed the tables: %s", diff)
 	}
-	b.apply(t, ns, contract.InitArgs{ProxyUID: 2000})
+	b.apply(t, ns, podplan.InitArgs{ProxyUID: 2000})
 	text := saved(held())
 	if strings.Contains(text, "15000") || strings.Contains(text, "9000") || strings.Count(text, "-j MESHLESS_OUTPUT") != 1 || strings.Count(text, "-j MESHLESS_GUARD") != 1 {
 		t.Errorf("the first configuration is still there in\n%s", text)
@@ -132,9 +134,9 @@ func testPrintedIsRead(t *testing.T, b testBackend) {
 func TestIPTablesManyRules(t *testing.T) { forEachVariant(t, testIPTablesManyRules) }
 
 func testIPTablesManyRules(t *testing.T, b testBackend) {
-	args := contract.InitArgs{ProxyUID: proxyUID}
+	args := podplan.InitArgs{ProxyUID: proxyUID}
 	for p := uint16(2); p <= 1000; p += 2 {
-		args.ExcludeInboundPorts = append(args.ExcludeInboundPorts, contract.PortRange{First: p, Last: p})
+		args.ExcludeInboundPorts = append(args.ExcludeInboundPorts, netset.PortRange{First: p, Last: p})
 	}
 	ns := newNetns(t)
 	b.apply(t, ns, args)
@@ -157,7 +159,7 @@ func testNoWindow(t *testing.T, b testBackend) {
 		defer close(done)
 		for i := range 15 {
 			args := labArgs(t)
-			args.ExcludeInboundPorts = contract.PortsOf(excludedIn, 3000+i)
+			args.ExcludeInboundPorts = netset.PortsOf(excludedIn, 3000+i)
 			b.apply(t, l.pod, args)
 		}
 	})
@@ -192,7 +194,7 @@ func TestSwitchingBackends(t *testing.T) {
 				f := families["IPv4"]
 				populate(t, l, f)
 				from.apply(t, l.pod, labArgs(t)) // excludes ports that the second run does not
-				after := contract.InitArgs{ProxyUID: proxyUID, Backend: to.backend}
+				after := podplan.InitArgs{ProxyUID: proxyUID, Backend: to.backend}
 				s := everywhere
 				if to.variant == variantLegacy {
 					s = to.system(t) // or iptables-nft would be taken; it has no program that could clean up after iptables-nft
@@ -229,23 +231,23 @@ func TestAutoWithoutNFTables(t *testing.T) {
 	full := image(t, both, rules.IPv4, rules.IPv6)
 	for name, c := range map[string]struct {
 		system  system
-		backend contract.Backend
+		backend podplan.Backend
 		want    string // begins the output, or is in the error
 		fails   bool
 	}{
-		"auto":              {full, contract.BackendAuto, "nftables over netlink failed (protocol not supported)", false},
-		"iptables":          {full, contract.BackendIPTables, "as --backend=IPTables says", false},
-		"nftables":          {full, contract.BackendNFTables, "modprobe -a nf_tables", true},
-		"no programs":       {image(t, nil), contract.BackendAuto, contract.InitIPTablesImage, true},
-		"iptables without":  {image(t, nil), contract.BackendIPTables, contract.InitIPTablesImage, true},
-		"nft programs only": {image(t, both[:1], rules.IPv4, rules.IPv6), contract.BackendAuto, "iptables-nft-", true},
-		"no ip6tables":      {image(t, both, rules.IPv4), contract.BackendAuto, "ip6tables-legacy-restore is not in the image", true},
+		"auto":              {full, podplan.BackendAuto, "nftables over netlink failed (protocol not supported)", false},
+		"iptables":          {full, podplan.BackendIPTables, "as --backend=IPTables says", false},
+		"nftables":          {full, podplan.BackendNFTables, "modprobe -a nf_tables", true},
+		"no programs":       {image(t, nil), podplan.BackendAuto, api.InitIPTablesImage, true},
+		"iptables without":  {image(t, nil), podplan.BackendIPTables, api.InitIPTablesImage, true},
+		"nft programs only": {image(t, both[:1], rules.IPv4, rules.IPv6), podplan.BackendAuto, "iptables-nft-", true},
+		"no ip6tables":      {image(t, both, rules.IPv4), podplan.BackendAuto, "ip6tables-legacy-restore is not in the image", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
 			var out strings.Builder
 			err := withoutNFTables(t, l.pod, func() error {
-				return c.system.apply(contract.InitArgs{ProxyUID: proxyUID, Backend: c.backend}, &out)
+				return c.system.apply(podplan.InitArgs{ProxyUID: proxyUID, Backend: c.backend}, &out)
 			})
 			if c.fails {
 				if err == nil || !strings.Contains(err.Error(), c.want) || out.Len() > 0 {
@@ -269,10 +271,10 @@ func TestAutoWithoutNFTables(t *testing.T) {
 func TestAutoKeepsRefusals(t *testing.T) {
 	requirePrograms(t)
 	for _, v := range []variant{variantNFT, variantLegacy} {
-		for _, backend := range []contract.Backend{contract.BackendAuto, contract.BackendIPTables} {
+		for _, backend := range []podplan.Backend{podplan.BackendAuto, podplan.BackendIPTables} {
 			ns := newNetns(t)
 			ipt(t, ns, "iptables-"+string(v), "-t", "nat", "-N", "ISTIO_OUTPUT")
-			text, err := tryOn(t, host, ns, contract.InitArgs{ProxyUID: proxyUID, Backend: backend})
+			text, err := tryOn(t, host, ns, podplan.InitArgs{ProxyUID: proxyUID, Backend: backend})
 			if err == nil || !strings.Contains(err.Error(), "Istio") || text != "" {
 				t.Errorf("iptables-%s, %s: got %q and error %v, want a refusal that names Istio", v, backend, text, err)
 			}
@@ -288,7 +290,7 @@ func TestIPTablesWithoutIP6Tables(t *testing.T) { forEachVariant(t, testWithoutI
 
 func testWithoutIP6Tables(t *testing.T, b testBackend) {
 	s := image(t, []variant{b.variant}, rules.IPv4)
-	args := contract.InitArgs{ProxyUID: proxyUID, Backend: contract.BackendIPTables}
+	args := podplan.InitArgs{ProxyUID: proxyUID, Backend: podplan.BackendIPTables}
 	off := newNetns(t)
 	setSysctl(t, off, "net/ipv6/conf/all/disable_ipv6", "1")
 	text, err := tryOn(t, s, off, args)
@@ -309,7 +311,7 @@ func TestLegacyNeedsNetRaw(t *testing.T) {
 			if err := dropNetRaw(); err != nil {
 				return err
 			}
-			return s.apply(contract.InitArgs{ProxyUID: proxyUID, Backend: b.backend}, &out)
+			return s.apply(podplan.InitArgs{ProxyUID: proxyUID, Backend: b.backend}, &out)
 		})
 		if b.variant != variantLegacy {
 			must(t, err)
@@ -339,7 +341,7 @@ func TestLegacyNeedsNoMore(t *testing.T) {
 		if err := unix.Capset(&header, &data[0]); err != nil {
 			return err
 		}
-		return s.apply(contract.InitArgs{ProxyUID: proxyUID, Backend: contract.BackendIPTables}, &out)
+		return s.apply(podplan.InitArgs{ProxyUID: proxyUID, Backend: podplan.BackendIPTables}, &out)
 	}))
 	if n := strings.Count(out.String(), "-I OUTPUT -p tcp -j MESHLESS_GUARD\n"); n != 2 {
 		t.Errorf("the guard is printed %d times, want for both families:\n%s", n, &out)

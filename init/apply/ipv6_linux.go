@@ -13,7 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // disableIPv6 is the switch of lo; net.ipv6.conf.all.disable_ipv6 sets it too. It is absent where the kernel has no IPv6.
@@ -57,7 +57,7 @@ func addInboundSource6() error {
 	if lo.Attrs().Flags&net.FlagUp == 0 {
 		return errors.New("the interface lo is down, so the pod cannot reach its proxy: the container runtime's loopback network plugin brings it up")
 	}
-	source := net.ParseIP(contract.InboundSource6)
+	source := net.ParseIP(api.InboundSource6)
 	forever := uint32(math.MaxUint32) // a variable: as a constant it would not compile where int has 32 bits
 	err = netlink.AddrReplace(lo, &netlink.Addr{
 		IPNet: &net.IPNet{IP: source, Mask: net.CIDRMask(128, 128)}, Flags: unix.IFA_F_NODAD,

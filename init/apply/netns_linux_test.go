@@ -16,7 +16,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // The addresses of the laboratory: a pod and a peer, joined by a veth pair. foreign is a network that the pod reaches through the peer,
@@ -30,7 +30,7 @@ const (
 
 const (
 	appUID   = 1000
-	proxyUID = contract.DefaultUID
+	proxyUID = api.DefaultUID
 	patience = 3 * time.Second
 )
 

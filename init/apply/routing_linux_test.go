@@ -12,7 +12,9 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // family is one IP family's addresses in the laboratory.
@@ -21,8 +23,8 @@ type family struct {
 }
 
 var families = map[string]family{
-	"IPv4": {pod4, peer4, foreign4, excluded4, "127.0.0.1", contract.InboundSource4, "0.0.0.0"},
-	"IPv6": {pod6, peer6, foreign6, excluded6, "::1", contract.InboundSource6, "::"},
+	"IPv4": {pod4, peer4, foreign4, excluded4, "127.0.0.1", api.InboundSource4, "0.0.0.0"},
+	"IPv6": {pod6, peer6, foreign6, excluded6, "::1", api.InboundSource6, "::"},
 }
 
 // Ports of the laboratory's servers.
@@ -35,23 +37,23 @@ const (
 	datagramPort = 53   // the peer, UDP
 )
 
-func labArgs(t *testing.T) contract.InitArgs {
+func labArgs(t *testing.T) podplan.InitArgs {
 	t.Helper()
-	cidrs, err := contract.ParsePrefixes("10.99.0.0/16,fd99::/32")
+	cidrs, err := netset.ParsePrefixes("10.99.0.0/16,fd99::/32")
 	must(t, err)
-	return contract.InitArgs{
-		ProxyUID: proxyUID, ExcludeInboundPorts: contract.PortsOf(excludedIn),
-		ExcludeOutboundPorts: contract.Ports{{First: 9000, Last: 9010}}, ExcludeOutboundCIDRs: cidrs,
+	return podplan.InitArgs{
+		ProxyUID: proxyUID, ExcludeInboundPorts: netset.PortsOf(excludedIn),
+		ExcludeOutboundPorts: netset.Ports{{First: 9000, Last: 9010}}, ExcludeOutboundCIDRs: cidrs,
 	}
 }
 
 // populate starts the listeners of a proxy, of an app and of the peer, for one family.
 func populate(t *testing.T, l lab, f family) {
 	t.Helper()
-	for port, name := range map[int]string{contract.OutboundPort: "outbound", contract.AdminPort: "admin", privatePort: "private"} {
+	for port, name := range map[int]string{api.OutboundPort: "outbound", api.AdminPort: "admin", privatePort: "private"} {
 		serve(t, l.pod, hostPort(f.loopback, port), name)
 	}
-	for port, name := range map[int]string{contract.InboundPort: "inbound", contract.MetricsPort: "metrics", contract.HealthPort: "health", excludedIn: "opened"} {
+	for port, name := range map[int]string{api.InboundPort: "inbound", api.MetricsPort: "metrics", api.HealthPort: "health", excludedIn: "opened"} {
 		serve(t, l.pod, hostPort(f.any, port), name)
 	}
 	serve(t, l.pod, hostPort(f.pod, appPort), "app")
@@ -85,7 +87,7 @@ func steps(l lab, f family) []step {
 		app("app to a Service", f.foreign, servicePort, "outbound"),
 		app("app to another pod", f.peer, servicePort, "outbound"),
 		app("app to a port where nobody listens", f.foreign, 1, "outbound"),
-		app("app to the metrics of another pod", f.peer, contract.MetricsPort, "outbound"),
+		app("app to the metrics of another pod", f.peer, api.MetricsPort, "outbound"),
 		{name: "root to a Service", ns: l.pod, uid: 0, host: f.foreign, port: servicePort, answers: "outbound"},
 		{name: "app from the inbound proxy's address to itself", ns: l.pod, uid: appUID, source: f.source, host: f.pod, port: appPort, answers: "app"},
 		app("app to an excluded port", f.foreign, excludedOut, "peer"),
@@ -98,19 +100,19 @@ func steps(l lab, f family) []step {
 		proxy("inbound proxy to a port bound to loopback", f.source, f.pod, privatePort, "refused"),
 		proxy("outbound proxy led back to the pod", "", f.pod, appPort, "inbound"),
 		proxy("outbound proxy led back to a loopback-only port", "", f.pod, privatePort, "inbound"),
-		proxy("outbound proxy led back to its own port", "", f.pod, contract.OutboundPort, "inbound"),
+		proxy("outbound proxy led back to its own port", "", f.pod, api.OutboundPort, "inbound"),
 		proxy("outbound proxy led back to an excluded port", "", f.pod, excludedIn, "opened"),
-		proxy("outbound proxy led back to the metrics", "", f.pod, contract.MetricsPort, "metrics"),
-		proxy("outbound proxy led back to the health port", "", f.pod, contract.HealthPort, "health"),
+		proxy("outbound proxy led back to the metrics", "", f.pod, api.MetricsPort, "metrics"),
+		proxy("outbound proxy led back to the health port", "", f.pod, api.HealthPort, "health"),
 		proxy("proxy to localhost", "", f.loopback, privatePort, "private"),
 
 		outside("peer to the app", f.pod, appPort, "inbound"),
 		outside("peer to a loopback-only port", f.pod, privatePort, "inbound"),
-		outside("peer to the outbound listener", f.pod, contract.OutboundPort, "inbound"),
-		outside("peer to the inbound listener itself", f.pod, contract.InboundPort, "inbound"),
-		outside("peer to the admin port", f.pod, contract.AdminPort, "inbound"),
-		outside("peer to the metrics", f.pod, contract.MetricsPort, "metrics"),
-		outside("kubelet to the health port", f.pod, contract.HealthPort, "health"),
+		outside("peer to the outbound listener", f.pod, api.OutboundPort, "inbound"),
+		outside("peer to the inbound listener itself", f.pod, api.InboundPort, "inbound"),
+		outside("peer to the admin port", f.pod, api.AdminPort, "inbound"),
+		outside("peer to the metrics", f.pod, api.MetricsPort, "metrics"),
+		outside("kubelet to the health port", f.pod, api.HealthPort, "health"),
 		outside("peer to an excluded port", f.pod, excludedIn, "opened"),
 		outside("peer beside an excluded port", f.pod, excludedIn+1, "inbound"),
 	}
@@ -165,7 +167,7 @@ func testRoutingWithoutIPv6(t *testing.T, b testBackend) {
 	setSysctl(t, l.pod, "net/ipv6/conf/all/disable_ipv6", "1")
 	f := families["IPv4"]
 	populate(t, l, f)
-	if text := b.apply(t, l.pod, labArgs(t)); strings.Contains(text, contract.InboundSource6) || strings.Contains(text, "fd99::") || !strings.Contains(text, "IPv6 is disabled in this pod") {
+	if text := b.apply(t, l.pod, labArgs(t)); strings.Contains(text, api.InboundSource6) || strings.Contains(text, "fd99::") || !strings.Contains(text, "IPv6 is disabled in this pod") {
 		t.Errorf("got\n%s\nwant no rule for IPv6", text)
 	}
 	for _, s := range steps(l, f) {
@@ -235,14 +237,14 @@ func testLoopbackFromOutside(t *testing.T, b testBackend) {
 	populate(t, l, families["IPv4"])
 	populate(t, l, families["IPv6"])
 	b.apply(t, l.pod, labArgs(t))
-	for _, host := range []string{"127.0.0.1", contract.InboundSource4} {
-		for _, port := range []int{contract.OutboundPort, contract.AdminPort, privatePort} {
+	for _, host := range []string{"127.0.0.1", api.InboundSource4} {
+		for _, port := range []int{api.OutboundPort, api.AdminPort, privatePort} {
 			t.Run(hostPort(host, port), step{ns: l.peer, source: peer4, host: host, port: port, answers: "inbound"}.check)
 		}
 	}
 	// Recent kernels drop it instead: eth0 has no address of the scope of ::6 to redirect to.
-	if _, line, err := connect(t, l.peer, 0, "", hostPort(contract.InboundSource6, privatePort)); err == nil && !strings.HasPrefix(line, "inbound ") {
-		t.Errorf("peer to %s: got %q, want the inbound proxy or nothing", contract.InboundSource6, line)
+	if _, line, err := connect(t, l.peer, 0, "", hostPort(api.InboundSource6, privatePort)); err == nil && !strings.HasPrefix(line, "inbound ") {
+		t.Errorf("peer to %s: got %q, want the inbound proxy or nothing", api.InboundSource6, line)
 	}
 }
 

@@ -11,13 +11,13 @@ import (
 	"github.com/google/nftables/expr"
 
 	"github.com/meshless-dev/meshless/init/rules"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // Something else writes into our table between our commit and our look at it. Each run then either holds what was meant, or fails and prints nothing; and it is noticed.
 func TestApplyNoticesTampering(t *testing.T) {
 	ns := newNetns(t)
-	args := contract.InitArgs{ProxyUID: proxyUID}
+	args := podplan.InitArgs{ProxyUID: proxyUID}
 	good := apply(t, ns, args)
 	stop, done := make(chan struct{}), make(chan error, 1)
 	go func() {
@@ -74,7 +74,7 @@ func testIPTablesNoticesTampering(t *testing.T, b testBackend) {
 		script := fmt.Sprintf("#!/bin/sh\n%s \"$@\" || exit\nexec %s -t nat -I MESHLESS_OUTPUT -d 192.0.2.1 -j RETURN\n", real, strings.TrimSuffix(real, "-restore"))
 		must(t, os.WriteFile(at, []byte(script), 0o755))
 	}
-	text, err := tryOn(t, s, newNetns(t), contract.InitArgs{ProxyUID: proxyUID, Backend: contract.BackendIPTables})
+	text, err := tryOn(t, s, newNetns(t), podplan.InitArgs{ProxyUID: proxyUID, Backend: podplan.BackendIPTables})
 	if err == nil || text != "" || !strings.Contains(err.Error(), errDiffers.Error()) || !strings.Contains(err.Error(), "rule 1 is -d 192.0.2.1/32 -j RETURN") {
 		t.Errorf("got %q, %v, want a failure that names the rule", text, err)
 	}

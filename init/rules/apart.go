@@ -3,7 +3,7 @@ package rules
 import (
 	"fmt"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // Apart is the table of family inet, and the chain in it, that keeps the proxy's connections in a zone of conntrack of their own, by the priority of their sockets, so that no connection of
@@ -20,5 +20,5 @@ const ApartWhy = "the proxy's connections have a zone of conntrack of their own"
 // ApartText is the table as nft prints it.
 func ApartText() string {
 	return fmt.Sprintf("table inet %[1]s {\n\tchain %[1]s {\n\t\ttype filter hook %s priority %d; policy accept;\n\t\tmeta priority 0:%x ct original zone set %d comment %q\n\t}\n}\n",
-		Apart, Output, ApartPriority, contract.ProxyPriority, contract.ProxyZone, ApartWhy)
+		Apart, Output, ApartPriority, api.ProxyPriority, api.ProxyZone, ApartWhy)
 }

@@ -1,6 +1,10 @@
 package rules
 
-import "github.com/meshless-dev/meshless/internal/contract"
+import (
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
+)
 
 // Refusal is what becomes of a packet that may not pass. The zero value refuses nothing.
 type Refusal int
@@ -29,9 +33,9 @@ const (
 // connection. Answers go in the direction of reply. What is not TCP is not refused.
 //
 // A packet that NAT redirected has a loopback address here; the interface is still the one of its first route, hence no Loopback in the first two rules.
-func guard(args contract.InitArgs) []Rule {
+func guard(args podplan.InitArgs) []Rule {
 	const dialsItself = "the proxy never dials itself: a stale entry of conntrack has redirected it"
-	proxy, outbound := uint32(args.ProxyUID), contract.PortRange{First: contract.OutboundPort, Last: contract.OutboundPort}
+	proxy, outbound := uint32(args.ProxyUID), netset.PortRange{First: api.OutboundPort, Last: api.OutboundPort}
 	rules := []Rule{
 		{UID: proxy, Dest: loopback4, Ports: outbound, Refuse: Reset, Why: dialsItself},
 		{UID: proxy, Dest: loopback6, Ports: outbound, Refuse: Reset, Why: dialsItself},

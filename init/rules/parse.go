@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // ParseIPTables reads what Rule.IPTables writes and what iptables-save makes of it. A word that Rule.IPTables does not write is an error: two rules that
@@ -87,7 +87,7 @@ func (r *Rule) parseCondition(word, value string, not bool) error {
 			r.Loopback = true
 			return nil
 		}
-		if err := (contract.Interfaces{value}).Validate(); err != nil {
+		if err := (netset.Interfaces{value}).Validate(); err != nil {
 			return fmt.Errorf("interface %q", value)
 		}
 		if word == "-i" {
@@ -96,7 +96,7 @@ func (r *Rule) parseCondition(word, value string, not bool) error {
 			r.Out = value
 		}
 	case "--dport":
-		ports, err := contract.ParsePorts(strings.ReplaceAll(value, ":", "-"))
+		ports, err := netset.ParsePorts(strings.ReplaceAll(value, ":", "-"))
 		if err != nil || len(ports) != 1 || strings.ContainsAny(value, ",- ") {
 			return fmt.Errorf("port %q", value)
 		}

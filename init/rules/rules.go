@@ -13,7 +13,9 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // Table is the name of the table, of family inet, that holds all rules and nothing else.
@@ -65,15 +67,15 @@ func (c Chain) Priority() int {
 
 // Rule is one line of a chain: if every condition holds, the verdict is taken. A condition's zero value sets no condition.
 type Rule struct {
-	UID      uint32             // user that opened the sending socket
-	NotUID   uint32             // the sending socket was opened by another user; one whose user is not known does not count
-	Tracked  Tracking           // what conntrack says of the packet
-	Loopback bool               // leaves through lo
-	In, Out  string             // name of the interface, not lo, through which it comes or leaves
-	Source   netip.Addr         // source address
-	Dest     netip.Prefix       // network of the destination
-	Outside  bool               // the destination is of Dest's family, but not in Dest
-	Ports    contract.PortRange // TCP destination port
+	UID      uint32           // user that opened the sending socket
+	NotUID   uint32           // the sending socket was opened by another user; one whose user is not known does not count
+	Tracked  Tracking         // what conntrack says of the packet
+	Loopback bool             // leaves through lo
+	In, Out  string           // name of the interface, not lo, through which it comes or leaves
+	Source   netip.Addr       // source address
+	Dest     netip.Prefix     // network of the destination
+	Outside  bool             // the destination is of Dest's family, but not in Dest
+	Ports    netset.PortRange // TCP destination port
 
 	RedirectTo uint16  // port of the proxy, and TCP only; 0 does not redirect
 	Refuse     Refusal // of TCP only; the zero value with no RedirectTo returns: the connection stays as it is
@@ -87,8 +89,8 @@ var (
 
 // New is the rule set for a command line. Without ipv6 the rules that only IPv6 could match are left out, but for those of its loopback address; the redirects cover both
 // families all the same, so that an IPv6 address that appears later is no way around the proxy and leads to it. Values that
-// contract.ParseInitArgs would not return are errors: a rule for user 0 would let every process out.
-func New(args contract.InitArgs, ipv6 bool) (Ruleset, error) {
+// podplan.ParseInitArgs would not return are errors: a rule for user 0 would let every process out.
+func New(args podplan.InitArgs, ipv6 bool) (Ruleset, error) {
 	if err := validate(args); err != nil {
 		return Ruleset{}, err
 	}
@@ -101,11 +103,11 @@ func New(args contract.InitArgs, ipv6 bool) (Ruleset, error) {
 	return set, nil
 }
 
-func validate(args contract.InitArgs) error {
+func validate(args podplan.InitArgs) error {
 	if err := args.Validate(); err != nil {
 		return err
 	}
-	for _, ports := range []contract.Ports{args.ExcludeInboundPorts, args.ExcludeOutboundPorts} {
+	for _, ports := range []netset.Ports{args.ExcludeInboundPorts, args.ExcludeOutboundPorts} {
 		for _, r := range ports {
 			if r.First == 0 || r.Last < r.First {
 				return fmt.Errorf("ports %d-%d: not a range of 1 to 65535", r.First, r.Last)
@@ -126,8 +128,8 @@ func validate(args contract.InitArgs) error {
 // plaintextPorts are the ports that a peer reaches without the proxy: the proxy's own two that are plaintext by design, and those
 // that the workload opted out. Excluding one of the proxy's other ports opens nothing: the outbound and admin listeners are
 // bound to loopback, and the inbound one refuses a connection whose original destination is its own port.
-func plaintextPorts(args contract.InitArgs) (rules []Rule) {
-	for _, r := range contract.PortsOf(contract.MetricsPort, contract.HealthPort) {
+func plaintextPorts(args podplan.InitArgs) (rules []Rule) {
+	for _, r := range netset.PortsOf(api.MetricsPort, api.HealthPort) {
 		rules = append(rules, Rule{Ports: r, Why: "metrics and health are plaintext"})
 	}
 	for _, r := range args.ExcludeInboundPorts {
@@ -140,34 +142,34 @@ func plaintextPorts(args contract.InitArgs) (rules []Rule) {
 // martian filter (off with route_localnet) would keep it from the loopback listeners. The proxy sees an original
 // destination that is not the pod's address, or that is a port of its own, and refuses. What the pod sends to itself over lo
 // passes this hook too, but its connection was decided in output already, and NAT decides once.
-func prerouting(args contract.InitArgs) []Rule {
+func prerouting(args podplan.InitArgs) []Rule {
 	var rules []Rule
 	// An exclusion must not reach what listens on loopback alone, the proxy's admin port included. IPv6 has no route_localnet.
 	if len(args.ExcludeInboundPorts)+len(args.ExcludeInboundInterfaces) > 0 {
-		rules = append(rules, Rule{Dest: loopback4, RedirectTo: contract.InboundPort, Why: "to a loopback address, from outside: the proxy refuses"})
+		rules = append(rules, Rule{Dest: loopback4, RedirectTo: api.InboundPort, Why: "to a loopback address, from outside: the proxy refuses"})
 	}
 	rules = append(rules, plaintextPorts(args)...)
 	for _, name := range args.ExcludeInboundInterfaces {
 		rules = append(rules, Rule{In: name, Why: "excluded inbound interface"})
 	}
-	return append(rules, Rule{RedirectTo: contract.InboundPort, Why: "all other TCP from outside passes the proxy"})
+	return append(rules, Rule{RedirectTo: api.InboundPort, Why: "all other TCP from outside passes the proxy"})
 }
 
 // output: the order matters. The proxy's own connections are decided before anything that an annotation excludes, and the
 // inbound proxy's source addresses before the hairpin, or the proxy would dial itself for ever (istio#14443).
-func output(args contract.InitArgs) []Rule {
+func output(args podplan.InitArgs) []Rule {
 	rules := []Rule{
-		{Loopback: true, Source: netip.MustParseAddr(contract.InboundSource4), Why: "the inbound proxy delivers to the app"},
-		{Loopback: true, Source: netip.MustParseAddr(contract.InboundSource6), Why: "the inbound proxy delivers to the app"},
+		{Loopback: true, Source: netip.MustParseAddr(api.InboundSource4), Why: "the inbound proxy delivers to the app"},
+		{Loopback: true, Source: netip.MustParseAddr(api.InboundSource6), Why: "the inbound proxy delivers to the app"},
 	}
 	rules = append(rules, hairpin(args)...)
 	rules = append(rules, Rule{UID: uint32(args.ProxyUID), Why: "the proxy's own connections leave the pod, or it would dial itself"})
 	rules = append(rules, untouched(args)...)
-	return append(rules, Rule{RedirectTo: contract.OutboundPort, Why: "all other TCP to outside passes the proxy"})
+	return append(rules, Rule{RedirectTo: api.OutboundPort, Why: "all other TCP to outside passes the proxy"})
 }
 
 // untouched is what stays as it is although it is not the proxy's: Output does not redirect it, and Guard does not refuse it. One list, so that the two cannot differ.
-func untouched(args contract.InitArgs) []Rule {
+func untouched(args podplan.InitArgs) []Rule {
 	rules := []Rule{
 		// App to own pod address: direct, since no peer is involved (istio#7563). It carries no more than localhost does.
 		{Loopback: true, Why: "within the pod"},
@@ -193,11 +195,11 @@ func untouched(args contract.InitArgs) []Rule {
 // hairpin: the outbound proxy dialed a Service and the pod itself was chosen (a socket-level load balancer such as Cilium's rewrites
 // the address before the packet exists). The server then must be the inbound proxy, which speaks TLS, as it would be for any other
 // pod (istio#37890); and as for any other pod, the ports that peers reach without the proxy are reached without it.
-func hairpin(args contract.InitArgs) []Rule {
+func hairpin(args podplan.InitArgs) []Rule {
 	rules := plaintextPorts(args)
 	rules = append(rules,
-		Rule{Dest: loopback4, Outside: true, RedirectTo: contract.InboundPort, Why: "a Service of ours led back to this pod"},
-		Rule{Dest: loopback6, Outside: true, RedirectTo: contract.InboundPort, Why: "a Service of ours led back to this pod"},
+		Rule{Dest: loopback4, Outside: true, RedirectTo: api.InboundPort, Why: "a Service of ours led back to this pod"},
+		Rule{Dest: loopback6, Outside: true, RedirectTo: api.InboundPort, Why: "a Service of ours led back to this pod"},
 	)
 	for i := range rules {
 		rules[i].UID, rules[i].Loopback = uint32(args.ProxyUID), true

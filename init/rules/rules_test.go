@@ -12,13 +12,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 var update = flag.Bool("update", false, "write the goldens anew")
 
 // A golden's first line is the command line, with "ipv4-only: " before it where the pod has no IPv6: "# [ipv4-only: ]--flag=value ...".
-func readGolden(t *testing.T, path string) (args contract.InitArgs, ipv6 bool, header, want string) {
+func readGolden(t *testing.T, path string) (args podplan.InitArgs, ipv6 bool, header, want string) {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -30,7 +32,7 @@ func readGolden(t *testing.T, path string) (args contract.InitArgs, ipv6 bool, h
 		t.Fatalf("first line %q is not a command line", header)
 	}
 	line, only4 := strings.CutPrefix(line, "ipv4-only: ")
-	args, err = contract.ParseInitArgs(strings.Fields(line), io.Discard)
+	args, err = podplan.ParseInitArgs(strings.Fields(line), io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +108,7 @@ func checkChain(t *testing.T, c Chain) {
 		}
 	}
 	last := c.Rules[len(c.Rules)-1]
-	port := map[string]uint16{Prerouting: contract.InboundPort, Output: contract.OutboundPort}[c.Name]
+	port := map[string]uint16{Prerouting: api.InboundPort, Output: api.OutboundPort}[c.Name]
 	if want := (Rule{RedirectTo: port, Why: last.Why}); last != want {
 		t.Errorf("%s: the last rule is no unconditional redirect: %s", c.Name, last)
 	}
@@ -132,7 +134,7 @@ func checkGuard(t *testing.T, output, guard Chain, proxy uint32) {
 		if len(r.Why) == 0 || len(r.Why) > MaxWhy || strings.ContainsAny(r.Why, "\"\n") {
 			t.Errorf("guard rule %d: comment %q is none that nft takes", i, r.Why)
 		}
-		if i < after(guard)-1 && (r.UID != proxy || r.Refuse != Reset || !r.Dest.IsValid() || r.Ports.First != contract.OutboundPort) {
+		if i < after(guard)-1 && (r.UID != proxy || r.Refuse != Reset || !r.Dest.IsValid() || r.Ports.First != api.OutboundPort) {
 			t.Errorf("guard rule %d stands before the proxy's: %s", i, r)
 		}
 	}
@@ -146,22 +148,22 @@ func checkGuard(t *testing.T, output, guard Chain, proxy uint32) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	good := contract.InitArgs{ProxyUID: 15000}
-	for name, change := range map[string]func(*contract.InitArgs){
-		"--proxy-uid: 0":            func(a *contract.InitArgs) { a.ProxyUID = 0 }, // would be "any user" in a Rule
-		"--proxy-uid: -1":           func(a *contract.InitArgs) { a.ProxyUID = -1 },
-		"0 is root":                 func(a *contract.InitArgs) { a.ExcludeOutboundUIDs = contract.UIDs{0} }, // would be "any user" as well
-		"15000 is the proxy's user": func(a *contract.InitArgs) { a.ExcludeOutboundUIDs = contract.UIDs{15000} },
-		"eth0 joins the pod":        func(a *contract.InitArgs) { a.ExcludeOutboundInterfaces = contract.Interfaces{"eth0"} },
-		`"net*" is not the name`:    func(a *contract.InitArgs) { a.ExcludeInboundInterfaces = contract.Interfaces{"net*"} },
-		`"" is not the name`:        func(a *contract.InitArgs) { a.ExcludeInboundInterfaces = contract.Interfaces{""} }, // would be "any interface"
-		"ports 9-8":                 func(a *contract.InitArgs) { a.ExcludeInboundPorts = contract.Ports{{First: 9, Last: 8}} },
-		"ports 0-8":                 func(a *contract.InitArgs) { a.ExcludeOutboundPorts = contract.Ports{{First: 0, Last: 8}} }, // would be "any port"
-		"invalid Prefix":            func(a *contract.InitArgs) { a.ExcludeOutboundCIDRs = []netip.Prefix{{}} },
-		"10.0.0.1/8": func(a *contract.InitArgs) {
+	good := podplan.InitArgs{ProxyUID: 15000}
+	for name, change := range map[string]func(*podplan.InitArgs){
+		"--proxy-uid: 0":            func(a *podplan.InitArgs) { a.ProxyUID = 0 }, // would be "any user" in a Rule
+		"--proxy-uid: -1":           func(a *podplan.InitArgs) { a.ProxyUID = -1 },
+		"0 is root":                 func(a *podplan.InitArgs) { a.ExcludeOutboundUIDs = netset.UIDs{0} }, // would be "any user" as well
+		"15000 is the proxy's user": func(a *podplan.InitArgs) { a.ExcludeOutboundUIDs = netset.UIDs{15000} },
+		"eth0 joins the pod":        func(a *podplan.InitArgs) { a.ExcludeOutboundInterfaces = netset.Interfaces{"eth0"} },
+		`"net*" is not the name`:    func(a *podplan.InitArgs) { a.ExcludeInboundInterfaces = netset.Interfaces{"net*"} },
+		`"" is not the name`:        func(a *podplan.InitArgs) { a.ExcludeInboundInterfaces = netset.Interfaces{""} }, // would be "any interface"
+		"ports 9-8":                 func(a *podplan.InitArgs) { a.ExcludeInboundPorts = netset.Ports{{First: 9, Last: 8}} },
+		"ports 0-8":                 func(a *podplan.InitArgs) { a.ExcludeOutboundPorts = netset.Ports{{First: 0, Last: 8}} }, // would be "any port"
+		"invalid Prefix":            func(a *podplan.InitArgs) { a.ExcludeOutboundCIDRs = []netip.Prefix{{}} },
+		"10.0.0.1/8": func(a *podplan.InitArgs) {
 			a.ExcludeOutboundCIDRs = []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}
 		},
-		"as an IPv4 network": func(a *contract.InitArgs) {
+		"as an IPv4 network": func(a *podplan.InitArgs) {
 			a.ExcludeOutboundCIDRs = []netip.Prefix{netip.PrefixFrom(netip.MustParseAddr("::ffff:10.0.0.0"), 104)}
 		},
 	} {

@@ -8,20 +8,21 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // full is a set that has a rule of each form.
 func full(t testing.TB) Ruleset {
 	t.Helper()
-	cidrs, err := contract.ParsePrefixes("10.1.0.0/16,192.0.2.7/32,0.0.0.0/0,fd00::/8,2001:db8::7/128,::/0")
+	cidrs, err := netset.ParsePrefixes("10.1.0.0/16,192.0.2.7/32,0.0.0.0/0,fd00::/8,2001:db8::7/128,::/0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	set, err := New(contract.InitArgs{
-		ProxyUID: 15000, ExcludeInboundPorts: contract.Ports{{First: 22, Last: 22}, {First: 9000, Last: 9010}},
-		ExcludeOutboundPorts: contract.PortsOf(25), ExcludeOutboundCIDRs: cidrs,
-		ExcludeInboundInterfaces: contract.Interfaces{"docker0", "net1"}, ExcludeOutboundInterfaces: contract.Interfaces{"net1"}, ExcludeOutboundUIDs: contract.UIDs{1001},
+	set, err := New(podplan.InitArgs{
+		ProxyUID: 15000, ExcludeInboundPorts: netset.Ports{{First: 22, Last: 22}, {First: 9000, Last: 9010}},
+		ExcludeOutboundPorts: netset.PortsOf(25), ExcludeOutboundCIDRs: cidrs,
+		ExcludeInboundInterfaces: netset.Interfaces{"docker0", "net1"}, ExcludeOutboundInterfaces: netset.Interfaces{"net1"}, ExcludeOutboundUIDs: netset.UIDs{1001},
 	}, true)
 	if err != nil {
 		t.Fatal(err)

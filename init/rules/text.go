@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"strings"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // String is the rule set as `nft list table inet meshless` prints it, and as `nft -f` reads it.
@@ -70,7 +70,7 @@ func (r Rule) String() string {
 	}
 	switch {
 	case r.Ports.First != 0:
-		say("tcp dport %s", contract.Ports{r.Ports})
+		say("tcp dport %s", netset.Ports{r.Ports})
 	case r.onlyTCP():
 		say("meta l4proto tcp")
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/svid"
-	"github.com/meshless-dev/meshless/internal/testca"
+	"github.com/meshless-dev/meshless/test/testca"
 )
 
 // FuzzCertificatesEqual: certificates that were read are written in one form, and read again as the same, in the same order. No block of a file

@@ -7,12 +7,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/svid"
-	"github.com/meshless-dev/meshless/internal/testca"
+	"github.com/meshless-dev/meshless/test/testca"
 )
 
-func memo(t testing.TB, revoked []string, federation []contract.Federation, cas ...*testca.CA) *svid.Memo {
+func memo(t testing.TB, revoked []string, federation []meshmap.Federation, cas ...*testca.CA) *svid.Memo {
 	t.Helper()
 	set, err := svid.NewSet(bundle(t, revoked, cas...), federation)
 	if err != nil {

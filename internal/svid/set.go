@@ -10,7 +10,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 )
 
 // Set is our own bundle and those of federated trust domains, one each. Each vouches for identities of its own trust domain alone: what an authority of one
@@ -23,7 +23,7 @@ type Set struct {
 
 // NewSet adds the bundles of a federation to our own, with our revoked keys. A trust domain that stands twice, and an authority, or the key of one, that two
 // trust domains share, are errors: such an authority could name anybody in both (ibid., section 6.4).
-func NewSet(own *Bundle, federation []contract.Federation) (*Set, error) {
+func NewSet(own *Bundle, federation []meshmap.Federation) (*Set, error) {
 	s := &Set{own: own, domains: map[spiffeid.TrustDomain]*Bundle{own.trustDomain: own}}
 	for _, f := range federation {
 		b, err := ParseFederation(f)
@@ -44,7 +44,7 @@ func NewSet(own *Bundle, federation []contract.Federation) (*Set, error) {
 }
 
 // ParseFederation is the bundle of one federated trust domain, by itself: without revoked keys, and not held against any other.
-func ParseFederation(f contract.Federation) (*Bundle, error) {
+func ParseFederation(f meshmap.Federation) (*Bundle, error) {
 	td, err := spiffeid.TrustDomainFromString(f.TrustDomain)
 	if err != nil {
 		return nil, err

@@ -12,9 +12,9 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/svid"
-	"github.com/meshless-dev/meshless/internal/testca"
+	"github.com/meshless-dev/meshless/test/testca"
 )
 
 const (
@@ -22,8 +22,8 @@ const (
 	thirdID = "spiffe://third.example/ns/prod/deployment/web"
 )
 
-func federate(td string, cas ...*testca.CA) contract.Federation {
-	f := contract.Federation{TrustDomain: td}
+func federate(td string, cas ...*testca.CA) meshmap.Federation {
+	f := meshmap.Federation{TrustDomain: td}
 	for _, ca := range cas {
 		f.Bundle += string(ca.PEM())
 	}
@@ -35,7 +35,7 @@ func TestSetNeverMixes(t *testing.T) {
 	ours, other, third := testca.New(t, "cluster.local"), testca.New(t, "other.example"), testca.New(t, "third.example")
 	revokedLeaf := other.Issue(t, otherID)
 	own := bundle(t, []string{svid.KeyDigest(revokedLeaf.Leaf)}, ours)
-	s, err := svid.NewSet(own, []contract.Federation{federate("other.example", other)})
+	s, err := svid.NewSet(own, []meshmap.Federation{federate("other.example", other)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestSetNeverMixes(t *testing.T) {
 // A revoked authority of another trust domain is not trusted, whoever listed it.
 func TestSetRevokesAuthorities(t *testing.T) {
 	ours, other := testca.New(t, "cluster.local"), testca.New(t, "other.example")
-	s, err := svid.NewSet(bundle(t, []string{svid.KeyDigest(other.Certificate)}, ours), []contract.Federation{federate("other.example", other)})
+	s, err := svid.NewSet(bundle(t, []string{svid.KeyDigest(other.Certificate)}, ours), []meshmap.Federation{federate("other.example", other)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,29 +130,29 @@ func TestNewSetRefuses(t *testing.T) {
 	ours, other, third := testca.New(t, "cluster.local"), testca.New(t, "other.example"), testca.New(t, "third.example")
 	nameless := testca.New(t, "cluster.local", func(c *x509.Certificate) { c.URIs = nil })
 	leaf := other.Issue(t, otherID)
-	text := func(f contract.Federation, more ...string) contract.Federation {
+	text := func(f meshmap.Federation, more ...string) meshmap.Federation {
 		f.Bundle += strings.Join(more, "")
 		return f
 	}
 	for name, c := range map[string]struct {
 		own        *testca.CA
-		federation []contract.Federation
+		federation []meshmap.Federation
 		want       string
 	}{
-		"good":                               {ours, []contract.Federation{federate("other.example", other), federate("third.example", third)}, ""},
-		"an authority without a name":        {ours, []contract.Federation{federate("other.example", nameless)}, ""},
-		"our own trust domain":               {ours, []contract.Federation{federate("cluster.local", testca.New(t, "cluster.local"))}, "has a bundle already"},
-		"a trust domain twice":               {ours, []contract.Federation{federate("other.example", other), federate("other.example", testca.New(t, "other.example"))}, "has a bundle already"},
-		"an authority that names another":    {ours, []contract.Federation{federate("other.example", third)}, "which names spiffe://third.example"},
-		"an authority that names ours":       {ours, []contract.Federation{federate("other.example", ours)}, "which names spiffe://cluster.local"},
-		"an authority in two trust domains":  {ours, []contract.Federation{federate("other.example", nameless), federate("third.example", nameless)}, "must not be mixed"},
-		"our authority, which has no name":   {nameless, []contract.Federation{federate("other.example", nameless)}, "must not be mixed"},
-		"the same key in another's clothing": {nameless, []contract.Federation{federate("other.example", nameless.Again(t))}, "must not be mixed"},
-		"a certificate twice":                {ours, []contract.Federation{federate("other.example", other, other)}, "twice"},
-		"nothing":                            {ours, []contract.Federation{federate("other.example")}, "holds no certificate"},
-		"a leaf":                             {ours, []contract.Federation{text(federate("other.example", other), string(svid.EncodeCertificates(leaf.Leaf)))}, "not a CA"},
-		"a key":                              {ours, []contract.Federation{text(federate("other.example", other), string(testca.KeyPEM(t, leaf)))}, "not a certificate"},
-		"no trust domain":                    {ours, []contract.Federation{federate("Other!", other)}, "trust domain"},
+		"good":                               {ours, []meshmap.Federation{federate("other.example", other), federate("third.example", third)}, ""},
+		"an authority without a name":        {ours, []meshmap.Federation{federate("other.example", nameless)}, ""},
+		"our own trust domain":               {ours, []meshmap.Federation{federate("cluster.local", testca.New(t, "cluster.local"))}, "has a bundle already"},
+		"a trust domain twice":               {ours, []meshmap.Federation{federate("other.example", other), federate("other.example", testca.New(t, "other.example"))}, "has a bundle already"},
+		"an authority that names another":    {ours, []meshmap.Federation{federate("other.example", third)}, "which names spiffe://third.example"},
+		"an authority that names ours":       {ours, []meshmap.Federation{federate("other.example", ours)}, "which names spiffe://cluster.local"},
+		"an authority in two trust domains":  {ours, []meshmap.Federation{federate("other.example", nameless), federate("third.example", nameless)}, "must not be mixed"},
+		"our authority, which has no name":   {nameless, []meshmap.Federation{federate("other.example", nameless)}, "must not be mixed"},
+		"the same key in another's clothing": {nameless, []meshmap.Federation{federate("other.example", nameless.Again(t))}, "must not be mixed"},
+		"a certificate twice":                {ours, []meshmap.Federation{federate("other.example", other, other)}, "twice"},
+		"nothing":                            {ours, []meshmap.Federation{federate("other.example")}, "holds no certificate"},
+		"a leaf":                             {ours, []meshmap.Federation{text(federate("other.example", other), string(svid.EncodeCertificates(leaf.Leaf)))}, "not a CA"},
+		"a key":                              {ours, []meshmap.Federation{text(federate("other.example", other), string(testca.KeyPEM(t, leaf)))}, "not a certificate"},
+		"no trust domain":                    {ours, []meshmap.Federation{federate("Other!", other)}, "trust domain"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := svid.NewSet(bundle(t, nil, c.own), c.federation)

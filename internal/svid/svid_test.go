@@ -11,7 +11,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/meshless-dev/meshless/internal/svid"
-	"github.com/meshless-dev/meshless/internal/testca"
+	"github.com/meshless-dev/meshless/test/testca"
 )
 
 const id = "spiffe://cluster.local/ns/prod/deployment/web"

@@ -14,7 +14,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/internal/svid"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
@@ -44,14 +46,14 @@ type State struct {
 // Idle tells whether nothing is under way.
 func (s State) Idle() bool { return s.InboundConnections+s.OutboundConnections+s.Handlers == 0 }
 
-// Metrics is the handler of contract.MetricsPort.
+// Metrics is the handler of api.MetricsPort.
 func Metrics(c Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Telemetry.Registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	return mux
 }
 
-// Health is the handler of contract.HealthPort.
+// Health is the handler of api.HealthPort.
 func Health(c Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -62,11 +64,11 @@ func Health(c Config) http.Handler {
 		plain(w, http.StatusOK, "ready")
 	})
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "alive") })
-	mux.Handle("GET "+contract.HandlerPath(""), c.Prober)
+	mux.Handle("GET "+podplan.HandlerPath(""), c.Prober)
 	return mux
 }
 
-// Paths of contract.AdminPort that end something. QuitPath is for the app of a pod that is to end where nobody else ends the proxy: a Job whose sidecar is a plain
+// Paths of api.AdminPort that end something. QuitPath is for the app of a pod that is to end where nobody else ends the proxy: a Job whose sidecar is a plain
 // container. Whoever can ask is in the pod, and gains nothing: without the proxy, what is redirected to it is refused.
 const (
 	DrainPath = "/drain"
@@ -79,7 +81,7 @@ const DrainHeader = "Meshless-Drain"
 // LevelPath tells the log level, and sets it by PUT ?level=debug.
 const LevelPath = "/loglevel"
 
-// Local is the handler of contract.AdminPort, which is bound to loopback.
+// Local is the handler of api.AdminPort, which is bound to loopback.
 func Local(c Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /configz", func(w http.ResponseWriter, _ *http.Request) { configz(w, c) })
@@ -125,7 +127,7 @@ func levelName(l *slog.LevelVar) string { return strings.ToLower(l.Level().Strin
 
 func setLevel(w http.ResponseWriter, r *http.Request, c Config) {
 	name := r.URL.Query().Get("level")
-	if err := contract.ValidateLogLevel(name); err != nil {
+	if err := podplan.ValidateLogLevel(name); err != nil {
 		plain(w, http.StatusBadRequest, "level: "+err.Error())
 		return
 	}
@@ -145,14 +147,14 @@ func Server(h http.Handler) *http.Server {
 
 // configDump is what /configz shows. It is built of certificates and maps alone: no key is within reach of this package.
 type configDump struct {
-	Version     string             `json:"version"`
-	Generation  uint64             `json:"generation"`
-	Failure     string             `json:"failure,omitempty"` // why the newest generation is not in use
-	SPIFFEID    string             `json:"spiffeID,omitempty"`
-	Leaf        *certificate       `json:"leaf,omitempty"`
-	Authorities []certificate      `json:"authorities,omitempty"`
-	Mesh        *contract.Mesh     `json:"mesh,omitempty"`
-	Workload    *contract.Workload `json:"workload,omitempty"`
+	Version     string            `json:"version"`
+	Generation  uint64            `json:"generation"`
+	Failure     string            `json:"failure,omitempty"` // why the newest generation is not in use
+	SPIFFEID    string            `json:"spiffeID,omitempty"`
+	Leaf        *certificate      `json:"leaf,omitempty"`
+	Authorities []certificate     `json:"authorities,omitempty"`
+	Mesh        *meshmap.Map      `json:"mesh,omitempty"`
+	Workload    *podplan.Workload `json:"workload,omitempty"`
 	State
 }
 
@@ -166,7 +168,7 @@ type certificate struct {
 }
 
 func configz(w http.ResponseWriter, c Config) {
-	dump := configDump{Version: contract.Version, State: c.State()}
+	dump := configDump{Version: api.Version, State: c.State()}
 	if err := c.Source.Failure(); err != nil {
 		dump.Failure = err.Error()
 	}
@@ -189,15 +191,15 @@ func writeJSON(w http.ResponseWriter, v any) {
 }
 
 // withoutHeaders leaves out the values of probe headers, which may hold a token.
-func withoutHeaders(w *contract.Workload) *contract.Workload {
+func withoutHeaders(w *podplan.Workload) *podplan.Workload {
 	shown := *w
-	shown.Handlers = map[string]contract.Handler{}
+	shown.Handlers = map[string]podplan.Handler{}
 	for key, h := range w.Handlers {
 		if h.HTTPGet != nil {
 			get := *h.HTTPGet
 			get.Headers = nil
 			for _, header := range h.HTTPGet.Headers {
-				get.Headers = append(get.Headers, contract.HTTPHeader{Name: header.Name, Value: "(hidden)"})
+				get.Headers = append(get.Headers, podplan.HTTPHeader{Name: header.Name, Value: "(hidden)"})
 			}
 			h.HTTPGet = &get
 		}

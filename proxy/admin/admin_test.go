@@ -18,7 +18,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
@@ -38,12 +38,12 @@ func port(t *testing.T, addr string) uint16 {
 }
 
 // kubelet asks the health port for one handler, and does not follow redirects, so that the answer itself is seen.
-func kubelet(t *testing.T, h contract.Handler, key string) (status int, body string) {
+func kubelet(t *testing.T, h podplan.Handler, key string) (status int, body string) {
 	t.Helper()
-	snapshot := &identity.Snapshot{Workload: &contract.Workload{Handlers: map[string]contract.Handler{key: h}}}
+	snapshot := &identity.Snapshot{Workload: &podplan.Workload{Handlers: map[string]podplan.Handler{key: h}}}
 	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return snapshot }, listen.Sources{}, slog.New(slog.DiscardHandler)))
 	defer server.Close()
-	request, err := http.NewRequest("GET", server.URL+contract.HandlerPath(key), nil)
+	request, err := http.NewRequest("GET", server.URL+podplan.HandlerPath(key), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,41 +83,41 @@ func TestHTTPGet(t *testing.T) {
 	defer secure.Close()
 	http1, https := port(t, plain.Listener.Addr().String()), port(t, secure.Listener.Addr().String())
 	own := fmt.Sprintf("127.0.0.1:%d", http1)
-	headers := func(pairs ...string) (h []contract.HTTPHeader) {
+	headers := func(pairs ...string) (h []podplan.HTTPHeader) {
 		for i := 0; i < len(pairs); i += 2 {
-			h = append(h, contract.HTTPHeader{Name: pairs[i], Value: pairs[i+1]})
+			h = append(h, podplan.HTTPHeader{Name: pairs[i], Value: pairs[i+1]})
 		}
 		return h
 	}
 	cases := []struct {
 		name   string
-		get    contract.HTTPGet
+		get    podplan.HTTPGet
 		status int
 		body   string // a part of it; "=" in front means all
 	}{
-		{"defaults", contract.HTTPGet{Port: http1, Path: "/healthy?a=b&c"}, 200, "=/healthy?a=b&c|" + own + "|kube-probe/1.36|*/*|"},
-		{"headers", contract.HTTPGet{Port: http1, Path: "/healthy", Headers: headers("Host", "app.example", "User-Agent", "mine", "Accept", "text/x", "X-Two", "1", "X-Two", "2")},
+		{"defaults", podplan.HTTPGet{Port: http1, Path: "/healthy?a=b&c"}, 200, "=/healthy?a=b&c|" + own + "|kube-probe/1.36|*/*|"},
+		{"headers", podplan.HTTPGet{Port: http1, Path: "/healthy", Headers: headers("Host", "app.example", "User-Agent", "mine", "Accept", "text/x", "X-Two", "1", "X-Two", "2")},
 			200, "=/healthy|app.example|mine|text/x|1,2"},
-		{"headers taken away", contract.HTTPGet{Port: http1, Path: "/healthy", Headers: headers("User-Agent", "", "Accept", "")}, 200, "=/healthy|" + own + "|||"},
-		{"path without a slash", contract.HTTPGet{Port: http1, Path: "healthy"}, 200, "=/healthy|"},
-		{"status", contract.HTTPGet{Port: http1, Path: "/sick"}, 418, "=sick\n"},
-		{"HTTPS", contract.HTTPGet{Port: https, Path: "/sick", Scheme: "HTTPS"}, 418, "=sick\n"},
-		{"redirect to the app", contract.HTTPGet{Port: http1, Path: "/moved"}, 418, "=sick\n"},
-		{"redirect away", contract.HTTPGet{Port: http1, Path: "/away"}, 302, ""},
-		{"redirects without end", contract.HTTPGet{Port: http1, Path: "/loop"}, 502, "stopped after 10 redirects"},
-		{"nobody listens", contract.HTTPGet{Port: 1, Path: "/"}, 502, "connection refused"},
-		{"slow", contract.HTTPGet{Port: http1, Path: "/slow"}, 504, "in time"},
+		{"headers taken away", podplan.HTTPGet{Port: http1, Path: "/healthy", Headers: headers("User-Agent", "", "Accept", "")}, 200, "=/healthy|" + own + "|||"},
+		{"path without a slash", podplan.HTTPGet{Port: http1, Path: "healthy"}, 200, "=/healthy|"},
+		{"status", podplan.HTTPGet{Port: http1, Path: "/sick"}, 418, "=sick\n"},
+		{"HTTPS", podplan.HTTPGet{Port: https, Path: "/sick", Scheme: "HTTPS"}, 418, "=sick\n"},
+		{"redirect to the app", podplan.HTTPGet{Port: http1, Path: "/moved"}, 418, "=sick\n"},
+		{"redirect away", podplan.HTTPGet{Port: http1, Path: "/away"}, 302, ""},
+		{"redirects without end", podplan.HTTPGet{Port: http1, Path: "/loop"}, 502, "stopped after 10 redirects"},
+		{"nobody listens", podplan.HTTPGet{Port: 1, Path: "/"}, 502, "connection refused"},
+		{"slow", podplan.HTTPGet{Port: http1, Path: "/slow"}, 504, "in time"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			status, body := kubelet(t, contract.Handler{HTTPGet: &c.get}, "app/livenessProbe")
+			status, body := kubelet(t, podplan.Handler{HTTPGet: &c.get}, "app/livenessProbe")
 			want, whole := strings.CutPrefix(c.body, "=")
 			if status != c.status || (whole && !strings.HasPrefix(body, want)) || !strings.Contains(body, want) {
 				t.Errorf("got %d %q, want %d %q", status, body, c.status, c.body)
 			}
 		})
 	}
-	if status, body := kubelet(t, contract.Handler{HTTPGet: &contract.HTTPGet{Port: http1, Path: "/large"}}, "app/livenessProbe"); status != 200 || len(body) != maxBody {
+	if status, body := kubelet(t, podplan.Handler{HTTPGet: &podplan.HTTPGet{Port: http1, Path: "/large"}}, "app/livenessProbe"); status != 200 || len(body) != maxBody {
 		t.Errorf("large: %d, %d bytes; want %d", status, len(body), maxBody)
 	}
 	if got := redirects.Load(); got != maxRedirects {
@@ -131,11 +131,11 @@ func TestTCPSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	open := port(t, l.Addr().String())
-	if status, _ := kubelet(t, contract.Handler{TCPSocket: &contract.TCPSocket{Port: open}}, "app/readinessProbe"); status != 200 {
+	if status, _ := kubelet(t, podplan.Handler{TCPSocket: &podplan.TCPSocket{Port: open}}, "app/readinessProbe"); status != 200 {
 		t.Errorf("open port: %d", status)
 	}
 	l.Close()
-	if status, _ := kubelet(t, contract.Handler{TCPSocket: &contract.TCPSocket{Port: open}}, "app/readinessProbe"); status != 502 {
+	if status, _ := kubelet(t, podplan.Handler{TCPSocket: &podplan.TCPSocket{Port: open}}, "app/readinessProbe"); status != 502 {
 		t.Errorf("closed port: %d", status)
 	}
 }
@@ -206,12 +206,12 @@ func TestGRPC(t *testing.T) {
 		"garbage":  {503, "no gRPC message"},
 		"cut":      {503, `status ""`},
 	} {
-		status, body := kubelet(t, contract.Handler{GRPC: &contract.GRPC{Port: app, Service: service}}, "app/startupProbe")
+		status, body := kubelet(t, podplan.Handler{GRPC: &podplan.GRPC{Port: app, Service: service}}, "app/startupProbe")
 		if status != want.status || !strings.Contains(body, want.body) {
 			t.Errorf("%q: got %d %q, want %d %q", service, status, body, want.status, want.body)
 		}
 	}
-	if status, _ := kubelet(t, contract.Handler{GRPC: &contract.GRPC{Port: 1}}, "app/startupProbe"); status != 502 {
+	if status, _ := kubelet(t, podplan.Handler{GRPC: &podplan.GRPC{Port: 1}}, "app/startupProbe"); status != 502 {
 		t.Errorf("nobody listens: %d", status)
 	}
 }
@@ -227,10 +227,10 @@ func FuzzParseHealth(f *testing.F) {
 }
 
 func TestUnknownHandler(t *testing.T) {
-	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return &identity.Snapshot{Workload: &contract.Workload{}} }, listen.Sources{}, slog.New(slog.DiscardHandler)))
+	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return &identity.Snapshot{Workload: &podplan.Workload{}} }, listen.Sources{}, slog.New(slog.DiscardHandler)))
 	defer server.Close()
 	for path, want := range map[string]int{"app/livenessProbe": 404, "": 404, "../configz": 404} {
-		response, err := http.Get(server.URL + contract.HandlerPath(path))
+		response, err := http.Get(server.URL + podplan.HandlerPath(path))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -246,13 +246,13 @@ func TestKubeletGivesUp(t *testing.T) {
 	ended := make(chan struct{})
 	app := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done(); close(ended) }))
 	defer app.Close()
-	get := &contract.HTTPGet{Port: port(t, app.Listener.Addr().String()), Path: "/"}
-	snapshot := &identity.Snapshot{Workload: &contract.Workload{Handlers: map[string]contract.Handler{"app/preStop": {HTTPGet: get}}}}
+	get := &podplan.HTTPGet{Port: port(t, app.Listener.Addr().String()), Path: "/"}
+	snapshot := &identity.Snapshot{Workload: &podplan.Workload{Handlers: map[string]podplan.Handler{"app/preStop": {HTTPGet: get}}}}
 	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return snapshot }, listen.Sources{}, slog.New(slog.DiscardHandler)))
 	defer server.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, "GET", server.URL+contract.HandlerPath("app/preStop"), nil)
+	request, err := http.NewRequestWithContext(ctx, "GET", server.URL+podplan.HandlerPath("app/preStop"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,11 +268,11 @@ func TestKubeletGivesUp(t *testing.T) {
 
 func TestTimeoutOf(t *testing.T) {
 	for key, want := range map[string]time.Duration{"app/livenessProbe": time.Second, "app/preStop": lifecycleTimeout, "app/postStart": lifecycleTimeout} {
-		if got := timeoutOf(key, contract.Handler{}); got != want {
+		if got := timeoutOf(key, podplan.Handler{}); got != want {
 			t.Errorf("%s: %v, want %v", key, got, want)
 		}
 	}
-	if got := timeoutOf("app/readinessProbe", contract.Handler{TimeoutSeconds: 7}); got != 7*time.Second {
+	if got := timeoutOf("app/readinessProbe", podplan.Handler{TimeoutSeconds: 7}); got != 7*time.Second {
 		t.Errorf("got %v", got)
 	}
 }
@@ -331,12 +331,12 @@ func TestHandlerLogsWhenItTurns(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := "web/readinessProbe"
-	snapshot := &identity.Snapshot{Workload: &contract.Workload{Handlers: map[string]contract.Handler{key: {TCPSocket: &contract.TCPSocket{Port: port(t, app.Addr().String())}}}}}
+	snapshot := &identity.Snapshot{Workload: &podplan.Workload{Handlers: map[string]podplan.Handler{key: {TCPSocket: &podplan.TCPSocket{Port: port(t, app.Addr().String())}}}}}
 	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return snapshot }, listen.Sources{}, slog.New(slog.NewJSONHandler(&out, nil))))
 	defer server.Close()
 	ask := func() {
 		t.Helper()
-		response, err := http.Get(server.URL + contract.HandlerPath(key))
+		response, err := http.Get(server.URL + podplan.HandlerPath(key))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -15,7 +15,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/listen"
 )
@@ -59,7 +59,7 @@ func (p *Prober) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		plain(w, http.StatusServiceUnavailable, "meshless-proxy has no good generation of files yet, see /readyz")
 		return
 	}
-	key := strings.TrimPrefix(r.URL.Path, contract.HandlerPath(""))
+	key := strings.TrimPrefix(r.URL.Path, podplan.HandlerPath(""))
 	handler, ok := snapshot.Workload.Handlers[key]
 	if !ok {
 		plain(w, http.StatusNotFound, fmt.Sprintf("meshless-proxy knows no handler %q", key))
@@ -115,7 +115,7 @@ func (p *Prober) note(key string, a *answer, err error) {
 }
 
 // timeoutOf is what bounds a handler beside the request itself.
-func timeoutOf(key string, h contract.Handler) time.Duration {
+func timeoutOf(key string, h podplan.Handler) time.Duration {
 	switch {
 	case h.TimeoutSeconds > 0:
 		return time.Duration(h.TimeoutSeconds) * time.Second
@@ -131,7 +131,7 @@ func isLifecycle(key string) bool {
 
 // target is one handler to be performed at the pod's own address.
 type target struct {
-	handler contract.Handler
+	handler podplan.Handler
 	addr    netip.Addr
 	dialer  *net.Dialer
 }

@@ -11,16 +11,18 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // PlainKeyFile is the key where another party opens it before it reaches the pod: Flux with SOPS, or cert-manager.
-const PlainKeyFile = contract.PlainKeyFile
+const PlainKeyFile = api.PlainKeyFile
 
 // Generation is the content of the directory at one moment. LeafPEM, BundlePEM and the key are not judged yet.
 type Generation struct {
-	Mesh      *contract.Mesh
-	Workload  *contract.Workload
+	Mesh      *meshmap.Map
+	Workload  *podplan.Workload
 	LeafPEM   []byte
 	BundlePEM []byte
 	SealedKey []byte // armored age; nil when PlainKey is set
@@ -82,10 +84,10 @@ func resolve(directory string) (string, error) {
 
 func readAll(directory string) (*Generation, error) {
 	r := &reader{directory: directory}
-	g := &Generation{LeafPEM: r.file(contract.LeafFile, maxLeaf), BundlePEM: r.file(contract.BundleFile, maxBundle)}
-	mesh, workload := r.file(contract.MeshFile, maxMesh), r.file(contract.WorkloadFile, maxWorkload)
-	if g.SealedKey = r.optional(contract.SealedKeyFile, maxKey); g.SealedKey != nil {
-		g.Identity = r.file(contract.IdentityFile, maxIdentity)
+	g := &Generation{LeafPEM: r.file(api.LeafFile, maxLeaf), BundlePEM: r.file(api.BundleFile, maxBundle)}
+	mesh, workload := r.file(api.MeshFile, maxMesh), r.file(api.WorkloadFile, maxWorkload)
+	if g.SealedKey = r.optional(api.SealedKeyFile, maxKey); g.SealedKey != nil {
+		g.Identity = r.file(api.IdentityFile, maxIdentity)
 	} else {
 		g.PlainKey = r.file(PlainKeyFile, maxKey)
 	}
@@ -94,10 +96,10 @@ func readAll(directory string) (*Generation, error) {
 	}
 	copy(g.Digest[:], r.digest())
 	var err error
-	if g.Mesh, err = contract.ParseMesh(mesh); err != nil {
+	if g.Mesh, err = meshmap.Parse(mesh); err != nil {
 		return nil, err
 	}
-	if g.Workload, err = contract.ParseWorkload(workload); err != nil {
+	if g.Workload, err = podplan.ParseWorkload(workload); err != nil {
 		return nil, err
 	}
 	return g, nil

@@ -11,17 +11,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshless-dev/meshless/internal/contract"
-	"github.com/meshless-dev/meshless/internal/testca"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/proxy/config"
-	"github.com/meshless-dev/meshless/proxy/proxytest"
+	"github.com/meshless-dev/meshless/test/proxytest"
+	"github.com/meshless-dev/meshless/test/testca"
 )
 
 func files(t *testing.T) proxytest.Files {
 	t.Helper()
 	ca := testca.New(t, proxytest.TrustDomain)
 	return proxytest.Workload{CA: ca, Leaf: ca.Issue(t, proxytest.ID("app")), Mesh: proxytest.Mesh(),
-		Workload: contract.Workload{SPIFFEID: proxytest.ID("app")}}.Sealed(t)
+		Workload: podplan.Workload{SPIFFEID: proxytest.ID("app")}}.Sealed(t)
 }
 
 func TestReadAsPublished(t *testing.T) {
@@ -33,7 +34,7 @@ func TestReadAsPublished(t *testing.T) {
 		t.Fatal(err)
 	}
 	if g.Workload.SPIFFEID != proxytest.ID("app") || g.Mesh.TrustDomain != proxytest.TrustDomain || g.PlainKey != nil ||
-		string(g.SealedKey) != string(f[contract.SealedKeyFile]) || string(g.LeafPEM) != string(f[contract.LeafFile]) {
+		string(g.SealedKey) != string(f[api.SealedKeyFile]) || string(g.LeafPEM) != string(f[api.LeafFile]) {
 		t.Errorf("got %+v", g)
 	}
 	f.Publish(t, dir)
@@ -41,7 +42,7 @@ func TestReadAsPublished(t *testing.T) {
 	if err != nil || again.Digest != g.Digest {
 		t.Errorf("the same files have another digest (%v)", err)
 	}
-	f.With(contract.BundleFile, testca.New(t, proxytest.TrustDomain).PEM()).Publish(t, dir)
+	f.With(api.BundleFile, testca.New(t, proxytest.TrustDomain).PEM()).Publish(t, dir)
 	if other, err := config.Read(dir); err != nil || other.Digest == g.Digest {
 		t.Errorf("other files have the same digest (%v)", err)
 	}
@@ -50,7 +51,7 @@ func TestReadAsPublished(t *testing.T) {
 func TestReadPlainDirectory(t *testing.T) {
 	dir := t.TempDir()
 	f := files(t)
-	f = f.With("tls.key", []byte("plain")).With(contract.SealedKeyFile, nil).With(contract.IdentityFile, nil)
+	f = f.With("tls.key", []byte("plain")).With(api.SealedKeyFile, nil).With(api.IdentityFile, nil)
 	for name, content := range f {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
@@ -68,16 +69,16 @@ func TestReadRefuses(t *testing.T) {
 		files proxytest.Files
 		want  string
 	}{
-		"no leaf":         {good.With(contract.LeafFile, nil), contract.LeafFile},
-		"no key":          {good.With(contract.SealedKeyFile, nil), config.PlainKeyFile},
-		"no identity":     {good.With(contract.IdentityFile, nil), contract.IdentityFile},
-		"no bundle":       {good.With(contract.BundleFile, nil), contract.BundleFile},
-		"no mesh":         {good.With(contract.MeshFile, nil), contract.MeshFile},
-		"no workload":     {good.With(contract.WorkloadFile, nil), contract.WorkloadFile},
-		"large leaf":      {good.With(contract.LeafFile, make([]byte, 65<<10)), "larger than"},
-		"large key":       {good.With(contract.SealedKeyFile, make([]byte, 33<<10)), "larger than"},
-		"broken mesh":     {good.With(contract.MeshFile, []byte("kind: Other")), contract.MeshFile},
-		"broken workload": {good.With(contract.WorkloadFile, []byte("{}")), contract.WorkloadFile},
+		"no leaf":         {good.With(api.LeafFile, nil), api.LeafFile},
+		"no key":          {good.With(api.SealedKeyFile, nil), config.PlainKeyFile},
+		"no identity":     {good.With(api.IdentityFile, nil), api.IdentityFile},
+		"no bundle":       {good.With(api.BundleFile, nil), api.BundleFile},
+		"no mesh":         {good.With(api.MeshFile, nil), api.MeshFile},
+		"no workload":     {good.With(api.WorkloadFile, nil), api.WorkloadFile},
+		"large leaf":      {good.With(api.LeafFile, make([]byte, 65<<10)), "larger than"},
+		"large key":       {good.With(api.SealedKeyFile, make([]byte, 33<<10)), "larger than"},
+		"broken mesh":     {good.With(api.MeshFile, []byte("kind: Other")), api.MeshFile},
+		"broken workload": {good.With(api.WorkloadFile, []byte("{}")), api.WorkloadFile},
 	}
 	for name, c := range cases {
 		dir := t.TempDir()
@@ -121,11 +122,11 @@ func TestReadWhileSwapped(t *testing.T) {
 			t.Fatal(err)
 		}
 		of := a
-		if string(g.LeafPEM) == string(b[contract.LeafFile]) {
+		if string(g.LeafPEM) == string(b[api.LeafFile]) {
 			of = b
 		}
-		if string(g.LeafPEM) != string(of[contract.LeafFile]) || string(g.SealedKey) != string(of[contract.SealedKeyFile]) ||
-			string(g.BundlePEM) != string(of[contract.BundleFile]) {
+		if string(g.LeafPEM) != string(of[api.LeafFile]) || string(g.SealedKey) != string(of[api.SealedKeyFile]) ||
+			string(g.BundlePEM) != string(of[api.BundleFile]) {
 			t.Fatal("files of two generations are mixed")
 		}
 	}

@@ -14,11 +14,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/meshless-dev/meshless/internal/contract"
-	"github.com/meshless-dev/meshless/internal/testca"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/proxy/config"
 	"github.com/meshless-dev/meshless/proxy/identity"
-	"github.com/meshless-dev/meshless/proxy/proxytest"
+	"github.com/meshless-dev/meshless/test/proxytest"
+	"github.com/meshless-dev/meshless/test/testca"
 )
 
 // full is a generation whose every file says something that matters.
@@ -26,12 +29,12 @@ func full(t testing.TB) proxytest.Workload {
 	t.Helper()
 	ca := testca.New(t, proxytest.TrustDomain)
 	return proxytest.Workload{CA: ca, Leaf: ca.Issue(t, proxytest.ID("app")),
-		Mesh: proxytest.Mesh(func(m *contract.Mesh) {
-			m.Services = []contract.Service{{Host: "db.prod.svc.cluster.local", Identities: []string{proxytest.ID("db")}}}
+		Mesh: proxytest.Mesh(func(m *meshmap.Map) {
+			m.Services = []meshmap.Service{{Host: "db.prod.svc.cluster.local", Identities: []string{proxytest.ID("db")}}}
 			m.RevokedKeys = []string{strings.Repeat("ab", 32)}
-			m.Inbound.Policy = []contract.Policy{{Workload: proxytest.ID("app"), Rules: []contract.Rule{{From: []string{proxytest.ID("web")}}}}}
+			m.Inbound.Policy = []meshmap.Policy{{Workload: proxytest.ID("app"), Rules: []meshmap.Rule{{From: []string{proxytest.ID("web")}}}}}
 		}),
-		Workload: contract.Workload{SPIFFEID: proxytest.ID("app"), PermissivePorts: contract.PortsOf(9090)}}
+		Workload: podplan.Workload{SPIFFEID: proxytest.ID("app"), PermissivePorts: netset.PortsOf(9090)}}
 }
 
 // judge reads the files as the proxy does, without a directory: there are many cases.
@@ -47,7 +50,7 @@ func judge(f proxytest.Files) (*identity.Snapshot, error) {
 func secrets(t testing.TB, w proxytest.Workload, f proxytest.Files) []string {
 	t.Helper()
 	var found []string
-	for _, text := range [][]byte{testca.KeyPEM(t, w.Leaf), f[contract.IdentityFile]} {
+	for _, text := range [][]byte{testca.KeyPEM(t, w.Leaf), f[api.IdentityFile]} {
 		for line := range strings.SplitSeq(string(text), "\n") {
 			if len(line) >= 20 && !strings.HasPrefix(line, "-----") && !strings.HasPrefix(line, "#") {
 				found = append(found, line[:20])
@@ -76,17 +79,17 @@ func checkCorrupt(t *testing.T, good *identity.Snapshot, changed proxytest.Files
 	if !bytes.Equal(got.Leaf.Raw, good.Leaf.Raw) || got.ID != good.ID {
 		t.Errorf("the leaf is another one: %s, %s", got.ID, got.Leaf.SerialNumber)
 	}
-	if file != contract.BundleFile && !got.Bundle.Authorities()[0].Equal(good.Bundle.Authorities()[0]) {
+	if file != api.BundleFile && !got.Bundle.Authorities()[0].Equal(good.Bundle.Authorities()[0]) {
 		t.Error("the authority is another one")
 	}
 	key, ok := got.Bundle.Authorities()[0].PublicKey.(*ecdsa.PublicKey)
 	if !ok || !key.Equal(good.Bundle.Authorities()[0].PublicKey) {
 		t.Error("another authority's key is trusted")
 	}
-	if diff := cmp.Diff(good.Mesh, got.Mesh, meshCompare); file != contract.MeshFile && diff != "" {
+	if diff := cmp.Diff(good.Mesh, got.Mesh, meshCompare); file != api.MeshFile && diff != "" {
 		t.Errorf("the map differs: %s", diff)
 	}
-	if diff := cmp.Diff(good.Workload, got.Workload); file != contract.WorkloadFile && diff != "" {
+	if diff := cmp.Diff(good.Workload, got.Workload); file != api.WorkloadFile && diff != "" {
 		t.Errorf("the workload differs: %s", diff)
 	}
 	return true
@@ -160,7 +163,7 @@ func TestSwappedFiles(t *testing.T) {
 	one, two := full(t), full(t)
 	one.Mesh.RevokedKeys, two.Mesh.RevokedKeys = nil, nil
 	a, b := one.Sealed(t), two.Sealed(t)
-	names := []string{contract.LeafFile, contract.SealedKeyFile, contract.IdentityFile, contract.BundleFile}
+	names := []string{api.LeafFile, api.SealedKeyFile, api.IdentityFile, api.BundleFile}
 	for mix := range 1 << len(names) {
 		t.Run(fmt.Sprintf("%04b", mix), func(t *testing.T) {
 			files := a
@@ -189,7 +192,7 @@ func TestSwappedFiles(t *testing.T) {
 func FuzzGeneration(f *testing.F) {
 	w := full(f)
 	sealed := w.Sealed(f)
-	names := []string{contract.LeafFile, contract.SealedKeyFile, contract.IdentityFile, contract.BundleFile, contract.MeshFile, contract.WorkloadFile}
+	names := []string{api.LeafFile, api.SealedKeyFile, api.IdentityFile, api.BundleFile, api.MeshFile, api.WorkloadFile}
 	for i, name := range names {
 		f.Add(uint8(i), sealed[name])
 		f.Add(uint8(i), append(bytes.Clone(sealed[name]), sealed[name]...))
@@ -212,14 +215,14 @@ func FuzzGeneration(f *testing.F) {
 
 // generation is what package config makes of sealed files.
 func generation(files proxytest.Files) (*config.Generation, error) {
-	mesh, err := contract.ParseMesh(files[contract.MeshFile])
+	mesh, err := meshmap.Parse(files[api.MeshFile])
 	if err != nil {
 		return nil, err
 	}
-	workload, err := contract.ParseWorkload(files[contract.WorkloadFile])
+	workload, err := podplan.ParseWorkload(files[api.WorkloadFile])
 	if err != nil {
 		return nil, err
 	}
-	return &config.Generation{Mesh: mesh, Workload: workload, LeafPEM: files[contract.LeafFile], BundlePEM: files[contract.BundleFile],
-		SealedKey: files[contract.SealedKeyFile], Identity: files[contract.IdentityFile]}, nil
+	return &config.Generation{Mesh: mesh, Workload: workload, LeafPEM: files[api.LeafFile], BundlePEM: files[api.BundleFile],
+		SealedKey: files[api.SealedKeyFile], Identity: files[api.IdentityFile]}, nil
 }

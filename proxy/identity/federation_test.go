@@ -5,15 +5,17 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/meshless-dev/meshless/internal/contract"
-	"github.com/meshless-dev/meshless/internal/testca"
-	"github.com/meshless-dev/meshless/proxy/proxytest"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/podplan"
+	"github.com/meshless-dev/meshless/test/proxytest"
+	"github.com/meshless-dev/meshless/test/testca"
 )
 
 // TestFederationOfASnapshot: peers of a federated trust domain verify, our own leaf is never one of theirs, and clients learn of their authorities.
 func TestFederationOfASnapshot(t *testing.T) {
 	w, other := good(t), testca.New(t, "other.example")
-	w.Mesh.Federation = []contract.Federation{{TrustDomain: "other.example", Bundle: string(other.PEM())}}
+	w.Mesh.Federation = []meshmap.Federation{{TrustDomain: "other.example", Bundle: string(other.PEM())}}
 	s, err := load(t, w.Sealed(t))
 	if err != nil {
 		t.Fatal(err)
@@ -33,16 +35,16 @@ func TestFederationOfASnapshot(t *testing.T) {
 	}
 
 	foreign := w
-	foreign.Leaf, foreign.Workload = other.Issue(t, peer), contract.Workload{SPIFFEID: peer}
+	foreign.Leaf, foreign.Workload = other.Issue(t, peer), podplan.Workload{SPIFFEID: peer}
 	if _, err := load(t, foreign.Sealed(t)); err == nil || !strings.Contains(err.Error(), "trust domain") {
 		t.Errorf("a leaf of a federated trust domain as our own: %v", err)
 	}
 	for name, bundle := range map[string][]byte{"our own authority": w.CA.PEM(), "a leaf": []byte(strings.Repeat("x", 9)), "an authority that names a third": testca.New(t, "third.example").PEM()} {
 		bad := w
-		bad.Mesh = proxytest.Mesh(func(m *contract.Mesh) {
-			m.Federation = []contract.Federation{{TrustDomain: "other.example", Bundle: string(bundle)}}
+		bad.Mesh = proxytest.Mesh(func(m *meshmap.Map) {
+			m.Federation = []meshmap.Federation{{TrustDomain: "other.example", Bundle: string(bundle)}}
 		})
-		if _, err := load(t, bad.Sealed(t)); err == nil || !strings.Contains(err.Error(), contract.MeshFile) {
+		if _, err := load(t, bad.Sealed(t)); err == nil || !strings.Contains(err.Error(), api.MeshFile) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

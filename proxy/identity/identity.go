@@ -12,7 +12,9 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/internal/svid"
 	"github.com/meshless-dev/meshless/proxy/config"
 )
@@ -24,8 +26,8 @@ type Snapshot struct {
 	Leaf     *x509.Certificate
 	Bundle   *svid.Bundle // of our own trust domain
 	Trust    *svid.Set    // the same, and those of federated trust domains
-	Mesh     *contract.Mesh
-	Workload *contract.Workload
+	Mesh     *meshmap.Map
+	Workload *podplan.Workload
 
 	now         func() time.Time
 	verified    *svid.Memo // of Trust: what one generation has accepted says nothing in the next
@@ -40,7 +42,7 @@ type Snapshot struct {
 func New(g *config.Generation, now func() time.Time) (*Snapshot, error) {
 	chain, err := svid.ParseCertificates(g.LeafPEM)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", contract.LeafFile, err)
+		return nil, fmt.Errorf("%s: %w", api.LeafFile, err)
 	}
 	key, err := openKey(g)
 	if err != nil {
@@ -54,7 +56,7 @@ func New(g *config.Generation, now func() time.Time) (*Snapshot, error) {
 		return nil, err
 	}
 	if s.Trust, err = svid.NewSet(s.Bundle, g.Mesh.Federation); err != nil {
-		return nil, fmt.Errorf("%s: %w", contract.MeshFile, err)
+		return nil, fmt.Errorf("%s: %w", api.MeshFile, err)
 	}
 	s.verified = svid.NewMemo(s.Trust)
 	if err := s.judgeLeaf(chain); err != nil {
@@ -72,15 +74,15 @@ func New(g *config.Generation, now func() time.Time) (*Snapshot, error) {
 func bundle(g *config.Generation) (*svid.Bundle, error) {
 	td, err := spiffeid.TrustDomainFromString(g.Mesh.TrustDomain)
 	if err != nil {
-		return nil, fmt.Errorf("%s: trustDomain: %w", contract.MeshFile, err)
+		return nil, fmt.Errorf("%s: trustDomain: %w", api.MeshFile, err)
 	}
 	authorities, err := svid.ParseCertificates(g.BundlePEM)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", contract.BundleFile, err)
+		return nil, fmt.Errorf("%s: %w", api.BundleFile, err)
 	}
 	b, err := svid.NewBundle(td, authorities, g.Mesh.RevokedKeys)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", contract.BundleFile, err)
+		return nil, fmt.Errorf("%s: %w", api.BundleFile, err)
 	}
 	return b, nil
 }
@@ -92,13 +94,13 @@ func (s *Snapshot) judgeLeaf(chain []*x509.Certificate) error {
 		id, err := s.Bundle.Verify(chain, usage, s.now())
 		if err != nil {
 			return fmt.Errorf("%s does not verify under %s: %w. Are the Secret and the ConfigMap %s of different commits? Sync both; `meshless verify` tells whether Git is right",
-				contract.LeafFile, contract.BundleFile, err, contract.BundleName)
+				api.LeafFile, api.BundleFile, err, api.BundleName)
 		}
 		s.ID = id
 	}
 	if s.ID.String() != s.Workload.SPIFFEID {
 		return fmt.Errorf("%s is the certificate of %s, but this pod is %s: is the Secret of another workload mounted?",
-			contract.LeafFile, s.ID, s.Workload.SPIFFEID)
+			api.LeafFile, s.ID, s.Workload.SPIFFEID)
 	}
 	return nil
 }
@@ -106,7 +108,7 @@ func (s *Snapshot) judgeLeaf(chain []*x509.Certificate) error {
 func keyFits(leaf *x509.Certificate, key crypto.Signer) error {
 	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !public.Equal(leaf.PublicKey) {
-		return fmt.Errorf("the key does not belong to the leaf in %s: both come from one render, was one of them changed by hand?", contract.LeafFile)
+		return fmt.Errorf("the key does not belong to the leaf in %s: both come from one render, was one of them changed by hand?", api.LeafFile)
 	}
 	return nil
 }
@@ -132,5 +134,5 @@ func (s *Snapshot) Usable() error {
 
 // Permissive tells whether port accepts plaintext beside mutual TLS.
 func (s *Snapshot) Permissive(port uint16) bool {
-	return s.Mesh.Inbound.Mode == contract.Permissive || s.Workload.PermissivePorts.Contains(port)
+	return s.Mesh.Inbound.Mode == meshmap.Permissive || s.Workload.PermissivePorts.Contains(port)
 }

@@ -16,18 +16,20 @@ import (
 
 	"filippo.io/age"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/internal/svid"
-	"github.com/meshless-dev/meshless/internal/testca"
 	"github.com/meshless-dev/meshless/proxy/config"
 	"github.com/meshless-dev/meshless/proxy/identity"
-	"github.com/meshless-dev/meshless/proxy/proxytest"
+	"github.com/meshless-dev/meshless/test/proxytest"
+	"github.com/meshless-dev/meshless/test/testca"
 )
 
 func good(t *testing.T) proxytest.Workload {
 	t.Helper()
 	ca := testca.New(t, proxytest.TrustDomain)
-	return proxytest.Workload{CA: ca, Leaf: ca.Issue(t, proxytest.ID("app")), Mesh: proxytest.Mesh(), Workload: contract.Workload{SPIFFEID: proxytest.ID("app")}}
+	return proxytest.Workload{CA: ca, Leaf: ca.Issue(t, proxytest.ID("app")), Mesh: proxytest.Mesh(), Workload: podplan.Workload{SPIFFEID: proxytest.ID("app")}}
 }
 
 // load is what the proxy makes of files.
@@ -44,7 +46,7 @@ func load(t *testing.T, f proxytest.Files) (*identity.Snapshot, error) {
 
 func TestNew(t *testing.T) {
 	w := good(t)
-	w.Workload.PermissivePorts = contract.PortsOf(8080)
+	w.Workload.PermissivePorts = netset.PortsOf(8080)
 	hybrid, err := age.GenerateHybridIdentity()
 	if err != nil {
 		t.Fatal(err)
@@ -54,8 +56,8 @@ func TestNew(t *testing.T) {
 		"sealed":                 sealed,
 		"plain":                  w.Plain(t),
 		"sealed wins over plain": sealed.With(config.PlainKeyFile, []byte("not a key")),
-		"post-quantum": sealed.With(contract.IdentityFile, []byte(hybrid.String())).
-			With(contract.SealedKeyFile, proxytest.Seal(t, testca.KeyPEM(t, w.Leaf), hybrid.Recipient())),
+		"post-quantum": sealed.With(api.IdentityFile, []byte(hybrid.String())).
+			With(api.SealedKeyFile, proxytest.Seal(t, testca.KeyPEM(t, w.Leaf), hybrid.Recipient())),
 	} {
 		s, err := load(t, f)
 		if err != nil {
@@ -77,7 +79,7 @@ func TestNewRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	seal := func(plain []byte) proxytest.Files {
-		return sealed.With(contract.IdentityFile, []byte(id.String())).With(contract.SealedKeyFile, proxytest.Seal(t, plain, id.Recipient()))
+		return sealed.With(api.IdentityFile, []byte(id.String())).With(api.SealedKeyFile, proxytest.Seal(t, plain, id.Recipient()))
 	}
 	change := func(f func(*proxytest.Workload)) proxytest.Files {
 		changed := good(t)
@@ -89,12 +91,12 @@ func TestNewRefuses(t *testing.T) {
 		files proxytest.Files
 		want  string
 	}{
-		"identity of another":  {sealed.With(contract.IdentityFile, []byte(id.String())), "none of the identities"},
-		"broken identity":      {sealed.With(contract.IdentityFile, []byte(secret[:len(secret)-2]+"!!")), "no list of age identities"},
-		"text as identity":     {sealed.With(contract.IdentityFile, []byte("hunter2")), "no list of age identities"},
-		"too many identities":  {sealed.With(contract.IdentityFile, []byte(strings.Repeat(id.String()+"\n", 17))), "at most 16"},
-		"not age":              {sealed.With(contract.SealedKeyFile, testca.KeyPEM(t, w.Leaf)), "not an armored age file"},
-		"changed ciphertext":   {sealed.With(contract.SealedKeyFile, flip(t, sealed[contract.SealedKeyFile])), contract.SealedKeyFile},
+		"identity of another":  {sealed.With(api.IdentityFile, []byte(id.String())), "none of the identities"},
+		"broken identity":      {sealed.With(api.IdentityFile, []byte(secret[:len(secret)-2]+"!!")), "no list of age identities"},
+		"text as identity":     {sealed.With(api.IdentityFile, []byte("hunter2")), "no list of age identities"},
+		"too many identities":  {sealed.With(api.IdentityFile, []byte(strings.Repeat(id.String()+"\n", 17))), "at most 16"},
+		"not age":              {sealed.With(api.SealedKeyFile, testca.KeyPEM(t, w.Leaf)), "not an armored age file"},
+		"changed ciphertext":   {sealed.With(api.SealedKeyFile, flip(t, sealed[api.SealedKeyFile])), api.SealedKeyFile},
 		"bomb":                 {seal(bytes.Repeat([]byte("A"), 17<<10)), "opens to more than"},
 		"sealed text":          {seal([]byte("hunter2")), "exactly one PEM block"},
 		"two keys":             {seal(append(testca.KeyPEM(t, w.Leaf), testca.KeyPEM(t, w.Leaf)...)), "exactly one PEM block"},
@@ -112,9 +114,9 @@ func TestNewRefuses(t *testing.T) {
 			w.Leaf = w.CA.Issue(t, proxytest.ID("app"), only(x509.ExtKeyUsageClientAuth))
 		}), "not meant for"},
 		"revoked":               {change(func(w *proxytest.Workload) { w.Mesh.RevokedKeys = []string{svid.KeyDigest(w.Leaf.Leaf)} }), "revoked"},
-		"leaf as bundle":        {sealed.With(contract.BundleFile, sealed[contract.LeafFile]), "not a CA"},
-		"key beside the bundle": {sealed.With(contract.BundleFile, append(testca.KeyPEM(t, w.Leaf), sealed[contract.BundleFile]...)), "not a certificate"},
-		"empty leaf":            {sealed.With(contract.LeafFile, []byte{}), "holds no certificate"},
+		"leaf as bundle":        {sealed.With(api.BundleFile, sealed[api.LeafFile]), "not a CA"},
+		"key beside the bundle": {sealed.With(api.BundleFile, append(testca.KeyPEM(t, w.Leaf), sealed[api.BundleFile]...)), "not a certificate"},
+		"empty leaf":            {sealed.With(api.LeafFile, []byte{}), "holds no certificate"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

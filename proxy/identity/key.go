@@ -13,7 +13,7 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/armor"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/proxy/config"
 )
 
@@ -30,18 +30,18 @@ func openKey(g *config.Generation) (crypto.Signer, error) {
 	}
 	identities, err := age.ParseIdentities(bytes.NewReader(g.Identity))
 	if err != nil {
-		return nil, fmt.Errorf("%s holds no list of age identities (one AGE-SECRET-KEY-... per line): make one with `meshless keygen`", contract.IdentityFile)
+		return nil, fmt.Errorf("%s holds no list of age identities (one AGE-SECRET-KEY-... per line): make one with `meshless keygen`", api.IdentityFile)
 	}
 	if len(identities) > maxIdentities {
 		return nil, fmt.Errorf("%s holds %d identities, at most %d are tried: remove those that seal nothing any more",
-			contract.IdentityFile, len(identities), maxIdentities)
+			api.IdentityFile, len(identities), maxIdentities)
 	}
 	plain, err := decrypt(g.SealedKey, identities)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(plain)
-	return parseKey(plain, contract.SealedKeyFile)
+	return parseKey(plain, api.SealedKeyFile)
 }
 
 // recipientsOf names the public halves of identities, which people find in the config.
@@ -62,19 +62,19 @@ func decrypt(sealed []byte, identities []age.Identity) ([]byte, error) {
 	opened, err := age.Decrypt(armor.NewReader(bytes.NewReader(sealed)), identities...)
 	if noMatch := new(age.NoIdentityMatchError); errors.As(err, &noMatch) {
 		return nil, fmt.Errorf("%s is sealed to none of the identities in %s%s: is the right one in the Secret of this namespace? If it was exchanged, put its recipient into spec.sealing and run `meshless issue`",
-			contract.SealedKeyFile, contract.IdentityFile, recipientsOf(identities))
+			api.SealedKeyFile, api.IdentityFile, recipientsOf(identities))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s is not an armored age file: was it changed by hand or cut off?", contract.SealedKeyFile)
+		return nil, fmt.Errorf("%s is not an armored age file: was it changed by hand or cut off?", api.SealedKeyFile)
 	}
 	plain, err := io.ReadAll(io.LimitReader(opened, maxPlaintextKey+1))
 	if err != nil {
 		clear(plain)
-		return nil, fmt.Errorf("%s is damaged: run `meshless issue` to make a new one", contract.SealedKeyFile)
+		return nil, fmt.Errorf("%s is damaged: run `meshless issue` to make a new one", api.SealedKeyFile)
 	}
 	if len(plain) > maxPlaintextKey {
 		clear(plain)
-		return nil, fmt.Errorf("%s opens to more than %d bytes, which is no key", contract.SealedKeyFile, maxPlaintextKey)
+		return nil, fmt.Errorf("%s opens to more than %d bytes, which is no key", api.SealedKeyFile, maxPlaintextKey)
 	}
 	return plain, nil
 }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
@@ -36,11 +36,11 @@ func (s *Snapshot) buildTLS() {
 		}
 	}
 	s.serverPlain = s.server.Clone()
-	s.server.NextProtos = []string{contract.ALPN}
+	s.server.NextProtos = []string{api.ALPN}
 
 	s.client = base.Clone()
 	s.client.InsecureSkipVerify = true // names are SPIFFE IDs, which crypto/tls does not check: VerifyConnection does
-	s.client.NextProtos = []string{contract.ALPN}
+	s.client.NextProtos = []string{api.ALPN}
 }
 
 // ServerConfig is for one handshake as a server. The peer is verified as a client of the mesh, then authorize decides. A client
@@ -51,7 +51,7 @@ func (s *Snapshot) ServerConfig(authorize Authorize) *tls.Config {
 	outer := s.server.Clone()
 	outer.VerifyConnection = verify
 	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		if slices.Contains(hello.SupportedProtos, contract.ALPN) {
+		if slices.Contains(hello.SupportedProtos, api.ALPN) {
 			return nil, nil // outer itself
 		}
 		plain := s.serverPlain.Clone()

@@ -16,7 +16,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/proxy/live"
@@ -163,7 +163,7 @@ func (s *Server) prepare(c *connection) (*relay.Carried, *telemetry.Refusal) {
 	switch {
 	case !s.OwnAddress(dst.Addr()):
 		return nil, &telemetry.Refusal{Reason: "foreign_address", Err: fmt.Errorf("%s is no address of this pod", dst.Addr())}
-	case slices.Contains(contract.ReservedPorts, int(dst.Port())):
+	case slices.Contains(api.ReservedPorts, int(dst.Port())):
 		return nil, &telemetry.Refusal{Reason: "reserved_port", Err: fmt.Errorf("port %d is the proxy's own", dst.Port())}
 	}
 	if c.snapshot = s.Current(); c.snapshot == nil {

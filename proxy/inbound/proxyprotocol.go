@@ -7,7 +7,7 @@ import (
 
 	"github.com/pires/go-proxyproto"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
@@ -33,7 +33,7 @@ func announce(app net.Conn, c *telemetry.Connection) error {
 func proxyHeader(c *telemetry.Connection) ([]byte, error) {
 	h := proxyproto.HeaderProxyFromAddrs(2, net.TCPAddrFromAddrPort(c.Source), net.TCPAddrFromAddrPort(c.Destination))
 	if c.Peer != "" {
-		if err := h.SetTLVs([]proxyproto.TLV{{Type: proxyproto.PP2Type(contract.ProxyProtocolSPIFFEID), Value: []byte(c.Peer)}}); err != nil {
+		if err := h.SetTLVs([]proxyproto.TLV{{Type: proxyproto.PP2Type(api.ProxyProtocolSPIFFEID), Value: []byte(c.Peer)}}); err != nil {
 			return nil, fmt.Errorf("PROXY protocol header: %w", err)
 		}
 	}

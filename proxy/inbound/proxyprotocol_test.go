@@ -8,7 +8,7 @@ import (
 
 	"github.com/pires/go-proxyproto"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
@@ -42,7 +42,7 @@ func FuzzProxyHeader(f *testing.F) {
 			t.Error(err)
 		case peer == "" && len(tlvs) != 0:
 			t.Errorf("without an identity the header has %v", tlvs)
-		case peer != "" && (len(tlvs) != 1 || tlvs[0].Type != contract.ProxyProtocolSPIFFEID || string(tlvs[0].Value) != peer):
+		case peer != "" && (len(tlvs) != 1 || tlvs[0].Type != api.ProxyProtocolSPIFFEID || string(tlvs[0].Value) != peer):
 			t.Errorf("%q reads back as %v", peer, tlvs)
 		}
 	})

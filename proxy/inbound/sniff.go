@@ -9,7 +9,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
@@ -63,7 +63,7 @@ func sniff(c *net.TCPConn, deadline time.Time) (prefix []byte, what telemetry.De
 func parseHello(r *recorder) (ours, isHello bool) {
 	stop := errors.New("seen enough")
 	_ = tls.Server(r, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		ours, isHello = slices.Contains(hello.SupportedProtos, contract.ALPN), true
+		ours, isHello = slices.Contains(hello.SupportedProtos, api.ALPN), true
 		return nil, stop
 	}}).Handshake()
 	return ours, isHello

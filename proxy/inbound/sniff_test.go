@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
@@ -48,7 +48,7 @@ func records(hello []byte, n int) []byte {
 func offersOurs(data []byte) (ours bool) {
 	stop := errors.New("seen enough")
 	_ = tls.Server(&capture{in: bytes.NewReader(data)}, &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
-		ours = slices.Contains(h.SupportedProtos, contract.ALPN)
+		ours = slices.Contains(h.SupportedProtos, api.ALPN)
 		return nil, stop
 	}}).Handshake()
 	return ours
@@ -121,17 +121,17 @@ func listener(t testing.TB) net.Listener {
 // a hello in two records for one without a server name).
 func TestSniffPieces(t *testing.T) {
 	l := listener(t)
-	mine, foreign := helloOf(contract.ALPN), helloOf("h2", "http/1.1")
+	mine, foreign := helloOf(api.ALPN), helloOf("h2", "http/1.1")
 	for name, c := range map[string]struct {
 		data []byte
 		want telemetry.Detection
 	}{
 		"ours":           {mine, telemetry.DetectedMutualTLS},
 		"ours and more":  {append(slices.Clone(mine), "early"...), telemetry.DetectedMutualTLS},
-		"among others":   {helloOf("h2", contract.ALPN, "x"), telemetry.DetectedMutualTLS},
+		"among others":   {helloOf("h2", api.ALPN, "x"), telemetry.DetectedMutualTLS},
 		"another":        {foreign, telemetry.DetectedTLS},
 		"no ALPN":        {helloOf(), telemetry.DetectedTLS},
-		"nearly ours":    {helloOf(contract.ALPN + "1"), telemetry.DetectedTLS},
+		"nearly ours":    {helloOf(api.ALPN + "1"), telemetry.DetectedTLS},
 		"other case":     {helloOf("MESHLESS/1"), telemetry.DetectedTLS},
 		"nothing":        {nil, telemetry.DetectedQuiet},
 		"half":           {mine[:len(mine)/2], telemetry.DetectedPlaintext},
@@ -159,7 +159,7 @@ func TestSniffPieces(t *testing.T) {
 
 func FuzzSniff(f *testing.F) {
 	l := listener(f)
-	mine := helloOf(contract.ALPN)
+	mine := helloOf(api.ALPN)
 	for _, seed := range [][]byte{mine, helloOf("h2"), helloOf(), records(mine, 3), mine[:200], []byte("GET / HTTP/1.1\r\n\r\n"), {22}, {22, 3, 1, 0, 0}, {22, 3, 1, 0xff, 0xff}} {
 		f.Add(seed, uint16(64))
 	}

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/proxy/listen"
 )
 
@@ -19,7 +19,7 @@ func TestWhatLeavesIsMarked(t *testing.T) {
 		dialer *net.Dialer
 		want   int
 	}{
-		"to a peer":  {listen.Dialer(time.Second), contract.ProxyPriority},
+		"to a peer":  {listen.Dialer(time.Second), api.ProxyPriority},
 		"to the app": {listen.Sources{}.Dialer(dst.Addr(), time.Second), 0},
 	} {
 		c, err := listen.DialTCP(t.Context(), test.dialer, dst)

@@ -13,7 +13,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/proxy/live"
@@ -125,7 +125,7 @@ func (s *Server) plaintextJudge(dst netip.AddrPort, facts resolve.Facts) live.Ju
 		switch d := s.Resolver.MapOf(now.Mesh).Decide(dst, facts); {
 		case d.Kind == resolve.Plaintext:
 			return nil
-		case d.Kind == resolve.Unknown && now.Mesh.Outbound.Unknown == contract.Passthrough:
+		case d.Kind == resolve.Unknown && now.Mesh.Outbound.Unknown == meshmap.Passthrough:
 			return nil
 		case d.Kind == resolve.Unknown:
 			return fmt.Errorf("%s is not in the mesh, and outbound.unknown is %s", dst, now.Mesh.Outbound.Unknown)

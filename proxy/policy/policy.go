@@ -8,7 +8,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 )
 
 // Reason says why a decision denies, for logs and metrics. It is a small closed set.
@@ -40,7 +40,7 @@ type Decision struct {
 // Decide judges r by the inbound rules of mesh. A workload that has a policy is closed to everyone whom no rule of it allows, whatever
 // the default says; several policies of one workload add up. The default is for our own trust domain: a peer of a federated one gets in only
 // where a rule names it, and a rule names it only in the words of its own trust domain.
-func Decide(r Request, mesh *contract.Mesh) Decision {
+func Decide(r Request, mesh *meshmap.Map) Decision {
 	domain := r.Peer.TrustDomain().Name()
 	foreign := domain != mesh.TrustDomain
 	if r.Peer.IsZero() || r.Peer.Path() == "" || foreign && mesh.Federated(domain) == nil {
@@ -53,7 +53,7 @@ func Decide(r Request, mesh *contract.Mesh) Decision {
 		}
 		hasPolicy = true
 		for _, rule := range p.Rules {
-			if !slices.ContainsFunc(rule.From, func(pattern string) bool { return contract.MatchID(pattern, r.Peer) }) {
+			if !slices.ContainsFunc(rule.From, func(pattern string) bool { return meshmap.MatchID(pattern, r.Peer) }) {
 				continue
 			}
 			if len(rule.Ports) == 0 || rule.Ports.Contains(r.Port) {
@@ -69,7 +69,7 @@ func Decide(r Request, mesh *contract.Mesh) Decision {
 		return Decision{Reason: ForeignTrustDomain}
 	case hasPolicy:
 		return Decision{Reason: NoRule}
-	case mesh.Inbound.Default == contract.AllowMesh:
+	case mesh.Inbound.Default == meshmap.AllowMesh:
 		return Decision{Allowed: true}
 	}
 	return Decision{Reason: NoPolicy}
@@ -85,7 +85,7 @@ type Denial struct {
 func (d *Denial) Foreign() bool { return d.Peer.TrustDomain() != d.Local.TrustDomain() }
 
 // Authorize is Decide for callers that want an error: nil, or a *Denial.
-func Authorize(r Request, mesh *contract.Mesh) error {
+func Authorize(r Request, mesh *meshmap.Map) error {
 	if d := Decide(r, mesh); !d.Allowed {
 		return &Denial{Request: r, Reason: d.Reason}
 	}

@@ -7,56 +7,57 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/proxy/policy"
-	"github.com/meshless-dev/meshless/proxy/proxytest"
+	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
 func TestDecide(t *testing.T) {
 	local := proxytest.ID("server")
-	rules := func(r ...contract.Rule) []contract.Policy { return []contract.Policy{{Workload: local, Rules: r}} }
-	from := func(ports string, patterns ...string) contract.Rule {
-		p, err := contract.ParsePorts(ports)
+	rules := func(r ...meshmap.Rule) []meshmap.Policy { return []meshmap.Policy{{Workload: local, Rules: r}} }
+	from := func(ports string, patterns ...string) meshmap.Rule {
+		p, err := netset.ParsePorts(ports)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return contract.Rule{Ports: p, From: patterns}
+		return meshmap.Rule{Ports: p, From: patterns}
 	}
 	client := proxytest.ID("client")
 	const prod = "spiffe://cluster.local/ns/prod/"
 	cases := []struct {
 		name   string
-		byRule contract.Default
-		policy []contract.Policy
+		byRule meshmap.DefaultPolicy
+		policy []meshmap.Policy
 		peer   string
 		port   uint16
 		want   policy.Reason // empty: allowed
 	}{
-		{"default allows the mesh", contract.AllowMesh, nil, client, 80, ""},
-		{"default denies", contract.DenyDefault, nil, client, 80, policy.NoPolicy},
-		{"foreign trust domain", contract.AllowMesh, nil, "spiffe://other/ns/prod/deployment/client", 80, policy.ForeignTrustDomain},
-		{"foreign trust domain in a rule", contract.AllowMesh, rules(from("", "spiffe://other/ns/*/*/*")), "spiffe://other/ns/a/b/c", 80, policy.ForeignTrustDomain},
-		{"trust domain itself", contract.AllowMesh, nil, "spiffe://cluster.local", 80, policy.ForeignTrustDomain},
-		{"rule allows", contract.DenyDefault, rules(from("", client)), client, 80, ""},
-		{"rule closes despite the default", contract.AllowMesh, rules(from("", proxytest.ID("other"))), client, 80, policy.NoRule},
-		{"policy without rules closes", contract.AllowMesh, rules(), client, 80, policy.NoRule},
-		{"port of the rule", contract.DenyDefault, rules(from("80,9000-9010", client)), client, 9005, ""},
-		{"other port", contract.DenyDefault, rules(from("80,9000-9010", client)), client, 81, policy.WrongPort},
-		{"another rule has the port", contract.DenyDefault, rules(from("80", client), from("81", client)), client, 81, ""},
-		{"another peer has the port", contract.DenyDefault, rules(from("80", client), from("81", proxytest.ID("other"))), client, 81, policy.WrongPort},
-		{"star within a segment", contract.DenyDefault, rules(from("", prod+"deployment/cli*")), client, 80, ""},
-		{"star does not cross a slash", contract.DenyDefault, rules(from("", prod+"*")), client, 80, policy.NoRule},
-		{"star is not the other namespace", contract.DenyDefault, rules(from("", "spiffe://cluster.local/ns/dev/*/*")), client, 80, policy.NoRule},
-		{"case counts", contract.DenyDefault, rules(from("", proxytest.ID("Client"))), client, 80, policy.NoRule},
-		{"policy of another workload", contract.AllowMesh, []contract.Policy{{Workload: proxytest.ID("other")}}, client, 80, ""},
-		{"policy of another workload, default denies", contract.DenyDefault, []contract.Policy{{Workload: proxytest.ID("other"),
-			Rules: []contract.Rule{from("", client)}}}, client, 80, policy.NoPolicy},
-		{"policies add up", contract.DenyDefault, append(rules(), rules(from("", client))...), client, 80, ""},
-		{"unknown default denies", contract.Default("Surprise"), nil, client, 80, policy.NoPolicy},
+		{"default allows the mesh", meshmap.AllowMesh, nil, client, 80, ""},
+		{"default denies", meshmap.DenyDefault, nil, client, 80, policy.NoPolicy},
+		{"foreign trust domain", meshmap.AllowMesh, nil, "spiffe://other/ns/prod/deployment/client", 80, policy.ForeignTrustDomain},
+		{"foreign trust domain in a rule", meshmap.AllowMesh, rules(from("", "spiffe://other/ns/*/*/*")), "spiffe://other/ns/a/b/c", 80, policy.ForeignTrustDomain},
+		{"trust domain itself", meshmap.AllowMesh, nil, "spiffe://cluster.local", 80, policy.ForeignTrustDomain},
+		{"rule allows", meshmap.DenyDefault, rules(from("", client)), client, 80, ""},
+		{"rule closes despite the default", meshmap.AllowMesh, rules(from("", proxytest.ID("other"))), client, 80, policy.NoRule},
+		{"policy without rules closes", meshmap.AllowMesh, rules(), client, 80, policy.NoRule},
+		{"port of the rule", meshmap.DenyDefault, rules(from("80,9000-9010", client)), client, 9005, ""},
+		{"other port", meshmap.DenyDefault, rules(from("80,9000-9010", client)), client, 81, policy.WrongPort},
+		{"another rule has the port", meshmap.DenyDefault, rules(from("80", client), from("81", client)), client, 81, ""},
+		{"another peer has the port", meshmap.DenyDefault, rules(from("80", client), from("81", proxytest.ID("other"))), client, 81, policy.WrongPort},
+		{"star within a segment", meshmap.DenyDefault, rules(from("", prod+"deployment/cli*")), client, 80, ""},
+		{"star does not cross a slash", meshmap.DenyDefault, rules(from("", prod+"*")), client, 80, policy.NoRule},
+		{"star is not the other namespace", meshmap.DenyDefault, rules(from("", "spiffe://cluster.local/ns/dev/*/*")), client, 80, policy.NoRule},
+		{"case counts", meshmap.DenyDefault, rules(from("", proxytest.ID("Client"))), client, 80, policy.NoRule},
+		{"policy of another workload", meshmap.AllowMesh, []meshmap.Policy{{Workload: proxytest.ID("other")}}, client, 80, ""},
+		{"policy of another workload, default denies", meshmap.DenyDefault, []meshmap.Policy{{Workload: proxytest.ID("other"),
+			Rules: []meshmap.Rule{from("", client)}}}, client, 80, policy.NoPolicy},
+		{"policies add up", meshmap.DenyDefault, append(rules(), rules(from("", client))...), client, 80, ""},
+		{"unknown default denies", meshmap.DefaultPolicy("Surprise"), nil, client, 80, policy.NoPolicy},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			m := proxytest.Mesh(func(m *contract.Mesh) { m.Inbound.Default, m.Inbound.Policy = c.byRule, c.policy })
+			m := proxytest.Mesh(func(m *meshmap.Map) { m.Inbound.Default, m.Inbound.Policy = c.byRule, c.policy })
 			r := policy.Request{Peer: spiffeid.RequireFromString(c.peer), Local: spiffeid.RequireFromString(local), Port: c.port}
 			got := policy.Decide(r, m)
 			if got != (policy.Decision{Allowed: c.want == "", Reason: c.want}) {
@@ -75,34 +76,34 @@ func TestDecide(t *testing.T) {
 func TestFederated(t *testing.T) {
 	local, own := proxytest.ID("server"), proxytest.ID("client")
 	const peer, third = "spiffe://other.example/ns/prod/deployment/client", "spiffe://third.example/ns/prod/deployment/client"
-	allow := func(ports contract.Ports, patterns ...string) []contract.Policy {
-		return []contract.Policy{{Workload: local, Rules: []contract.Rule{{Ports: ports, From: patterns}}}}
+	allow := func(ports netset.Ports, patterns ...string) []meshmap.Policy {
+		return []meshmap.Policy{{Workload: local, Rules: []meshmap.Rule{{Ports: ports, From: patterns}}}}
 	}
 	for name, c := range map[string]struct {
-		byRule contract.Default
-		policy []contract.Policy
+		byRule meshmap.DefaultPolicy
+		policy []meshmap.Policy
 		peer   string
 		want   policy.Reason
 	}{
-		"AllowMesh without a rule":         {contract.AllowMesh, nil, peer, policy.ForeignTrustDomain},
-		"Deny without a rule":              {contract.DenyDefault, nil, peer, policy.ForeignTrustDomain},
-		"every workload of our mesh":       {contract.AllowMesh, allow(nil, "spiffe://cluster.local/ns/*/*/*"), peer, policy.ForeignTrustDomain},
-		"the same path of our mesh":        {contract.AllowMesh, allow(nil, own), peer, policy.ForeignTrustDomain},
-		"policy without a rule":            {contract.AllowMesh, []contract.Policy{{Workload: local}}, peer, policy.ForeignTrustDomain},
-		"rule of another workload":         {contract.AllowMesh, []contract.Policy{{Workload: proxytest.ID("other"), Rules: []contract.Rule{{From: []string{peer}}}}}, peer, policy.ForeignTrustDomain},
-		"named":                            {contract.DenyDefault, allow(nil, peer), peer, ""},
-		"named by a pattern":               {contract.DenyDefault, allow(nil, "spiffe://other.example/ns/prod/*/*"), peer, ""},
-		"named, on another port":           {contract.AllowMesh, allow(contract.PortsOf(81), peer), peer, policy.WrongPort},
-		"another one is named":             {contract.AllowMesh, allow(nil, peer+"-2"), peer, policy.ForeignTrustDomain},
-		"of no federated domain, named":    {contract.AllowMesh, allow(nil, third), third, policy.ForeignTrustDomain},
-		"a federated domain itself":        {contract.AllowMesh, allow(nil, "spiffe://other.example/*"), "spiffe://other.example", policy.ForeignTrustDomain},
-		"ours beside a rule for a foreign": {contract.AllowMesh, allow(nil, peer), own, policy.NoRule},
-		"dots are no wildcard":             {contract.AllowMesh, allow(nil, "spiffe://otherxexample/ns/prod/deployment/client"), peer, policy.ForeignTrustDomain},
+		"AllowMesh without a rule":         {meshmap.AllowMesh, nil, peer, policy.ForeignTrustDomain},
+		"Deny without a rule":              {meshmap.DenyDefault, nil, peer, policy.ForeignTrustDomain},
+		"every workload of our mesh":       {meshmap.AllowMesh, allow(nil, "spiffe://cluster.local/ns/*/*/*"), peer, policy.ForeignTrustDomain},
+		"the same path of our mesh":        {meshmap.AllowMesh, allow(nil, own), peer, policy.ForeignTrustDomain},
+		"policy without a rule":            {meshmap.AllowMesh, []meshmap.Policy{{Workload: local}}, peer, policy.ForeignTrustDomain},
+		"rule of another workload":         {meshmap.AllowMesh, []meshmap.Policy{{Workload: proxytest.ID("other"), Rules: []meshmap.Rule{{From: []string{peer}}}}}, peer, policy.ForeignTrustDomain},
+		"named":                            {meshmap.DenyDefault, allow(nil, peer), peer, ""},
+		"named by a pattern":               {meshmap.DenyDefault, allow(nil, "spiffe://other.example/ns/prod/*/*"), peer, ""},
+		"named, on another port":           {meshmap.AllowMesh, allow(netset.PortsOf(81), peer), peer, policy.WrongPort},
+		"another one is named":             {meshmap.AllowMesh, allow(nil, peer+"-2"), peer, policy.ForeignTrustDomain},
+		"of no federated domain, named":    {meshmap.AllowMesh, allow(nil, third), third, policy.ForeignTrustDomain},
+		"a federated domain itself":        {meshmap.AllowMesh, allow(nil, "spiffe://other.example/*"), "spiffe://other.example", policy.ForeignTrustDomain},
+		"ours beside a rule for a foreign": {meshmap.AllowMesh, allow(nil, peer), own, policy.NoRule},
+		"dots are no wildcard":             {meshmap.AllowMesh, allow(nil, "spiffe://otherxexample/ns/prod/deployment/client"), peer, policy.ForeignTrustDomain},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := proxytest.Mesh(func(m *contract.Mesh) {
+			m := proxytest.Mesh(func(m *meshmap.Map) {
 				m.Inbound.Default, m.Inbound.Policy = c.byRule, c.policy
-				m.Federation = []contract.Federation{{TrustDomain: "other.example", Bundle: "x"}}
+				m.Federation = []meshmap.Federation{{TrustDomain: "other.example", Bundle: "x"}}
 			})
 			r := policy.Request{Peer: spiffeid.RequireFromString(c.peer), Local: spiffeid.RequireFromString(local), Port: 80}
 			if got := policy.Decide(r, m); got != (policy.Decision{Allowed: c.want == "", Reason: c.want}) {

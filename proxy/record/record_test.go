@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshless-dev/meshless/internal/testca"
 	"github.com/meshless-dev/meshless/proxy/record"
+	"github.com/meshless-dev/meshless/test/testca"
 )
 
 // session is a connection between crypto/tls on one side and ours on the other.

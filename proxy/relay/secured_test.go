@@ -17,8 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshless-dev/meshless/internal/testca"
 	"github.com/meshless-dev/meshless/proxy/relay"
+	"github.com/meshless-dev/meshless/test/testca"
 )
 
 // tunnel is what two proxies make of one connection: near and far are the apps, two sessions lie between, and TLS between those.

@@ -9,9 +9,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/meshless-dev/meshless/internal/contract"
-	"github.com/meshless-dev/meshless/proxy/proxytest"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/proxy/resolve"
+	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
 // The Services of the attack: db, whose address DNS knows, and thief, whose manifest claims that address and plaintext at it.
@@ -23,14 +24,14 @@ const (
 	public    = "203.0.113.9"
 )
 
-func claimedMesh() *contract.Mesh {
-	return testMesh(func(m *contract.Mesh) {
+func claimedMesh() *meshmap.Map {
+	return testMesh(func(m *meshmap.Map) {
 		claims := []netip.Addr{netip.MustParseAddr(dbAddr), netip.MustParseAddr(public), netip.MustParseAddr("fd00::9")}
-		m.Services = []contract.Service{
-			{Host: dbHost, Identities: []string{pattern("db")}, PlaintextPorts: contract.PortsOf(9090)},
-			{Host: thiefHost, ClusterIPs: claims, Identities: []string{pattern("thief")}, PlaintextPorts: contract.PortsOf(5432, 9090),
-				PlaintextTargetPorts: contract.PortsOf(5432)},
-			{Host: friend, Identities: []string{pattern("friend"), pattern("thief")}, PlaintextPorts: contract.PortsOf(5432)},
+		m.Services = []meshmap.Service{
+			{Host: dbHost, Identities: []string{pattern("db")}, PlaintextPorts: netset.PortsOf(9090)},
+			{Host: thiefHost, ClusterIPs: claims, Identities: []string{pattern("thief")}, PlaintextPorts: netset.PortsOf(5432, 9090),
+				PlaintextTargetPorts: netset.PortsOf(5432)},
+			{Host: friend, Identities: []string{pattern("friend"), pattern("thief")}, PlaintextPorts: netset.PortsOf(5432)},
 		}
 	})
 }

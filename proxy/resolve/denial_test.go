@@ -8,9 +8,10 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/meshless-dev/meshless/internal/contract"
-	"github.com/meshless-dev/meshless/proxy/proxytest"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/proxy/resolve"
+	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
 // Services without a reverse zone: db has a clusterIP, and canary is headless with two pods.
@@ -23,10 +24,10 @@ var forwardOnly = []string{
 const reverse6 = "c.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa. 5 IN PTR pod.canary.prod.svc.cluster.local."
 
 // sweptMesh is testMesh where db takes plaintext at 90 as its port, at 91 as its target port, and at 92 as both.
-func sweptMesh(changes ...func(*contract.Mesh)) *contract.Mesh {
-	return testMesh(append([]func(*contract.Mesh){func(m *contract.Mesh) {
+func sweptMesh(changes ...func(*meshmap.Map)) *meshmap.Map {
+	return testMesh(append([]func(*meshmap.Map){func(m *meshmap.Map) {
 		db := &m.Services[2]
-		db.PlaintextPorts, db.PlaintextTargetPorts = contract.PortsOf(90, 92), contract.PortsOf(91, 92)
+		db.PlaintextPorts, db.PlaintextTargetPorts = netset.PortsOf(90, 92), netset.PortsOf(91, 92)
 		m.Outbound.MeshCIDRs = []netip.Prefix{netip.MustParsePrefix("10.200.0.0/16")}
 	}}, changes...)...)
 }
@@ -136,8 +137,8 @@ func TestFactsUnderAnotherMap(t *testing.T) {
 	if d.Kind != resolve.Plaintext {
 		t.Fatalf("got %+v", d)
 	}
-	noPlaintext := sweptMesh(func(m *contract.Mesh) { m.Services[2].PlaintextPorts = nil })
-	without := sweptMesh(func(m *contract.Mesh) { m.Services = m.Services[:2] })
+	noPlaintext := sweptMesh(func(m *meshmap.Map) { m.Services[2].PlaintextPorts = nil })
+	without := sweptMesh(func(m *meshmap.Map) { m.Services = m.Services[:2] })
 	facts.Doubt = errors.New("doubt")
 	doubted := a.MapOf(without).Decide(dst, facts)
 	facts.Doubt = nil

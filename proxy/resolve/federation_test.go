@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/proxy/resolve"
 )
 
@@ -23,9 +23,9 @@ func prefixes(texts ...string) (list []netip.Prefix) {
 
 // federatedMesh knows other.example at 10.7.0.0/16 and a public address, of which two workloads may answer, and third.example, of which anybody may. The Service web is claimed to
 // be at 10.8.0.1 as well.
-func federatedMesh() *contract.Mesh {
-	return testMesh(func(m *contract.Mesh) {
-		m.Federation = []contract.Federation{
+func federatedMesh() *meshmap.Map {
+	return testMesh(func(m *meshmap.Map) {
+		m.Federation = []meshmap.Federation{
 			{TrustDomain: "other.example", Bundle: "x", CIDRs: prefixes("10.7.0.0/16", "198.51.100.7/32"), Identities: []string{"spiffe://other.example/ns/prod/*/web"}},
 			{TrustDomain: "third.example", Bundle: "x", CIDRs: prefixes("10.8.0.0/16", "fd77::/16")},
 			{TrustDomain: "silent.example", Bundle: "x"},

@@ -9,7 +9,8 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 )
 
 // Kind says how a connection to a destination is to be made.
@@ -39,7 +40,7 @@ func (d Destination) Accepts(id spiffeid.ID) bool {
 	if d.Kind != Mesh || id.IsZero() || id.TrustDomain().Name() != d.TrustDomain {
 		return false
 	}
-	return d.AnyMember || slices.ContainsFunc(d.Identities, func(pattern string) bool { return contract.MatchID(pattern, id) })
+	return d.AnyMember || slices.ContainsFunc(d.Identities, func(pattern string) bool { return meshmap.MatchID(pattern, id) })
 }
 
 // Expected words for people who may answer.
@@ -68,15 +69,15 @@ type Name struct {
 
 // Map answers from the mesh map and from facts. It is pure and immutable.
 type Map struct {
-	mesh     *contract.Mesh
-	byIP     map[netip.Addr][]*contract.Service
-	hosts    map[string]*contract.Service
+	mesh     *meshmap.Map
+	byIP     map[netip.Addr][]*meshmap.Service
+	hosts    map[string]*meshmap.Service
 	services []string // the <service>.<namespace> of each
 }
 
 // NewMap indexes the Services of mesh.
-func NewMap(mesh *contract.Mesh) *Map {
-	m := &Map{mesh: mesh, byIP: map[netip.Addr][]*contract.Service{}, hosts: map[string]*contract.Service{}}
+func NewMap(mesh *meshmap.Map) *Map {
+	m := &Map{mesh: mesh, byIP: map[netip.Addr][]*meshmap.Service{}, hosts: map[string]*meshmap.Service{}}
 	for i := range mesh.Services {
 		s := &mesh.Services[i]
 		m.hosts[s.Host] = s
@@ -91,7 +92,7 @@ func NewMap(mesh *contract.Mesh) *Map {
 }
 
 // service is the Service of the mesh with this <service>.<namespace>, or nil.
-func (m *Map) service(name string) *contract.Service {
+func (m *Map) service(name string) *meshmap.Service {
 	return m.hosts[name+".svc."+strings.ToLower(m.mesh.ClusterDomain)]
 }
 
@@ -107,7 +108,7 @@ func (m *Map) knows(facts Facts) bool {
 
 // match is a Service of the mesh that stands behind an address, as a manifest claims or as DNS confirms.
 type match struct {
-	service  *contract.Service
+	service  *meshmap.Service
 	claimed  bool // by a clusterIP of the map: whoever writes a manifest can claim the address of somebody else's Service
 	endpoint bool
 	either   bool // endpoint or clusterIP
@@ -161,7 +162,7 @@ func (m *Map) Decide(dst netip.AddrPort, facts Facts) Destination {
 }
 
 // federated is the entry whose networks hold addr, or nil. The parser sees to it that there is one at most, and that meshCIDRs do not hold it.
-func (m *Map) federated(addr netip.Addr) *contract.Federation {
+func (m *Map) federated(addr netip.Addr) *meshmap.Federation {
 	for i, f := range m.mesh.Federation {
 		if slices.ContainsFunc(f.CIDRs, func(p netip.Prefix) bool { return p.Contains(addr) }) {
 			return &m.mesh.Federation[i]
@@ -175,7 +176,7 @@ func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
 // unconfirmed is a Service that claims the address without a name of its own there, or nil. Mutual TLS to the identities of such a
 // Service harms nobody; plaintext would go to whoever has the address.
-func unconfirmed(matches []match) *contract.Service {
+func unconfirmed(matches []match) *meshmap.Service {
 	for _, m := range matches {
 		if m.claimed && !slices.ContainsFunc(matches, func(o match) bool { return !o.claimed && o.service == m.service }) {
 			return m.service
@@ -233,7 +234,7 @@ func combine(matches []match, port uint16, trustDomain string) Destination {
 // as ports of a Service those numbers mean nothing special.
 func (m match) plaintext(port uint16) bool {
 	service := m.service.PlaintextPorts.Contains(port)
-	target := port == contract.MetricsPort || port == contract.HealthPort || m.service.PlaintextTargetPorts.Contains(port)
+	target := port == api.MetricsPort || port == api.HealthPort || m.service.PlaintextTargetPorts.Contains(port)
 	switch {
 	case m.either:
 		return service && target

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/proxy/resolve"
 )
 
@@ -35,14 +35,14 @@ func TestPodLeavesItsService(t *testing.T) {
 		a.want(testMesh(), webPod+":80", resolve.Mesh, "web", "web-canary")
 		a.want(testMesh(), webPod+":8081", resolve.Plaintext) // the pod's own choice, and all that is known agrees
 	}
-	changed := testMesh(func(m *contract.Mesh) { m.Services[0].Identities = []string{pattern("web-2")} })
+	changed := testMesh(func(m *meshmap.Map) { m.Services[0].Identities = []string{pattern("web-2")} })
 	a.want(changed, webPod+":80", resolve.Mesh, "web-2")
-	left := testMesh(func(m *contract.Mesh) { m.Services = m.Services[1:] })
+	left := testMesh(func(m *meshmap.Map) { m.Services = m.Services[1:] })
 	if d := a.want(left, webPod+":80", resolve.Refused); !strings.Contains(d.Reason, "left the mesh map") {
 		t.Errorf("the reason is %q", d.Reason)
 	}
-	a.want(testMesh(func(m *contract.Mesh) { m.Services = nil }), webPod+":80", resolve.Refused)
-	anyMember := testMesh(func(m *contract.Mesh) {
+	a.want(testMesh(func(m *meshmap.Map) { m.Services = nil }), webPod+":80", resolve.Refused)
+	anyMember := testMesh(func(m *meshmap.Map) {
 		m.Services, m.Outbound.MeshCIDRs = nil, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}
 	})
 	if d := a.ask(anyMember, webPod+":80"); !d.AnyMember {
@@ -137,7 +137,7 @@ func TestServiceIsRecreated(t *testing.T) {
 // TestForeignNow: who joins the mesh is in it at once, and who leaves it while DNS still names it is not.
 func TestForeignNow(t *testing.T) {
 	a := newAsker(t, startZone(t, ptr1, a1))
-	left := testMesh(func(m *contract.Mesh) { m.Services = m.Services[1:] })
+	left := testMesh(func(m *meshmap.Map) { m.Services = m.Services[1:] })
 	a.want(left, webPod+":80", resolve.Unknown)
 	a.want(testMesh(), webPod+":80", resolve.Mesh, "web", "web-canary")
 	a.want(left, webPod+":80", resolve.Unknown)

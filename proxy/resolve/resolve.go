@@ -23,7 +23,7 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 )
 
 const (
@@ -89,7 +89,7 @@ func SystemServers(path string) ([]netip.AddrPort, error) {
 }
 
 // Resolve answers for dst under mesh. The facts are returned too, for MapOf(mesh).Decide when the map changes.
-func (r *Resolver) Resolve(ctx context.Context, mesh *contract.Mesh, dst netip.AddrPort) (Destination, Facts) {
+func (r *Resolver) Resolve(ctx context.Context, mesh *meshmap.Map, dst netip.AddrPort) (Destination, Facts) {
 	m := r.MapOf(mesh)
 	var facts Facts
 	if k := (key{plain(dst.Addr()), mesh.ClusterDomain}); private(k.addr) {
@@ -124,7 +124,7 @@ func (r *Resolver) facts(ctx context.Context, m *Map, k key, dst netip.AddrPort)
 }
 
 // MapOf is the indexed form of mesh; the newest one is kept.
-func (r *Resolver) MapOf(mesh *contract.Mesh) *Map {
+func (r *Resolver) MapOf(mesh *meshmap.Map) *Map {
 	if m := r.index.Load(); m != nil && m.mesh == mesh {
 		return m
 	}

@@ -12,20 +12,21 @@ import (
 	"github.com/miekg/dns"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/meshless-dev/meshless/internal/contract"
-	"github.com/meshless-dev/meshless/proxy/proxytest"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/proxy/resolve"
+	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
 func pattern(name string) string { return proxytest.ID(name) }
 
-func testMesh(changes ...func(*contract.Mesh)) *contract.Mesh {
-	return proxytest.Mesh(append([]func(*contract.Mesh){func(m *contract.Mesh) {
-		m.Services = []contract.Service{
+func testMesh(changes ...func(*meshmap.Map)) *meshmap.Map {
+	return proxytest.Mesh(append([]func(*meshmap.Map){func(m *meshmap.Map) {
+		m.Services = []meshmap.Service{
 			{Host: "web.prod.svc.cluster.local", ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")}, Identities: []string{pattern("web"), pattern("web-canary")},
-				PlaintextPorts: contract.PortsOf(81), PlaintextTargetPorts: contract.PortsOf(8081)},
+				PlaintextPorts: netset.PortsOf(81), PlaintextTargetPorts: netset.PortsOf(8081)},
 			{Host: "canary.prod.svc.cluster.local", Identities: []string{pattern("web-canary")}},
-			{Host: "db.prod.svc.cluster.local", Identities: []string{pattern("db")}, PlaintextTargetPorts: contract.PortsOf(8081)},
+			{Host: "db.prod.svc.cluster.local", Identities: []string{pattern("db")}, PlaintextTargetPorts: netset.PortsOf(8081)},
 		}
 	}}, changes...)...)
 }
@@ -58,7 +59,7 @@ func TestResolve(t *testing.T) {
 		z.rcode["12.1.1.10.in-addr.arpa."] = dns.RcodeRefused
 	})
 	r := resolve.New(resolve.Options{Servers: []netip.AddrPort{z.addr}, Timeout: time.Second})
-	mesh := testMesh(func(m *contract.Mesh) {
+	mesh := testMesh(func(m *meshmap.Map) {
 		m.Outbound.MeshCIDRs = []netip.Prefix{netip.MustParsePrefix("10.200.0.0/16"), netip.MustParsePrefix("203.0.113.0/24")}
 	})
 	web := []string{pattern("web"), pattern("web-canary")}

@@ -11,9 +11,9 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/meshless-dev/meshless/internal/contract"
-	"github.com/meshless-dev/meshless/proxy/proxytest"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/proxy/resolve"
+	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
 // TestSweepIsShared: one sweep in flight serves all who wait, and holds for a while.
@@ -48,8 +48,8 @@ func TestSweepFollowsTheMap(t *testing.T) {
 	a := newAsker(t, startZone(t, append(forwardOnly, "late.prod.svc.cluster.local. 5 IN A 10.96.0.20")...))
 	a.want(sweptMesh(), "10.96.0.20:80", resolve.Unknown)
 	a.queries(1+witnessQueries+3, "before")
-	grown := sweptMesh(func(m *contract.Mesh) {
-		m.Services = append(m.Services, contract.Service{Host: "late.prod.svc.cluster.local", Identities: []string{pattern("late")}})
+	grown := sweptMesh(func(m *meshmap.Map) {
+		m.Services = append(m.Services, meshmap.Service{Host: "late.prod.svc.cluster.local", Identities: []string{pattern("late")}})
 	})
 	a.want(grown, "10.96.0.20:80", resolve.Mesh, "late")
 	a.queries(1, "after it joined")
@@ -116,13 +116,13 @@ func TestSlowSweep(t *testing.T) {
 }
 
 // manyServices is a map and the forward zone of its Services: number n has the clusterIP 10.100.<n/250>.<n%250>.
-func manyServices(t *testing.T, n int) (*contract.Mesh, *zone) {
+func manyServices(t *testing.T, n int) (*meshmap.Map, *zone) {
 	t.Helper()
 	z := startZone(t)
 	m := proxytest.Mesh()
 	for i := range n {
 		host := fmt.Sprintf("s%d.prod.svc.cluster.local", i)
-		m.Services = append(m.Services, contract.Service{Host: host, Identities: []string{pattern(fmt.Sprint("s", i))}})
+		m.Services = append(m.Services, meshmap.Service{Host: host, Identities: []string{pattern(fmt.Sprint("s", i))}})
 		z.add(t, fmt.Sprintf("%s. 5 IN A 10.100.%d.%d", host, i/250, i%250))
 	}
 	return m, z

@@ -12,7 +12,7 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/proxy/resolve"
 )
 
@@ -187,7 +187,7 @@ func (a *asker) count(result string) int {
 }
 
 // ask resolves, and fails the test where it takes longer than a connection may.
-func (a *asker) ask(mesh *contract.Mesh, dst string) resolve.Destination {
+func (a *asker) ask(mesh *meshmap.Map, dst string) resolve.Destination {
 	a.t.Helper()
 	ctx, cancel := context.WithTimeout(a.t.Context(), 10*time.Second)
 	defer cancel()
@@ -199,7 +199,7 @@ func (a *asker) ask(mesh *contract.Mesh, dst string) resolve.Destination {
 }
 
 // want checks what dst is: its kind, and where it is in the mesh the names of the only workloads that may answer.
-func (a *asker) want(mesh *contract.Mesh, dst string, kind resolve.Kind, names ...string) resolve.Destination {
+func (a *asker) want(mesh *meshmap.Map, dst string, kind resolve.Kind, names ...string) resolve.Destination {
 	a.t.Helper()
 	d := a.ask(mesh, dst)
 	var ids []string

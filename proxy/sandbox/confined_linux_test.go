@@ -21,9 +21,9 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
-	"github.com/meshless-dev/meshless/internal/contract"
-	"github.com/meshless-dev/meshless/proxy/proxytest"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/proxy/sandbox"
+	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
 const (
@@ -98,7 +98,7 @@ func TestEnter(t *testing.T) {
 	for lines := bufio.NewScanner(stdout); lines.Scan(); {
 		printed.WriteString(lines.Text() + "\n")
 		if strings.Contains(lines.Text(), confinedMark) {
-			proxytest.Files{contract.MeshFile: []byte("second")}.Publish(t, w.Directory)
+			proxytest.Files{api.MeshFile: []byte("second")}.Publish(t, w.Directory)
 		}
 	}
 	// The exit code is that of the test too, but for -cover, whose counters a confined process cannot write.
@@ -112,7 +112,7 @@ func TestEnter(t *testing.T) {
 func outside(t *testing.T) world {
 	t.Helper()
 	w := world{Directory: t.TempDir(), Abstract: "@meshless-test-" + filepath.Base(t.TempDir()) + time.Now().Format("150405.000000")}
-	proxytest.Files{contract.MeshFile: []byte("first")}.Publish(t, w.Directory)
+	proxytest.Files{api.MeshFile: []byte("first")}.Publish(t, w.Directory)
 	run := t.TempDir()
 	w.Token = filepath.Join(run, strings.TrimPrefix(tokenPath, "/var/run"))
 	for _, folder := range []string{filepath.Dir(w.Token), filepath.Join(run, "meshless")} {
@@ -181,7 +181,7 @@ func inside(t *testing.T) {
 		if err := errors.Join(mountOver(filepath.Join(w.Container, "meshless"), w.Directory), unix.Mount(w.Container, "/run", "", unix.MS_BIND|unix.MS_REC, "")); err != nil {
 			t.Fatal(err)
 		}
-		w.Directory, w.Token = contract.Directory, tokenPath
+		w.Directory, w.Token = api.Directory, tokenPath
 	}
 	n := openNetwork(t, w)
 	threads := startThreads(t, 8)
@@ -261,16 +261,16 @@ func fileAttempts(w world) []attempt {
 			}
 			return err
 		}, 1},
-		{"write to a file", write(in(contract.MeshFile)), 1},
+		{"write to a file", write(in(api.MeshFile)), 1},
 		{"write to /dev/null", write("/dev/null"), 1},
-		{"truncate", func() error { return os.Truncate(in(contract.MeshFile), int64(len("first"))) }, 3},
+		{"truncate", func() error { return os.Truncate(in(api.MeshFile), int64(len("first"))) }, 3},
 		{"run a program", func() error { return exec.Command(self, "-test.run=^$").Run() }, 0},
 	}
 }
 
 // testFiles reads what may be read, and sees the kubelet swap it.
 func testFiles(t *testing.T, w world) {
-	file := filepath.Join(w.Directory, contract.MeshFile)
+	file := filepath.Join(w.Directory, api.MeshFile)
 	if text, err := os.ReadFile(file); err != nil || string(text) != "first" {
 		t.Errorf("%s holds %q, %v", file, text, err)
 	}

@@ -23,7 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sys/unix"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/proxy/listen"
 )
 
@@ -102,7 +102,7 @@ func (n *network) attempts() []attempt {
 	return []attempt{
 		{"listen at a port of the kernel's choice", open("127.0.0.1:0"), 0},
 		{"listen at a port of its choice", open("127.0.0.1:28373"), 0},
-		{"bind a port", func() error { return bindTCP(&unix.SockaddrInet4{Port: contract.InboundPort}) }, 4},
+		{"bind a port", func() error { return bindTCP(&unix.SockaddrInet4{Port: api.InboundPort}) }, 4},
 		{"abstract UNIX socket", func() error { return hears("unix", n.Abstract, nil) }, 6},
 	}
 }
@@ -129,11 +129,11 @@ func (n *network) test(t *testing.T) {
 	if err := hears("tcp", n.TCP, nil); err != nil {
 		t.Errorf("dial: %v", err)
 	}
-	sources := listen.Sources{V4: netip.MustParseAddr(contract.InboundSource4)}
-	early := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(contract.InboundSource4)}, Timeout: 5 * time.Second} // the kernel chooses the port at bind
+	sources := listen.Sources{V4: netip.MustParseAddr(api.InboundSource4)}
+	early := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(api.InboundSource4)}, Timeout: 5 * time.Second} // the kernel chooses the port at bind
 	for _, dialer := range []*net.Dialer{sources.Dialer(netip.MustParseAddr("127.0.0.1"), 5*time.Second), early} {
 		if err := hears("tcp", n.TCP, dialer); err != nil {
-			t.Errorf("dial from %s: %v", contract.InboundSource4, err)
+			t.Errorf("dial from %s: %v", api.InboundSource4, err)
 		}
 	}
 	go func() {

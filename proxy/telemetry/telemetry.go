@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/svid"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/policy"
@@ -69,7 +69,7 @@ func New(log *slog.Logger) *Telemetry {
 	t.makeConnections()
 	t.makeFiles()
 	build := t.gauge("build_info", "Always 1.", "version")
-	build.WithLabelValues(contract.Version).Set(1)
+	build.WithLabelValues(api.Version).Set(1)
 	t.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	t.begin()
 	return t

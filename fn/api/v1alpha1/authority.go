@@ -6,7 +6,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 )
 
 // Slot is the stage of an authority's life. There is at most one Next and exactly one Active.
@@ -82,7 +82,7 @@ func ParseCertificateAuthority(node *yaml.RNode) (*CertificateAuthority, error) 
 	}
 	for i, k := range ca.Spec.Revoked {
 		path := fmt.Sprintf("spec.revoked[%d]", i)
-		if err := contract.ValidateKeyDigest(k.Key); err != nil {
+		if err := meshmap.ValidateKeyDigest(k.Key); err != nil {
 			return nil, fmt.Errorf("%s.key: %w; restore this object from Git", path, err)
 		}
 		if k.Until.IsZero() {

@@ -12,7 +12,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
@@ -25,12 +25,12 @@ type Federation struct {
 }
 
 // Mesh is the entry of the mesh map: with the bundle in PEM, whatever it was written in.
-func (f Federation) Mesh() (contract.Federation, error) {
+func (f Federation) Mesh() (meshmap.Federation, error) {
 	authorities, err := f.Authorities()
 	if err != nil {
-		return contract.Federation{}, err
+		return meshmap.Federation{}, err
 	}
-	return contract.Federation{TrustDomain: f.TrustDomain, Bundle: string(svid.EncodeCertificates(authorities...)), CIDRs: f.CIDRs, Identities: f.Identities}, nil
+	return meshmap.Federation{TrustDomain: f.TrustDomain, Bundle: string(svid.EncodeCertificates(authorities...)), CIDRs: f.CIDRs, Identities: f.Identities}, nil
 }
 
 // Authorities reads the bundle in either form. Whether they are CA certificates of this trust domain, is judged by package svid.
@@ -87,16 +87,16 @@ func checkDocument(text []byte) (entries int, err error) {
 }
 
 // federationShape is the federation without its bundles.
-func (s Spec) federationShape() (shape []contract.Federation) {
+func (s Spec) federationShape() (shape []meshmap.Federation) {
 	for _, f := range s.Federation {
-		shape = append(shape, contract.Federation{TrustDomain: f.TrustDomain, Bundle: f.Bundle, CIDRs: f.CIDRs, Identities: f.Identities})
+		shape = append(shape, meshmap.Federation{TrustDomain: f.TrustDomain, Bundle: f.Bundle, CIDRs: f.CIDRs, Identities: f.Identities})
 	}
 	return shape
 }
 
 // federation checks everything that needs neither the time nor our own authorities, which the render knows.
 func (v *validator) federation(s Spec) {
-	for _, err := range contract.ValidateFederation(s.TrustDomain, s.federationShape(), s.Outbound.MeshCIDRs) {
+	for _, err := range meshmap.ValidateFederation(s.TrustDomain, s.federationShape(), s.Outbound.MeshCIDRs) {
 		field, message, _ := strings.Cut(err.Error(), ": ")
 		v.fail("spec."+field, "%s", message)
 	}

@@ -12,7 +12,7 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/internal/svid"
-	"github.com/meshless-dev/meshless/internal/testca"
+	"github.com/meshless-dev/meshless/test/testca"
 )
 
 // federationConfig is a config with one entry for each pair of a trust domain and a bundle, and more fields for the first entry.

@@ -9,7 +9,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
@@ -58,14 +58,14 @@ func (s *Spec) defaultIssuer() {
 		fill(&ref.Kind, "Issuer")
 		fill(&ref.Group, certManagerGroup)
 		if bundle.ConfigMap != "" {
-			fill(&bundle.Key, contract.BundleFile)
+			fill(&bundle.Key, api.BundleFile)
 		}
 		return
 	}
 	fill(&s.Sealing.Format, SealingAge)
 	if s.Sealing.Format != SealingSOPS {
-		fill(&s.Sealing.IdentitySecret.Name, contract.NamePrefix+"identity")
-		fill(&s.Sealing.IdentitySecret.Key, contract.IdentityFile)
+		fill(&s.Sealing.IdentitySecret.Name, api.NamePrefix+"identity")
+		fill(&s.Sealing.IdentitySecret.Key, api.IdentityFile)
 	}
 	fill(&s.Certificates.CA.SigningPeriod.Duration, 2160*time.Hour)
 }
@@ -137,9 +137,9 @@ func (v *validator) certManager(s Spec) {
 	if ref.Group == certManagerGroup && !slices.Contains([]string{"Issuer", "ClusterIssuer"}, ref.Kind) {
 		v.fail(field+".issuerRef.kind", "%q is not of the group %s, which has Issuer and ClusterIssuer; an external issuer has a group of its own", ref.Kind, certManagerGroup)
 	}
-	ours := strings.HasPrefix(bundle.ConfigMap, contract.NamePrefix)
+	ours := strings.HasPrefix(bundle.ConfigMap, api.NamePrefix)
 	if bundle.Key != "" && (ours || len(validation.IsDNS1123Subdomain(bundle.ConfigMap)) > 0 || len(validation.IsConfigMapKey(bundle.Key)) > 0) {
-		v.fail(field+".bundle", "needs the name and the key of a ConfigMap of yours, such as {configMap: mesh-trust, key: ca.crt}; names that start with %s are ours", contract.NamePrefix)
+		v.fail(field+".bundle", "needs the name and the key of a ConfigMap of yours, such as {configMap: mesh-trust, key: ca.crt}; names that start with %s are ours", api.NamePrefix)
 	}
 	if left := s.Certificates.RenewBefore.Duration; left < minManagedRenewBefore {
 		v.fail("spec.certificates.renewBefore", "%s is less than %s, and cert-manager accepts no less", left, minManagedRenewBefore)

@@ -10,7 +10,7 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/internal/svid"
-	"github.com/meshless-dev/meshless/internal/testca"
+	"github.com/meshless-dev/meshless/test/testca"
 )
 
 // What one issuer would ignore is refused, and so is what cert-manager would refuse.

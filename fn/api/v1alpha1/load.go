@@ -12,7 +12,9 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/node"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // FieldError is one mistake in a config. The message never quotes a value that may be a secret.
@@ -51,27 +53,27 @@ func Load(n *yaml.RNode) (*MutualTLS, error) {
 // Default fills in what was left out.
 func (c *MutualTLS) Default() {
 	s := &c.Spec
-	fill(&s.TrustDomain, contract.DefaultDomain)
-	fill(&s.ClusterDomain, contract.DefaultDomain)
+	fill(&s.TrustDomain, api.DefaultDomain)
+	fill(&s.ClusterDomain, api.DefaultDomain)
 	fill(&s.Issuance, IssuanceAuto)
 	s.defaultIssuer()
 	fill(&s.Certificates.KeyAlgorithm, "ECDSA-P256")
 	fill(&s.Certificates.Validity.Duration, 720*time.Hour)
 	fill(&s.Certificates.RenewBefore.Duration, s.Certificates.Validity.Duration/2)
 	s.TLS.setDefaults()
-	fill(&s.Inbound.Mode, contract.Strict)
-	fill(&s.Outbound.Unknown, contract.Passthrough)
+	fill(&s.Inbound.Mode, meshmap.Strict)
+	fill(&s.Outbound.Unknown, meshmap.Passthrough)
 	fill(&s.Authorization.Mode, AuthorizationEnforce)
-	fill(&s.Authorization.Default, contract.AllowMesh)
+	fill(&s.Authorization.Default, meshmap.AllowMesh)
 	fill(&s.Sidecar.Mode, NativeSidecar)
-	fill(&s.Sidecar.UID, contract.DefaultUID)
-	fill(&s.Proxy.Image, contract.ProxyImage)
+	fill(&s.Sidecar.UID, api.DefaultUID)
+	fill(&s.Proxy.Image, api.ProxyImage)
 	fill(&s.Proxy.LogLevel, "info")
-	fill(&s.Init.Backend, contract.BackendAuto)
-	if s.Init.Backend == contract.BackendIPTables {
-		fill(&s.Init.Image, contract.InitIPTablesImage)
+	fill(&s.Init.Backend, podplan.BackendAuto)
+	if s.Init.Backend == podplan.BackendIPTables {
+		fill(&s.Init.Image, api.InitIPTablesImage)
 	}
-	fill(&s.Init.Image, contract.InitImage)
+	fill(&s.Init.Image, api.InitImage)
 }
 
 // fromConfigMap reads the flat keys that people write under configMap: in a Kptfile.

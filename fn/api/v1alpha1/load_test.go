@@ -8,7 +8,8 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 )
 
 const head = "apiVersion: meshless.dev/v1alpha1\nkind: MutualTLS\nmetadata: {name: mtls}\nspec:\n"
@@ -81,8 +82,8 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := config.Spec
-	if s.TrustDomain != "cluster.local" || s.Authorization.Mode != v1alpha1.AuthorizationEnforce || s.Issuance != v1alpha1.IssuanceAuto || s.Inbound.Mode != contract.Strict || s.Sidecar.UID != 15000 ||
-		s.Certificates.RenewBefore.Duration != 50*time.Hour || s.Proxy.Image != contract.ProxyImage || s.Sealing.IdentitySecret.Name != "meshless-identity" {
+	if s.TrustDomain != "cluster.local" || s.Authorization.Mode != v1alpha1.AuthorizationEnforce || s.Issuance != v1alpha1.IssuanceAuto || s.Inbound.Mode != meshmap.Strict || s.Sidecar.UID != 15000 ||
+		s.Certificates.RenewBefore.Duration != 50*time.Hour || s.Proxy.Image != api.ProxyImage || s.Sealing.IdentitySecret.Name != "meshless-identity" {
 		t.Errorf("defaults are %+v", s)
 	}
 }
@@ -99,7 +100,7 @@ data: {trustDomain: prod.example, recipients: "age1a, age1b", caRecipients: age1
 	}
 	s := config.Spec
 	if s.TrustDomain != "prod.example" || len(s.Sealing.Recipients) != 2 || s.Sealing.Recipients[1] != "age1b" || s.Certificates.CA.Recipients[0] != "age1c" ||
-		s.Certificates.Validity.Duration != 48*time.Hour || s.Inbound.Mode != contract.Permissive ||
+		s.Certificates.Validity.Duration != 48*time.Hour || s.Inbound.Mode != meshmap.Permissive ||
 		!s.Proxy.FIPS140 || !s.Authorization.FromNetworkPolicies || s.Authorization.Mode != v1alpha1.AuthorizationDryRun {
 		t.Errorf("read %+v", s)
 	}

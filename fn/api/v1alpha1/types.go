@@ -6,12 +6,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // The kinds of this package.
 const (
-	APIVersion               = contract.APIVersion
+	APIVersion               = api.APIVersion
 	KindMutualTLS            = "MutualTLS"
 	KindCertificateAuthority = "CertificateAuthority"
 )
@@ -112,17 +115,17 @@ type Selector struct {
 
 // Inbound is what the proxies accept.
 type Inbound struct {
-	Mode         contract.Mode `json:"mode,omitempty"`         // default Strict
-	ExcludePorts PortList      `json:"excludePorts,omitempty"` // not redirected to the proxy at all
+	Mode         meshmap.Mode `json:"mode,omitempty"`         // default Strict
+	ExcludePorts PortList     `json:"excludePorts,omitempty"` // not redirected to the proxy at all
 
 	ExcludeInterfaces []string `json:"excludeInterfaces,omitempty"` // what arrives through these interfaces is not redirected: docker0, net1; whole names, and never eth0 or lo
 }
 
 // Outbound is what the proxies do with what the app opens.
 type Outbound struct {
-	Unknown      contract.Unknown `json:"unknown,omitempty"`      // default Passthrough
-	ExcludePorts PortList         `json:"excludePorts,omitempty"` // not redirected to the proxy at all
-	ExcludeCIDRs []netip.Prefix   `json:"excludeCIDRs,omitempty"` // networks not redirected to the proxy at all
+	Unknown      meshmap.UnknownPolicy `json:"unknown,omitempty"`      // default Passthrough
+	ExcludePorts PortList              `json:"excludePorts,omitempty"` // not redirected to the proxy at all
+	ExcludeCIDRs []netip.Prefix        `json:"excludeCIDRs,omitempty"` // networks not redirected to the proxy at all
 
 	ExcludeInterfaces []string `json:"excludeInterfaces,omitempty"` // what leaves through these interfaces is not redirected: net1, tun0; whole names, and never eth0 or lo
 	ExcludeUIDs       []int64  `json:"excludeUIDs,omitempty"`       // what processes of these users open is not redirected; never root or sidecar.uid
@@ -132,9 +135,9 @@ type Outbound struct {
 
 // Authorization says who may connect to whom.
 type Authorization struct {
-	Mode    AuthorizationMode   `json:"mode,omitempty"`    // default Enforce
-	Default contract.Default    `json:"default,omitempty"` // default AllowMesh
-	Rules   []AuthorizationRule `json:"rules,omitempty"`   // none: Default alone decides
+	Mode    AuthorizationMode     `json:"mode,omitempty"`    // default Enforce
+	Default meshmap.DefaultPolicy `json:"default,omitempty"` // default AllowMesh
+	Rules   []AuthorizationRule   `json:"rules,omitempty"`   // none: Default alone decides
 
 	FromNetworkPolicies bool `json:"fromNetworkPolicies,omitempty"` // the ingress rules of the NetworkPolicies in the input are rules as well
 }
@@ -191,22 +194,22 @@ type InitContainer struct {
 	Image           string                       `json:"image,omitempty"`           // default: that of the release, for the back end
 	ImagePullPolicy corev1.PullPolicy            `json:"imagePullPolicy,omitempty"` // Always, IfNotPresent, Never; default: that of Kubernetes
 	Resources       *corev1.ResourceRequirements `json:"resources,omitempty"`       // default: requests 10m and 16Mi, limit 64Mi of memory
-	Backend         contract.Backend             `json:"backend,omitempty"`         // Auto: nftables, or iptables-nft where the image has it; NFTables: over netlink, or not at all; IPTables: iptables-nft or iptables-legacy, see config.md; default Auto
+	Backend         podplan.Backend              `json:"backend,omitempty"`         // Auto: nftables, or iptables-nft where the image has it; NFTables: over netlink, or not at all; IPTables: iptables-nft or iptables-legacy, see config.md; default Auto
 }
 
 // PortList is a list of ports and ranges: [80, "9000-9010"].
 type PortList []PortOrRange
 
 // PortOrRange is 80, "80" or "9000-9010" in YAML.
-type PortOrRange struct{ contract.Ports }
+type PortOrRange struct{ netset.Ports }
 
-// UnmarshalJSON accepts a number and the text of contract.ParsePorts.
+// UnmarshalJSON accepts a number and the text of netset.ParsePorts.
 func (p *PortOrRange) UnmarshalJSON(data []byte) (err error) {
 	text := string(data)
 	if len(text) > 1 && text[0] == '"' {
 		text = text[1 : len(text)-1]
 	}
-	p.Ports, err = contract.ParsePorts(text)
+	p.Ports, err = netset.ParsePorts(text)
 	return err
 }
 
@@ -214,7 +217,7 @@ func (p *PortOrRange) UnmarshalJSON(data []byte) (err error) {
 func (p PortOrRange) MarshalJSON() ([]byte, error) { return []byte(`"` + p.String() + `"`), nil }
 
 // Set is the union of the list.
-func (l PortList) Set() contract.Ports {
+func (l PortList) Set() netset.Ports {
 	var text string
 	for _, p := range l {
 		if len(p.Ports) > 0 {
@@ -224,6 +227,6 @@ func (l PortList) Set() contract.Ports {
 	if text == "" {
 		return nil
 	}
-	set, _ := contract.ParsePorts(text[1:]) // parts that ParsePorts made
+	set, _ := netset.ParsePorts(text[1:]) // parts that ParsePorts made
 	return set
 }

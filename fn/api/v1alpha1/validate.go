@@ -14,7 +14,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
-	"github.com/meshless-dev/meshless/internal/contract"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // KeyAlgorithms are the values of spec.certificates.keyAlgorithm.
@@ -95,12 +97,12 @@ func (v *validator) within(path string, d, low, high time.Duration) {
 
 func (v *validator) enums(s Spec) {
 	v.oneOf("spec.issuance", string(s.Issuance), string(IssuanceAuto), string(IssuanceNever))
-	v.oneOf("spec.inbound.mode", string(s.Inbound.Mode), string(contract.Strict), string(contract.Permissive))
-	v.oneOf("spec.outbound.unknown", string(s.Outbound.Unknown), string(contract.Passthrough), string(contract.DenyUnknown))
+	v.oneOf("spec.inbound.mode", string(s.Inbound.Mode), string(meshmap.Strict), string(meshmap.Permissive))
+	v.oneOf("spec.outbound.unknown", string(s.Outbound.Unknown), string(meshmap.Passthrough), string(meshmap.DenyUnknown))
 	v.oneOf("spec.authorization.mode", string(s.Authorization.Mode), string(AuthorizationEnforce), string(AuthorizationDryRun))
-	v.oneOf("spec.authorization.default", string(s.Authorization.Default), string(contract.AllowMesh), string(contract.DenyDefault))
+	v.oneOf("spec.authorization.default", string(s.Authorization.Default), string(meshmap.AllowMesh), string(meshmap.DenyDefault))
 	v.oneOf("spec.sidecar.mode", string(s.Sidecar.Mode), string(NativeSidecar), string(ContainerSidecar))
-	v.oneOf("spec.init.backend", string(s.Init.Backend), string(contract.BackendAuto), string(contract.BackendNFTables), string(contract.BackendIPTables))
+	v.oneOf("spec.init.backend", string(s.Init.Backend), string(podplan.BackendAuto), string(podplan.BackendNFTables), string(podplan.BackendIPTables))
 	v.oneOf("spec.proxy.logLevel", s.Proxy.LogLevel, "debug", "info", "warn", "error")
 	if s.Sidecar.UID < 1 || s.Sidecar.UID > 1<<31-1 {
 		v.fail("spec.sidecar.uid", "%d is not the id of a non-root user", s.Sidecar.UID)
@@ -110,7 +112,7 @@ func (v *validator) enums(s Spec) {
 	v.interfaces("spec.inbound.excludeInterfaces", s.Inbound.ExcludeInterfaces)
 	v.interfaces("spec.outbound.excludeInterfaces", s.Outbound.ExcludeInterfaces)
 	for i, uid := range s.Outbound.ExcludeUIDs {
-		if err := (contract.UIDs{uid}).Validate(s.Sidecar.UID); err != nil {
+		if err := (netset.UIDs{uid}).Validate(s.Sidecar.UID); err != nil {
 			v.fail(fmt.Sprintf("spec.outbound.excludeUIDs[%d]", i), "%v", err)
 		}
 	}
@@ -118,7 +120,7 @@ func (v *validator) enums(s Spec) {
 
 func (v *validator) networks(path string, networks []netip.Prefix) {
 	for i, p := range networks {
-		if err := contract.ValidatePrefix(p); err != nil {
+		if err := netset.ValidatePrefix(p); err != nil {
 			v.fail(fmt.Sprintf("%s[%d]", path, i), "%v", err)
 		}
 	}
@@ -126,7 +128,7 @@ func (v *validator) networks(path string, networks []netip.Prefix) {
 
 func (v *validator) interfaces(path string, names []string) {
 	for i, name := range names {
-		if err := (contract.Interfaces{name}).Validate(); err != nil {
+		if err := (netset.Interfaces{name}).Validate(); err != nil {
 			v.fail(fmt.Sprintf("%s[%d]", path, i), "%v", err)
 		}
 	}
@@ -186,7 +188,7 @@ func (v *validator) rules(s Spec) {
 }
 
 func (v *validator) pattern(field, pattern string, s Spec) {
-	if err := contract.ValidateRulePattern(pattern, s.TrustDomain, s.federationShape()); err != nil {
+	if err := meshmap.ValidateRulePattern(pattern, s.TrustDomain, s.federationShape()); err != nil {
 		v.fail(field, "%v", err)
 	}
 }

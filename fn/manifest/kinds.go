@@ -1,0 +1,106 @@
+package manifest
+
+import (
+	"maps"
+	"strings"
+
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/internal/api"
+)
+
+// Kinds says where each kind of workload, by "<group>/<kind>", keeps its pod template; a Pod is its own.
+type Kinds map[string][]string
+
+// builtin are the kinds of Kubernetes, and those of others that keep a whole pod template.
+var builtin = Kinds{
+	"/Pod":                               {},
+	"/ReplicationController":             {"spec", "template"},
+	"apps/Deployment":                    {"spec", "template"},
+	"apps/StatefulSet":                   {"spec", "template"},
+	"apps/DaemonSet":                     {"spec", "template"},
+	"apps/ReplicaSet":                    {"spec", "template"},
+	"batch/Job":                          {"spec", "template"},
+	"batch/CronJob":                      {"spec", "jobTemplate", "spec", "template"},
+	"argoproj.io/Rollout":                {"spec", "template"},
+	"apps.openshift.io/DeploymentConfig": {"spec", "template"},
+	"serving.knative.dev/Service":        {"spec", "template"},
+}
+
+// KindsOf are the built-in kinds and those that a config adds.
+func KindsOf(spec v1alpha1.Spec) Kinds {
+	kinds := maps.Clone(builtin)
+	for _, t := range spec.Workloads.Templates {
+		kinds[t.Group+"/"+t.Kind] = strings.Split(t.Path, ".")
+	}
+	return kinds
+}
+
+// TemplatePath returns where an item keeps its pod template, and whether it is a workload of a known kind at all.
+func (k Kinds) TemplatePath(item *yaml.RNode) ([]string, bool) {
+	group, _, hasGroup := strings.Cut(item.GetApiVersion(), "/")
+	if !hasGroup {
+		group = ""
+	}
+	path, ok := k[group+"/"+item.GetKind()]
+	return path, ok
+}
+
+// Find is TemplatePath for rendered items, whose config may be elsewhere: a mapping that carries the mark of an injection is a pod template, wherever it stands.
+func (k Kinds) Find(item *yaml.RNode) ([]string, bool) {
+	if path, ok := k.TemplatePath(item); ok {
+		return path, true
+	}
+	return search(item.YNode(), nil, func(n *yaml.Node, _ string) bool {
+		return node.Get(n, "metadata", "annotations", api.WorkloadAnnotation) != nil
+	})
+}
+
+// HasPodTemplate tells whether an item of any kind holds a pod template: a mapping under a key that ends with "template", with containers in its spec.
+func HasPodTemplate(item *yaml.RNode) bool {
+	_, found := search(item.YNode(), nil, func(n *yaml.Node, key string) bool {
+		containers := node.Get(n, "spec", "containers")
+		return strings.HasSuffix(strings.ToLower(key), "template") && containers != nil && containers.Kind == yaml.SequenceNode
+	})
+	return found
+}
+
+// search returns the path of the first mapping below n, reached through mappings alone, that is wanted.
+func search(n *yaml.Node, path []string, wanted func(n *yaml.Node, key string) bool) ([]string, bool) {
+	key := ""
+	if len(path) > 0 {
+		key = path[len(path)-1]
+	}
+	if n.Kind != yaml.MappingNode {
+		return nil, false
+	}
+	if wanted(n, key) {
+		return path, true
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if found, ok := search(n.Content[i+1], append(path[:len(path):len(path)], n.Content[i].Value), wanted); ok {
+			return found, true
+		}
+	}
+	return nil, false
+}
+
+// Flatten returns the items with those of every v1 List in its place. They are views: an edit of one is an edit of the List. Lists of other kinds, whose items may
+// lack a kind of their own, are left for the model to refuse.
+func Flatten(items []*yaml.RNode) []*yaml.RNode {
+	var flat []*yaml.RNode
+	for _, item := range items {
+		if item.GetApiVersion() != "v1" || item.GetKind() != "List" {
+			flat = append(flat, item)
+			continue
+		}
+		if list := node.Get(item.YNode(), "items"); list != nil && list.Kind == yaml.SequenceNode {
+			for _, n := range list.Content {
+				flat = append(flat, Flatten([]*yaml.RNode{yaml.NewRNode(n)})...)
+			}
+		}
+	}
+	return flat
+}

@@ -1,0 +1,222 @@
+// Package manifest reads the items of a render into what the later rooms think in: workloads with their pod templates, the Services that
+// select them, namespaces, and the state that an earlier render left. It edits nothing; refusals go to the report.
+package manifest
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/api"
+)
+
+// LocalConfigAnnotation marks items that are never applied to a cluster (KRM function specification).
+const LocalConfigAnnotation = "config.kubernetes.io/local-config"
+
+// Model is what a render knows.
+type Model struct {
+	Spec        v1alpha1.Spec
+	TrustDomain spiffeid.TrustDomain
+	Workloads   []*Workload // those in the mesh, in the order of the items
+	Outside     []*Workload // those that are not
+	Services    []*Service  // those with a workload in the mesh behind them
+	State       State
+
+	kinds Kinds
+	seen  map[spiffeid.ID]bool
+
+	namespaces      map[string]corev1.Namespace // those in the input, by name
+	networkPolicies []*networkPolicy            // none unless the config asks for them
+
+	peerIDs map[ruleIn][]string // answers of peers
+}
+
+// State is what an earlier render left, found by annotation and never by name.
+type State struct {
+	Authority *yaml.RNode              // CertificateAuthority
+	Rivals    []*yaml.RNode            // further CertificateAuthorities
+	Leaves    map[string]*yaml.RNode   // Secrets by SPIFFE ID
+	Bundles   []*yaml.RNode            // ConfigMaps with api.BundleFile
+	Meshes    []*yaml.RNode            // ConfigMaps with api.MeshFile
+	Duplicate map[string][]*yaml.RNode // further Secrets of a SPIFFE ID that has one
+
+	Certificates map[string]*yaml.RNode // Certificates of cert-manager by SPIFFE ID; derived at every render
+}
+
+// Build reads the items, those of Lists one by one (Flatten). Pod templates must be free of what an earlier injection put in.
+func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
+	td, err := spiffeid.TrustDomainFromString(spec.TrustDomain)
+	if err != nil {
+		r.Error(report.Object{}, "spec.trustDomain", "%v", err)
+		return nil
+	}
+	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]bool{}, peerIDs: map[ruleIn][]string{}, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}, Certificates: map[string]*yaml.RNode{}}}
+	var services []corev1.Service
+	var ingresses []networkingv1.Ingress
+	namespaces := map[string]corev1.Namespace{}
+	for _, item := range items {
+		switch {
+		case m.State.take(item):
+		case item.GetAnnotations()[LocalConfigAnnotation] == "true":
+		case m.isWorkload(item):
+			m.addWorkload(item, r)
+		case item.GetApiVersion() == "v1" && item.GetKind() == "Service":
+			if s, ok := decode[corev1.Service](item, report.ObjectOf(item), "", r); ok {
+				services = append(services, s)
+			}
+		case item.GetApiVersion() == "networking.k8s.io/v1" && item.GetKind() == "Ingress":
+			if i, ok := decode[networkingv1.Ingress](item, report.ObjectOf(item), "", r); ok {
+				ingresses = append(ingresses, i)
+			}
+		case item.GetApiVersion() == "v1" && item.GetKind() == "Namespace":
+			if n, ok := decode[corev1.Namespace](item, report.ObjectOf(item), "", r); ok {
+				if has(namespaces, n.Name) {
+					r.Error(report.ObjectOf(item), "", "is in the input twice%s; its labels decide what it may, so keep one", InFile(item))
+				}
+				namespaces[n.Name] = n
+			}
+		case spec.Authorization.FromNetworkPolicies && isNetworkPolicy(item):
+			refuseStrayAnnotations(item, r)
+			m.addNetworkPolicy(item, r)
+		case IsList(item):
+			r.Error(report.ObjectOf(item), "items", "a %s hides its workloads from the render; make it a List of v1, or write its items as documents of their own", item.GetKind())
+		default:
+			refuseStrayAnnotations(item, r)
+			warnUnknownKind(item, r)
+			m.warnOtherPolicy(item, r)
+		}
+	}
+	m.namespaces = namespaces
+	m.refuseRivals(items, r)
+	m.addServices(services, r)
+	m.warnExposed(services, ingresses, r)
+	m.checkNamespaces(namespaces, r)
+	return m
+}
+
+// IsList tells whether an item is a DeploymentList or the like, which kubectl takes apart when it is applied.
+func IsList(item *yaml.RNode) bool {
+	return strings.HasSuffix(item.GetKind(), "List") && item.Field("items") != nil
+}
+
+// warnUnknownKind says that pods will run outside of the mesh.
+func warnUnknownKind(item *yaml.RNode, r *report.Report) {
+	if HasPodTemplate(item) {
+		r.Warn(report.ObjectOf(item), "", "has a pod template, and %s of %s is no kind that meshless knows; its pods stay outside of the mesh. Name it in spec.workloads.templates", item.GetKind(), item.GetApiVersion())
+	}
+}
+
+func (m *Model) isWorkload(item *yaml.RNode) bool {
+	_, ok := m.kinds.TemplatePath(item)
+	return ok
+}
+
+// take keeps an item that is state and tells whether it was.
+func (s *State) take(item *yaml.RNode) bool {
+	if item.GetKind() == v1alpha1.KindCertificateAuthority && item.GetApiVersion() == api.APIVersion {
+		if s.Authority != nil {
+			s.Rivals = append(s.Rivals, item)
+		} else {
+			s.Authority = item
+		}
+		return true
+	}
+	identity := item.GetAnnotations()[api.IdentityAnnotation]
+	if identity != "" && IsManagedCertificate(item) {
+		if s.Certificates[identity] == nil { // else one of the two goes: nothing of either is lost
+			s.Certificates[identity] = item
+		}
+		return true
+	}
+	if identity == "" || item.GetApiVersion() != "v1" {
+		return false
+	}
+	switch data := item.GetDataMap(); {
+	case item.GetKind() == "Secret":
+		if s.Leaves[identity] != nil {
+			s.Duplicate[identity] = append(s.Duplicate[identity], item)
+		} else {
+			s.Leaves[identity] = item
+		}
+	case item.GetKind() == "ConfigMap" && has(data, api.BundleFile):
+		s.Bundles = append(s.Bundles, item)
+	case item.GetKind() == "ConfigMap" && has(data, api.MeshFile):
+		s.Meshes = append(s.Meshes, item)
+	default:
+		return false
+	}
+	return true
+}
+
+// refuseRivals refuses a second CertificateAuthority or config: whichever were taken, the other's leaves would be replaced, and a planted authority would sign
+// the mesh.
+func (m *Model) refuseRivals(items []*yaml.RNode, r *report.Report) {
+	for _, rival := range m.State.Rivals {
+		r.Error(report.ObjectOf(rival), "", "is a second CertificateAuthority%s; the first is %s%s. One package has one: restore the right one from Git and delete the other. "+
+			"Sub-packages with a mesh of their own are rendered on their own", InFile(rival), report.ObjectOf(m.State.Authority), InFile(m.State.Authority))
+	}
+	var config *yaml.RNode
+	for _, item := range items {
+		if item.GetKind() != v1alpha1.KindMutualTLS || item.GetApiVersion() != v1alpha1.APIVersion {
+			continue
+		}
+		if issuance := node.Get(item.YNode(), "spec", "issuance"); issuance != nil && issuance.Value == string(v1alpha1.IssuanceNever) {
+			continue // a validator's, beside the mutator's
+		}
+		if config != nil {
+			r.Error(report.ObjectOf(item), "", "is a second config%s; the first is %s%s. One package is one mesh; sub-packages with a mesh of their own are rendered on their own",
+				InFile(item), report.ObjectOf(config), InFile(config))
+		}
+		config = item
+	}
+}
+
+// InFile names the file of an item, where the caller of the function said it.
+func InFile(item *yaml.RNode) string {
+	if file, _, err := kioutil.GetFileAnnotations(item); err == nil && file != "" {
+		return " (" + file + ")"
+	}
+	return ""
+}
+
+// Namespaces are those of the mesh, sorted.
+func (m *Model) Namespaces() []string {
+	var names []string
+	for _, w := range m.Workloads {
+		names = append(names, w.Namespace)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// checkNamespaces refuses namespaces whose pod-security level forbids NET_ADMIN, without which no redirect can be made. Both baseline and restricted do
+// (Kubernetes documentation, "Pod Security Standards").
+func (m *Model) checkNamespaces(namespaces map[string]corev1.Namespace, r *report.Report) {
+	for _, name := range m.Namespaces() {
+		namespace := namespaces[name]
+		if level := namespace.Labels["pod-security.kubernetes.io/enforce"]; level == "baseline" || level == "restricted" {
+			r.Error(report.Object{APIVersion: "v1", Kind: "Namespace", Name: name}, "metadata.labels",
+				"pod-security.kubernetes.io/enforce: %s forbids the capability NET_ADMIN of the init container; set it to privileged, or exclude the namespace in spec.workloads", level)
+		}
+	}
+}
+
+// decode reads a node, the whole of an object or the part below a field, into a typed object for reading.
+func decode[T any](item *yaml.RNode, of report.Object, field string, r *report.Report) (T, bool) {
+	var object T
+	if err := node.Decode(item, &object); err != nil {
+		r.Error(of, field, "cannot be read: %v", err)
+		return object, false
+	}
+	return object, true
+}
+
+func has[V any](m map[string]V, key string) bool { _, ok := m[key]; return ok }

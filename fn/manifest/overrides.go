@@ -1,0 +1,148 @@
+package manifest
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/internal/podplan"
+)
+
+// Overrides are what the annotations of one pod template say, beside the config.
+type Overrides struct {
+	Disabled                                            bool
+	ExcludeInboundPorts                                 netset.Ports
+	ExcludeOutboundPorts                                netset.Ports
+	ExcludeOutboundCIDRs                                []netip.Prefix
+	ExcludeInboundInterfaces, ExcludeOutboundInterfaces netset.Interfaces
+	ExcludeOutboundUIDs                                 netset.UIDs
+	PermissivePorts                                     netset.Ports
+	ProxyProtocolPorts                                  netset.Ports // on which the app reads a PROXY protocol header
+	CPU, Memory                                         string       // requests of the proxy; Memory is its limit as well
+	Image, LogLevel                                     string
+	Pprof                                               bool   // the proxy serves its profiles on loopback
+	TLSSecret                                           string // the user's Secret that holds leaf and key; "" when they are issued
+}
+
+// overrideParsers are the annotations that a person may set on a pod template.
+var overrideParsers = map[string]func(o *Overrides, value string) error{
+	api.InjectAnnotation: func(o *Overrides, value string) error {
+		o.Disabled = value == "disabled"
+		return enabledOrDisabled(value)
+	},
+	api.PprofAnnotation: func(o *Overrides, value string) error {
+		o.Pprof = value == "enabled"
+		return enabledOrDisabled(value)
+	},
+	api.ExcludeInboundPortsAnnotation:  ports(func(o *Overrides) *netset.Ports { return &o.ExcludeInboundPorts }),
+	api.ExcludeOutboundPortsAnnotation: ports(func(o *Overrides) *netset.Ports { return &o.ExcludeOutboundPorts }),
+	api.ProxyProtocolPortsAnnotation:   ports(func(o *Overrides) *netset.Ports { return &o.ProxyProtocolPorts }),
+	api.PermissivePortsAnnotation:      ports(func(o *Overrides) *netset.Ports { return &o.PermissivePorts }),
+	api.ExcludeOutboundCIDRsAnnotation: func(o *Overrides, value string) (err error) {
+		o.ExcludeOutboundCIDRs, err = netset.ParsePrefixes(value)
+		return err
+	},
+	api.ExcludeInboundInterfacesAnnotation: func(o *Overrides, value string) error { return o.ExcludeInboundInterfaces.UnmarshalText([]byte(value)) },
+	api.ExcludeOutboundInterfacesAnnotation: func(o *Overrides, value string) error {
+		return o.ExcludeOutboundInterfaces.UnmarshalText([]byte(value))
+	},
+	api.ExcludeOutboundUIDsAnnotation: func(o *Overrides, value string) error { return o.ExcludeOutboundUIDs.UnmarshalText([]byte(value)) },
+	api.ProxyCPUAnnotation:            quantity(func(o *Overrides) *string { return &o.CPU }),
+	api.ProxyMemoryAnnotation:         quantity(func(o *Overrides) *string { return &o.Memory }),
+	api.ProxyImageAnnotation: func(o *Overrides, value string) error {
+		o.Image = value
+		return v1alpha1.ValidateImage(value)
+	},
+	api.TLSSecretAnnotation: func(o *Overrides, value string) error {
+		o.TLSSecret = value
+		return checkSecretName(value)
+	},
+	api.LogLevelAnnotation: func(o *Overrides, value string) error {
+		o.LogLevel = value
+		return podplan.ValidateLogLevel(value)
+	},
+}
+
+func enabledOrDisabled(value string) error {
+	if value != "enabled" && value != "disabled" {
+		return errNotOneOf("enabled", "disabled")
+	}
+	return nil
+}
+
+// checkSecretName refuses names that no Secret of a user's has.
+func checkSecretName(name string) error {
+	if len(validation.IsDNS1123Subdomain(name)) > 0 {
+		return fmt.Errorf("%q is not the name of a Secret", name)
+	}
+	if strings.HasPrefix(name, api.NamePrefix) {
+		return fmt.Errorf("%q is a name as meshless gives it to its own Secrets, which come and go; give yours another", name)
+	}
+	return nil
+}
+
+func ports(field func(*Overrides) *netset.Ports) func(*Overrides, string) error {
+	return func(o *Overrides, value string) (err error) {
+		*field(o), err = netset.ParsePorts(value)
+		return err
+	}
+}
+
+func quantity(field func(*Overrides) *string) func(*Overrides, string) error {
+	return func(o *Overrides, value string) error {
+		q, err := resource.ParseQuantity(value)
+		if err != nil || q.Sign() <= 0 {
+			return errNotOneOf("a quantity like 100m or 64Mi")
+		}
+		*field(o) = value
+		return nil
+	}
+}
+
+// readOverrides reads the annotations of a pod template. An unknown or malformed one is an error: whoever wrote it meant something.
+func readOverrides(w *Workload, r *report.Report) (Overrides, bool) {
+	var o Overrides
+	good := true
+	for _, key := range slices.Sorted(maps.Keys(w.Pod.Annotations)) {
+		if !ours(key) || key == api.WorkloadAnnotation || key == api.OriginalAnnotation {
+			continue
+		}
+		field := w.Field("metadata.annotations[" + key + "]")
+		parse, known := overrideParsers[key]
+		if !known {
+			r.Error(w.Object, field, "is unknown; known are %s", strings.Join(slices.Sorted(maps.Keys(overrideParsers)), ", "))
+			good = false
+		} else if err := parse(&o, w.Pod.Annotations[key]); err != nil {
+			r.Error(w.Object, field, "%v", err)
+			good = false
+		}
+	}
+	return o, good
+}
+
+// refuseStrayAnnotations reports annotations of ours where they do nothing.
+func refuseStrayAnnotations(item *yaml.RNode, r *report.Report) {
+	for _, key := range slices.Sorted(maps.Keys(item.GetAnnotations())) {
+		if ours(key) {
+			r.Error(report.ObjectOf(item), "metadata.annotations["+key+"]", "has no effect here; write it on the pod template (spec.template.metadata.annotations)")
+		}
+	}
+}
+
+func ours(annotation string) bool { return strings.HasPrefix(annotation, api.AnnotationPrefix) }
+
+type notOneOf []string
+
+func errNotOneOf(allowed ...string) error { return notOneOf(allowed) }
+
+func (n notOneOf) Error() string { return "is not " + strings.Join(n, " or ") }

@@ -1,0 +1,134 @@
+package manifest
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/netset"
+)
+
+// Service is a Service all of whose workloads are in the mesh.
+type Service struct {
+	Object     report.Object
+	Name       string
+	Namespace  string
+	Host       string       // <name>.<namespace>.svc.<clusterDomain>
+	ClusterIPs []netip.Addr // where the manifest fixes them
+	Ports      []corev1.ServicePort
+	Workloads  []*Workload
+}
+
+// DNSNames are the names by which clients call the Service, the longest first. The name alone is not among them: it means another Service in every
+// namespace, so a certificate for it would pass for somebody else's.
+func (s *Service) DNSNames() []string {
+	return []string{s.Host, fmt.Sprintf("%s.%s.svc", s.Name, s.Namespace), fmt.Sprintf("%s.%s", s.Name, s.Namespace)}
+}
+
+// addServices joins Services and workloads. A Service without selector, or of type ExternalName, has no pods of the input behind it.
+func (m *Model) addServices(services []corev1.Service, r *report.Report) {
+	inMesh, outOfMesh := indexOf(m.Workloads), indexOf(m.Outside)
+	for _, service := range services {
+		if len(service.Spec.Selector) == 0 || service.Spec.Type == corev1.ServiceTypeExternalName {
+			continue
+		}
+		s := &Service{
+			Object: report.Object{APIVersion: "v1", Kind: "Service", Namespace: service.Namespace, Name: service.Name},
+			Name:   service.Name, Namespace: cmp.Or(service.Namespace, metav1.NamespaceDefault), Ports: service.Spec.Ports,
+		}
+		if len(validation.IsDNS1123Label(s.Name)) > 0 || len(validation.IsDNS1123Label(s.Namespace)) > 0 {
+			r.Error(s.Object, "metadata", "%q in namespace %q: Kubernetes accepts no such name for a Service, and it would get into a certificate", s.Name, s.Namespace)
+			continue
+		}
+		s.Host = fmt.Sprintf("%s.%s.svc.%s", s.Name, s.Namespace, m.Spec.ClusterDomain)
+		s.ClusterIPs = m.clusterIPs(service, s.Object, r)
+		inside, outside := pick(m.Workloads, inMesh.Select(s.Namespace, service.Spec.Selector)), pick(m.Outside, outOfMesh.Select(s.Namespace, service.Spec.Selector))
+		if len(inside) > 0 && len(outside) > 0 {
+			r.Error(s.Object, "spec.selector", "selects %s, which is in the mesh, and %s, which is not; clients could not tell which answers. "+
+				"Narrow the selector, or take both in or out", inside[0].Object, outside[0].Object)
+		}
+		if len(inside) == 0 {
+			continue
+		}
+		s.Workloads = inside
+		for _, w := range inside {
+			w.Services = append(w.Services, s)
+		}
+		m.Services = append(m.Services, s)
+	}
+	m.refuseSharedIPs(r)
+	slices.SortFunc(m.Services, func(a, b *Service) int { return strings.Compare(a.Host, b.Host) })
+}
+
+func indexOf(workloads []*Workload) *Index {
+	x := &Index{}
+	for _, w := range workloads {
+		x.Add(w.Namespace, w.Pod.Labels)
+	}
+	return x
+}
+
+func pick(workloads []*Workload, numbers []int) []*Workload {
+	var picked []*Workload
+	for _, n := range numbers {
+		picked = append(picked, workloads[n])
+	}
+	return picked
+}
+
+// clusterIPs are the addresses of a Service that its manifest fixes.
+func (m *Model) clusterIPs(service corev1.Service, o report.Object, r *report.Report) []netip.Addr {
+	texts := slices.Concat([]string{service.Spec.ClusterIP}, service.Spec.ClusterIPs, service.Spec.ExternalIPs, []string{service.Spec.LoadBalancerIP})
+	var addrs []netip.Addr
+	for _, text := range texts {
+		if text == "" || text == corev1.ClusterIPNone {
+			continue
+		}
+		addr, err := netip.ParseAddr(text)
+		if err != nil {
+			r.Error(o, "spec", "%q is not an IP address", text)
+			continue
+		}
+		if !slices.Contains(addrs, addr.Unmap()) {
+			addrs = append(addrs, addr.Unmap())
+		}
+	}
+	return addrs
+}
+
+// refuseSharedIPs refuses an address that two Services claim: only one of them can have it, and the other would answer in its name.
+func (m *Model) refuseSharedIPs(r *report.Report) {
+	owners := map[netip.Addr]*Service{}
+	for _, s := range m.Services {
+		for _, addr := range s.ClusterIPs {
+			if owner := owners[addr]; owner != nil {
+				r.Error(s.Object, "spec", "claims %s, as %s does; an address belongs to one Service", addr, owner.Object)
+			}
+			owners[addr] = s
+		}
+	}
+}
+
+// targetPort resolves the target of a Service's port in one workload; 0 when the workload has no such named port.
+func targetPort(p corev1.ServicePort, w *Workload) uint16 {
+	switch {
+	case p.TargetPort.Type == intstr.String:
+		return w.Port(p.TargetPort.StrVal)
+	case p.TargetPort.IntVal != 0:
+		return uint16(p.TargetPort.IntVal)
+	}
+	return uint16(p.Port)
+}
+
+// ExcludedInbound are the ports of the workload's pods that bypass the proxy.
+func (m *Model) ExcludedInbound(w *Workload) netset.Ports {
+	return netset.UnionPorts(m.Spec.Inbound.ExcludePorts.Set(), w.Overrides.ExcludeInboundPorts)
+}

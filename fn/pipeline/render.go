@@ -1,0 +1,197 @@
+// Package pipeline composes the rooms of the function: read, model, plan, issue, seal, inject, verify. It is a function of its input, the time and the
+// CA identity; the caller assigns its output, and a failed render has none.
+package pipeline
+
+import (
+	"time"
+
+	"filippo.io/age"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/controlplane"
+	"github.com/meshless-dev/meshless/fn/inject"
+	"github.com/meshless-dev/meshless/fn/manifest"
+	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/verify"
+	"github.com/meshless-dev/meshless/internal/api"
+)
+
+// Options are what a render depends on beside its input.
+type Options struct {
+	Now time.Time
+	// WrittenBack says that the caller stores the result where the next render sees it. Certificates are made only then: an engine that renders at sync time
+	// would else mint new ones at every sync. New objects get an annotation that says which file to store them in.
+	WrittenBack bool
+	// CAIdentity returns the age identities that open CA keys, none when there are none. It is called only when a CA key is needed.
+	CAIdentity func() ([]age.Identity, error)
+	// Revoke names keys that are trusted no more from now on: workloads ("kind/name" or "namespace/kind/name"), whose present key is meant, or digests of
+	// public keys. Renew names workloads that get a new key and leaf although nothing is due. ReplaceCA begins to replace the authorities.
+	Revoke, Renew []string
+	ReplaceCA     bool
+	// SharedCA says that the CertificateAuthority among the items is that of several packages, which are rendered one by one.
+	SharedCA bool
+	// Check makes issuance: Never a check of the input: whatever the render changes is an error.
+	Check bool
+	// MayConsume lets the render edit the given nodes instead of copies, for callers that do not need them any more: a large package then takes half the memory.
+	MayConsume bool
+	// Progress, unless nil, is called before each workload of a step that takes long, for people who wait.
+	Progress func(step string, done, total int)
+}
+
+func (o Options) progress(step string, done, total int) {
+	if o.Progress != nil {
+		o.Progress(step, done, total)
+	}
+}
+
+// Run renders the items and returns the new list; the given nodes are not changed unless it may consume them. Findings go to the report; when it has an error, the result is nil.
+func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.Report) []*yaml.RNode {
+	sealing := newSealing(config, r)
+	kinds := manifest.KindsOf(config.Spec)
+	check := o.Check && config.Spec.Issuance == v1alpha1.IssuanceNever
+	given := items
+	items, injected := prepare(items, kinds, o.MayConsume && !check, r)
+	if r.Failed() {
+		return nil
+	}
+	m := manifest.Build(controlplane.Apply(manifest.Flatten(items), config.Spec.TLS, r), config.Spec, r)
+	if r.Failed() {
+		return nil
+	}
+	checkVisible(m, injected, r)
+	warnNamespaces(m, r)
+	warnSwitch(m, o.Now, r)
+	meshes := m.Meshes(r)
+	issued := certify(m, sealing, o, r)
+	if r.Failed() {
+		return nil
+	}
+	if checkFederation(m, issued.bundle, o.Now, r); r.Failed() {
+		return nil
+	}
+	shared := &node.Shared{}
+	for i, w := range m.Workloads {
+		o.progress("injecting", i, len(m.Workloads))
+		if err := inject.Apply(m, w, shared, r); err != nil {
+			r.Error(w.Object, "", "%v", err)
+		}
+	}
+	for _, mesh := range meshes {
+		mesh.RevokedKeys = issued.revokedKeys
+	}
+	out := &output{model: m, place: o.WrittenBack, items: items}
+	out.write(config, meshes, issued, r)
+	if r.Failed() {
+		return nil
+	}
+	verify.Rendered(out.items, kinds, o.Now, r)
+	if check {
+		refuseChanges(given, out.items, r)
+	}
+	if r.Failed() {
+		return nil
+	}
+	return out.items
+}
+
+// prepare copies the items and takes earlier injections out of their workloads, of which it returns those that had one.
+func prepare(items []*yaml.RNode, kinds manifest.Kinds, consume bool, r *report.Report) (copies, injected []*yaml.RNode) {
+	for _, item := range items {
+		if err := node.CheckItem(item); err != nil {
+			r.Error(report.ObjectOf(item), "", "%v", err)
+			continue
+		}
+		if !consume {
+			item = item.Copy()
+		}
+		copies = append(copies, item)
+		if err := resolveAliases(item, kinds); err != nil {
+			r.Error(report.ObjectOf(item), "", "its YAML aliases cannot be resolved: %v", err)
+			continue
+		}
+		for _, part := range manifest.Flatten([]*yaml.RNode{item}) {
+			if err := node.CheckItem(part); err != nil {
+				r.Error(report.ObjectOf(item), "items", "%v", err)
+				continue
+			}
+			refuseHiddenState(item, part, r)
+			path, ok := kinds.Find(part) // also what an earlier config named: it is taken out again
+			if !ok {
+				continue
+			}
+			if inject.Injected(part, path) {
+				injected = append(injected, part)
+			}
+			if err := inject.Strip(part, path); err != nil {
+				r.Error(report.ObjectOf(part), "", "%v", err)
+			}
+		}
+	}
+	return copies, injected
+}
+
+// refuseHiddenState refuses state inside a List: it is removed and written one object at a time.
+func refuseHiddenState(item, part *yaml.RNode, r *report.Report) {
+	if item != part && (part.GetKind() == v1alpha1.KindCertificateAuthority || part.GetAnnotations()[api.IdentityAnnotation] != "") {
+		r.Error(report.ObjectOf(part), "", "is state of meshless inside a List%s; write it as a document of its own", manifest.InFile(item))
+	}
+}
+
+// resolveAliases writes YAML aliases out where a workload may be edited: an edit below an alias would show in two places.
+func resolveAliases(item *yaml.RNode, kinds manifest.Kinds) error {
+	_, workload := kinds.TemplatePath(item)
+	if (workload || item.GetKind() == "List") && node.HasAlias(item.YNode()) {
+		return item.DeAnchor()
+	}
+	return nil
+}
+
+// checkVisible refuses to start anew where an earlier render left its mark: then the state exists and is hidden, as by a selector of kpt.
+func checkVisible(m *manifest.Model, injected []*yaml.RNode, r *report.Report) {
+	if len(injected) == 0 || m.State.Authority != nil || len(m.State.Leaves) > 0 || len(m.State.Bundles) > 0 {
+		return
+	}
+	if m.Spec.UsesCertManager() || len(m.State.Certificates) > 0 { // derived, and nothing to start anew
+		return
+	}
+	r.Error(report.ObjectOf(injected[0]), "", "was injected by an earlier render, whose state (Secrets, ConfigMaps and CertificateAuthority with the annotation %s) is not in the input; "+
+		"run the function on the whole package, without selectors, or restore the state from Git", api.IdentityAnnotation)
+}
+
+// warnNamespaces says what is assumed of workloads without a namespace: identities and Service names hold one.
+func warnNamespaces(m *manifest.Model, r *report.Report) {
+	for _, w := range m.Workloads {
+		if w.Object.Namespace == "" {
+			r.Warn(w.Object, "metadata.namespace", "is missing, here and maybe elsewhere; identities and Service names are made for %q. Set a namespace in the manifests or in this kustomization; "+
+				"one that an overlay above sets comes too late, since the function belongs into the outermost overlay", w.Namespace)
+			return
+		}
+	}
+}
+
+// refuseChanges reports what a render changed of its input. With issuance: Never the function is a check of what lies in Git (a validator of kpt, whose output is
+// dropped), so whatever is left to do is an error.
+func refuseChanges(before, after []*yaml.RNode, r *report.Report) {
+	const way = "With issuance Never nothing is changed: run the mutator (`kpt fn render`) or `meshless issue` with a config that issues, and commit what they write"
+	if item := missingFrom(before, after); item != nil {
+		r.Error(report.ObjectOf(item), "", "is not what a render leaves%s. %s", manifest.InFile(item), way)
+	} else if item := missingFrom(after, before); item != nil {
+		r.Error(report.ObjectOf(item), "", "is not needed by any workload%s. %s", manifest.InFile(item), way)
+	}
+}
+
+// missingFrom returns the first of the items whose text none of the others has.
+func missingFrom(others, items []*yaml.RNode) *yaml.RNode {
+	texts := map[string]bool{}
+	for _, item := range others {
+		texts[item.MustString()] = true
+	}
+	for _, item := range items {
+		if !texts[item.MustString()] {
+			return item
+		}
+	}
+	return nil
+}

@@ -1,0 +1,40 @@
+package api
+
+// AnnotationPrefix starts every annotation of ours.
+const AnnotationPrefix = "meshless.dev/"
+
+// Annotations that a render writes on pod templates.
+const (
+	WorkloadAnnotation = AnnotationPrefix + "workload"          // podplan.Workload, for the proxy
+	OriginalAnnotation = AnnotationPrefix + "original"          // YAML of the handlers that injection rewrote, for un-injection
+	DefaultAnnotation  = AnnotationPrefix + "default-container" // what injection wrote into kubectl's annotation of that name, for un-injection
+)
+
+// Annotations that a render writes on state. State is found by IdentityAnnotation, since prefixes and namespaces move names.
+const (
+	IdentityAnnotation   = AnnotationPrefix + "identity"     // SPIFFE ID of the workload; of the trust domain on bundles and mesh maps
+	RecipientsAnnotation = AnnotationPrefix + "recipients"   // digest of those to whom the key is sealed
+	PublicKeyAnnotation  = AnnotationPrefix + "public-key"   // SHA-256 of the SubjectPublicKeyInfo of the sealed key
+	RevokedAnnotation    = AnnotationPrefix + "revoked-keys" // on bundles: digests of public keys, separated by commas; the map gets them
+	NotAfterAnnotation   = AnnotationPrefix + "not-after"    // expiry of the leaf, for people
+	AdditionalAnnotation = AnnotationPrefix + "additional"   // on bundles: SHA-256 of those of their certificates that the config adds, separated by commas
+)
+
+// Annotations that people write on pod templates.
+const (
+	InjectAnnotation                    = AnnotationPrefix + "inject"
+	ExcludeInboundPortsAnnotation       = AnnotationPrefix + "exclude-inbound-ports"
+	ExcludeInboundInterfacesAnnotation  = AnnotationPrefix + "exclude-inbound-interfaces"
+	ExcludeOutboundPortsAnnotation      = AnnotationPrefix + "exclude-outbound-ports"
+	ExcludeOutboundCIDRsAnnotation      = AnnotationPrefix + "exclude-outbound-cidrs"
+	ExcludeOutboundInterfacesAnnotation = AnnotationPrefix + "exclude-outbound-interfaces"
+	ExcludeOutboundUIDsAnnotation       = AnnotationPrefix + "exclude-outbound-uids"
+	ProxyProtocolPortsAnnotation        = AnnotationPrefix + "proxy-protocol-ports"
+	PprofAnnotation                     = AnnotationPrefix + "pprof" // enabled or disabled
+	PermissivePortsAnnotation           = AnnotationPrefix + "permissive-ports"
+	ProxyCPUAnnotation                  = AnnotationPrefix + "proxy-cpu"
+	ProxyMemoryAnnotation               = AnnotationPrefix + "proxy-memory"
+	ProxyImageAnnotation                = AnnotationPrefix + "proxy-image"
+	LogLevelAnnotation                  = AnnotationPrefix + "log-level"
+	TLSSecretAnnotation                 = AnnotationPrefix + "tls-secret" // Secret of the user's with LeafFile and PlainKeyFile, instead of an issued leaf
+)

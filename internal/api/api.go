@@ -1,0 +1,76 @@
+// Package api holds what the three programs of meshless must agree on: the function writes it into manifests, the
+// proxy and the init container read it back. Each shape has one struct and one strict parser, so that ports, paths and
+// file formats cannot drift apart. The package knows no Kubernetes types and does no input or output.
+package api
+
+import "github.com/spiffe/go-spiffe/v2/spiffeid"
+
+// Ports of the proxy. OutboundPort and InboundPort receive redirected connections; the other three are reached directly.
+const (
+	OutboundPort = 15001 // loopback: what the app opens, redirected by init
+	InboundPort  = 15006 // all addresses: what arrives at the pod, redirected by init
+	MetricsPort  = 15020 // all addresses: /metrics
+	HealthPort   = 15021 // all addresses: /readyz, /livez and the app's rewritten handlers
+	AdminPort    = 15000 // loopback: /configz, /drain, /quit
+)
+
+// ReservedPorts are the ports that no container of a pod in the mesh may use.
+var ReservedPorts = []int{AdminPort, OutboundPort, InboundPort, MetricsPort, HealthPort}
+
+// DefaultUID is the user of the proxy. Traffic of this user leaves the pod unredirected, so no other container may run as it.
+const DefaultUID = 15000
+
+// The proxy dials the app from these addresses; the rules of init let connections from them pass (::6 is added to lo by init).
+const (
+	InboundSource4 = "127.0.0.6"
+	InboundSource6 = "::6"
+)
+
+// The proxy marks the sockets with which it leaves the pod by their priority (SO_PRIORITY, which needs no capability, is on every packet of a socket that nobody
+// owns any more, and ends with the pod's interface); init keeps such connections in a zone of conntrack of their own. The proxy dials what the app has
+// dialed, from the same address: in one zone, an app's connection that gets the port of one of the proxy's, ended less than ten seconds ago by the
+// server's reset, would inherit its entry and leave the pod without being asked where to.
+const (
+	ProxyPriority = 4 // TC_PRIO_INTERACTIVE_BULK, which queues treat as they treat 0
+	ProxyZone     = 15000
+)
+
+// Directory is where the proxy finds its files: one projected volume, so that the kubelet swaps all of them at once.
+const Directory = "/var/run/meshless"
+
+// Files in Directory.
+const (
+	LeafFile      = "tls.crt"       // the X.509-SVID, PEM
+	SealedKeyFile = "tls.key.age"   // its PKCS#8 key, PEM in an armored age file
+	IdentityFile  = "identity.txt"  // the age identity that opens it
+	PlainKeyFile  = "tls.key"       // the PKCS#8 key, PEM, where another party opens it before it reaches the pod
+	BundleFile    = "ca.crt"        // the trust bundle, PEM
+	MeshFile      = "mesh.yaml"     // meshmap.Map
+	WorkloadFile  = "workload.json" // podplan.Workload
+)
+
+// Names of injected things. Everything that meshless adds to a pod or a namespace starts with NamePrefix.
+const (
+	NamePrefix    = "meshless-"
+	InitName      = "meshless-init"
+	ProxyName     = "meshless-proxy"
+	VolumeName    = "meshless"
+	BundleName    = "meshless-bundle" // ConfigMap with BundleFile
+	MeshName      = "meshless-mesh"   // ConfigMap with MeshFile
+	APIVersion    = "meshless.dev/v1alpha1"
+	DefaultDomain = "cluster.local"
+)
+
+// ALPN is the protocol that a meshless proxy offers as a client. A Permissive port tells mesh traffic from an app's own TLS
+// by it; it never decides about authentication.
+const ALPN = "meshless/1"
+
+// WorkloadID is spiffe://<td>/ns/<namespace>/<kind>/<name>; kind is in lower case. The error names the segment that
+// SPIFFE does not allow (SPIFFE-ID standard, section 2.2).
+func WorkloadID(td spiffeid.TrustDomain, namespace, kind, name string) (spiffeid.ID, error) {
+	return spiffeid.FromSegments(td, "ns", namespace, kind, name)
+}
+
+// ProxyProtocolSPIFFEID is the type of the PROXY protocol TLV that holds the peer's SPIFFE ID, of the range for custom use (section 2.2.8 of the
+// specification).
+const ProxyProtocolSPIFFEID = 0xE0

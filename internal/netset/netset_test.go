@@ -1,0 +1,46 @@
+package netset_test
+
+import (
+	"testing"
+
+	"github.com/meshless-dev/meshless/internal/netset"
+)
+
+func TestPorts(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "", "80": "80", "443, 80": "80,443", "80-82,81-90": "80-90", "80,81": "80-81", "1-65535": "1-65535", "22,9000-9010": "22,9000-9010", "65535": "65535",
+	} {
+		ports, err := netset.ParsePorts(text)
+		if err != nil || ports.String() != want {
+			t.Errorf("%q is %q, %v; want %q", text, ports, err, want)
+		}
+	}
+	for _, bad := range []string{"0", "65536", "a", "90-80", "80-", "-", "80,,81", "+80", "8 0"} {
+		if ports, err := netset.ParsePorts(bad); err == nil {
+			t.Errorf("%q is %q", bad, ports)
+		}
+	}
+	ports, err := netset.ParsePorts("22,9000-9010")
+	if err != nil || !ports.Contains(9010) || ports.Contains(9011) || ports.Contains(21) {
+		t.Error("Contains is wrong")
+	}
+	if got := netset.IntersectPorts(ports, netset.PortsOf(9005, 22, 23)).String(); got != "22,9005" {
+		t.Errorf("the intersection is %s", got)
+	}
+	if got := netset.UnionPorts(ports, netset.PortsOf(23), nil).String(); got != "22-23,9000-9010" {
+		t.Errorf("the union is %s", got)
+	}
+}
+
+func FuzzParsePorts(f *testing.F) {
+	f.Add("80,9000-9010")
+	f.Fuzz(func(t *testing.T, text string) {
+		ports, err := netset.ParsePorts(text)
+		if err != nil {
+			return
+		}
+		if again, err := netset.ParsePorts(ports.String()); err != nil || again.String() != ports.String() {
+			t.Errorf("%q reads as %q and again as %q, %v", text, ports, again, err)
+		}
+	})
+}

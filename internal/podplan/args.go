@@ -1,0 +1,209 @@
+package podplan
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/netset"
+)
+
+// Backend is how init writes its rules.
+type Backend string
+
+// The back ends of init.
+const (
+	BackendAuto     Backend = "Auto"
+	BackendNFTables Backend = "NFTables"
+	BackendIPTables Backend = "IPTables"
+)
+
+// InitArgs is the command line of meshless-init. The function writes it, so that a reviewer reads in the manifest what bypasses the proxy.
+type InitArgs struct {
+	ProxyUID                  int // whose traffic is not redirected
+	ExcludeInboundPorts       netset.Ports
+	ExcludeInboundInterfaces  netset.Interfaces
+	ExcludeOutboundPorts      netset.Ports
+	ExcludeOutboundCIDRs      []netip.Prefix
+	ExcludeOutboundInterfaces netset.Interfaces
+	ExcludeOutboundUIDs       netset.UIDs
+	Backend                   Backend
+}
+
+// Args is the command line that ParseInitArgs reads; defaults are left out.
+func (a InitArgs) Args() []string {
+	args := []string{"--proxy-uid=" + strconv.Itoa(a.ProxyUID)}
+	if len(a.ExcludeInboundPorts) > 0 {
+		args = append(args, "--exclude-inbound-ports="+a.ExcludeInboundPorts.String())
+	}
+	if len(a.ExcludeInboundInterfaces) > 0 {
+		args = append(args, "--exclude-inbound-interfaces="+a.ExcludeInboundInterfaces.String())
+	}
+	if len(a.ExcludeOutboundPorts) > 0 {
+		args = append(args, "--exclude-outbound-ports="+a.ExcludeOutboundPorts.String())
+	}
+	if len(a.ExcludeOutboundCIDRs) > 0 {
+		args = append(args, "--exclude-outbound-cidrs="+netset.JoinPrefixes(a.ExcludeOutboundCIDRs))
+	}
+	if len(a.ExcludeOutboundInterfaces) > 0 {
+		args = append(args, "--exclude-outbound-interfaces="+a.ExcludeOutboundInterfaces.String())
+	}
+	if len(a.ExcludeOutboundUIDs) > 0 {
+		args = append(args, "--exclude-outbound-uids="+a.ExcludeOutboundUIDs.String())
+	}
+	if a.Backend != "" && a.Backend != BackendAuto {
+		args = append(args, "--backend="+string(a.Backend))
+	}
+	return args
+}
+
+// ParseInitArgs reads the command line of meshless-init (without the program's name). flag.ErrHelp is returned for --help, after the usage went to usage.
+func ParseInitArgs(args []string, usage io.Writer) (InitArgs, error) {
+	a := InitArgs{Backend: BackendAuto}
+	fs := newFlagSet("meshless-init", usage)
+	fs.Usage = func() {
+		fmt.Fprintf(usage, "meshless-init [flags] routes the TCP of this network namespace through the proxy.\n"+
+			"meshless-init %s takes out what it wrote there: in a pod, that opens the mesh.\n", InitRemove)
+		fs.PrintDefaults()
+	}
+	fs.IntVar(&a.ProxyUID, "proxy-uid", api.DefaultUID, "user of the proxy, whose traffic is not redirected")
+	fs.TextVar(&a.ExcludeInboundPorts, "exclude-inbound-ports", netset.Ports{}, "ports on which peers reach the app without the proxy, like 22,9000-9010")
+	fs.TextVar(&a.ExcludeInboundInterfaces, "exclude-inbound-interfaces", netset.Interfaces{}, "interfaces through which the app is reached without the proxy, like net1,docker0")
+	fs.TextVar(&a.ExcludeOutboundPorts, "exclude-outbound-ports", netset.Ports{}, "ports that the app reaches without the proxy")
+	fs.Func("exclude-outbound-cidrs", "networks that the app reaches without the proxy, like 10.1.0.0/16,fd00::/8", func(s string) (err error) {
+		a.ExcludeOutboundCIDRs, err = netset.ParsePrefixes(s)
+		return err
+	})
+	fs.TextVar(&a.ExcludeOutboundInterfaces, "exclude-outbound-interfaces", netset.Interfaces{}, "interfaces through which the app reaches others without the proxy")
+	fs.TextVar(&a.ExcludeOutboundUIDs, "exclude-outbound-uids", netset.UIDs{}, "users whose processes reach others without the proxy, like 1001,1002")
+	fs.Func("backend", "Auto, NFTables or IPTables (default Auto)", func(s string) error {
+		a.Backend = Backend(s)
+		switch a.Backend {
+		case BackendAuto, BackendNFTables, BackendIPTables:
+			return nil
+		}
+		return fmt.Errorf("%q is not Auto, NFTables or IPTables", s)
+	})
+	if err := parseAll(fs, args); err != nil {
+		return InitArgs{}, err
+	}
+	if err := a.Validate(); err != nil {
+		return InitArgs{}, err
+	}
+	return a, nil
+}
+
+// Validate checks what can be wrong of users and interfaces; the error begins with the flag.
+func (a InitArgs) Validate() error {
+	if a.ProxyUID < 1 || a.ProxyUID > netset.MaxUID {
+		return fmt.Errorf("--proxy-uid: %d is not a user id of a non-root user", a.ProxyUID)
+	}
+	for flag, names := range map[string]netset.Interfaces{"--exclude-inbound-interfaces": a.ExcludeInboundInterfaces, "--exclude-outbound-interfaces": a.ExcludeOutboundInterfaces} {
+		if err := names.Validate(); err != nil {
+			return fmt.Errorf("%s: %w", flag, err)
+		}
+	}
+	if err := a.ExcludeOutboundUIDs.Validate(int64(a.ProxyUID)); err != nil {
+		return fmt.Errorf("--exclude-outbound-uids: %w", err)
+	}
+	return nil
+}
+
+// InitCommand is a command line of meshless-init; one field is set.
+type InitCommand struct {
+	Apply  *InitArgs
+	Remove bool // take out what an earlier run put into the network namespace; never in a manifest, where ParseInitArgs refuses it
+}
+
+// InitRemove is the command that takes everything out.
+const InitRemove = "remove"
+
+// ParseInitCommand reads any command line of meshless-init (without the program's name). flag.ErrHelp is returned for --help, after the usage went to usage.
+func ParseInitCommand(args []string, usage io.Writer) (c InitCommand, err error) {
+	if len(args) > 0 && args[0] == InitRemove {
+		c.Remove = true
+		return c, parseAll(newFlagSet("meshless-init "+InitRemove, usage), args[1:])
+	}
+	c.Apply = new(InitArgs)
+	*c.Apply, err = ParseInitArgs(args, usage)
+	return c, err
+}
+
+// ProxyArgs is the command line of meshless-proxy.
+type ProxyArgs struct {
+	Directory    string        // api.Directory, but in tests
+	LogLevel     string        // debug, info, warn or error
+	DrainTimeout time.Duration // how long connections may finish after SIGTERM
+	Pprof        bool          // serve /debug/pprof/ on api.AdminPort, which is bound to loopback
+}
+
+// FIPSVariable and FIPSValue are the environment variable of a proxy whose cryptography is to run in FIPS 140-3 mode (go.dev/doc/security/fips140).
+const (
+	FIPSVariable = "GODEBUG"
+	FIPSValue    = "fips140=on"
+)
+
+// DefaultDrainTimeout leaves five of the default thirty seconds of terminationGracePeriodSeconds for the exit itself.
+const DefaultDrainTimeout = 25 * time.Second
+
+// Args is the command line that ParseProxyArgs reads; defaults are left out.
+func (a ProxyArgs) Args() []string {
+	var args []string
+	if a.LogLevel != "" && a.LogLevel != "info" {
+		args = append(args, "--log-level="+a.LogLevel)
+	}
+	if a.DrainTimeout != 0 && a.DrainTimeout != DefaultDrainTimeout {
+		args = append(args, "--drain-timeout="+a.DrainTimeout.String())
+	}
+	if a.Pprof {
+		args = append(args, "--pprof")
+	}
+	return args
+}
+
+// ParseProxyArgs reads the command line of meshless-proxy (without the program's name).
+func ParseProxyArgs(args []string, usage io.Writer) (ProxyArgs, error) {
+	var a ProxyArgs
+	fs := newFlagSet("meshless-proxy", usage)
+	fs.StringVar(&a.Directory, "directory", api.Directory, "where the projected volume is mounted")
+	fs.DurationVar(&a.DrainTimeout, "drain-timeout", DefaultDrainTimeout, "how long connections may finish after SIGTERM")
+	fs.BoolVar(&a.Pprof, "pprof", false, fmt.Sprintf("serve Go's profiles on 127.0.0.1:%d/debug/pprof/", api.AdminPort))
+	fs.StringVar(&a.LogLevel, "log-level", "info", "debug, info, warn or error")
+	if err := parseAll(fs, args); err != nil {
+		return ProxyArgs{}, err
+	}
+	if err := ValidateLogLevel(a.LogLevel); err != nil {
+		return ProxyArgs{}, fmt.Errorf("--log-level: %w", err)
+	}
+	return a, nil
+}
+
+// ValidateLogLevel checks that s is debug, info, warn or error.
+func ValidateLogLevel(s string) error {
+	switch s {
+	case "debug", "info", "warn", "error":
+		return nil
+	}
+	return fmt.Errorf("%q is not debug, info, warn or error", s)
+}
+
+func newFlagSet(name string, usage io.Writer) *flag.FlagSet {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(usage)
+	return fs
+}
+
+// parseAll refuses what is left over, so that a mistyped flag without dashes is not dropped in silence.
+func parseAll(fs *flag.FlagSet, args []string) error {
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	return nil
+}

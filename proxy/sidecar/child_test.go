@@ -1,0 +1,196 @@
+package sidecar
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
+	"github.com/meshless-dev/meshless/proxy/config"
+	"github.com/meshless-dev/meshless/proxy/listen"
+)
+
+// childVariable, when it is set, makes this test binary a proxy of its own process: one that can be killed, or starved of descriptors.
+const childVariable = "MESHLESS_TEST_PROXY"
+
+// childSetup is what the variable holds.
+type childSetup struct {
+	Directory string
+	App       netip.AddrPort
+}
+
+// childPorts is the first line that the child prints.
+type childPorts struct{ Inbound, Health, Metrics string }
+
+// init comes before TestMain and before flags are read, so that the child needs neither.
+func init() {
+	encoded, ok := os.LookupEnv(childVariable)
+	if !ok {
+		return
+	}
+	if err := runChild(encoded); err != nil {
+		fmt.Fprintln(os.Stderr, "child:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func runChild(encoded string) error {
+	var s childSetup
+	if err := json.Unmarshal([]byte(encoded), &s); err != nil {
+		return err
+	}
+	bound := make([]net.Listener, 5)
+	for i := range bound {
+		var err error
+		if bound[i], err = net.Listen("tcp4", serverIP+":0"); err != nil {
+			return err
+		}
+	}
+	l := listeners{outbound: bound[:1], inbound: bound[1], metrics: bound[2], health: bound[3], local: bound[4]}
+	p := newProxy(setup{
+		args: podplan.ProxyArgs{Directory: s.Directory, DrainTimeout: time.Second}, log: slog.New(slog.NewJSONHandler(os.Stderr, nil)), listeners: l,
+		original:   func(*net.TCPConn) (netip.AddrPort, error) { return s.App, nil },
+		ownAddress: func(a netip.Addr) bool { return a == s.App.Addr() },
+		sources:    listen.Sources{V4: netip.MustParseAddr(api.InboundSource4)},
+		watch:      config.WatchOptions{Poll: 50 * time.Millisecond, Debounce: 5 * time.Millisecond},
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer cancel() // the parent has closed the pipe, or is dead
+		obey(os.Stdin)
+	}()
+	if err := json.NewEncoder(os.Stdout).Encode(childPorts{l.inbound.Addr().String(), l.health.Addr().String(), l.metrics.Addr().String()}); err != nil {
+		return err
+	}
+	return p.serve(ctx)
+}
+
+// obey does what the parent says: "limit N" leaves room for N more descriptors.
+func obey(in io.Reader) {
+	for lines := bufio.NewScanner(in); lines.Scan(); {
+		var more int
+		if _, err := fmt.Sscanf(lines.Text(), "limit %d", &more); err != nil {
+			fmt.Println("error:", err)
+			continue
+		}
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err == nil {
+			limit := uint64(len(entries) - 1 + more) // without that of the directory
+			err = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: limit, Max: limit})
+		}
+		fmt.Println("limit:", err)
+	}
+}
+
+// child is a proxy in a process of its own.
+type child struct {
+	childPorts
+	cmd  *exec.Cmd
+	in   io.WriteCloser
+	out  *bufio.Reader
+	logs *logBuffer
+}
+
+// startChild starts a proxy that serves the directory; the end of the test ends it.
+func startChild(t testing.TB, directory string, app netip.AddrPort) *child {
+	t.Helper()
+	encoded, err := json.Marshal(childSetup{directory, app})
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &child{cmd: exec.Command(self), logs: &logBuffer{}}
+	c.cmd.Env = append(os.Environ(), childVariable+"="+string(encoded))
+	c.cmd.Stderr = c.logs
+	if c.in, err = c.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.out = bufio.NewReader(out)
+	if err := c.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.kill)
+	line, err := c.out.ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(line, &c.childPorts)
+	}
+	if err != nil {
+		c.kill()
+		t.Fatalf("the child does not start: %v\n%s", err, c.logs)
+	}
+	return c
+}
+
+// kill ends the child as SIGKILL does, once.
+func (c *child) kill() {
+	if c.cmd.ProcessState == nil {
+		_ = c.cmd.Process.Kill()
+		_ = c.cmd.Wait()
+	}
+}
+
+// limit leaves the child room for so many more descriptors.
+func (c *child) limit(t testing.TB, more int) {
+	t.Helper()
+	if _, err := fmt.Fprintln(c.in, "limit", more); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := c.out.ReadString('\n'); err != nil || line != "limit: <nil>\n" {
+		t.Fatalf("the child answers %q, %v", line, err)
+	}
+}
+
+// get is the answer of a port of the child.
+func (c *child) get(addr, path string) (string, error) {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 3 * time.Second}
+	response, err := client.Get("http://" + addr + path)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", response.Status, body)
+	}
+	return string(body), err
+}
+
+// awaitReady waits until the child says that it is.
+func (c *child) awaitReady(t testing.TB) {
+	t.Helper()
+	eventually(t, "the child is ready", func() bool { _, err := c.get(c.Health, "/readyz"); return err == nil })
+}
+
+// descriptors is how many files the child has open.
+func (c *child) descriptors(t testing.TB) int {
+	t.Helper()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", c.cmd.Process.Pid))
+	if err != nil {
+		t.Skip("descriptors are counted in /proc, which this system does not have")
+	}
+	return len(entries)
+}
+
+// logged is how often a message is in the child's log.
+func (c *child) logged(message string) int { return strings.Count(c.logs.String(), `"msg":"`+message) }

@@ -1,0 +1,184 @@
+//go:build e2e && linux
+
+package chaos
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/meshless-dev/meshless/test/cluster/kinds/stage"
+	"github.com/meshless-dev/meshless/test/cluster/kube"
+	"github.com/meshless-dev/meshless/test/cluster/rotation/chain"
+	"github.com/meshless-dev/meshless/test/lab"
+)
+
+const (
+	namespace = "chaos"
+	lasts     = 75 * time.Second
+	every     = 2 * time.Second   // between two deaths, about
+	back      = 150 * time.Second // until all is well again: a container that died twice is held back 20 s
+)
+
+// clearMarker is in the requests of the control: two pods outside of the mesh.
+const clearMarker = "the-marker-in-the-clear"
+
+const control = `
+apiVersion: v1
+kind: Pod
+metadata: {name: plain-server, labels: {app: plain-server}}
+spec:
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: 1
+  containers: [{name: app, image: "meshless-test/standin:latest", imagePullPolicy: IfNotPresent, args: [serve, --port, "8080"]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: plain-server}
+spec: {selector: {app: plain-server}, ports: [{port: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: plain-caller, labels: {app: plain-caller}}
+spec:
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: caller
+      image: meshless-test/standin:latest
+      imagePullPolicy: IfNotPresent
+      args: [load, --rate, "1", --port, "8090", "http://plain-server:8080/"]
+      env: [{name: MARKER, value: ` + clearMarker + `}]
+`
+
+// TestChaos deploys the chain, lets the machine die, and wants it back.
+func TestChaos(t *testing.T) {
+	stage.RequireNode(t)
+	n := seed(t)
+	t.Logf("CHAOS_SEED=%d", n)
+	a := chain.New(t, chain.NewFolder(t, "../rotation/chain/folder", namespace))
+	a.Folder.Replace(t, "mtls.yaml", "mode: Permissive", "mode: Strict")
+	kube.Must(t, control, "-n", namespace, "apply", "-f", "-")
+	a.Folder.Issue(t, daysAgo(25))
+	wire := lab.SearchHost(t, chain.Marker, clearMarker)
+	a.Apply(t)
+	a.Rollout(t)
+	a.InForce(t)
+	k := &killer{random: rand.New(rand.NewPCG(n, 0)), pods: a.Pods, killed: map[string]int{}}
+	k.run(t, a)
+	t.Logf("killed: %v", k.killed)
+	a.Warnings(t)
+	comeBack(t, a)
+	wantAllTalk(t, a)
+	wire.Stop()
+	wantSecret(t, a, wire)
+	a.Plaintext(t)
+}
+
+func daysAgo(n float64) time.Time { return time.Now().Add(-time.Duration(n * 24 * float64(time.Hour))) }
+
+// commits are what happens meanwhile: renewal of every leaf, promotion of an authority, and revocation of a key.
+func commits(t *testing.T, a *chain.App) []func() {
+	return []func(){
+		func() { a.Folder.Issue(t, daysAgo(9.5)) },
+		func() { a.Folder.Issue(t, daysAgo(6.9), "--renew", "deployment/back", "--renew", "deployment/client") },
+		func() { a.Folder.Meshless(t, daysAgo(6.6), "revoke", a.Folder.Dir, "deployment/middle") },
+		func() {
+			a.Folder.Issue(t, daysAgo(6.5), "--renew", "deployment/front", "--renew", "deployment/middle", "--renew", "deployment/guest")
+		},
+	}
+}
+
+// run kills until its time is over, and commits in between.
+func (k *killer) run(t *testing.T, a *chain.App) {
+	t.Helper()
+	started, first, pending := time.Now(), k.order(), commits(t, a)
+	part := lasts / time.Duration(len(pending)+1)
+	for n, done := 0, 0; time.Since(started) < lasts; n++ {
+		if done < len(pending) && time.Since(started) > time.Duration(done+1)*part {
+			pending[done]()
+			a.Apply(t)
+			done++
+		}
+		kind := victims[k.random.IntN(len(victims))]
+		if n < len(first) {
+			kind = first[n]
+		}
+		k.kill(t, kind)
+		time.Sleep(every/2 + time.Duration(k.random.Int64N(int64(every))))
+	}
+	for _, kind := range first {
+		if k.killed[kind] == 0 {
+			t.Errorf("in %v no %s was killed", lasts, kind)
+		}
+	}
+}
+
+// comeBack waits until every pod is Ready, the very ones of before, and every proxy uses what was committed last.
+func comeBack(t *testing.T, a *chain.App) {
+	t.Helper()
+	started := time.Now()
+	kube.Poll(t, back, func() error {
+		pods, err := chain.Pods(namespace, chain.Selector)
+		if err != nil {
+			return err
+		}
+		for _, p := range pods {
+			if !p.Ready || !slices.ContainsFunc(a.Pods, func(b chain.Pod) bool { return b.UID == p.UID }) {
+				return fmt.Errorf("%s: ready: %v, restarted %d times", p.Name, p.Ready, p.Restarts)
+			}
+		}
+		if len(pods) != len(a.Pods) {
+			return fmt.Errorf("%d pods, want %d", len(pods), len(a.Pods))
+		}
+		a.Pods = pods
+		return nil
+	})
+	t.Logf("all pods are ready after %v", time.Since(started).Round(time.Second))
+	a.InForce(t)
+}
+
+// wantAllTalk waits until a second passes in which nothing fails, as Services learn last of all, and then wants none of many fresh requests to fail.
+func wantAllTalk(t *testing.T, a *chain.App) {
+	t.Helper()
+	t.Logf("during all that:\n%s", chain.Describe(a.TakeStats(t)))
+	kube.Poll(t, 60*time.Second, func() error {
+		time.Sleep(time.Second)
+		for caller, s := range a.TakeStats(t) {
+			if s.Failed > 0 || s.Requests == 0 {
+				return errors.New(caller + ": " + s.String())
+			}
+		}
+		return nil
+	})
+	a.AwaitRequests(t, 50, chain.Callers...)
+	for caller, s := range a.TakeStats(t) {
+		if s.Failed > 0 {
+			t.Errorf("%s, after all that: %s", caller, s)
+		}
+	}
+}
+
+// wantSecret wants the marker nowhere on the wire, and that of the control.
+func wantSecret(t *testing.T, a *chain.App, wire *lab.Search) {
+	t.Helper()
+	t.Logf("%d frames, %d missed; in the clear: %v", wire.Frames, wire.Missed(), wire.Seen[clearMarker])
+	if wire.Missed() > 0 {
+		t.Errorf("%d frames could not be looked at", wire.Missed())
+	}
+	for way, n := range wire.Seen[chain.Marker] {
+		t.Errorf("%d frames with a request passed in the clear: %s; the first of all at %s", n, way, wire.First[chain.Marker])
+	}
+	if len(wire.Seen[clearMarker]) == 0 {
+		t.Error("the requests of the plain pods were not seen: this test could not fail")
+	}
+	for _, p := range a.Pods {
+		metrics := kube.Metrics(t, namespace, p.Name)
+		if n := kube.Opened(t, metrics, "inbound", "plaintext"); n > 0 {
+			t.Errorf("%s took %v connections in the clear", p.Name, n)
+		}
+	}
+}

@@ -1,0 +1,245 @@
+//go:build e2e && linux
+
+package gitops
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/cluster/kube"
+	"github.com/meshless-dev/meshless/test/cluster/rotation/chain"
+)
+
+const (
+	folder = "../rotation/chain/folder"
+	set    = "configmap/chain" // the ApplySet, by which prune knows what it applied before
+)
+
+// TestGitOps deploys the chain once, and goes on from what the step before left.
+func TestGitOps(t *testing.T) {
+	t.Setenv("KUBECTL_APPLYSET", "true") // of kubectl: --prune --applyset is alpha
+	a := chain.New(t, chain.NewFolder(t, folder, "gitops"))
+	a.Folder.Replace(t, "mtls.yaml", "mode: Permissive", "mode: Strict")
+	a.Folder.Issue(t, time.Now().Add(-20*24*time.Hour)) // due, and valid
+	a.Apply(t)
+	a.Rollout(t)
+	a.InForce(t)
+	for _, step := range []struct {
+		name string
+		test func(*testing.T, *chain.App)
+	}{
+		{"a second apply changes nothing", testAgain},
+		{"server-side apply takes over", testServerSide},
+		{"prune removes what left the mesh", testPrune},
+		{"out of the mesh and in again", testOutAndIn},
+	} {
+		started := time.Now()
+		if !t.Run(step.name, func(t *testing.T) { step.test(t, a) }) {
+			a.Warnings(t)
+			return
+		}
+		t.Logf("%s: %v", step.name, time.Since(started).Round(time.Second))
+	}
+}
+
+// object is what tells whether something was written.
+type object struct {
+	Metadata metav1.ObjectMeta `json:"metadata"`
+}
+
+// kinds are all that a render has, and what its Deployments own.
+const kinds = "deployments,replicasets,services,secrets,configmaps,pods"
+
+// snapshot is every object of a namespace, by kind and name.
+func snapshot(t *testing.T, namespace string) map[string]object {
+	t.Helper()
+	var list struct {
+		Items []struct {
+			Kind string `json:"kind"`
+			object
+		} `json:"items"`
+	}
+	if err := json.Unmarshal([]byte(kube.Must(t, "", "-n", namespace, "get", kinds, "-o", "json", "--show-managed-fields")), &list); err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]object{}
+	for _, item := range list.Items {
+		all[item.Kind+"/"+item.Metadata.Name] = item.object
+	}
+	return all
+}
+
+// versions are what changes when an object is written. Of pods it is who they are: the kubelet writes their status when it likes.
+func versions(all map[string]object) map[string]string {
+	versions := map[string]string{}
+	for name, o := range all {
+		versions[name] = o.Metadata.ResourceVersion
+		if strings.HasPrefix(name, "Pod/") {
+			versions[name] = string(o.Metadata.UID)
+		}
+	}
+	return versions
+}
+
+// wantSame wants every object to be at the version at which it was.
+func wantSame(t *testing.T, before, now map[string]object) {
+	t.Helper()
+	if diff := cmp.Diff(versions(before), versions(now)); diff != "" {
+		t.Errorf("something was written:\n%s", diff)
+	}
+}
+
+// testAgain: the same commit once more, and one for which `meshless issue` found nothing to do.
+func testAgain(t *testing.T, a *chain.App) {
+	before := settled(t, a.Folder.Namespace)
+	first := a.Rendered.Text
+	if told := a.Folder.Issue(t, time.Now().Add(-20*24*time.Hour+time.Minute)); !strings.Contains(told, "nothing is due") {
+		t.Errorf("a second run says %q", told)
+	}
+	if diff := cmp.Diff(first, a.Folder.Render(t)); diff != "" {
+		t.Errorf("a second render differs:\n%s", diff)
+	}
+	if out := kube.Must(t, first, "diff", "-f", "-"); out != "" {
+		t.Errorf("kubectl diff prints\n%s", out)
+	}
+	for line := range strings.Lines(kube.Must(t, first, "apply", "-f", "-")) {
+		if !strings.HasSuffix(strings.TrimSpace(line), " unchanged") {
+			t.Errorf("kubectl apply says %s", line)
+		}
+	}
+	wantSame(t, before, snapshot(t, a.Folder.Namespace))
+}
+
+// testServerSide applies on the server's side, over what was applied on the client's, and in a namespace where nothing is yet. Neither restarts a pod, twice changes
+// nothing, and renewed certificates are no conflict.
+func testServerSide(t *testing.T, a *chain.App) {
+	fresh := chain.NewFolder(t, folder, "gitops-fresh")
+	fresh.Replace(t, "app.yaml", "replicas: 2", "replicas: 0") // it is the objects that count here
+	fresh.Replace(t, "app.yaml", "replicas: 1", "replicas: 0")
+	fresh.Replace(t, "guest.yaml", "replicas: 1", "replicas: 0")
+	kube.NewNamespace(t, fresh.Namespace)
+	fresh.Issue(t, time.Now().Add(-20*24*time.Hour))
+	for _, f := range []*chain.Folder{fresh, a.Folder} {
+		rendered := f.Render(t)
+		kube.Must(t, rendered, "apply", "--server-side", "-f", "-")
+		before := settled(t, f.Namespace)
+		kube.Must(t, rendered, "apply", "--server-side", "-f", "-")
+		kube.Must(t, rendered, "diff", "--server-side", "-f", "-")
+		wantSame(t, before, snapshot(t, f.Namespace))
+		wantManagers(t, before, rendered)
+		f.Issue(t, time.Now())
+		renewed := f.Render(t)
+		if renewed == rendered {
+			t.Errorf("%s: nothing was renewed", f.Namespace)
+		}
+		kube.Must(t, renewed, "apply", "--server-side", "-f", "-")
+	}
+	a.Rendered = chain.Read(t, a.Folder.Render(t))
+	a.Unchanged(t)
+}
+
+// settled is a snapshot that did not change for a second: controllers write the status of what was just made.
+func settled(t *testing.T, namespace string) map[string]object {
+	t.Helper()
+	var last map[string]object
+	for range 20 {
+		now := snapshot(t, namespace)
+		if last != nil && maps.Equal(versions(last), versions(now)) {
+			return now
+		}
+		last = now
+		time.Sleep(time.Second)
+	}
+	t.Fatalf("the objects of %s change all the time", namespace)
+	return nil
+}
+
+// wantManagers wants that of those who own fields none but kubectl's apply and the controllers are left: one who applied on the client's side would keep fields
+// that a later render drops.
+func wantManagers(t *testing.T, all map[string]object, rendered string) {
+	t.Helper()
+	applied := 0
+	for name, o := range all {
+		for _, field := range o.Metadata.ManagedFields {
+			switch {
+			case field.Manager == "kubectl" && field.Operation == metav1.ManagedFieldsOperationApply:
+				applied++
+			case field.Manager == "kubectl-client-side-apply" && !strings.HasSuffix(name, "/meshless-identity"):
+				t.Errorf("%s: fields are still owned by %s", name, field.Manager)
+			}
+		}
+	}
+	if want := strings.Count(rendered, "\nkind: "); applied != want {
+		t.Errorf("%d objects are owned by apply, want %d", applied, want)
+	}
+}
+
+// testPrune takes guest out of the folder. Its Deployment goes, what that owned, and its Secret; everything else stays as it is.
+func testPrune(t *testing.T, a *chain.App) {
+	prune(t, a, a.Rendered.Text) // the set learns what there is
+	before := settled(t, a.Folder.Namespace)
+	a.Folder.Replace(t, "kustomization.yaml", "guest.yaml, ", "")
+	a.Folder.Issue(t, time.Now())
+	a.Rendered = chain.Read(t, a.Folder.Render(t))
+	prune(t, a, a.Rendered.Text)
+	var gone []string
+	kube.Poll(t, 30*time.Second, func() error {
+		now := snapshot(t, a.Folder.Namespace)
+		gone = slices.DeleteFunc(slices.Sorted(maps.Keys(before)), func(name string) bool { _, still := now[name]; return still })
+		return wantGone(gone)
+	})
+	a.Pods = slices.DeleteFunc(a.Pods, func(p chain.Pod) bool { return p.App == "guest" })
+	a.Unchanged(t)
+	a.InForce(t)
+}
+
+// wantGone wants a Deployment, its one ReplicaSet and pod, and its Secret.
+func wantGone(gone []string) error {
+	var kinds []string
+	for _, name := range gone {
+		kind, rest, _ := strings.Cut(name, "/")
+		if !strings.Contains(rest, "guest") {
+			return &pruned{gone}
+		}
+		kinds = append(kinds, kind)
+	}
+	if want := []string{"Deployment", "Pod", "ReplicaSet", "Secret"}; !slices.Equal(kinds, want) {
+		return &pruned{gone}
+	}
+	return nil
+}
+
+type pruned struct{ gone []string }
+
+func (p *pruned) Error() string { return "pruned: " + strings.Join(p.gone, ", ") }
+
+// prune applies, and removes what the set applied before and does not hold any more.
+func prune(t *testing.T, a *chain.App, manifests string) {
+	t.Helper()
+	kube.Must(t, manifests, "-n", a.Folder.Namespace, "apply", "--server-side", "--force-conflicts", "--prune", "--applyset="+set, "-f", "-")
+}
+
+// leftovers are what is still in the namespace and speaks of us.
+func leftovers(t *testing.T, namespace string) []string {
+	t.Helper()
+	var found []string
+	for name, o := range snapshot(t, namespace) {
+		text, err := json.Marshal(o.Metadata.Annotations)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(name, "/"+api.NamePrefix) || strings.Contains(string(text), api.AnnotationPrefix) || len(o.Metadata.Labels["app.kubernetes.io/managed-by"]) > 0 {
+			found = append(found, name)
+		}
+	}
+	slices.Sort(found)
+	return found
+}

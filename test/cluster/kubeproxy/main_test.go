@@ -1,0 +1,12 @@
+//go:build e2e && linux
+
+package kubeproxy
+
+import (
+	"os"
+	"testing"
+
+	"github.com/meshless-dev/meshless/test/cluster/kube"
+)
+
+func TestMain(m *testing.M) { os.Exit(kube.Main(m)) }

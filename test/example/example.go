@@ -1,0 +1,163 @@
+// Package example gives tests a working copy of one of the examples: with recipients whose identities the test holds, and with the function as a
+// local binary. It runs the real commands, `meshless` and `kustomize`, as a user would.
+package example
+
+import (
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+	"filippo.io/age/armor"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/meshless-dev/meshless/internal/api"
+)
+
+// module is the path that programs are built from, so that tests of any folder build the same.
+const module = "github.com/meshless-dev/meshless/"
+
+// Build builds a program of the repository, such as "cmd/meshless" or "examples/shop/app", static as in the images: containers of the tests hold nothing else.
+func Build(binary, pkg string) error {
+	cmd := exec.Command("go", "build", "-o", binary, module+pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
+	}
+	return nil
+}
+
+// Example is the copy.
+type Example struct {
+	Dir     string
+	bin     string              // folder of the meshless binary
+	cluster *age.X25519Identity // opens workload keys
+	ca      *age.X25519Identity // opens the CA's
+}
+
+// Copy copies the example at dir; bin is the folder of a binary called meshless.
+func Copy(tb testing.TB, dir, bin string) *Example {
+	tb.Helper()
+	e := &Example{Dir: filepath.Join(tb.TempDir(), filepath.Base(dir)), bin: bin, cluster: newIdentity(tb), ca: newIdentity(tb)}
+	if err := os.CopyFS(e.Dir, os.DirFS(dir)); err != nil {
+		tb.Fatal(err)
+	}
+	recipients := []string{e.cluster.Recipient().String(), e.ca.Recipient().String()} // in the order of the file
+	e.Edit(tb, "mtls.yaml", func(text string) string {
+		return regexp.MustCompile(`age1[a-z0-9]{20,}`).ReplaceAllStringFunc(text, func(string) string {
+			if len(recipients) == 0 {
+				tb.Fatalf("%s/mtls.yaml holds more than two recipients", dir)
+			}
+			next := recipients[0]
+			recipients = recipients[1:]
+			return next
+		})
+	})
+	if len(recipients) > 0 {
+		tb.Fatalf("%s/mtls.yaml holds too few recipients", dir)
+	}
+	e.Edit(tb, "mtls.yaml", func(text string) string {
+		return strings.Replace(text, "container: {image: "+api.FnImage+"}", "exec: {path: meshless}", 1)
+	})
+	return e
+}
+
+func newIdentity(tb testing.TB) *age.X25519Identity {
+	tb.Helper()
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return identity
+}
+
+// Edit changes one file of the copy. A change that changes nothing fails the test: the file is then not as the test knows it.
+func (e *Example) Edit(tb testing.TB, file string, change func(string) string) {
+	tb.Helper()
+	path := filepath.Join(e.Dir, file)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	changed := change(string(text))
+	if changed == string(text) {
+		tb.Fatalf("%s is not as this test knows it: nothing to change", file)
+	}
+	if err := os.WriteFile(path, []byte(changed), 0o644); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Issue makes the certificates that are missing or due at the time.
+func (e *Example) Issue(tb testing.TB, now time.Time) {
+	tb.Helper()
+	e.run(tb, filepath.Join(e.bin, "meshless"), "issue", "--now", now.UTC().Format(time.RFC3339), e.Dir)
+}
+
+// Render runs kustomize with the function and returns the manifests.
+func (e *Example) Render(tb testing.TB) string {
+	tb.Helper()
+	rendered := e.run(tb, Kustomize(tb), "build", "--enable-alpha-plugins", "--enable-exec", e.Dir)
+	if strings.Contains(rendered, "AGE-SECRET-KEY") || strings.Contains(rendered, "PRIVATE KEY-----") {
+		tb.Fatal("the rendered manifests hold a key in the clear")
+	}
+	return rendered
+}
+
+func (e *Example) run(tb testing.TB, name string, args ...string) string {
+	tb.Helper()
+	cmd := exec.CommandContext(tb.Context(), name, args...)
+	cmd.Env = append(os.Environ(), "PATH="+e.bin+string(os.PathListSeparator)+os.Getenv("PATH"), "MESHLESS_CA_IDENTITY="+e.ca.String())
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		tb.Fatalf("%s %s: %v\n%s", filepath.Base(name), strings.Join(args, " "), err, &stderr)
+	}
+	return string(out)
+}
+
+// Kustomize is the path of $KUSTOMIZE, or of the version that go.mod names as a tool.
+func Kustomize(tb testing.TB) string {
+	tb.Helper()
+	if path := os.Getenv("KUSTOMIZE"); path != "" {
+		return path
+	}
+	out, err := exec.CommandContext(tb.Context(), "go", "tool", "-n", "kustomize").CombinedOutput() // builds it, and prints where it is
+	if err != nil {
+		tb.Fatalf("go tool kustomize: %v\n%s", err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// IdentitySecret is the manifest that whoever runs the platform applies to a namespace once.
+func (e *Example) IdentitySecret(namespace string) string {
+	return fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: meshless-identity, namespace: %s}\nstringData: {%s: %q}\n",
+		namespace, api.IdentityFile, e.cluster)
+}
+
+// Leaf opens the certificate that a workload's Secret holds, as a thief of the namespace's Secrets could.
+func (e *Example) Leaf(tb testing.TB, secret corev1.Secret) tls.Certificate {
+	tb.Helper()
+	opened, err := age.Decrypt(armor.NewReader(bytes.NewReader(secret.Data[api.SealedKeyFile])), e.cluster)
+	if err != nil {
+		tb.Fatalf("Secret %s: open the key: %v", secret.Name, err)
+	}
+	key, err := io.ReadAll(opened)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	leaf, err := tls.X509KeyPair(secret.Data[api.LeafFile], key)
+	if err != nil {
+		tb.Fatalf("Secret %s: %v", secret.Name, err)
+	}
+	return leaf
+}

@@ -1,0 +1,74 @@
+package kernel
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/lab"
+)
+
+// iptablesFolders are the parts of Debian's iptables as an image holds them, with the programs of one variant only, so that the test says which one runs.
+func iptablesFolders(t *testing.T, variant string) map[string]string {
+	t.Helper()
+	lab.Require(t)
+	bin := t.TempDir()
+	for _, name := range []string{"iptables", "ip6tables"} {
+		for _, verb := range []string{"restore", "save"} {
+			program := name + "-" + variant + "-" + verb
+			data, err := os.ReadFile(filepath.Join("/usr/sbin", program)) // all are one binary, which looks at its name
+			if err != nil {
+				if os.Getenv("CI") == "true" {
+					t.Fatalf("needs iptables, and CI=true: %v", err)
+				}
+				t.Skipf("needs both variants of iptables: apt-get install iptables: %v", err)
+			}
+			if err := os.WriteFile(filepath.Join(bin, program), data, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return map[string]string{"/usr/sbin": bin, "/usr/lib": "/usr/lib", "/lib": "/usr/lib", "/lib64": "/lib64"}
+}
+
+// TestIPTables walks the shop with the back end of iptables, in each variant: the containers run as the manifest says, with a read-only root and no capability
+// but those that it adds.
+func TestIPTables(t *testing.T) {
+	for _, variant := range []string{"nft", "legacy"} {
+		t.Run(variant, func(t *testing.T) {
+			r := startShopIn(t, labWith(t, iptablesFolders(t, variant)), "  init: {backend: IPTables}\n", time.Now())
+			for _, p := range []*lab.Pod{r.db, r.api, r.web} {
+				printed := p.Container(api.InitName).Log()
+				for _, want := range []string{"iptables-" + variant + ", as --backend=IPTables says", "# ip6tables-" + variant, "-A MESHLESS_PREROUTING", "-I OUTPUT -p tcp -j MESHLESS_OUTPUT"} {
+					if !strings.Contains(printed, want) {
+						t.Errorf("%s: init printed no %q:\n%s", p.Name, want, printed)
+					}
+				}
+			}
+			for _, step := range []struct {
+				name string
+				test func(*testing.T)
+			}{
+				{"IPv4 requests arrive encrypted", func(t *testing.T) { r.testEncryption(t, 4) }},
+				{"IPv6 requests arrive encrypted", func(t *testing.T) { r.testEncryption(t, 6) }},
+				{"members use TLS on a permissive port", r.testPermissive},
+				{"strict port refuses strangers", r.testStrangers},
+				{"policy refuses members", r.testPolicy},
+				{"client refuses wrong server", r.testWrongServer},
+				{"plain destinations stay reachable", r.testPassthrough},
+				{"job ends by itself", r.testJob},
+				{"open ports are open, the others are not", r.testOpenPorts},
+				{"ports bound to loopback stay private", r.testLoopbackOnly},
+				{"forged destinations are refused", r.testForgedDestination},
+				{"own Service passes the proxy", r.testOwnService},
+				{"probes tell the truth", r.testProbes},
+				{"SIGTERM ends cleanly", r.testStop},
+			} {
+				t.Run(step.name, step.test)
+			}
+		})
+	}
+}

@@ -1,0 +1,264 @@
+package lab_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/meshless-dev/meshless/test/lab"
+)
+
+func TestMain(m *testing.M) {
+	lab.Enter()
+	os.Exit(m.Run())
+}
+
+const manifests = `
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db, namespace: plain}
+spec:
+  serviceName: db
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}, annotations: {note: first}}
+    spec:
+      containers:
+        - name: db
+          image: shop
+          args: [db]
+          ports: [{name: store, containerPort: 5432}]
+          readinessProbe: {tcpSocket: {port: store}}
+          securityContext: {runAsUser: 10003, readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+          volumeMounts: [{name: files, mountPath: /files, readOnly: true}]
+      volumes:
+        - name: files
+          projected:
+            sources:
+              - secret: {name: s, items: [{key: a, path: renamed}]}
+              - configMap: {name: c}
+              - downwardAPI: {items: [{path: note, fieldRef: {fieldPath: "metadata.annotations['note']"}}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: plain}
+spec: {clusterIP: None, selector: {app: db}, ports: [{port: 5432, targetPort: store}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: api, namespace: plain}
+spec:
+  selector: {matchLabels: {app: api}}
+  template:
+    metadata: {labels: {app: api}}
+    spec:
+      containers:
+        - name: api
+          image: shop
+          args: [api]
+          env: [{name: DB_ADDR, value: "db:5432"}]
+          ports: [{name: http, containerPort: 8080}]
+          readinessProbe: {httpGet: {path: /readyz, port: http}, timeoutSeconds: 3}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: api, namespace: plain}
+spec: {selector: {app: api}, ports: [{port: 80, targetPort: http}]}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: s, namespace: plain}
+stringData: {a: alpha, b: beta}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: c, namespace: plain}
+data: {c: gamma}
+`
+
+// startPlain runs the shop's api and db without a mesh.
+func startPlain(t *testing.T) (l *lab.Lab, db, client *lab.Pod) {
+	t.Helper()
+	lab.Require(t)
+	shop := filepath.Join(t.TempDir(), "shop")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", shop, "github.com/meshless-dev/meshless/examples/shop/app")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the shop: %v\n%s", err, out)
+	}
+	l = lab.New(t, map[string]lab.Image{"shop": {Binary: shop, Entrypoint: "/shop", UID: 65534}})
+	apply(t, l, manifests)
+	return l, l.StartPod("StatefulSet/plain/db"), l.AddPod("plain", "client")
+}
+
+func apply(t *testing.T, l *lab.Lab, text string) {
+	t.Helper()
+	objects, err := lab.Parse([]byte(text))
+	if err == nil {
+		err = l.Apply(objects)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The lab's own proof: without a mesh, requests arrive in both families, and the capture sees what they carry.
+func TestPlainPods(t *testing.T) {
+	l, db, client := startPlain(t)
+	api := l.StartPod("Deployment/plain/api")
+	for _, family := range []int{4, 6} {
+		t.Run(fmt.Sprintf("IPv%d", family), func(t *testing.T) {
+			l.OnlyFamily(family)
+			capture := l.Capture(db)
+			marker := fmt.Sprintf("marker-of-family-%d", family)
+			url := "http://" + netip.AddrPortFrom(l.ServiceIP("plain", "api", family), 80).String() + "/orders"
+			resp, err := client.HTTP().Post(url, "text/plain", strings.NewReader(marker))
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			capture.Stop()
+			if resp.StatusCode != 200 || !capture.Contains([]byte(marker)) {
+				t.Errorf("status %d (%s), marker seen in the clear: %v, want 200 and true", resp.StatusCode, answer, capture.Contains([]byte(marker)))
+			}
+			if n := len(capture.Streams(5432, family)); n == 0 {
+				t.Errorf("no stream of IPv%d from port 5432", family)
+			}
+			if capture.Contains([]byte("never sent")) {
+				t.Error("capture contains what was never sent")
+			}
+		})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	db.Container("db").Kill()
+	if err := api.Probe(ctx, "api", "readinessProbe"); err == nil {
+		t.Error("api is ready although its db has been killed")
+	}
+	if codes, err := api.Stop(); err != nil || codes["api"] != 0 {
+		t.Errorf("api stopped with %v, %v", codes, err)
+	}
+}
+
+// A container has the user, the capabilities, the root and the files that its pod says.
+func TestContainerIsConfined(t *testing.T) {
+	l, db, _ := startPlain(t)
+	c := db.Container("db")
+	for key, want := range map[string]string{"CapEff": "0000000000000000", "CapBnd": "0000000000000000", "NoNewPrivs": "1", "Uid": "10003\t10003\t10003\t10003"} {
+		if got, err := c.Status(key); err != nil || got != want {
+			t.Errorf("%s is %q (%v), want %q", key, got, err, want)
+		}
+	}
+	root := fmt.Sprintf("/proc/%d/root", c.PID())
+	if err := os.WriteFile(root+"/new", nil, 0o600); err == nil {
+		t.Error("the root file system can be written")
+	}
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if want := []string{"dev", "etc", "files", "proc", "shop"}; !slices.Equal(names, want) {
+		t.Errorf("root holds %q, want %q", names, want)
+	}
+	files := root + "/files/"
+	check := func(want map[string]string) {
+		t.Helper()
+		for name, text := range want {
+			if got, err := os.ReadFile(files + name); err != nil || string(got) != text {
+				t.Errorf("%s is %q (%v), want %q", name, got, err, text)
+			}
+		}
+	}
+	check(map[string]string{"renamed": "alpha", "c": "gamma", "note": "first"})
+	before, _ := os.Readlink(files + "..data")
+	apply(t, l, strings.ReplaceAll(manifests, "alpha", "omega"))
+	check(map[string]string{"renamed": "alpha"}) // until the kubelet's next sync
+	if err := db.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	after, _ := os.Readlink(files + "..data")
+	check(map[string]string{"renamed": "omega", "c": "gamma"})
+	if _, err := os.Stat(files + before); before == after || !os.IsNotExist(err) {
+		t.Errorf("..data was %q and is %q (old one: %v), want a swapped directory and the old one gone", before, after, err)
+	}
+	if _, err := os.Stat(files + "b"); !os.IsNotExist(err) {
+		t.Error("a key that items leave out is there")
+	}
+}
+
+// The name server answers as CoreDNS does.
+func TestNames(t *testing.T) {
+	l, db, client := startPlain(t)
+	serviceIP := l.ServiceIP("plain", "api", 4).String()
+	for _, test := range []struct {
+		name string
+		kind uint16
+		want string // suffix of the only answer; empty is NXDOMAIN
+	}{
+		{"api.plain.svc.cluster.local.", dns.TypeA, serviceIP},
+		{"db.plain.svc.cluster.local.", dns.TypeA, db.IP4.String()},
+		{"db.plain.svc.cluster.local.", dns.TypeAAAA, db.IP6.String()},
+		{"db-0.db.plain.svc.cluster.local.", dns.TypeA, db.IP4.String()},
+		{arpa(t, serviceIP), dns.TypePTR, "api.plain.svc.cluster.local."},
+		{arpa(t, db.IP4.String()), dns.TypePTR, "db-0.db.plain.svc.cluster.local."},
+		{arpa(t, db.IP6.String()), dns.TypePTR, "db-0.db.plain.svc.cluster.local."},
+		{arpa(t, client.IP4.String()), dns.TypePTR, ""},
+		{"nobody.plain.svc.cluster.local.", dns.TypeA, ""},
+		{"google.com.", dns.TypeA, ""},
+	} {
+		answer := ask(t, client, test.name, test.kind)
+		switch {
+		case test.want == "" && (answer.Rcode != dns.RcodeNameError || len(answer.Ns) != 1):
+			t.Errorf("%s: want NXDOMAIN with a SOA, got\n%s", test.name, answer)
+		case test.want != "" && (len(answer.Answer) != 1 || !strings.HasSuffix(answer.Answer[0].String(), "\t"+test.want)):
+			t.Errorf("%s: want %s, got\n%s", test.name, test.want, answer)
+		}
+	}
+}
+
+func arpa(t *testing.T, ip string) string {
+	t.Helper()
+	name, err := dns.ReverseAddr(ip)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func ask(t *testing.T, from *lab.Pod, name string, kind uint16) *dns.Msg {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	conn, err := from.DialContext(ctx, "udp", "10.42.255.53:53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	answer, _, err := new(dns.Client).ExchangeWithConnContext(ctx, new(dns.Msg).SetQuestion(name, kind), &dns.Conn{Conn: conn})
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return answer
+}
+
+func TestParseRefusesUnknownFields(t *testing.T) {
+	if _, err := lab.Parse(bytes.Replace([]byte(manifests), []byte("serviceName"), []byte("serviceNaem"), 1)); err == nil {
+		t.Error("a misspelt field is accepted")
+	}
+}
