@@ -1,5 +1,6 @@
-// Package examples tests that every example with a Kptfile is what its README says: a kpt package and a kustomization at once, rendered by the function as it is
-// committed. Whether the result works is shown in e2e, and so is what the folders for Argo CD and Flux hold.
+// Package examples tests that every example with a Kptfile is what its README says: a kpt package and a kustomization
+// at once, rendered by the function as it is committed. Whether the result works is shown in e2e, and so is what the
+// folders for Argo CD and Flux hold.
 package examples
 
 import (
@@ -53,7 +54,8 @@ func TestKustomize(t *testing.T) {
 		if !strings.Contains(text, container) {
 			t.Fatalf("mtls.yaml wants the line %q", container)
 		}
-		write(t, config, strings.Replace(text, container, "exec: {path: meshless}", 1)) // as the README says for machines without Docker
+		// as the README says for machines without Docker
+		write(t, config, strings.Replace(text, container, "exec: {path: meshless}", 1))
 		if _, err := kustomizeBuild(dir); err == nil {
 			t.Error("renders before any certificate was issued")
 		}

@@ -17,8 +17,9 @@ import (
 	"github.com/prometheus/prometheus/rules"
 )
 
-// loading is the text with which promqltest fills a store, of lines "pod metric{labels} values": it adds the labels that scraping adds, a sample a minute. Names
-// and labels that the proxy does not have are errors, since an alert that is tested on them is tested on nothing.
+// loading is the text with which promqltest fills a store, of lines "pod metric{labels} values": it adds the labels
+// that scraping adds, a sample a minute. Names and labels that the proxy does not have are errors, since an alert that
+// is tested on them is tested on nothing.
 func loading(t *testing.T, series string) string {
 	t.Helper()
 	known := inventory(t)
@@ -42,7 +43,8 @@ func loading(t *testing.T, series string) string {
 // key tells an alert from another of its name.
 func key(rule *rules.AlertingRule) string { return rule.Name() + "/" + rule.Labels().Get("severity") }
 
-// simulate runs Prometheus's own rule engine over the series, from 0 to the end. It returns the alerts that fired at any time.
+// simulate runs Prometheus's own rule engine over the series, from 0 to the end. It returns the alerts that fired at
+// any time.
 func simulate(t *testing.T, series string, end, step time.Duration) map[string]*rules.Alert {
 	t.Helper()
 	storage := promqltest.LoadedStorage(t, loading(t, series))
@@ -82,16 +84,18 @@ func alertingRules(t *testing.T) (all []*rules.AlertingRule) {
 // minutes is how long the shorter simulations last.
 const minutes = 70
 
-// alertCases are the alerts with series on which each fires, alone or with others that are named, and series close by on which all are silent. N stands for the number
-// of samples. Every simulation has a proxy in it, since there is an alert for none.
+// alertCases are the alerts with series on which each fires, alone or with others that are named, and series close by
+// on which all are silent. N stands for the number of samples. Every simulation has a proxy in it, since there is an
+// alert for none.
 var alertCases = []struct {
 	alerts    string
 	bad, fine string
 	end       time.Duration // default: minutes
 }{
 	{alerts: "MeshlessLeafExpires/warning", end: 3 * time.Hour,
-		bad:  leaf("web-1", -24*day, 6*day),
-		fine: leaf("web-1", -22*day, 8*day) + leaf("api-1", -305*day, 60*day) + leaf("db-1", -16*time.Hour, 8*time.Hour)}, // a month, a year, a day
+		bad: leaf("web-1", -24*day, 6*day),
+		// a month, a year, a day
+		fine: leaf("web-1", -22*day, 8*day) + leaf("api-1", -305*day, 60*day) + leaf("db-1", -16*time.Hour, 8*time.Hour)},
 	{alerts: "MeshlessLeafExpires/warning", end: 2 * time.Hour, bad: leaf("web-1", -19*time.Hour, 5*time.Hour+30*time.Minute), fine: leaf("web-1", 0, 30*day)},
 	{alerts: "MeshlessLeafExpires/critical MeshlessLeafExpires/warning", end: 3 * time.Hour,
 		bad: leaf("web-1", -29*day, day), fine: leaf("web-1", -15*day, 15*day)},
@@ -120,7 +124,8 @@ var alertCases = []struct {
 			api-1 meshless_handshake_failures_total{direction="outbound",reason="peer_closed"} 0+2xN
 			api-1 meshless_handshake_seconds_count{direction="outbound"} 0+50xN
 			db-1 meshless_handshake_failures_total{direction="inbound",reason="peer_closed"} 0+12xN
-			db-1 meshless_handshake_seconds_count{direction="inbound"} 0+1xN`}, // a burst, some of many, and a health check by TCP
+			// a burst, some of many, and a health check by TCP
+			db-1 meshless_handshake_seconds_count{direction="inbound"} 0+1xN`},
 	{alerts: "MeshlessOutboundFails/critical", // the server refuses us, in TLS 1.3
 		bad: `web-1 meshless_handshake_failures_total{direction="outbound",reason="timeout"} 0xN
 			web-1 meshless_connections_closed_total{direction="outbound",security="mutual_tls",reason="alert"} 0+10xN
@@ -251,7 +256,8 @@ func checkAnnotations(t *testing.T, name string, alert *rules.Alert) {
 	}
 }
 
-// TestMonitoringHealthy: 26 hours of a mesh in which all is well: traffic, two rollouts, a renewal, a revocation, a sync in waves, a restart of CoreDNS. Nothing fires.
+// TestMonitoringHealthy: 26 hours of a mesh in which all is well: traffic, two rollouts, a renewal, a revocation, a
+// sync in waves, a restart of CoreDNS. Nothing fires.
 func TestMonitoringHealthy(t *testing.T) {
 	if fired := simulate(t, healthy, 26*time.Hour, 2*time.Minute); len(fired) > 0 {
 		for name, alert := range fired {

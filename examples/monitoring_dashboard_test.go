@@ -52,7 +52,8 @@ func readDashboard(t *testing.T) dashboard {
 // interpolate replaces Grafana's variables as Grafana does.
 var interpolate = strings.NewReplacer("$__rate_interval", "5m", "$__range", "1h", "$namespace", ".*", "$workload", ".*")
 
-// TestMonitoringDashboard: panels are told apart, do not overlap, have titles, units and descriptions, and ask for what there is.
+// TestMonitoringDashboard: panels are told apart, do not overlap, have titles, units and descriptions, and ask for what
+// there is.
 func TestMonitoringDashboard(t *testing.T) {
 	d, known := readDashboard(t), inventory(t)
 	if d.UID == "" || d.Title == "" || d.SchemaVersion < 39 || len(d.Panels) < 20 {

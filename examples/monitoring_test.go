@@ -27,7 +27,8 @@ import (
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
-// monitoringRules are the groups of the PrometheusRule, judged by Prometheus's own parser: expressions, durations, labels, and templates of annotations.
+// monitoringRules are the groups of the PrometheusRule, judged by Prometheus's own parser: expressions, durations,
+// labels, and templates of annotations.
 func monitoringRules(t *testing.T) []rulefmt.RuleGroup {
 	t.Helper()
 	var object struct {
@@ -55,7 +56,8 @@ func monitoringRules(t *testing.T) []rulefmt.RuleGroup {
 	return groups.Groups
 }
 
-// TestMonitoringRules: an alert says what is wrong, how bad it is and where to read on, and its expression uses what the proxy has.
+// TestMonitoringRules: an alert says what is wrong, how bad it is and where to read on, and its expression uses what
+// the proxy has.
 func TestMonitoringRules(t *testing.T) {
 	page := read(t, "../docs/monitoring.md")
 	known := inventory(t)
@@ -96,7 +98,8 @@ type metrics struct {
 
 var description = regexp.MustCompile(`^Desc\{fqName: "([^"]+)".*, constLabels: \{(.*)\}, variableLabels: \{(.*)\}\}$`)
 
-// inventory asks a proxy's registry: descriptions are there before anything was counted. What scraping adds, and what Prometheus has by itself, comes on top.
+// inventory asks a proxy's registry: descriptions are there before anything was counted. What scraping adds, and what
+// Prometheus has by itself, comes on top.
 func inventory(t *testing.T) metrics {
 	t.Helper()
 	values, err := literals()
@@ -228,7 +231,8 @@ func (m metrics) checkSelector(t *testing.T, where, name string, matchers []*lab
 	}
 }
 
-// TestMonitoringKustomization: the folder is a kustomization with the three objects, small enough for kubectl apply, which copies each into an annotation.
+// TestMonitoringKustomization: the folder is a kustomization with the three objects, small enough for kubectl apply,
+// which copies each into an annotation.
 func TestMonitoringKustomization(t *testing.T) {
 	rendered, err := kustomizeBuild("monitoring")
 	if err != nil {
@@ -280,7 +284,8 @@ type podMonitor struct {
 	}
 }
 
-// injectedPod is what Prometheus sees of a pod that the function injected, of its golden: one set of labels per container and port.
+// injectedPod is what Prometheus sees of a pod that the function injected, of its golden: one set of labels per
+// container and port.
 func injectedPod(t *testing.T) (targets []map[string]string) {
 	t.Helper()
 	type container struct {
@@ -321,7 +326,8 @@ func injectedPodText(t *testing.T) string {
 	return ""
 }
 
-// TestMonitoringScrape: both ways to scrape find the port that the function declares, once, and set the labels that rules and dashboard use.
+// TestMonitoringScrape: both ways to scrape find the port that the function declares, once, and set the labels that
+// rules and dashboard use.
 func TestMonitoringScrape(t *testing.T) {
 	var monitor podMonitor
 	if err := yaml.UnmarshalStrict([]byte(read(t, "monitoring/podmonitor.yaml")), &monitor); err != nil {
@@ -331,7 +337,8 @@ func TestMonitoringScrape(t *testing.T) {
 		t.Fatalf("podmonitor.yaml is %+v", monitor)
 	}
 	endpoint := monitor.Spec.PodMetricsEndpoints[0]
-	// The operator makes these itself: https://github.com/prometheus-operator/prometheus-operator, pkg/prometheus/promcfg.go.
+	// The operator makes these itself: https://github.com/prometheus-operator/prometheus-operator,
+	// pkg/prometheus/promcfg.go.
 	operator := []*relabel.Config{
 		relabelConfig(t, relabel.Keep, "__meta_kubernetes_pod_container_port_name", endpoint.Port, ""),
 		relabelConfig(t, relabel.Replace, "__meta_kubernetes_namespace", "(.*)", "namespace"),
@@ -348,7 +355,8 @@ func TestMonitoringScrape(t *testing.T) {
 	if block == nil {
 		t.Fatal("docs/monitoring.md has no scrape_configs")
 	}
-	discovery := "    kubernetes_sd_configs: [{role: pod}]\n" // its package would bring the whole client of Kubernetes into this test
+	// its package would bring the whole client of Kubernetes into this test
+	discovery := "    kubernetes_sd_configs: [{role: pod}]\n"
 	if !strings.Contains(block[1], discovery) {
 		t.Fatalf("the scrape configuration lacks %q", discovery)
 	}

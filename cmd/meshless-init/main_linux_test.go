@@ -36,14 +36,15 @@ func build(t *testing.T) string {
 	return binary
 }
 
-// start runs the binary in a fresh network namespace as a container runtime would: user 0, without the privilege to gain
-// privileges, and of all capabilities only those to keep.
+// start runs the binary in a fresh network namespace as a container runtime would: user 0, without the privilege to
+// gain privileges, and of all capabilities only those to keep.
 func start(t *testing.T, binary string, keep []uintptr, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	return startWith(t, func() error { return dropCapabilities(keep, true) }, nil, binary, args...)
 }
 
-// startWith runs the binary in a fresh network namespace, on a thread that prepare has changed, as a process with these attributes.
+// startWith runs the binary in a fresh network namespace, on a thread that prepare has changed, as a process with these
+// attributes.
 func startWith(t *testing.T, prepare func() error, attributes *syscall.SysProcAttr, binary string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	var out, errs bytes.Buffer
@@ -75,7 +76,8 @@ func startWith(t *testing.T, prepare func() error, attributes *syscall.SysProcAt
 	return out.String(), errs.String(), err
 }
 
-// dropCapabilities takes all but keep out of every set of the calling thread, and on demand the privilege to gain privileges.
+// dropCapabilities takes all but keep out of every set of the calling thread, and on demand the privilege to gain
+// privileges.
 func dropCapabilities(keep []uintptr, noNewPrivileges bool) error {
 	var bits uint64
 	for _, c := range keep {
@@ -143,8 +145,8 @@ func TestIPTablesNeedsNetAdminOnly(t *testing.T) {
 	}
 }
 
-// As another user than root the program needs NET_ADMIN in force, which a manifest alone does not give: ambient (what Kubernetes lacks, KEP-2763), or by the file, and then
-// only with allowPrivilegeEscalation: true.
+// As another user than root the program needs NET_ADMIN in force, which a manifest alone does not give: ambient (what
+// Kubernetes lacks, KEP-2763), or by the file, and then only with allowPrivilegeEscalation: true.
 func TestNonRoot(t *testing.T) {
 	binary := build(t)
 	if err := os.Chmod(filepath.Dir(filepath.Dir(binary)), 0o755); err != nil { // another user must pass
@@ -189,7 +191,8 @@ func TestNonRoot(t *testing.T) {
 	}
 }
 
-// fileCapability is the extended attribute by which a file gives a capability, in force at once (linux/capability.h, vfs_cap_data of revision 2).
+// fileCapability is the extended attribute by which a file gives a capability, in force at once (linux/capability.h,
+// vfs_cap_data of revision 2).
 func fileCapability(c uint32) []byte {
 	const revision, effective = 0x02000000, 1
 	var data []byte

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// TestRunRefusesMistypedArguments must hold no command line that is right: run would redirect the machine that the test runs on.
+// TestRunRefusesMistypedArguments must hold no command line that is right: run would redirect the machine that the test
+// runs on.
 func TestRunRefusesMistypedArguments(t *testing.T) {
 	for _, args := range [][]string{{"--proxy-uid=0"}, {"--exclude-inbound-ports=http"}, {"exclude-inbound-ports=80"}, {"--backend=ipfw"}, {"--nonsense"}, {"remove", "everything"}, {"--remove"}} {
 		var out bytes.Buffer

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// The images are built for arm64 as well: what talks to the kernel in structs and numbers of system calls must compile there, tests included.
+// The images are built for arm64 as well: what talks to the kernel in structs and numbers of system calls must compile
+// there, tests included.
 func TestVetForARM64(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles the standard library for another architecture, if it is not in the cache; without -short it does")

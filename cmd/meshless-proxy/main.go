@@ -1,5 +1,6 @@
-// Command meshless-proxy is the sidecar: it encrypts and verifies what leaves the pod and what arrives at it, with the identity that it
-// finds in a directory. It needs no API access, no capability and no peer but the pods that it talks to.
+// Command meshless-proxy is the sidecar: it encrypts and verifies what leaves the pod and what arrives at it, with the
+// identity that it finds in a directory. It needs no API access, no capability and no peer but the pods that it talks
+// to.
 package main
 
 import (

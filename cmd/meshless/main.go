@@ -1,4 +1,5 @@
-// Command meshless is the KRM function, when its standard input is a ResourceList, and a command line around it otherwise.
+// Command meshless is the KRM function, when its standard input is a ResourceList, and a command line around it
+// otherwise.
 package main
 
 import (

@@ -154,7 +154,8 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// A leaf never outlives its authority, is not due as soon as it is made, and the policy does not ask for it again and again.
+// A leaf never outlives its authority, is not due as soon as it is made, and the policy does not ask for it again and
+// again.
 func TestLeafIsCutShortByItsAuthority(t *testing.T) {
 	p := policy("ECDSA-P256")
 	l := roll(t, p, nil, start)
@@ -214,8 +215,8 @@ func slots(l certs.Authorities) string {
 	return strings.Join(names, " ")
 }
 
-// Whatever the gap between two renders and whatever changed in the policy, a render that follows at once finds nothing to roll, and with leaves out there no
-// authority signs that was published less than a day ago.
+// Whatever the gap between two renders and whatever changed in the policy, a render that follows at once finds nothing
+// to roll, and with leaves out there no authority signs that was published less than a day ago.
 func TestRollIsStable(t *testing.T) {
 	for _, gap := range []int{1, 30, 89, 90, 100, 119, 205, 210, 230, 239, 240, 241, 300, 2000} {
 		for _, validity := range []time.Duration{24 * time.Hour, 720 * time.Hour, 4320 * time.Hour, 8784 * time.Hour} {

@@ -17,8 +17,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// FuzzAuthorities: whatever a CertificateAuthority says, at whatever time, it is refused or rolls to a list that says the same when it is written and read again, that has one who
-// signs or will, and that is not due again at once.
+// FuzzAuthorities: whatever a CertificateAuthority says, at whatever time, it is refused or rolls to a list that says
+// the same when it is written and read again, that has one who signs or will, and that is not due again at once.
 func FuzzAuthorities(f *testing.F) {
 	p := policy("ECDSA-P256")
 	first := roll(f, p, nil, start)

@@ -42,7 +42,8 @@ func skipSlow(t *testing.T, algorithm string) {
 	}
 }
 
-// TestInterop: for each algorithm of the config, what is issued is accepted by every verifier that an X.509-SVID meets, and by none of them under another bundle.
+// TestInterop: for each algorithm of the config, what is issued is accepted by every verifier that an X.509-SVID meets,
+// and by none of them under another bundle.
 func TestInterop(t *testing.T) {
 	foreign := roll(t, policy("ECDSA-P256"), nil, start)
 	for _, algorithm := range v1alpha1.KeyAlgorithms {
@@ -58,8 +59,9 @@ func TestInterop(t *testing.T) {
 	}
 }
 
-// TestRotationAcrossAlgorithms: the config's algorithm changes in every signing period, so that authorities of one algorithm sign leaves of another, and bundles hold several.
-// At each step every leaf is accepted under every bundle that a pod may have then: the one before and the one after.
+// TestRotationAcrossAlgorithms: the config's algorithm changes in every signing period, so that authorities of one
+// algorithm sign leaves of another, and bundles hold several. At each step every leaf is accepted under every bundle
+// that a pod may have then: the one before and the one after.
 func TestRotationAcrossAlgorithms(t *testing.T) {
 	now := start
 	l := roll(t, policy("ECDSA-P256"), nil, now)
@@ -73,7 +75,8 @@ func TestRotationAcrossAlgorithms(t *testing.T) {
 		if reason := p.Judge(request, bundle(t, l), now); reason.None() || reason.Due || !strings.Contains(reason.Text, "the key algorithm changed to "+algorithm) {
 			t.Errorf("%s: a leaf of another algorithm: %+v", algorithm, reason)
 		}
-		fresh := encode(t, issue(t, p, certs.Request{ID: web}, l.In(v1alpha1.SlotActive), now)) // by an authority of the old algorithm
+		// by an authority of the old algorithm
+		fresh := encode(t, issue(t, p, certs.Request{ID: web}, l.In(v1alpha1.SlotActive), now))
 		acceptEverywhere(t, fresh, leaf, l, now)
 
 		next := now.Add(p.SigningPeriod)
@@ -188,7 +191,8 @@ func handshake(t testing.TB, server, client pair, l certs.Authorities, now time.
 		trusted := bundle(t, l)
 		return &tls.Config{
 			Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAnyClientCert,
-			InsecureSkipVerify: true, SessionTicketsDisabled: true, Time: func() time.Time { return now }, // the names are SPIFFE IDs, which VerifyConnection reads
+			// the names are SPIFFE IDs, which VerifyConnection reads
+			InsecureSkipVerify: true, SessionTicketsDisabled: true, Time: func() time.Time { return now },
 			VerifyConnection: func(s tls.ConnectionState) error {
 				id, err := trusted.Verify(s.PeerCertificates, usage, now)
 				if err == nil && id != web {
@@ -227,9 +231,10 @@ func handshake(t testing.TB, server, client pair, l certs.Authorities, now time.
 	return err
 }
 
-// verifyEnvoy does what Envoy's validator envoy.tls.cert_validator.spiffe does (source/extensions/transport_sockets/tls/cert_validator/spiffe/spiffe_validator.cc), with crypto/x509
-// alone: the leaf is no CA and may sign nothing; its first URI name says the trust domain, whose bundle alone the chain is verified against; then a match_typed_subject_alt_names
-// of type URI compares the whole ID.
+// verifyEnvoy does what Envoy's validator envoy.tls.cert_validator.spiffe does
+// (source/extensions/transport_sockets/tls/cert_validator/spiffe/spiffe_validator.cc), with crypto/x509 alone: the leaf
+// is no CA and may sign nothing; its first URI name says the trust domain, whose bundle alone the chain is verified
+// against; then a match_typed_subject_alt_names of type URI compares the whole ID.
 func verifyEnvoy(_ testing.TB, server, client pair, l certs.Authorities, now time.Time) error {
 	bundles := map[string]*x509.CertPool{td.Name(): x509.NewCertPool(), "another.domain": x509.NewCertPool()}
 	for _, ca := range l.Certificates() {

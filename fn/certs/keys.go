@@ -1,5 +1,6 @@
-// Package certs decides which certificates are due and makes them: the authorities of a rolling CA and the leaves (X.509-SVIDs) that they sign. It is
-// pure: time comes in, certificates and keys go out, and nothing is read or written. Lifetimes and rules are those of docs/certificates.md.
+// Package certs decides which certificates are due and makes them: the authorities of a rolling CA and the leaves
+// (X.509-SVIDs) that they sign. It is pure: time comes in, certificates and keys go out, and nothing is read or
+// written. Lifetimes and rules are those of docs/certificates.md.
 package certs
 
 import (
@@ -36,7 +37,8 @@ func generateKey(algorithm string) (crypto.Signer, error) {
 	return nil, fmt.Errorf("key algorithm %q is unknown", algorithm)
 }
 
-// algorithmOf names the algorithm of a public key as the config spells it, or "" for one that the config cannot ask for.
+// algorithmOf names the algorithm of a public key as the config spells it, or "" for one that the config cannot ask
+// for.
 func algorithmOf(public any) string {
 	switch key := public.(type) {
 	case *ecdsa.PublicKey:
@@ -78,7 +80,8 @@ func matches(c *x509.Certificate, key crypto.Signer) bool {
 	return ok && public.Equal(c.PublicKey)
 }
 
-// newSerial is a random positive number of at most 127 bits and never zero (RFC 5280, section 4.1.2.2, asks for at most 20 octets).
+// newSerial is a random positive number of at most 127 bits and never zero (RFC 5280, section 4.1.2.2, asks for at most
+// 20 octets).
 func newSerial() (*big.Int, error) {
 	limit := new(big.Int).Lsh(big.NewInt(1), 127)
 	serial, err := rand.Int(rand.Reader, limit)

@@ -43,7 +43,8 @@ type Leaf struct {
 // Reason is why a leaf is to be issued. The zero Reason is none: its bytes are kept.
 type Reason struct {
 	Text string
-	Due  bool // the leaf still works and is merely in its renewal window: a render that may not issue keeps it and warns
+	// the leaf still works and is merely in its renewal window: a render that may not issue keeps it and warns
+	Due bool
 }
 
 // None tells whether the leaf is kept.
@@ -51,7 +52,8 @@ func (r Reason) None() bool { return r.Text == "" }
 
 func because(format string, args ...any) Reason { return Reason{Text: fmt.Sprintf(format, args...)} }
 
-// Judge tells whether the stored leaf of a request is to be replaced at now. Its answer depends on public material alone.
+// Judge tells whether the stored leaf of a request is to be replaced at now. Its answer depends on public material
+// alone.
 func (p Policy) Judge(r Request, bundle *svid.Bundle, now time.Time) Reason {
 	if r.Stored == nil {
 		return because("it has none yet")
@@ -118,7 +120,8 @@ func (p Policy) cutShort(leaf *x509.Certificate) bool {
 	return leaf.NotAfter.Sub(leaf.NotBefore) < p.Validity+backdate
 }
 
-// endsWithItsAuthority tells whether a leaf ends because its authority does; such a leaf is shorter than the policy asks for and still right.
+// endsWithItsAuthority tells whether a leaf ends because its authority does; such a leaf is shorter than the policy
+// asks for and still right.
 func endsWithItsAuthority(leaf *x509.Certificate, bundle *svid.Bundle) bool {
 	return slices.ContainsFunc(bundle.Authorities(), func(ca *x509.Certificate) bool {
 		return signedBy(leaf, ca) && ca.NotAfter.Equal(leaf.NotAfter)
@@ -129,7 +132,8 @@ func signedBy(leaf, ca *x509.Certificate) bool {
 	return string(ca.SubjectKeyId) == string(leaf.AuthorityKeyId)
 }
 
-// wording says a verifier's refusal as the author of a manifest needs it; the verifier words it for whoever reads a proxy's log.
+// wording says a verifier's refusal as the author of a manifest needs it; the verifier words it for whoever reads a
+// proxy's log.
 func wording(leaf *x509.Certificate, err error) string {
 	var refused *svid.Error
 	if errors.As(err, &refused) {
@@ -149,7 +153,8 @@ func wording(leaf *x509.Certificate, err error) string {
 
 func stampText(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// renewalWindow is how much of a leaf's life must be left. It never exceeds half of the life, so that a leaf that was cut short is not due as soon as it is made.
+// renewalWindow is how much of a leaf's life must be left. It never exceeds half of the life, so that a leaf that was
+// cut short is not due as soon as it is made.
 func (p Policy) renewalWindow(leaf *x509.Certificate) time.Duration {
 	return min(p.RenewBefore, leaf.NotAfter.Sub(leaf.NotBefore)/2)
 }

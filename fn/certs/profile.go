@@ -14,14 +14,17 @@ import (
 )
 
 const (
-	// clockTolerance is how far ahead of this machine's clock a time of the state may lie, when it was written by another machine.
+	// clockTolerance is how far ahead of this machine's clock a time of the state may lie, when it was written by
+	// another machine.
 	clockTolerance = time.Hour
-	// Serial numbers are random and of 127 bits, so one below minSerialBits was not made here. RFC 5280, section 4.1.2.2, allows 20 octets.
+	// Serial numbers are random and of 127 bits, so one below minSerialBits was not made here. RFC 5280, section
+	// 4.1.2.2, allows 20 octets.
 	minSerialBits, maxSerialBits = 64, 160
 )
 
-// CheckBundle holds the certificates of a bundle against the profile of our authorities: each is a self-signed CA of the trust domain with path length zero, and no
-// two can be taken for each other. Expired ones are not refused, since time is judged at every verification.
+// CheckBundle holds the certificates of a bundle against the profile of our authorities: each is a self-signed CA of
+// the trust domain with path length zero, and no two can be taken for each other. Expired ones are not refused, since
+// time is judged at every verification.
 func CheckBundle(certificates []*x509.Certificate, td spiffeid.TrustDomain) error {
 	if len(certificates) > v1alpha1.MaxAuthorities {
 		return fmt.Errorf("holds %d authorities, and no more than %d are read", len(certificates), v1alpha1.MaxAuthorities)
@@ -34,7 +37,8 @@ func CheckBundle(certificates []*x509.Certificate, td spiffeid.TrustDomain) erro
 	return checkDistinct(certificates)
 }
 
-// checkAuthority holds one certificate against the profile that newAuthority makes. The algorithm comes before the signature: keys of arbitrary size take arbitrary time.
+// checkAuthority holds one certificate against the profile that newAuthority makes. The algorithm comes before the
+// signature: keys of arbitrary size take arbitrary time.
 func checkAuthority(c *x509.Certificate, td spiffeid.TrustDomain) error {
 	switch {
 	case len(c.URIs) != 1 || c.URIs[0].String() != td.IDString():
@@ -57,7 +61,8 @@ func goodSerial(n *big.Int) bool {
 	return n.Sign() > 0 && n.BitLen() >= minSerialBits && n.BitLen() <= maxSerialBits
 }
 
-// checkDistinct refuses authorities that verifiers cannot tell apart: they look for issuers by subject and by key identifier.
+// checkDistinct refuses authorities that verifiers cannot tell apart: they look for issuers by subject and by key
+// identifier.
 func checkDistinct(certificates []*x509.Certificate) error {
 	subjects, keys := map[string]bool{}, map[string]bool{}
 	for _, c := range certificates {
@@ -69,7 +74,8 @@ func checkDistinct(certificates []*x509.Certificate) error {
 	return nil
 }
 
-// CheckTimes refuses times that no render can have written by now: whoever edits them keeps an authority signing for ever, or ends one early. The error names the field.
+// CheckTimes refuses times that no render can have written by now: whoever edits them keeps an authority signing for
+// ever, or ends one early. The error names the field.
 func (l Authorities) CheckTimes(now time.Time) error {
 	latest := now.Add(clockTolerance)
 	for i, a := range l {
@@ -91,8 +97,9 @@ func (l Authorities) CheckTimes(now time.Time) error {
 	return nil
 }
 
-// KeepFor is the list in which each retired authority is trusted for as long as any of the leaves that it signed: a branch that is merged late may hold one that was
-// signed after the authority had retired elsewhere, and a date may have been edited. An authority that is replaced, since its key is in wrong hands, is not kept.
+// KeepFor is the list in which each retired authority is trusted for as long as any of the leaves that it signed: a
+// branch that is merged late may hold one that was signed after the authority had retired elsewhere, and a date may
+// have been edited. An authority that is replaced, since its key is in wrong hands, is not kept.
 func (l Authorities) KeepFor(leaves []*x509.Certificate) Authorities {
 	out := slices.Clone(l)
 	for i, a := range out {
@@ -114,10 +121,12 @@ func (l Authorities) KeepFor(leaves []*x509.Certificate) Authorities {
 	return out
 }
 
-// CutsShort tells whether a leaf that the authority signs now lives shorter than the config says, since it would else outlive its authority.
+// CutsShort tells whether a leaf that the authority signs now lives shorter than the config says, since it would else
+// outlive its authority.
 func (p Policy) CutsShort(a *Authority, now time.Time) bool { return a != nil && !p.canSign(a, now) }
 
-// leafFault says what is wrong with a leaf that verifies, and which nobody but the owner of an authority's key can have made so; "" for nothing.
+// leafFault says what is wrong with a leaf that verifies, and which nobody but the owner of an authority's key can have
+// made so; "" for nothing.
 func leafFault(leaf *x509.Certificate, authorities []*x509.Certificate) string {
 	outlives := func(ca *x509.Certificate) bool { return signedBy(leaf, ca) && leaf.NotAfter.After(ca.NotAfter) }
 	switch {

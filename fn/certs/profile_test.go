@@ -20,7 +20,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// forger signs whatever a test asks for: it stands for somebody who has an authority's key, or makes an authority of his own.
+// forger signs whatever a test asks for: it stands for somebody who has an authority's key, or makes an authority of
+// his own.
 type forger struct {
 	key    *ecdsa.PrivateKey
 	serial *big.Int
@@ -79,7 +80,8 @@ func (f *forger) leaf(t testing.TB, ca *x509.Certificate, change func(*x509.Cert
 	return f.sign(t, template, ca, &key.PublicKey)
 }
 
-// Each invariant of an authority's certificate, broken alone, is an error that names the field; the same certificate in a bundle is one as well.
+// Each invariant of an authority's certificate, broken alone, is an error that names the field; the same certificate in
+// a bundle is one as well.
 func TestAuthorityProfile(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(*x509.Certificate)
@@ -231,13 +233,14 @@ func TestCheckTimes(t *testing.T) {
 	}
 }
 
-// A retired authority stays trusted for as long as a leaf that it signed, whatever date stands there; one whose key is in wrong hands does not, and a leaf that only claims
-// to be its own counts for nothing.
+// A retired authority stays trusted for as long as a leaf that it signed, whatever date stands there; one whose key is
+// in wrong hands does not, and a leaf that only claims to be its own counts for nothing.
 func TestKeepFor(t *testing.T) {
 	p := policy("ECDSA-P256")
 	first := roll(t, p, nil, start)
 	active := first.In(v1alpha1.SlotActive)
-	late := issue(t, p, certs.Request{ID: web}, active, start.Add(p.SigningPeriod+48*time.Hour)).Certificate // on a branch that did not know of the promotion
+	// on a branch that did not know of the promotion
+	late := issue(t, p, certs.Request{ID: web}, active, start.Add(p.SigningPeriod+48*time.Hour)).Certificate
 	l := roll(t, p, first, start.Add(p.SigningPeriod))
 	retired := l.In(v1alpha1.SlotRetired)
 	claims := newForger(t, elliptic.P256())

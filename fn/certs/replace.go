@@ -9,9 +9,10 @@ import (
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 )
 
-// Replace begins to replace all authorities ahead of time, since their keys are in wrong hands: whoever could open one of them could open all. The Next goes
-// at once, as nothing depends on it. The others are trusted until Roll has published a successor for two days, made it Active, and given every node another
-// two for the leaves of the successor. Leaves that are due in between are still signed by the Active.
+// Replace begins to replace all authorities ahead of time, since their keys are in wrong hands: whoever could open one
+// of them could open all. The Next goes at once, as nothing depends on it. The others are trusted until Roll has
+// published a successor for two days, made it Active, and given every node another two for the leaves of the successor.
+// Leaves that are due in between are still signed by the Active.
 func (l Authorities) Replace(now time.Time) (Authorities, error) {
 	if l.Replacing() {
 		what, at := l.NextStep()
@@ -29,8 +30,8 @@ func (l Authorities) Replace(now time.Time) (Authorities, error) {
 	return out, nil
 }
 
-// Lost is what is left of authorities whose state object is lost: the certificates that the bundles trust, whose keys nobody has. They are replaced as
-// Replace does it, except that nothing can be signed until the successor is Active.
+// Lost is what is left of authorities whose state object is lost: the certificates that the bundles trust, whose keys
+// nobody has. They are replaced as Replace does it, except that nothing can be signed until the successor is Active.
 func Lost(bundle []*x509.Certificate, now time.Time) Authorities {
 	var out Authorities
 	for _, c := range bundle {
@@ -66,8 +67,8 @@ func (l Authorities) Replaced() []*x509.Certificate {
 	return out
 }
 
-// dropReplaced sets the end of those that are replaced, when their successor has become Active: the leaves of the successor are made in the same render, and
-// replaceWait is what it takes to merge and apply them.
+// dropReplaced sets the end of those that are replaced, when their successor has become Active: the leaves of the
+// successor are made in the same render, and replaceWait is what it takes to merge and apply them.
 func (l Authorities) dropReplaced(now time.Time) {
 	for i, a := range l {
 		if until := now.Add(replaceWait); !a.Replaced.IsZero() && a.TrustedUntil.After(until) {
@@ -78,7 +79,8 @@ func (l Authorities) dropReplaced(now time.Time) {
 	}
 }
 
-// NextStep says what the authorities wait for while they are replaced, and from when a render does it; the text is empty when there is nothing to say.
+// NextStep says what the authorities wait for while they are replaced, and from when a render does it; the text is
+// empty when there is nothing to say.
 func (l Authorities) NextStep() (what string, at time.Time) {
 	if l.replacedSince().IsZero() {
 		return "", time.Time{}

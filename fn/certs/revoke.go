@@ -9,7 +9,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// keepRevoked is how long a revoked key is listed after its last certificate has expired, for clocks that are wrong and branches that are late.
+// keepRevoked is how long a revoked key is listed after its last certificate has expired, for clocks that are wrong and
+// branches that are late.
 const keepRevoked = 24 * time.Hour
 
 // RevokedKey is a key that peers refuse although its certificate is valid.
@@ -54,7 +55,8 @@ func (r Revocations) Digests() []string {
 	return digests
 }
 
-// Prolong is the list in which an entry stays for as long as any of the leaves with its key is valid, whatever its date says: an edited date does not take a revocation back.
+// Prolong is the list in which an entry stays for as long as any of the leaves with its key is valid, whatever its date
+// says: an edited date does not take a revocation back.
 func (r Revocations) Prolong(leaves []*x509.Certificate) Revocations {
 	until := map[string]time.Time{}
 	for _, leaf := range leaves {

@@ -13,9 +13,10 @@ func (l Authorities) Trusted(now time.Time) Authorities {
 	return slices.DeleteFunc(slices.Clone(l), func(a *Authority) bool { return a.Slot == v1alpha1.SlotRetired && now.After(a.TrustedUntil) })
 }
 
-// Bury puts what a change has taken out of the list in front of it, as Retired whose trust is over, until its certificate has expired. Packages that share a
-// CertificateAuthority are rendered at different times: a bundle may trust longer what the list has dropped, and without the memory of it such a bundle would
-// look like that of another CA.
+// Bury puts what a change has taken out of the list in front of it, as Retired whose trust is over, until its
+// certificate has expired. Packages that share a CertificateAuthority are rendered at different times: a bundle may
+// trust longer what the list has dropped, and without the memory of it such a bundle would look like that of another
+// CA.
 func (l Authorities) Bury(before Authorities, now time.Time) Authorities {
 	var buried Authorities
 	for _, a := range before {
@@ -26,7 +27,8 @@ func (l Authorities) Bury(before Authorities, now time.Time) Authorities {
 		if a.Slot != v1alpha1.SlotRetired || a.TrustedUntil.After(now) {
 			gone.TrustedUntil = now.Add(-time.Second)
 		}
-		if a.Slot == v1alpha1.SlotNext { // only a replacement drops it, as its key is in wrong hands: no leaf of it may prolong the trust (KeepFor)
+		if a.Slot == v1alpha1.SlotNext {
+			// only a replacement drops it, as its key is in wrong hands: no leaf of it may prolong the trust (KeepFor)
 			gone.Replaced = now
 		}
 		buried = append(buried, gone)
@@ -34,8 +36,8 @@ func (l Authorities) Bury(before Authorities, now time.Time) Authorities {
 	return append(buried, l...)
 }
 
-// Adopt takes in authorities that bundles trust and the list does not know, such as those of another branch: nobody has their keys here, their leaves are valid, and
-// they go with everything that is being replaced.
+// Adopt takes in authorities that bundles trust and the list does not know, such as those of another branch: nobody has
+// their keys here, their leaves are valid, and they go with everything that is being replaced.
 func (l Authorities) Adopt(unknown []*x509.Certificate, now time.Time) Authorities {
 	return append(Lost(unknown, now), l...)
 }
@@ -50,8 +52,8 @@ func (l Authorities) Unknown(bundle []*x509.Certificate, now time.Time) []*x509.
 // Created is when the authority was made, which is when it was first published.
 func (a *Authority) Created() time.Time { return created(a) }
 
-// SignsUntil is when the Active gives way to Next, or when it should have; zero without an Active. A render before that changes nothing, one after it does it,
-// though never before Next has been published long enough.
+// SignsUntil is when the Active gives way to Next, or when it should have; zero without an Active. A render before that
+// changes nothing, one after it does it, though never before Next has been published long enough.
 func (p Policy) SignsUntil(l Authorities) time.Time {
 	active := l.In(v1alpha1.SlotActive)
 	if active == nil {
@@ -65,7 +67,8 @@ func (p Policy) SignsUntil(l Authorities) time.Time {
 	return due
 }
 
-// LastSigning is until when the Active can sign leaves of whole length: the latest time at which somebody has to issue. Zero without an Active.
+// LastSigning is until when the Active can sign leaves of whole length: the latest time at which somebody has to issue.
+// Zero without an Active.
 func (p Policy) LastSigning(l Authorities) time.Time {
 	if active := l.In(v1alpha1.SlotActive); active != nil {
 		return p.lastSigning(active)

@@ -19,7 +19,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// refreshHint is how often others should look for a new bundle. An authority signs a day after it was published at the earliest.
+// refreshHint is how often others should look for a new bundle. An authority signs a day after it was published at the
+// earliest.
 const refreshHint = 6 * time.Hour
 
 func (p *program) bundleCommand() *cobra.Command {
@@ -70,7 +71,8 @@ type published struct {
 	in report.Object // the first ConfigMap
 }
 
-// publishedBundle reads the bundle ConfigMaps, which must all hold the same: others would else trust what some of our pods do not.
+// publishedBundle reads the bundle ConfigMaps, which must all hold the same: others would else trust what some of our
+// pods do not.
 func publishedBundle(items []*yaml.RNode) (*published, error) {
 	var first *published
 	for _, item := range manifest.Flatten(items) {
@@ -104,7 +106,8 @@ func publishedBundle(items []*yaml.RNode) (*published, error) {
 	return first, nil
 }
 
-// spiffeDocument is a SPIFFE bundle (SPIFFE Trust Domain and Bundle, section 4). It depends on the authorities alone, so it is the same at every run.
+// spiffeDocument is a SPIFFE bundle (SPIFFE Trust Domain and Bundle, section 4). It depends on the authorities alone,
+// so it is the same at every run.
 func (p *published) spiffeDocument() ([]byte, error) {
 	bundle := spiffebundle.FromX509Authorities(p.trustDomain, p.authorities)
 	bundle.SetRefreshHint(refreshHint)
@@ -123,8 +126,9 @@ func (p *published) spiffeDocument() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// sequence grows with every change of a bundle that rolls, and needs no memory: a new authority begins later than all others, and between two new ones
-// authorities only go. So it is the time of the newest and, below that, how many are gone of sequenceStep.
+// sequence grows with every change of a bundle that rolls, and needs no memory: a new authority begins later than all
+// others, and between two new ones authorities only go. So it is the time of the newest and, below that, how many are
+// gone of sequenceStep.
 func sequence(authorities []*x509.Certificate) uint64 {
 	const sequenceStep = 1000
 	var newest int64

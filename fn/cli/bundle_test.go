@@ -52,7 +52,8 @@ func run(t *testing.T, args ...string) string {
 	return out.String()
 }
 
-// TestBundleOverTime: at every render of a year the document parses, holds exactly what the ConfigMap publishes, and its sequence number grows exactly when the authorities change.
+// TestBundleOverTime: at every render of a year the document parses, holds exactly what the ConfigMap publishes, and
+// its sequence number grows exactly when the authorities change.
 func TestBundleOverTime(t *testing.T) {
 	folder, identity := mesh(t, "cluster.local", "")
 	t.Setenv("MESHLESS_CA_IDENTITY", identity)
@@ -119,7 +120,8 @@ func TestFederateTwoPackages(t *testing.T) {
 	}
 }
 
-// TestBundleOfTwoStates: manifests that publish different authorities are of two states, and neither is what others should trust.
+// TestBundleOfTwoStates: manifests that publish different authorities are of two states, and neither is what others
+// should trust.
 func TestBundleOfTwoStates(t *testing.T) {
 	both := t.TempDir()
 	for _, name := range []string{"a", "b"} {

@@ -10,16 +10,19 @@ import (
 	"github.com/meshless-dev/meshless/test/scale/manifests"
 )
 
-// bounds is what a workload may cost, with its Service, its ConfigMap and its Secret, in a package of 10 namespaces. Allocations do not depend on the machine or on its
-// load, so they are what CI can hold; times are measured by test/scale. Each bound is a fifth above what was measured with Go 1.26 (the test logs it with -v): room for
-// other versions of Go and of the libraries, and none for one more copy of the package: a copy of its YAML nodes is a third of live.
+// bounds is what a workload may cost, with its Service, its ConfigMap and its Secret, in a package of 10 namespaces.
+// Allocations do not depend on the machine or on its load, so they are what CI can hold; times are measured by
+// test/scale. Each bound is a fifth above what was measured with Go 1.26 (the test logs it with -v): room for other
+// versions of Go and of the libraries, and none for one more copy of the package: a copy of its YAML nodes is a third
+// of live.
 type bounds struct {
 	allocations uint64
 	allocated   uint64 // bytes
 	live        uint64 // bytes that are in use when a render begins to write its output
 }
 
-// TestCostOfWorkload bounds what the function allocates and holds for a workload, and that it grows with the number of workloads and no faster.
+// TestCostOfWorkload bounds what the function allocates and holds for a workload, and that it grows with the number of
+// workloads and no faster.
 func TestCostOfWorkload(t *testing.T) {
 	if underRace {
 		t.Skip("the race detector allocates on its own; the tests without it hold this")

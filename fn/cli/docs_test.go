@@ -13,17 +13,20 @@ import (
 	"testing"
 )
 
-// sources are the folders whose messages a user of the function sees. fn/graph draws what was verified before, and prints its own.
+// sources are the folders whose messages a user of the function sees. fn/graph draws what was verified before, and
+// prints its own.
 var sources = []string{"../api", "../certs", "../cli", "../controlplane", "../inject", "../model", "../node", "../render", "../seal", "../verify"}
 
-// formatAt is which argument of a call is the format of a message. A closure takes the format first, where the method that it stands for has object and field before.
+// formatAt is which argument of a call is the format of a message. A closure takes the format first, where the method
+// that it stands for has object and field before.
 var formatAt = map[string]int{
 	".Error": 2, ".Warn": 2, ".fail": 1, ".warn": 0, "fail": 0, "wrong": 0, "fmt.Errorf": 0, "errors.New": 0,
 }
 
 var verb = regexp.MustCompile(`%(\[\d\])?[a-z]`)
 
-// TestErrorsAreDocumented: docs/errors.md holds the words of every error and warning in the source, so that whoever searches for one finds the way out.
+// TestErrorsAreDocumented: docs/errors.md holds the words of every error and warning in the source, so that whoever
+// searches for one finds the way out.
 func TestErrorsAreDocumented(t *testing.T) {
 	page, err := os.ReadFile("../../docs/errors.md")
 	if err != nil {
@@ -150,8 +153,8 @@ func TestAnnotationsAreDocumented(t *testing.T) {
 // clause ends where a message goes on to say why, or the way out.
 var clause = regexp.MustCompile(`[:;,(?] |\. |: *$`)
 
-// leadingWords are the first words of a format that name the mistake: up to five of the first clause between verbs that has two; "" for a format that holds hardly
-// any, as one that only wraps.
+// leadingWords are the first words of a format that name the mistake: up to five of the first clause between verbs that
+// has two; "" for a format that holds hardly any, as one that only wraps.
 func leadingWords(format string) string {
 	for _, part := range verb.Split(format, -1) {
 		for _, c := range clause.Split(strings.TrimLeft(part, ":;,. )\""), -1) {

@@ -41,7 +41,8 @@ func readFolderBut(folder, skip string) ([]*yaml.RNode, error) {
 				return true
 			}
 			text, err := root.ReadFile(name)
-			if err != nil { // most often a symbolic link out of the folder: what it names may be a secret of this machine
+			if err != nil {
+				// most often a symbolic link out of the folder: what it names may be a secret of this machine
 				outside = err
 				return true
 			}
@@ -85,9 +86,10 @@ func unquoted(err error) error {
 	return err
 }
 
-// writeChanges brings the files of a folder from what fileContents said of them before to the given items. Files whose items did not change are not touched, a file whose last item is gone is
-// removed. All texts are written beside their files before the first is replaced, so a full disk or a bad path changes nothing. It returns the names of the
-// files that it changed.
+// writeChanges brings the files of a folder from what fileContents said of them before to the given items. Files whose
+// items did not change are not touched, a file whose last item is gone is removed. All texts are written beside their
+// files before the first is replaced, so a full disk or a bad path changes nothing. It returns the names of the files
+// that it changed.
 func writeChanges(folder string, old map[string][]byte, after []*yaml.RNode) ([]string, error) {
 	now, err := fileContents(after)
 	if err != nil {
@@ -98,7 +100,8 @@ func writeChanges(folder string, old map[string][]byte, after []*yaml.RNode) ([]
 		return nil, err
 	}
 	defer root.Close()
-	staged := map[string]string{} // temporary names by final ones: everything is on the disk before anything is replaced
+	// temporary names by final ones: everything is on the disk before anything is replaced
+	staged := map[string]string{}
 	defer func() {
 		for _, temporary := range staged {
 			_ = root.Remove(temporary) // what was renamed is not there any more
@@ -174,7 +177,8 @@ func fileIndex(item *yaml.RNode) int {
 	return index
 }
 
-// stage writes a text beside the file that it will replace and returns the temporary name, also of what an error left behind.
+// stage writes a text beside the file that it will replace and returns the temporary name, also of what an error left
+// behind.
 func stage(root *os.Root, name string, text []byte) (string, error) {
 	temporary := filepath.Join(filepath.Dir(name), ".meshless-"+rand.Text())
 	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {

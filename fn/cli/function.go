@@ -10,8 +10,9 @@ import (
 	"github.com/meshless-dev/meshless/fn/report"
 )
 
-// function is the KRM function: a ResourceList in, a ResourceList out. After an error the output holds the results and no items: the exit code decides for
-// kustomize and kpt, and whoever ignores it gets nothing that could be applied half done.
+// function is the KRM function: a ResourceList in, a ResourceList out. After an error the output holds the results and
+// no items: the exit code decides for kustomize and kpt, and whoever ignores it gets nothing that could be applied half
+// done.
 func (p *program) function() error {
 	list, err := readResourceList(p.in)
 	if err != nil {

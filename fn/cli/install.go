@@ -34,7 +34,8 @@ init container of Argo CD's repo-server it puts itself where kustomize finds it.
 	}
 }
 
-// install copies a program to DIR/meshless. A file that is there is replaced at once, and whoever runs it goes on running it.
+// install copies a program to DIR/meshless. A file that is there is replaced at once, and whoever runs it goes on
+// running it.
 func install(program, dir string) (string, error) {
 	info, err := os.Stat(dir)
 	if err != nil {

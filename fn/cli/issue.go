@@ -78,7 +78,8 @@ func (p *program) issue(folder string, o issueOptions) error {
 	return fmt.Errorf("%s: is neither a kustomization (kustomization.yaml) nor a kpt package (Kptfile)", folder)
 }
 
-// issueKustomization renders the kustomization as kustomize would call the function, and stores the state that comes out.
+// issueKustomization renders the kustomization as kustomize would call the function, and stores the state that comes
+// out.
 func (p *program) issueKustomization(folder, file string, o issueOptions) error {
 	k, err := openKustomization(folder, file)
 	if err != nil {
@@ -178,7 +179,8 @@ func (p *program) store(ca *sharedCA, folder string, before map[string][]byte, a
 	return nil
 }
 
-// warnEmpty says that nothing in the folder is in the mesh, most often a mistake, such as a wrong folder. Every namespace of the mesh has a mesh map.
+// warnEmpty says that nothing in the folder is in the mesh, most often a mistake, such as a wrong folder. Every
+// namespace of the mesh has a mesh map.
 func (p *program) warnEmpty(folder string, rendered []*yaml.RNode) {
 	if !slices.ContainsFunc(rendered, isMeshMap) {
 		fmt.Fprintf(p.err, "warning: %s: holds no workload that is in the mesh\n", folder)
@@ -202,7 +204,8 @@ func (p *program) printChanges(folder string, changed []string, caChanged bool) 
 	}
 }
 
-// packageConfig finds the function's config in a package: what the first mutator of ours in its Kptfile names, or the only MutualTLS in it.
+// packageConfig finds the function's config in a package: what the first mutator of ours in its Kptfile names, or the
+// only MutualTLS in it.
 func packageConfig(items []*yaml.RNode) (*yaml.RNode, error) {
 	var configs []*yaml.RNode
 	named := ""
@@ -231,8 +234,9 @@ func packageConfig(items []*yaml.RNode) (*yaml.RNode, error) {
 	return nil, fmt.Errorf("holds %d objects of kind %s (%s and %s); one package has one", len(configs), v1alpha1.KindMutualTLS, pathOf(configs[0]), pathOf(configs[1]))
 }
 
-// mutatorConfig returns the config of the first mutator of a pipeline with an image of ours: the ConfigMap that kpt makes of its `configMap:`, or the file that its
-// `configPath:` names. Validators do not count: theirs forbids to issue.
+// mutatorConfig returns the config of the first mutator of a pipeline with an image of ours: the ConfigMap that kpt
+// makes of its `configMap:`, or the file that its `configPath:` names. Validators do not count: theirs forbids to
+// issue.
 func mutatorConfig(kptfile *yaml.RNode) (inline *yaml.RNode, file string, err error) {
 	steps, err := kptfile.Pipe(yaml.Lookup("pipeline", "mutators"))
 	if err != nil || steps == nil {
@@ -257,7 +261,8 @@ func mutatorConfig(kptfile *yaml.RNode) (inline *yaml.RNode, file string, err er
 	return nil, "", nil
 }
 
-// isState tells whether an item is what the next render must see again. Mesh maps and Certificates of cert-manager are derived anew.
+// isState tells whether an item is what the next render must see again. Mesh maps and Certificates of cert-manager are
+// derived anew.
 func isState(item *yaml.RNode) bool {
 	if item.GetKind() == v1alpha1.KindCertificateAuthority {
 		return true

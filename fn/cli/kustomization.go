@@ -42,8 +42,8 @@ func kustomizationFile(folder string) string {
 	return ""
 }
 
-// openKustomization finds the function's config among the transformers, and takes it and the state folder out: what is left builds the items that kustomize
-// would hand to the function, but for the state, whose files are read as they are.
+// openKustomization finds the function's config among the transformers, and takes it and the state folder out: what is
+// left builds the items that kustomize would hand to the function, but for the state, whose files are read as they are.
 func openKustomization(folder, file string) (*kustomization, error) {
 	absolute, err := filepath.Abs(folder)
 	if err == nil {
@@ -108,7 +108,8 @@ func (k *kustomization) takeOut(content *yaml.Node) error {
 	return nil
 }
 
-// readConfig reads a transformer entry, which is a file, a folder with a kustomization, or YAML. It returns nil when that is no MutualTLS.
+// readConfig reads a transformer entry, which is a file, a folder with a kustomization, or YAML. It returns nil when
+// that is no MutualTLS.
 func (k *kustomization) readConfig(entry string) (*yaml.RNode, error) {
 	var items []*yaml.RNode
 	var err error
@@ -163,7 +164,8 @@ func (k *kustomization) build(o issueOptions) ([]*yaml.RNode, error) {
 	return built.ToRNodeSlice(), nil
 }
 
-// hideIdentity takes the CA's identity out of the environment, which the programs that kustomize starts (functions, git) inherit, until the returned function is called.
+// hideIdentity takes the CA's identity out of the environment, which the programs that kustomize starts (functions,
+// git) inherit, until the returned function is called.
 func hideIdentity() (show func()) {
 	hidden := map[string]string{}
 	for _, name := range []string{caIdentityVariable, caIdentityFileVariable} {
@@ -192,7 +194,8 @@ func (k *kustomization) readState() ([]*yaml.RNode, error) {
 	if err == nil {
 		k.listText = list
 	}
-	items, err := readFolderBut(folder, konfig.DefaultKustomizationFileName()) // it is derived: what a merge made of it does not matter
+	// it is derived: what a merge made of it does not matter
+	items, err := readFolderBut(folder, konfig.DefaultKustomizationFileName())
 	if err != nil {
 		return nil, err
 	}

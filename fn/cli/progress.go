@@ -16,7 +16,8 @@ const (
 	progressInterval = 100 * time.Millisecond
 )
 
-// progress is one line on a terminal that says how far a long run is, and that is gone when it ends. The nil progress draws nothing.
+// progress is one line on a terminal that says how far a long run is, and that is gone when it ends. The nil progress
+// draws nothing.
 type progress struct {
 	out           io.Writer
 	now           func() time.Time // of the person who waits; the render's own clock may stand still

@@ -21,8 +21,8 @@ type resourceList struct {
 	results        *yaml.RNode // of the output alone
 }
 
-// readResourceList reads what kio.ByteReadWriter reads, with its errors. That one keeps three copies of the text, so it gets only what is not the one document that
-// kustomize and kpt send.
+// readResourceList reads what kio.ByteReadWriter reads, with its errors. That one keeps three copies of the text, so it
+// gets only what is not the one document that kustomize and kpt send.
 func readResourceList(in io.Reader) (*resourceList, error) {
 	text, err := io.ReadAll(in)
 	if err != nil {
@@ -39,7 +39,8 @@ func readResourceList(in io.Reader) (*resourceList, error) {
 	if len(items) == 0 && stream.WrappingKind == "" {
 		return nil, errors.New("standard input is empty; it should be a ResourceList, as kustomize and kpt send it (see meshless --help)")
 	}
-	if len(items) == 1 && report.ObjectOf(items[0]).Kind == kio.ResourceListKind { // one with neither items nor functionConfig is not unwrapped
+	if len(items) == 1 && report.ObjectOf(items[0]).Kind == kio.ResourceListKind {
+		// one with neither items nor functionConfig is not unwrapped
 		items, stream.WrappingKind = nil, kio.ResourceListKind
 	}
 	if stream.WrappingKind != kio.ResourceListKind {
@@ -76,15 +77,17 @@ func readPlainList(text []byte) *resourceList {
 	return list
 }
 
-// itemsHead stands before the items of a list, and itemsEnd is one after them: an encoder writes each item between the two, so that the text is that of an encoder which
-// writes the whole list, with the empty lines that follow some comments.
+// itemsHead stands before the items of a list, and itemsEnd is one after them: an encoder writes each item between the
+// two, so that the text is that of an encoder which writes the whole list, with the empty lines that follow some
+// comments.
 const (
 	itemsHead = "items:\n"
 	itemsEnd  = "- end\n"
 )
 
-// write writes the list as kio.ByteWriter does, byte for byte, and consumes the items. That one copies all of them first, and its encoder keeps what it has written
-// until the end of the document, which together take more memory than a render: so each item gets an encoder of its own.
+// write writes the list as kio.ByteWriter does, byte for byte, and consumes the items. That one copies all of them
+// first, and its encoder keeps what it has written until the end of the document, which together take more memory than
+// a render: so each item gets an encoder of its own.
 func (l *resourceList) write(out io.Writer) error {
 	buffered := bufio.NewWriterSize(out, 1<<16)
 	if err := l.writeTo(&partWriter{out: buffered}); err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/meshless-dev/meshless/fn/node"
 )
 
-// lists are ResourceLists with whatever an encoder carries from one item to the next: comments in every place, empty lines, block scalars that keep their end, anchors
-// that later items use, flow style.
+// lists are ResourceLists with whatever an encoder carries from one item to the next: comments in every place, empty
+// lines, block scalars that keep their end, anchors that later items use, flow style.
 var lists = map[string]string{
 	"plain":  "apiVersion: config.kubernetes.io/v1\nkind: ResourceList\nitems:\n- kind: A\n  a: [b, {c: d}]\n- kind: B\n  metadata:\n    annotations: {}\n    name: x\nfunctionConfig:\n  kind: C\n",
 	"v1beta": "apiVersion: config.kubernetes.io/v1beta1\nkind: ResourceList\nitems:\n- kind: A\n",

@@ -1,5 +1,6 @@
-// Package cli is the command line of meshless: the KRM function on standard input, and the commands of docs/commands.md. Text for people goes to stderr, data to
-// stdout. Every failure is one line that names what is wrong and the way out, and exit code 1.
+// Package cli is the command line of meshless: the KRM function on standard input, and the commands of
+// docs/commands.md. Text for people goes to stderr, data to stdout. Every failure is one line that names what is wrong
+// and the way out, and exit code 1.
 package cli
 
 import (
@@ -84,7 +85,8 @@ The config is an object of kind MutualTLS (meshless.dev/v1alpha1). Certificates 
 	return root
 }
 
-// caIdentity reads the identities that open CA keys from the environment; none when no variable is set. Errors never quote a value.
+// caIdentity reads the identities that open CA keys from the environment; none when no variable is set. Errors never
+// quote a value.
 func caIdentity() ([]age.Identity, error) {
 	text, name := os.Getenv(caIdentityVariable), caIdentityVariable
 	if path := os.Getenv(caIdentityFileVariable); text == "" && path != "" {

@@ -15,8 +15,8 @@ import (
 // runbooks is the page whose commands the scripts run.
 const runbooks = "../../docs/runbooks.md"
 
-// TestRunbooks follows every runbook of docs/runbooks.md as a person would: each script in testdata/runbook says what has happened and what time it is, and runs
-// the commands of the page word by word ("step NAME N").
+// TestRunbooks follows every runbook of docs/runbooks.md as a person would: each script in testdata/runbook says what
+// has happened and what time it is, and runs the commands of the page word by word ("step NAME N").
 func TestRunbooks(t *testing.T) {
 	p := params("testdata/runbook")
 	setup := p.Setup
@@ -58,7 +58,8 @@ func TestEveryRunbookIsTested(t *testing.T) {
 	}
 }
 
-// TestRunbooksStopAtAnError: a person pastes a block into a shell that goes on after an error, so whatever follows a command of ours that may refuse is chained to it.
+// TestRunbooksStopAtAnError: a person pastes a block into a shell that goes on after an error, so whatever follows a
+// command of ours that may refuse is chained to it.
 func TestRunbooksStopAtAnError(t *testing.T) {
 	refuses := regexp.MustCompile(`\bmeshless (issue|revoke|verify|keygen) `)
 	chained := 0
@@ -124,8 +125,9 @@ func anchor(title string) string {
 	return regexp.MustCompile(`[^a-z0-9-]`).ReplaceAllString(strings.ReplaceAll(strings.ToLower(strings.TrimSpace(title)), " ", "-"), "")
 }
 
-// step NAME N [VARIABLE=VALUE] runs the Nth block of commands of a runbook, from the folder repo, and compares what the page shows with what is seen. The variable is
-// what the page says to write there instead. A block that is to fail runs as in a person's shell, which goes on after an error.
+// step NAME N [VARIABLE=VALUE] runs the Nth block of commands of a runbook, from the folder repo, and compares what the
+// page shows with what is seen. The variable is what the page says to write there instead. A block that is to fail runs
+// as in a person's shell, which goes on after an error.
 func step(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 || len(args) > 3 {
 		ts.Fatalf("usage: step NAME N [VARIABLE=VALUE]")
@@ -180,7 +182,8 @@ func remembered(steps []runbookStep) string {
 	return out.String()
 }
 
-// recipient FILE OLD KEYFILE writes the recipient of a new identity into a config, in place of that of the script's CA or CLUSTER.
+// recipient FILE OLD KEYFILE writes the recipient of a new identity into a config, in place of that of the script's CA
+// or CLUSTER.
 func recipient(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: recipient FILE CA|CLUSTER KEYFILE")

@@ -32,8 +32,9 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// TestScripts runs the commands as a user does. Each script has two new identities, cluster and CA, whose recipients replace CLUSTER and CA_RECIPIENT in its
-// files; the CA's identity is in $CA_IDENTITY, and no variable of meshless is set.
+// TestScripts runs the commands as a user does. Each script has two new identities, cluster and CA, whose recipients
+// replace CLUSTER and CA_RECIPIENT in its files; the CA's identity is in $CA_IDENTITY, and no variable of meshless is
+// set.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, params("testdata/script"))
 }

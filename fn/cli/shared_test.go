@@ -22,7 +22,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// generation is what a cluster has of a package after a sync: the leaves that its pods show, the bundle by which they judge others, and the keys that they refuse.
+// generation is what a cluster has of a package after a sync: the leaves that its pods show, the bundle by which they
+// judge others, and the keys that they refuse.
 type generation struct {
 	leaves  map[string]*x509.Certificate // by file
 	bundle  []*x509.Certificate
@@ -30,7 +31,8 @@ type generation struct {
 	at      time.Time // of the sync
 }
 
-// fleet is packages that share one CertificateAuthority, each in the clusters of today and, where a node is late, of yesterday.
+// fleet is packages that share one CertificateAuthority, each in the clusters of today and, where a node is late, of
+// yesterday.
 type fleet struct {
 	t      *testing.T
 	folder string
@@ -50,7 +52,8 @@ func newFleet(t *testing.T) *fleet {
 	}
 	t.Setenv("MESHLESS_CA_IDENTITY", ca.String())
 	f := &fleet{t: t, folder: t.TempDir(), now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), synced: map[string][]generation{}}
-	for name, validity := range map[string]string{"a": "720h", "b": "2160h"} { // each knows nothing of the other's validity
+	for name, validity := range map[string]string{"a": "720h", "b": "2160h"} {
+		// each knows nothing of the other's validity
 		f.write(name+"/Kptfile", "apiVersion: kpt.dev/v1\nkind: Kptfile\nmetadata: {name: "+name+"}\n")
 		f.write(name+"/pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: "+name+", namespace: prod}\nspec: {containers: [{name: c, image: x}]}\n")
 		f.write(name+"/mtls.yaml", fmt.Sprintf("apiVersion: meshless.dev/v1alpha1\nkind: MutualTLS\nmetadata: {name: mtls, annotations: {config.kubernetes.io/local-config: \"true\"}}\n"+
@@ -161,8 +164,8 @@ func (f *fleet) check() {
 	}
 }
 
-// TestSharedCA: two packages that know nothing of each other share a CertificateAuthority over three signing periods. One is issued daily, the other every six
-// weeks, and nobody ever refuses anybody.
+// TestSharedCA: two packages that know nothing of each other share a CertificateAuthority over three signing periods.
+// One is issued daily, the other every six weeks, and nobody ever refuses anybody.
 func TestSharedCA(t *testing.T) {
 	f := newFleet(t)
 	promoted := 0
@@ -187,7 +190,8 @@ func TestSharedCA(t *testing.T) {
 	}
 }
 
-// TestSharedCAIsReplaced: --replace-ca in one package brings all of them to the new authorities, when each is issued daily.
+// TestSharedCAIsReplaced: --replace-ca in one package brings all of them to the new authorities, when each is issued
+// daily.
 func TestSharedCAIsReplaced(t *testing.T) {
 	f := newFleet(t)
 	var first []*x509.Certificate
@@ -220,7 +224,8 @@ func TestSharedCAIsReplaced(t *testing.T) {
 	}
 }
 
-// TestSharedRevocation: a key that is revoked in one package is refused in all when each is issued again, and it goes from all when its time is over, whoever comes first.
+// TestSharedRevocation: a key that is revoked in one package is refused in all when each is issued again, and it goes
+// from all when its time is over, whoever comes first.
 func TestSharedRevocation(t *testing.T) {
 	f := newFleet(t)
 	for _, name := range []string{"a", "b"} {
@@ -251,7 +256,8 @@ func TestSharedRevocation(t *testing.T) {
 	}
 }
 
-// TestPackageIsBehind: a package that was not issued for a signing period first learns of the authority that signs, and renews a day later.
+// TestPackageIsBehind: a package that was not issued for a signing period first learns of the authority that signs, and
+// renews a day later.
 func TestPackageIsBehind(t *testing.T) {
 	f := newFleet(t)
 	f.must("issue", "a")
@@ -273,7 +279,8 @@ func TestPackageIsBehind(t *testing.T) {
 	}
 }
 
-// TestLateBundleHoldsBack: as long as its own bundles do not know the authority that signs, a package keeps the leaves that work.
+// TestLateBundleHoldsBack: as long as its own bundles do not know the authority that signs, a package keeps the leaves
+// that work.
 func TestLateBundleHoldsBack(t *testing.T) {
 	f := newFleet(t)
 	f.must("issue", "b")

@@ -17,7 +17,8 @@ import (
 	"github.com/meshless-dev/meshless/fn/pipeline"
 )
 
-// sharedCA is a CertificateAuthority in a file of its own, which several packages share. The nil sharedCA is none: the package has its own in its state.
+// sharedCA is a CertificateAuthority in a file of its own, which several packages share. The nil sharedCA is none: the
+// package has its own in its state.
 type sharedCA struct {
 	path string
 	raw  []byte // the file as it was read; nil when there was none
@@ -25,7 +26,8 @@ type sharedCA struct {
 	item *yaml.RNode
 }
 
-// openSharedCA reads the file of --ca. One that is not there yet is made by the first issue. Folder is the package, of which it must not be a part.
+// openSharedCA reads the file of --ca. One that is not there yet is made by the first issue. Folder is the package, of
+// which it must not be a part.
 func openSharedCA(path, folder string) (*sharedCA, error) {
 	if path == "" {
 		return nil, nil
@@ -123,8 +125,8 @@ func (s *sharedCA) takeFrom(rendered []*yaml.RNode) []*yaml.RNode {
 	return slices.DeleteFunc(rendered, isAuthority)
 }
 
-// write stores the CertificateAuthority where it changed, before anything of the package: a package that lags behind its CertificateAuthority is brought up to date by the next issue. It
-// tells whether it wrote.
+// write stores the CertificateAuthority where it changed, before anything of the package: a package that lags behind
+// its CertificateAuthority is brought up to date by the next issue. It tells whether it wrote.
 func (s *sharedCA) write() (bool, error) {
 	if s == nil || s.item == nil {
 		return false, nil
@@ -172,7 +174,8 @@ func (o issueOptions) render() pipeline.Options {
 	return pipeline.Options{WrittenBack: true, Revoke: o.revoke, Renew: o.renew, ReplaceCA: o.replaceCA, SharedCA: o.ca != ""}
 }
 
-// nextSteps says in plain words what follows on a run that did something out of the ordinary. When to run it again, the findings say.
+// nextSteps says in plain words what follows on a run that did something out of the ordinary. When to run it again, the
+// findings say.
 func (o issueOptions) nextSteps(p *program) {
 	switch {
 	case len(o.revoke) > 0:

@@ -9,7 +9,8 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 )
 
-// TestSharedCAIsNotOverwritten: of two runs at once, the second writes nothing, so that no authority and no revocation is lost.
+// TestSharedCAIsNotOverwritten: of two runs at once, the second writes nothing, so that no authority and no revocation
+// is lost.
 func TestSharedCAIsNotOverwritten(t *testing.T) {
 	folder := t.TempDir()
 	file := filepath.Join(folder, "ca.yaml")

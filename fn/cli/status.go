@@ -66,9 +66,10 @@ folder that 'meshless issue' works on, also the authorities, what happens to the
 // status is what `meshless status` shows, and its JSON. Times are UTC.
 type status struct {
 	Certificates []certificateRow `json:"certificates"`
-	Authorities  []authorityRow   `json:"authorities"` // oldest first; empty where the CertificateAuthority is not among the manifests
-	NextStep     *nextStep        `json:"nextStep,omitempty"`
-	RevokedKeys  []revokedRow     `json:"revokedKeys"`
+	// oldest first; empty where the CertificateAuthority is not among the manifests
+	Authorities []authorityRow `json:"authorities"`
+	NextStep    *nextStep      `json:"nextStep,omitempty"`
+	RevokedKeys []revokedRow   `json:"revokedKeys"`
 }
 
 // certificateRow is one leaf.
@@ -78,7 +79,8 @@ type certificateRow struct {
 	Issuer   string    `json:"issuer,omitempty"` // empty when no bundle of the input holds it
 	Expires  time.Time `json:"expires,omitzero"`
 	Renewal  time.Time `json:"renewal,omitzero"` // when the leaf comes into its renewal window
-	State    string    `json:"state"`            // Valid, Due, Expired, NotYetValid, Revoked; InCluster where only the cluster knows
+	// Valid, Due, Expired, NotYetValid, Revoked; InCluster where only the cluster knows
+	State string `json:"state"`
 }
 
 // authorityRow is one authority.
@@ -100,12 +102,14 @@ type nextStep struct {
 
 // revokedRow is one key that peers refuse.
 type revokedRow struct {
-	Key      string    `json:"key"` // SHA-256 of the SubjectPublicKeyInfo
-	Identity string    `json:"identity,omitempty"`
-	Until    time.Time `json:"until,omitzero"` // when the entry goes; zero where the CertificateAuthority is not among the manifests
+	Key      string `json:"key"` // SHA-256 of the SubjectPublicKeyInfo
+	Identity string `json:"identity,omitempty"`
+	// when the entry goes; zero where the CertificateAuthority is not among the manifests
+	Until time.Time `json:"until,omitzero"`
 }
 
-// status reads the manifests. The authorities are those of the file of --ca where one is given, and the package is then held against it.
+// status reads the manifests. The authorities are those of the file of --ca where one is given, and the package is then
+// held against it.
 func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*status, error) {
 	leaves := verify.Check(items, verify.Options{Now: p.now(), Kinds: kindsIn(items)}, r)
 	state := verify.ReadState(items, r)
@@ -136,7 +140,8 @@ func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*sta
 	return out, nil
 }
 
-// certificateRow describes a leaf. The renewal window is that of the config among the items, or half of the leaf's life.
+// certificateRow describes a leaf. The renewal window is that of the config among the items, or half of the leaf's
+// life.
 func (p *program) certificateRow(leaf verify.Leaf, renewBefore time.Duration, revoked map[string]certs.RevokedKey) certificateRow {
 	row := certificateRow{Identity: leaf.Identity, Secret: leaf.Secret.Namespace + "/" + leaf.Secret.Name, State: "Valid"}
 	c := leaf.Certificate

@@ -94,11 +94,13 @@ func (p *program) verify(args []string, o verifyOptions) error {
 	return err
 }
 
-// verifyState judges what no single object shows: deadlines, and the state beside that of the base and of a shared CertificateAuthority.
+// verifyState judges what no single object shows: deadlines, and the state beside that of the base and of a shared
+// CertificateAuthority.
 func (p *program) verifyState(args []string, items []*yaml.RNode, leaves []verify.Leaf, o verifyOptions, r *report.Report) error {
 	policy := policyIn(items)
 	if isFolder(args) { // of a kustomization, items are the state alone, without the config
-		if source, err := readFolder(args[0]); err == nil { // a source may hold files that are no manifests: then the defaults serve
+		if source, err := readFolder(args[0]); err == nil {
+			// a source may hold files that are no manifests: then the defaults serve
 			policy = policyIn(source)
 		}
 	}
@@ -133,7 +135,8 @@ func (p *program) verifyState(args []string, items []*yaml.RNode, leaves []verif
 	return nil
 }
 
-// isStateSource tells whether the argument is the source of state, where no workload is rendered: a kustomization, its folder of state, or a file with a CertificateAuthority alone.
+// isStateSource tells whether the argument is the source of state, where no workload is rendered: a kustomization, its
+// folder of state, or a file with a CertificateAuthority alone.
 func isStateSource(args []string) bool {
 	if len(args) == 0 || args[0] == "-" {
 		return false
@@ -165,7 +168,8 @@ func readBase(name string) ([]*yaml.RNode, error) {
 	return (&program{}).readItems([]string{name})
 }
 
-// readStateOf reads the state of a folder: a kustomization's lies in its folder mtls, which may be missing; a package is read whole.
+// readStateOf reads the state of a folder: a kustomization's lies in its folder mtls, which may be missing; a package
+// is read whole.
 func readStateOf(folder string) ([]*yaml.RNode, error) {
 	if refuseKustomization([]string{folder}, "") == nil {
 		return readFolder(folder)
@@ -173,7 +177,8 @@ func readStateOf(folder string) ([]*yaml.RNode, error) {
 	if state := filepath.Join(folder, pipeline.StateFolder); isFolder([]string{state}) {
 		return readFolder(state)
 	}
-	return readFolder(folder) // the folder of state itself, which is a kustomization as well, or one that was never issued
+	// the folder of state itself, which is a kustomization as well, or one that was never issued
+	return readFolder(folder)
 }
 
 func isFolder(args []string) bool {
@@ -188,7 +193,8 @@ func isFolder(args []string) bool {
 func policyIn(items []*yaml.RNode) certs.Policy {
 	config := v1alpha1.MutualTLS{Spec: specIn(items)}
 	config.Default()
-	return certs.PolicyOf(config.Spec.Certificates, spiffeid.TrustDomain{}) // which only the making of certificates needs
+	// which only the making of certificates needs
+	return certs.PolicyOf(config.Spec.Certificates, spiffeid.TrustDomain{})
 }
 
 // finding is one line of `meshless verify -o json`.
@@ -203,11 +209,12 @@ type finding struct {
 
 // verdict is the JSON of `meshless verify`.
 type verdict struct {
-	OK           bool      `json:"ok"`
-	Objects      int       `json:"objects"`
-	Certificates int       `json:"certificates"`
-	StateOnly    bool      `json:"stateOnly,omitempty"` // a kustomization's state was checked, and not what the cluster gets
-	Findings     []finding `json:"findings"`
+	OK           bool `json:"ok"`
+	Objects      int  `json:"objects"`
+	Certificates int  `json:"certificates"`
+	// a kustomization's state was checked, and not what the cluster gets
+	StateOnly bool      `json:"stateOnly,omitempty"`
+	Findings  []finding `json:"findings"`
 }
 
 // concludeJSON prints the findings on standard output, and fails as conclude does.

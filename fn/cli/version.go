@@ -31,7 +31,8 @@ func buildVersion() string {
 	return versionText(info)
 }
 
-// versionText words a build: its release, and the commit where the build knows it (`go build` in a checkout, without -buildvcs=false).
+// versionText words a build: its release, and the commit where the build knows it (`go build` in a checkout, without
+// -buildvcs=false).
 func versionText(info *debug.BuildInfo) string {
 	settings := map[string]string{}
 	for _, s := range info.Settings {

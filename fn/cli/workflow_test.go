@@ -46,7 +46,8 @@ func readWorkflow(fail func(...any)) *workflow {
 	return &w
 }
 
-// TestWorkflowIsSound: every script is bash, every command of ours exists with its flags, every action is pinned, and the CA's identity is in one step alone.
+// TestWorkflowIsSound: every script is bash, every command of ours exists with its flags, every action is pinned, and
+// the CA's identity is in one step alone.
 func TestWorkflowIsSound(t *testing.T) {
 	w := readWorkflow(t.Fatal)
 	commands, identities := 0, 0
@@ -90,7 +91,8 @@ func TestWorkflowIsSound(t *testing.T) {
 	}
 }
 
-// TestWorkflow runs the jobs against a repository: "job NAME" runs the scripts of a job in a fresh clone, as a runner does.
+// TestWorkflow runs the jobs against a repository: "job NAME" runs the scripts of a job in a fresh clone, as a runner
+// does.
 func TestWorkflow(t *testing.T) {
 	p := params("testdata/workflow")
 	setup := p.Setup
@@ -105,7 +107,8 @@ func TestWorkflow(t *testing.T) {
 	testscript.Run(t, p)
 }
 
-// job NAME BRANCH runs the scripts of a job of the workflow in a fresh clone, at a branch; what they print is in the file log.
+// job NAME BRANCH runs the scripts of a job of the workflow in a fresh clone, at a branch; what they print is in the
+// file log.
 func job(ts *testscript.TestScript, neg bool, args []string) {
 	w := readWorkflow(func(v ...any) { ts.Fatalf("%v", v) })
 	ts.Check(ts.Exec("bash", "-ec", `rm -rf clone runner; mkdir runner; git clone -q origin.git clone; cd clone; git switch -q "$1"`, "job", args[1]))

@@ -1,8 +1,9 @@
-// Package controlplane writes the TLS settings of a config into the components of Kubernetes itself: static Pods of kube-apiserver, kube-controller-manager,
-// kube-scheduler and etcd get flags, kubelet configs get fields. Comments, order and everything else stay as they are, and a second Apply changes nothing.
+// Package controlplane writes the TLS settings of a config into the components of Kubernetes itself: static Pods of
+// kube-apiserver, kube-controller-manager, kube-scheduler and etcd get flags, kubelet configs get fields. Comments,
+// order and everything else stay as they are, and a second Apply changes nothing.
 //
-// What cannot be edited, or would keep a component from starting, is an error or a warning that names it: a control plane that is
-// down cannot be mended through itself.
+// What cannot be edited, or would keep a component from starting, is an error or a warning that names it: a control
+// plane that is down cannot be mended through itself.
 package controlplane
 
 import (
@@ -17,8 +18,9 @@ import (
 	"github.com/meshless-dev/meshless/fn/report"
 )
 
-// Apply edits the items in place and returns those that concern the mesh: all but control-plane Pods on the host's network, of which it would say that they
-// are left out. Without tls.ControlPlane it returns the items as they are. Items must have passed node.CheckItem, and Pods must be free of YAML aliases.
+// Apply edits the items in place and returns those that concern the mesh: all but control-plane Pods on the host's
+// network, of which it would say that they are left out. Without tls.ControlPlane it returns the items as they are.
+// Items must have passed node.CheckItem, and Pods must be free of YAML aliases.
 func Apply(items []*yaml.RNode, tls v1alpha1.TLS, r *report.Report) (rest []*yaml.RNode) {
 	if !tls.ControlPlane {
 		return items
@@ -48,8 +50,8 @@ func Apply(items []*yaml.RNode, tls v1alpha1.TLS, r *report.Report) (rest []*yam
 	return rest
 }
 
-// warnPassedOver names what looks like a component of the control plane and is none that Apply knows how to set: a Deployment of a hosted control plane, or a Pod that
-// starts it in a way of its own.
+// warnPassedOver names what looks like a component of the control plane and is none that Apply knows how to set: a
+// Deployment of a hosted control plane, or a Pod that starts it in a way of its own.
 func warnPassedOver(item *yaml.RNode, r *report.Report) {
 	for _, at := range [][]string{{"spec", "containers"}, {"spec", "template", "spec", "containers"}} {
 		containers := node.Get(item.YNode(), at...)
@@ -152,8 +154,8 @@ func findProgram(word string) *program {
 	return nil
 }
 
-// setting is what one flag should be. With neither a value nor drop the config says nothing about the flag, and it stays: to drop suites that a person chose
-// would open what they closed.
+// setting is what one flag should be. With neither a value nor drop the config says nothing about the flag, and it
+// stays: to drop suites that a person chose would open what they closed.
 type setting struct {
 	flag, value string
 	drop        bool

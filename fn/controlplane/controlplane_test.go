@@ -20,7 +20,8 @@ import (
 
 var update = flag.Bool("update", false, "write the expected files of the golden cases")
 
-// TestGolden applies the tls.yaml of every case below testdata to its input.yaml. What a second time changes or says is wrong.
+// TestGolden applies the tls.yaml of every case below testdata to its input.yaml. What a second time changes or says is
+// wrong.
 func TestGolden(t *testing.T) {
 	cases, err := filepath.Glob("testdata/*/input.yaml")
 	if err != nil || len(cases) == 0 {
@@ -96,7 +97,8 @@ spec: {hostNetwork: true, containers: [{name: agent, image: agent, command: [age
 	}
 }
 
-// FuzzCommandLine: whatever words a command holds, Apply ends, has the flag once, and does nothing more the second time.
+// FuzzCommandLine: whatever words a command holds, Apply ends, has the flag once, and does nothing more the second
+// time.
 func FuzzCommandLine(f *testing.F) {
 	for _, seed := range []string{
 		"kube-apiserver --a=b", "etcd -tls-min-version TLS1.2 --tls-min-version", "go-runner --x etcd\n--cipher-suites a --cipher-suites=b",

@@ -20,7 +20,8 @@ const (
 	goflag                   // --flag and -flag
 )
 
-// commandLine is what a container runs: the words of its command, then those of its args. Edits go to the YAML nodes at once.
+// commandLine is what a container runs: the words of its command, then those of its args. Edits go to the YAML nodes at
+// once.
 type commandLine struct {
 	command, args *yaml.Node // sequences, or nil
 	syntax        flagSyntax
@@ -50,7 +51,8 @@ func (l *commandLine) words() []*yaml.Node {
 // runners start the program that their arguments name: those of Kubernetes' own images, and usual init processes.
 var runners = []string{"go-runner", "kube-log-runner", "hyperkube", "tini", "dumb-init", "env", "nice"}
 
-// program finds what the container runs by the first word, or by the first that names one after a runner. Later words prove nothing: "ls /var/lib/etcd" is not etcd.
+// program finds what the container runs by the first word, or by the first that names one after a runner. Later words
+// prove nothing: "ls /var/lib/etcd" is not etcd.
 func (l *commandLine) program() (*program, bool) {
 	words := l.words()
 	for i, word := range words {
@@ -123,7 +125,8 @@ func (l *commandLine) has(flag string) bool {
 	return len(uses) > 0
 }
 
-// set gives a flag one value and tells whether that changed anything. The first use is kept in its form, further ones go: lists would add up.
+// set gives a flag one value and tells whether that changed anything. The first use is kept in its form, further ones
+// go: lists would add up.
 func (l *commandLine) set(flag, value string) (changed bool) {
 	uses, end := l.find(flag)
 	if len(uses) == 0 {

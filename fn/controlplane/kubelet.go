@@ -33,7 +33,8 @@ func applyKubeletConfig(item *yaml.RNode, tls v1alpha1.TLS, r *report.Report) bo
 	return true
 }
 
-// applyConfigMap edits every KubeletConfiguration that stands as text in a ConfigMap, as in kubeadm's kubelet-config, and tells whether there was one.
+// applyConfigMap edits every KubeletConfiguration that stands as text in a ConfigMap, as in kubeadm's kubelet-config,
+// and tells whether there was one.
 func applyConfigMap(item *yaml.RNode, tls v1alpha1.TLS, r *report.Report) (handled bool) {
 	data := node.Get(item.YNode(), "data")
 	if data == nil || data.Kind != yaml.MappingNode {
@@ -57,7 +58,8 @@ func applyConfigMap(item *yaml.RNode, tls v1alpha1.TLS, r *report.Report) (handl
 	return handled
 }
 
-// editKubeletText returns the text of a KubeletConfiguration with the settings, unchanged where they are there, and whether it is one.
+// editKubeletText returns the text of a KubeletConfiguration with the settings, unchanged where they are there, and
+// whether it is one.
 func editKubeletText(text string, tls v1alpha1.TLS) (edited string, ours bool, err error) {
 	decoder := yaml.NewDecoder(strings.NewReader(text))
 	var document, second yaml.Node

@@ -34,8 +34,9 @@ type builder struct {
 	edges    map[[2]string]Edge
 }
 
-// Build reads rendered manifests: workloads and Services from the objects, who is let in from the mesh maps. It judges nothing, which is what package verify
-// does; what it cannot understand is an error, since a picture with a part missing looks complete.
+// Build reads rendered manifests: workloads and Services from the objects, who is let in from the mesh maps. It judges
+// nothing, which is what package verify does; what it cannot understand is an error, since a picture with a part
+// missing looks complete.
 func Build(items []*yaml.RNode, kinds manifest.Kinds) (Graph, error) {
 	b := &builder{kinds: kinds, meshes: map[string]*meshmap.Map{}, seen: map[string]bool{}, byID: map[string][]string{}, edges: map[[2]string]Edge{}}
 	for _, item := range items {
@@ -203,7 +204,8 @@ func (b *builder) joinServices() {
 	}
 }
 
-// admitAll draws the edges to each workload, as its proxy decides: from whoever a policy of the workload allows, and only without any policy as the default says.
+// admitAll draws the edges to each workload, as its proxy decides: from whoever a policy of the workload allows, and
+// only without any policy as the default says.
 func (b *builder) admitAll() {
 	policies := map[string][]meshmap.Rule{} // by namespace and SPIFFE ID; nil and there for a policy without a rule
 	key := func(namespace, identity string) string { return namespace + " " + identity }
@@ -233,7 +235,8 @@ func (b *builder) admitAll() {
 	}
 }
 
-// admit draws an edge from every workload that a rule's patterns match. A pattern that matches none is a node of its own: it may mean somebody in another package.
+// admit draws an edge from every workload that a rule's patterns match. A pattern that matches none is a node of its
+// own: it may mean somebody in another package.
 func (b *builder) admit(to *Node, rules []meshmap.Rule) {
 	for _, rule := range rules {
 		for _, pattern := range rule.From {
@@ -248,8 +251,8 @@ func (b *builder) admit(to *Node, rules []meshmap.Rule) {
 	}
 }
 
-// matching are the IDs of the nodes whose SPIFFE ID a pattern matches. Most patterns are plain identities and are looked up; that of every workload is a node, since
-// an edge from each would hide what is said.
+// matching are the IDs of the nodes whose SPIFFE ID a pattern matches. Most patterns are plain identities and are
+// looked up; that of every workload is a node, since an edge from each would hide what is said.
 func (b *builder) matching(pattern string) []string {
 	if pattern == manifest.AnyMember(b.graph.TrustDomain) {
 		return nil

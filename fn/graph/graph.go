@@ -1,5 +1,6 @@
-// Package graph draws who may talk to whom, for the people who review a change. Build reads rendered manifests, nothing else; the writers turn the
-// graph into Mermaid, DOT, SVG and JSON. Equal manifests give equal bytes in any order of the items, and no name in them can end its quotes.
+// Package graph draws who may talk to whom, for the people who review a change. Build reads rendered manifests, nothing
+// else; the writers turn the graph into Mermaid, DOT, SVG and JSON. Equal manifests give equal bytes in any order of
+// the items, and no name in them can end its quotes.
 package graph
 
 import (
@@ -18,7 +19,9 @@ const (
 	Outside  Class = "Outside"  // a workload without one: what it sends and receives is plaintext
 	External Class = "External" // a Service that leads to no workload of the input: ExternalName, or without a selector
 	AnyMesh  Class = "AnyMesh"  // every identity of the trust domain
-	Identity Class = "Identity" // an identity, or a pattern of them, that a policy allows and that no workload of the input has; or the pattern of all of the mesh
+	// an identity, or a pattern of them, that a policy allows and that no workload of the input has; or the pattern of
+	// all of the mesh
+	Identity Class = "Identity"
 	Anywhere Class = "Anywhere" // all destinations outside of the mesh
 	group    Class = "Group"    // every workload of a namespace; only in pictures, see view
 )
@@ -47,26 +50,30 @@ type Graph struct {
 	TrustDomain string `json:"trustDomain"`
 	Nodes       []Node `json:"nodes"`
 	Edges       []Edge `json:"edges"`
-	// Open are the namespaces whose workloads may reach destinations outside of the mesh, in plaintext (spec.outbound.unknown: Passthrough).
+	// Open are the namespaces whose workloads may reach destinations outside of the mesh, in plaintext
+	// (spec.outbound.unknown: Passthrough).
 	Open []string `json:"passthroughNamespaces"`
 }
 
 // Node is an end of edges.
 type Node struct {
-	ID              string       `json:"id"` // "<namespace>/<kind>/<name>" for what is in the manifests
-	Class           Class        `json:"class"`
-	Namespace       string       `json:"namespace,omitempty"`
-	Kind            string       `json:"kind,omitempty"`
-	Name            string       `json:"name"`
-	Identity        string       `json:"identity,omitempty"` // SPIFFE ID
-	Services        []Service    `json:"services,omitempty"` // that front it
-	Access          Access       `json:"access,omitempty"`   // of a Mesh node
-	DryRun          bool         `json:"dryRun,omitempty"`   // whom Access and edges leave out is let in all the same (spec.authorization.mode: DryRun)
+	ID        string    `json:"id"` // "<namespace>/<kind>/<name>" for what is in the manifests
+	Class     Class     `json:"class"`
+	Namespace string    `json:"namespace,omitempty"`
+	Kind      string    `json:"kind,omitempty"`
+	Name      string    `json:"name"`
+	Identity  string    `json:"identity,omitempty"` // SPIFFE ID
+	Services  []Service `json:"services,omitempty"` // that front it
+	Access    Access    `json:"access,omitempty"`   // of a Mesh node
+	// whom Access and edges leave out is let in all the same (spec.authorization.mode: DryRun)
+	DryRun          bool         `json:"dryRun,omitempty"`
 	PermissivePorts string       `json:"permissivePorts,omitempty"`
 	PlaintextPorts  netset.Ports `json:"plaintextPorts,omitempty"` // bypass the proxy: in the clear, from anyone
 
-	PlaintextInterfaces netset.Interfaces `json:"plaintextInterfaces,omitempty"` // what arrives through them bypasses the proxy, on any port
-	Bypass              []string          `json:"bypass,omitempty"`              // what leaves without the proxy: "port 25", "network 10.1.0.0/16", "interface net1", "user 1001"
+	// what arrives through them bypasses the proxy, on any port
+	PlaintextInterfaces netset.Interfaces `json:"plaintextInterfaces,omitempty"`
+	// what leaves without the proxy: "port 25", "network 10.1.0.0/16", "interface net1", "user 1001"
+	Bypass []string `json:"bypass,omitempty"`
 }
 
 // Service is a Service in front of a node.

@@ -162,7 +162,8 @@ func float(t *testing.T, s string) float64 {
 	return f
 }
 
-// hostile are names that try to end their quotes in each format. Kubernetes would refuse them; whoever reviews a pull request looks at the picture before.
+// hostile are names that try to end their quotes in each format. Kubernetes would refuse them; whoever reviews a pull
+// request looks at the picture before.
 var hostile = []string{
 	`"]; click n0 "javascript:alert(1)`, "a\"]\n  end\n  evil --> n0", `</title><script>alert(1)</script>`, `<img src=x onerror=alert(1)>`, "a\" ]; evil -> n0; x [label=\"", `back\`, `\N\G\"`,
 	`%%{init: {"securityLevel":"loose"}}%%`, "`**bold**`", "#quot;#60;", "end", "]]>", "&lt;", "a\x00b\u2028c\u202e", "*_~", "'); DROP", "1. list", "-->", "subgraph",
@@ -182,7 +183,8 @@ func evil(name string) graph.Graph {
 	}}
 }
 
-// The structure of each picture, which is what is left without its texts, is that of the same graph with a harmless name.
+// The structure of each picture, which is what is left without its texts, is that of the same graph with a harmless
+// name.
 func TestHostileNames(t *testing.T) {
 	mermaid := regexp.MustCompile(`"[^"\n]*"`)
 	dot := regexp.MustCompile(`"(?:[^"\\\n]|\\.)*"`)
@@ -210,7 +212,8 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
-// svgStructure is the elements and attribute names of an XML text, and the values of all attributes that carry no coordinates.
+// svgStructure is the elements and attribute names of an XML text, and the values of all attributes that carry no
+// coordinates.
 func svgStructure(t *testing.T, text string) string {
 	t.Helper()
 	var out strings.Builder

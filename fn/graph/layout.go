@@ -45,9 +45,9 @@ type route struct {
 // frame is a rectangle around others.
 type frame struct{ x, y, w, h float64 }
 
-// layout places everything. Columns are depths of calls: sources that are in no manifest, then what the whole mesh may call and who is called by nobody in
-// particular, then who is called by those. Rows are namespaces. Edges bend between columns only, and pass a column in a lane of their own, so that none runs
-// through a box.
+// layout places everything. Columns are depths of calls: sources that are in no manifest, then what the whole mesh may
+// call and who is called by nobody in particular, then who is called by those. Rows are namespaces. Edges bend between
+// columns only, and pass a column in a lane of their own, so that none runs through a box.
 type layout struct {
 	*view
 	boxes         map[int]*box   // by node
@@ -276,7 +276,8 @@ func mean(values []float64, otherwise float64) float64 {
 	return sum / float64(len(values))
 }
 
-// placeFirst fills the second column of a row and returns where it ends: the box of open workloads, those that sources outside of the manifests call, the rest, lanes.
+// placeFirst fills the second column of a row and returns where it ends: the box of open workloads, those that sources
+// outside of the manifests call, the rest, lanes.
 func (l *layout) placeFirst(s int, top float64) float64 {
 	var openTalkers, openSilent, entered, talkers, silent, lanes []*box
 	for _, b := range l.cells[[2]int{s, 1}] {
@@ -318,7 +319,8 @@ func (l *layout) placeFirst(s int, top float64) float64 {
 	return y - gap
 }
 
-// placeGrid puts boxes with edges to the right, where their edges leave, and the others beside them. It returns where the lowest ends.
+// placeGrid puts boxes with edges to the right, where their edges leave, and the others beside them. It returns where
+// the lowest ends.
 func (l *layout) placeGrid(talkers, silent []*box, top float64) float64 {
 	width := l.sub
 	if len(talkers) > 0 {

@@ -15,7 +15,8 @@ const maxServices = 3
 // hues are the classes of edges, by source, so that the eye can follow one.
 const hues = 6
 
-// sheet holds the colors; a page in the dark gets its own. There are no scripts, fonts or images, so the picture is one file that needs nothing.
+// sheet holds the colors; a page in the dark gets its own. There are no scripts, fonts or images, so the picture is one
+// file that needs nothing.
 const sheet = `
 svg{--page:#fbfcfe;--space:#f2f5fa;--line:#d3dbe6;--text:#172033;--soft:#5c6880;--box:#fff;--mesh:#2f8f5b;--open:#e9f6ee;--source:#3b63c4;--sourcebg:#e8eefc;--warn:#a86400;--warnbg:#fff1d6;--bad:#b3261e;--badbg:#fde8e6;--closed:#6b7280;--e0:#3b63c4;--e1:#8a4fc7;--e2:#0e8a86;--e3:#b4552d;--e4:#a83279;--e5:#5f7a1f;font-family:system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif}
 @media (prefers-color-scheme:dark){svg{--page:#0f141c;--space:#161d29;--line:#2c3749;--text:#e6ebf4;--soft:#93a0b5;--box:#1d2635;--mesh:#4cc38a;--open:#15291f;--source:#84a7ff;--sourcebg:#1a2744;--warn:#ffc15e;--warnbg:#3a2c10;--bad:#ff8f87;--badbg:#3c1b1b;--closed:#8b96a8;--e0:#84a7ff;--e1:#c49bff;--e2:#4fd1c5;--e3:#ffab84;--e4:#f58fd0;--e5:#b5d56a}}
@@ -161,7 +162,8 @@ func (l *layout) drawEdges(out io.Writer, doors map[doorKey]*door) {
 	tip(out, "leavetip", l.anywhere.x, l.anywhere.center(), false)
 }
 
-// hues are by where sources stand among the talkers of their column, so that neighbors differ; columns start at different hues.
+// hues are by where sources stand among the talkers of their column, so that neighbors differ; columns start at
+// different hues.
 func (l *layout) hues() map[string]int {
 	var talkers []*box
 	for _, b := range l.boxes {

@@ -8,13 +8,15 @@ import (
 	"strings"
 )
 
-// What GitHub draws of a Mermaid chart at most (maxTextSize and maxEdges of Mermaid's configuration, which it leaves at their defaults).
+// What GitHub draws of a Mermaid chart at most (maxTextSize and maxEdges of Mermaid's configuration, which it leaves at
+// their defaults).
 const (
 	MermaidMaxText  = 50_000
 	MermaidMaxEdges = 500
 )
 
-// styles are the colors of fill, line and text in Mermaid and DOT; all three are set, so that they do on a dark page as well.
+// styles are the colors of fill, line and text in Mermaid and DOT; all three are set, so that they do on a dark page as
+// well.
 var styles = []struct{ name, fill, line, text, dash string }{
 	{"mesh", "#e7f5ec", "#2f8f5b", "#12372a", ""},
 	{"closed", "#eef0f4", "#6b7280", "#1f2937", ""},
@@ -25,7 +27,8 @@ var styles = []struct{ name, fill, line, text, dash string }{
 
 // WriteJSON writes the whole graph, nothing joined.
 func WriteJSON(w io.Writer, g Graph) error {
-	g.Nodes, g.Edges, g.Open = append([]Node{}, g.Nodes...), append([]Edge{}, g.Edges...), append([]string{}, g.Open...) // [], not null
+	// [], not null
+	g.Nodes, g.Edges, g.Open = append([]Node{}, g.Nodes...), append([]Edge{}, g.Edges...), append([]string{}, g.Open...)
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
@@ -109,7 +112,8 @@ func mermaidLines(lines []string) string {
 	return strings.Join(escaped, "<br/>")
 }
 
-// mermaidText writes every character that Mermaid, its Markdown or HTML could take for more than a character as an entity of Mermaid's own (#35; and the like).
+// mermaidText writes every character that Mermaid, its Markdown or HTML could take for more than a character as an
+// entity of Mermaid's own (#35; and the like).
 func mermaidText(s string) string {
 	var out strings.Builder
 	for _, r := range printable(s) {
@@ -198,7 +202,8 @@ func dotText(lines ...string) string {
 	return `"` + strings.Join(out, `\n`) + `"`
 }
 
-// printable replaces what no name holds and no picture can show: control characters, line ends among them, and characters that turn the direction of text.
+// printable replaces what no name holds and no picture can show: control characters, line ends among them, and
+// characters that turn the direction of text.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {

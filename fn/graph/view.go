@@ -12,8 +12,9 @@ import (
 // crowd is the number of workloads of one namespace from which on their edges to one target are drawn as one.
 const crowd = 4
 
-// view is the graph as it is drawn: without what would only be repeated. Workloads that the whole mesh may call share one box per namespace and one edge, a
-// namespace whose every workload may call the same is one source, and whoever may call itself says so in its box.
+// view is the graph as it is drawn: without what would only be repeated. Workloads that the whole mesh may call share
+// one box per namespace and one edge, a namespace whose every workload may call the same is one source, and whoever may
+// call itself says so in its box.
 type view struct {
 	Graph
 	index  map[string]int  // of Nodes by ID

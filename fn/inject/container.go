@@ -15,12 +15,14 @@ import (
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
-// kubectlDefault is the annotation by which kubectl chooses a container for logs and exec; without it, it takes the first.
+// kubectlDefault is the annotation by which kubectl chooses a container for logs and exec; without it, it takes the
+// first.
 const kubectlDefault = "kubectl.kubernetes.io/default-container"
 
-// place puts init container and sidecar into the order that the form of the sidecar needs. Native: before everything, so that later init containers have the
-// mesh. Container: the redirect is made last of all init containers, as nothing stands behind it before the containers start; the proxy is the first of these, and the
-// kubelet starts the next one only after its postStart hook.
+// place puts init container and sidecar into the order that the form of the sidecar needs. Native: before everything,
+// so that later init containers have the mesh. Container: the redirect is made last of all init containers, as nothing
+// stands behind it before the containers start; the proxy is the first of these, and the kubelet starts the next one
+// only after its postStart hook.
 func place(m *manifest.Model, w *manifest.Workload, shared *node.Shared, spec *yaml.Node) {
 	initContainer, proxyContainer := shared.Of(initContainer(m, w)), shared.Of(proxyContainer(m, w))
 	inits := node.Sequence(spec, "initContainers")
@@ -67,7 +69,8 @@ func checkContainerMode(w *manifest.Workload, r *report.Report) {
 	}
 }
 
-// setDefaultContainer makes kubectl choose the app and not the proxy, where nobody has chosen. The annotation of ours tells Strip whose choice it was.
+// setDefaultContainer makes kubectl choose the app and not the proxy, where nobody has chosen. The annotation of ours
+// tells Strip whose choice it was.
 func setDefaultContainer(annotations *yaml.Node, w *manifest.Workload) {
 	if node.Index(annotations, kubectlDefault) < 0 {
 		node.Set(annotations, kubectlDefault, node.Text(w.Pod.Spec.Containers[0].Name))

@@ -35,8 +35,8 @@ const (
 	grpc      = "grpc"
 )
 
-// rewriteHandlers points the handlers of every container to the proxy's health port, since the kubelet has no certificate. It returns what the
-// proxy shall perform instead, and the originals as YAML, by container and field.
+// rewriteHandlers points the handlers of every container to the proxy's health port, since the kubelet has no
+// certificate. It returns what the proxy shall perform instead, and the originals as YAML, by container and field.
 func rewriteHandlers(m *manifest.Model, w *manifest.Workload, spec *yaml.Node, r *report.Report) (map[string]podplan.Handler, string, error) {
 	handlers, originals := map[string]podplan.Handler{}, node.Object()
 	rewrite := func(list string, i int, c corev1.Container) {
@@ -72,7 +72,8 @@ func rewriteHandlers(m *manifest.Model, w *manifest.Workload, spec *yaml.Node, r
 	return handlers, text, err
 }
 
-// swapHandler replaces the handler of a kind in a probe or lifecycle field with ours and returns the node that was there.
+// swapHandler replaces the handler of a kind in a probe or lifecycle field with ours and returns the node that was
+// there.
 func swapHandler(field *yaml.Node, kind, key string) (*yaml.Node, bool) {
 	i := node.Index(field, kind)
 	if i < 0 {
@@ -98,8 +99,8 @@ func restoreHandler(field *yaml.Node, key string, original *yaml.Node) {
 	field.Content[i] = original.Content[1]
 }
 
-// networkHandler reads a handler of a container as the proxy shall perform it, with its kind; nil when it has none that goes over the network. A
-// handler with a host of its own is not for this pod and stays as it is.
+// networkHandler reads a handler of a container as the proxy shall perform it, with its kind; nil when it has none that
+// goes over the network. A handler with a host of its own is not for this pod and stays as it is.
 func networkHandler(c corev1.Container, field string) (*podplan.Handler, string, error) {
 	var lifecycle corev1.Lifecycle
 	if c.Lifecycle != nil {

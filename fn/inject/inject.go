@@ -1,5 +1,6 @@
-// Package inject edits pod templates: Strip takes out what an earlier injection put in, Apply puts it in anew. Edits are made on YAML nodes, so that comments,
-// order, quotes and unknown fields of everything else survive. The package sees names of Secrets only, never keys.
+// Package inject edits pod templates: Strip takes out what an earlier injection put in, Apply puts it in anew. Edits
+// are made on YAML nodes, so that comments, order, quotes and unknown fields of everything else survive. The package
+// sees names of Secrets only, never keys.
 package inject
 
 import (
@@ -18,8 +19,9 @@ import (
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
-// Apply injects init container, sidecar, volume and annotations into the pod template of a workload of the mesh, and points its handlers to the
-// proxy. The template must be stripped. What is the same in many workloads is one node of shared, so nothing of ours must be changed afterwards but taken out whole.
+// Apply injects init container, sidecar, volume and annotations into the pod template of a workload of the mesh, and
+// points its handlers to the proxy. The template must be stripped. What is the same in many workloads is one node of
+// shared, so nothing of ours must be changed afterwards but taken out whole.
 func Apply(m *manifest.Model, w *manifest.Workload, shared *node.Shared, r *report.Report) error {
 	template, err := w.Node.Pipe(yaml.Lookup(w.TemplatePath...))
 	if err != nil {
@@ -88,8 +90,8 @@ func initContainer(m *manifest.Model, w *manifest.Workload) *yaml.Node {
 	return c
 }
 
-// initCapabilities: NET_ADMIN changes the rules. The legacy iptables talks to the kernel through a raw socket, and which variant a node needs shows only
-// there.
+// initCapabilities: NET_ADMIN changes the rules. The legacy iptables talks to the kernel through a raw socket, and
+// which variant a node needs shows only there.
 func initCapabilities(b podplan.Backend) []string {
 	if b == podplan.BackendIPTables {
 		return []string{"NET_ADMIN", "NET_RAW"}
@@ -160,7 +162,8 @@ func drainTimeout(w *manifest.Workload) time.Duration {
 	return max(time.Second, time.Duration(*grace)*time.Second-5*time.Second)
 }
 
-// volume is one projected volume: one volume is one atomic swap, so the proxy never sees a leaf without its key or its bundle.
+// volume is one projected volume: one volume is one atomic swap, so the proxy never sees a leaf without its key or its
+// bundle.
 func volume(m *manifest.Model, w *manifest.Workload) *yaml.Node {
 	item := func(key, path string) *yaml.Node { return node.Object("key", key, "path", path) }
 	source := func(kind, name string, items ...*yaml.Node) *yaml.Node {
@@ -180,14 +183,15 @@ func volume(m *manifest.Model, w *manifest.Workload) *yaml.Node {
 		add(source("configMap", from.BundleConfigMap.Name, item(from.BundleConfigMap.Key, api.BundleFile)))
 	}
 	add(source("configMap", api.MeshName, item(api.MeshFile, api.MeshFile)))
-	// The API server would fill in apiVersion; sources being one list without keys, kubectl apply would then see a difference and send a patch every time.
+	// The API server would fill in apiVersion; sources being one list without keys, kubectl apply would then see a
+	// difference and send a patch every time.
 	add(node.Object("downwardAPI", node.Object("items", node.List(node.Object(
 		"fieldRef", node.Object("apiVersion", "v1", "fieldPath", "metadata.annotations['"+api.WorkloadAnnotation+"']"), "path", api.WorkloadFile)))))
 	return node.Object("name", api.VolumeName, "projected", node.Object("sources", sources))
 }
 
-// The defaults set CPU and memory requests, since a HorizontalPodAutoscaler cannot compute a utilization without, and no CPU limit, which would throttle
-// handshakes.
+// The defaults set CPU and memory requests, since a HorizontalPodAutoscaler cannot compute a utilization without, and
+// no CPU limit, which would throttle handshakes.
 var (
 	proxyResources = corev1.ResourceRequirements{Requests: quantities("10m", "32Mi"), Limits: quantities("", "256Mi")}
 	initResources  = corev1.ResourceRequirements{Requests: quantities("10m", "16Mi"), Limits: quantities("", "64Mi")}

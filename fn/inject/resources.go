@@ -29,8 +29,8 @@ func setPullPolicy(container *yaml.Node, policy corev1.PullPolicy) {
 	}
 }
 
-// setResources gives a container its resources. A pod that has resources as a whole (spec.resources) shares them out itself: the defaults are then left out, since what
-// its containers ask for must fit into what the pod has.
+// setResources gives a container its resources. A pod that has resources as a whole (spec.resources) shares them out
+// itself: the defaults are then left out, since what its containers ask for must fit into what the pod has.
 func setResources(container *yaml.Node, w *manifest.Workload, configured *corev1.ResourceRequirements, defaults corev1.ResourceRequirements, o manifest.Overrides) {
 	if w.Pod.Spec.Resources != nil && configured == nil && o.CPU == "" && o.Memory == "" {
 		return

@@ -14,8 +14,8 @@ import (
 // written are the annotations that Apply writes.
 var written = []string{api.WorkloadAnnotation, api.OriginalAnnotation, api.DefaultAnnotation}
 
-// Strip takes out of a workload's pod template what an injection put in, and restores its handlers. On a template without injection it
-// changes nothing. Path is where the item keeps its template.
+// Strip takes out of a workload's pod template what an injection put in, and restores its handlers. On a template
+// without injection it changes nothing. Path is where the item keeps its template.
 func Strip(item *yaml.RNode, path []string) error {
 	found, err := item.Pipe(yaml.Lookup(path...))
 	if err != nil || found == nil {
@@ -57,7 +57,8 @@ func Injected(item *yaml.RNode, path []string) bool {
 		hasNamed(node.Get(template, "spec"), "containers", api.ProxyName)
 }
 
-// restoreHandlers puts the handlers of the annotation back. A text that is not what Apply wrote is an error: guessing would lose a probe.
+// restoreHandlers puts the handlers of the annotation back. A text that is not what Apply wrote is an error: guessing
+// would lose a probe.
 func restoreHandlers(spec, annotation *yaml.Node) error {
 	if annotation == nil {
 		return nil
@@ -84,8 +85,8 @@ func restoreHandlers(spec, annotation *yaml.Node) error {
 	return nil
 }
 
-// dropEmptied removes a key whose value holds nothing any more, where it stands last: there Apply put it, and will put it again. Elsewhere somebody
-// wrote it, and taking it away would move it at the next injection.
+// dropEmptied removes a key whose value holds nothing any more, where it stands last: there Apply put it, and will put
+// it again. Elsewhere somebody wrote it, and taking it away would move it at the next injection.
 func dropEmptied(mapping *yaml.Node, key string) {
 	if i := node.Index(mapping, key); i == len(mapping.Content)-1 && !commented(mapping.Content[i-1]) && !commented(mapping.Content[i]) {
 		node.Drop(mapping, key)

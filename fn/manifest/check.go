@@ -78,7 +78,8 @@ func (m *Model) checkContainers(w *Workload, field string, containers []corev1.C
 	}
 }
 
-// checkUser refuses the proxy's user for anyone else: that user's traffic leaves the pod unredirected, and in the clear.
+// checkUser refuses the proxy's user for anyone else: that user's traffic leaves the pod unredirected, and in the
+// clear.
 func (m *Model) checkUser(w *Workload, field, who string, uid *int64, r *report.Report) {
 	if uid != nil && *uid == m.Spec.Sidecar.UID {
 		r.Error(w.Object, field, "%s runs as uid %d, which is the proxy's; set spec.sidecar.uid", who, *uid)

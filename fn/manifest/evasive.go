@@ -9,11 +9,13 @@ import (
 	"github.com/meshless-dev/meshless/fn/report"
 )
 
-// defaults are those capabilities of containerd's default set that matter here (CRI-O leaves NET_RAW out): a process becomes the proxy's user, by itself or by a setuid file that it makes
-// for that user, or it writes packets that the rules never see.
+// defaults are those capabilities of containerd's default set that matter here (CRI-O leaves NET_RAW out): a process
+// becomes the proxy's user, by itself or by a setuid file that it makes for that user, or it writes packets that the
+// rules never see.
 var defaults = []corev1.Capability{"SETUID", "NET_RAW", "CHOWN", "FOWNER"}
 
-// evasive is with which capabilities the manifest lets a container get around the redirect: it adds them, or it says root and does not drop them. What an image runs as is not known here.
+// evasive is with which capabilities the manifest lets a container get around the redirect: it adds them, or it says
+// root and does not drop them. What an image runs as is not known here.
 func evasive(w *Workload, s *corev1.SecurityContext) (ways []string) {
 	if canRewrite(s) {
 		return nil // said already
@@ -30,13 +32,15 @@ func evasive(w *Workload, s *corev1.SecurityContext) (ways []string) {
 	return ways
 }
 
-// makesSetuid tells whether a container can give a program of its own to the proxy's user and set its setuid bit, and run it with effect.
+// makesSetuid tells whether a container can give a program of its own to the proxy's user and set its setuid bit, and
+// run it with effect.
 func makesSetuid(w *Workload, s *corev1.SecurityContext) bool {
 	escalates := s == nil || s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation
 	return escalates && holds(w, s, "CHOWN") && holds(w, s, "FOWNER")
 }
 
-// checkProcesses warns of containers that see the proxy's process and can become its user, or look into any: they read what it reads and holds, the age identity and the key among it.
+// checkProcesses warns of containers that see the proxy's process and can become its user, or look into any: they read
+// what it reads and holds, the age identity and the key among it.
 func checkProcesses(w *Workload, r *report.Report) {
 	shared := ""
 	switch share := w.Pod.Spec.ShareProcessNamespace; {
@@ -92,8 +96,8 @@ func canRewrite(s *corev1.SecurityContext) bool {
 	return s != nil && (s.Privileged != nil && *s.Privileged || adds(s, "NET_ADMIN"))
 }
 
-// adds tells whether a container asks for a capability, by name or with ALL. Container runtimes take names in any case (containerd's WithCapabilities), and CRI-O with the prefix that the
-// kernel's documentation has.
+// adds tells whether a container asks for a capability, by name or with ALL. Container runtimes take names in any case
+// (containerd's WithCapabilities), and CRI-O with the prefix that the kernel's documentation has.
 func adds(s *corev1.SecurityContext, c corev1.Capability) bool {
 	if s.Capabilities == nil {
 		return false
@@ -103,7 +107,8 @@ func adds(s *corev1.SecurityContext, c corev1.Capability) bool {
 	})
 }
 
-// drops tells whether a container does without a capability. With the prefix, to containerd it is another, which nobody has.
+// drops tells whether a container does without a capability. With the prefix, to containerd it is another, which nobody
+// has.
 func drops(s *corev1.SecurityContext, c corev1.Capability) bool {
 	return s.Capabilities != nil && slices.ContainsFunc(s.Capabilities.Drop, func(x corev1.Capability) bool { return SameCapability(x, "ALL") || SameCapability(x, c) })
 }

@@ -9,7 +9,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/meshmap"
 )
 
-// warnExposed warns of Services that clients outside of the mesh are meant to reach, and whose pods take mutual TLS only.
+// warnExposed warns of Services that clients outside of the mesh are meant to reach, and whose pods take mutual TLS
+// only.
 func (m *Model) warnExposed(services []corev1.Service, ingresses []networkingv1.Ingress, r *report.Report) {
 	m.warnHostPorts(r)
 	byName := map[[2]string]*Service{}

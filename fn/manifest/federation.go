@@ -9,8 +9,9 @@ import (
 	"github.com/meshless-dev/meshless/internal/meshmap"
 )
 
-// federation is that of the mesh maps. An address that is of a federated network and also one of a Service of ours could be answered by nobody, and a
-// workload that bypasses its proxy on the way there would send plaintext: both are refused here, where they can be named.
+// federation is that of the mesh maps. An address that is of a federated network and also one of a Service of ours
+// could be answered by nobody, and a workload that bypasses its proxy on the way there would send plaintext: both are
+// refused here, where they can be named.
 func (m *Model) federation(r *report.Report) []meshmap.Federation {
 	var federation []meshmap.Federation
 	for i, f := range m.Spec.Federation {

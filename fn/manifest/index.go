@@ -1,7 +1,7 @@
 package manifest
 
-// Index finds pods by the selectors of Services. It looks at the pods that share the selector's rarest label alone, so that the cost of a
-// Service does not grow with the number of workloads.
+// Index finds pods by the selectors of Services. It looks at the pods that share the selector's rarest label alone, so
+// that the cost of a Service does not grow with the number of workloads.
 type Index struct {
 	labels []map[string]string
 	byPair map[pair][]int
@@ -23,8 +23,8 @@ func (x *Index) Add(namespace string, labels map[string]string) int {
 	return n
 }
 
-// Select returns the numbers of the pods of a namespace that carry every label of the selector, in the order of Add. An empty selector selects nothing, as it does
-// in a Service.
+// Select returns the numbers of the pods of a namespace that carry every label of the selector, in the order of Add. An
+// empty selector selects nothing, as it does in a Service.
 func (x *Index) Select(namespace string, selector map[string]string) []int {
 	var rarest []int
 	first := true

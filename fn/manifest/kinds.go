@@ -48,7 +48,8 @@ func (k Kinds) TemplatePath(item *yaml.RNode) ([]string, bool) {
 	return path, ok
 }
 
-// Find is TemplatePath for rendered items, whose config may be elsewhere: a mapping that carries the mark of an injection is a pod template, wherever it stands.
+// Find is TemplatePath for rendered items, whose config may be elsewhere: a mapping that carries the mark of an
+// injection is a pod template, wherever it stands.
 func (k Kinds) Find(item *yaml.RNode) ([]string, bool) {
 	if path, ok := k.TemplatePath(item); ok {
 		return path, true
@@ -58,7 +59,8 @@ func (k Kinds) Find(item *yaml.RNode) ([]string, bool) {
 	})
 }
 
-// HasPodTemplate tells whether an item of any kind holds a pod template: a mapping under a key that ends with "template", with containers in its spec.
+// HasPodTemplate tells whether an item of any kind holds a pod template: a mapping under a key that ends with
+// "template", with containers in its spec.
 func HasPodTemplate(item *yaml.RNode) bool {
 	_, found := search(item.YNode(), nil, func(n *yaml.Node, key string) bool {
 		containers := node.Get(n, "spec", "containers")
@@ -87,8 +89,8 @@ func search(n *yaml.Node, path []string, wanted func(n *yaml.Node, key string) b
 	return nil, false
 }
 
-// Flatten returns the items with those of every v1 List in its place. They are views: an edit of one is an edit of the List. Lists of other kinds, whose items may
-// lack a kind of their own, are left for the model to refuse.
+// Flatten returns the items with those of every v1 List in its place. They are views: an edit of one is an edit of the
+// List. Lists of other kinds, whose items may lack a kind of their own, are left for the model to refuse.
 func Flatten(items []*yaml.RNode) []*yaml.RNode {
 	var flat []*yaml.RNode
 	for _, item := range items {

@@ -24,7 +24,8 @@ func IsManagedCertificate(item *yaml.RNode) bool {
 // Source is an object and a key of it that the proxy's volume takes a file from.
 type Source struct{ Name, Key string }
 
-// Sources say where a workload's proxy gets leaf, key and bundle from. Name of one that the workload does not use is empty.
+// Sources say where a workload's proxy gets leaf, key and bundle from. Name of one that the workload does not use is
+// empty.
 type Sources struct {
 	LeafSecret      string // with LeafFile, and SealedKeyFile or PlainKeyFile
 	KeyFile         string // SealedKeyFile or PlainKeyFile
@@ -63,5 +64,6 @@ func (m *Model) Issued() []*Workload {
 	return slices.DeleteFunc(slices.Clone(m.Workloads), func(w *Workload) bool { return w.Overrides.TLSSecret != "" })
 }
 
-// ManagedUsages are the usages of an X.509-SVID in the words of cert-manager. TLS 1.3 needs no key encipherment, not even with RSA.
+// ManagedUsages are the usages of an X.509-SVID in the words of cert-manager. TLS 1.3 needs no key encipherment, not
+// even with RSA.
 var ManagedUsages = []string{"digital signature", "server auth", "client auth"}

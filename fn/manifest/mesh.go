@@ -14,8 +14,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/netset"
 )
 
-// Meshes are the mesh maps, one for each namespace of the mesh: every Service of the mesh, since any may be called, and the policies of
-// the namespace's own workloads. What the config's rules and the NetworkPolicies allow adds up.
+// Meshes are the mesh maps, one for each namespace of the mesh: every Service of the mesh, since any may be called, and
+// the policies of the namespace's own workloads. What the config's rules and the NetworkPolicies allow adds up.
 func (m *Model) Meshes(r *report.Report) map[string]*meshmap.Map {
 	var services []meshmap.Service
 	for _, s := range m.Services {
@@ -86,8 +86,8 @@ func (m *Model) plaintext(s *Service, p corev1.ServicePort, r *report.Report) bo
 	return excluded == len(s.Workloads)
 }
 
-// policy is what the authorization rules say of a workload, with selectors resolved to SPIFFE IDs, and whether any rule names it. A rule
-// whose peers are nobody still closes the workload.
+// policy is what the authorization rules say of a workload, with selectors resolved to SPIFFE IDs, and whether any rule
+// names it. A rule whose peers are nobody still closes the workload.
 func (m *Model) policy(w *Workload) (meshmap.Policy, bool) {
 	policy, named := meshmap.Policy{Workload: w.ID.String()}, false
 	for i, rule := range m.Spec.Authorization.Rules {
@@ -117,8 +117,8 @@ func (m *Model) checkRules(r *report.Report) {
 	}
 }
 
-// peers are the identities that the peers of a rule select. A selector without a namespace means the namespace of the workload that the rule opens, as in a
-// NetworkPolicy: a name that somebody takes in another namespace opens nothing.
+// peers are the identities that the peers of a rule select. A selector without a namespace means the namespace of the
+// workload that the rule opens, as in a NetworkPolicy: a name that somebody takes in another namespace opens nothing.
 // The answer is the same for every workload of a namespace, and looked for once.
 func (m *Model) peers(rule int, namespace string) []string {
 	key := ruleIn{rule, namespace}

@@ -1,5 +1,6 @@
-// Package manifest reads the items of a render into what the later rooms think in: workloads with their pod templates, the Services that
-// select them, namespaces, and the state that an earlier render left. It edits nothing; refusals go to the report.
+// Package manifest reads the items of a render into what the later rooms think in: workloads with their pod templates,
+// the Services that select them, namespaces, and the state that an earlier render left. It edits nothing; refusals go
+// to the report.
 package manifest
 
 import (
@@ -51,7 +52,8 @@ type State struct {
 	Certificates map[string]*yaml.RNode // Certificates of cert-manager by SPIFFE ID; derived at every render
 }
 
-// Build reads the items, those of Lists one by one (Flatten). Pod templates must be free of what an earlier injection put in.
+// Build reads the items, those of Lists one by one (Flatten). Pod templates must be free of what an earlier injection
+// put in.
 func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 	td, err := spiffeid.TrustDomainFromString(spec.TrustDomain)
 	if err != nil {
@@ -156,8 +158,8 @@ func (s *State) take(item *yaml.RNode) bool {
 	return true
 }
 
-// refuseRivals refuses a second CertificateAuthority or config: whichever were taken, the other's leaves would be replaced, and a planted authority would sign
-// the mesh.
+// refuseRivals refuses a second CertificateAuthority or config: whichever were taken, the other's leaves would be
+// replaced, and a planted authority would sign the mesh.
 func (m *Model) refuseRivals(items []*yaml.RNode, r *report.Report) {
 	for _, rival := range m.State.Rivals {
 		r.Error(report.ObjectOf(rival), "", "is a second CertificateAuthority%s; the first is %s%s. One package has one: restore the right one from Git and delete the other. "+
@@ -197,8 +199,8 @@ func (m *Model) Namespaces() []string {
 	return slices.Compact(names)
 }
 
-// checkNamespaces refuses namespaces whose pod-security level forbids NET_ADMIN, without which no redirect can be made. Both baseline and restricted do
-// (Kubernetes documentation, "Pod Security Standards").
+// checkNamespaces refuses namespaces whose pod-security level forbids NET_ADMIN, without which no redirect can be made.
+// Both baseline and restricted do (Kubernetes documentation, "Pod Security Standards").
 func (m *Model) checkNamespaces(namespaces map[string]corev1.Namespace, r *report.Report) {
 	for _, name := range m.Namespaces() {
 		namespace := namespaces[name]

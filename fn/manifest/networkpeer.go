@@ -46,8 +46,9 @@ func judge(s labels.Selector, have labels.Set, missing func(key string) bool) ve
 	return result
 }
 
-// runtimeLabels are those that pods get from controllers and from the API server, by the kind of the workload, "" for every kind; one that ends with a slash stands
-// for all that begin with it (Kubernetes documentation, "Well-Known Labels, Annotations and Taints").
+// runtimeLabels are those that pods get from controllers and from the API server, by the kind of the workload, "" for
+// every kind; one that ends with a slash stands for all that begin with it (Kubernetes documentation, "Well-Known
+// Labels, Annotations and Taints").
 var runtimeLabels = map[string][]string{
 	"":            {"topology.kubernetes.io/"},
 	"Deployment":  {"pod-template-hash"},
@@ -67,8 +68,10 @@ func judgePod(s labels.Selector, w *Workload) verdict {
 		return slices.ContainsFunc(runtimeLabels[""], atRuntime) || slices.ContainsFunc(runtimeLabels[w.Kind], atRuntime)
 	}
 	have := maps.Clone(labels.Set(w.Pod.Labels))
-	maps.DeleteFunc(have, func(key, _ string) bool { return missing(key) }) // whatever the template says of them, a controller overwrites it
-	if w.Kind == "Job" {                                                    // its name is a label of its pods, under two keys
+	// whatever the template says of them, a controller overwrites it
+	maps.DeleteFunc(have, func(key, _ string) bool { return missing(key) })
+	if w.Kind == "Job" {
+		// its name is a label of its pods, under two keys
 		have = labels.Merge(have, labels.Set{"job-name": w.Name, "batch.kubernetes.io/job-name": w.Name})
 	}
 	return judge(s, have, missing)
@@ -190,8 +193,9 @@ func withoutCertain(s labels.Selector) labels.Selector {
 	return out
 }
 
-// namespaces are those that a selector selects, and whether it names them, so that they need not be in the input. The labels of a namespace are those of its
-// Namespace object; without one its name alone is known. Pods are whom the peer means there.
+// namespaces are those that a selector selects, and whether it names them, so that they need not be in the input. The
+// labels of a namespace are those of its Namespace object; without one its name alone is known. Pods are whom the peer
+// means there.
 func (l *lookup) namespaces(s, pods labels.Selector) (selected []string, named bool) {
 	candidates := l.spaces
 	requirements, _ := s.Requirements()
@@ -223,8 +227,8 @@ func (l *lookup) namespaces(s, pods labels.Selector) (selected []string, named b
 	return selected, named
 }
 
-// members are the identities of the workloads of a namespace that a selector selects. An empty selector needs none of them: one pattern is the whole namespace, also of
-// what is in another package.
+// members are the identities of the workloads of a namespace that a selector selects. An empty selector needs none of
+// them: one pattern is the whole namespace, also of what is in another package.
 func (l *lookup) members(namespace string, pods labels.Selector) []string {
 	if pods.Empty() {
 		return []string{fmt.Sprintf("spiffe://%s/ns/%s/*/*", l.model.TrustDomain.Name(), namespace)}

@@ -19,8 +19,9 @@ import (
 	"github.com/meshless-dev/meshless/internal/netset"
 )
 
-// networkPolicy is a NetworkPolicy that isolates pods for ingress, as spec.authorization.fromNetworkPolicies reads it (Kubernetes documentation, "Network
-// Policies"). What its rules allow is allowed to identities here; whatever of it cannot be told of an identity allows nobody, with a warning.
+// networkPolicy is a NetworkPolicy that isolates pods for ingress, as spec.authorization.fromNetworkPolicies reads it
+// (Kubernetes documentation, "Network Policies"). What its rules allow is allowed to identities here; whatever of it
+// cannot be told of an identity allows nobody, with a warning.
 type networkPolicy struct {
 	object    report.Object
 	namespace string
@@ -32,7 +33,8 @@ func isNetworkPolicy(item *yaml.RNode) bool {
 	return item.GetApiVersion() == networkingv1.SchemeGroupVersion.String() && item.GetKind() == "NetworkPolicy"
 }
 
-// warnOtherPolicy warns of policies of the network that are not NetworkPolicies of Kubernetes: whoever asks for them as rules may think that these are among them.
+// warnOtherPolicy warns of policies of the network that are not NetworkPolicies of Kubernetes: whoever asks for them as
+// rules may think that these are among them.
 func (m *Model) warnOtherPolicy(item *yaml.RNode, r *report.Report) {
 	if m.Spec.Authorization.FromNetworkPolicies && strings.HasSuffix(item.GetKind(), "NetworkPolicy") {
 		r.Warn(report.ObjectOf(item), "", "is a %s of %s, which spec.authorization.fromNetworkPolicies does not read: it reads NetworkPolicies of %s. Write what it says into spec.authorization.rules",
@@ -111,8 +113,8 @@ func validPort(p networkingv1.NetworkPolicyPort) bool {
 	return 1 <= first && first <= last && last <= 65535
 }
 
-// networkRules are the rules of every workload that a NetworkPolicy selects: it is among the keys also when nobody may connect. The policies are taken in the order
-// of their names, so that the order of the input shows nowhere.
+// networkRules are the rules of every workload that a NetworkPolicy selects: it is among the keys also when nobody may
+// connect. The policies are taken in the order of their names, so that the order of the input shows nowhere.
 func (m *Model) networkRules(r *report.Report) map[*Workload][]meshmap.Rule {
 	if !m.Spec.Authorization.FromNetworkPolicies {
 		return nil
@@ -144,8 +146,8 @@ func (m *Model) networkRules(r *report.Report) map[*Workload][]meshmap.Rule {
 	return rules
 }
 
-// selects are the workloads whose pods the policy isolates; each becomes a key of rules. A workload of which it isolates some pods only is closed: there is one
-// identity, and one policy, for all of them.
+// selects are the workloads whose pods the policy isolates; each becomes a key of rules. A workload of which it
+// isolates some pods only is closed: there is one identity, and one policy, for all of them.
 func (p *networkPolicy) selects(workloads []*Workload, rules map[*Workload][]meshmap.Rule, r *report.Report) []*Workload {
 	var selected []*Workload
 	for _, w := range workloads {
@@ -179,8 +181,8 @@ func (p *networkPolicy) warnNames(field string, ports []networkingv1.NetworkPoli
 	}
 }
 
-// openedPorts are the TCP ports of a workload that the ports of an ingress rule mean, none for every port, and whether there is any: a rule for UDP alone, or for
-// a named port that the workload has not, opens nothing.
+// openedPorts are the TCP ports of a workload that the ports of an ingress rule mean, none for every port, and whether
+// there is any: a rule for UDP alone, or for a named port that the workload has not, opens nothing.
 func openedPorts(w *Workload, ports []networkingv1.NetworkPolicyPort) (set netset.Ports, some bool) {
 	if len(ports) == 0 {
 		return nil, true

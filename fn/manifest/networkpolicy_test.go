@@ -92,7 +92,8 @@ func policy(namespace, name, spec string) string {
 	return fmt.Sprintf("\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: %s, namespace: %s}\nspec: %s\n---", name, namespace, spec)
 }
 
-// pods are what the table's policies are about: a and b in prod, which has a Namespace object, c in ops, which has one, and d in lab, which has none.
+// pods are what the table's policies are about: a and b in prod, which has a Namespace object, c in ops, which has one,
+// and d in lab, which has none.
 var pods = "apiVersion: v1\nkind: Namespace\nmetadata: {name: prod, labels: {team: red}}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: ops, labels: {team: blue}}\n---" +
 	deployment("prod", "a", "app: a, tier: front", "") + deployment("prod", "b", "app: b", "") + deployment("ops", "c", "app: c", "") + deployment("lab", "d", "app: d", "") +
 	"\napiVersion: batch/v1\nkind: Job\nmetadata: {name: j, namespace: prod}\nspec: {template: {metadata: {labels: {app: j}}, spec: {containers: [{name: c, image: i}]}}}\n---" +
@@ -107,7 +108,8 @@ const (
 
 var everyone = []string{podA, podB, podC, podD, job, set, elsewhere}
 
-// Each shape of a NetworkPolicy lets in whom the documentation of Kubernetes says, on port 80 of a, and a warning names what no identity can mean.
+// Each shape of a NetworkPolicy lets in whom the documentation of Kubernetes says, on port 80 of a, and a warning names
+// what no identity can mean.
 func TestNetworkPolicy(t *testing.T) {
 	for name, test := range map[string]struct {
 		spec string
@@ -177,7 +179,8 @@ func TestNetworkPolicy(t *testing.T) {
 	}
 }
 
-// Policies add up, with each other and with the rules of the config; a policy isolates its own namespace alone; and in the config's default nothing is read.
+// Policies add up, with each other and with the rules of the config; a policy isolates its own namespace alone; and in
+// the config's default nothing is read.
 func TestNetworkPoliciesAddUp(t *testing.T) {
 	deny, fromB := policy("prod", "deny", "{podSelector: {}}"), policy("prod", "b", "{podSelector: {matchLabels: {app: a}}, ingress: [{from: [{podSelector: {matchLabels: {app: b}}}]}]}")
 	for name, test := range map[string]struct {

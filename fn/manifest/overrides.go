@@ -28,10 +28,12 @@ type Overrides struct {
 	ExcludeOutboundUIDs                                 netset.UIDs
 	PermissivePorts                                     netset.Ports
 	ProxyProtocolPorts                                  netset.Ports // on which the app reads a PROXY protocol header
-	CPU, Memory                                         string       // requests of the proxy; Memory is its limit as well
-	Image, LogLevel                                     string
-	Pprof                                               bool   // the proxy serves its profiles on loopback
-	TLSSecret                                           string // the user's Secret that holds leaf and key; "" when they are issued
+	// requests of the proxy; Memory is its limit as well
+	CPU, Memory     string
+	Image, LogLevel string
+	Pprof           bool // the proxy serves its profiles on loopback
+	// the user's Secret that holds leaf and key; "" when they are issued
+	TLSSecret string
 }
 
 // overrideParsers are the annotations that a person may set on a pod template.
@@ -109,7 +111,8 @@ func quantity(field func(*Overrides) *string) func(*Overrides, string) error {
 	}
 }
 
-// readOverrides reads the annotations of a pod template. An unknown or malformed one is an error: whoever wrote it meant something.
+// readOverrides reads the annotations of a pod template. An unknown or malformed one is an error: whoever wrote it
+// meant something.
 func readOverrides(w *Workload, r *report.Report) (Overrides, bool) {
 	var o Overrides
 	good := true

@@ -27,13 +27,14 @@ type Service struct {
 	Workloads  []*Workload
 }
 
-// DNSNames are the names by which clients call the Service, the longest first. The name alone is not among them: it means another Service in every
-// namespace, so a certificate for it would pass for somebody else's.
+// DNSNames are the names by which clients call the Service, the longest first. The name alone is not among them: it
+// means another Service in every namespace, so a certificate for it would pass for somebody else's.
 func (s *Service) DNSNames() []string {
 	return []string{s.Host, fmt.Sprintf("%s.%s.svc", s.Name, s.Namespace), fmt.Sprintf("%s.%s", s.Name, s.Namespace)}
 }
 
-// addServices joins Services and workloads. A Service without selector, or of type ExternalName, has no pods of the input behind it.
+// addServices joins Services and workloads. A Service without selector, or of type ExternalName, has no pods of the
+// input behind it.
 func (m *Model) addServices(services []corev1.Service, r *report.Report) {
 	inMesh, outOfMesh := indexOf(m.Workloads), indexOf(m.Outside)
 	for _, service := range services {
@@ -104,7 +105,8 @@ func (m *Model) clusterIPs(service corev1.Service, o report.Object, r *report.Re
 	return addrs
 }
 
-// refuseSharedIPs refuses an address that two Services claim: only one of them can have it, and the other would answer in its name.
+// refuseSharedIPs refuses an address that two Services claim: only one of them can have it, and the other would answer
+// in its name.
 func (m *Model) refuseSharedIPs(r *report.Report) {
 	owners := map[netip.Addr]*Service{}
 	for _, s := range m.Services {

@@ -36,8 +36,9 @@ type Workload struct {
 // SecretName is the name of the workload's Secret. Names that would be too long for Kubernetes end in a digest instead.
 func (w *Workload) SecretName() string { return w.objectName(api.NamePrefix) }
 
-// ManagedSecretName is the Secret that cert-manager writes. It is not that of SecretName: the two are of different types, and Kubernetes lets nobody change the
-// type of a Secret, so a change of the issuer would end in an error of the API server.
+// ManagedSecretName is the Secret that cert-manager writes. It is not that of SecretName: the two are of different
+// types, and Kubernetes lets nobody change the type of a Secret, so a change of the issuer would end in an error of the
+// API server.
 func (w *Workload) ManagedSecretName() string { return w.objectName(api.NamePrefix + "tls-") }
 
 func (w *Workload) objectName(prefix string) string {
@@ -50,7 +51,8 @@ func (w *Workload) objectName(prefix string) string {
 	return name[:limit-17] + "-" + hex.EncodeToString(sum[:8])
 }
 
-// Field is the path of a field of the pod template, for messages: Field("spec.hostNetwork") is spec.template.spec.hostNetwork for a Deployment.
+// Field is the path of a field of the pod template, for messages: Field("spec.hostNetwork") is
+// spec.template.spec.hostNetwork for a Deployment.
 func (w *Workload) Field(below string) string {
 	return strings.Join(append(slices.Clone(w.TemplatePath), below), ".")
 }

@@ -8,8 +8,9 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 )
 
-// CheckItem refuses what no object may be, before any library touches it: something that is no mapping, metadata that libraries assume to be mappings and
-// that are none, aliases that contain themselves or explode, and a key that stands twice, of which one reader takes the first and another the last.
+// CheckItem refuses what no object may be, before any library touches it: something that is no mapping, metadata that
+// libraries assume to be mappings and that are none, aliases that contain themselves or explode, and a key that stands
+// twice, of which one reader takes the first and another the last.
 func CheckItem(item *yaml.RNode) error {
 	if yaml.IsMissingOrNull(item) || item.YNode().Kind != yaml.MappingNode {
 		return errors.New("is no object: a mapping with apiVersion, kind and metadata is wanted")
@@ -37,7 +38,8 @@ func HasAlias(n *yaml.Node) bool {
 	return n.Kind == yaml.AliasNode || slices.ContainsFunc(n.Content, HasAlias)
 }
 
-// repeatedKey returns a key that stands twice in one mapping at or below n, or "". It does not follow aliases: what they name is looked at where it stands.
+// repeatedKey returns a key that stands twice in one mapping at or below n, or "". It does not follow aliases: what
+// they name is looked at where it stands.
 func repeatedKey(n *yaml.Node) string {
 	if n.Kind == yaml.MappingNode {
 		var seen map[string]bool // only for large mappings: the others are quicker to search
@@ -65,11 +67,13 @@ func repeatedKey(n *yaml.Node) string {
 	return ""
 }
 
-// maxExpanded bounds how large an object may be once its aliases are written out; a pod of a thousand containers stays far below.
+// maxExpanded bounds how large an object may be once its aliases are written out; a pod of a thousand containers stays
+// far below.
 const maxExpanded = 1 << 20
 
-// CheckAliases refuses YAML whose aliases contain themselves, or grow beyond any real object when they are written out ("billion laughs"). Libraries
-// follow aliases without looking, and a stack overflow cannot be recovered from, so this comes before anything else.
+// CheckAliases refuses YAML whose aliases contain themselves, or grow beyond any real object when they are written out
+// ("billion laughs"). Libraries follow aliases without looking, and a stack overflow cannot be recovered from, so this
+// comes before anything else.
 func CheckAliases(n *yaml.Node) error {
 	if !HasAlias(n) {
 		return nil

@@ -10,7 +10,8 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 )
 
-// Decode reads a node into a struct with the rules of the Kubernetes API: JSON names, case-sensitive. The node must have passed CheckAliases.
+// Decode reads a node into a struct with the rules of the Kubernetes API: JSON names, case-sensitive. The node must
+// have passed CheckAliases.
 func Decode(n *yaml.RNode, into any) error {
 	data, err := JSON(n)
 	if err != nil {
@@ -19,7 +20,8 @@ func Decode(n *yaml.RNode, into any) error {
 	return worded(k8sjson.UnmarshalCaseSensitivePreserveInts(data, into), data)
 }
 
-// DecodeStrict is Decode in which unknown and repeated fields are errors; they are returned apart from the error that nothing could be read.
+// DecodeStrict is Decode in which unknown and repeated fields are errors; they are returned apart from the error that
+// nothing could be read.
 func DecodeStrict(n *yaml.RNode, into any) (mistakes []error, err error) {
 	data, err := JSON(n)
 	if err != nil {
@@ -29,7 +31,8 @@ func DecodeStrict(n *yaml.RNode, into any) (mistakes []error, err error) {
 	return mistakes, worded(err, data)
 }
 
-// JSON writes a node as JSON. kyaml's own way goes through YAML text and back, which is most of what a render would cost.
+// JSON writes a node as JSON. kyaml's own way goes through YAML text and back, which is most of what a render would
+// cost.
 func JSON(n *yaml.RNode) ([]byte, error) {
 	var out bytes.Buffer
 	err := writeJSON(&out, n.YNode())
@@ -103,7 +106,8 @@ func writeScalar(out *bytes.Buffer, n *yaml.Node) error {
 	return writeValue(out, value)
 }
 
-// isPlainInt tells whether a number is written as JSON writes it. One that is too large for that is left to the YAML library.
+// isPlainInt tells whether a number is written as JSON writes it. One that is too large for that is left to the YAML
+// library.
 func isPlainInt(s string) bool {
 	return len(s) < 19 && (s == "0" || s != "" && s[0] != '0' && strings.Trim(s, "0123456789") == "")
 }

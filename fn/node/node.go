@@ -1,5 +1,5 @@
-// Package node builds and edits YAML nodes. Typed structs would write empty fields and lose comments, and maps would lose the order; the function
-// therefore changes what a person reads in a diff on nodes alone.
+// Package node builds and edits YAML nodes. Typed structs would write empty fields and lose comments, and maps would
+// lose the order; the function therefore changes what a person reads in a diff on nodes alone.
 package node
 
 import (

@@ -6,15 +6,16 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 )
 
-// Shared keeps one node for all that say the same. What an injection adds is nearly the same in every workload, and a node takes 160 bytes and its texts. The zero
-// value is ready.
+// Shared keeps one node for all that say the same. What an injection adds is nearly the same in every workload, and a
+// node takes 160 bytes and its texts. The zero value is ready.
 type Shared struct {
 	nodes map[string]*yaml.Node // by what they say
 	ids   map[*yaml.Node]uint64 // of nodes
 	key   []byte
 }
 
-// Of returns the node that stands for n, which must be built by this package and not be changed from now on: below other nodes it would change too.
+// Of returns the node that stands for n, which must be built by this package and not be changed from now on: below
+// other nodes it would change too.
 func (s *Shared) Of(n *yaml.Node) *yaml.Node {
 	if s.nodes == nil {
 		s.nodes, s.ids = map[string]*yaml.Node{}, map[*yaml.Node]uint64{}

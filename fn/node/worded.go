@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// worded says a decoding error of data for a person: the field, what it holds, what it should hold, and the way out where quotes make the difference.
-// It quotes no values but numbers and booleans, since others may be secrets.
+// worded says a decoding error of data for a person: the field, what it holds, what it should hold, and the way out
+// where quotes make the difference. It quotes no values but numbers and booleans, since others may be secrets.
 func worded(err error, data []byte) error {
 	wrong := new(json.UnmarshalTypeError)
 	if !errors.As(err, &wrong) {
@@ -28,7 +28,8 @@ func worded(err error, data []byte) error {
 		return fmt.Errorf("%s is a %s where text belongs: write it in quotes", field, wrong.Value)
 	case kind == reflect.Bool:
 		belongs = "true or false"
-	case reflect.Int <= kind && kind <= reflect.Float64 && !strings.HasPrefix(wrong.Value, "number"): // to a number, the type says why it does not fit
+	case reflect.Int <= kind && kind <= reflect.Float64 && !strings.HasPrefix(wrong.Value, "number"):
+		// to a number, the type says why it does not fit
 		belongs = "number"
 	}
 	if text, quoted := value.(string); quoted && plain(text, wrong.Type) {
@@ -60,7 +61,8 @@ func plain(text string, t reflect.Type) bool {
 	return err == nil
 }
 
-// at is the path of the value that ends, or of the object or array that begins, at an offset, like spec.containers[0].name, and its token. The decoder's own path has no indexes.
+// at is the path of the value that ends, or of the object or array that begins, at an offset, like
+// spec.containers[0].name, and its token. The decoder's own path has no indexes.
 func at(data []byte, offset int64) (string, json.Token) {
 	var steps []step
 	decoder := json.NewDecoder(bytes.NewReader(data))
@@ -122,8 +124,8 @@ func spell(steps []step) string {
 	return path.String()
 }
 
-// matches tells whether a path is one of the decoder's field, which lacks the keys of maps, and has the Go names of embedded structs. It is not where a type reads itself, so that the
-// offset counts from its own beginning.
+// matches tells whether a path is one of the decoder's field, which lacks the keys of maps, and has the Go names of
+// embedded structs. It is not where a type reads itself, so that the offset counts from its own beginning.
 func matches(path, field string) bool {
 	parts := strings.Split(field, ".")
 	parts = slices.DeleteFunc(parts, func(part string) bool { return part == "" || 'A' <= part[0] && part[0] <= 'Z' })

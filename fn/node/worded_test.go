@@ -36,7 +36,8 @@ func TestWorded(t *testing.T) {
 		"pod: {tolerations: [{}, {tolerationSeconds: \"9\"}], os: {}}": "pod.tolerations[1].tolerationSeconds is a string where a number belongs: write 9 without quotes",
 		"deep: [{at: \"1\"}]":                                          "deep[0].at is a string where a number belongs: write 1 without quotes",
 		"on: {a: true, b.c: \"false\"}":                                "on.b.c is a string where true or false belongs: write false without quotes",
-		"users: []\nevery: 3":                                          "every is a number where text belongs: write it in quotes", // Duration reads itself, and its offsets are its own
+		// Duration reads itself, and its offsets are its own
+		"users: []\nevery: 3": "every is a number where text belongs: write it in quotes",
 	} {
 		var into config
 		if err := node.Decode(yaml.MustParse(text), &into); err == nil || err.Error() != want {

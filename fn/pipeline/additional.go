@@ -23,8 +23,9 @@ func fingerprints(certificates []*x509.Certificate) string {
 	return strings.Join(names, ",")
 }
 
-// splitBundle divides the certificates of a stored bundle into the authorities that rolled into it and those that the config added. The bundle itself says
-// which are which, since a `kustomize build` sees neither the CertificateAuthority nor the config of the time.
+// splitBundle divides the certificates of a stored bundle into the authorities that rolled into it and those that the
+// config added. The bundle itself says which are which, since a `kustomize build` sees neither the CertificateAuthority
+// nor the config of the time.
 func splitBundle(item *yaml.RNode, certificates []*x509.Certificate) (rolling, added []*x509.Certificate) {
 	listed := strings.Split(item.GetAnnotations()[api.AdditionalAnnotation], ",")
 	for _, c := range certificates {
@@ -43,8 +44,9 @@ func certificatesOf(item *yaml.RNode) []*x509.Certificate {
 	return certificates
 }
 
-// checkAdditional judges the authorities that the config adds, and holds them against those that the bundles of the state hold: a render that may not issue leaves the
-// bundles as they are, so with one that the config adds no more the mesh would go on to trust it.
+// checkAdditional judges the authorities that the config adds, and holds them against those that the bundles of the
+// state hold: a render that may not issue leaves the bundles as they are, so with one that the config adds no more the
+// mesh would go on to trust it.
 func (c *certifier) checkAdditional(rolling []*x509.Certificate, mayIssue bool) {
 	for i, ca := range c.additional {
 		switch {

@@ -19,8 +19,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// TestIdentities: which identity opens what, and what is said when it does not. The recipients of the CA change in the first period, so that Active and Next are sealed to
-// different ones in the second.
+// TestIdentities: which identity opens what, and what is said when it does not. The recipients of the CA change in the
+// first period, so that Active and Next are sealed to different ones in the second.
 func TestIdentities(t *testing.T) {
 	w := newWorld(t)
 	old, other := w.ca, newIdentity(t)
@@ -86,7 +86,8 @@ func newHybrid(t testing.TB) *age.HybridIdentity {
 	return identity
 }
 
-// TestKeysExchanged: the sealed keys of Active and Next stand in each other's place. That is known only once the key is open, and nothing is signed with it then.
+// TestKeysExchanged: the sealed keys of Active and Next stand in each other's place. That is known only once the key is
+// open, and nothing is signed with it then.
 func TestKeysExchanged(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, plainConfig)
@@ -111,7 +112,8 @@ func secretKey(t testing.TB, items []*yaml.RNode) string {
 	return decodeData(t, find(t, items, "Secret", "meshless-deployment-web"), api.SealedKeyFile)
 }
 
-// TestRetiredIsKept: a date in the past, written by hand, does not take the trust from an authority whose leaves are in use.
+// TestRetiredIsKept: a date in the past, written by hand, does not take the trust from an authority whose leaves are in
+// use.
 func TestRetiredIsKept(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, plainConfig)
@@ -133,7 +135,8 @@ func TestRetiredIsKept(t *testing.T) {
 	}
 }
 
-// TestRevokedDatesAreNotBelieved: an entry whose date was set back is kept while a certificate with its key can be used.
+// TestRevokedDatesAreNotBelieved: an entry whose date was set back is kept while a certificate with its key can be
+// used.
 func TestRevokedDatesAreNotBelieved(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, plainConfig)
@@ -153,7 +156,8 @@ func TestRevokedDatesAreNotBelieved(t *testing.T) {
 	}
 }
 
-// TestManyRevoked: as many as bundles have room for are kept, and more are refused instead of written where no cluster would take them.
+// TestManyRevoked: as many as bundles have room for are kept, and more are refused instead of written where no cluster
+// would take them.
 func TestManyRevoked(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, plainConfig)
@@ -197,7 +201,8 @@ func TestManyRevoked(t *testing.T) {
 	}
 }
 
-// TestValidityBeyondTheAuthority: a validity that was raised above what the authorities can sign is said, and no leaf outlives the one that signed it.
+// TestValidityBeyondTheAuthority: a validity that was raised above what the authorities can sign is said, and no leaf
+// outlives the one that signed it.
 func TestValidityBeyondTheAuthority(t *testing.T) {
 	w := newWorld(t)
 	items, _ := w.mustRun(t, parse(t, twoDeployments), w.config(t, plainConfig))
@@ -217,7 +222,8 @@ func TestValidityBeyondTheAuthority(t *testing.T) {
 	}
 }
 
-// TestPostQuantum: recipients of the CA and of workloads are post-quantum, alone and several, each list of its own kind; a list of both is refused by its field.
+// TestPostQuantum: recipients of the CA and of workloads are post-quantum, alone and several, each list of its own
+// kind; a list of both is refused by its field.
 func TestPostQuantum(t *testing.T) {
 	w := newWorld(t)
 	a, b, ca1, ca2 := newHybrid(t), newHybrid(t), newHybrid(t), newHybrid(t)

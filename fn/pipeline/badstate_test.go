@@ -37,7 +37,8 @@ const (
 	sealed mode = "build without CA" // kustomize build as it should be
 )
 
-// attempt renders in a mode and counts how often somebody asked for the identity that opens the CA's key: without it nothing can be signed by an authority of the state.
+// attempt renders in a mode and counts how often somebody asked for the identity that opens the CA's key: without it
+// nothing can be signed by an authority of the state.
 func (w *world) attempt(t testing.TB, items []*yaml.RNode, config *v1alpha1.MutualTLS, m mode, identities ...age.Identity) (out []*yaml.RNode, r *report.Report, opened int) {
 	t.Helper()
 	judged := *config
@@ -90,7 +91,8 @@ func editAuthority(t testing.TB, items []*yaml.RNode, change func(*v1alpha1.Cert
 	return items
 }
 
-// digest is of all that stands in items, which may be large and no objects; writing them would take longer than the render.
+// digest is of all that stands in items, which may be large and no objects; writing them would take longer than the
+// render.
 func digest(items []*yaml.RNode) uint64 {
 	var sum maphash.Hash
 	sum.SetSeed(seed)
@@ -195,7 +197,8 @@ func prolonged(t testing.TB, text string) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: edited}))
 }
 
-// TestBrokenAuthority: whatever is wrong with the CertificateAuthority is said on every render that sees it, with a way out, and before its key is asked for.
+// TestBrokenAuthority: whatever is wrong with the CertificateAuthority is said on every render that sees it, with a way
+// out, and before its key is asked for.
 func TestBrokenAuthority(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, plainConfig)
@@ -295,7 +298,8 @@ func usurp(s *v1alpha1.CertificateAuthoritySpec, by v1alpha1.Authority, until *m
 	s.Authorities = append([]v1alpha1.Authority{old, by}, s.Authorities[1:]...)
 }
 
-// TestBrokenLeaf: what a package without the CA's identity says of a Secret that does not fit, and that a render which may issue replaces it.
+// TestBrokenLeaf: what a package without the CA's identity says of a Secret that does not fit, and that a render which
+// may issue replaces it.
 func TestBrokenLeaf(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, plainConfig)
@@ -339,7 +343,8 @@ func TestBrokenLeaf(t *testing.T) {
 		"key for a thousand":        {api.SealedKeyFile, manyStanzas(t, 1000), "tls.key.age is sealed to 1000 recipients, the config names 1"},
 		"key for too many":          {api.SealedKeyFile, manyStanzas(t, 1025), "tls.key.age is not an armored age file"},
 		"key for another kind":      {api.SealedKeyFile, postQuantum, "tls.key.age is sealed to recipients of another kind"},
-		"swapped ciphertext":        {api.SealedKeyFile, data("meshless-deployment-api", api.SealedKeyFile), ""}, // proxy/identity refuses it: "does not belong to the leaf"
+		// proxy/identity refuses it: "does not belong to the leaf"
+		"swapped ciphertext": {api.SealedKeyFile, data("meshless-deployment-api", api.SealedKeyFile), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			broken := editSecret(t, good, test.key, test.value)
@@ -378,7 +383,8 @@ func pemOf(t testing.TB, items []*yaml.RNode) string {
 	return string(svid.EncodeCertificates(decodeLeaf(t, find(t, items, "Secret", "meshless-deployment-web"))))
 }
 
-// TestBrokenBundle: a bundle decides whom every pod trusts, so one that no render has written is refused wherever it is seen.
+// TestBrokenBundle: a bundle decides whom every pod trusts, so one that no render has written is refused wherever it is
+// seen.
 func TestBrokenBundle(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, plainConfig)

@@ -37,7 +37,8 @@ spec: {selector: {app: app-%[1]d}, ports: [{port: 80, targetPort: http}]}
 	return parse(tb, text.String())
 }
 
-// BenchmarkRender measures the first render and one with nothing due; the cost of a workload must not grow with their number.
+// BenchmarkRender measures the first render and one with nothing due; the cost of a workload must not grow with their
+// number.
 func BenchmarkRender(b *testing.B) {
 	for _, n := range []int{100, 1000, 10000} {
 		w := newWorld(b)

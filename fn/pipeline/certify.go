@@ -52,8 +52,8 @@ type certifier struct {
 	additional []*x509.Certificate // authorities that the config adds
 }
 
-// certify plans, issues and seals. What is not due keeps its bytes. Without permission to issue, or without a key that would be needed, it
-// reports and issues nothing.
+// certify plans, issues and seals. What is not due keeps its bytes. Without permission to issue, or without a key that
+// would be needed, it reports and issues nothing.
 func certify(m *manifest.Model, s *sealing, o Options, r *report.Report) *issued {
 	if m.Spec.UsesCertManager() {
 		return delegate(o, r)
@@ -151,7 +151,8 @@ func (c *certifier) refuseDuplicates(w *manifest.Workload, secret *yaml.RNode) {
 	}
 }
 
-// refuse reports what a render that may not issue lacks: an error where a leaf would not work or is not what the manifests ask for, a warning where it is merely due.
+// refuse reports what a render that may not issue lacks: an error where a leaf would not work or is not what the
+// manifests ask for, a warning where it is merely due.
 func (c *certifier) refuse(nothing bool) {
 	why := "its result is not written back"
 	if c.options.WrittenBack {
@@ -179,7 +180,8 @@ func (c *certifier) refuse(nothing bool) {
 	}
 }
 
-// hintEarly explains certificates of workloads that are not there: a function in a base or a Component of kustomize sees names before prefix and namespace.
+// hintEarly explains certificates of workloads that are not there: a function in a base or a Component of kustomize
+// sees names before prefix and namespace.
 func (c *certifier) hintEarly() string {
 	known := map[string]bool{}
 	for _, w := range c.model.Workloads {

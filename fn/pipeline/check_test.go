@@ -40,7 +40,8 @@ func TestRefuseChanges(t *testing.T) {
 	}
 }
 
-// A base or a Component of kustomize sees names before prefix and namespace; certificates for the final names give it away.
+// A base or a Component of kustomize sees names before prefix and namespace; certificates for the final names give it
+// away.
 func TestHintEarly(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, plainConfig)

@@ -11,7 +11,8 @@ import (
 
 const containerConfig = plainConfig + "  sidecar: {mode: Container}\n"
 
-// A package moves between the two forms of the sidecar and back, written to files in between, and nothing of the other form is left.
+// A package moves between the two forms of the sidecar and back, written to files in between, and nothing of the other
+// form is left.
 func TestSwitchingSidecarModes(t *testing.T) {
 	w := newWorld(t)
 	native := w.config(t, plainConfig)

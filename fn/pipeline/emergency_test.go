@@ -131,7 +131,8 @@ func TestRenewOnDemand(t *testing.T) {
 	}
 }
 
-// accepted tells whether every leaf of one render verifies under the bundle of another: a pod that has synced and one that has not.
+// accepted tells whether every leaf of one render verifies under the bundle of another: a pod that has synced and one
+// that has not.
 func accepted(t testing.TB, leaves, bundle []*yaml.RNode, now time.Time) bool {
 	t.Helper()
 	trust, err := svid.NewBundle(spiffeid.RequireTrustDomainFromString("cluster.local"), authorities(t, bundleOf(t, bundle)), nil)
@@ -146,7 +147,8 @@ func accepted(t testing.TB, leaves, bundle []*yaml.RNode, now time.Time) bool {
 	return true
 }
 
-// TestReplaceCA: every authority is replaced, whether its keys leaked or are lost, and no two pods ever refuse each other, though one synced a day later.
+// TestReplaceCA: every authority is replaced, whether its keys leaked or are lost, and no two pods ever refuse each
+// other, though one synced a day later.
 func TestReplaceCA(t *testing.T) {
 	for name, lost := range map[string]bool{"leaked": false, "lost": true} {
 		t.Run(name, func(t *testing.T) {

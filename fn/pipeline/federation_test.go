@@ -33,7 +33,8 @@ func federate(config *v1alpha1.MutualTLS, td, bundle string, cidrs ...string) *v
 	return &changed
 }
 
-// TestFederationIsDerived: the map has what the config says, at every render anew, in any form, and nothing of it is state.
+// TestFederationIsDerived: the map has what the config says, at every render anew, in any form, and nothing of it is
+// state.
 func TestFederationIsDerived(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, plainConfig)

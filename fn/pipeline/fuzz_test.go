@@ -14,8 +14,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 )
 
-// FuzzRender: whatever the manifests hold, a render ends with an error or with an output that renders to itself, and from which un-injection gives the
-// manifests back. Seeds are the golden cases.
+// FuzzRender: whatever the manifests hold, a render ends with an error or with an output that renders to itself, and
+// from which un-injection gives the manifests back. Seeds are the golden cases.
 func FuzzRender(f *testing.F) {
 	cases, err := filepath.Glob("testdata/*/input.yaml")
 	if err != nil || len(cases) == 0 {

@@ -27,9 +27,10 @@ func stateObjects(items []*yaml.RNode) []int {
 	return state
 }
 
-// FuzzState: bytes of the state that a render left are overwritten, cut out or inserted, and the package is rendered again at a time when its leaves are due. Whatever was
-// done, there is no panic; a failed render has no output; what succeeds has leaves that verify under every bundle, under authorities that were there before or are new,
-// and the CA's key was asked for only where the CertificateAuthority still says what it said.
+// FuzzState: bytes of the state that a render left are overwritten, cut out or inserted, and the package is rendered
+// again at a time when its leaves are due. Whatever was done, there is no panic; a failed render has no output; what
+// succeeds has leaves that verify under every bundle, under authorities that were there before or are new, and the CA's
+// key was asked for only where the CertificateAuthority still says what it said.
 func FuzzState(f *testing.F) {
 	w := newWorld(f)
 	config := w.config(f, plainConfig)
@@ -74,7 +75,8 @@ func FuzzState(f *testing.F) {
 	})
 }
 
-// authoritiesText is who signs according to the CertificateAuthority, and which keys belong to whom; notes, layout and revocations aside. Empty where it cannot be read.
+// authoritiesText is who signs according to the CertificateAuthority, and which keys belong to whom; notes, layout and
+// revocations aside. Empty where it cannot be read.
 func authoritiesText(t testing.TB, items []*yaml.RNode) string {
 	t.Helper()
 	var out strings.Builder

@@ -121,8 +121,8 @@ func text(t testing.TB, items []*yaml.RNode) string {
 	return out.String()
 }
 
-// TestGolden renders every case below testdata and holds the output against what is expected, and the output of every case that succeeds against
-// the laws of the design.
+// TestGolden renders every case below testdata and holds the output against what is expected, and the output of every
+// case that succeeds against the laws of the design.
 func TestGolden(t *testing.T) {
 	cases, err := filepath.Glob("testdata/*/input.yaml")
 	if err != nil || len(cases) == 0 {
@@ -161,7 +161,8 @@ func golden(t *testing.T, folder string) {
 	checkLaws(t, w, config, input, out)
 }
 
-// checkLaws holds a successful render against the laws of the design, section 3: idempotent, quiet, minimal diff; and un-injection gives the input back.
+// checkLaws holds a successful render against the laws of the design, section 3: idempotent, quiet, minimal diff; and
+// un-injection gives the input back.
 func checkLaws(t *testing.T, w *world, config *v1alpha1.MutualTLS, input string, out []*yaml.RNode) {
 	t.Helper()
 	w.noIdentity = true // with nothing due, no identity is needed
@@ -212,7 +213,8 @@ func strip(t testing.TB, item *yaml.RNode, spec v1alpha1.Spec) {
 	}
 }
 
-// meaning writes items with certificates and ciphertext replaced by what they mean, since their bytes differ in every run.
+// meaning writes items with certificates and ciphertext replaced by what they mean, since their bytes differ in every
+// run.
 func (w *world) meaning(t testing.TB, items []*yaml.RNode) string {
 	t.Helper()
 	var out []*yaml.RNode

@@ -14,11 +14,11 @@ import (
 	"github.com/meshless-dev/meshless/fn/seal"
 )
 
-// The invariants of the state that no single room sees: they hold on every render, also when nothing is due and when nothing may be issued, so that what was broken
-// by a hand, a merge or a revert is said long before somebody needs it.
+// The invariants of the state that no single room sees: they hold on every render, also when nothing is due and when
+// nothing may be issued, so that what was broken by a hand, a merge or a revert is said long before somebody needs it.
 
-// checkAuthorities judges what package certs does not know: the time, and age files. A sealed key that is damaged would else be noticed when it is needed, which
-// for Next is months later.
+// checkAuthorities judges what package certs does not know: the time, and age files. A sealed key that is damaged would
+// else be noticed when it is needed, which for Next is months later.
 func (c *certifier) checkAuthorities(object report.Object, authorities certs.Authorities) {
 	if err := authorities.CheckTimes(c.options.Now); err != nil {
 		c.report.Error(object, "", "%v", err)
@@ -33,8 +33,9 @@ func (c *certifier) checkAuthorities(object report.Object, authorities certs.Aut
 	}
 }
 
-// refuseUnpublished refuses an Active that no bundle knows: peers would refuse every leaf that it signs, and one that somebody has planted would sign the mesh. Packages
-// that share their CertificateAuthority may learn of it late; they wait (holdBack).
+// refuseUnpublished refuses an Active that no bundle knows: peers would refuse every leaf that it signs, and one that
+// somebody has planted would sign the mesh. Packages that share their CertificateAuthority may learn of it late; they
+// wait (holdBack).
 func (c *certifier) refuseUnpublished(stored []*x509.Certificate, authorities certs.Authorities) {
 	if stored == nil || c.options.SharedCA || c.report.Failed() {
 		return
@@ -44,7 +45,8 @@ func (c *certifier) refuseUnpublished(stored []*x509.Certificate, authorities ce
 			continue
 		}
 		why := "so no pod would accept what it signs"
-		if a.Slot == v1alpha1.SlotRetired { // it was Active once, so somebody has planted it, or dropped it from the bundles
+		if a.Slot == v1alpha1.SlotRetired {
+			// it was Active once, so somebody has planted it, or dropped it from the bundles
 			why = "and would be trusted anew"
 		}
 		c.report.Error(report.ObjectOf(c.model.State.Authority), "spec.authorities", "its %s, %q, is in no bundle, %s: object and bundles are of different states, as after "+
@@ -75,7 +77,8 @@ func (c *certifier) keep(authorities certs.Authorities) certs.Authorities {
 	return kept
 }
 
-// warnCutShort says that the config asks for longer leaves than the Active can sign: most often the validity was raised after it was made.
+// warnCutShort says that the config asks for longer leaves than the Active can sign: most often the validity was raised
+// after it was made.
 func (c *certifier) warnCutShort(authorities certs.Authorities) {
 	active := authorities.In(v1alpha1.SlotActive)
 	if !c.policy.CutsShort(active, c.options.Now) || !active.Replaced.IsZero() {
@@ -85,7 +88,8 @@ func (c *certifier) warnCutShort(authorities certs.Authorities) {
 		"for the new validity; `meshless issue --replace-ca` makes it at once", c.policy.Validity, active.Certificate.NotAfter.UTC().Format(time.RFC3339))
 }
 
-// warnNext says, where an identity is at hand, that it will not do when Next signs: the recipients of the CA changed in between.
+// warnNext says, where an identity is at hand, that it will not do when Next signs: the recipients of the CA changed in
+// between.
 func (c *certifier) warnNext(object report.Object, authorities certs.Authorities, identities []age.Identity) {
 	if next := authorities.In(v1alpha1.SlotNext); next != nil && next.Key == nil && !seal.Opens(next.SealedKey, identities) {
 		c.report.Warn(object, "spec.authorities", "the identity that was given opens the key of the Active authority and not that of the Next, which signs later on. Give both (an identity file takes several "+

@@ -54,7 +54,8 @@ func writeKey(secret *yaml.RNode, key sealedKey) {
 	node.Set(secret.YNode(), seal.SOPSField, key.sops.Metadata)
 }
 
-// stored reads a leaf of the state. A private key in the clear is an error: it was in Git, and a new one in its place would hide that.
+// stored reads a leaf of the state. A private key in the clear is an error: it was in Git, and a new one in its place
+// would hide that.
 func (c *certifier) stored(secret *yaml.RNode, recipients seal.Recipients) *certs.Stored {
 	data, annotations := secret.GetDataMap(), secret.GetAnnotations()
 	if key, ok := data[api.PlainKeyFile]; ok && !seal.IsSOPS(key) {
@@ -82,7 +83,8 @@ func (c *certifier) decode(secret *yaml.RNode, key string) string {
 	return string(plain)
 }
 
-// keyFault says what is wrong with the sealed key of a Secret, as far as it can be told without opening it; "" for nothing.
+// keyFault says what is wrong with the sealed key of a Secret, as far as it can be told without opening it; "" for
+// nothing.
 func (c *certifier) keyFault(secret *yaml.RNode, recipients seal.Recipients) string {
 	format, other := v1alpha1.SealingAge, api.PlainKeyFile
 	if c.model.Spec.Sealing.Format == v1alpha1.SealingSOPS {
@@ -100,7 +102,8 @@ func (c *certifier) keyFault(secret *yaml.RNode, recipients seal.Recipients) str
 	return ""
 }
 
-// sopsFault is keyFault of a key that SOPS encrypted. SOPS names its recipients, so it is known who they are and not only how many.
+// sopsFault is keyFault of a key that SOPS encrypted. SOPS names its recipients, so it is known who they are and not
+// only how many.
 func sopsFault(secret *yaml.RNode, recipients seal.Recipients) string {
 	named, err := seal.ReadSOPS(secret.YNode(), "data", api.PlainKeyFile)
 	switch {

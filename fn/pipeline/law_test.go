@@ -111,7 +111,8 @@ func TestInputIsNotChanged(t *testing.T) {
 	}
 }
 
-// Law 5: state is found by its annotation. Names and namespaces were moved by hand or by a kustomization, comments were added.
+// Law 5: state is found by its annotation. Names and namespaces were moved by hand or by a kustomization, comments were
+// added.
 func TestStateIsFoundByAnnotation(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, plainConfig)
@@ -142,7 +143,8 @@ func TestLeafLifetimeFollowsTheGivenClock(t *testing.T) {
 	}
 }
 
-// A render that is not written back never issues: a missing leaf is an error that names the command, a due one a warning.
+// A render that is not written back never issues: a missing leaf is an error that names the command, a due one a
+// warning.
 func TestBuildNeverIssues(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, plainConfig)
@@ -217,7 +219,8 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
-// Over three signing periods every leaf verifies under the bundle before and after each render, and a CA is in the bundle a period before it signs.
+// Over three signing periods every leaf verifies under the bundle before and after each render, and a CA is in the
+// bundle a period before it signs.
 func TestRollingCA(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, plainConfig)
@@ -398,7 +401,8 @@ func TestBrokenState(t *testing.T) {
 	}
 }
 
-// What gets into a certificate is a name that Kubernetes would accept, and no name that means another Service elsewhere.
+// What gets into a certificate is a name that Kubernetes would accept, and no name that means another Service
+// elsewhere.
 func TestCertificatesNameOnlyTheirOwn(t *testing.T) {
 	const service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: %s, namespace: prod}\nspec: {selector: {app: web}, ports: [{port: 80}]}\n"
 	w := newWorld(t)

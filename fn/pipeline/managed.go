@@ -17,7 +17,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 )
 
-// delegate is certify where cert-manager issues: nothing is made here, and what only a CertificateAuthority could do is refused.
+// delegate is certify where cert-manager issues: nothing is made here, and what only a CertificateAuthority could do is
+// refused.
 func delegate(o Options, r *report.Report) *issued {
 	const why = "cert-manager issues the certificates of this mesh, and there is no CertificateAuthority to "
 	if len(o.Revoke) > 0 {
@@ -58,7 +59,8 @@ func warnSwitch(m *manifest.Model, now time.Time, r *report.Report) {
 	}
 }
 
-// warnForgotten names the revoked keys that a change to cert-manager forgets, since only a CertificateAuthority keeps them.
+// warnForgotten names the revoked keys that a change to cert-manager forgets, since only a CertificateAuthority keeps
+// them.
 func warnForgotten(m *manifest.Model, now time.Time, r *report.Report) {
 	if m.State.Authority == nil {
 		return
@@ -73,7 +75,8 @@ func warnForgotten(m *manifest.Model, now time.Time, r *report.Report) {
 	}
 }
 
-// writeCertificate ensures the Certificate of a workload and returns it. It is derived, so its spec is ours as a whole; one that says the same keeps its bytes.
+// writeCertificate ensures the Certificate of a workload and returns it. It is derived, so its spec is ours as a whole;
+// one that says the same keeps its bytes.
 func (o *output) writeCertificate(w *manifest.Workload) *yaml.RNode {
 	item := o.model.State.Certificates[w.ID.String()]
 	if item == nil {
@@ -87,8 +90,9 @@ func (o *output) writeCertificate(w *manifest.Workload) *yaml.RNode {
 	return item
 }
 
-// certificateSpec asks for an X.509-SVID (cert-manager.io/v1, CertificateSpec). There is no common name: an X.509-SVID needs no subject, and a longer name than 64
-// characters is refused there. A new key at every renewal, in the form that the proxy reads.
+// certificateSpec asks for an X.509-SVID (cert-manager.io/v1, CertificateSpec). There is no common name: an X.509-SVID
+// needs no subject, and a longer name than 64 characters is refused there. A new key at every renewal, in the form that
+// the proxy reads.
 func certificateSpec(m *manifest.Model, w *manifest.Workload) *yaml.Node {
 	certificates := m.Spec.Certificates
 	ref := certificates.CertManager.IssuerRef

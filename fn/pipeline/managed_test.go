@@ -38,7 +38,8 @@ const (
 	certManagerSum = "h1:UWgoYM+KLNtRlqmoWOKjKBOBUPVHeepQ6/ac3ERJW68="
 )
 
-// certificateSchema is the schema of cert-manager's CRD of Certificates, from its Go module. The module is no dependency of ours: it is only read.
+// certificateSchema is the schema of cert-manager's CRD of Certificates, from its Go module. The module is no
+// dependency of ours: it is only read.
 func certificateSchema(t *testing.T) *spec.Schema {
 	t.Helper()
 	command := exec.Command("go", "mod", "download", "-json", certManager)
@@ -78,7 +79,8 @@ func certificateSchema(t *testing.T) *spec.Schema {
 	return nil
 }
 
-// unknownFields are the fields of an object that its schema does not have, which kube-apiserver prunes or, asked to be strict, refuses.
+// unknownFields are the fields of an object that its schema does not have, which kube-apiserver prunes or, asked to be
+// strict, refuses.
 func unknownFields(schema spec.Schema, object any, path string) []string {
 	var unknown []string
 	switch object := object.(type) {
@@ -161,7 +163,8 @@ func TestManagedBuild(t *testing.T) {
 	}
 }
 
-// A Certificate is ours as a whole: what somebody else wrote into its spec goes, and what says the same stays as it is written.
+// A Certificate is ours as a whole: what somebody else wrote into its spec goes, and what says the same stays as it is
+// written.
 func TestCertificateIsOurs(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, managedConfig)
@@ -183,7 +186,8 @@ func TestCertificateIsOurs(t *testing.T) {
 	}
 }
 
-// Another issuer takes out the state of the one before, says so once, and comes to the same as if it had been the first.
+// Another issuer takes out the state of the one before, says so once, and comes to the same as if it had been the
+// first.
 func TestSwitchIssuer(t *testing.T) {
 	w := newWorld(t)
 	rolling, managed := w.config(t, plainConfig), w.config(t, managedConfig)

@@ -23,14 +23,16 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// StateFolder is where new state objects are placed in a package, and where `meshless issue` writes them beside a kustomization.
+// StateFolder is where new state objects are placed in a package, and where `meshless issue` writes them beside a
+// kustomization.
 const StateFolder = "mtls"
 
 // managedBy marks what a render adds, with the recommended label of Kubernetes.
 const managedBy = "app.kubernetes.io/managed-by"
 
-// output brings the objects that a render adds into the list of items. An object that is there already is updated in place, so that it keeps its file, its
-// comments and whatever others wrote into it; one that nothing needs any more goes.
+// output brings the objects that a render adds into the list of items. An object that is there already is updated in
+// place, so that it keeps its file, its comments and whatever others wrote into it; one that nothing needs any more
+// goes.
 type output struct {
 	model *manifest.Model
 	place bool // new objects get a path annotation
@@ -124,8 +126,8 @@ func (o *output) add(apiVersion, kind, file string) *yaml.RNode {
 	return item
 }
 
-// placeAt asks the caller of the function to store a new object in a file of the state folder, where it is the only one. One file for each object keeps parallel branches from
-// conflicting.
+// placeAt asks the caller of the function to store a new object in a file of the state folder, where it is the only
+// one. One file for each object keeps parallel branches from conflicting.
 func (o *output) placeAt(item *yaml.RNode, file string) {
 	if !o.place {
 		return
@@ -157,7 +159,8 @@ func (o *output) removeAllBut(keep map[*yaml.RNode]bool, r *report.Report) {
 	})
 }
 
-// writeAuthorities ensures the CertificateAuthority. It is local config: the next render sees it, the cluster never does.
+// writeAuthorities ensures the CertificateAuthority. It is local config: the next render sees it, the cluster never
+// does.
 func (o *output) writeAuthorities(config *v1alpha1.MutualTLS, issued *issued) {
 	if issued.authorities == nil {
 		return
@@ -235,8 +238,9 @@ func ensureText(mapping *yaml.Node, key string, want *yaml.Node) {
 // kustomizeBuildID is what `kustomize build`, and nobody else, puts on every item that it hands to a function.
 const kustomizeBuildID = "kustomize.config.k8s.io/id"
 
-// HasPaths tells whether every item says which file it came from, as kpt and `kustomize fn run` hand them over, and `kustomize build` does not: the
-// caller of the function will then store what it returns. A path that a manifest or a kustomization wrote itself does not make a build one.
+// HasPaths tells whether every item says which file it came from, as kpt and `kustomize fn run` hand them over, and
+// `kustomize build` does not: the caller of the function will then store what it returns. A path that a manifest or a
+// kustomization wrote itself does not make a build one.
 func HasPaths(items []*yaml.RNode) bool {
 	return len(items) > 0 && !slices.ContainsFunc(items, func(item *yaml.RNode) bool {
 		if yaml.IsMissingOrNull(item) || item.YNode().Kind != yaml.MappingNode || item.GetAnnotations()[kustomizeBuildID] != "" {

@@ -23,7 +23,8 @@ func corporate(t *testing.T, changes ...func(*x509.Certificate)) *testca.CA {
 	return testca.New(t, "cluster.local", append(changes, func(c *x509.Certificate) { c.URIs, c.MaxPathLenZero = nil, false })...)
 }
 
-// withAdditional is the plain config with authorities of the user's. Certificates of testca are valid now, so the world's clock is the machine's.
+// withAdditional is the plain config with authorities of the user's. Certificates of testca are valid now, so the
+// world's clock is the machine's.
 func withAdditional(t *testing.T, w *world, authorities ...*testca.CA) *v1alpha1.MutualTLS {
 	t.Helper()
 	w.now = time.Now()
@@ -46,7 +47,8 @@ func bundleSize(t *testing.T, items []*yaml.RNode) int {
 	return len(certificates)
 }
 
-// The user's authorities are in the bundles beside the rolling ones, come and go with the config, and never change who signs.
+// The user's authorities are in the bundles beside the rolling ones, come and go with the config, and never change who
+// signs.
 func TestAdditionalAuthorities(t *testing.T) {
 	w := newWorld(t)
 	one, other := corporate(t), corporate(t)
@@ -207,7 +209,8 @@ func TestOwnSecretComesAndGoes(t *testing.T) {
 	}
 }
 
-// The steps of "Changing the issuer" in docs/certificates.md: with the other CA in the bundles, pods of before and after the change accept each other; without, they do not.
+// The steps of "Changing the issuer" in docs/certificates.md: with the other CA in the bundles, pods of before and
+// after the change accept each other; without, they do not.
 func TestChangingTheIssuer(t *testing.T) {
 	w := newWorld(t)
 	other := corporate(t)
@@ -222,7 +225,8 @@ func TestChangingTheIssuer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		bundle, err := svid.NewBundle(spiffeid.RequireTrustDomainFromString("cluster.local"), certificates, nil) // of the pods before, and the ConfigMap of those after
+		// of the pods before, and the ConfigMap of those after
+		bundle, err := svid.NewBundle(spiffeid.RequireTrustDomainFromString("cluster.local"), certificates, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,5 +1,5 @@
-// Package pipeline composes the rooms of the function: read, model, plan, issue, seal, inject, verify. It is a function of its input, the time and the
-// CA identity; the caller assigns its output, and a failed render has none.
+// Package pipeline composes the rooms of the function: read, model, plan, issue, seal, inject, verify. It is a function
+// of its input, the time and the CA identity; the caller assigns its output, and a failed render has none.
 package pipeline
 
 import (
@@ -21,20 +21,25 @@ import (
 // Options are what a render depends on beside its input.
 type Options struct {
 	Now time.Time
-	// WrittenBack says that the caller stores the result where the next render sees it. Certificates are made only then: an engine that renders at sync time
-	// would else mint new ones at every sync. New objects get an annotation that says which file to store them in.
+	// WrittenBack says that the caller stores the result where the next render sees it. Certificates are made only
+	// then: an engine that renders at sync time would else mint new ones at every sync. New objects get an annotation
+	// that says which file to store them in.
 	WrittenBack bool
-	// CAIdentity returns the age identities that open CA keys, none when there are none. It is called only when a CA key is needed.
+	// CAIdentity returns the age identities that open CA keys, none when there are none. It is called only when a CA
+	// key is needed.
 	CAIdentity func() ([]age.Identity, error)
-	// Revoke names keys that are trusted no more from now on: workloads ("kind/name" or "namespace/kind/name"), whose present key is meant, or digests of
-	// public keys. Renew names workloads that get a new key and leaf although nothing is due. ReplaceCA begins to replace the authorities.
+	// Revoke names keys that are trusted no more from now on: workloads ("kind/name" or "namespace/kind/name"), whose
+	// present key is meant, or digests of public keys. Renew names workloads that get a new key and leaf although
+	// nothing is due. ReplaceCA begins to replace the authorities.
 	Revoke, Renew []string
 	ReplaceCA     bool
-	// SharedCA says that the CertificateAuthority among the items is that of several packages, which are rendered one by one.
+	// SharedCA says that the CertificateAuthority among the items is that of several packages, which are rendered one
+	// by one.
 	SharedCA bool
 	// Check makes issuance: Never a check of the input: whatever the render changes is an error.
 	Check bool
-	// MayConsume lets the render edit the given nodes instead of copies, for callers that do not need them any more: a large package then takes half the memory.
+	// MayConsume lets the render edit the given nodes instead of copies, for callers that do not need them any more: a
+	// large package then takes half the memory.
 	MayConsume bool
 	// Progress, unless nil, is called before each workload of a step that takes long, for people who wait.
 	Progress func(step string, done, total int)
@@ -46,7 +51,8 @@ func (o Options) progress(step string, done, total int) {
 	}
 }
 
-// Run renders the items and returns the new list; the given nodes are not changed unless it may consume them. Findings go to the report; when it has an error, the result is nil.
+// Run renders the items and returns the new list; the given nodes are not changed unless it may consume them. Findings
+// go to the report; when it has an error, the result is nil.
 func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.Report) []*yaml.RNode {
 	sealing := newSealing(config, r)
 	kinds := manifest.KindsOf(config.Spec)
@@ -139,7 +145,8 @@ func refuseHiddenState(item, part *yaml.RNode, r *report.Report) {
 	}
 }
 
-// resolveAliases writes YAML aliases out where a workload may be edited: an edit below an alias would show in two places.
+// resolveAliases writes YAML aliases out where a workload may be edited: an edit below an alias would show in two
+// places.
 func resolveAliases(item *yaml.RNode, kinds manifest.Kinds) error {
 	_, workload := kinds.TemplatePath(item)
 	if (workload || item.GetKind() == "List") && node.HasAlias(item.YNode()) {
@@ -148,7 +155,8 @@ func resolveAliases(item *yaml.RNode, kinds manifest.Kinds) error {
 	return nil
 }
 
-// checkVisible refuses to start anew where an earlier render left its mark: then the state exists and is hidden, as by a selector of kpt.
+// checkVisible refuses to start anew where an earlier render left its mark: then the state exists and is hidden, as by
+// a selector of kpt.
 func checkVisible(m *manifest.Model, injected []*yaml.RNode, r *report.Report) {
 	if len(injected) == 0 || m.State.Authority != nil || len(m.State.Leaves) > 0 || len(m.State.Bundles) > 0 {
 		return
@@ -171,8 +179,8 @@ func warnNamespaces(m *manifest.Model, r *report.Report) {
 	}
 }
 
-// refuseChanges reports what a render changed of its input. With issuance: Never the function is a check of what lies in Git (a validator of kpt, whose output is
-// dropped), so whatever is left to do is an error.
+// refuseChanges reports what a render changed of its input. With issuance: Never the function is a check of what lies
+// in Git (a validator of kpt, whose output is dropped), so whatever is left to do is an error.
 func refuseChanges(before, after []*yaml.RNode, r *report.Report) {
 	const way = "With issuance Never nothing is changed: run the mutator (`kpt fn render`) or `meshless issue` with a config that issues, and commit what they write"
 	if item := missingFrom(before, after); item != nil {

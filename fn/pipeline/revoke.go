@@ -18,8 +18,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// revoked determines the keys that are trusted no more. The CertificateAuthority says until when each is listed; the bundles repeat the digests, since a
-// `kustomize build` sees only them.
+// revoked determines the keys that are trusted no more. The CertificateAuthority says until when each is listed; the
+// bundles repeat the digests, since a `kustomize build` sees only them.
 func (c *certifier) revoked(bundle []*x509.Certificate, mayIssue bool) (certs.Revocations, []string) {
 	listed := c.listedKeys()
 	if c.tooMany(len(listed)) {
@@ -30,7 +30,8 @@ func (c *certifier) revoked(bundle []*x509.Certificate, mayIssue bool) (certs.Re
 	}
 	var known certs.Revocations
 	if c.model.State.Authority != nil {
-		if state, err := v1alpha1.ParseCertificateAuthority(c.model.State.Authority); err == nil { // else it is reported already
+		if state, err := v1alpha1.ParseCertificateAuthority(c.model.State.Authority); err == nil {
+			// else it is reported already
 			known = certs.ParseRevocations(state).Prolong(c.leaves)
 		}
 	}
@@ -63,7 +64,8 @@ func (c *certifier) revoked(bundle []*x509.Certificate, mayIssue bool) (certs.Re
 	return kept, now
 }
 
-// maxRevoked is how many digests fit into an annotation of the bundles: Kubernetes allows 256 KiB for all annotations of an object.
+// maxRevoked is how many digests fit into an annotation of the bundles: Kubernetes allows 256 KiB for all annotations
+// of an object.
 const maxRevoked = 3500
 
 // tooMany refuses more revoked keys than can be published.
@@ -75,8 +77,9 @@ func (c *certifier) tooMany(n int) bool {
 	return n > maxRevoked
 }
 
-// recover keeps what the bundles still list as revoked and the CertificateAuthority does not: after a merge or a revert of one of them, or when the object is lost. A
-// revocation is not taken back by that. How long such a key matters is not known: as long as an authority that can have signed it.
+// recover keeps what the bundles still list as revoked and the CertificateAuthority does not: after a merge or a revert
+// of one of them, or when the object is lost. A revocation is not taken back by that. How long such a key matters is
+// not known: as long as an authority that can have signed it.
 func (c *certifier) recover(known certs.Revocations, lost []string, bundle []*x509.Certificate) certs.Revocations {
 	for _, key := range lost {
 		c.report.Warn(report.Object{}, "", "key %s is revoked in the bundles and not in the CertificateAuthority, as after a merge or a revert of one of them; it stays revoked", key)
@@ -138,7 +141,8 @@ func (c *certifier) revokeNamed(bundle []*x509.Certificate) []certs.RevokedKey {
 	return out
 }
 
-// reportRevoked says what came of the keys that this run was asked for. It speaks last: a run that fails has revoked nothing.
+// reportRevoked says what came of the keys that this run was asked for. It speaks last: a run that fails has revoked
+// nothing.
 func (c *certifier) reportRevoked(asked []certs.RevokedKey, before, now certs.Revocations) {
 	if c.report.Failed() {
 		return

@@ -12,8 +12,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// sealedToOthers refuses to seal a new key of a CertificateAuthority that packages share to recipients of this package alone: whoever writes one package's config
-// could open the CA of all.
+// sealedToOthers refuses to seal a new key of a CertificateAuthority that packages share to recipients of this package
+// alone: whoever writes one package's config could open the CA of all.
 func (c *certifier) sealedToOthers(authorities certs.Authorities) bool {
 	if !c.options.SharedCA || c.options.ReplaceCA {
 		return false
@@ -31,7 +31,8 @@ func (c *certifier) sealedToOthers(authorities certs.Authorities) bool {
 // minHeld is how long a leaf must still live to wait for a bundle that has to become known first.
 const minHeld = 48 * time.Hour
 
-// refuseWishes refuses what this render is asked for and cannot do. That a key is revoked is nothing to believe by mistake.
+// refuseWishes refuses what this render is asked for and cannot do. That a key is revoked is nothing to believe by
+// mistake.
 func (c *certifier) refuseWishes(mayIssue bool) {
 	if len(c.options.Revoke) == 0 && len(c.options.Renew) == 0 && !c.options.ReplaceCA {
 		return
@@ -44,8 +45,8 @@ func (c *certifier) refuseWishes(mayIssue bool) {
 	}
 }
 
-// replaceAll begins to replace the authorities. Those that only the bundles know come from another state, as after a merge: they are trusted until everything
-// is replaced.
+// replaceAll begins to replace the authorities. Those that only the bundles know come from another state, as after a
+// merge: they are trusted until everything is replaced.
 func (c *certifier) replaceAll(authorities certs.Authorities, stored []*x509.Certificate) certs.Authorities {
 	unknown := authorities.Unknown(stored, c.options.Now)
 	for _, u := range unknown {
@@ -62,8 +63,9 @@ func (c *certifier) replaceAll(authorities certs.Authorities, stored []*x509.Cer
 	return replaced.Adopt(unknown, c.options.Now)
 }
 
-// keepRevoked is how long the CertificateAuthority remembers a key after it is revoked no more: packages that share one still list it in bundles until they are
-// rendered again, and without the memory it would look as if the CertificateAuthority had lost it.
+// keepRevoked is how long the CertificateAuthority remembers a key after it is revoked no more: packages that share one
+// still list it in bundles until they are rendered again, and without the memory it would look as if the
+// CertificateAuthority had lost it.
 func (c *certifier) keepRevoked() time.Duration {
 	if c.options.SharedCA {
 		return c.policy.SigningPeriod
@@ -71,8 +73,9 @@ func (c *certifier) keepRevoked() time.Duration {
 	return 0
 }
 
-// holdBack keeps the leaves that peers accept where the bundles of this package have yet to learn the authority that signs: a package that shares its
-// CertificateAuthority, and was not rendered since that authority was made. A render a day later issues them.
+// holdBack keeps the leaves that peers accept where the bundles of this package have yet to learn the authority that
+// signs: a package that shares its CertificateAuthority, and was not rendered since that authority was made. A render a
+// day later issues them.
 func (c *certifier) holdBack(requests map[*manifest.Workload]certs.Request, active *certs.Authority) {
 	if !c.options.SharedCA || c.trusted == nil || active == nil || slices.ContainsFunc(c.trusted, active.Certificate.Equal) {
 		return

@@ -59,7 +59,8 @@ func web(t testing.TB, items []*yaml.RNode) *yaml.RNode {
 	return find(t, items, "Secret", "meshless-deployment-web")
 }
 
-// Another format is another key, never the old one sealed again; afterwards all is quiet. It changes the volume, so pods roll once.
+// Another format is another key, never the old one sealed again; afterwards all is quiet. It changes the volume, so
+// pods roll once.
 func TestSwitchBetweenAgeAndSOPS(t *testing.T) {
 	w := newWorld(t)
 	items := parse(t, twoDeployments)
@@ -113,7 +114,8 @@ func TestBuildAfterSwitchOfFormat(t *testing.T) {
 	}
 }
 
-// A change of recipients makes a new key for whom it concerns; SOPS names its recipients, so one that was exchanged by hand is seen as well.
+// A change of recipients makes a new key for whom it concerns; SOPS names its recipients, so one that was exchanged by
+// hand is seen as well.
 func TestSOPSRecipients(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, sopsConfig)
@@ -160,7 +162,8 @@ func TestSOPSRecipientsOfANamespace(t *testing.T) {
 	}
 }
 
-// What was damaged in Git is made anew, or is an error with the way out where a key lies open or the certificate cannot be read.
+// What was damaged in Git is made anew, or is an error with the way out where a key lies open or the certificate cannot
+// be read.
 func TestDamagedSOPS(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, sopsConfig)

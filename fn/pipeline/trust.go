@@ -12,8 +12,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// trust determines the authorities, rolled where that is allowed, and the bundle. In the output of `kustomize build` the CA object is absent, and
-// the bundle is what the state says.
+// trust determines the authorities, rolled where that is allowed, and the bundle. In the output of `kustomize build`
+// the CA object is absent, and the bundle is what the state says.
 func (c *certifier) trust(mayIssue bool) (certs.Authorities, []*x509.Certificate) {
 	stored := c.storedBundle(mayIssue)
 	if c.trusted = stored; c.report.Failed() {
@@ -61,8 +61,8 @@ func (c *certifier) trust(mayIssue bool) (certs.Authorities, []*x509.Certificate
 	return authorities, stored
 }
 
-// refuseForeign refuses a CertificateAuthority that does not know what the bundles trust: it is not the one that made them, and with it every pod's leaf and trust
-// would be replaced at once.
+// refuseForeign refuses a CertificateAuthority that does not know what the bundles trust: it is not the one that made
+// them, and with it every pod's leaf and trust would be replaced at once.
 func (c *certifier) refuseForeign(stored []*x509.Certificate, authorities certs.Authorities) {
 	for _, trusted := range stored {
 		known := slices.ContainsFunc(authorities.Certificates(), trusted.Equal)
@@ -123,7 +123,8 @@ func (c *certifier) roll(authorities certs.Authorities) (certs.Authorities, []*x
 	return rolled, trusted
 }
 
-// storedBundle reads the bundles of the state; nil when there is none. They must agree, except where this render writes them anew: then it is all that any of them holds.
+// storedBundle reads the bundles of the state; nil when there is none. They must agree, except where this render writes
+// them anew: then it is all that any of them holds.
 func (c *certifier) storedBundle(mayIssue bool) []*x509.Certificate {
 	var stored []*x509.Certificate
 	for i, item := range c.model.State.Bundles {
@@ -154,7 +155,8 @@ func sameCertificates(a, b []*x509.Certificate) bool {
 	return slices.EqualFunc(a, b, (*x509.Certificate).Equal)
 }
 
-// latestExpiry is when the last of the certificates expires; zero when there is none. Of a bundle it is until when any leaf can be valid, since none outlives its authority.
+// latestExpiry is when the last of the certificates expires; zero when there is none. Of a bundle it is until when any
+// leaf can be valid, since none outlives its authority.
 func latestExpiry(certificates []*x509.Certificate) (last time.Time) {
 	for _, c := range certificates {
 		if c.NotAfter.After(last) {

@@ -10,7 +10,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 )
 
-// unlock opens the key of the Active authority, and tells whether leaves can be issued. Without an identity, leaves that are merely due are left for a render that has one.
+// unlock opens the key of the Active authority, and tells whether leaves can be issued. Without an identity, leaves
+// that are merely due are left for a render that has one.
 func (c *certifier) unlock(authorities certs.Authorities) bool {
 	active := authorities.In(v1alpha1.SlotActive)
 	if active == nil {
@@ -49,7 +50,8 @@ func (c *certifier) unlock(authorities certs.Authorities) bool {
 	return err == nil
 }
 
-// waitForAuthority reports what cannot be issued yet, since the keys of the old authorities are lost or cannot be opened any more, and the new one is not known everywhere.
+// waitForAuthority reports what cannot be issued yet, since the keys of the old authorities are lost or cannot be
+// opened any more, and the new one is not known everywhere.
 func (c *certifier) waitForAuthority(authorities certs.Authorities) {
 	_, at := authorities.NextStep()
 	way := "Leave the change out until then; a key that leaked meanwhile is given away only by a new CA (delete the folder mtls, and expect an outage until every pod has synced)"

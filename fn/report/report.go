@@ -1,6 +1,6 @@
-// Package report collects what a render has to say: errors, warnings and infos, each about one object and one field. It is the
-// only way from the rooms of the function to a person: as results of the ResourceList and as lines on stderr, since
-// kustomize never shows results and kpt decides by the exit code alone.
+// Package report collects what a render has to say: errors, warnings and infos, each about one object and one field. It
+// is the only way from the rooms of the function to a person: as results of the ResourceList and as lines on stderr,
+// since kustomize never shows results and kpt decides by the exit code alone.
 package report
 
 import (
@@ -24,7 +24,8 @@ func ObjectOf(node *yaml.RNode) Object {
 		return Object{}
 	}
 	o := Object{APIVersion: node.GetApiVersion(), Kind: node.GetKind()}
-	if metadata := node.Field("metadata"); metadata != nil && metadata.Value.YNode().Kind != yaml.SequenceNode { // in which kyaml would look for keys, and panic
+	if metadata := node.Field("metadata"); metadata != nil && metadata.Value.YNode().Kind != yaml.SequenceNode {
+		// in which kyaml would look for keys, and panic
 		o.Namespace, o.Name = node.GetNamespace(), node.GetName()
 	}
 	return o
@@ -54,7 +55,8 @@ func (r *Report) Warn(o Object, field, format string, args ...any) {
 	r.add(fn.Warning, o, field, format, args...)
 }
 
-// Info adds a finding about what was changed. With nothing due a render has none: results must not change from run to run.
+// Info adds a finding about what was changed. With nothing due a render has none: results must not change from run to
+// run.
 func (r *Report) Info(o Object, field, format string, args ...any) {
 	r.add(fn.Info, o, field, format, args...)
 }

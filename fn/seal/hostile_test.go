@@ -44,7 +44,8 @@ const (
 	scryptStanza = "-> scrypt %s 30\n%s\n" // 2^30 rounds: a terabyte, and longer than any test
 )
 
-// Hostile age files end with an error that quotes nothing, at once, with the identities that a render or a proxy has: no passphrase is ever tried, nothing is read beyond its limit.
+// Hostile age files end with an error that quotes nothing, at once, with the identities that a render or a proxy has:
+// no passphrase is ever tried, nothing is read beyond its limit.
 func TestHostileFiles(t *testing.T) {
 	x, scrypt := fmt.Sprintf(x25519Stanza, point, part), fmt.Sprintf(scryptStanza, salt, part)
 	mine, pq := classic(t), hybrid(t)
@@ -172,7 +173,8 @@ func TestIdentitiesRefused(t *testing.T) {
 	}
 }
 
-// FuzzOpen: of all texts, those that our recipients were sealed to open, and nothing else. What can be opened can be counted.
+// FuzzOpen: of all texts, those that our recipients were sealed to open, and nothing else. What can be opened can be
+// counted.
 func FuzzOpen(f *testing.F) {
 	mine, pq := classic(f), hybrid(f)
 	identities := []age.Identity{mine, pq}

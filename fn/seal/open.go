@@ -12,9 +12,11 @@ import (
 )
 
 const (
-	// maxSealedSize bounds what is read as a sealed key: an RSA-4096 key with dozens of post-quantum recipients is far smaller.
+	// maxSealedSize bounds what is read as a sealed key: an RSA-4096 key with dozens of post-quantum recipients is far
+	// smaller.
 	maxSealedSize = 1 << 20
-	// minPayload is the shortest payload of an age file that holds anything: the nonce, the tag of one chunk, and a byte (age specification, "Payload").
+	// minPayload is the shortest payload of an age file that holds anything: the nonce, the tag of one chunk, and a
+	// byte (age specification, "Payload").
 	minPayload = 16 + 16 + 1
 )
 
@@ -24,7 +26,8 @@ const (
 	postQuantumStanza = "mlkem768x25519"
 )
 
-// errNoAgeFile says nothing of the cause: the messages of the library quote what they read, which may be a key in the clear.
+// errNoAgeFile says nothing of the cause: the messages of the library quote what they read, which may be a key in the
+// clear.
 var errNoAgeFile = errors.New("is not an armored age file")
 
 // decode reads the armor to its end, so that a file that was cut off is noticed as well.
@@ -39,8 +42,8 @@ func decode(sealed string) ([]byte, error) {
 	return file, nil
 }
 
-// Open decrypts what Seal made. Identities of ParseIdentities try the stanzas of native recipients alone, of which an age file has 1024 at most: no file makes this
-// derive a key from a passphrase, or takes long.
+// Open decrypts what Seal made. Identities of ParseIdentities try the stanzas of native recipients alone, of which an
+// age file has 1024 at most: no file makes this derive a key from a passphrase, or takes long.
 func Open(sealed string, identities []age.Identity) ([]byte, error) {
 	file, err := decode(sealed)
 	if err != nil {
@@ -76,14 +79,15 @@ func Opens(sealed string, identities []age.Identity) bool {
 	return err == nil
 }
 
-// CountRecipients returns to how many recipients a file is sealed, without opening it. It reads as far as that goes: a file that was cut off, that holds nothing, or that
-// is sealed to what is no recipient of a config is an error.
+// CountRecipients returns to how many recipients a file is sealed, without opening it. It reads as far as that goes: a
+// file that was cut off, that holds nothing, or that is sealed to what is no recipient of a config is an error.
 func CountRecipients(sealed string) (int, error) {
 	s, err := readStanzas(sealed)
 	return s.classic + s.postQuantum, err
 }
 
-// Check tells whether a file is sealed to as many recipients, of the same kind. Who they are cannot be told: stanzas are anonymous.
+// Check tells whether a file is sealed to as many recipients, of the same kind. Who they are cannot be told: stanzas
+// are anonymous.
 func (r Recipients) Check(sealed string) error {
 	s, err := readStanzas(sealed)
 	if err != nil {

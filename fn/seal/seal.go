@@ -1,5 +1,6 @@
-// Package seal encrypts private keys to age recipients and opens them again. What leaves it is public: armored age files and digests of recipient
-// lists. Keys exist in memory only, and no error quotes its input, since the input may be a key.
+// Package seal encrypts private keys to age recipients and opens them again. What leaves it is public: armored age
+// files and digests of recipient lists. Keys exist in memory only, and no error quotes its input, since the input may
+// be a key.
 package seal
 
 import (
@@ -21,8 +22,9 @@ type Recipients struct {
 	digest string
 }
 
-// ParseRecipients reads a list as a config holds it. An empty list, a secret key in place of a recipient, a mixture of classic and post-quantum
-// recipients and recipients of age plugins (which would have to run a program) are errors; the index of the entry is named, its text is not.
+// ParseRecipients reads a list as a config holds it. An empty list, a secret key in place of a recipient, a mixture of
+// classic and post-quantum recipients and recipients of age plugins (which would have to run a program) are errors; the
+// index of the entry is named, its text is not.
 func ParseRecipients(texts []string) (Recipients, error) {
 	if len(texts) == 0 {
 		return Recipients{}, errors.New("is empty; `meshless keygen` makes an age identity and prints its recipient (age1…)")
@@ -66,8 +68,8 @@ func parseRecipient(text string) (age.Recipient, error) {
 	return nil, errors.New("is not an age recipient (age1… or age1pq…); was it cut or mistyped?")
 }
 
-// digest is the lower-case hexadecimal SHA-256 of the sorted recipients, a line each. X25519 stanzas are anonymous, so a change of
-// recipients can be told from it alone.
+// digest is the lower-case hexadecimal SHA-256 of the sorted recipients, a line each. X25519 stanzas are anonymous, so
+// a change of recipients can be told from it alone.
 func digest(sorted []string) string {
 	sum := sha256.Sum256([]byte(strings.Join(sorted, "\n") + "\n"))
 	return hex.EncodeToString(sum[:])
@@ -96,7 +98,8 @@ func (r Recipients) Seal(plaintext []byte) (string, error) {
 	return out.String(), nil
 }
 
-// ParseIdentities reads an age identity file: AGE-SECRET-KEY-… lines, comments and empty lines. The error names no content.
+// ParseIdentities reads an age identity file: AGE-SECRET-KEY-… lines, comments and empty lines. The error names no
+// content.
 func ParseIdentities(text string) ([]age.Identity, error) {
 	identities, err := age.ParseIdentities(strings.NewReader(text))
 	if err != nil {

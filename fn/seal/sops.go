@@ -16,11 +16,12 @@ import (
 	"github.com/meshless-dev/meshless/fn/node"
 )
 
-// The format of SOPS, written by hand: its own packages link the clients of every cloud's key service, and only its decryption has a promise of stability
-// (github.com/getsops/sops/v3, sops.go). test/sops holds what is written here against the real program and against Flux's decryptor.
+// The format of SOPS, written by hand: its own packages link the clients of every cloud's key service, and only its
+// decryption has a promise of stability (github.com/getsops/sops/v3, sops.go). test/sops holds what is written here
+// against the real program and against Flux's decryptor.
 const (
-	// SOPSField is the top-level field in which SOPS keeps what it needs to decrypt an object. The API server knows no such field, so a Secret that nobody
-	// decrypted is refused instead of mounted.
+	// SOPSField is the top-level field in which SOPS keeps what it needs to decrypt an object. The API server knows no
+	// such field, so a Secret that nobody decrypted is refused instead of mounted.
 	SOPSField = "sops"
 	// sopsVersion is the release whose format this is. Every release since 3.9.0 (mac_only_encrypted) reads it.
 	sopsVersion = "3.13.3"
@@ -28,8 +29,8 @@ const (
 	sopsKeySize, sopsNonceSize = 32, 32
 )
 
-// sopsMACStart begins the hash of a MAC over the encrypted values alone, so that it never equals one over all values (sops.go,
-// MACOnlyEncryptedInitialization: the SHA-256 of "sops").
+// sopsMACStart begins the hash of a MAC over the encrypted values alone, so that it never equals one over all values
+// (sops.go, MACOnlyEncryptedInitialization: the SHA-256 of "sops").
 var sopsMACStart = []byte{
 	0x8a, 0x3f, 0xd2, 0xad, 0x54, 0xce, 0x66, 0x52, 0x7b, 0x10, 0x34, 0xf3, 0xd1, 0x47, 0xbe, 0xb,
 	0xb, 0x97, 0x5b, 0x3b, 0xf4, 0x4f, 0x72, 0xc6, 0xfd, 0xad, 0xec, 0x81, 0x76, 0xf2, 0x7d, 0x69,
@@ -41,9 +42,9 @@ type SOPS struct {
 	Metadata *yaml.Node // what stands under SOPSField
 }
 
-// SealSOPS encrypts the text that stands at the path of an object, and nothing else of it: `encrypted_regex` names the last element of the path. The MAC covers that
-// value alone (`mac_only_encrypted`), so whatever edits the rest of the object, as kustomize does with names, namespaces and labels, leaves it intact. now is
-// written as `lastmodified`.
+// SealSOPS encrypts the text that stands at the path of an object, and nothing else of it: `encrypted_regex` names the
+// last element of the path. The MAC covers that value alone (`mac_only_encrypted`), so whatever edits the rest of the
+// object, as kustomize does with names, namespaces and labels, leaves it intact. now is written as `lastmodified`.
 func (r Recipients) SealSOPS(path []string, plaintext []byte, now time.Time) (*SOPS, error) {
 	key := make([]byte, sopsKeySize)
 	defer clear(key)
@@ -74,7 +75,8 @@ func (r Recipients) SealSOPS(path []string, plaintext []byte, now time.Time) (*S
 	)}, nil
 }
 
-// sopsEncrypt writes a string in the form of SOPS. The additional data ties a value to its place in the object, and the MAC to its date.
+// sopsEncrypt writes a string in the form of SOPS. The additional data ties a value to its place in the object, and the
+// MAC to its date.
 func sopsEncrypt(key, plaintext []byte, additional string) (string, error) {
 	gcm, err := sopsCipher(key, sopsNonceSize)
 	if err != nil {
@@ -97,7 +99,8 @@ func sopsCipher(key []byte, nonceSize int) (cipher.AEAD, error) {
 	return cipher.NewGCMWithNonceSize(block, nonceSize)
 }
 
-// sopsMAC is what SOPS compares after decryption: the upper-case hexadecimal SHA-512 of all encrypted values in the order of the document.
+// sopsMAC is what SOPS compares after decryption: the upper-case hexadecimal SHA-512 of all encrypted values in the
+// order of the document.
 func sopsMAC(plaintext []byte) string {
 	hash := sha512.New()
 	hash.Write(sopsMACStart) // of a hash, Write returns no error

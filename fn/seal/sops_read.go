@@ -18,8 +18,8 @@ import (
 // sopsValue is a value that SOPS encrypted (aes/cipher.go). Only strings are read: a value of a Secret is nothing else.
 var sopsValue = regexp.MustCompile(`^ENC\[AES256_GCM,data:([A-Za-z0-9+/=]+),iv:([A-Za-z0-9+/=]+),tag:([A-Za-z0-9+/=]+),type:str\]$`)
 
-// sopsOtherKeys are the fields that name holders of the data key beside age recipients, and sopsOtherRules those that choose what is encrypted in other ways than
-// encrypted_regex (stores/stores.go).
+// sopsOtherKeys are the fields that name holders of the data key beside age recipients, and sopsOtherRules those that
+// choose what is encrypted in other ways than encrypted_regex (stores/stores.go).
 var (
 	sopsOtherKeys  = []string{"key_groups", "kms", "gcp_kms", "hckms", "azure_kv", "hc_vault", "pgp"}
 	sopsOtherRules = []string{"unencrypted_suffix", "encrypted_suffix", "unencrypted_regex", "unencrypted_comment_regex", "encrypted_comment_regex"}
@@ -28,9 +28,10 @@ var (
 // IsSOPS tells whether a value claims to be encrypted by SOPS.
 func IsSOPS(value string) bool { return strings.HasPrefix(value, "ENC[") }
 
-// ReadSOPS reads, without opening it, an object of which SOPS encrypted the value at the path and nothing else, and returns the age recipients to whom. It takes what
-// SealSOPS makes and what `sops --encrypt --encrypted-regex --mac-only-encrypted`, `sops rotate` and `sops updatekeys` make of it. An object that `sops` could not decrypt,
-// or not after an edit of its metadata, is an error.
+// ReadSOPS reads, without opening it, an object of which SOPS encrypted the value at the path and nothing else, and
+// returns the age recipients to whom. It takes what SealSOPS makes and what `sops --encrypt --encrypted-regex
+// --mac-only-encrypted`, `sops rotate` and `sops updatekeys` make of it. An object that `sops` could not decrypt, or
+// not after an edit of its metadata, is an error.
 func ReadSOPS(object *yaml.Node, path ...string) ([]string, error) {
 	metadata := node.Get(object, SOPSField)
 	if metadata == nil || metadata.Kind != yaml.MappingNode {

@@ -37,7 +37,8 @@ func openSOPS(secret *yaml.RNode, identities ...age.Identity) (string, error) {
 	return string(plaintext), err
 }
 
-// Each recipient opens it alone, classic or post-quantum; nobody else does. test/sops does the same with the real programs.
+// Each recipient opens it alone, classic or post-quantum; nobody else does. test/sops does the same with the real
+// programs.
 func TestSOPSRoundTrip(t *testing.T) {
 	a, b, other := classic(t), classic(t), classic(t)
 	quantum := hybrid(t)

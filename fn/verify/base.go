@@ -15,9 +15,10 @@ import (
 // wayBack is the way out of a state that is older than what is deployed.
 const wayBack = "take the state of the deployed branch (git checkout BASE -- DIR/mtls) and run `meshless issue`, which brings it up to date with everything else of this branch"
 
-// Backwards reports what of the state that is deployed, base, is undone by another that is about to be: a branch that is behind, a revert, a merge that took the
-// wrong side. It also holds a new state against what deployed pods accept at the moment of the change. Whole says that the new state was read from its folder,
-// where the CertificateAuthority belongs to it.
+// Backwards reports what of the state that is deployed, base, is undone by another that is about to be: a branch that
+// is behind, a revert, a merge that took the wrong side. It also holds a new state against what deployed pods accept at
+// the moment of the change. Whole says that the new state was read from its folder, where the CertificateAuthority
+// belongs to it.
 func Backwards(base, head *State, whole bool, now time.Time, r *report.Report) {
 	if base.Empty() {
 		r.Warn(report.Object{}, "", "the base holds no state of meshless: there is nothing to compare with. That is right before the first certificates are merged, and never again")
@@ -83,7 +84,8 @@ func (c *comparison) revocations() {
 	}
 }
 
-// replacement reports authorities whose replacement was begun in the base, and that would sign on as if nothing had happened.
+// replacement reports authorities whose replacement was begun in the base, and that would sign on as if nothing had
+// happened.
 func (c *comparison) replacement() {
 	for _, old := range c.base.Authorities {
 		for _, a := range c.head.Authorities {
@@ -116,7 +118,8 @@ func (c *comparison) trusted() {
 	}
 }
 
-// added names what would be trusted that is not yet: each authority can make any identity of the trust domain. One that signs, or has signed, was published before.
+// added names what would be trusted that is not yet: each authority can make any identity of the trust domain. One that
+// signs, or has signed, was published before.
 func (c *comparison) added() {
 	known := c.base.Authorities.Certificates()
 	for _, bundle := range c.base.Bundles {
@@ -157,7 +160,8 @@ func (s *State) retired(ca *x509.Certificate) bool {
 	return slices.ContainsFunc(s.Authorities, func(a *certs.Authority) bool { return a.Slot == v1alpha1.SlotRetired && a.Certificate.Equal(ca) })
 }
 
-// known reports leaves of authorities that the deployed bundles do not trust yet: pods that have not synced would refuse them.
+// known reports leaves of authorities that the deployed bundles do not trust yet: pods that have not synced would
+// refuse them.
 func (c *comparison) known() {
 	if !slices.ContainsFunc(slices.Collect(maps.Values(c.base.Leaves)), func(leaf *x509.Certificate) bool { return !c.now.After(leaf.NotAfter) }) {
 		return // nobody is left whom it could concern

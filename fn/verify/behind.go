@@ -15,8 +15,8 @@ import (
 // urgent is how long before an authority signs it is an error that a bundle does not hold it.
 const urgent = 48 * time.Hour
 
-// Behind reports what the bundles of a package lack of the CertificateAuthority that it shares with others, whose leaves its pods are to accept. The policy tells
-// when the Next authority will sign.
+// Behind reports what the bundles of a package lack of the CertificateAuthority that it shares with others, whose
+// leaves its pods are to accept. The policy tells when the Next authority will sign.
 func Behind(s, shared *State, p certs.Policy, now time.Time, r *report.Report) {
 	trusted := shared.Authorities.Trusted(now)
 	replacedLeaves(s, shared, r)
@@ -46,7 +46,8 @@ func Behind(s, shared *State, p certs.Policy, now time.Time, r *report.Report) {
 	}
 }
 
-// replacedLeaves reports leaves of authorities whose successor signs: they are dropped two days after it began to, wherever the CertificateAuthority is used.
+// replacedLeaves reports leaves of authorities whose successor signs: they are dropped two days after it began to,
+// wherever the CertificateAuthority is used.
 func replacedLeaves(s, shared *State, r *report.Report) {
 	replaced := shared.Authorities.Replaced()
 	for _, id := range slices.Sorted(maps.Keys(s.Leaves)) {
@@ -69,8 +70,8 @@ func lacks(namespace string, a *certs.Authority, signs, now time.Time, r *report
 	}
 }
 
-// Deadlines reports what somebody has to do before minLeft is over: leaves that expire, and an Active authority that soon cannot sign whole leaves. What a late
-// render only has to catch up with is a warning, whatever minLeft is.
+// Deadlines reports what somebody has to do before minLeft is over: leaves that expire, and an Active authority that
+// soon cannot sign whole leaves. What a late render only has to catch up with is a warning, whatever minLeft is.
 func Deadlines(leaves []Leaf, s *State, p certs.Policy, minLeft time.Duration, now time.Time, r *report.Report) {
 	for _, leaf := range leaves {
 		if c := leaf.Certificate; minLeft > 0 && c != nil && now.Before(c.NotAfter) && c.NotAfter.Sub(now) < minLeft {

@@ -9,8 +9,9 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// Consistent reports where the bundles say something else than the CertificateAuthority beside them, or that they share: a build reads the bundles alone, so one
-// that was edited trusts whom nobody issues for, and accepts what is revoked. Shared says that the authority is that of --ca, of which Behind reports what is missing.
+// Consistent reports where the bundles say something else than the CertificateAuthority beside them, or that they
+// share: a build reads the bundles alone, so one that was edited trusts whom nobody issues for, and accepts what is
+// revoked. Shared says that the authority is that of --ca, of which Behind reports what is missing.
 func Consistent(s, authority *State, shared bool, now time.Time, r *report.Report) {
 	if !authority.HasAuthority {
 		return

@@ -11,8 +11,9 @@ import (
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
-// exclusions reports, where exclusions are forbidden, what a workload of the mesh sends or takes without mutual TLS, in one line. It reads what init, proxy and mesh map are told, so it
-// does not matter whether config or annotations said it.
+// exclusions reports, where exclusions are forbidden, what a workload of the mesh sends or takes without mutual TLS, in
+// one line. It reads what init, proxy and mesh map are told, so it does not matter whether config or annotations said
+// it.
 func (c *checker) exclusions(object report.Object, args podplan.InitArgs, permissive netset.Ports) {
 	if !c.options.NoExclusions {
 		return

@@ -14,7 +14,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/netset"
 )
 
-// Where exclusions are forbidden, each workload that has one is an error of one line that lists them all, whether the config or an annotation said so; otherwise nothing is said.
+// Where exclusions are forbidden, each workload that has one is an error of one line that lists them all, whether the
+// config or an annotation said so; otherwise nothing is said.
 func TestNoExclusions(t *testing.T) {
 	annotated := func(lines ...string) string {
 		text := "metadata:\n      annotations:\n        " + strings.Join(lines, "\n        ") + "\n      labels: {app: web}"

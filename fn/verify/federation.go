@@ -9,7 +9,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// federationWarning is how long before the last authority of a federated trust domain expires it is said: its new bundle has to come from others.
+// federationWarning is how long before the last authority of a federated trust domain expires it is said: its new
+// bundle has to come from others.
 const federationWarning = 30 * 24 * time.Hour
 
 // meshMap is a mesh map and where it stands.

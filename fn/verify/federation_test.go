@@ -13,7 +13,8 @@ import (
 	"github.com/meshless-dev/meshless/test/testca"
 )
 
-// TestFederationInMaps: verify sees the federated bundles as they will be applied, warns once before the last authority of one expires, and refuses what is mixed.
+// TestFederationInMaps: verify sees the federated bundles as they will be applied, warns once before the last authority
+// of one expires, and refuses what is mixed.
 func TestFederationInMaps(t *testing.T) {
 	good := rendered(t)
 	until := func(d time.Duration) func(*x509.Certificate) {

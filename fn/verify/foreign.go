@@ -16,9 +16,11 @@ type foreign struct {
 	rest       string // what it says that nothing here does
 }
 
-// foreignWishes are the annotations of other meshes that have an equivalent here (Istio: istio.io/latest/docs/reference/config/annotations; Linkerd:
-// linkerd.io/2/reference/proxy-configuration; Consul: developer.hashicorp.com/consul/docs/k8s/annotations-and-labels; Kuma: kuma.io/docs, "Annotations and labels").
-// Requests for injection are not among them: with `true` the render refuses them, and `false` keeps the other mesh away, which is what it should do.
+// foreignWishes are the annotations of other meshes that have an equivalent here (Istio:
+// istio.io/latest/docs/reference/config/annotations; Linkerd: linkerd.io/2/reference/proxy-configuration; Consul:
+// developer.hashicorp.com/consul/docs/k8s/annotations-and-labels; Kuma: kuma.io/docs, "Annotations and labels").
+// Requests for injection are not among them: with `true` the render refuses them, and `false` keeps the other mesh
+// away, which is what it should do.
 var foreignWishes = map[string]foreign{
 	"traffic.sidecar.istio.io/excludeInboundPorts":     {mesh: "Istio", ours: api.ExcludeInboundPortsAnnotation},
 	"traffic.sidecar.istio.io/excludeOutboundPorts":    {mesh: "Istio", ours: api.ExcludeOutboundPortsAnnotation},
@@ -55,8 +57,8 @@ var foreignWishes = map[string]foreign{
 	"traffic.kuma.io/exclude-outbound-ports": {mesh: "Kuma", ours: api.ExcludeOutboundPortsAnnotation},
 }
 
-// foreign warns of annotations and labels of a pod in the mesh that mean something to another mesh only, unless ours are there as well: whoever brings
-// manifests along thinks that they hold.
+// foreign warns of annotations and labels of a pod in the mesh that mean something to another mesh only, unless ours
+// are there as well: whoever brings manifests along thinks that they hold.
 func (c *checker) foreign(object report.Object, annotations, labels map[string]string) {
 	if !c.options.EveryWorkload {
 		return

@@ -10,7 +10,8 @@ import (
 	"github.com/meshless-dev/meshless/fn/verify"
 )
 
-// What other meshes read is named with its equivalent, on pods of the mesh alone, and no longer once the equivalent is there.
+// What other meshes read is named with its equivalent, on pods of the mesh alone, and no longer once the equivalent is
+// there.
 func TestForeign(t *testing.T) {
 	good := rendered(t)
 	annotate := func(lines ...string) string {

@@ -89,7 +89,8 @@ func (c *checker) readCertificate(item *yaml.RNode) {
 	c.leaves = append(c.leaves, leaf)
 }
 
-// managedBundle checks whom a proxy trusts whose leaf cert-manager issues: ca.crt of its own Secret, or a ConfigMap, and all proxies in the same way.
+// managedBundle checks whom a proxy trusts whose leaf cert-manager issues: ca.crt of its own Secret, or a ConfigMap,
+// and all proxies in the same way.
 func (c *checker) managedBundle(object report.Object, secret string, from files) {
 	if len(c.bundles) > 0 {
 		c.report.Error(object, "volumes", "takes leaf and %s past the bundle of this mesh (configmap %s), which is among the manifests: one issuer serves the whole mesh; render the whole package again", api.BundleFile, api.BundleName)
@@ -111,7 +112,8 @@ func (c *checker) managedBundle(object report.Object, secret string, from files)
 	}
 }
 
-// ownSource checks a workload that brings its own Secret. What is not among the manifests cannot be judged; the proxy does it when it starts.
+// ownSource checks a workload that brings its own Secret. What is not among the manifests cannot be judged; the proxy
+// does it when it starts.
 func (c *checker) ownSource(object report.Object, own, secret, identity string, from files) {
 	if own != secret || from[api.PlainKeyFile] == "" {
 		c.report.Error(object, "volumes", "mounts secret %q with %s: neither a Certificate of cert-manager in the input writes it, nor does the annotation %s name it; the annotation takes the final name, after a namePrefix, and the package is to be rendered again",

@@ -82,7 +82,8 @@ func TestProxyProtocolPorts(t *testing.T) {
 	}
 }
 
-// What an init container is told must be what init can be told in a manifest: no holes that are too wide, and never the command that takes the rules out.
+// What an init container is told must be what init can be told in a manifest: no holes that are too wide, and never the
+// command that takes the rules out.
 func TestInitArguments(t *testing.T) {
 	good := rendered(t)
 	for args, want := range map[string]string{

@@ -280,7 +280,8 @@ func (c *checker) handlers(object report.Object, others []corev1.Container, w *p
 	}
 }
 
-// services checks that every mesh map knows every Service of the mesh with all that may answer for it: a Service that a map lacks would be dialed in the clear.
+// services checks that every mesh map knows every Service of the mesh with all that may answer for it: a Service that a
+// map lacks would be dialed in the clear.
 func (c *checker) services(items []*yaml.RNode) {
 	index := &manifest.Index{}
 	for _, w := range c.injected {

@@ -11,8 +11,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 )
 
-// sealedKey checks, without opening it, that the key in a Secret of ours can be opened by somebody, and returns the file that a pod gets it as. data is what
-// decodeData read.
+// sealedKey checks, without opening it, that the key in a Secret of ours can be opened by somebody, and returns the
+// file that a pod gets it as. data is what decodeData read.
 func (c *checker) sealedKey(object report.Object, item *yaml.RNode, data map[string]string) string {
 	raw := item.GetDataMap()
 	_, plain := raw[api.PlainKeyFile]
@@ -43,7 +43,8 @@ func (c *checker) refuseEncryptedLeaf(object report.Object, item *yaml.RNode) bo
 	return encrypted
 }
 
-// keySource checks that a pod takes from a Secret of ours the key that it holds, and an age identity only where it needs one.
+// keySource checks that a pod takes from a Secret of ours the key that it holds, and an age identity only where it
+// needs one.
 func (c *checker) keySource(object report.Object, secret string, leaf *Leaf, from files) {
 	file := api.SealedKeyFile
 	if from[file] == "" {

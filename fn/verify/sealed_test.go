@@ -12,7 +12,8 @@ import (
 	"github.com/meshless-dev/meshless/fn/verify"
 )
 
-// With the format SOPS a key is sealed when the real sops could open it, and pods take it from the Secret as a plain file, without an age identity.
+// With the format SOPS a key is sealed when the real sops could open it, and pods take it from the Secret as a plain
+// file, without an age identity.
 func TestCheckSOPS(t *testing.T) {
 	good := renderedWith(t, func(spec *v1alpha1.Spec) {
 		spec.Sealing.Format, spec.Sealing.IdentitySecret = v1alpha1.SealingSOPS, v1alpha1.SecretKey{}

@@ -20,8 +20,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// State is what manifests say of certificates: who is trusted, who has which, and whose keys are revoked. In the output of `kustomize build` there is no
-// CertificateAuthority.
+// State is what manifests say of certificates: who is trusted, who has which, and whose keys are revoked. In the output
+// of `kustomize build` there is no CertificateAuthority.
 type State struct {
 	HasAuthority bool              // the CertificateAuthority is among the items
 	Managed      bool              // cert-manager issues: there are Certificates of ours
@@ -30,11 +30,13 @@ type State struct {
 	Leaves       map[string]*x509.Certificate // by SPIFFE ID
 	Revoked      map[string]certs.RevokedKey  // by digest; Until is zero where only bundles or mesh maps list the key
 
-	listed     map[string][]string // digests that each bundle repeats, by namespace
-	additional map[string][]string // fingerprints of the authorities that the config added to each bundle, as the bundle says, by namespace
+	listed map[string][]string // digests that each bundle repeats, by namespace
+	// fingerprints of the authorities that the config added to each bundle, as the bundle says, by namespace
+	additional map[string][]string
 }
 
-// ReadState reads the items. What cannot be read is reported by Check or by the next render, except for the CertificateAuthority, which Check does not look into.
+// ReadState reads the items. What cannot be read is reported by Check or by the next render, except for the
+// CertificateAuthority, which Check does not look into.
 func ReadState(items []*yaml.RNode, r *report.Report) *State {
 	s := &State{Bundles: map[string][]*x509.Certificate{}, Leaves: map[string]*x509.Certificate{}, Revoked: map[string]certs.RevokedKey{}, listed: map[string][]string{},
 		additional: map[string][]string{}}

@@ -1,5 +1,5 @@
-// Package verify judges rendered manifests from outside: it sees what will be applied and nothing of how it was made. The last step of every render, and the
-// command for CI and GitOps, where kustomize fails open.
+// Package verify judges rendered manifests from outside: it sees what will be applied and nothing of how it was made.
+// The last step of every render, and the command for CI and GitOps, where kustomize fails open.
 package verify
 
 import (
@@ -37,10 +37,12 @@ type Leaf struct {
 
 // Options say what is judged.
 type Options struct {
-	Now           time.Time
-	EveryWorkload bool // a workload that is not injected and does not say so (meshless.dev/inject: disabled) is an error
-	NoExclusions  bool // whatever a workload sends or takes without mutual TLS on purpose is an error, and so is one that is not injected
-	Kinds         manifest.Kinds
+	Now time.Time
+	// a workload that is not injected and does not say so (meshless.dev/inject: disabled) is an error
+	EveryWorkload bool
+	// whatever a workload sends or takes without mutual TLS on purpose is an error, and so is one that is not injected
+	NoExclusions bool
+	Kinds        manifest.Kinds
 }
 
 // Check reports what is wrong with the items and returns the leaves that it found, in the order of the items.
@@ -95,7 +97,8 @@ type checker struct {
 	maps     []meshMap               // the same, in the order of the items
 	reader   meshmap.Reader
 
-	managed map[string]*Leaf       // of Certificates of cert-manager, by "<namespace>/<name>" of the Secret that they write
+	// of Certificates of cert-manager, by "<namespace>/<name>" of the Secret that they write
+	managed map[string]*Leaf
 	given   map[string]*yaml.RNode // every Secret, by namespacedName
 	issuer  *issuerRef             // that of the first Certificate of cert-manager
 	trust   whom                   // where the first proxy takes its bundle from whose leaf cert-manager issues
@@ -130,7 +133,8 @@ type meshed struct {
 	fips     bool // its proxy runs in FIPS 140-3 mode
 }
 
-// orphans reports leaves that no workload mounts: its kind may be one that only the config knows, or it has lost its sidecar.
+// orphans reports leaves that no workload mounts: its kind may be one that only the config knows, or it has lost its
+// sidecar.
 func (c *checker) orphans() {
 	mounted := map[string]bool{}
 	for _, w := range c.injected {
@@ -143,7 +147,8 @@ func (c *checker) orphans() {
 	}
 }
 
-// wellFormed refuses what is no manifest, and an object that stands twice: whichever is applied last counts, so neither can be judged.
+// wellFormed refuses what is no manifest, and an object that stands twice: whichever is applied last counts, so neither
+// can be judged.
 func (c *checker) wellFormed(items []*yaml.RNode) bool {
 	seen := map[report.Object]bool{}
 	for _, item := range items {
@@ -168,8 +173,8 @@ func (c *checker) wellFormed(items []*yaml.RNode) bool {
 	return !c.report.Failed()
 }
 
-// isKustomization tells whether an item is a kustomization, which `kustomize fn run` and folders hand over with the rest and nobody applies: its kind and name
-// may be missing.
+// isKustomization tells whether an item is a kustomization, which `kustomize fn run` and folders hand over with the
+// rest and nobody applies: its kind and name may be missing.
 func isKustomization(item *yaml.RNode, object report.Object) bool {
 	if object.Kind != "" {
 		return strings.HasPrefix(object.APIVersion, "kustomize.config.k8s.io/")
@@ -264,8 +269,8 @@ func (c *checker) readSecret(item *yaml.RNode) {
 	c.leaves = append(c.leaves, leaf)
 }
 
-// refuseClear reports private keys that are not sealed. A Secret of the platform may hold a TLS key; an age identity belongs in no manifest, and no key in the clear into
-// a Secret of ours.
+// refuseClear reports private keys that are not sealed. A Secret of the platform may hold a TLS key; an age identity
+// belongs in no manifest, and no key in the clear into a Secret of ours.
 func (c *checker) refuseClear(object report.Object, key, text string, ours bool) {
 	switch {
 	case strings.Contains(text, "AGE-SECRET-KEY-"):

@@ -81,7 +81,8 @@ func (c *checker) ownBundle(object report.Object, from files) {
 	}
 }
 
-// filesOf are the files that one source of a projected volume brings, and where from. A source without a list of items may bring anything, and is "*".
+// filesOf are the files that one source of a projected volume brings, and where from. A source without a list of items
+// may bring anything, and is "*".
 func filesOf(source corev1.VolumeProjection) map[string]string {
 	files := map[string]string{}
 	add := func(kind, name string, items []corev1.KeyToPath) {

@@ -14,7 +14,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 )
 
-// setApart writes the table rules.Apart, in one transaction, so that no packet meets it half made, and reads it back. A kernel without zones refuses it (noNFTables).
+// setApart writes the table rules.Apart, in one transaction, so that no packet meets it half made, and reads it back. A
+// kernel without zones refuses it (noNFTables).
 func setApart() error {
 	rule, err := apartRule()
 	if err != nil {
@@ -58,8 +59,9 @@ func acknowledged(conn *netlink.Conn, n int) error {
 	return nil
 }
 
-// apartBatch is the transaction. github.com/google/nftables cannot say "original" of a zone (NFTA_CT_DIRECTION), and a zone for both directions would lose the answers, so
-// the messages are built here, of its expressions where it has them.
+// apartBatch is the transaction. github.com/google/nftables cannot say "original" of a zone (NFTA_CT_DIRECTION), and a
+// zone for both directions would lose the answers, so the messages are built here, of its expressions where it has
+// them.
 func apartBatch(rule []byte) ([]netlink.Message, error) {
 	table, err := attributes(text(unix.NFTA_TABLE_NAME, rules.Apart))
 	if err != nil {
@@ -72,7 +74,8 @@ func apartBatch(rule []byte) ([]netlink.Message, error) {
 	const change = netlink.Request | netlink.Acknowledge | netlink.Create
 	return []netlink.Message{
 		message(unix.NFNL_MSG_BATCH_BEGIN, netlink.Request, unix.NFPROTO_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, nil),
-		message(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWTABLE, change, unix.NFPROTO_INET, 0, table), // or there may be none to delete
+		// or there may be none to delete
+		message(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWTABLE, change, unix.NFPROTO_INET, 0, table),
 		message(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_DELTABLE, netlink.Request|netlink.Acknowledge, unix.NFPROTO_INET, 0, table),
 		message(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWTABLE, change, unix.NFPROTO_INET, 0, table),
 		message(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWCHAIN, change, unix.NFPROTO_INET, 0, chain),
@@ -119,7 +122,8 @@ func apartExpressions() (netlink.Attribute, error) {
 	return nested(unix.NFTA_RULE_EXPRESSIONS, list...), nil
 }
 
-// message is one of nfnetlink: a header of family, version and resource before the attributes (linux/netfilter/nfnetlink.h).
+// message is one of nfnetlink: a header of family, version and resource before the attributes
+// (linux/netfilter/nfnetlink.h).
 func message(kind int, flags netlink.HeaderFlags, family byte, resource uint16, attributes []byte) netlink.Message {
 	header := binary.BigEndian.AppendUint16([]byte{family, unix.NFNETLINK_V0}, resource)
 	return netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(kind), Flags: flags}, Data: append(header, attributes...)}

@@ -16,8 +16,8 @@ import (
 // headerLength is that of nfnetlink's own header, before the attributes.
 const headerLength = 4
 
-// checkApart reads the table rules.Apart back: its one chain, with the place and the policy that were meant, and in it the one rule. It is an error if the kernel
-// holds anything else.
+// checkApart reads the table rules.Apart back: its one chain, with the place and the policy that were meant, and in it
+// the one rule. It is an error if the kernel holds anything else.
 func checkApart(conn *netlink.Conn, rule []byte) error {
 	chains, err := dumpApart(conn, unix.NFT_MSG_GETCHAIN, text(unix.NFTA_CHAIN_TABLE, rules.Apart))
 	if err != nil {
@@ -58,7 +58,8 @@ func checkApart(conn *netlink.Conn, rule []byte) error {
 	return nil
 }
 
-// dumpApart is the attributes of all objects of a kind that the kernel holds in the table. The kernel lists chains of every table of the family.
+// dumpApart is the attributes of all objects of a kind that the kernel holds in the table. The kernel lists chains of
+// every table of the family.
 func dumpApart(conn *netlink.Conn, kind int, of netlink.Attribute) ([][]byte, error) {
 	query, err := attributes(of)
 	if err != nil {
@@ -89,7 +90,8 @@ func kindOf(a netlink.Attribute) uint16 {
 	return a.Type &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
 }
 
-// kept is which attributes mean something, and of those that hold others, which of them; handles and counters are the kernel's.
+// kept is which attributes mean something, and of those that hold others, which of them; handles and counters are the
+// kernel's.
 type kept map[uint16]kept
 
 var keptOfChain = kept{unix.NFTA_CHAIN_NAME: nil, unix.NFTA_CHAIN_TYPE: nil, unix.NFTA_CHAIN_POLICY: nil,

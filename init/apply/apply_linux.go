@@ -16,13 +16,14 @@ import (
 // system is the machine that Apply works on; tests have some without programs.
 type system struct{ directories []string }
 
-// host looks for programs where Debian, Alpine and Fedora have them, never in $PATH: what runs with NET_ADMIN is not for an environment to choose.
+// host looks for programs where Debian, Alpine and Fedora have them, never in $PATH: what runs with NET_ADMIN is not
+// for an environment to choose.
 var host = system{directories: []string{"/usr/sbin", "/sbin", "/usr/bin"}}
 
-// Apply routes the TCP of the calling thread's network namespace through the proxy and writes the chains, as read back from the
-// kernel, to out; the first line says which back end it took and why. Auto means nftables over netlink, and iptables if the kernel has no nftables and the
-// image has the programs. Running it again replaces the rules at once, also those of the other back end; established
-// connections stay. Errors name what was refused and guess the cause.
+// Apply routes the TCP of the calling thread's network namespace through the proxy and writes the chains, as read back
+// from the kernel, to out; the first line says which back end it took and why. Auto means nftables over netlink, and
+// iptables if the kernel has no nftables and the image has the programs. Running it again replaces the rules at once,
+// also those of the other back end; established connections stay. Errors name what was refused and guess the cause.
 func Apply(args podplan.InitArgs, out io.Writer) error { return host.apply(args, out) }
 
 func (s system) apply(args podplan.InitArgs, out io.Writer) error {
@@ -78,8 +79,8 @@ type result struct {
 	text         string  // the rules as read back
 }
 
-// finish takes out what an earlier run left in another back end, and prints. The new rules are there already: in between a connection meets two
-// rule sets, of which the first redirect counts.
+// finish takes out what an earlier run left in another back end, and prints. The new rules are there already: in
+// between a connection meets two rule sets, of which the first redirect counts.
 func (s system) finish(out io.Writer, r result) error {
 	if err := s.removeOthers(r); err != nil {
 		return fmt.Errorf("take out the rules of an earlier run: %w", err)
@@ -92,7 +93,8 @@ func (s system) finish(out io.Writer, r result) error {
 	return err
 }
 
-// noNFTables tells whether the error is one of a kernel that lacks nftables or a part of it, and not, say, of a missing capability.
+// noNFTables tells whether the error is one of a kernel that lacks nftables or a part of it, and not, say, of a missing
+// capability.
 func noNFTables(err error) bool {
 	return isAny(err, unix.ENOENT, unix.EOPNOTSUPP, unix.EINVAL, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT)
 }

@@ -33,7 +33,8 @@ func tryApply(t *testing.T, ns netns.NsHandle, args podplan.InitArgs) (string, e
 	return out.String(), err
 }
 
-// Applying twice holds what applying once does: nothing is added, and another configuration leaves nothing of the first.
+// Applying twice holds what applying once does: nothing is added, and another configuration leaves nothing of the
+// first.
 func TestApplyReplaces(t *testing.T) {
 	ns := newNetns(t)
 	want, err := rules.New(everything(t), true)
@@ -112,7 +113,8 @@ func TestReadBackNoticesDifferences(t *testing.T) {
 		"no rules": {func(c *nftables.Conn) { c.FlushChain(prerouting) }, "rule 1 is missing: tcp dport"},
 		"another comment": {func(c *nftables.Conn) {
 			c.FlushChain(prerouting)
-			c.AddRule(&nftables.Rule{Table: table, Chain: prerouting, Exprs: encode(redirect), UserData: []byte{0, 200, 1}}) // malformed on purpose
+			// malformed on purpose
+			c.AddRule(&nftables.Rule{Table: table, Chain: prerouting, Exprs: encode(redirect), UserData: []byte{0, 200, 1}})
 		}, "rule 1 is meta l4proto tcp redirect to :15006"},
 		"a chain too much":      {func(c *nftables.Conn) { c.AddChain(&nftables.Chain{Table: table, Name: "more"}) }, "4 chains instead of 3"},
 		"no table":              {func(c *nftables.Conn) { c.DelTable(table) }, "0 chains instead of 3"},

@@ -92,8 +92,8 @@ func tryOn(t *testing.T, s system, ns netns.NsHandle, args podplan.InitArgs) (st
 	return out.String(), err
 }
 
-// withoutNFTables runs f on a thread whose kernel has no netfilter over netlink, as one without nf_tables: a filter of system calls refuses such
-// sockets to the thread and to what it starts.
+// withoutNFTables runs f on a thread whose kernel has no netfilter over netlink, as one without nf_tables: a filter of
+// system calls refuses such sockets to the thread and to what it starts.
 func withoutNFTables(t *testing.T, ns netns.NsHandle, f func() error) error {
 	t.Helper()
 	return inside(t, ns, func() error {
@@ -129,13 +129,15 @@ func residue(t *testing.T, ns netns.NsHandle) (found []string) {
 	return found
 }
 
-// refuseNetfilterSockets makes socket(AF_NETLINK, _, NETLINK_NETFILTER) fail with EPROTONOSUPPORT for this thread and its children, for ever.
+// refuseNetfilterSockets makes socket(AF_NETLINK, _, NETLINK_NETFILTER) fail with EPROTONOSUPPORT for this thread and
+// its children, for ever.
 func refuseNetfilterSockets() error {
 	const (
 		load  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
 		equal = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
 		ret   = unix.BPF_RET | unix.BPF_K
-		// struct seccomp_data: the call's number, then at 16 its arguments of eight bytes each, little-endian on the machines that run this.
+		// struct seccomp_data: the call's number, then at 16 its arguments of eight bytes each, little-endian on the
+		// machines that run this.
 		number, domain, protocol = 0, 16, 32
 	)
 	filter := []unix.SockFilter{

@@ -13,9 +13,10 @@ import (
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
-// The bypass tests: every way out of and into a pod that a process without NET_ADMIN has, one line each, with every back end and in both IP families. A way out is
-// closed if the peer is never reached: the outbound proxy answers, or nothing does. What is a real way around stands here too, as TestKnownBypasses, so that
-// docs/security.md says what is true. Beside them stand TestRouting, TestUDPIsUntouched, TestLoopbackFromOutside and TestIPv6EnabledLater.
+// The bypass tests: every way out of and into a pod that a process without NET_ADMIN has, one line each, with every
+// back end and in both IP families. A way out is closed if the peer is never reached: the outbound proxy answers, or
+// nothing does. What is a real way around stands here too, as TestKnownBypasses, so that docs/security.md says what is
+// true. Beside them stand TestRouting, TestUDPIsUntouched, TestLoopbackFromOutside and TestIPv6EnabledLater.
 
 // who is a process of the pod.
 type who struct {
@@ -35,7 +36,8 @@ var (
 	secondPod6 = "fd77::22"
 )
 
-// defaultCapabilities are what containerd gives to root where the manifest says nothing (containerd, pkg/oci: defaultUnixCaps). CRI-O gives less, SETUID among it.
+// defaultCapabilities are what containerd gives to root where the manifest says nothing (containerd, pkg/oci:
+// defaultUnixCaps). CRI-O gives less, SETUID among it.
 var defaultCapabilities = []uintptr{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FSETID, unix.CAP_FOWNER, unix.CAP_MKNOD, unix.CAP_NET_RAW, unix.CAP_SETGID,
 	unix.CAP_SETUID, unix.CAP_SETFCAP, unix.CAP_SETPCAP, unix.CAP_NET_BIND_SERVICE, unix.CAP_SYS_CHROOT, unix.CAP_KILL, unix.CAP_AUDIT_WRITE}
 
@@ -71,7 +73,8 @@ type way struct {
 	denied  []error               // the kernel must refuse the attempt with one of these
 	opens   bool                  // a bypass that is known and documented: the peer is reached
 	silent  bool                  // with the rules nobody answers
-	dead    bool                  // without the rules nobody answers, so that the way shows nothing of them but that they open none
+	// without the rules nobody answers, so that the way shows nothing of them but that they open none
+	dead bool
 }
 
 // attempt opens the connection and returns the server's first line. An error of the preparation is marked as such.
@@ -223,7 +226,8 @@ func forEachWay(t *testing.T, ways []way) {
 				populate(t, l, f)
 				setSysctl(t, l.peer, "net/ipv4/conf/all/accept_source_route", "1")
 				setSysctl(t, l.peer, "net/ipv4/conf/eth0/accept_source_route", "1")
-				// A new namespace has the node's value, which a kube-proxy in iptables mode sets; without it the kernel itself refuses such sources.
+				// A new namespace has the node's value, which a kube-proxy in iptables mode sets; without it the kernel
+				// itself refuses such sources.
 				setSysctl(t, l.pod, "net/ipv4/conf/all/route_localnet", "1")
 				for _, device := range []string{"all", "eth0"} {
 					if hasSegmentRouting() {
@@ -232,7 +236,8 @@ func forEachWay(t *testing.T, ways []way) {
 				}
 				must(t, inside(t, l.pod, func() error { return addAddresses("eth0", secondPod4+"/24", secondPod6+"/64") }))
 				must(t, inside(t, l.pod, addInboundSource6))
-				step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "peer"}.check(t) // and both ends know each other's hardware addresses
+				// and both ends know each other's hardware addresses
+				step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "peer"}.check(t)
 				for _, w := range ways {
 					if (w.only == "" || w.only == name) && len(w.denied) == 0 {
 						t.Run("control: "+w.name, func(t *testing.T) { w.control(t, l, f, name == "IPv6") })
@@ -246,7 +251,8 @@ func forEachWay(t *testing.T, ways []way) {
 						}
 					}
 				}
-				step{ns: l.pod, uid: proxyUID, host: f.foreign, port: servicePort, answers: "peer"}.check(t) // control: the peer is still there
+				// control: the peer is still there
+				step{ns: l.pod, uid: proxyUID, host: f.foreign, port: servicePort, answers: "peer"}.check(t)
 			})
 		}
 	})

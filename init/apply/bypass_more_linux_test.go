@@ -59,7 +59,8 @@ func TestBypassIn(t *testing.T) {
 						}
 					})
 				}
-				t.Run("as one of its users", func(t *testing.T) { // the user of a remote socket is nothing that the rules see
+				t.Run("as one of its users", func(t *testing.T) {
+					// the user of a remote socket is nothing that the rules see
 					asProxy := toApp
 					asProxy.uid = proxyUID
 					asProxy.check(t)
@@ -70,7 +71,8 @@ func TestBypassIn(t *testing.T) {
 	})
 }
 
-// Two ends that open the same connection at once need no listener (RFC 9293, section 3.5). Each SYN is redirected, so they never meet.
+// Two ends that open the same connection at once need no listener (RFC 9293, section 3.5). Each SYN is redirected, so
+// they never meet.
 func TestBypassSimultaneousOpen(t *testing.T) { forEachBackend(t, testSimultaneousOpen) }
 
 func testSimultaneousOpen(t *testing.T, b testBackend) {
@@ -120,7 +122,8 @@ func testSimultaneousOpen(t *testing.T, b testBackend) {
 	}
 }
 
-// With NET_RAW a process writes frames, which no rule of nat sees, and speaks TCP by itself. Without, it may not open such a socket.
+// With NET_RAW a process writes frames, which no rule of nat sees, and speaks TCP by itself. Without, it may not open
+// such a socket.
 func TestKnownBypassRawPackets(t *testing.T) { forEachBackend(t, testRawPackets) }
 
 func testRawPackets(t *testing.T, b testBackend) {
@@ -128,7 +131,8 @@ func testRawPackets(t *testing.T, b testBackend) {
 	f := families["IPv4"]
 	populate(t, l, f)
 	b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
-	step{ns: l.pod, uid: appUID, host: f.peer, port: servicePort, answers: "outbound"}.check(t) // control, and the peer's hardware address is known
+	// control, and the peer's hardware address is known
+	step{ns: l.pod, uid: appUID, host: f.peer, port: servicePort, answers: "outbound"}.check(t)
 	step{ns: l.pod, uid: proxyUID, host: f.peer, port: servicePort, answers: "peer"}.check(t)
 	for _, by := range []who{appUser, otherUser, bareRoot} {
 		for _, domain := range []int{unix.AF_PACKET, unix.AF_INET, unix.AF_INET6} {
@@ -230,7 +234,8 @@ func checksum(data []byte) uint16 {
 // userNamespace is set for the child of TestBypassUserNamespace, which this test binary is as well.
 const userNamespace = "MESHLESS_TEST_USER_NAMESPACE"
 
-// Every user may make a user namespace, where the kernel lets it, and has all capabilities in there: over network namespaces that it makes from there, not over the pod's.
+// Every user may make a user namespace, where the kernel lets it, and has all capabilities in there: over network
+// namespaces that it makes from there, not over the pod's.
 func TestBypassUserNamespace(t *testing.T) { forEachBackend(t, testUserNamespace) }
 
 func testUserNamespace(t *testing.T, b testBackend) {
@@ -266,7 +271,8 @@ func testUserNamespace(t *testing.T, b testBackend) {
 				if !strings.Contains(text, "the rules: operation not permitted") || !strings.Contains(text, "answers: outbound ") {
 					t.Errorf("in the pod's network:\n%s", text)
 				}
-			} else if !strings.Contains(text, "the rules: <nil>") || !strings.Contains(text, "network is unreachable") { // its own rules, and no way out
+			} else if !strings.Contains(text, "the rules: <nil>") || !strings.Contains(text, "network is unreachable") {
+				// its own rules, and no way out
 				t.Errorf("in a network of its own:\n%s", text)
 			}
 		})

@@ -25,7 +25,8 @@ func secondAddress(f family) string {
 	return secondPod6
 }
 
-// sourceRoute asks that the packet goes by way of the peer (RFC 791, loose source route). Recent kernels let only NET_RAW ask.
+// sourceRoute asks that the packet goes by way of the peer (RFC 791, loose source route). Recent kernels let only
+// NET_RAW ask.
 func sourceRoute(fd int, f family) error {
 	peer := parseAddr(f.peer).As4()
 	const noOperation, loose = 1, 131
@@ -56,7 +57,8 @@ func fastOpen(fd int, to unix.Sockaddr) error {
 // giveToProxy gives the socket to the proxy's user: the packet filter must look at who opened it, not at who owns it.
 func giveToProxy(fd int, _ family) error { return unix.Fchown(fd, proxyUID, proxyUID) }
 
-// becomeProxy makes the thread the proxy's user, and then opens another socket in the place of the first, since the user counts who opened it.
+// becomeProxy makes the thread the proxy's user, and then opens another socket in the place of the first, since the
+// user counts who opened it.
 func becomeProxy(fd int, f family) error {
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, proxyUID, proxyUID, proxyUID); errno != 0 {
 		return errno
@@ -122,7 +124,8 @@ func TestBypassOut(t *testing.T) {
 	})
 }
 
-// TestKnownBypasses: what docs/security.md says is open. SETUID is in the default set of every runtime, so root of an ordinary image has it; `drop: [ALL]` closes it.
+// TestKnownBypasses: what docs/security.md says is open. SETUID is in the default set of every runtime, so root of an
+// ordinary image has it; `drop: [ALL]` closes it.
 func TestKnownBypasses(t *testing.T) {
 	forEachWay(t, []way{
 		{name: "SETUID to the proxy's user", by: []who{rootLike}, prepare: becomeProxy, opens: true},

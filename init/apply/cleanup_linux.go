@@ -14,11 +14,14 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 )
 
-// Remove takes out of the calling thread's network namespace all that Apply ever puts there, whatever back end wrote it, and nothing else: the table inet meshless,
-// our chains in the tables nat and filter of either iptables with the jumps to them, and the address of the inbound proxy on lo. It writes a line to out for each, or that there
-// was nothing; a second run is such a one. What then is opened in a pod leaves and arrives without the proxy; established connections stay as they are.
+// Remove takes out of the calling thread's network namespace all that Apply ever puts there, whatever back end wrote
+// it, and nothing else: the table inet meshless, our chains in the tables nat and filter of either iptables with the
+// jumps to them, and the address of the inbound proxy on lo. It writes a line to out for each, or that there was
+// nothing; a second run is such a one. What then is opened in a pod leaves and arrives without the proxy; established
+// connections stay as they are.
 //
-// It is an error if something could be left: rules of the legacy iptables can be seen with its programs and NET_RAW only.
+// It is an error if something could be left: rules of the legacy iptables can be seen with its programs and NET_RAW
+// only.
 func Remove(out io.Writer) error { return host.remove(out) }
 
 func (s system) remove(out io.Writer) error {
@@ -42,7 +45,8 @@ func (s system) remove(out io.Writer) error {
 	return err
 }
 
-// legacyVisible is an error where the namespace has a table of the legacy iptables that the container cannot look into: it may be ours.
+// legacyVisible is an error where the namespace has a table of the legacy iptables that the container cannot look into:
+// it may be ours.
 func (s system) legacyVisible() error {
 	for _, f := range []rules.Family{rules.IPv4, rules.IPv6} {
 		for _, table := range rules.Tables {
@@ -61,8 +65,8 @@ func (s system) legacyVisible() error {
 	return nil
 }
 
-// removeInboundSource6 takes from lo the address that addInboundSource6 gave it. One that was not added in that way is somebody else's. The IPv4 address was never
-// added: all of 127.0.0.0/8 is lo's.
+// removeInboundSource6 takes from lo the address that addInboundSource6 gave it. One that was not added in that way is
+// somebody else's. The IPv4 address was never added: all of 127.0.0.0/8 is lo's.
 func removeInboundSource6() (removed []string, err error) {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {

@@ -45,7 +45,8 @@ func removedTables(names ...string) (lines []string) {
 	return lines
 }
 
-// After a removal the namespace is as it was before: no rule, no address, and connections go where they go without a mesh. A second removal finds nothing.
+// After a removal the namespace is as it was before: no rule, no address, and connections go where they go without a
+// mesh. A second removal finds nothing.
 func TestRemove(t *testing.T) { forEachBackend(t, testRemove) }
 
 func testRemove(t *testing.T, b testBackend) {
@@ -82,7 +83,8 @@ func testRemove(t *testing.T, b testBackend) {
 	step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t)
 }
 
-// What three runs with three back ends left goes at once, and what belongs to others stays, in nftables and in both iptables, an address of ::6 included that somebody else added.
+// What three runs with three back ends left goes at once, and what belongs to others stays, in nftables and in both
+// iptables, an address of ::6 included that somebody else added.
 func TestRemoveLeavesOthersAlone(t *testing.T) {
 	requirePrograms(t)
 	ns := newNetns(t)

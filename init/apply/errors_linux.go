@@ -26,7 +26,8 @@ const (
 		"annotation " + api.InjectAnnotation + ": disabled"
 )
 
-// hintCapability says where NET_ADMIN comes from. To another user than root, what a manifest adds is of no use: Kubernetes has no ambient capabilities.
+// hintCapability says where NET_ADMIN comes from. To another user than root, what a manifest adds is of no use:
+// Kubernetes has no ambient capabilities.
 func hintCapability() string {
 	if uid := os.Geteuid(); uid != 0 {
 		return fmt.Sprintf("%s; a capability that is added is in force for root alone, and this is uid %d: set runAsUser: 0", hintNetAdmin, uid)
@@ -42,9 +43,9 @@ func explain(operation string, err error) error {
 	return fmt.Errorf("%s: %w", operation, err)
 }
 
-// explainNFTables does so for an operation of nftables. What the errors mean was read in net/netfilter of Linux: ENOENT for a chain type
-// or expression whose module is missing; EOPNOTSUPP and EINVAL where nf_tables itself is; EPROTONOSUPPORT and
-// EAFNOSUPPORT where there is no netlink for netfilter at all.
+// explainNFTables does so for an operation of nftables. What the errors mean was read in net/netfilter of Linux: ENOENT
+// for a chain type or expression whose module is missing; EOPNOTSUPP and EINVAL where nf_tables itself is;
+// EPROTONOSUPPORT and EAFNOSUPPORT where there is no netlink for netfilter at all.
 func explainNFTables(operation string, err error) error {
 	if noNFTables(err) {
 		if inGVisor("/") {
@@ -55,7 +56,8 @@ func explainNFTables(operation string, err error) error {
 	return explain(operation, err)
 }
 
-// explainIPTables does so for a program of iptables, whose texts say little: without NET_RAW the legacy one cannot "initialize" a table.
+// explainIPTables does so for a program of iptables, whose texts say little: without NET_RAW the legacy one cannot
+// "initialize" a table.
 func explainIPTables(v variant, err error) error {
 	switch {
 	case !capable(unix.CAP_NET_ADMIN):
@@ -77,10 +79,12 @@ func isAny(err error, targets ...error) bool {
 	return false
 }
 
-// gVisorBuilt is the build that gVisor has in /proc/version, whatever release it claims to be (4.4.0, and since 2025 4.19.0-gvisor).
+// gVisorBuilt is the build that gVisor has in /proc/version, whatever release it claims to be (4.4.0, and since 2025
+// 4.19.0-gvisor).
 const gVisorBuilt = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
 
-// inGVisor tells whether the kernel is gVisor's: its marker file, for sandboxes that show it (gvisor.dev/gvisor/pkg/gvisordetect), or its version.
+// inGVisor tells whether the kernel is gVisor's: its marker file, for sandboxes that show it
+// (gvisor.dev/gvisor/pkg/gvisordetect), or its version.
 func inGVisor(root string) bool {
 	if _, err := os.Stat(filepath.Join(root, "proc/gvisor/kernel_is_gvisor")); err == nil {
 		return true
@@ -95,8 +99,9 @@ var foreignMeshes = []struct{ prefix, mesh string }{
 	{"OSM_PROXY_", "Open Service Mesh"}, {"APPMESH_", "AWS App Mesh"},
 }
 
-// refuseForeign is an error if another mesh redirects this pod: whose redirect comes first would be chance. Rules of the legacy
-// iptables are seen by refuseForeignLegacy only, where the programs are; the function refuses pods that carry another mesh's sidecar.
+// refuseForeign is an error if another mesh redirects this pod: whose redirect comes first would be chance. Rules of
+// the legacy iptables are seen by refuseForeignLegacy only, where the programs are; the function refuses pods that
+// carry another mesh's sidecar.
 func refuseForeign(conn *nftables.Conn) error {
 	tables, err := conn.ListTables()
 	if err != nil {
@@ -134,7 +139,8 @@ func refuseForeignNFT() error {
 	return err
 }
 
-// refuseForeignLegacy does so for the tables of the legacy iptables, as far as the image has its programs and the container may run them.
+// refuseForeignLegacy does so for the tables of the legacy iptables, as far as the image has its programs and the
+// container may run them.
 func (s system) refuseForeignLegacy() error {
 	if s.program(variantLegacy, rules.IPv4, "save") == "" || !capable(unix.CAP_NET_RAW) {
 		return nil

@@ -32,8 +32,8 @@ func addInterface(t *testing.T, l lab, name string, number int) {
 	}
 }
 
-// An excluded interface is one by its whole name, in the direction that the config names; an excluded user is that user. Everything else is as it is
-// without. Each hole stands beside the controls that show how far it reaches.
+// An excluded interface is one by its whole name, in the direction that the config names; an excluded user is that
+// user. Everything else is as it is without. Each hole stands beside the controls that show how far it reaches.
 func TestExclusions(t *testing.T) { forEachBackend(t, testExclusions) }
 
 func testExclusions(t *testing.T, b testBackend) {
@@ -69,7 +69,8 @@ func testExclusions(t *testing.T, b testBackend) {
 			} {
 				t.Run(c.name, c.check)
 			}
-			// The connection of such a socket is carried by others of the kernel's, which must count as the user's: also for the proxy's own user, should its dialer do so.
+			// The connection of such a socket is carried by others of the kernel's, which must count as the user's:
+			// also for the proxy's own user, should its dialer do so.
 			multipath := way{proto: unix.IPPROTO_MPTCP}
 			line, err := multipath.attempt(t, l.pod, who{"the excluded user", uid, nil}, f, name == "IPv6")
 			if !strings.HasPrefix(line, "peer ") && !missing(err) {
@@ -79,8 +80,8 @@ func testExclusions(t *testing.T, b testBackend) {
 	}
 }
 
-// What listens on loopback alone stays private, whatever is excluded, although the pod routes packets to loopback addresses from outside: it has that sysctl from a node whose kube-proxy
-// sets it.
+// What listens on loopback alone stays private, whatever is excluded, although the pod routes packets to loopback
+// addresses from outside: it has that sysctl from a node whose kube-proxy sets it.
 func TestExclusionsKeepLoopback(t *testing.T) { forEachBackend(t, testExclusionsKeepLoopback) }
 
 func testExclusionsKeepLoopback(t *testing.T, b testBackend) {

@@ -26,7 +26,8 @@ const (
 )
 
 // encode writes a rule in the kernel's expressions, the way nft does: no sets and no extensions, so that nothing but
-// nf_tables, nft_chain_nat, nft_redir, nft_ct and nft_reject_inet is needed, and so that what is read back is what was written.
+// nf_tables, nft_chain_nat, nft_redir, nft_ct and nft_reject_inet is needed, and so that what is read back is what was
+// written.
 func encode(r rules.Rule) []expr.Any {
 	var e []expr.Any
 	if r.UID != 0 {
@@ -132,7 +133,8 @@ func encodePorts(r netset.PortRange) []expr.Any {
 	}
 }
 
-// decode reads what encode writes, but for the reason, which is not an expression. An expression that encode does not write is an error.
+// decode reads what encode writes, but for the reason, which is not an expression. An expression that encode does not
+// write is an error.
 func decode(exprs []expr.Any) (rules.Rule, error) {
 	var r rules.Rule
 	var loaded expr.Any // what the register was loaded with
@@ -185,7 +187,8 @@ func decodeCondition(r *rules.Rule, loaded expr.Any, mask []byte, c *expr.Cmp) (
 			r.UID = binary.NativeEndian.Uint32(c.Data)
 		case l.Key == expr.MetaKeyIIFNAME || l.Key == expr.MetaKeyOIFNAME:
 			return decodeInterface(r, l.Key, c.Data)
-		case l.Key == expr.MetaKeyNFPROTO || l.Key == expr.MetaKeyL4PROTO: // the address or the port that follows says it
+		case l.Key == expr.MetaKeyNFPROTO || l.Key == expr.MetaKeyL4PROTO:
+			// the address or the port that follows says it
 		default:
 			err = fmt.Errorf("meta key %d compared with %x", l.Key, c.Data)
 		}
@@ -218,7 +221,8 @@ func decodeInterface(r *rules.Rule, key expr.MetaKey, data []byte) error {
 	switch {
 	case key == expr.MetaKeyOIFNAME && slices.Equal(data, interfaceName("lo")):
 		r.Loopback = true
-	case !slices.Equal(data, interfaceName(name)) || (netset.Interfaces{name}).Validate() != nil: // shorter, it would be the beginning of a name
+	case !slices.Equal(data, interfaceName(name)) || (netset.Interfaces{name}).Validate() != nil:
+		// shorter, it would be the beginning of a name
 		return fmt.Errorf("interface %q", data)
 	case key == expr.MetaKeyIIFNAME:
 		r.In = name

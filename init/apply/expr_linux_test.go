@@ -74,7 +74,8 @@ func TestDecodeRefusesForeignExpressions(t *testing.T) {
 	}
 }
 
-// The kernel reads the mask and the addresses byte by byte; this pins them against nft --debug=netlink for 10.3.128.0/17.
+// The kernel reads the mask and the addresses byte by byte; this pins them against nft --debug=netlink for
+// 10.3.128.0/17.
 func TestEncodeMask(t *testing.T) {
 	exprs := encode(rules.Rule{Dest: netip.MustParsePrefix("10.3.128.0/17")})
 	bitwise, ok := exprs[3].(*expr.Bitwise)

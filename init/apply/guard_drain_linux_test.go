@@ -21,7 +21,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
-// What a process has written arrives, although the process has closed the socket before: it has no owner then. The server reads only afterwards. The same with one direction closed.
+// What a process has written arrives, although the process has closed the socket before: it has no owner then. The
+// server reads only afterwards. The same with one direction closed.
 func TestGuardLetsOrphansDrain(t *testing.T) { forEachBackend(t, testOrphansDrain) }
 
 func testOrphansDrain(t *testing.T, b testBackend) {

@@ -60,7 +60,8 @@ func say(t *testing.T, ns netns.NsHandle, uid int, source string, port int, targ
 	return err
 }
 
-// resetter is a server that takes the first data of each connection and resets it. What it heard comes through the channel.
+// resetter is a server that takes the first data of each connection and resets it. What it heard comes through the
+// channel.
 func resetter(t *testing.T, ns netns.NsHandle, address string) (heard chan string) {
 	t.Helper()
 	var l net.Listener
@@ -160,8 +161,9 @@ func (b testBackend) disarm(t *testing.T, ns netns.NsHandle) {
 	}))
 }
 
-// The proxy dials the address that the app dialed. If the server resets that connection, conntrack keeps what was decided for it, for ten seconds: the app's next connection from the
-// proxy's port would leave as it is. Without the guard it does.
+// The proxy dials the address that the app dialed. If the server resets that connection, conntrack keeps what was
+// decided for it, for ten seconds: the app's next connection from the proxy's port would leave as it is. Without the
+// guard it does.
 func TestBypassInheritedWayOut(t *testing.T) { forEachBackend(t, testInheritedWayOut) }
 
 func testInheritedWayOut(t *testing.T, b testBackend) {
@@ -200,7 +202,8 @@ func testInheritedWayOut(t *testing.T, b testBackend) {
 	}
 }
 
-// The mirror image: the proxy resets a connection of the app, and its own next one from the app's port would be redirected to itself.
+// The mirror image: the proxy resets a connection of the app, and its own next one from the app's port would be
+// redirected to itself.
 func TestInheritedRedirect(t *testing.T) { forEachBackend(t, testInheritedRedirect) }
 
 func testInheritedRedirect(t *testing.T, b testBackend) {
@@ -233,7 +236,8 @@ func testInheritedRedirect(t *testing.T, b testBackend) {
 	}
 }
 
-// A connection from before the rules ends with them, whether conntrack knew it before, picks it up halfway, or is told not to (tcp_loose).
+// A connection from before the rules ends with them, whether conntrack knew it before, picks it up halfway, or is told
+// not to (tcp_loose).
 func TestBypassEstablished(t *testing.T) { forEachBackend(t, testEstablished) }
 
 func testEstablished(t *testing.T, b testBackend) {
@@ -270,13 +274,15 @@ func testEstablished(t *testing.T, b testBackend) {
 				if goesOn() {
 					t.Error("it goes on")
 				}
-				step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t) // the next one is redirected
+				// the next one is redirected
+				step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t)
 			})
 		}
 	}
 }
 
-// What was left out and no longer is, is cut by the next run; what passes the proxy stays (TestApplyAgainKeepsConnections).
+// What was left out and no longer is, is cut by the next run; what passes the proxy stays
+// (TestApplyAgainKeepsConnections).
 func TestGuardCutsWhatIsNoLongerExcluded(t *testing.T) { forEachBackend(t, testNoLongerExcluded) }
 
 func testNoLongerExcluded(t *testing.T, b testBackend) {

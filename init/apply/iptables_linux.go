@@ -21,13 +21,16 @@ import (
 // variant is one of the two programs that are both called iptables.
 type variant string
 
-// The variants, in the order in which they are tried: nft needs no capability but NET_ADMIN and no lock, and is what distributions chose.
+// The variants, in the order in which they are tried: nft needs no capability but NET_ADMIN and no lock, and is what
+// distributions chose.
 const (
-	variantNFT    variant = "nft"    // writes the tables of nftables that iptables-nft knows: kernels with nf_tables, back to 4.18
+	// writes the tables of nftables that iptables-nft knows: kernels with nf_tables, back to 4.18
+	variantNFT    variant = "nft"
 	variantLegacy variant = "legacy" // writes ip_tables and ip6_tables: kernels before nf_tables, or without it
 )
 
-// errDiffers is an error after which the other variant is not tried: something writes to the tables, and would do so there.
+// errDiffers is an error after which the other variant is not tried: something writes to the tables, and would do so
+// there.
 var errDiffers = errors.New("the rules differ from what was written")
 
 // variants are those whose programs for IPv4 are there.
@@ -51,8 +54,9 @@ func (s system) program(v variant, f rules.Family, verb string) string {
 	return ""
 }
 
-// run runs a program in the calling thread's network namespace and returns what it printed. The lock of the legacy programs keeps two of them on one machine
-// apart; in a pod's own namespace there is nobody else, and with a read-only root no place for its file.
+// run runs a program in the calling thread's network namespace and returns what it printed. The lock of the legacy
+// programs keeps two of them on one machine apart; in a pod's own namespace there is nobody else, and with a read-only
+// root no place for its file.
 func (s system) run(v variant, f rules.Family, verb, input string, args ...string) (string, error) {
 	path := s.program(v, f, verb)
 	if path == "" {
@@ -70,8 +74,8 @@ func (s system) run(v variant, f rules.Family, verb, input string, args ...strin
 	return stdout.String(), nil
 }
 
-// writeIPTables takes the first variant that can write the rules of both families. A variant that fails half-way leaves rules that finish takes
-// out when another succeeded; when none did, the pod does not start.
+// writeIPTables takes the first variant that can write the rules of both families. A variant that fails half-way leaves
+// rules that finish takes out when another succeeded; when none did, the pod does not start.
 func (s system) writeIPTables(want rules.Ruleset, ipv6 bool) (result, error) {
 	variants := s.variants()
 	if len(variants) == 0 {
@@ -95,14 +99,15 @@ func (s system) writeIPTables(want rules.Ruleset, ipv6 bool) (result, error) {
 		}
 		failures = append(failures, err.Error())
 	}
-	if capable(unix.CAP_NET_ADMIN) && capable(unix.CAP_NET_RAW) && !inGVisor("/") { // or the failures say what is missing
+	if capable(unix.CAP_NET_ADMIN) && capable(unix.CAP_NET_RAW) && !inGVisor("/") {
+		// or the failures say what is missing
 		failures = append(failures, hintIPTables)
 	}
 	return result{}, errors.New(strings.Join(failures, "; "))
 }
 
-// writeVariant writes both families, each in one commit, and returns them as read back. With IPv6 disabled its rules are written all the same where
-// they can be, since an address may appear later.
+// writeVariant writes both families, each in one commit, and returns them as read back. With IPv6 disabled its rules
+// are written all the same where they can be, since an address may appear later.
 func (s system) writeVariant(v variant, want rules.Ruleset, ipv6 bool) (string, error) {
 	text, err := s.writeFamily(v, rules.IPv4, want)
 	if err != nil {
@@ -124,7 +129,8 @@ func (s system) writeFamily(v variant, f rules.Family, want rules.Ruleset) (stri
 		return "", err
 	}
 	note := ""
-	if _, refused := s.run(v, f, "restore", want.Restore(f, held), "--noflush"); refused != nil { // a node may lack REJECT and have all else
+	if _, refused := s.run(v, f, "restore", want.Restore(f, held), "--noflush"); refused != nil {
+		// a node may lack REJECT and have all else
 		if held, err = s.held(v, f); err != nil { // the first table may have been committed
 			return "", err
 		}
@@ -143,7 +149,8 @@ func (s system) writeFamily(v variant, f rules.Family, want rules.Ruleset) (stri
 	return "# " + f.Program("-"+string(v)) + "\n" + note + got.IPTables(f), nil
 }
 
-// held is what the tables of a variant hold. Listing a legacy one would make it, so the kernel is asked first whether it is there.
+// held is what the tables of a variant hold. Listing a legacy one would make it, so the kernel is asked first whether
+// it is there.
 func (s system) held(v variant, f rules.Family) (rules.Held, error) {
 	held := rules.Held{}
 	for _, table := range rules.Tables {

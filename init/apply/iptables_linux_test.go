@@ -45,8 +45,8 @@ func forEachVariant(t *testing.T, test func(*testing.T, testBackend)) {
 	})
 }
 
-// Applying twice holds what applying once does, another configuration leaves nothing of the first, and what others have in the tables stays, in
-// its order and behind ours.
+// Applying twice holds what applying once does, another configuration leaves nothing of the first, and what others have
+// in the tables stays, in its order and behind ours.
 func TestIPTablesReplaces(t *testing.T) { forEachVariant(t, testIPTablesReplaces) }
 
 func testIPTablesReplaces(t *testing.T, b testBackend) {
@@ -197,7 +197,8 @@ func TestSwitchingBackends(t *testing.T) {
 				after := podplan.InitArgs{ProxyUID: proxyUID, Backend: to.backend}
 				s := everywhere
 				if to.variant == variantLegacy {
-					s = to.system(t) // or iptables-nft would be taken; it has no program that could clean up after iptables-nft
+					// or iptables-nft would be taken; it has no program that could clean up after iptables-nft
+					s = to.system(t)
 				}
 				_, err := tryOn(t, s, l.pod, after)
 				must(t, err)
@@ -302,7 +303,8 @@ func testWithoutIP6Tables(t *testing.T, b testBackend) {
 	}
 }
 
-// The legacy programs need a raw socket, iptables-nft does not; the error says which capability is missing, since the program's own does not.
+// The legacy programs need a raw socket, iptables-nft does not; the error says which capability is missing, since the
+// program's own does not.
 func TestLegacyNeedsNetRaw(t *testing.T) {
 	for _, b := range testBackends {
 		var out strings.Builder

@@ -16,7 +16,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 )
 
-// disableIPv6 is the switch of lo; net.ipv6.conf.all.disable_ipv6 sets it too. It is absent where the kernel has no IPv6.
+// disableIPv6 is the switch of lo; net.ipv6.conf.all.disable_ipv6 sets it too. It is absent where the kernel has no
+// IPv6.
 const disableIPv6 = "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
 
 // ipv6Known tells whether the kernel has IPv6 at all, usable or not.
@@ -25,8 +26,8 @@ func ipv6Known() bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// ipv6Usable tells whether the pod has IPv6. It is an error if an interface has an IPv6 address while lo may have none: the rules would
-// send IPv6 to a loopback address that does not exist.
+// ipv6Usable tells whether the pod has IPv6. It is an error if an interface has an IPv6 address while lo may have none:
+// the rules would send IPv6 to a loopback address that does not exist.
 func ipv6Usable() (bool, error) {
 	data, err := os.ReadFile(disableIPv6)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -46,9 +47,10 @@ func ipv6Usable() (bool, error) {
 	return false, nil
 }
 
-// addInboundSource6 gives lo the address from which the inbound proxy dials the app over IPv6 (the IPv4 one needs nothing, all
-// of 127.0.0.0/8 is lo's). It is added as deprecated (RFC 4862, section 5.5.4), so that nobody gets it as a source
-// address who did not ask for it; otherwise a pod whose only other address is link-local would call out from it.
+// addInboundSource6 gives lo the address from which the inbound proxy dials the app over IPv6 (the IPv4 one needs
+// nothing, all of 127.0.0.0/8 is lo's). It is added as deprecated (RFC 4862, section 5.5.4), so that nobody gets it as
+// a source address who did not ask for it; otherwise a pod whose only other address is link-local would call out from
+// it.
 func addInboundSource6() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {

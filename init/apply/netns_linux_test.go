@@ -19,8 +19,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 )
 
-// The addresses of the laboratory: a pod and a peer, joined by a veth pair. foreign is a network that the pod reaches through the peer,
-// as it reaches a Service; so is excluded, which the rules except.
+// The addresses of the laboratory: a pod and a peer, joined by a veth pair. foreign is a network that the pod reaches
+// through the peer, as it reaches a Service; so is excluded, which the rules except.
 const (
 	pod4, pod6           = "10.77.0.2", "fd77::2"
 	peer4, peer6         = "10.77.0.1", "fd77::1"
@@ -92,13 +92,15 @@ func newNetns(t *testing.T) netns.NsHandle {
 	return ns
 }
 
-// lab is a pod and a peer. The pod's default route leads to the peer, which owns the foreign and the excluded addresses.
+// lab is a pod and a peer. The pod's default route leads to the peer, which owns the foreign and the excluded
+// addresses.
 type lab struct{ pod, peer netns.NsHandle }
 
 func newLab(t *testing.T) lab {
 	t.Helper()
 	l := lab{pod: newNetns(t), peer: newNetns(t)}
-	for _, ns := range []netns.NsHandle{l.pod, l.peer} { // or neighbours would wait seconds for their link-local addresses
+	for _, ns := range []netns.NsHandle{l.pod, l.peer} {
+		// or neighbours would wait seconds for their link-local addresses
 		setSysctl(t, ns, "net/ipv6/conf/all/accept_dad", "0")
 		setSysctl(t, ns, "net/ipv6/conf/default/accept_dad", "0")
 	}
@@ -193,7 +195,8 @@ func answer(c *net.TCPConn, name string) {
 	io.Copy(c, c)
 }
 
-// originalDestination asks conntrack where the client meant to go, as the proxy does (SO_ORIGINAL_DST, in both families 80).
+// originalDestination asks conntrack where the client meant to go, as the proxy does (SO_ORIGINAL_DST, in both families
+// 80).
 func originalDestination(c *net.TCPConn) string {
 	const soOriginalDst = 80
 	raw, err := c.SyscallConn()
@@ -203,7 +206,8 @@ func originalDestination(c *net.TCPConn) string {
 	result := ""
 	controlErr := raw.Control(func(fd uintptr) {
 		if c.LocalAddr().(*net.TCPAddr).IP.To4() != nil {
-			m, err := unix.GetsockoptIPv6Mreq(int(fd), unix.SOL_IP, soOriginalDst) // 16 bytes or more: holds a sockaddr_in
+			// 16 bytes or more: holds a sockaddr_in
+			m, err := unix.GetsockoptIPv6Mreq(int(fd), unix.SOL_IP, soOriginalDst)
 			if err != nil {
 				result = err.Error()
 				return
@@ -225,7 +229,8 @@ func originalDestination(c *net.TCPConn) string {
 	return result
 }
 
-// connect opens a connection as a user, from a source address if that is not empty, and returns it with the server's first line.
+// connect opens a connection as a user, from a source address if that is not empty, and returns it with the server's
+// first line.
 func connect(t *testing.T, ns netns.NsHandle, uid int, source, target string) (net.Conn, string, error) {
 	t.Helper()
 	var c net.Conn

@@ -14,13 +14,13 @@ import (
 const (
 	timeout = 10 * time.Second // for each exchange with the kernel, which answers in milliseconds
 
-	// The kernel takes a transaction as one message and answers every rule of it; the default of 208 KiB ends at some hundred
-	// excluded ports. The memory is used only as needed.
+	// The kernel takes a transaction as one message and answers every rule of it; the default of 208 KiB ends at some
+	// hundred excluded ports. The memory is used only as needed.
 	netlinkBuffer = 8 << 20
 )
 
-// writeNFTables puts the rules into the kernel over netlink and returns them as read back, in nft's words. Where the kernel lacks no more than the reset of the guard, the guard
-// drops, and a comment in front of the text says so.
+// writeNFTables puts the rules into the kernel over netlink and returns them as read back, in nft's words. Where the
+// kernel lacks no more than the reset of the guard, the guard drops, and a comment in front of the text says so.
 func writeNFTables(want rules.Ruleset) (string, error) { return writeNFTablesBy(replace, want) }
 
 func writeNFTablesBy(replace func(*nftables.Conn, rules.Ruleset) error, want rules.Ruleset) (string, error) {

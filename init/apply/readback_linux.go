@@ -13,8 +13,8 @@ import (
 	"github.com/meshless-dev/meshless/init/rules"
 )
 
-// readBack returns the rules that the kernel holds in our table, in words of package rules. It is an error if they are not, chain
-// by chain and expression by expression, what was meant; handles are the kernel's and are not compared.
+// readBack returns the rules that the kernel holds in our table, in words of package rules. It is an error if they are
+// not, chain by chain and expression by expression, what was meant; handles are the kernel's and are not compared.
 func readBack(conn *nftables.Conn, want rules.Ruleset) (rules.Ruleset, error) {
 	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {

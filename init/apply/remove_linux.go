@@ -12,20 +12,22 @@ import (
 	"github.com/meshless-dev/meshless/init/rules"
 )
 
-// removeOthers takes out our rules of every back end but the one that holds them now, or a connection would be redirected by what an
-// earlier configuration said.
+// removeOthers takes out our rules of every back end but the one that holds them now, or a connection would be
+// redirected by what an earlier configuration said.
 func (s system) removeOthers(r result) error {
 	if _, err := removeFromNFTables(!r.nftables, r.variant != variantNFT); err != nil {
 		return err
 	}
 	if r.variant == variantLegacy || s.program(variantLegacy, rules.IPv4, "restore") == "" || !capable(unix.CAP_NET_RAW) {
-		return nil // without the programs, or without the right to run them, no earlier run of this container made legacy rules
+		// without the programs, or without the right to run them, no earlier run of this container made legacy rules
+		return nil
 	}
 	_, err := s.removeLegacy()
 	return err
 }
 
-// removeLegacy takes our chains out of the tables of the legacy iptables, one commit for each table, and says which it took.
+// removeLegacy takes our chains out of the tables of the legacy iptables, one commit for each table, and says which it
+// took.
 func (s system) removeLegacy() (removed []string, err error) {
 	for _, f := range []rules.Family{rules.IPv4, rules.IPv6} {
 		held, err := s.held(variantLegacy, f)
@@ -45,8 +47,9 @@ func (s system) removeLegacy() (removed []string, err error) {
 	return removed, nil
 }
 
-// removeFromNFTables takes out our table, and our chains in the tables of iptables-nft, in one transaction and over netlink: the image may be the one without
-// programs. A kernel without nftables holds neither. It says what it took out.
+// removeFromNFTables takes out our table, and our chains in the tables of iptables-nft, in one transaction and over
+// netlink: the image may be the one without programs. A kernel without nftables holds neither. It says what it took
+// out.
 func removeFromNFTables(table, chains bool) (removed []string, err error) {
 	conn, err := nftables.New(nftables.WithSockOptions(configure))
 	if err != nil {
@@ -99,7 +102,8 @@ func removeTables(conn *nftables.Conn) (removed []string, err error) {
 	return removed, nil
 }
 
-// removeChains queues the removal of our chains in a table of iptables of a family, and of each rule elsewhere in it that jumps there. It tells whether there are any.
+// removeChains queues the removal of our chains in a table of iptables of a family, and of each rule elsewhere in it
+// that jumps there. It tells whether there are any.
 func removeChains(conn *nftables.Conn, family nftables.TableFamily, table string) (there bool, err error) {
 	chains, err := conn.ListChainsOfTableFamily(family)
 	if err != nil {

@@ -175,7 +175,8 @@ func testRoutingWithoutIPv6(t *testing.T, b testBackend) {
 	}
 }
 
-// A pod of a cluster of IPv6 alone: every IPv6 path is as it is otherwise, and rules for IPv4 are there as well, since its loopback and an address that comes later are IPv4's.
+// A pod of a cluster of IPv6 alone: every IPv6 path is as it is otherwise, and rules for IPv4 are there as well, since
+// its loopback and an address that comes later are IPv4's.
 func TestRoutingIPv6Only(t *testing.T) { forEachBackend(t, testRoutingIPv6Only) }
 
 func testRoutingIPv6Only(t *testing.T, b testBackend) {
@@ -219,8 +220,9 @@ func testIPv6EnabledLater(t *testing.T, b testBackend) {
 	step{ns: l.peer, host: f.pod, port: appPort, answers: "inbound"}.check(t)
 }
 
-// A peer on the same link addresses packets to the pod's loopback addresses, and the pod's sysctls even let them in. They land on the
-// inbound proxy, which refuses an original destination that is not the pod's address; never on a loopback listener.
+// A peer on the same link addresses packets to the pod's loopback addresses, and the pod's sysctls even let them in.
+// They land on the inbound proxy, which refuses an original destination that is not the pod's address; never on a
+// loopback listener.
 func TestLoopbackFromOutside(t *testing.T) { forEachBackend(t, testLoopbackFromOutside) }
 
 func testLoopbackFromOutside(t *testing.T, b testBackend) {

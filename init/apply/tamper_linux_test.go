@@ -14,7 +14,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
-// Something else writes into our table between our commit and our look at it. Each run then either holds what was meant, or fails and prints nothing; and it is noticed.
+// Something else writes into our table between our commit and our look at it. Each run then either holds what was
+// meant, or fails and prints nothing; and it is noticed.
 func TestApplyNoticesTampering(t *testing.T) {
 	ns := newNetns(t)
 	args := podplan.InitArgs{ProxyUID: proxyUID}
@@ -31,7 +32,8 @@ func TestApplyNoticesTampering(t *testing.T) {
 				}
 				conn := &nftables.Conn{}
 				conn.InsertRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Table: table, Name: rules.Output}, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}})
-				if err := conn.Flush(); err != nil && !noNFTables(err) { // the table may be missing between two commits of the test's end
+				if err := conn.Flush(); err != nil && !noNFTables(err) {
+					// the table may be missing between two commits of the test's end
 					return err
 				}
 			}

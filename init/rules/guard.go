@@ -24,15 +24,18 @@ const (
 	Invalid                      // belongs to no connection, so that no NAT was done
 )
 
-// guard refuses what the chain output would have redirected and did not. NAT decides on a connection's first packet as conntrack sees it, and that is not always the socket's:
-// the entry of a connection that the server reset lives on for ten seconds, and a new connection between the same addresses and ports gets what was decided for the old one. The
-// proxy dials the address that the app dialed, so the app can inherit a way out, and the proxy a redirect to itself. This chain is asked for every packet, after NAT, and has
-// no memory.
+// guard refuses what the chain output would have redirected and did not. NAT decides on a connection's first packet as
+// conntrack sees it, and that is not always the socket's: the entry of a connection that the server reset lives on for
+// ten seconds, and a new connection between the same addresses and ports gets what was decided for the old one. The
+// proxy dials the address that the app dialed, so the app can inherit a way out, and the proxy a redirect to itself.
+// This chain is asked for every packet, after NAT, and has no memory.
 //
-// Who opened the socket decides, and only where that is known: packets of sockets that are closed with data still to send, or in TIME_WAIT, have no owner, and cannot begin a
-// connection. Answers go in the direction of reply. What is not TCP is not refused.
+// Who opened the socket decides, and only where that is known: packets of sockets that are closed with data still to
+// send, or in TIME_WAIT, have no owner, and cannot begin a connection. Answers go in the direction of reply. What is
+// not TCP is not refused.
 //
-// A packet that NAT redirected has a loopback address here; the interface is still the one of its first route, hence no Loopback in the first two rules.
+// A packet that NAT redirected has a loopback address here; the interface is still the one of its first route, hence no
+// Loopback in the first two rules.
 func guard(args podplan.InitArgs) []Rule {
 	const dialsItself = "the proxy never dials itself: a stale entry of conntrack has redirected it"
 	proxy, outbound := uint32(args.ProxyUID), netset.PortRange{First: api.OutboundPort, Last: api.OutboundPort}

@@ -20,7 +20,8 @@ const (
 	IPv6 Family = 6
 )
 
-// Tables are those of iptables that hold chains of ours, in the order in which they are written, one commit each: the guard comes first, so that what is not redirected yet is refused.
+// Tables are those of iptables that hold chains of ours, in the order in which they are written, one commit each: the
+// guard comes first, so that what is not redirected yet is refused.
 var Tables = []string{"filter", "nat"}
 
 // builtin is the chain of iptables from which a jump leads to ours.
@@ -56,12 +57,13 @@ func (s Ruleset) Of(f Family) Ruleset {
 	return of
 }
 
-// IPTables is the set, for one family, as iptables-restore --noflush (or ip6tables-restore) reads it. The reasons are comments of the text: the
-// extension that stores them in the kernel would be one more module that a node may lack.
+// IPTables is the set, for one family, as iptables-restore --noflush (or ip6tables-restore) reads it. The reasons are
+// comments of the text: the extension that stores them in the kernel would be one more module that a node may lack.
 func (s Ruleset) IPTables(f Family) string { return s.Restore(f, nil) }
 
-// Restore is IPTables for tables that hold something already: what they hold of ours is replaced in the same commit, so that no packet
-// meets half a chain, and what is not ours stays. Our jumps come first, or a rule of somebody else could decide before them.
+// Restore is IPTables for tables that hold something already: what they hold of ours is replaced in the same commit, so
+// that no packet meets half a chain, and what is not ours stays. Our jumps come first, or a rule of somebody else could
+// decide before them.
 func (s Ruleset) Restore(f Family, held Held) string {
 	var out strings.Builder
 	for _, table := range Tables {
@@ -136,7 +138,8 @@ func (r Rule) IPTables() string {
 		say("-m owner --uid-owner %d", r.UID)
 	}
 	if r.NotUID != 0 {
-		say("-m owner --socket-exists ! --uid-owner %d", r.NotUID) // without the first, packets of no socket are another user's
+		// without the first, packets of no socket are another user's
+		say("-m owner --socket-exists ! --uid-owner %d", r.NotUID)
 	}
 	switch r.Tracked {
 	case Original:

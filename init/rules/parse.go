@@ -10,8 +10,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/netset"
 )
 
-// ParseIPTables reads what Rule.IPTables writes and what iptables-save makes of it. A word that Rule.IPTables does not write is an error: two rules that
-// differ in the kernel must not read as one.
+// ParseIPTables reads what Rule.IPTables writes and what iptables-save makes of it. A word that Rule.IPTables does not
+// write is an error: two rules that differ in the kernel must not read as one.
 func ParseIPTables(spec string) (Rule, error) {
 	words, err := split(spec)
 	if err != nil {
@@ -157,7 +157,8 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	return p, err
 }
 
-// split cuts a line into words as iptables-restore does: double quotes hold words together, a backslash takes the next character as it is.
+// split cuts a line into words as iptables-restore does: double quotes hold words together, a backslash takes the next
+// character as it is.
 func split(line string) ([]string, error) {
 	var words []string
 	var word strings.Builder

@@ -1,11 +1,12 @@
-// Package rules decides which TCP connections of a pod pass through the proxy: it turns the command line of meshless-init into
-// the chains that package apply puts into the kernel. It is pure and runs on any operating system, so that every configuration
-// has a text golden (testdata/). The rule set was measured on a real kernel (research/injection.md, section 2).
+// Package rules decides which TCP connections of a pod pass through the proxy: it turns the command line of
+// meshless-init into the chains that package apply puts into the kernel. It is pure and runs on any operating system,
+// so that every configuration has a text golden (testdata/). The rule set was measured on a real kernel
+// (research/injection.md, section 2).
 //
-// What it promises: TCP from outside reaches the proxy's inbound port, TCP to outside reaches its outbound port, whatever the IP
-// family, and what should and did not is refused; each exception is a rule that says why. What it does not touch: UDP and every other protocol, and what a pod says to
-// itself over lo. A process of the proxy's user, or root with NET_ADMIN in the pod, can bypass it; docs/init.md has the
-// whole list, and apply's bypass tests hold it.
+// What it promises: TCP from outside reaches the proxy's inbound port, TCP to outside reaches its outbound port,
+// whatever the IP family, and what should and did not is refused; each exception is a rule that says why. What it does
+// not touch: UDP and every other protocol, and what a pod says to itself over lo. A process of the proxy's user, or
+// root with NET_ADMIN in the pod, can bypass it; docs/init.md has the whole list, and apply's bypass tests hold it.
 package rules
 
 import (
@@ -34,8 +35,9 @@ const MaxWhy = 128
 // Ruleset is all that meshless-init asks of the kernel's packet filter.
 type Ruleset struct{ Chains []Chain }
 
-// Chain is a base chain; its rules are tried in order, and what none decides is accepted as it is. The chains of type nat see the
-// first packet of a connection only, so redirected connections survive a replacement of the rules; Guard sees every packet.
+// Chain is a base chain; its rules are tried in order, and what none decides is accepted as it is. The chains of type
+// nat see the first packet of a connection only, so redirected connections survive a replacement of the rules; Guard
+// sees every packet.
 type Chain struct {
 	Name  string // Prerouting, Output or Guard
 	Rules []Rule
@@ -57,7 +59,8 @@ func (c Chain) Hook() string {
 	return c.Name
 }
 
-// Priority is the chain's place among those of its hook: that of NAT, which nft calls dstnat in prerouting and by its number only in output, and for Guard that of filter.
+// Priority is the chain's place among those of its hook: that of NAT, which nft calls dstnat in prerouting and by its
+// number only in output, and for Guard that of filter.
 func (c Chain) Priority() int {
 	if c.Name == Guard {
 		return 0
@@ -65,10 +68,12 @@ func (c Chain) Priority() int {
 	return -100
 }
 
-// Rule is one line of a chain: if every condition holds, the verdict is taken. A condition's zero value sets no condition.
+// Rule is one line of a chain: if every condition holds, the verdict is taken. A condition's zero value sets no
+// condition.
 type Rule struct {
-	UID      uint32           // user that opened the sending socket
-	NotUID   uint32           // the sending socket was opened by another user; one whose user is not known does not count
+	UID uint32 // user that opened the sending socket
+	// the sending socket was opened by another user; one whose user is not known does not count
+	NotUID   uint32
 	Tracked  Tracking         // what conntrack says of the packet
 	Loopback bool             // leaves through lo
 	In, Out  string           // name of the interface, not lo, through which it comes or leaves
@@ -87,9 +92,10 @@ var (
 	loopback6 = netip.MustParsePrefix("::1/128")
 )
 
-// New is the rule set for a command line. Without ipv6 the rules that only IPv6 could match are left out, but for those of its loopback address; the redirects cover both
-// families all the same, so that an IPv6 address that appears later is no way around the proxy and leads to it. Values that
-// podplan.ParseInitArgs would not return are errors: a rule for user 0 would let every process out.
+// New is the rule set for a command line. Without ipv6 the rules that only IPv6 could match are left out, but for those
+// of its loopback address; the redirects cover both families all the same, so that an IPv6 address that appears later
+// is no way around the proxy and leads to it. Values that podplan.ParseInitArgs would not return are errors: a rule for
+// user 0 would let every process out.
 func New(args podplan.InitArgs, ipv6 bool) (Ruleset, error) {
 	if err := validate(args); err != nil {
 		return Ruleset{}, err
@@ -125,9 +131,9 @@ func validate(args podplan.InitArgs) error {
 	return nil
 }
 
-// plaintextPorts are the ports that a peer reaches without the proxy: the proxy's own two that are plaintext by design, and those
-// that the workload opted out. Excluding one of the proxy's other ports opens nothing: the outbound and admin listeners are
-// bound to loopback, and the inbound one refuses a connection whose original destination is its own port.
+// plaintextPorts are the ports that a peer reaches without the proxy: the proxy's own two that are plaintext by design,
+// and those that the workload opted out. Excluding one of the proxy's other ports opens nothing: the outbound and admin
+// listeners are bound to loopback, and the inbound one refuses a connection whose original destination is its own port.
 func plaintextPorts(args podplan.InitArgs) (rules []Rule) {
 	for _, r := range netset.PortsOf(api.MetricsPort, api.HealthPort) {
 		rules = append(rules, Rule{Ports: r, Why: "metrics and health are plaintext"})
@@ -138,13 +144,15 @@ func plaintextPorts(args podplan.InitArgs) (rules []Rule) {
 	return rules
 }
 
-// prerouting has no exception by address, and one by interface only where the config names it. A packet from outside to 127.0.0.1 or ::6 is redirected as well: left alone, only the kernel's
-// martian filter (off with route_localnet) would keep it from the loopback listeners. The proxy sees an original
-// destination that is not the pod's address, or that is a port of its own, and refuses. What the pod sends to itself over lo
-// passes this hook too, but its connection was decided in output already, and NAT decides once.
+// prerouting has no exception by address, and one by interface only where the config names it. A packet from outside to
+// 127.0.0.1 or ::6 is redirected as well: left alone, only the kernel's martian filter (off with route_localnet) would
+// keep it from the loopback listeners. The proxy sees an original destination that is not the pod's address, or that is
+// a port of its own, and refuses. What the pod sends to itself over lo passes this hook too, but its connection was
+// decided in output already, and NAT decides once.
 func prerouting(args podplan.InitArgs) []Rule {
 	var rules []Rule
-	// An exclusion must not reach what listens on loopback alone, the proxy's admin port included. IPv6 has no route_localnet.
+	// An exclusion must not reach what listens on loopback alone, the proxy's admin port included. IPv6 has no
+	// route_localnet.
 	if len(args.ExcludeInboundPorts)+len(args.ExcludeInboundInterfaces) > 0 {
 		rules = append(rules, Rule{Dest: loopback4, RedirectTo: api.InboundPort, Why: "to a loopback address, from outside: the proxy refuses"})
 	}
@@ -155,8 +163,8 @@ func prerouting(args podplan.InitArgs) []Rule {
 	return append(rules, Rule{RedirectTo: api.InboundPort, Why: "all other TCP from outside passes the proxy"})
 }
 
-// output: the order matters. The proxy's own connections are decided before anything that an annotation excludes, and the
-// inbound proxy's source addresses before the hairpin, or the proxy would dial itself for ever (istio#14443).
+// output: the order matters. The proxy's own connections are decided before anything that an annotation excludes, and
+// the inbound proxy's source addresses before the hairpin, or the proxy would dial itself for ever (istio#14443).
 func output(args podplan.InitArgs) []Rule {
 	rules := []Rule{
 		{Loopback: true, Source: netip.MustParseAddr(api.InboundSource4), Why: "the inbound proxy delivers to the app"},
@@ -168,10 +176,12 @@ func output(args podplan.InitArgs) []Rule {
 	return append(rules, Rule{RedirectTo: api.OutboundPort, Why: "all other TCP to outside passes the proxy"})
 }
 
-// untouched is what stays as it is although it is not the proxy's: Output does not redirect it, and Guard does not refuse it. One list, so that the two cannot differ.
+// untouched is what stays as it is although it is not the proxy's: Output does not redirect it, and Guard does not
+// refuse it. One list, so that the two cannot differ.
 func untouched(args podplan.InitArgs) []Rule {
 	rules := []Rule{
-		// App to own pod address: direct, since no peer is involved (istio#7563). It carries no more than localhost does.
+		// App to own pod address: direct, since no peer is involved (istio#7563). It carries no more than localhost
+		// does.
 		{Loopback: true, Why: "within the pod"},
 		// Loopback addresses leave through lo, unless a policy route says otherwise; even then they are nobody else's.
 		{Dest: loopback4, Why: "loopback addresses are the pod itself"},
@@ -192,9 +202,10 @@ func untouched(args podplan.InitArgs) []Rule {
 	return rules
 }
 
-// hairpin: the outbound proxy dialed a Service and the pod itself was chosen (a socket-level load balancer such as Cilium's rewrites
-// the address before the packet exists). The server then must be the inbound proxy, which speaks TLS, as it would be for any other
-// pod (istio#37890); and as for any other pod, the ports that peers reach without the proxy are reached without it.
+// hairpin: the outbound proxy dialed a Service and the pod itself was chosen (a socket-level load balancer such as
+// Cilium's rewrites the address before the packet exists). The server then must be the inbound proxy, which speaks TLS,
+// as it would be for any other pod (istio#37890); and as for any other pod, the ports that peers reach without the
+// proxy are reached without it.
 func hairpin(args podplan.InitArgs) []Rule {
 	rules := plaintextPorts(args)
 	rules = append(rules,

@@ -19,7 +19,8 @@ import (
 
 var update = flag.Bool("update", false, "write the goldens anew")
 
-// A golden's first line is the command line, with "ipv4-only: " before it where the pod has no IPv6: "# [ipv4-only: ]--flag=value ...".
+// A golden's first line is the command line, with "ipv4-only: " before it where the pod has no IPv6: "# [ipv4-only:
+// ]--flag=value ...".
 func readGolden(t *testing.T, path string) (args podplan.InitArgs, ipv6 bool, header, want string) {
 	t.Helper()
 	data, err := os.ReadFile(path)
@@ -114,7 +115,8 @@ func checkChain(t *testing.T, c Chain) {
 	}
 }
 
-// checkGuard checks that the guard refuses all that the chain output redirects, and what it lets pass is, rule for rule, what output leaves alone.
+// checkGuard checks that the guard refuses all that the chain output redirects, and what it lets pass is, rule for
+// rule, what output leaves alone.
 func checkGuard(t *testing.T, output, guard Chain, proxy uint32) {
 	t.Helper()
 	after := func(c Chain) int {
@@ -150,16 +152,19 @@ func checkGuard(t *testing.T, output, guard Chain, proxy uint32) {
 func TestNewRefuses(t *testing.T) {
 	good := podplan.InitArgs{ProxyUID: 15000}
 	for name, change := range map[string]func(*podplan.InitArgs){
-		"--proxy-uid: 0":            func(a *podplan.InitArgs) { a.ProxyUID = 0 }, // would be "any user" in a Rule
-		"--proxy-uid: -1":           func(a *podplan.InitArgs) { a.ProxyUID = -1 },
-		"0 is root":                 func(a *podplan.InitArgs) { a.ExcludeOutboundUIDs = netset.UIDs{0} }, // would be "any user" as well
+		"--proxy-uid: 0":  func(a *podplan.InitArgs) { a.ProxyUID = 0 }, // would be "any user" in a Rule
+		"--proxy-uid: -1": func(a *podplan.InitArgs) { a.ProxyUID = -1 },
+		// would be "any user" as well
+		"0 is root":                 func(a *podplan.InitArgs) { a.ExcludeOutboundUIDs = netset.UIDs{0} },
 		"15000 is the proxy's user": func(a *podplan.InitArgs) { a.ExcludeOutboundUIDs = netset.UIDs{15000} },
 		"eth0 joins the pod":        func(a *podplan.InitArgs) { a.ExcludeOutboundInterfaces = netset.Interfaces{"eth0"} },
 		`"net*" is not the name`:    func(a *podplan.InitArgs) { a.ExcludeInboundInterfaces = netset.Interfaces{"net*"} },
-		`"" is not the name`:        func(a *podplan.InitArgs) { a.ExcludeInboundInterfaces = netset.Interfaces{""} }, // would be "any interface"
-		"ports 9-8":                 func(a *podplan.InitArgs) { a.ExcludeInboundPorts = netset.Ports{{First: 9, Last: 8}} },
-		"ports 0-8":                 func(a *podplan.InitArgs) { a.ExcludeOutboundPorts = netset.Ports{{First: 0, Last: 8}} }, // would be "any port"
-		"invalid Prefix":            func(a *podplan.InitArgs) { a.ExcludeOutboundCIDRs = []netip.Prefix{{}} },
+		// would be "any interface"
+		`"" is not the name`: func(a *podplan.InitArgs) { a.ExcludeInboundInterfaces = netset.Interfaces{""} },
+		"ports 9-8":          func(a *podplan.InitArgs) { a.ExcludeInboundPorts = netset.Ports{{First: 9, Last: 8}} },
+		// would be "any port"
+		"ports 0-8":      func(a *podplan.InitArgs) { a.ExcludeOutboundPorts = netset.Ports{{First: 0, Last: 8}} },
+		"invalid Prefix": func(a *podplan.InitArgs) { a.ExcludeOutboundCIDRs = []netip.Prefix{{}} },
 		"10.0.0.1/8": func(a *podplan.InitArgs) {
 			a.ExcludeOutboundCIDRs = []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}
 		},

@@ -18,7 +18,8 @@ type Saved struct {
 // SavedRule is one line of a Saved.
 type SavedRule struct{ Chain, Spec string }
 
-// ParseSaved reads what iptables-save -t prints of a table. Comments and counters are left out. Text of another form is an error that quotes the line.
+// ParseSaved reads what iptables-save -t prints of a table. Comments and counters are left out. Text of another form is
+// an error that quotes the line.
 func ParseSaved(name, text string) (Saved, error) {
 	var n Saved
 	table := ""
@@ -50,7 +51,8 @@ func ParseSaved(name, text string) (Saved, error) {
 // Ours tells whether the table holds something that an earlier run left.
 func (n Saved) Ours() bool { return len(n.own()) > 0 || n.unjump() != "" }
 
-// Clean is the text for iptables-restore --noflush that takes out of the table of this name what Ours sees, and nothing else.
+// Clean is the text for iptables-restore --noflush that takes out of the table of this name what Ours sees, and nothing
+// else.
 func (n Saved) Clean(name string) string {
 	return "*" + name + "\n" + n.unjump() + n.drop(nil) + "COMMIT\n"
 }
@@ -75,7 +77,8 @@ func (n Saved) unjump() string {
 	return out.String()
 }
 
-// drop deletes our chains but for those to keep. All are emptied before the first is deleted, as one may lead into another.
+// drop deletes our chains but for those to keep. All are emptied before the first is deleted, as one may lead into
+// another.
 func (n Saved) drop(keep []string) string {
 	var flush, remove strings.Builder
 	for _, c := range n.own() {
@@ -100,8 +103,9 @@ func target(spec string) string {
 	return ""
 }
 
-// Compare returns the rules that the tables hold, with the reasons of those that were meant. It is an error if they are not, chain by chain and rule by rule,
-// what was meant for the family, if our chains are not reached first, or if another chain of ours is there.
+// Compare returns the rules that the tables hold, with the reasons of those that were meant. It is an error if they are
+// not, chain by chain and rule by rule, what was meant for the family, if our chains are not reached first, or if
+// another chain of ours is there.
 func (h Held) Compare(f Family, want Ruleset) (Ruleset, error) {
 	for _, table := range Tables {
 		if got, meant := len(h[table].own()), len(want.in(table)); got != meant {

@@ -52,7 +52,8 @@ func parsed(t *testing.T, text string) Held {
 	return held
 }
 
-// Both back ends mean the same: what iptables reads says, rule by rule, what nft reads says, but for what the other family alone would match.
+// Both back ends mean the same: what iptables reads says, rule by rule, what nft reads says, but for what the other
+// family alone would match.
 func TestBothTextsSayTheSame(t *testing.T) {
 	set := full(t)
 	for _, f := range []Family{IPv4, IPv6} {
@@ -122,7 +123,8 @@ func TestCompareNoticesDifferences(t *testing.T) {
 	}
 }
 
-// A second run's text deletes each jump of the first one and refills its chains; a chain of an older release goes, what is not ours is not named.
+// A second run's text deletes each jump of the first one and refills its chains; a chain of an older release goes, what
+// is not ours is not named.
 func TestRestoreReplaces(t *testing.T) {
 	set := full(t)
 	jump := "-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n"
@@ -184,7 +186,8 @@ func TestSplit(t *testing.T) {
 	}
 }
 
-// FuzzParseIPTables: what is read, is written again as a text that reads the same, so that no two rules of a kernel read as one.
+// FuzzParseIPTables: what is read, is written again as a text that reads the same, so that no two rules of a kernel
+// read as one.
 func FuzzParseIPTables(f *testing.F) {
 	for _, family := range []Family{IPv4, IPv6} {
 		for _, c := range full(f).Of(family).Chains {

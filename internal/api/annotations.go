@@ -5,19 +5,25 @@ const AnnotationPrefix = "meshless.dev/"
 
 // Annotations that a render writes on pod templates.
 const (
-	WorkloadAnnotation = AnnotationPrefix + "workload"          // podplan.Workload, for the proxy
-	OriginalAnnotation = AnnotationPrefix + "original"          // YAML of the handlers that injection rewrote, for un-injection
-	DefaultAnnotation  = AnnotationPrefix + "default-container" // what injection wrote into kubectl's annotation of that name, for un-injection
+	WorkloadAnnotation = AnnotationPrefix + "workload" // podplan.Workload, for the proxy
+	// YAML of the handlers that injection rewrote, for un-injection
+	OriginalAnnotation = AnnotationPrefix + "original"
+	// what injection wrote into kubectl's annotation of that name, for un-injection
+	DefaultAnnotation = AnnotationPrefix + "default-container"
 )
 
-// Annotations that a render writes on state. State is found by IdentityAnnotation, since prefixes and namespaces move names.
+// Annotations that a render writes on state. State is found by IdentityAnnotation, since prefixes and namespaces move
+// names.
 const (
-	IdentityAnnotation   = AnnotationPrefix + "identity"     // SPIFFE ID of the workload; of the trust domain on bundles and mesh maps
-	RecipientsAnnotation = AnnotationPrefix + "recipients"   // digest of those to whom the key is sealed
-	PublicKeyAnnotation  = AnnotationPrefix + "public-key"   // SHA-256 of the SubjectPublicKeyInfo of the sealed key
-	RevokedAnnotation    = AnnotationPrefix + "revoked-keys" // on bundles: digests of public keys, separated by commas; the map gets them
-	NotAfterAnnotation   = AnnotationPrefix + "not-after"    // expiry of the leaf, for people
-	AdditionalAnnotation = AnnotationPrefix + "additional"   // on bundles: SHA-256 of those of their certificates that the config adds, separated by commas
+	// SPIFFE ID of the workload; of the trust domain on bundles and mesh maps
+	IdentityAnnotation   = AnnotationPrefix + "identity"
+	RecipientsAnnotation = AnnotationPrefix + "recipients" // digest of those to whom the key is sealed
+	PublicKeyAnnotation  = AnnotationPrefix + "public-key" // SHA-256 of the SubjectPublicKeyInfo of the sealed key
+	// on bundles: digests of public keys, separated by commas; the map gets them
+	RevokedAnnotation  = AnnotationPrefix + "revoked-keys"
+	NotAfterAnnotation = AnnotationPrefix + "not-after" // expiry of the leaf, for people
+	// on bundles: SHA-256 of those of their certificates that the config adds, separated by commas
+	AdditionalAnnotation = AnnotationPrefix + "additional"
 )
 
 // Annotations that people write on pod templates.
@@ -36,5 +42,6 @@ const (
 	ProxyMemoryAnnotation               = AnnotationPrefix + "proxy-memory"
 	ProxyImageAnnotation                = AnnotationPrefix + "proxy-image"
 	LogLevelAnnotation                  = AnnotationPrefix + "log-level"
-	TLSSecretAnnotation                 = AnnotationPrefix + "tls-secret" // Secret of the user's with LeafFile and PlainKeyFile, instead of an issued leaf
+	// Secret of the user's with LeafFile and PlainKeyFile, instead of an issued leaf
+	TLSSecretAnnotation = AnnotationPrefix + "tls-secret"
 )

@@ -5,7 +5,8 @@ package api
 
 import "github.com/spiffe/go-spiffe/v2/spiffeid"
 
-// Ports of the proxy. OutboundPort and InboundPort receive redirected connections; the other three are reached directly.
+// Ports of the proxy. OutboundPort and InboundPort receive redirected connections; the other three are reached
+// directly.
 const (
 	OutboundPort = 15001 // loopback: what the app opens, redirected by init
 	InboundPort  = 15006 // all addresses: what arrives at the pod, redirected by init
@@ -17,18 +18,21 @@ const (
 // ReservedPorts are the ports that no container of a pod in the mesh may use.
 var ReservedPorts = []int{AdminPort, OutboundPort, InboundPort, MetricsPort, HealthPort}
 
-// DefaultUID is the user of the proxy. Traffic of this user leaves the pod unredirected, so no other container may run as it.
+// DefaultUID is the user of the proxy. Traffic of this user leaves the pod unredirected, so no other container may run
+// as it.
 const DefaultUID = 15000
 
-// The proxy dials the app from these addresses; the rules of init let connections from them pass (::6 is added to lo by init).
+// The proxy dials the app from these addresses; the rules of init let connections from them pass (::6 is added to lo by
+// init).
 const (
 	InboundSource4 = "127.0.0.6"
 	InboundSource6 = "::6"
 )
 
-// The proxy marks the sockets with which it leaves the pod by their priority (SO_PRIORITY, which needs no capability, is on every packet of a socket that nobody
-// owns any more, and ends with the pod's interface); init keeps such connections in a zone of conntrack of their own. The proxy dials what the app has
-// dialed, from the same address: in one zone, an app's connection that gets the port of one of the proxy's, ended less than ten seconds ago by the
+// The proxy marks the sockets with which it leaves the pod by their priority (SO_PRIORITY, which needs no capability,
+// is on every packet of a socket that nobody owns any more, and ends with the pod's interface); init keeps such
+// connections in a zone of conntrack of their own. The proxy dials what the app has dialed, from the same address: in
+// one zone, an app's connection that gets the port of one of the proxy's, ended less than ten seconds ago by the
 // server's reset, would inherit its entry and leave the pod without being asked where to.
 const (
 	ProxyPriority = 4 // TC_PRIO_INTERACTIVE_BULK, which queues treat as they treat 0
@@ -61,8 +65,8 @@ const (
 	DefaultDomain = "cluster.local"
 )
 
-// ALPN is the protocol that a meshless proxy offers as a client. A Permissive port tells mesh traffic from an app's own TLS
-// by it; it never decides about authentication.
+// ALPN is the protocol that a meshless proxy offers as a client. A Permissive port tells mesh traffic from an app's own
+// TLS by it; it never decides about authentication.
 const ALPN = "meshless/1"
 
 // WorkloadID is spiffe://<td>/ns/<namespace>/<kind>/<name>; kind is in lower case. The error names the segment that
@@ -71,6 +75,6 @@ func WorkloadID(td spiffeid.TrustDomain, namespace, kind, name string) (spiffeid
 	return spiffeid.FromSegments(td, "ns", namespace, kind, name)
 }
 
-// ProxyProtocolSPIFFEID is the type of the PROXY protocol TLV that holds the peer's SPIFFE ID, of the range for custom use (section 2.2.8 of the
-// specification).
+// ProxyProtocolSPIFFEID is the type of the PROXY protocol TLV that holds the peer's SPIFFE ID, of the range for custom
+// use (section 2.2.8 of the specification).
 const ProxyProtocolSPIFFEID = 0xE0

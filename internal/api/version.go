@@ -1,6 +1,7 @@
 package api
 
-// Version is the release: the tag of the images that the function writes into manifests. `make images` builds them under it.
+// Version is the release: the tag of the images that the function writes into manifests. `make images` builds them
+// under it.
 const Version = "v0.1.0"
 
 // The images of this release.

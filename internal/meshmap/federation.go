@@ -12,13 +12,15 @@ import (
 	"github.com/meshless-dev/meshless/internal/netset"
 )
 
-// Federation is another trust domain, known by its bundle. Its authorities vouch for identities of that trust domain and of no other, and such an identity
-// is let in only where a rule names it.
+// Federation is another trust domain, known by its bundle. Its authorities vouch for identities of that trust domain
+// and of no other, and such an identity is let in only where a rule names it.
 type Federation struct {
-	TrustDomain string         `json:"trustDomain"`
-	Bundle      string         `json:"bundle"`               // PEM certificates; package svid judges them
-	CIDRs       []netip.Prefix `json:"cidrs,omitempty"`      // networks of theirs: mutual TLS, and a server of that trust domain, or nothing
-	Identities  []string       `json:"identities,omitempty"` // patterns of those that may answer in CIDRs; none means any identity of that trust domain
+	TrustDomain string `json:"trustDomain"`
+	Bundle      string `json:"bundle"` // PEM certificates; package svid judges them
+	// networks of theirs: mutual TLS, and a server of that trust domain, or nothing
+	CIDRs []netip.Prefix `json:"cidrs,omitempty"`
+	// patterns of those that may answer in CIDRs; none means any identity of that trust domain
+	Identities []string `json:"identities,omitempty"`
 }
 
 // Federated is the entry of a trust domain, or nil: it is ours, or it is not trusted.
@@ -31,8 +33,9 @@ func (m *Map) Federated(trustDomain string) *Federation {
 	return nil
 }
 
-// ValidateFederation checks what needs no certificate to be parsed: trust domains that are others and stand once, networks that are disjoint from each
-// other's and from meshCIDRs, and patterns of the entry's own trust domain. The errors are in the order of the entries, each with its field like federation[0].cidrs.
+// ValidateFederation checks what needs no certificate to be parsed: trust domains that are others and stand once,
+// networks that are disjoint from each other's and from meshCIDRs, and patterns of the entry's own trust domain. The
+// errors are in the order of the entries, each with its field like federation[0].cidrs.
 func ValidateFederation(own string, federation []Federation, meshCIDRs []netip.Prefix) []error {
 	var errs []error
 	taken := map[netip.Prefix]string{}
@@ -104,8 +107,8 @@ func PatternDomain(pattern string) string {
 	return td
 }
 
-// ValidateRulePattern checks a pattern of a rule: it is of our trust domain, or of one that is federated. A rule for anybody else lets nobody in, which
-// nobody writes on purpose.
+// ValidateRulePattern checks a pattern of a rule: it is of our trust domain, or of one that is federated. A rule for
+// anybody else lets nobody in, which nobody writes on purpose.
 func ValidateRulePattern(pattern, own string, federation []Federation) error {
 	if err := ValidateIDPattern(pattern); err != nil {
 		return err

@@ -7,8 +7,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Writer writes the mesh maps of many namespaces. Those of one render share their Services, and the text of these, which is nearly all of a map, is made once. The
-// zero value is ready.
+// Writer writes the mesh maps of many namespaces. Those of one render share their Services, and the text of these,
+// which is nearly all of a map, is made once. The zero value is ready.
 type Writer struct {
 	trustDomain, clusterDomain string
 	services                   []Service
@@ -18,7 +18,8 @@ type Writer struct {
 // Marshal is Mesh.Marshal.
 func (w *Writer) Marshal(m *Map) ([]byte, error) {
 	same := w.trustDomain == m.TrustDomain && w.clusterDomain == m.ClusterDomain && len(w.services) == len(m.Services)
-	if !same || len(m.Services) > 0 && &w.services[0] != &m.Services[0] { // the same array: as long as the maps live, that is the same Services
+	if !same || len(m.Services) > 0 && &w.services[0] != &m.Services[0] {
+		// the same array: as long as the maps live, that is the same Services
 		text, err := m.marshalServices()
 		if err != nil {
 			return nil, err
@@ -34,10 +35,12 @@ func (w *Writer) Marshal(m *Map) ([]byte, error) {
 	return slices.Concat(rest[:at], w.text, rest[at:]), nil
 }
 
-// servicesField begins the Services in the text of a map, and afterServices what follows them: fields are sorted, and nothing else stands at the beginning of a line.
+// servicesField begins the Services in the text of a map, and afterServices what follows them: fields are sorted, and
+// nothing else stands at the beginning of a line.
 var servicesField, afterServices = []byte("\nservices:\n"), []byte("\ntrustDomain: ")
 
-// Reader reads the mesh maps of many namespaces. Services that the map before had too, with the same text, are not read again. The zero value is ready.
+// Reader reads the mesh maps of many namespaces. Services that the map before had too, with the same text, are not read
+// again. The zero value is ready.
 type Reader struct {
 	writer   Writer
 	last     *Map
@@ -49,7 +52,8 @@ func (r *Reader) Parse(data []byte) (*Map, error) {
 	before, services, after := cutServices(data)
 	if services != nil && bytes.Equal(services, r.services) {
 		if m := r.withLast(slices.Concat(before, after)); m != nil {
-			if text, err := r.writer.Marshal(m); err == nil && bytes.Equal(text, data) { // whatever the text says, it says this
+			if text, err := r.writer.Marshal(m); err == nil && bytes.Equal(text, data) {
+				// whatever the text says, it says this
 				return m, nil
 			}
 		}

@@ -53,7 +53,8 @@ func TestManyMeshes(t *testing.T) {
 	}
 }
 
-// TestManyMeshesEdited: a map whose Services read as those before, and that an edit around them changed, is read as ParseMesh reads it.
+// TestManyMeshesEdited: a map whose Services read as those before, and that an edit around them changed, is read as
+// ParseMesh reads it.
 func TestManyMeshesEdited(t *testing.T) {
 	text, err := mesh().Marshal()
 	if err != nil {

@@ -42,8 +42,9 @@ const (
 )
 
 // Map is mesh.yaml, the map of who is who for the workloads of one namespace. It is derived from the manifests at every
-// render and holds no secret. Expected identities come from here alone, never from DNS and never from the peer. The form of the file is shorter than that of the
-// struct (see wireMesh), so that a map of 10,000 Services fits into a ConfigMap.
+// render and holds no secret. Expected identities come from here alone, never from DNS and never from the peer. The
+// form of the file is shorter than that of the struct (see wireMesh), so that a map of 10,000 Services fits into a
+// ConfigMap.
 type Map struct {
 	APIVersion    string       `json:"apiVersion"` // api.APIVersion
 	Kind          string       `json:"kind"`       // "Mesh"
@@ -52,8 +53,9 @@ type Map struct {
 	Outbound      Outbound     `json:"outbound"`
 	Inbound       Inbound      `json:"inbound"`
 	Services      []Service    `json:"services,omitempty"`
-	Federation    []Federation `json:"federation,omitempty"`  // other trust domains
-	RevokedKeys   []string     `json:"revokedKeys,omitempty"` // hex SHA-256 of the SubjectPublicKeyInfo; in every trust domain
+	Federation    []Federation `json:"federation,omitempty"` // other trust domains
+	// hex SHA-256 of the SubjectPublicKeyInfo; in every trust domain
+	RevokedKeys []string `json:"revokedKeys,omitempty"`
 }
 
 // Outbound is how the proxy treats what the app opens.
@@ -64,10 +66,11 @@ type Outbound struct {
 
 // Inbound is how the proxy treats what arrives.
 type Inbound struct {
-	Mode    Mode          `json:"mode"`             // of every port that the workload does not except
-	Default DefaultPolicy `json:"default"`          // for workloads that no policy names
-	DryRun  bool          `json:"dryRun,omitempty"` // who would be denied is logged and counted, and let in; identity is still required
-	Policy  []Policy      `json:"policy,omitempty"`
+	Mode    Mode          `json:"mode"`    // of every port that the workload does not except
+	Default DefaultPolicy `json:"default"` // for workloads that no policy names
+	// who would be denied is logged and counted, and let in; identity is still required
+	DryRun bool     `json:"dryRun,omitempty"`
+	Policy []Policy `json:"policy,omitempty"`
 }
 
 // Policy is who may connect to one workload. A workload with a policy is closed to everyone whom no rule allows.
@@ -79,23 +82,25 @@ type Policy struct {
 // Rule allows the identities of From to reach Ports; no Ports means every port.
 type Rule struct {
 	Ports netset.Ports `json:"ports,omitempty"` // of the container, not of the Service
-	From  []string     `json:"from"`            // SPIFFE IDs, of federated trust domains too; * stands for characters within one path segment
+	// SPIFFE IDs, of federated trust domains too; * stands for characters within one path segment
+	From []string `json:"from"`
 }
 
 // Service is a Service whose workloads are in the mesh.
 type Service struct {
 	Host       string       `json:"host"` // <service>.<namespace>.svc.<clusterDomain>, no trailing dot
 	ClusterIPs []netip.Addr `json:"clusterIPs,omitempty"`
-	Ports      netset.Ports `json:"ports,omitempty"` // for people and for the graph; a port that is not listed is still in the mesh
-	Identities []string     `json:"identities"`      // SPIFFE IDs that may answer
-	// Ports on which the workloads behind the Service opted out of the mesh (meshless.dev/exclude-inbound-ports), as dialed
-	// through the clusterIP and as dialed at an endpoint. Every other port is mutual TLS or nothing.
+	// for people and for the graph; a port that is not listed is still in the mesh
+	Ports      netset.Ports `json:"ports,omitempty"`
+	Identities []string     `json:"identities"` // SPIFFE IDs that may answer
+	// Ports on which the workloads behind the Service opted out of the mesh (meshless.dev/exclude-inbound-ports), as
+	// dialed through the clusterIP and as dialed at an endpoint. Every other port is mutual TLS or nothing.
 	PlaintextPorts       netset.Ports `json:"plaintextPorts,omitempty"`
 	PlaintextTargetPorts netset.Ports `json:"plaintextTargetPorts,omitempty"`
 }
 
-// Parse reads mesh.yaml. Unknown fields, unknown modes, malformed identities and identities of another trust domain are errors:
-// a map that is not understood whole is not used at all.
+// Parse reads mesh.yaml. Unknown fields, unknown modes, malformed identities and identities of another trust domain are
+// errors: a map that is not understood whole is not used at all.
 func Parse(data []byte) (*Map, error) {
 	var wire wireMesh
 	if err := yaml.UnmarshalStrict(data, &wire); err != nil {
@@ -111,7 +116,8 @@ func Parse(data []byte) (*Map, error) {
 	return m, nil
 }
 
-// Marshal is the text that Parse reads. A Service whose host is not below svc.<ClusterDomain>, or is listed twice, is an error.
+// Marshal is the text that Parse reads. A Service whose host is not below svc.<ClusterDomain>, or is listed twice, is
+// an error.
 func (m *Map) Marshal() ([]byte, error) { return (&Writer{}).Marshal(m) }
 
 func (m *Map) validate() error {
@@ -184,7 +190,8 @@ func (p Policy) validate(td spiffeid.TrustDomain, federation []Federation) error
 	return nil
 }
 
-// ValidateIDPattern checks a pattern for SPIFFE IDs: spiffe://<trust domain>/<segments>, with * within segments of the path only.
+// ValidateIDPattern checks a pattern for SPIFFE IDs: spiffe://<trust domain>/<segments>, with * within segments of the
+// path only.
 func ValidateIDPattern(pattern string) error {
 	if strings.ContainsAny(pattern, `?[\`) {
 		return fmt.Errorf("pattern %q: only * is special", pattern)

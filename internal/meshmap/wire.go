@@ -15,7 +15,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/netset"
 )
 
-// wireMesh is the form of mesh.yaml. Services stand by namespace and name, and a workload of the same namespace is named by kind and name alone:
+// wireMesh is the form of mesh.yaml. Services stand by namespace and name, and a workload of the same namespace is
+// named by kind and name alone:
 //
 //	services:
 //	  prod:
@@ -35,7 +36,8 @@ type wireMesh struct {
 
 // wireService is one Service: a text when it has nothing but answers.
 type wireService struct {
-	Answers              string       `json:"answers"` // "<kind>/<name>" or SPIFFE IDs, separated by spaces, then the ports as ":80,443"
+	// "<kind>/<name>" or SPIFFE IDs, separated by spaces, then the ports as ":80,443"
+	Answers              string       `json:"answers"`
 	ClusterIPs           []netip.Addr `json:"clusterIPs,omitempty"`
 	PlaintextPorts       netset.Ports `json:"plaintextPorts,omitempty"`
 	PlaintextTargetPorts netset.Ports `json:"plaintextTargetPorts,omitempty"`

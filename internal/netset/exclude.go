@@ -16,10 +16,12 @@ const MaxUID = 1<<31 - 1
 // maxInterfaceName is the longest name of an interface, in bytes (IFNAMSIZ of Linux, without the final zero).
 const maxInterfaceName = 15
 
-// Interfaces is a set of network interfaces by name, written "docker0,net1". ParseInterfaces and UnionInterfaces keep it sorted, so that two equal sets have one spelling.
+// Interfaces is a set of network interfaces by name, written "docker0,net1". ParseInterfaces and UnionInterfaces keep
+// it sorted, so that two equal sets have one spelling.
 type Interfaces []string
 
-// ParseInterfaces reads "docker0,net1"; the empty string is the empty set. What no interface is called, and those that Validate refuses, are errors that quote the name.
+// ParseInterfaces reads "docker0,net1"; the empty string is the empty set. What no interface is called, and those that
+// Validate refuses, are errors that quote the name.
 func ParseInterfaces(s string) (Interfaces, error) {
 	if strings.TrimSpace(s) == "" {
 		return nil, nil
@@ -34,8 +36,9 @@ func ParseInterfaces(s string) (Interfaces, error) {
 	return UnionInterfaces(names), nil
 }
 
-// Validate refuses what is no name of one interface. Linux allows more (dev_valid_name), but to nftables and iptables some of it is a wildcard, a negation or a quote.
-// It refuses the two that make no sense, too: what passes lo is the pod itself, and without eth0, by which every container runtime joins a pod to the cluster, nothing is left.
+// Validate refuses what is no name of one interface. Linux allows more (dev_valid_name), but to nftables and iptables
+// some of it is a wildcard, a negation or a quote. It refuses the two that make no sense, too: what passes lo is the
+// pod itself, and without eth0, by which every container runtime joins a pod to the cluster, nothing is left.
 func (i Interfaces) Validate() error {
 	for _, name := range i {
 		switch {
@@ -104,7 +107,8 @@ func ParseUIDs(s string) (UIDs, error) {
 	return UnionUIDs(uids), nil
 }
 
-// Validate refuses numbers that are none of a user, root, whose processes are too many to let out by number, and the proxy's user, whose processes are let out already.
+// Validate refuses numbers that are none of a user, root, whose processes are too many to let out by number, and the
+// proxy's user, whose processes are let out already.
 func (u UIDs) Validate(proxy int64) error {
 	for _, uid := range u {
 		switch {

@@ -1,5 +1,5 @@
-// Package netset holds the sets in which exclusions are said: TCP ports, networks, interfaces and users. Each has one text form
-// and one strict parser; two equal sets have one spelling.
+// Package netset holds the sets in which exclusions are said: TCP ports, networks, interfaces and users. Each has one
+// text form and one strict parser; two equal sets have one spelling.
 package netset
 
 import (
@@ -12,12 +12,12 @@ import (
 // PortRange is an inclusive range of TCP ports.
 type PortRange struct{ First, Last uint16 }
 
-// Ports is a set of TCP ports, written "80,9000-9010". ParsePorts and MarshalText keep it sorted and merged, so that two
-// equal sets have one spelling.
+// Ports is a set of TCP ports, written "80,9000-9010". ParsePorts and MarshalText keep it sorted and merged, so that
+// two equal sets have one spelling.
 type Ports []PortRange
 
-// ParsePorts reads "80,9000-9010"; the empty string is the empty set. Port 0, a reversed range and anything that is not a
-// number are errors that quote the part at fault.
+// ParsePorts reads "80,9000-9010"; the empty string is the empty set. Port 0, a reversed range and anything that is not
+// a number are errors that quote the part at fault.
 func ParsePorts(s string) (Ports, error) {
 	if strings.TrimSpace(s) == "" {
 		return nil, nil

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// ParsePrefixes reads "10.1.0.0/16,fd00::/8" in its order, and each network once. What is no network, and what ValidatePrefix refuses, is an error that quotes it.
+// ParsePrefixes reads "10.1.0.0/16,fd00::/8" in its order, and each network once. What is no network, and what
+// ValidatePrefix refuses, is an error that quotes it.
 func ParsePrefixes(s string) ([]netip.Prefix, error) {
 	var prefixes []netip.Prefix
 	for part := range strings.SplitSeq(s, ",") {
@@ -28,8 +29,8 @@ func ParsePrefixes(s string) ([]netip.Prefix, error) {
 	return prefixes, nil
 }
 
-// ValidatePrefix refuses a network with host bits set, since it is likely a typing error, and one of IPv4 addresses in IPv6 form: no packet carries such an address, and others are
-// compared in their IPv4 form, so it would match nothing.
+// ValidatePrefix refuses a network with host bits set, since it is likely a typing error, and one of IPv4 addresses in
+// IPv6 form: no packet carries such an address, and others are compared in their IPv4 form, so it would match nothing.
 func ValidatePrefix(p netip.Prefix) error {
 	switch {
 	case !p.IsValid():

@@ -22,7 +22,8 @@ const (
 	BackendIPTables Backend = "IPTables"
 )
 
-// InitArgs is the command line of meshless-init. The function writes it, so that a reviewer reads in the manifest what bypasses the proxy.
+// InitArgs is the command line of meshless-init. The function writes it, so that a reviewer reads in the manifest what
+// bypasses the proxy.
 type InitArgs struct {
 	ProxyUID                  int // whose traffic is not redirected
 	ExcludeInboundPorts       netset.Ports
@@ -61,7 +62,8 @@ func (a InitArgs) Args() []string {
 	return args
 }
 
-// ParseInitArgs reads the command line of meshless-init (without the program's name). flag.ErrHelp is returned for --help, after the usage went to usage.
+// ParseInitArgs reads the command line of meshless-init (without the program's name). flag.ErrHelp is returned for
+// --help, after the usage went to usage.
 func ParseInitArgs(args []string, usage io.Writer) (InitArgs, error) {
 	a := InitArgs{Backend: BackendAuto}
 	fs := newFlagSet("meshless-init", usage)
@@ -115,14 +117,16 @@ func (a InitArgs) Validate() error {
 
 // InitCommand is a command line of meshless-init; one field is set.
 type InitCommand struct {
-	Apply  *InitArgs
-	Remove bool // take out what an earlier run put into the network namespace; never in a manifest, where ParseInitArgs refuses it
+	Apply *InitArgs
+	// take out what an earlier run put into the network namespace; never in a manifest, where ParseInitArgs refuses it
+	Remove bool
 }
 
 // InitRemove is the command that takes everything out.
 const InitRemove = "remove"
 
-// ParseInitCommand reads any command line of meshless-init (without the program's name). flag.ErrHelp is returned for --help, after the usage went to usage.
+// ParseInitCommand reads any command line of meshless-init (without the program's name). flag.ErrHelp is returned for
+// --help, after the usage went to usage.
 func ParseInitCommand(args []string, usage io.Writer) (c InitCommand, err error) {
 	if len(args) > 0 && args[0] == InitRemove {
 		c.Remove = true
@@ -141,7 +145,8 @@ type ProxyArgs struct {
 	Pprof        bool          // serve /debug/pprof/ on api.AdminPort, which is bound to loopback
 }
 
-// FIPSVariable and FIPSValue are the environment variable of a proxy whose cryptography is to run in FIPS 140-3 mode (go.dev/doc/security/fips140).
+// FIPSVariable and FIPSValue are the environment variable of a proxy whose cryptography is to run in FIPS 140-3 mode
+// (go.dev/doc/security/fips140).
 const (
 	FIPSVariable = "GODEBUG"
 	FIPSValue    = "fips140=on"

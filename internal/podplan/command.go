@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// ProxyBinary is where the proxy's image keeps its one program. Lifecycle hooks of a sidecar that is a plain container run it: there is no shell.
+// ProxyBinary is where the proxy's image keeps its one program. Lifecycle hooks of a sidecar that is a plain container
+// run it: there is no shell.
 const ProxyBinary = "/meshless-proxy"
 
 // The commands of meshless-proxy. Without one it is the sidecar itself.
@@ -17,7 +18,8 @@ const (
 	drainCommand = "drain"
 )
 
-// Defaults of the commands. Delay and timeout of drain fill the default thirty seconds of terminationGracePeriodSeconds but for five, as DefaultDrainTimeout does.
+// Defaults of the commands. Delay and timeout of drain fill the default thirty seconds of terminationGracePeriodSeconds
+// but for five, as DefaultDrainTimeout does.
 const (
 	DefaultWaitTimeout = 2 * time.Minute
 	DefaultDrainDelay  = 5 * time.Second
@@ -29,9 +31,11 @@ type WaitArgs struct {
 	Timeout time.Duration
 }
 
-// DrainArgs is the command line of `meshless-proxy drain`, the preStop hook: it ends when the proxy beside it may be stopped.
+// DrainArgs is the command line of `meshless-proxy drain`, the preStop hook: it ends when the proxy beside it may be
+// stopped.
 type DrainArgs struct {
-	Delay   time.Duration // how long new inbound connections are still taken, as peers learn only by and by that the pod ends
+	// how long new inbound connections are still taken, as peers learn only by and by that the pod ends
+	Delay   time.Duration
 	Timeout time.Duration // how long connections may finish after that
 }
 
@@ -63,7 +67,8 @@ func (a DrainArgs) Args() []string {
 	return args
 }
 
-// ParseProxyCommand reads any command line of meshless-proxy (without the program's name). flag.ErrHelp is returned for --help, after the usage went to usage.
+// ParseProxyCommand reads any command line of meshless-proxy (without the program's name). flag.ErrHelp is returned for
+// --help, after the usage went to usage.
 func ParseProxyCommand(args []string, usage io.Writer) (c ProxyCommand, err error) {
 	switch {
 	case len(args) == 0 || strings.HasPrefix(args[0], "-"):

@@ -17,7 +17,8 @@ import (
 type Workload struct {
 	SPIFFEID        string       `json:"spiffeID"`
 	PermissivePorts netset.Ports `json:"permissivePorts,omitempty"` // beside what meshmap.Inbound.Mode says
-	// ProxyProtocolPorts are those on which the app reads a PROXY protocol header in front of every connection: who the peer is.
+	// ProxyProtocolPorts are those on which the app reads a PROXY protocol header in front of every connection: who the
+	// peer is.
 	ProxyProtocolPorts netset.Ports       `json:"proxyProtocolPorts,omitempty"`
 	Handlers           map[string]Handler `json:"handlers,omitempty"` // by HandlerKey
 }
@@ -32,7 +33,8 @@ type Handler struct {
 
 // HTTPGet is a GET request to the pod's own address.
 type HTTPGet struct {
-	Scheme  string       `json:"scheme,omitempty"` // HTTP (default) or HTTPS; the certificate is not verified, as by the kubelet
+	// HTTP (default) or HTTPS; the certificate is not verified, as by the kubelet
+	Scheme  string       `json:"scheme,omitempty"`
 	Port    uint16       `json:"port"`
 	Path    string       `json:"path,omitempty"`
 	Headers []HTTPHeader `json:"headers,omitempty"`
@@ -55,13 +57,15 @@ type GRPC struct {
 	Service string `json:"service,omitempty"`
 }
 
-// HandlerKey names a handler: "<container>/<field>", the field being livenessProbe, readinessProbe, startupProbe, postStart or preStop.
+// HandlerKey names a handler: "<container>/<field>", the field being livenessProbe, readinessProbe, startupProbe,
+// postStart or preStop.
 func HandlerKey(container, field string) string { return container + "/" + field }
 
 // HandlerPath is where the health port performs the handler of that key.
 func HandlerPath(key string) string { return "/handlers/" + key }
 
-// ParseWorkload reads workload.json. Unknown fields, a malformed SPIFFE ID and a handler of no or several kinds are errors.
+// ParseWorkload reads workload.json. Unknown fields, a malformed SPIFFE ID and a handler of no or several kinds are
+// errors.
 func ParseWorkload(data []byte) (*Workload, error) {
 	var w Workload
 	decoder := json.NewDecoder(bytes.NewReader(data))

@@ -12,8 +12,9 @@ import (
 	"github.com/meshless-dev/meshless/test/testca"
 )
 
-// FuzzCertificatesEqual: certificates that were read are written in one form, and read again as the same, in the same order. No block of a file
-// gets lost, since a bundle that lacks an authority, or a revoked one that is overlooked, changes who is trusted.
+// FuzzCertificatesEqual: certificates that were read are written in one form, and read again as the same, in the same
+// order. No block of a file gets lost, since a bundle that lacks an authority, or a revoked one that is overlooked,
+// changes who is trusted.
 func FuzzCertificatesEqual(f *testing.F) {
 	ca, other := testca.New(f, "cluster.local"), testca.New(f, "cluster.local")
 	leaf := ca.Issue(f, id)
@@ -49,7 +50,8 @@ func FuzzCertificatesEqual(f *testing.F) {
 	})
 }
 
-// FuzzVerify: whatever DER a peer presents, the verifier does not panic, and accepts nothing but what our authority has signed, byte for byte.
+// FuzzVerify: whatever DER a peer presents, the verifier does not panic, and accepts nothing but what our authority has
+// signed, byte for byte.
 func FuzzVerify(f *testing.F) {
 	ca := testca.New(f, "cluster.local")
 	good := ca.Issue(f, id).Leaf

@@ -10,9 +10,10 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
-// Memo is a Set that remembers what it has accepted, so that the signature of an authority is verified once for a leaf and not at every handshake with it. Only
-// what never changes is remembered: a Set is immutable, revoked keys included, and a chain counts only while all of it is valid, its authority included. That the
-// peer has the leaf's key is no matter of a Set, and proved at every handshake. Make it with NewMemo; it is safe for use by many goroutines.
+// Memo is a Set that remembers what it has accepted, so that the signature of an authority is verified once for a leaf
+// and not at every handshake with it. Only what never changes is remembered: a Set is immutable, revoked keys included,
+// and a chain counts only while all of it is valid, its authority included. That the peer has the leaf's key is no
+// matter of a Set, and proved at every handshake. Make it with NewMemo; it is safe for use by many goroutines.
 type Memo struct {
 	set *Set
 
@@ -20,7 +21,8 @@ type Memo struct {
 	accepted map[memoKey]verdict
 }
 
-// maxMemo bounds what is remembered: beyond it everything is forgotten at once, which costs no more than verifying again.
+// maxMemo bounds what is remembered: beyond it everything is forgotten at once, which costs no more than verifying
+// again.
 const maxMemo = 4096
 
 // memoKey is the digest of the certificates that a peer presented, all of them, and what for.
@@ -47,8 +49,9 @@ func (m *Memo) Verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now tim
 	return m.set.Verify(chain, usage, now)
 }
 
-// Remember is for a chain that Verify accepts, of a peer that has proved its key. It returns what of it was verified, without certificates that a peer has shown
-// beside, as one slice for all connections of that peer. A chain that is not accepted any more is returned as it is.
+// Remember is for a chain that Verify accepts, of a peer that has proved its key. It returns what of it was verified,
+// without certificates that a peer has shown beside, as one slice for all connections of that peer. A chain that is not
+// accepted any more is returned as it is.
 func (m *Memo) Remember(chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) []*x509.Certificate {
 	presented := memoKey{digest(chain), usage}
 	if v, known := m.recall(presented, now); known {

@@ -21,7 +21,8 @@ func memo(t testing.TB, revoked []string, federation []meshmap.Federation, cas .
 	return svid.NewMemo(set)
 }
 
-// TestMemoForgetsInTime: what was accepted is not accepted before or after the validity of the leaf, and of the authority above it.
+// TestMemoForgetsInTime: what was accepted is not accepted before or after the validity of the leaf, and of the
+// authority above it.
 func TestMemoForgetsInTime(t *testing.T) {
 	now := time.Now()
 	ca := testca.New(t, "cluster.local")
@@ -40,7 +41,8 @@ func TestMemoForgetsInTime(t *testing.T) {
 		"leaf is not valid yet":        {short, short.NotBefore.Add(-time.Second), svid.NotYetValid},
 		"last second of the authority": {long, authority.NotAfter, ""},
 		"authority has expired":        {long, authority.NotAfter.Add(time.Second), svid.Expired},
-		"authority is not valid yet":   {long, authority.NotBefore.Add(-time.Second), svid.Expired}, // crypto/x509 has one reason for both
+		// crypto/x509 has one reason for both
+		"authority is not valid yet": {long, authority.NotBefore.Add(-time.Second), svid.Expired},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := memo(t, nil, nil, ca)
@@ -58,7 +60,8 @@ func TestMemoForgetsInTime(t *testing.T) {
 	}
 }
 
-// TestMemoMixesNothing: an accepted chain helps no other one: not another leaf of the same name, usage, set of revoked keys, or certificates behind the same leaf.
+// TestMemoMixesNothing: an accepted chain helps no other one: not another leaf of the same name, usage, set of revoked
+// keys, or certificates behind the same leaf.
 func TestMemoMixesNothing(t *testing.T) {
 	ca, other := testca.New(t, "cluster.local"), testca.New(t, "cluster.local")
 	leaf := ca.Issue(t, id).Leaf
@@ -84,7 +87,8 @@ func TestMemoMixesNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 2 {
-				test.memo.Remember(test.chain, x509.ExtKeyUsageServerAuth, time.Now()) // which does not make it acceptable
+				// which does not make it acceptable
+				test.memo.Remember(test.chain, x509.ExtKeyUsageServerAuth, time.Now())
 				_, err := test.memo.Verify(test.chain, x509.ExtKeyUsageServerAuth, time.Now())
 				var refused *svid.Error
 				if !errors.As(err, &refused) || refused.Reason != test.want {

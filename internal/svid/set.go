@@ -13,16 +13,18 @@ import (
 	"github.com/meshless-dev/meshless/internal/meshmap"
 )
 
-// Set is our own bundle and those of federated trust domains, one each. Each vouches for identities of its own trust domain alone: what an authority of one
-// domain signs is nothing in another (SPIFFE Trust Domain and Bundle, section 3). It is immutable.
+// Set is our own bundle and those of federated trust domains, one each. Each vouches for identities of its own trust
+// domain alone: what an authority of one domain signs is nothing in another (SPIFFE Trust Domain and Bundle, section
+// 3). It is immutable.
 type Set struct {
 	own     *Bundle
 	domains map[spiffeid.TrustDomain]*Bundle // own among them
 	foreign []*Bundle                        // in the order of the federation
 }
 
-// NewSet adds the bundles of a federation to our own, with our revoked keys. A trust domain that stands twice, and an authority, or the key of one, that two
-// trust domains share, are errors: such an authority could name anybody in both (ibid., section 6.4).
+// NewSet adds the bundles of a federation to our own, with our revoked keys. A trust domain that stands twice, and an
+// authority, or the key of one, that two trust domains share, are errors: such an authority could name anybody in both
+// (ibid., section 6.4).
 func NewSet(own *Bundle, federation []meshmap.Federation) (*Set, error) {
 	s := &Set{own: own, domains: map[spiffeid.TrustDomain]*Bundle{own.trustDomain: own}}
 	for _, f := range federation {
@@ -43,7 +45,8 @@ func NewSet(own *Bundle, federation []meshmap.Federation) (*Set, error) {
 	return s, nil
 }
 
-// ParseFederation is the bundle of one federated trust domain, by itself: without revoked keys, and not held against any other.
+// ParseFederation is the bundle of one federated trust domain, by itself: without revoked keys, and not held against
+// any other.
 func ParseFederation(f meshmap.Federation) (*Bundle, error) {
 	td, err := spiffeid.TrustDomainFromString(f.TrustDomain)
 	if err != nil {
@@ -78,8 +81,8 @@ func (s *Set) Own() *Bundle { return s.own }
 // Foreign are the bundles of the federated trust domains.
 func (s *Set) Foreign() []*Bundle { return s.foreign }
 
-// Verify is Bundle.Verify under the one bundle of the trust domain that the leaf names. That name is only a claim until the chain is verified under exactly
-// this bundle: an authority of another trust domain cannot make it true.
+// Verify is Bundle.Verify under the one bundle of the trust domain that the leaf names. That name is only a claim until
+// the chain is verified under exactly this bundle: an authority of another trust domain cannot make it true.
 func (s *Set) Verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) (spiffeid.ID, error) {
 	id, _, err := s.verify(chain, usage, now)
 	return id, err
@@ -113,8 +116,9 @@ func (b *Bundle) mixed(authorities []*x509.Certificate) bool {
 	return slices.ContainsFunc(authorities, func(ca *x509.Certificate) bool { return foreignDomain(ca, b.trustDomain) != "" })
 }
 
-// foreignDomain is the SPIFFE ID of a CA certificate that is not of td, or empty. A CA may have none; that one resides in the trust domain of the leaves below
-// it is what X.509-SVID, section 3.2, recommends, and what is wanted here: anything else is most likely the wrong bundle.
+// foreignDomain is the SPIFFE ID of a CA certificate that is not of td, or empty. A CA may have none; that one resides
+// in the trust domain of the leaves below it is what X.509-SVID, section 3.2, recommends, and what is wanted here:
+// anything else is most likely the wrong bundle.
 func foreignDomain(ca *x509.Certificate, td spiffeid.TrustDomain) string {
 	at := slices.IndexFunc(ca.URIs, func(u *url.URL) bool {
 		return strings.EqualFold(u.Scheme, "spiffe") && !strings.EqualFold(u.Host, td.Name())

@@ -1,5 +1,5 @@
-// Package svid verifies X.509-SVIDs and trust bundles. Function, proxy and tests verify with this code alone, so that what a
-// render accepts is what a handshake accepts. Every check fails closed.
+// Package svid verifies X.509-SVIDs and trust bundles. Function, proxy and tests verify with this code alone, so that
+// what a render accepts is what a handshake accepts. Every check fails closed.
 package svid
 
 import (
@@ -46,7 +46,8 @@ func refuse(reason Reason, format string, args ...any) error {
 	return &Error{Reason: reason, Detail: fmt.Sprintf(format, args...)}
 }
 
-// Bundle is the set of CA certificates that a trust domain trusts, and the keys that it does not any more. It is immutable.
+// Bundle is the set of CA certificates that a trust domain trusts, and the keys that it does not any more. It is
+// immutable.
 type Bundle struct {
 	trustDomain spiffeid.TrustDomain
 	authorities []*x509.Certificate
@@ -54,8 +55,9 @@ type Bundle struct {
 	revoked     map[string]bool
 }
 
-// NewBundle makes a bundle. Revoked are digests as KeyDigest returns them. No authority, one that is not a CA, one that names another trust
-// domain and one that is listed twice are errors; an expired one is not, since time is judged at every verification.
+// NewBundle makes a bundle. Revoked are digests as KeyDigest returns them. No authority, one that is not a CA, one that
+// names another trust domain and one that is listed twice are errors; an expired one is not, since time is judged at
+// every verification.
 func NewBundle(td spiffeid.TrustDomain, authorities []*x509.Certificate, revoked []string) (*Bundle, error) {
 	if len(authorities) == 0 {
 		return nil, errors.New("bundle holds no certificate")
@@ -84,9 +86,9 @@ func NewBundle(td spiffeid.TrustDomain, authorities []*x509.Certificate, revoked
 // Authorities are the certificates of the bundle, in its order.
 func (b *Bundle) Authorities() []*x509.Certificate { return b.authorities }
 
-// Verify checks the certificates that a peer presented, leaf first, for one usage (server or client authentication) at one
-// time, and returns the peer's SPIFFE ID. The rules are those of the X.509-SVID standard, sections 4 and 5, with the extended key
-// usage mandatory. Every error is an *Error.
+// Verify checks the certificates that a peer presented, leaf first, for one usage (server or client authentication) at
+// one time, and returns the peer's SPIFFE ID. The rules are those of the X.509-SVID standard, sections 4 and 5, with
+// the extended key usage mandatory. Every error is an *Error.
 func (b *Bundle) Verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) (spiffeid.ID, error) {
 	id, _, err := b.verify(chain, []x509.ExtKeyUsage{usage}, now)
 	return id, err
@@ -98,8 +100,8 @@ func (b *Bundle) VerifyLeaf(leaf *x509.Certificate, now time.Time) (spiffeid.ID,
 	return id, err
 }
 
-// verify wants every one of the usages in the leaf itself. Above it, crypto/x509 checks the first: our authorities constrain none, and one that did would be refused.
-// It returns the chain that it found, up to the authority.
+// verify wants every one of the usages in the leaf itself. Above it, crypto/x509 checks the first: our authorities
+// constrain none, and one that did would be refused. It returns the chain that it found, up to the authority.
 func (b *Bundle) verify(chain []*x509.Certificate, usages []x509.ExtKeyUsage, now time.Time) (spiffeid.ID, []*x509.Certificate, error) {
 	if len(chain) == 0 {
 		return spiffeid.ID{}, nil, refuse(NoCertificate, "peer presented no certificate")
@@ -110,7 +112,8 @@ func (b *Bundle) verify(chain []*x509.Certificate, usages []x509.ExtKeyUsage, no
 		return spiffeid.ID{}, nil, err
 	}
 	for _, usage := range usages {
-		if !slices.Contains(leaf.ExtKeyUsage, usage) { // crypto/x509 takes no extended key usage, and "any", for every usage
+		if !slices.Contains(leaf.ExtKeyUsage, usage) {
+			// crypto/x509 takes no extended key usage, and "any", for every usage
 			return spiffeid.ID{}, nil, refuse(WrongUsage, "certificate of %s is not meant for this side of TLS", id)
 		}
 	}
@@ -177,7 +180,8 @@ func (b *Bundle) anyRevoked(chain []*x509.Certificate) bool {
 	return false
 }
 
-// explain turns the standard library's error into one that says what an operator wants to know: which clock, which authority.
+// explain turns the standard library's error into one that says what an operator wants to know: which clock, which
+// authority.
 func (b *Bundle) explain(leaf *x509.Certificate, id spiffeid.ID, now time.Time, err error) error {
 	var invalid x509.CertificateInvalidError
 	switch {
@@ -213,14 +217,15 @@ func KeyDigest(c *x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Fingerprint is the lower-case hexadecimal SHA-256 of the certificate itself: it names one certificate, where KeyDigest names a key.
+// Fingerprint is the lower-case hexadecimal SHA-256 of the certificate itself: it names one certificate, where
+// KeyDigest names a key.
 func Fingerprint(c *x509.Certificate) string {
 	sum := sha256.Sum256(c.Raw)
 	return hex.EncodeToString(sum[:])
 }
 
-// ParseCertificates reads PEM blocks of type CERTIFICATE and nothing else: other blocks, headers and text around them are errors, so that a
-// key pasted beside a certificate is noticed. It never quotes the input.
+// ParseCertificates reads PEM blocks of type CERTIFICATE and nothing else: other blocks, headers and text around them
+// are errors, so that a key pasted beside a certificate is noticed. It never quotes the input.
 func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
 	var certs []*x509.Certificate
 	for rest := bytes.TrimSpace(data); len(rest) > 0; rest = bytes.TrimSpace(rest) {

@@ -1,5 +1,6 @@
-// Package admin serves what is about the proxy and not about the app's traffic: metrics, health, the app's own probes, and a look at
-// the configuration. The three ports are apart on purpose: metrics and health are for the cluster, the rest for the pod itself.
+// Package admin serves what is about the proxy and not about the app's traffic: metrics, health, the app's own probes,
+// and a look at the configuration. The three ports are apart on purpose: metrics and health are for the cluster, the
+// rest for the pod itself.
 package admin
 
 import (
@@ -68,14 +69,16 @@ func Health(c Config) http.Handler {
 	return mux
 }
 
-// Paths of api.AdminPort that end something. QuitPath is for the app of a pod that is to end where nobody else ends the proxy: a Job whose sidecar is a plain
-// container. Whoever can ask is in the pod, and gains nothing: without the proxy, what is redirected to it is refused.
+// Paths of api.AdminPort that end something. QuitPath is for the app of a pod that is to end where nobody else ends the
+// proxy: a Job whose sidecar is a plain container. Whoever can ask is in the pod, and gains nothing: without the proxy,
+// what is redirected to it is refused.
 const (
 	DrainPath = "/drain"
 	QuitPath  = "/quit"
 )
 
-// DrainHeader must be on requests to DrainPath. A drain is for good and leaves the process: an app that can be made to send a POST somewhere (SSRF) must not begin one.
+// DrainHeader must be on requests to DrainPath. A drain is for good and leaves the process: an app that can be made to
+// send a POST somewhere (SSRF) must not begin one.
 const DrainHeader = "Meshless-Drain"
 
 // LevelPath tells the log level, and sets it by PUT ?level=debug.
@@ -98,7 +101,8 @@ func Local(c Config) http.Handler {
 	mux.HandleFunc("GET "+LevelPath, func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, levelName(c.Level)) })
 	mux.HandleFunc("PUT "+LevelPath, func(w http.ResponseWriter, r *http.Request) { setLevel(w, r, c) })
 	if c.Pprof {
-		mux.HandleFunc("GET /debug/pprof/", pprof.Index) // of the heap, goroutines, ...: of what runs, not of what memory holds
+		// of the heap, goroutines, ...: of what runs, not of what memory holds
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
@@ -107,8 +111,9 @@ func Local(c Config) http.Handler {
 
 func foreignPage(site string) bool { return site != "" && site != "none" && site != "same-origin" }
 
-// noBrowsers refuses what a page in a browser asks for: kubectl port-forward puts this port on the localhost of whoever debugs the pod. Names other than localhost are those
-// of DNS rebinding; requests with an Origin or a Sec-Fetch-Site are of a page.
+// noBrowsers refuses what a page in a browser asks for: kubectl port-forward puts this port on the localhost of whoever
+// debugs the pod. Names other than localhost are those of DNS rebinding; requests with an Origin or a Sec-Fetch-Site
+// are of a page.
 func noBrowsers(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, err := net.SplitHostPort(r.Host)
@@ -132,20 +137,22 @@ func setLevel(w http.ResponseWriter, r *http.Request, c Config) {
 		return
 	}
 	before := levelName(c.Level)
-	c.Telemetry.Log.Error("log level changed", "from", before, "to", name) // before it is: whoever silences the log is the last to be heard in it
-	_ = c.Level.UnmarshalText([]byte(name))                                // its names include ours
+	// before it is: whoever silences the log is the last to be heard in it
+	c.Telemetry.Log.Error("log level changed", "from", before, "to", name)
+	_ = c.Level.UnmarshalText([]byte(name)) // its names include ours
 	plain(w, http.StatusOK, name)
 }
 
-// Server is an HTTP server with bounds for everything but the response, since a lifecycle handler may take its time. Connections are not kept
-// alive: the ports are open to every pod, and idle connections must not keep the kubelet out.
+// Server is an HTTP server with bounds for everything but the response, since a lifecycle handler may take its time.
+// Connections are not kept alive: the ports are open to every pod, and idle connections must not keep the kubelet out.
 func Server(h http.Handler) *http.Server {
 	s := &http.Server{Handler: h, ReadHeaderTimeout: 2 * time.Second, ReadTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10}
 	s.SetKeepAlivesEnabled(false)
 	return s
 }
 
-// configDump is what /configz shows. It is built of certificates and maps alone: no key is within reach of this package.
+// configDump is what /configz shows. It is built of certificates and maps alone: no key is within reach of this
+// package.
 type configDump struct {
 	Version     string            `json:"version"`
 	Generation  uint64            `json:"generation"`

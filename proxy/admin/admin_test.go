@@ -359,8 +359,8 @@ func TestHandlerLogsWhenItTurns(t *testing.T) {
 	}
 }
 
-// TestNoPageAsks: kubectl port-forward puts the admin port on the localhost of whoever debugs a pod, where any page in a browser can reach it, by DNS rebinding under
-// a name of its own.
+// TestNoPageAsks: kubectl port-forward puts the admin port on the localhost of whoever debugs a pod, where any page in
+// a browser can reach it, by DNS rebinding under a name of its own.
 func TestNoPageAsks(t *testing.T) {
 	begun := 0
 	c := Config{Telemetry: telemetry.New(slog.New(slog.DiscardHandler)), Source: &identity.Source{}, State: func() State { return State{} }, Level: new(slog.LevelVar),

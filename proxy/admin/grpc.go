@@ -79,7 +79,8 @@ func judgeHealth(response *http.Response, body []byte) error {
 	return nil
 }
 
-// parseHealth reads the status of one uncompressed HealthCheckResponse. Unknown fields are skipped, as protobuf demands.
+// parseHealth reads the status of one uncompressed HealthCheckResponse. Unknown fields are skipped, as protobuf
+// demands.
 func parseHealth(frame []byte) (status uint64, err error) {
 	if len(frame) < framePrefix || frame[0] != 0 || uint64(binary.BigEndian.Uint32(frame[1:])) != uint64(len(frame)-framePrefix) {
 		return 0, errors.New("the answer is no gRPC message")

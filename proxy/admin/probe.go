@@ -31,7 +31,8 @@ const (
 	defaultUserAgent = "kube-probe/1.x" // what the kubelet calls itself, without its version
 )
 
-// Prober performs the original probe or lifecycle handler against the app, since the kubelet has no certificate of the mesh.
+// Prober performs the original probe or lifecycle handler against the app, since the kubelet has no certificate of the
+// mesh.
 type Prober struct {
 	current   func() *identity.Snapshot
 	sources   listen.Sources
@@ -51,8 +52,8 @@ func NewProber(current func() *identity.Snapshot, sources listen.Sources, log *s
 // Active is the number of handlers that are performed now.
 func (p *Prober) Active() int { return len(p.probes) + len(p.lifecycle) }
 
-// ServeHTTP performs the handler that the path names. Its answer is the app's; 404 is an unknown handler as well, 502 an app that
-// cannot be reached, 503 an app that says no, and 504 one that is too slow.
+// ServeHTTP performs the handler that the path names. Its answer is the app's; 404 is an unknown handler as well, 502
+// an app that cannot be reached, 503 an app that says no, and 504 one that is too slow.
 func (p *Prober) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	snapshot := p.current()
 	if snapshot == nil {
@@ -97,7 +98,8 @@ func (a *answer) WriteHeader(status int) {
 	a.ResponseWriter.WriteHeader(status)
 }
 
-// note logs when a handler begins to fail and when it succeeds again: the kubelet's event holds the status alone. A success is what the kubelet counts as one.
+// note logs when a handler begins to fail and when it succeeds again: the kubelet's event holds the status alone. A
+// success is what the kubelet counts as one.
 func (p *Prober) note(key string, a *answer, err error) {
 	fails := a.status < 200 || a.status >= 400
 	p.mu.Lock()
@@ -183,7 +185,8 @@ func (t target) httpGet(ctx context.Context, w http.ResponseWriter, userAgent st
 		return err
 	}
 	transport := &http.Transport{DialContext: t.dialer.DialContext, DisableKeepAlives: true, DisableCompression: true,
-		TLSClientConfig:        &tls.Config{InsecureSkipVerify: true}, // the kubelet does not verify either; the app is in this pod
+		// the kubelet does not verify either; the app is in this pod
+		TLSClientConfig:        &tls.Config{InsecureSkipVerify: true},
 		MaxResponseHeaderBytes: 64 << 10}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport, CheckRedirect: sameHost}
@@ -205,8 +208,8 @@ func (t target) httpGet(ctx context.Context, w http.ResponseWriter, userAgent st
 	return nil
 }
 
-// request builds the request as the kubelet does (NewRequestForHTTPGetAction): User-Agent and Accept have defaults, an empty
-// header takes them away, and Host goes where net/http wants it.
+// request builds the request as the kubelet does (NewRequestForHTTPGetAction): User-Agent and Accept have defaults, an
+// empty header takes them away, and Host goes where net/http wants it.
 func (t target) request(ctx context.Context, userAgent string) (*http.Request, error) {
 	get := t.handler.HTTPGet
 	u, err := url.Parse(get.Path)
@@ -244,7 +247,8 @@ func defaultHeader(h http.Header, name, value string) {
 	}
 }
 
-// sameHost follows redirects to the app itself; another host's is the answer, which the kubelet counts as a success with a warning.
+// sameHost follows redirects to the app itself; another host's is the answer, which the kubelet counts as a success
+// with a warning.
 func sameHost(next *http.Request, via []*http.Request) error {
 	if next.URL.Hostname() != via[0].URL.Hostname() {
 		return http.ErrUseLastResponse

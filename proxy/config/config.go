@@ -1,5 +1,6 @@
-// Package config reads the proxy's files: one generation at a time, whole, from the directory that the kubelet maintains. It
-// parses what needs no key (mesh.yaml, workload.json) and watches for the next generation. Nothing here judges certificates.
+// Package config reads the proxy's files: one generation at a time, whole, from the directory that the kubelet
+// maintains. It parses what needs no key (mesh.yaml, workload.json) and watches for the next generation. Nothing here
+// judges certificates.
 package config
 
 import (
@@ -31,8 +32,9 @@ type Generation struct {
 	Digest    [sha256.Size]byte
 }
 
-// The largest sizes that are read, in bytes. An object of the API server holds at most 1 MiB and an annotation 256 KiB; keys and
-// certificates are far smaller, and a bound on the sealed key bounds the work that a forged age header can cause.
+// The largest sizes that are read, in bytes. An object of the API server holds at most 1 MiB and an annotation 256 KiB;
+// keys and certificates are far smaller, and a bound on the sealed key bounds the work that a forged age header can
+// cause.
 const (
 	maxLeaf     = 64 << 10
 	maxKey      = 32 << 10
@@ -46,8 +48,8 @@ const (
 // (k8s.io/kubernetes/pkg/volume/util/atomic_writer.go).
 const dataLink = "..data"
 
-// Read reads the generation that directory holds now. The link is resolved once and every file read behind it, so that files of two
-// generations are never mixed; when the kubelet removes the old directory meanwhile, Read starts again.
+// Read reads the generation that directory holds now. The link is resolved once and every file read behind it, so that
+// files of two generations are never mixed; when the kubelet removes the old directory meanwhile, Read starts again.
 func Read(directory string) (*Generation, error) {
 	const tries = 5
 	var err error
@@ -68,7 +70,8 @@ func Read(directory string) (*Generation, error) {
 	return nil, fmt.Errorf("directory %s changed %d times while it was read: %w", directory, tries, err)
 }
 
-// resolve returns the directory behind ..data, or directory itself where there is no such link (a plain directory in tests).
+// resolve returns the directory behind ..data, or directory itself where there is no such link (a plain directory in
+// tests).
 func resolve(directory string) (string, error) {
 	target, err := os.Readlink(filepath.Join(directory, dataLink))
 	switch {

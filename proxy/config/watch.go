@@ -15,8 +15,9 @@ type WatchOptions struct {
 	Log      *slog.Logger
 }
 
-// Watch calls changed once at the start, shortly after something in directory changed, and every Poll: inotify is not to be had
-// on every file system, and a directory may appear late. All calls come from the calling goroutine. Watch returns when ctx ends.
+// Watch calls changed once at the start, shortly after something in directory changed, and every Poll: inotify is not
+// to be had on every file system, and a directory may appear late. All calls come from the calling goroutine. Watch
+// returns when ctx ends.
 func Watch(ctx context.Context, directory string, o WatchOptions, changed func()) {
 	if o.Poll <= 0 {
 		o.Poll = 10 * time.Second
@@ -88,8 +89,8 @@ func (w *watch) open() {
 	w.watcher = watcher
 }
 
-// retry makes room for a new watcher when the last one could not be made, or has lost its directory. A good one stays: the kernel
-// counts inotify instances per user, and every proxy of a node has the same one.
+// retry makes room for a new watcher when the last one could not be made, or has lost its directory. A good one stays:
+// the kernel counts inotify instances per user, and every proxy of a node has the same one.
 func (w *watch) retry() {
 	if w.failed || (w.watcher != nil && len(w.watcher.WatchList()) == 0) {
 		w.close()

@@ -60,8 +60,9 @@ func secrets(t testing.TB, w proxytest.Workload, f proxytest.Files) []string {
 	return found
 }
 
-// checkCorrupt wants a changed generation refused without a word of a secret, or accepted without anything that counts being different. File is the one
-// that was changed; what it alone says may differ where it was flipped, since nothing but the render's commit protects it.
+// checkCorrupt wants a changed generation refused without a word of a secret, or accepted without anything that counts
+// being different. File is the one that was changed; what it alone says may differ where it was flipped, since nothing
+// but the render's commit protects it.
 func checkCorrupt(t *testing.T, good *identity.Snapshot, changed proxytest.Files, file string, private []string) (accepted bool) {
 	t.Helper()
 	got, err := judge(changed)
@@ -97,8 +98,8 @@ func checkCorrupt(t *testing.T, good *identity.Snapshot, changed proxytest.Files
 
 var meshCompare = cmp.Options{cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})}
 
-// TestTruncatedFiles cuts each file everywhere: what a torn write leaves is refused, or says exactly the same (only a line end was lost). A map
-// that had lost its Services at the end would send plaintext to them.
+// TestTruncatedFiles cuts each file everywhere: what a torn write leaves is refused, or says exactly the same (only a
+// line end was lost). A map that had lost its Services at the end would send plaintext to them.
 func TestTruncatedFiles(t *testing.T) {
 	w := full(t)
 	sealed := w.Sealed(t)
@@ -158,7 +159,8 @@ func TestFlippedBits(t *testing.T) {
 	}
 }
 
-// TestSwappedFiles mixes two good generations, file by file: leaf, key and identity are accepted only together, and a bundle only with its leaves.
+// TestSwappedFiles mixes two good generations, file by file: leaf, key and identity are accepted only together, and a
+// bundle only with its leaves.
 func TestSwappedFiles(t *testing.T) {
 	one, two := full(t), full(t)
 	one.Mesh.RevokedKeys, two.Mesh.RevokedKeys = nil, nil
@@ -188,7 +190,8 @@ func TestSwappedFiles(t *testing.T) {
 	}
 }
 
-// FuzzGeneration gives the proxy one changed file: it never panics, and what it accepts is still this workload, with a certificate that its peers accept.
+// FuzzGeneration gives the proxy one changed file: it never panics, and what it accepts is still this workload, with a
+// certificate that its peers accept.
 func FuzzGeneration(f *testing.F) {
 	w := full(f)
 	sealed := w.Sealed(f)

@@ -12,7 +12,8 @@ import (
 	"github.com/meshless-dev/meshless/test/testca"
 )
 
-// TestFederationOfASnapshot: peers of a federated trust domain verify, our own leaf is never one of theirs, and clients learn of their authorities.
+// TestFederationOfASnapshot: peers of a federated trust domain verify, our own leaf is never one of theirs, and clients
+// learn of their authorities.
 func TestFederationOfASnapshot(t *testing.T) {
 	w, other := good(t), testca.New(t, "other.example")
 	w.Mesh.Federation = []meshmap.Federation{{TrustDomain: "other.example", Bundle: string(other.PEM())}}

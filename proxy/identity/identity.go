@@ -1,6 +1,6 @@
-// Package identity turns a generation of files into what TLS needs: the key opened in memory, the leaf, the trust bundle and the TLS
-// configurations made of them. A generation that does not fit together is refused whole. Keys never leave this package, and no error
-// of it quotes the content of a file.
+// Package identity turns a generation of files into what TLS needs: the key opened in memory, the leaf, the trust
+// bundle and the TLS configurations made of them. A generation that does not fit together is refused whole. Keys never
+// leave this package, and no error of it quotes the content of a file.
 package identity
 
 import (
@@ -19,7 +19,8 @@ import (
 	"github.com/meshless-dev/meshless/proxy/config"
 )
 
-// Snapshot is one good generation. It is immutable; connections keep the one that they began with, until they are judged anew.
+// Snapshot is one good generation. It is immutable; connections keep the one that they began with, until they are
+// judged anew.
 type Snapshot struct {
 	Number   uint64 // counts good generations from 1
 	ID       spiffeid.ID
@@ -37,8 +38,9 @@ type Snapshot struct {
 	client      *tls.Config
 }
 
-// New judges a generation at the time that now tells, and keeps now for the handshakes to come. It checks that the key opens and
-// is the leaf's, that the leaf is this workload's, and that peers with the same bundle will accept it on both sides of TLS.
+// New judges a generation at the time that now tells, and keeps now for the handshakes to come. It checks that the key
+// opens and is the leaf's, that the leaf is this workload's, and that peers with the same bundle will accept it on both
+// sides of TLS.
 func New(g *config.Generation, now func() time.Time) (*Snapshot, error) {
 	chain, err := svid.ParseCertificates(g.LeafPEM)
 	if err != nil {
@@ -87,8 +89,8 @@ func bundle(g *config.Generation) (*svid.Bundle, error) {
 	return b, nil
 }
 
-// judgeLeaf verifies our own leaf as a peer would. Sealing does not authenticate (age has no associated data): whoever writes to Git
-// could swap two workloads' Secrets, and this is where that is noticed.
+// judgeLeaf verifies our own leaf as a peer would. Sealing does not authenticate (age has no associated data): whoever
+// writes to Git could swap two workloads' Secrets, and this is where that is noticed.
 func (s *Snapshot) judgeLeaf(chain []*x509.Certificate) error {
 	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
 		id, err := s.Bundle.Verify(chain, usage, s.now())
@@ -113,8 +115,8 @@ func keyFits(leaf *x509.Certificate, key crypto.Signer) error {
 	return nil
 }
 
-// VerifyPeer judges a chain that a peer presented, at the present time. The identity may be of a federated trust domain: the caller judges what it may. Every error is
-// an *svid.Error.
+// VerifyPeer judges a chain that a peer presented, at the present time. The identity may be of a federated trust
+// domain: the caller judges what it may. Every error is an *svid.Error.
 func (s *Snapshot) VerifyPeer(chain []*x509.Certificate, usage x509.ExtKeyUsage) (spiffeid.ID, error) {
 	return s.verified.Verify(chain, usage, s.now())
 }

@@ -22,8 +22,8 @@ const (
 	maxIdentities   = 16       // each is tried on each stanza of a file that anyone with the recipient can make
 )
 
-// openKey opens the sealed key, or reads the plain one where no sealed one is there. Errors of the parsers are replaced, not wrapped:
-// some of them quote what they read.
+// openKey opens the sealed key, or reads the plain one where no sealed one is there. Errors of the parsers are
+// replaced, not wrapped: some of them quote what they read.
 func openKey(g *config.Generation) (crypto.Signer, error) {
 	if g.SealedKey == nil {
 		return parseKey(g.PlainKey, config.PlainKeyFile)

@@ -5,8 +5,9 @@ import "slices"
 // maxRevoked bounds the keys that are kept although mesh.yaml does not list them any more.
 const maxRevoked = 10_000
 
-// revoked are the keys that a generation in use has revoked and a later one has forgotten. A revocation is meant to be final, and a revert in Git
-// brings back a map from before it, perhaps with the very certificate: what this process has seen revoked stays revoked.
+// revoked are the keys that a generation in use has revoked and a later one has forgotten. A revocation is meant to be
+// final, and a revert in Git brings back a map from before it, perhaps with the very certificate: what this process has
+// seen revoked stays revoked.
 type revoked struct {
 	listed []string // by the generation in use
 	gone   []string // not any more; the longest gone first
@@ -25,8 +26,9 @@ func (r *revoked) with(list []string) []string {
 	return all
 }
 
-// keep takes over the list of a generation that is in use now, and counts the keys that are missing from it for the first time. Beyond maxRevoked those
-// go that have been gone for longest, as their certificates are the first to expire.
+// keep takes over the list of a generation that is in use now, and counts the keys that are missing from it for the
+// first time. Beyond maxRevoked those go that have been gone for longest, as their certificates are the first to
+// expire.
 func (r *revoked) keep(list []string) (missing int) {
 	known := set(list)
 	r.gone = slices.DeleteFunc(r.gone, func(key string) bool { return known[key] })

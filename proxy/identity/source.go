@@ -47,8 +47,8 @@ func (s *Source) Run(ctx context.Context) {
 	config.Watch(ctx, s.Directory, s.Watch, s.reload)
 }
 
-// reload judges what the directory holds now. A bad generation is judged again at every poll, since time can heal it (not yet valid),
-// but reported once.
+// reload judges what the directory holds now. A bad generation is judged again at every poll, since time can heal it
+// (not yet valid), but reported once.
 func (s *Source) reload() {
 	g, err := config.Read(s.Directory)
 	if err == nil && s.good && g.Digest == s.seen {

@@ -13,11 +13,12 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// Authorize judges an identity that is already verified. Its error ends the handshake and is what the handshake returns.
+// Authorize judges an identity that is already verified. Its error ends the handshake and is what the handshake
+// returns.
 type Authorize func(spiffeid.ID) error
 
-// buildTLS makes the configurations of this generation. Everything is judged in VerifyConnection, which runs on every handshake;
-// sessions are never resumed, since a resumed one would outlive its bundle (CVE-2025-68121 and its kin).
+// buildTLS makes the configurations of this generation. Everything is judged in VerifyConnection, which runs on every
+// handshake; sessions are never resumed, since a resumed one would outlive its bundle (CVE-2025-68121 and its kin).
 func (s *Snapshot) buildTLS() {
 	base := &tls.Config{
 		MinVersion:                  tls.VersionTLS13,
@@ -43,9 +44,9 @@ func (s *Snapshot) buildTLS() {
 	s.client.NextProtos = []string{api.ALPN}
 }
 
-// ServerConfig is for one handshake as a server. The peer is verified as a client of the mesh, then authorize decides. A client
-// that does not offer our ALPN (curl, openssl) gets a configuration without protocols but with the same verification: the hello never
-// decides about authentication.
+// ServerConfig is for one handshake as a server. The peer is verified as a client of the mesh, then authorize decides.
+// A client that does not offer our ALPN (curl, openssl) gets a configuration without protocols but with the same
+// verification: the hello never decides about authentication.
 func (s *Snapshot) ServerConfig(authorize Authorize) *tls.Config {
 	verify := s.verifier(x509.ExtKeyUsageClientAuth, authorize)
 	outer := s.server.Clone()
@@ -61,13 +62,15 @@ func (s *Snapshot) ServerConfig(authorize Authorize) *tls.Config {
 	return outer
 }
 
-// ClientConfig is for one handshake as a client. The peer is verified as a server of the mesh, then authorize decides. Once the handshake is done, mutual
-// tells whether the server asked who we are: one that does not would take anybody's connection for ours.
+// ClientConfig is for one handshake as a client. The peer is verified as a server of the mesh, then authorize decides.
+// Once the handshake is done, mutual tells whether the server asked who we are: one that does not would take anybody's
+// connection for ours.
 func (s *Snapshot) ClientConfig(authorize Authorize) (c *tls.Config, mutual *atomic.Bool) {
 	mutual = new(atomic.Bool)
 	c = s.client.Clone()
 	c.VerifyConnection = s.verifier(x509.ExtKeyUsageServerAuth, authorize)
-	// Always the one certificate there is, even if the server does not list its authority: then the server can say why it refuses.
+	// Always the one certificate there is, even if the server does not list its authority: then the server can say why
+	// it refuses.
 	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		mutual.Store(true)
 		return &s.certificate, nil
@@ -91,8 +94,8 @@ func (s *Snapshot) verifier(usage x509.ExtKeyUsage, authorize Authorize) func(tl
 // maxChain is in bytes: three certificates of RSA-4096 are 6 KiB.
 const maxChain = 8 << 10
 
-// small refuses a chain that is larger than any of a mesh, at once: parsed, certificates can be forty times as large as they came, and a peer that has not
-// proved its key yet could make us hold them while it keeps us waiting for that.
+// small refuses a chain that is larger than any of a mesh, at once: parsed, certificates can be forty times as large as
+// they came, and a peer that has not proved its key yet could make us hold them while it keeps us waiting for that.
 func small(chain []*x509.Certificate) error {
 	size := 0
 	for _, c := range chain {

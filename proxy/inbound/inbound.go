@@ -1,6 +1,6 @@
-// Package inbound serves what arrives at the pod: init redirects it to one listener, and it reaches the app only after mutual TLS and
-// policy, or as plaintext on ports that are Permissive. The app is dialed at the address that the peer dialed, never at the
-// loopback address, so that ports which the app binds to loopback stay private.
+// Package inbound serves what arrives at the pod: init redirects it to one listener, and it reaches the app only after
+// mutual TLS and policy, or as plaintext on ports that are Permissive. The app is dialed at the address that the peer
+// dialed, never at the loopback address, so that ports which the app binds to loopback stay private.
 package inbound
 
 import (
@@ -31,8 +31,8 @@ const (
 	ConnectTimeout     = 5 * time.Second
 	MaxConnections     = 10000
 	MaxUnauthenticated = 1000
-	// MaxUnauthenticatedPerSource keeps slots free for others while one address floods. It leaves room for the burst in which a client
-	// fills its connection pool, and for clients behind one translated address.
+	// MaxUnauthenticatedPerSource keeps slots free for others while one address floods. It leaves room for the burst in
+	// which a client fills its connection pool, and for clients behind one translated address.
 	MaxUnauthenticatedPerSource = MaxUnauthenticated / 4
 )
 
@@ -60,7 +60,8 @@ type Server struct {
 	listen  listen.Server
 	sources *listen.SourceLimit // of connections that are not authenticated
 	shares  *listen.SourceLimit // of all connections
-	// plaintext is for those of Permissive ports. Nobody knows who they are, so they must not fill the places of the others.
+	// plaintext is for those of Permissive ports. Nobody knows who they are, so they must not fill the places of the
+	// others.
 	plaintext listen.Slots
 }
 
@@ -153,7 +154,8 @@ func (s *Server) admit(peer *net.TCPConn, held *listen.Held) (*connection, bool)
 	return &connection{peer: peer, record: record, deadline: time.Now().Add(s.HandshakeTimeout), known: known, end: share}, true
 }
 
-// prepare leads a connection to where it can be relayed. Where it returns neither that nor a refusal, the failure is recorded already.
+// prepare leads a connection to where it can be relayed. Where it returns neither that nor a refusal, the failure is
+// recorded already.
 func (s *Server) prepare(c *connection) (*relay.Carried, *telemetry.Refusal) {
 	dst, err := listen.Redirected(c.peer, s.Original)
 	if err != nil {
@@ -200,7 +202,8 @@ func (s *Server) serveTLS(c *connection, prefix []byte) (*relay.Carried, *teleme
 		c.record.HandshakeFailed(err)
 		return nil, nil
 	}
-	// Only now is the identity proved: crypto/tls looks at the peer's signature after it has asked us about the certificate, and certificates are public.
+	// Only now is the identity proved: crypto/tls looks at the peer's signature after it has asked us about the
+	// certificate, and certificates are public.
 	c.record.Peer = peer.String()
 	c.reportDryRun(wouldDeny)
 	c.record.HandshakeDone(began)
@@ -216,8 +219,9 @@ func (s *Server) serveTLS(c *connection, prefix []byte) (*relay.Carried, *teleme
 	})
 }
 
-// authorize asks the policy. With a dry run it denies nobody of the trust domain; what it would deny is returned apart. A peer of another trust domain is denied all
-// the same: federation opens what a rule names, and the dry run is about rules that are not complete yet.
+// authorize asks the policy. With a dry run it denies nobody of the trust domain; what it would deny is returned apart.
+// A peer of another trust domain is denied all the same: federation opens what a rule names, and the dry run is about
+// rules that are not complete yet.
 func (c *connection) authorize(peer spiffeid.ID, snapshot *identity.Snapshot) (wouldDeny *policy.Denial, err error) {
 	err = policy.Authorize(policy.Request{Peer: peer, Local: snapshot.ID, Port: c.dst.Port()}, snapshot.Mesh)
 	denial := new(policy.Denial)

@@ -11,12 +11,14 @@ import (
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
-// announceTimeout is for a header that fits into the socket's buffer; an app that does not read it is no reason to wait.
+// announceTimeout is for a header that fits into the socket's buffer; an app that does not read it is no reason to
+// wait.
 const announceTimeout = 5 * time.Second
 
-// announce tells the app who the peer is, before the first byte of the connection: a PROXY protocol header of version 2 with the addresses that
-// the peer used and, where TLS proved it, its SPIFFE ID (https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt, section 2.2). What the
-// peer itself sends comes after it, so no peer can write this header.
+// announce tells the app who the peer is, before the first byte of the connection: a PROXY protocol header of version 2
+// with the addresses that the peer used and, where TLS proved it, its SPIFFE ID
+// (https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt, section 2.2). What the peer itself sends comes after
+// it, so no peer can write this header.
 func announce(app net.Conn, c *telemetry.Connection) error {
 	header, err := proxyHeader(c)
 	if err != nil {

@@ -12,7 +12,8 @@ import (
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
-// FuzzProxyHeader: whatever the addresses and the identity are, the header reads back as what was meant, and ends where the peer's bytes begin.
+// FuzzProxyHeader: whatever the addresses and the identity are, the header reads back as what was meant, and ends where
+// the peer's bytes begin.
 func FuzzProxyHeader(f *testing.F) {
 	f.Add([]byte{10, 0, 0, 1}, uint16(40000), []byte{10, 0, 0, 2}, uint16(5432), "spiffe://cluster.local/ns/prod/deployment/web")
 	f.Add(netip.MustParseAddr("fd00::1").AsSlice(), uint16(1), netip.MustParseAddr("fd00::2").AsSlice(), uint16(65535), "")

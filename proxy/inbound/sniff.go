@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// quietTimeout is how long a Permissive port waits for the first byte. A mesh client sends its hello at once, so what is silent for
-	// longer, beyond two retransmissions, is a protocol in which the server speaks first: it passes as plaintext.
+	// quietTimeout is how long a Permissive port waits for the first byte. A mesh client sends its hello at once, so
+	// what is silent for longer, beyond two retransmissions, is a protocol in which the server speaks first: it passes
+	// as plaintext.
 	quietTimeout = 3 * time.Second
 	// maxHello bounds what is read to find the end of a hello. Post-quantum key shares make one of 1.5 KiB or so.
 	maxHello = 16 << 10
@@ -25,9 +26,9 @@ const (
 
 var errHalfHello = errors.New("TLS hello did not arrive whole in time")
 
-// sniff reads the beginning of a connection to a Permissive port and tells what it is. It returns what it has read, for whoever serves the
-// connection. Anything but a TLS hello that offers our ALPN is the app's own matter. This chooses between plaintext and mutual TLS on ports
-// where the operator allows both; it never relaxes mutual TLS.
+// sniff reads the beginning of a connection to a Permissive port and tells what it is. It returns what it has read, for
+// whoever serves the connection. Anything but a TLS hello that offers our ALPN is the app's own matter. This chooses
+// between plaintext and mutual TLS on ports where the operator allows both; it never relaxes mutual TLS.
 func sniff(c *net.TCPConn, deadline time.Time) (prefix []byte, what telemetry.Detection, err error) {
 	quiet := time.Now().Add(quietTimeout)
 	if quiet.After(deadline) {
@@ -69,7 +70,8 @@ func parseHello(r *recorder) (ours, isHello bool) {
 	return ours, isHello
 }
 
-// recorder keeps what is read and swallows what is written, so that the connection can be served as if nobody had looked.
+// recorder keeps what is read and swallows what is written, so that the connection can be served as if nobody had
+// looked.
 type recorder struct {
 	*net.TCPConn
 	seen   []byte

@@ -68,8 +68,8 @@ func socketPair(t testing.TB, l net.Listener) (client, server *net.TCPConn) {
 	return c.(*net.TCPConn), s.(*net.TCPConn)
 }
 
-// checkSniff sends data in pieces and checks everything that sniff promises: what it has read, and what is left, are together what was sent, and
-// a hello is ours only if crypto/tls finds our ALPN in it.
+// checkSniff sends data in pieces and checks everything that sniff promises: what it has read, and what is left, are
+// together what was sent, and a hello is ours only if crypto/tls finds our ALPN in it.
 func checkSniff(t *testing.T, l net.Listener, data []byte, piece int) telemetry.Detection {
 	t.Helper()
 	client, server := socketPair(t, l)
@@ -117,8 +117,8 @@ func listener(t testing.TB) net.Listener {
 	return l
 }
 
-// TestSniffPieces: a hello is known by its content, however it is cut: into segments, into records, or both (CVE-2026-32305 was a proxy that took
-// a hello in two records for one without a server name).
+// TestSniffPieces: a hello is known by its content, however it is cut: into segments, into records, or both
+// (CVE-2026-32305 was a proxy that took a hello in two records for one without a server name).
 func TestSniffPieces(t *testing.T) {
 	l := listener(t)
 	mine, foreign := helloOf(api.ALPN), helloOf("h2", "http/1.1")

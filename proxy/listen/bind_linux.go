@@ -8,15 +8,17 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 )
 
-// leaving marks a socket as one with which the proxy leaves the pod, for the rules of init. Without the mark those still refuse what would pass them by.
+// leaving marks a socket as one with which the proxy leaves the pod, for the rules of init. Without the mark those
+// still refuse what would pass them by.
 func leaving(_, _ string, c syscall.RawConn) error {
 	return c.Control(func(fd uintptr) {
 		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PRIORITY, api.ProxyPriority)
 	})
 }
 
-// bindLate lets the kernel choose the port at connect, by the whole 4-tuple. Without it every connection to the app would take one of 28,000
-// ports for the time of TIME_WAIT, and a busy app would run out of them. A kernel that refuses only loses that.
+// bindLate lets the kernel choose the port at connect, by the whole 4-tuple. Without it every connection to the app
+// would take one of 28,000 ports for the time of TIME_WAIT, and a busy app would run out of them. A kernel that refuses
+// only loses that.
 func bindLate(_, _ string, c syscall.RawConn) error {
 	return c.Control(func(fd uintptr) {
 		_ = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)

@@ -14,8 +14,8 @@ func Dialer(timeout time.Duration) *net.Dialer {
 	return &net.Dialer{Timeout: timeout, KeepAliveConfig: KeepAlive, Control: leaving}
 }
 
-// Sources are the addresses from which the proxy dials the app: init lets connections from them pass. The zero value leaves the choice to
-// the system, for tests.
+// Sources are the addresses from which the proxy dials the app: init lets connections from them pass. The zero value
+// leaves the choice to the system, for tests.
 type Sources struct{ V4, V6 netip.Addr }
 
 // Dialer dials the app at an address of the family of dst.
@@ -46,8 +46,8 @@ func DialTCP(ctx context.Context, d *net.Dialer, dst netip.AddrPort) (*net.TCPCo
 	return tcp, nil
 }
 
-// OwnAddresses knows the pod's addresses. It asks the system again when it does not know one, at most once a second. The zero value is
-// ready for use.
+// OwnAddresses knows the pod's addresses. It asks the system again when it does not know one, at most once a second.
+// The zero value is ready for use.
 type OwnAddresses struct {
 	mu    sync.Mutex
 	known map[netip.Addr]bool

@@ -51,9 +51,10 @@ func (s Slots) Release() { <-s }
 type Server struct {
 	Name      string // label of its goroutines in profiles
 	Listeners []net.Listener
-	Slots     []Slots                          // one of each is acquired before every accept
-	Handle    func(c *net.TCPConn, held *Held) // runs in a goroutine of its own; closes c, and ends held then, perhaps after it has returned
-	OnError   func(error)                      // an accept failed and is tried again
+	Slots     []Slots // one of each is acquired before every accept
+	// runs in a goroutine of its own; closes c, and ends held then, perhaps after it has returned
+	Handle  func(c *net.TCPConn, held *Held)
+	OnError func(error) // an accept failed and is tried again
 
 	active atomic.Int64
 }
@@ -83,8 +84,8 @@ func (h *Held) releaseAll() {
 	}
 }
 
-// Serve accepts until ctx ends, then closes the listeners and waits until all connections have ended. A slot is taken before
-// the accept: what finds no slot waits in the kernel's queue, where it costs nothing.
+// Serve accepts until ctx ends, then closes the listeners and waits until all connections have ended. A slot is taken
+// before the accept: what finds no slot waits in the kernel's queue, where it costs nothing.
 func (s *Server) Serve(ctx context.Context) {
 	var loops, handlers sync.WaitGroup
 	for _, l := range s.Listeners {
@@ -197,8 +198,8 @@ func AddrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-// Redirected returns the destination that the opener of c had dialed, by original. It is an error when that is unknown, and when c came to
-// our own listener directly: such a connection has no destination, and dialing it would loop.
+// Redirected returns the destination that the opener of c had dialed, by original. It is an error when that is unknown,
+// and when c came to our own listener directly: such a connection has no destination, and dialing it would loop.
 func Redirected(c *net.TCPConn, original func(*net.TCPConn) (netip.AddrPort, error)) (netip.AddrPort, error) {
 	dst, err := original(c)
 	if err != nil {

@@ -16,7 +16,8 @@ import (
 // redirectRules is what init does to what the app opens, for one port.
 const redirectRules = `table inet t { chain output { type nat hook output priority -100; tcp dport 8080 redirect to :%d; }; }`
 
-// TestOriginalInKernel asks a real kernel. It runs itself again in a network namespace of its own, so it needs root, nft and ip.
+// TestOriginalInKernel asks a real kernel. It runs itself again in a network namespace of its own, so it needs root,
+// nft and ip.
 func TestOriginalInKernel(t *testing.T) {
 	const inside = "MESHLESS_TEST_NETNS"
 	if os.Getenv(inside) == "" {

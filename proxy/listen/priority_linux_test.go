@@ -11,7 +11,8 @@ import (
 	"github.com/meshless-dev/meshless/proxy/listen"
 )
 
-// TestWhatLeavesIsMarked: the rules of init know the proxy's connections to peers by their priority, and those to the app have none.
+// TestWhatLeavesIsMarked: the rules of init know the proxy's connections to peers by their priority, and those to the
+// app have none.
 func TestWhatLeavesIsMarked(t *testing.T) {
 	l := loopback(t)
 	dst := listen.AddrPort(l.Addr())

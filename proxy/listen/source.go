@@ -6,8 +6,9 @@ import (
 	"sync"
 )
 
-// SourceLimit limits how many connections of one source address there are at once. It remembers only addresses that have one now, so
-// it is no larger than the limit of all connections together, which its user keeps. Make it with NewSourceLimit.
+// SourceLimit limits how many connections of one source address there are at once. It remembers only addresses that
+// have one now, so it is no larger than the limit of all connections together, which its user keeps. Make it with
+// NewSourceLimit.
 type SourceLimit struct {
 	limit int
 	mu    sync.Mutex
@@ -17,8 +18,8 @@ type SourceLimit struct {
 // NewSourceLimit allows n connections per address.
 func NewSourceLimit(n int) *SourceLimit { return &SourceLimit{limit: n, held: map[netip.Addr]int{}} }
 
-// Acquire counts a connection from addr until release, which may be called often and counts once. It does not wait: ok is false when
-// addr has its share already, and release is nil then.
+// Acquire counts a connection from addr until release, which may be called often and counts once. It does not wait: ok
+// is false when addr has its share already, and release is nil then.
 func (l *SourceLimit) Acquire(addr netip.Addr) (release func(), ok bool) {
 	addr = addr.Unmap().WithZone("")
 	l.mu.Lock()
@@ -43,8 +44,8 @@ func (l *SourceLimit) Sources() int {
 	return len(l.held)
 }
 
-// LimitSources accepts from l at most n connections of one source address at once and resets those beyond. A limit of all connections
-// together, such as netutil.LimitListener, goes around it.
+// LimitSources accepts from l at most n connections of one source address at once and resets those beyond. A limit of
+// all connections together, such as netutil.LimitListener, goes around it.
 func LimitSources(l net.Listener, n int) net.Listener {
 	return &sourceListener{Listener: l, sources: NewSourceLimit(n)}
 }

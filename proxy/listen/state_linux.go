@@ -6,13 +6,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// vanishedRetransmits is how many retransmissions in a row may time out. They come after 0.2 s at least and at doubled distances, so eight are 51 s of
-// silence. The kernel itself gives up after fifteen, a quarter of an hour in which an app waits for a node that is gone.
+// vanishedRetransmits is how many retransmissions in a row may time out. They come after 0.2 s at least and at doubled
+// distances, so eight are 51 s of silence. The kernel itself gives up after fifteen, a quarter of an hour in which an
+// app waits for a node that is gone.
 const vanishedRetransmits = 8
 
-// Vanished tells whether the peer of c acknowledges nothing any more of what is under way to it. TCP_USER_TIMEOUT would tell too, but it also ends
-// the connection to a peer that is there and does not read, for which an app may have its reasons: a closed window is no silence. Keepalive finds
-// peers that vanish while nothing is under way.
+// Vanished tells whether the peer of c acknowledges nothing any more of what is under way to it. TCP_USER_TIMEOUT would
+// tell too, but it also ends the connection to a peer that is there and does not read, for which an app may have its
+// reasons: a closed window is no silence. Keepalive finds peers that vanish while nothing is under way.
 func Vanished(c *net.TCPConn) bool { return ask(c, VanishedSocket, false) }
 
 // VanishedSocket is Vanished for a socket by its descriptor.
@@ -26,9 +27,10 @@ func silent(fd int, retransmits uint8) bool {
 // tcpClose is TCP_CLOSE of include/net/tcp_states.h.
 const tcpClose = 7
 
-// WasReset tells whether a connection that reads as ended was reset. The kernel tells the error of a socket once: when a write has got it, a read
-// sees an orderly end. An end that is one leaves the socket half open, until we have closed our half too; do not ask after that. A connection that somebody
-// has closed here counts as reset: its end was not seen.
+// WasReset tells whether a connection that reads as ended was reset. The kernel tells the error of a socket once: when
+// a write has got it, a read sees an orderly end. An end that is one leaves the socket half open, until we have closed
+// our half too; do not ask after that. A connection that somebody has closed here counts as reset: its end was not
+// seen.
 func WasReset(c *net.TCPConn) bool { return ask(c, WasResetSocket, true) }
 
 // WasResetSocket is WasReset for a socket by its descriptor.
@@ -41,7 +43,8 @@ func WasResetSocket(fd int) bool {
 func ask(c *net.TCPConn, question func(fd int) bool, closed bool) bool {
 	answer := closed
 	if raw, err := c.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { answer = question(int(fd)) }) // fails for a closed one, and then does not ask
+		// fails for a closed one, and then does not ask
+		_ = raw.Control(func(fd uintptr) { answer = question(int(fd)) })
 	}
 	return answer
 }

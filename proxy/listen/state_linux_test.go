@@ -30,7 +30,8 @@ func TestVanished(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer peer.Close()
-	silent := func() bool { return ask(c.(*net.TCPConn), func(fd int) bool { return silent(fd, 3) }, false) } // three retransmissions, 1.4 s
+	// three retransmissions, 1.4 s
+	silent := func() bool { return ask(c.(*net.TCPConn), func(fd int) bool { return silent(fd, 3) }, false) }
 	fillUnread(t, c)
 	for range 20 { // two seconds in which the peer reads nothing, and is there
 		if silent() {

@@ -1,5 +1,6 @@
-// Package live knows the connections that carry data, so that those whose peer is no longer acceptable end when a new generation of
-// files arrives, or when the peer's certificate expires: trust that was withdrawn must not live on in old connections.
+// Package live knows the connections that carry data, so that those whose peer is no longer acceptable end when a new
+// generation of files arrives, or when the peer's certificate expires: trust that was withdrawn must not live on in old
+// connections.
 package live
 
 import (
@@ -27,7 +28,8 @@ type Registry struct {
 type Session interface {
 	// Abort ends the session. The registry calls it at most once, in any goroutine.
 	Abort(reason string, err error)
-	// Vanished is an error if one of the peers has not acknowledged for long what was sent to it: its node died, or the network between broke.
+	// Vanished is an error if one of the peers has not acknowledged for long what was sent to it: its node died, or the
+	// network between broke.
 	Vanished() error
 }
 
@@ -48,8 +50,8 @@ const (
 // New makes an empty registry.
 func New() *Registry { return &Registry{entries: map[*Entry]struct{}{}} }
 
-// Add registers a connection that was accepted under snapshot. When a newer one arrived since, it judges at once: no connection can
-// slip between two generations.
+// Add registers a connection that was accepted under snapshot. When a newer one arrived since, it judges at once: no
+// connection can slip between two generations.
 func (r *Registry) Add(snapshot *identity.Snapshot, judge Judge, session Session) *Entry {
 	e := &Entry{registry: r, judge: judge, session: session}
 	r.mu.Lock()

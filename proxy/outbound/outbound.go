@@ -1,5 +1,6 @@
-// Package outbound serves what the app opens: init redirects it to a loopback listener, and it leaves the pod as mutual TLS if its
-// destination is in the mesh. A connection to the mesh is encrypted and verified, or closed; nothing that goes wrong makes it plaintext.
+// Package outbound serves what the app opens: init redirects it to a loopback listener, and it leaves the pod as mutual
+// TLS if its destination is in the mesh. A connection to the mesh is encrypted and verified, or closed; nothing that
+// goes wrong makes it plaintext.
 package outbound
 
 import (
@@ -87,7 +88,8 @@ func (s *Server) handle(app *net.TCPConn, held *listen.Held) {
 	carried.Start(s.Engine, end)
 }
 
-// prepare leads a connection to where it can be relayed. Where it returns neither that nor a refusal, the failure is recorded already.
+// prepare leads a connection to where it can be relayed. Where it returns neither that nor a refusal, the failure is
+// recorded already.
 func (s *Server) prepare(app *net.TCPConn, record *telemetry.Connection) (*relay.Carried, *telemetry.Refusal) {
 	dst, err := listen.Redirected(app, s.Original)
 	if err != nil {
@@ -119,7 +121,8 @@ func (s *Server) prepare(app *net.TCPConn, record *telemetry.Connection) (*relay
 	return nil, &telemetry.Refusal{Reason: "destination", Err: errors.New(d.Reason)}
 }
 
-// plaintextJudge tells whether a snapshot lets a connection to dst leave as plaintext: at its start, and again at every new generation.
+// plaintextJudge tells whether a snapshot lets a connection to dst leave as plaintext: at its start, and again at every
+// new generation.
 func (s *Server) plaintextJudge(dst netip.AddrPort, facts resolve.Facts) live.Judge {
 	return func(now *identity.Snapshot) error {
 		switch d := s.Resolver.MapOf(now.Mesh).Decide(dst, facts); {
@@ -159,7 +162,8 @@ func (m meshDestination) accept(id spiffeid.ID) error {
 	return &telemetry.WrongIdentity{Detail: fmt.Sprintf("%s answers at %s (%s), where only %s may", id, m.addr, m.who.Host, m.who.Expected())}
 }
 
-// serveMesh dials exactly the address that the app dialed, and relays only when the server there has proved an identity that may answer.
+// serveMesh dials exactly the address that the app dialed, and relays only when the server there has proved an identity
+// that may answer.
 func (s *Server) serveMesh(app *net.TCPConn, record *telemetry.Connection, snapshot *identity.Snapshot, m meshDestination) (*relay.Carried, *telemetry.Refusal) {
 	target, err := listen.DialTCP(context.Background(), listen.Dialer(ConnectTimeout), m.addr)
 	if err != nil {
@@ -186,8 +190,9 @@ func (s *Server) serveMesh(app *net.TCPConn, record *telemetry.Connection, snaps
 	return s.carried(app, side, telemetry.MutualTLS, record, snapshot, s.meshJudge(m, chain)), nil
 }
 
-// meshJudge tells whether the server would still be accepted. A destination that has left the mesh map stays: nothing is expected of it any
-// more, and it is encrypted at that. It ends if only the map had named it, since DNS did not answer: it may be in the mesh by another name.
+// meshJudge tells whether the server would still be accepted. A destination that has left the mesh map stays: nothing
+// is expected of it any more, and it is encrypted at that. It ends if only the map had named it, since DNS did not
+// answer: it may be in the mesh by another name.
 func (s *Server) meshJudge(m meshDestination, chain []*x509.Certificate) live.Judge {
 	return func(now *identity.Snapshot) error {
 		id, err := now.VerifyPeer(chain, x509.ExtKeyUsageServerAuth)

@@ -1,5 +1,5 @@
-// Package policy decides who may connect to this workload. It is pure: identities, a port and the mesh map in, a decision out.
-// Whatever it does not understand is denied.
+// Package policy decides who may connect to this workload. It is pure: identities, a port and the mesh map in, a
+// decision out. Whatever it does not understand is denied.
 package policy
 
 import (
@@ -16,10 +16,11 @@ type Reason string
 
 // The reasons of a denial.
 const (
-	ForeignTrustDomain Reason = "foreign_trust_domain" // the peer is of another trust domain, and no rule of this workload names it
-	NoPolicy           Reason = "no_policy"            // the default is Deny and no policy names this workload
-	NoRule             Reason = "no_rule"              // this workload has a policy and no rule of it names the peer
-	WrongPort          Reason = "wrong_port"           // a rule names the peer, but not for this port
+	// the peer is of another trust domain, and no rule of this workload names it
+	ForeignTrustDomain Reason = "foreign_trust_domain"
+	NoPolicy           Reason = "no_policy"  // the default is Deny and no policy names this workload
+	NoRule             Reason = "no_rule"    // this workload has a policy and no rule of it names the peer
+	WrongPort          Reason = "wrong_port" // a rule names the peer, but not for this port
 )
 
 // Reasons are all reasons of a denial.
@@ -37,9 +38,10 @@ type Decision struct {
 	Reason  Reason // empty when allowed
 }
 
-// Decide judges r by the inbound rules of mesh. A workload that has a policy is closed to everyone whom no rule of it allows, whatever
-// the default says; several policies of one workload add up. The default is for our own trust domain: a peer of a federated one gets in only
-// where a rule names it, and a rule names it only in the words of its own trust domain.
+// Decide judges r by the inbound rules of mesh. A workload that has a policy is closed to everyone whom no rule of it
+// allows, whatever the default says; several policies of one workload add up. The default is for our own trust domain:
+// a peer of a federated one gets in only where a rule names it, and a rule names it only in the words of its own trust
+// domain.
 func Decide(r Request, mesh *meshmap.Map) Decision {
 	domain := r.Peer.TrustDomain().Name()
 	foreign := domain != mesh.TrustDomain
@@ -81,7 +83,8 @@ type Denial struct {
 	Reason Reason
 }
 
-// Foreign tells whether the peer is of another trust domain. A dry run, which is there to learn who in the mesh calls whom, does not let it in.
+// Foreign tells whether the peer is of another trust domain. A dry run, which is there to learn who in the mesh calls
+// whom, does not let it in.
 func (d *Denial) Foreign() bool { return d.Peer.TrustDomain() != d.Local.TrustDomain() }
 
 // Authorize is Decide for callers that want an error: nil, or a *Denial.

@@ -72,7 +72,8 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// TestFederated: a peer of a federated trust domain gets in only where a rule names it in the words of its own trust domain.
+// TestFederated: a peer of a federated trust domain gets in only where a rule names it in the words of its own trust
+// domain.
 func TestFederated(t *testing.T) {
 	local, own := proxytest.ID("server"), proxytest.ID("client")
 	const peer, third = "spiffe://other.example/ns/prod/deployment/client", "spiffe://third.example/ns/prod/deployment/client"

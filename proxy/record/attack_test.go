@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// TestInterleaved: RFC 8446, section 5.1: between the records of one handshake message there must be no other record, of any type. crypto/tls refuses all three.
+// TestInterleaved: RFC 8446, section 5.1: between the records of one handshake message there must be no other record,
+// of any type. crypto/tls refuses all three.
 func TestInterleaved(t *testing.T) {
 	for name, between := range map[string]func(*keys) []byte{
 		"an empty record of data": func(k *keys) []byte { return k.seal(nil, nil, typeApplicationData) },
@@ -26,7 +27,8 @@ func TestInterleaved(t *testing.T) {
 	}
 }
 
-// TestPaddedTooLong: RFC 8446, section 5.4: the whole TLSInnerPlaintext must not exceed 2^14 + 1 bytes, padding included.
+// TestPaddedTooLong: RFC 8446, section 5.4: the whole TLSInnerPlaintext must not exceed 2^14 + 1 bytes, padding
+// included.
 func TestPaddedTooLong(t *testing.T) {
 	in, out := twin(t, tls.TLS_AES_128_GCM_SHA256, false)
 	inner := append([]byte("x"), typeApplicationData)
@@ -38,7 +40,8 @@ func TestPaddedTooLong(t *testing.T) {
 	}
 }
 
-// BenchmarkOpen compares what one buffer of 128 KiB can cost: the largest records, the smallest, and new keys at every second record.
+// BenchmarkOpen compares what one buffer of 128 KiB can cost: the largest records, the smallest, and new keys at every
+// second record.
 func BenchmarkOpen(b *testing.B) {
 	const buffer = 128 << 10
 	big := bytes.Repeat([]byte{1}, MaxPlaintext)

@@ -49,7 +49,8 @@ func TestKeySchedule(t *testing.T) {
 	}
 }
 
-// TestSuites: every suite that a peer may choose opens what it seals, over an update of the keys, and in any division of the stream.
+// TestSuites: every suite that a peer may choose opens what it seals, over an update of the keys, and in any division
+// of the stream.
 func TestSuites(t *testing.T) {
 	for id := range suites {
 		t.Run(tls.CipherSuiteName(id), func(t *testing.T) {
@@ -225,7 +226,8 @@ func TestKeysAreRenewed(t *testing.T) {
 	}
 }
 
-// FuzzOpen: whatever arrives, nothing is delivered that was not sealed, and nothing panics. Inner is what a peer with keys may send.
+// FuzzOpen: whatever arrives, nothing is delivered that was not sealed, and nothing panics. Inner is what a peer with
+// keys may send.
 func FuzzOpen(f *testing.F) {
 	f.Add([]byte("data"), byte(typeApplicationData), []byte{}, true)
 	f.Add([]byte{keyUpdate, 0, 0, 1, 1}, byte(typeHandshake), []byte{23, 3, 3}, false)

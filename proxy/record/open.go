@@ -7,7 +7,8 @@ import (
 	"net"
 )
 
-// maxIdleRecords is how many records without data may follow each other: a peer that sends no more than these makes us work for nothing.
+// maxIdleRecords is how many records without data may follow each other: a peer that sends no more than these makes us
+// work for nothing.
 const maxIdleRecords = 16
 
 // opener is the direction that arrives.
@@ -21,7 +22,8 @@ type opener struct {
 	messages     messages
 }
 
-// A peer may take new keys a few times at once, and beyond that once for each MiB that it sends: an update costs a thousand times what its record costs to send.
+// A peer may take new keys a few times at once, and beyond that once for each MiB that it sends: an update costs a
+// thousand times what its record costs to send.
 const (
 	freeUpdates    = 16
 	bytesPerUpdate = 1 << 20
@@ -58,7 +60,8 @@ func first(in []byte) ([]byte, error) {
 	return in[:headerSize+size], nil
 }
 
-// Missing is how many bytes are missing in part to the end of its first record, or of that record's header; 0 if the record is whole, or cannot be one.
+// Missing is how many bytes are missing in part to the end of its first record, or of that record's header; 0 if the
+// record is whole, or cannot be one.
 func Missing(part []byte) int {
 	if len(part) < headerSize {
 		return headerSize - len(part)
@@ -90,7 +93,8 @@ func (o *opener) openOne(out, record []byte) ([]byte, error) {
 	}
 	content := inner[:end]
 	if inner[end] != typeHandshake && o.messages.partial() {
-		return out, localError(unexpectedMessage) // nothing comes between the records of a handshake message (ibid., section 5.1)
+		// nothing comes between the records of a handshake message (ibid., section 5.1)
+		return out, localError(unexpectedMessage)
 	}
 	if inner[end] == typeApplicationData && end > 0 {
 		o.idleRecords = 0
@@ -111,7 +115,8 @@ func (o *opener) openOne(out, record []byte) ([]byte, error) {
 	return out, localError(unexpectedMessage)
 }
 
-// alertOf is the error that an alert means. In TLS 1.3 all but two end the connection, whatever level they name (RFC 8446, section 6).
+// alertOf is the error that an alert means. In TLS 1.3 all but two end the connection, whatever level they name (RFC
+// 8446, section 6).
 func alertOf(content []byte) error {
 	if len(content) != 2 {
 		return localError(decodeError)
@@ -172,7 +177,8 @@ func (o *opener) update(requested byte) error {
 	return nil
 }
 
-// messages cuts a stream of handshake messages, which records may divide anywhere, and keeps of them no more than it needs.
+// messages cuts a stream of handshake messages, which records may divide anywhere, and keeps of them no more than it
+// needs.
 type messages struct {
 	head []byte // of the message that is arriving: type and length, and the body of a KeyUpdate
 	left int    // bytes of its body that are to be skipped
@@ -185,7 +191,8 @@ const (
 
 func (m *messages) partial() bool { return len(m.head) > 0 }
 
-// next takes one message, or what there is of it, off the beginning of content. Body is that of a whole KeyUpdate; all others have none.
+// next takes one message, or what there is of it, off the beginning of content. Body is that of a whole KeyUpdate; all
+// others have none.
 func (m *messages) next(content []byte) (kind byte, body, rest []byte, err error) {
 	for len(m.head) < messageHeader {
 		if len(content) == 0 {

@@ -1,6 +1,7 @@
-// Package record protects the application data of a TLS 1.3 connection, once crypto/tls has done the handshake (RFC 8446, section 5). It exists for what
-// tls.Conn cannot do: many records in one system call, and a connection that holds no buffer while nothing moves. It authenticates nobody: whoever
-// made the handshake has done that, and a connection without one has no keys to come here with.
+// Package record protects the application data of a TLS 1.3 connection, once crypto/tls has done the handshake (RFC
+// 8446, section 5). It exists for what tls.Conn cannot do: many records in one system call, and a connection that holds
+// no buffer while nothing moves. It authenticates nobody: whoever made the handshake has done that, and a connection
+// without one has no keys to come here with.
 package record
 
 import (
@@ -42,10 +43,12 @@ const (
 	userCanceled      tls.AlertError = 90
 )
 
-// maxRecords is after how many records new keys are taken. AES-GCM is safe for 2^24.5 full ones under one key (RFC 8446, section 5.5).
+// maxRecords is after how many records new keys are taken. AES-GCM is safe for 2^24.5 full ones under one key (RFC
+// 8446, section 5.5).
 const maxRecords = 1 << 23
 
-// Conn is the record layer of one connection: Open for what arrives, Seal for what leaves. It moves bytes and does no input or output. It is for one goroutine.
+// Conn is the record layer of one connection: Open for what arrives, Seal for what leaves. It moves bytes and does no
+// input or output. It is for one goroutine.
 type Conn struct {
 	in      opener
 	out     *keys
@@ -54,8 +57,8 @@ type Conn struct {
 	ended   bool   // close_notify or a fatal alert was sealed
 }
 
-// New takes over a connection whose handshake is done, and of which nothing behind the handshake was read or written by crypto/tls. It is an error
-// if the handshake was not of TLS 1.3, or if secrets did not serve it.
+// New takes over a connection whose handshake is done, and of which nothing behind the handshake was read or written by
+// crypto/tls. It is an error if the handshake was not of TLS 1.3, or if secrets did not serve it.
 func New(state tls.ConnectionState, isClient bool, secrets *Secrets) (*Conn, error) {
 	s, ok := suites[state.CipherSuite]
 	if !ok || !state.HandshakeComplete || state.Version != tls.VersionTLS13 {
@@ -80,10 +83,11 @@ func New(state tls.ConnectionState, isClient bool, secrets *Secrets) (*Conn, err
 	return &Conn{in: opener{keys: in, isClient: isClient}, out: out, renewAt: maxRecords}, nil
 }
 
-// Open decrypts the whole records at the beginning of in, appends their application data to out, and tells how many bytes of in it has used; the
-// rest is the beginning of a record. For out, as much room as in has is enough, and the two must not overlap. The end is io.EOF for
-// close_notify, a *net.OpError "remote error" for an alert, and a "local error", of which Alert can tell the peer, for anything that is not a valid
-// record; data that came before it is returned all the same. After an error nothing more may be opened.
+// Open decrypts the whole records at the beginning of in, appends their application data to out, and tells how many
+// bytes of in it has used; the rest is the beginning of a record. For out, as much room as in has is enough, and the
+// two must not overlap. The end is io.EOF for close_notify, a *net.OpError "remote error" for an alert, and a "local
+// error", of which Alert can tell the peer, for anything that is not a valid record; data that came before it is
+// returned all the same. After an error nothing more may be opened.
 func (c *Conn) Open(out, in []byte) (data []byte, used int, err error) {
 	data, used, err = c.in.open(out, in)
 	if c.in.updateWanted {
@@ -102,8 +106,9 @@ func Room(n int) int { return n + (n/MaxPlaintext+1)*overhead + keyUpdateSize }
 // keyUpdateSize is that of the record which announces new keys.
 const keyUpdateSize = overhead + messageHeader + 1
 
-// Seal appends plaintext, in as few records as can be, to out, for which Room tells the capacity. The two must not overlap. One byte of plaintext's capacity
-// behind its end is used and put back; without it plaintext is copied. Behind CloseNotify and Alert it is an error.
+// Seal appends plaintext, in as few records as can be, to out, for which Room tells the capacity. The two must not
+// overlap. One byte of plaintext's capacity behind its end is used and put back; without it plaintext is copied. Behind
+// CloseNotify and Alert it is an error.
 func (c *Conn) Seal(out, plaintext []byte) ([]byte, error) {
 	if c.ended {
 		return nil, net.ErrClosed
@@ -122,7 +127,8 @@ func (c *Conn) Seal(out, plaintext []byte) ([]byte, error) {
 	return out, nil
 }
 
-// appendKeyUpdate tells the peer that new keys follow, and takes them. Both halves of the connection are renewed apart, so nothing is asked of the peer.
+// appendKeyUpdate tells the peer that new keys follow, and takes them. Both halves of the connection are renewed apart,
+// so nothing is asked of the peer.
 func (c *Conn) appendKeyUpdate(out []byte) ([]byte, error) {
 	c.owed = false
 	out = c.out.seal(out, []byte{keyUpdate, 0, 0, 1, 0}, typeHandshake)
@@ -133,7 +139,8 @@ func (c *Conn) appendKeyUpdate(out []byte) ([]byte, error) {
 	return out, nil
 }
 
-// CloseNotify appends what tells the peer that no more data comes; the other direction stays open. The second time it appends nothing.
+// CloseNotify appends what tells the peer that no more data comes; the other direction stays open. The second time it
+// appends nothing.
 func (c *Conn) CloseNotify(out []byte) []byte {
 	const warning = 1
 	return c.appendAlert(out, warning, closeNotify)
@@ -158,8 +165,8 @@ func (c *Conn) appendAlert(out []byte, level byte, a tls.AlertError) []byte {
 	return c.out.seal(out, []byte{level, byte(a)}, typeAlert)
 }
 
-// seal appends one record. The content type goes behind the plaintext (RFC 8446, section 5.2), for as long as it is needed: so a large plaintext is sealed
-// record by record where it lies.
+// seal appends one record. The content type goes behind the plaintext (RFC 8446, section 5.2), for as long as it is
+// needed: so a large plaintext is sealed record by record where it lies.
 func (k *keys) seal(out, plaintext []byte, contentType byte) []byte {
 	n := len(plaintext)
 	if cap(plaintext) == n {

@@ -30,7 +30,8 @@ func handshake(t testing.TB, isClient bool) *session {
 	ca := testca.New(t, "cluster.local")
 	server := &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true,
 		Certificates: []tls.Certificate{ca.Issue(t, "spiffe://cluster.local/ns/prod/deployment/web")}}
-	client := &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true} // what is tested comes behind the handshake
+	// what is tested comes behind the handshake
+	client := &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}
 	secrets := new(record.Secrets)
 	var conn *tls.Conn
 	if isClient {

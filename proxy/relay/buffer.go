@@ -7,7 +7,8 @@ import (
 	"github.com/meshless-dev/meshless/proxy/record"
 )
 
-// class is a size of buffers. Most connections are small or idle, so each begins with small ones, and gets larger ones while it fills those.
+// class is a size of buffers. Most connections are small or idle, so each begins with small ones, and gets larger ones
+// while it fills those.
 type class int
 
 const (
@@ -17,10 +18,12 @@ const (
 	classes
 )
 
-// sizes tell how much is read into a buffer of a class; what that becomes, sealed or opened, fits into another one of the same class.
+// sizes tell how much is read into a buffer of a class; what that becomes, sealed or opened, fits into another one of
+// the same class.
 var sizes = [classes]int{4 << 10, record.MaxRecord, 128 << 10}
 
-// maxLarge bounds the large buffers of all connections: some make bulk transfers fast, many would fill the container's memory.
+// maxLarge bounds the large buffers of all connections: some make bulk transfers fast, many would fill the container's
+// memory.
 const maxLarge = 64
 
 var (
@@ -35,7 +38,8 @@ func init() {
 	}
 }
 
-// buffer is a lease of memory. A large one comes with the right to another one beside it, for what becomes of its content: that must be of the same class.
+// buffer is a lease of memory. A large one comes with the right to another one beside it, for what becomes of its
+// content: that must be of the same class.
 type buffer struct {
 	bytes []byte
 	class class

@@ -21,8 +21,9 @@ type Carried struct {
 	Judge    live.Judge         // tells whether it still would be
 }
 
-// Start relays, while the registry judges, and records both. Done is called at the end, in any goroutine. Of Carried nothing but the record is kept: the snapshot,
-// with its key, must not stay in memory for as long as a connection lives.
+// Start relays, while the registry judges, and records both. Done is called at the end, in any goroutine. Of Carried
+// nothing but the record is kept: the snapshot, with its key, must not stay in memory for as long as a connection
+// lives.
 func (c *Carried) Start(e *Engine, done func()) {
 	record := c.Record
 	record.Open(c.Security)

@@ -24,16 +24,17 @@ const engineWorks = true
 // maxLoops is more than a sidecar ever keeps busy.
 const maxLoops = 8
 
-// Engine moves the data of secured connections: a few loops, each with an epoll of its own and many connections. A connection that is idle has neither goroutine
-// nor buffer, and one message costs three system calls and no switch between goroutines, which by the runtime's own poller took as much time as
-// all the rest. Make it with NewEngine.
+// Engine moves the data of secured connections: a few loops, each with an epoll of its own and many connections. A
+// connection that is idle has neither goroutine nor buffer, and one message costs three system calls and no switch
+// between goroutines, which by the runtime's own poller took as much time as all the rest. Make it with NewEngine.
 type Engine struct {
 	loops []*loop
 	next  atomic.Uint32
 }
 
-// loopCount is one for each processor that Go uses, and from then on Go uses one more: a loop that waits is in a system call, and while no processor is
-// idle, the runtime's monitor takes those of system calls away again and again, which made it cost a small message as much as the message itself.
+// loopCount is one for each processor that Go uses, and from then on Go uses one more: a loop that waits is in a system
+// call, and while no processor is idle, the runtime's monitor takes those of system calls away again and again, which
+// made it cost a small message as much as the message itself.
 var loopCount = sync.OnceValue(func() int {
 	n := runtime.GOMAXPROCS(0)
 	runtime.GOMAXPROCS(n + 1)
@@ -61,7 +62,8 @@ func (e *Engine) Close() {
 	}
 }
 
-// add takes a session over, from its sockets up. If it was aborted already, or the kernel has no room for its sockets, it ends at once.
+// add takes a session over, from its sockets up. If it was aborted already, or the kernel has no room for its sockets,
+// it ends at once.
 func (e *Engine) add(s *Session) {
 	j := newJoint(e.loops[e.next.Add(1)%uint32(len(e.loops))], s)
 	s.mu.Lock()
@@ -169,7 +171,8 @@ func (l *loop) run() {
 	}
 }
 
-// yieldInterval is less than the 10 ms for which a goroutine may run before the runtime's monitor wants its processor for others, be there any or not.
+// yieldInterval is less than the 10 ms for which a goroutine may run before the runtime's monitor wants its processor
+// for others, be there any or not.
 const yieldInterval = 4 * time.Millisecond
 
 // note marks what became ready, and everything that is to end.
@@ -248,16 +251,19 @@ func (l *loop) end(j *joint) {
 	}
 }
 
-// socket is one end of a session in a loop. What can be done with it is known from edges: true until the kernel says otherwise.
+// socket is one end of a session in a loop. What can be done with it is known from edges: true until the kernel says
+// otherwise.
 type socket struct {
 	joint              *joint
 	fd                 int // -1 when it is closed
 	peer               net.Addr
 	readable, writable bool
-	uneven             bool // its stream has an end or an urgent mark: that a read brought less than it could does not prove that nothing is behind
-	broken             bool // it failed: what it has brought before may be read, and that is all
-	finished           bool // our half is closed
-	sealed             bool // it carries records
+	// its stream has an end or an urgent mark: that a read brought less than it could does not prove that nothing is
+	// behind
+	uneven   bool
+	broken   bool // it failed: what it has brought before may be read, and that is all
+	finished bool // our half is closed
+	sealed   bool // it carries records
 }
 
 func (s *socket) note(events uint32) {
@@ -294,9 +300,10 @@ func uninterrupted(call func(int, []byte) (int, error), fd int, p []byte) (int, 
 	}
 }
 
-// close ends the socket: in order, or so that its peer sees an error. An app must see a reset. A proxy knows a cut stream by the missing close_notify, so towards one there is no reset
-// where nothing is under way that must not arrive any more: conntrack keeps what a server has reset for ten seconds, in which the client's pod refuses a connection that
-// happens to get the same port (the chain guard of init).
+// close ends the socket: in order, or so that its peer sees an error. An app must see a reset. A proxy knows a cut
+// stream by the missing close_notify, so towards one there is no reset where nothing is under way that must not arrive
+// any more: conntrack keeps what a server has reset for ten seconds, in which the client's pod refuses a connection
+// that happens to get the same port (the chain guard of init).
 func (s *socket) close(orderly bool) {
 	if s.fd < 0 {
 		return

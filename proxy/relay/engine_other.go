@@ -2,7 +2,8 @@
 
 package relay
 
-// engineWorks: there is no engine but Linux's, where the proxy runs. Elsewhere, for its tests, crypto/tls keeps its records.
+// engineWorks: there is no engine but Linux's, where the proxy runs. Elsewhere, for its tests, crypto/tls keeps its
+// records.
 const engineWorks = false
 
 // Engine moves nothing on this system.

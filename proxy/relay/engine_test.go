@@ -17,7 +17,8 @@ import (
 	"github.com/meshless-dev/meshless/proxy/relay"
 )
 
-// TestUrgentData: a read stops at an urgent mark, short, though there is more behind it: a short read does not prove that the socket is empty.
+// TestUrgentData: a read stops at an urgent mark, short, though there is more behind it: a short read does not prove
+// that the socket is empty.
 func TestUrgentData(t *testing.T) {
 	ts := newTunnels(t)
 	tn := ts.openAfter(t, 0, func(near, _ *net.TCPConn) {
@@ -45,7 +46,8 @@ func TestUrgentData(t *testing.T) {
 	}
 }
 
-// TestSlowReadersMemory: clients of one proxy that ask for much and do not read. Beyond maxLarge leases each may hold a medium buffer and no more.
+// TestSlowReadersMemory: clients of one proxy that ask for much and do not read. Beyond maxLarge leases each may hold a
+// medium buffer and no more.
 func TestSlowReadersMemory(t *testing.T) {
 	ts := newTunnels(t)
 	const many = 150
@@ -91,7 +93,8 @@ func TestSlowReadersMemory(t *testing.T) {
 	}
 }
 
-// TestAbortAfterClose: an engine that is closed while a session lives. Its number of a descriptor may be somebody else's by then.
+// TestAbortAfterClose: an engine that is closed while a session lives. Its number of a descriptor may be somebody
+// else's by then.
 func TestAbortAfterClose(t *testing.T) {
 	ts := newTunnels(t)
 	engine, err := relay.NewEngine()
@@ -129,14 +132,15 @@ func TestAbortAfterClose(t *testing.T) {
 	}
 }
 
-// TestAnswerBeforeReset: an app answers early, and closes without having read everything (413 of an HTTP server). Its answer was acknowledged by our
-// kernel before the reset came.
+// TestAnswerBeforeReset: an app answers early, and closes without having read everything (413 of an HTTP server). Its
+// answer was acknowledged by our kernel before the reset came.
 func TestAnswerBeforeReset(t *testing.T) {
 	ts := newTunnels(t)
 	lost := 0
 	const tries = 60
 	most := tries / 10
-	if fips140.Enabled() { // goroutines: who reads is not stopped by who cannot write, which loses a third or more (docs/proxy.md)
+	if fips140.Enabled() {
+		// goroutines: who reads is not stopped by who cannot write, which loses a third or more (docs/proxy.md)
 		most = tries * 9 / 10
 	}
 	for range tries {

@@ -46,8 +46,9 @@ func (f *flow) run() error {
 // spliceChunk is how much is spliced between two updates of the counters.
 const spliceChunk = 4 << 20
 
-// splice moves bytes inside the kernel (splice(2), which net.TCPConn.ReadFrom uses when both ends are bare). Only the source gets a
-// deadline, and only so that the counters are updated: at that point nothing is in flight in the pipe, so nothing is lost.
+// splice moves bytes inside the kernel (splice(2), which net.TCPConn.ReadFrom uses when both ends are bare). Only the
+// source gets a deadline, and only so that the counters are updated: at that point nothing is in flight in the pipe, so
+// nothing is lost.
 func (f *flow) splice() error {
 	for {
 		_ = f.src.tcp.SetReadDeadline(time.Now().Add(f.session.options.Idle / 4))

@@ -38,8 +38,9 @@ func hostileSession(t testing.TB, ts *tunnels) (c *tls.Conn, wire, app *net.TCPC
 	return c, wire, app, ends
 }
 
-// TestPeerGoneAfterItsEnd: a client says close_notify, and then it is gone (a reset here; keepalive's ETIMEDOUT looks the same). The kernel tells the loop, EPOLLERR and
-// EPOLLHUP, and nobody looks: the session holds its places and the app's connection for the idle timeout.
+// TestPeerGoneAfterItsEnd: a client says close_notify, and then it is gone (a reset here; keepalive's ETIMEDOUT looks
+// the same). The kernel tells the loop, EPOLLERR and EPOLLHUP, and nobody looks: the session holds its places and the
+// app's connection for the idle timeout.
 func TestPeerGoneAfterItsEnd(t *testing.T) {
 	ts := newTunnels(t)
 	c, wire, app, ends := hostileSession(t, ts)

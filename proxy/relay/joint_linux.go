@@ -11,7 +11,8 @@ import (
 	"github.com/meshless-dev/meshless/proxy/record"
 )
 
-// joint is a session in a loop: two sockets, and a duct in each direction. All but end and vanished is for the loop's goroutine.
+// joint is a session in a loop: two sockets, and a duct in each direction. All but end and vanished is for the loop's
+// goroutine.
 type joint struct {
 	loop           *loop
 	session        *Session
@@ -93,8 +94,8 @@ func (j *joint) turn() (more bool) {
 	return more
 }
 
-// breaks ends a session with an error of duct d. What the other direction has brought already is passed on before, as far as it is taken at once: an app
-// may answer, and then reset because it does not want the rest of a question.
+// breaks ends a session with an error of duct d. What the other direction has brought already is passed on before, as
+// far as it is taken at once: an app may answer, and then reset because it does not want the rest of a question.
 func (j *joint) breaks(d *duct, err error) {
 	j.tell(d, err)
 	other := j.other(d)
@@ -137,7 +138,8 @@ func (j *joint) fail(err error) {
 	j.finish()
 }
 
-// finish closes both sockets. The report goes to a goroutine of its own: a log that is stuck must not keep the loop from others.
+// finish closes both sockets. The report goes to a goroutine of its own: a log that is stuck must not keep the loop
+// from others.
 func (j *joint) finish() {
 	if j.ended {
 		return
@@ -163,9 +165,10 @@ type duct struct {
 	count      func(int64)
 	total      int64
 
-	in      buffer // what was read; held only while it is in use
-	have    int    // bytes of in that are in use
-	rest    []byte // to be used before what is read next: the beginning of a record, kept while the connection waits for more of it
+	in   buffer // what was read; held only while it is in use
+	have int    // bytes of in that are in use
+	// to be used before what is read next: the beginning of a record, kept while the connection waits for more of it
+	rest    []byte
 	early   bool   // rest came before the loop, and may be whole
 	class   class  // of the next buffer
 	out     buffer // what is to be written; held only while dst does not take it
@@ -203,7 +206,8 @@ func (d *duct) settle() (bool, error) {
 			return false, err
 		}
 		d.pending = d.pending[n:]
-		d.dst.writable = len(d.pending) == 0 // less than all means that the socket is full; an edge tells when it is not
+		// less than all means that the socket is full; an edge tells when it is not
+		d.dst.writable = len(d.pending) == 0
 		if d.seal == nil {
 			d.add(n)
 		} else if n > 0 {
@@ -250,7 +254,8 @@ func (d *duct) fill() error {
 	return nil
 }
 
-// fetch reads into a buffer, or, where a record has begun to arrive, what is missing to it, which takes no buffer while it trickles in.
+// fetch reads into a buffer, or, where a record has begun to arrive, what is missing to it, which takes no buffer while
+// it trickles in.
 func (d *duct) fetch() (whole bool, err error) {
 	room := d.rest[len(d.rest):cap(d.rest)]
 	if len(room) == 0 {
@@ -283,7 +288,8 @@ func (d *duct) fetch() (whole bool, err error) {
 	return true, nil
 }
 
-// sourceEnded: a stream of records that ends without close_notify was cut; an app's stream has ended unless it was reset.
+// sourceEnded: a stream of records that ends without close_notify was cut; an app's stream has ended unless it was
+// reset.
 func (d *duct) sourceEnded() error {
 	d.release()
 	if d.open != nil {
@@ -342,7 +348,8 @@ func (d *duct) lend() []byte {
 	return d.in.bytes[d.have:sizes[d.in.class]]
 }
 
-// park is called when there is nothing to read: the buffer goes back, and what is left of a record stays in memory of the record's size.
+// park is called when there is nothing to read: the buffer goes back, and what is left of a record stays in memory of
+// the record's size.
 func (d *duct) park() {
 	if d.have > 0 {
 		n := d.have + record.Missing(d.in.bytes[:d.have])

@@ -30,7 +30,8 @@ func (c *cutWire) Write(p []byte) (int, error) {
 	return c.TCPConn.Write(p)
 }
 
-// TestParkedRecord: nearly all of the longest record of crypto/tls, a pause, then the rest together with what follows: nothing is lost, and nothing panics.
+// TestParkedRecord: nearly all of the longest record of crypto/tls, a pause, then the rest together with what follows:
+// nothing is lost, and nothing panics.
 func TestParkedRecord(t *testing.T) {
 	for _, at := range []int{3, 5, 4096, 16385, 16395, 16400, 16405} {
 		ts := newTunnels(t)
@@ -58,7 +59,8 @@ func TestParkedRecord(t *testing.T) {
 	}
 }
 
-// joined collects the records of one Write of crypto/tls, so that they leave in one segment as far as the kernel lets them.
+// joined collects the records of one Write of crypto/tls, so that they leave in one segment as far as the kernel lets
+// them.
 type joined struct {
 	*cutWire
 	held *[]byte

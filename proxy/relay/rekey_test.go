@@ -111,7 +111,8 @@ func hostileLatencies(t *testing.T, ts *tunnels, n int) []time.Duration {
 	return took
 }
 
-// TestNewKeysStarveOthers: clients that change their keys at nearly every record cost a loop 30 ms for each buffer, and whoever is in the same loop waits for all of them.
+// TestNewKeysStarveOthers: clients that change their keys at nearly every record cost a loop 30 ms for each buffer, and
+// whoever is in the same loop waits for all of them.
 func TestNewKeysStarveOthers(t *testing.T) {
 	ts := newTunnels(t)
 	quiet := hostileLatencies(t, ts, 200)

@@ -69,7 +69,8 @@ func New(opener, target *Side, o Options) *Session {
 	return &Session{opener: opener, target: target, options: o, start: time.Now()}
 }
 
-// Abort ends the session: both sides see a reset. Only the first call counts. It may be called at any time, from any goroutine.
+// Abort ends the session: both sides see a reset. Only the first call counts. It may be called at any time, from any
+// goroutine.
 func (s *Session) Abort(reason string, err error) {
 	s.endOnce.Do(func() {
 		s.reason, s.err = reason, err
@@ -105,7 +106,8 @@ func vanishedError(peer net.Addr) error {
 	return fmt.Errorf("%s has acknowledged nothing for about a minute", peer)
 }
 
-// Start relays until both directions have ended, closes both sides, and then calls done, in any goroutine. What has records is moved by the engine.
+// Start relays until both directions have ended, closes both sides, and then calls done, in any goroutine. What has
+// records is moved by the engine.
 func (s *Session) Start(e *Engine, done func(Result)) {
 	s.done, s.unwatch = done, s.watch()
 	if s.opener.records != nil || s.target.records != nil {
@@ -141,7 +143,8 @@ func (s *Session) conclude(received, sent int64) {
 	s.done(Result{Received: received, Sent: sent, Reason: s.reason, Err: s.err})
 }
 
-// watch aborts the session when nothing has moved for the idle timeout. Moving bytes only stores a time; the timer looks at it.
+// watch aborts the session when nothing has moved for the idle timeout. Moving bytes only stores a time; the timer
+// looks at it.
 func (s *Session) watch() (stop func()) {
 	s.moved()
 	var timer *time.Timer

@@ -162,8 +162,8 @@ func TestAbortBeforeRun(t *testing.T) {
 	}
 }
 
-// TestResetWhileWriting: an app resets while data for it is stuck on the way. The kernel tells that once, to whoever writes; who reads must not take it
-// for an orderly end, or a torn upload would look complete.
+// TestResetWhileWriting: an app resets while data for it is stuck on the way. The kernel tells that once, to whoever
+// writes; who reads must not take it for an orderly end, or a torn upload would look complete.
 func TestResetWhileWriting(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("what the socket's state tells is known on Linux alone")

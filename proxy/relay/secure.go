@@ -18,8 +18,9 @@ const (
 	Server Role = false
 )
 
-// Secure does a TLS 1.3 handshake over raw, until deadline, with a configuration that serves this one handshake. It returns the side that comes of it and
-// the certificates of the peer, which the configuration has judged. After an error the caller closes the connection.
+// Secure does a TLS 1.3 handshake over raw, until deadline, with a configuration that serves this one handshake. It
+// returns the side that comes of it and the certificates of the peer, which the configuration has judged. After an
+// error the caller closes the connection.
 func Secure(raw *Raw, role Role, config *tls.Config, deadline time.Time) (*Side, []*x509.Certificate, error) {
 	// With FIPS, AES-GCM is approved only as crypto/tls itself drives it.
 	secrets, ours := new(record.Secrets), engineWorks && !fips140.Enabled()

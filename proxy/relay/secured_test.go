@@ -21,7 +21,8 @@ import (
 	"github.com/meshless-dev/meshless/test/testca"
 )
 
-// tunnel is what two proxies make of one connection: near and far are the apps, two sessions lie between, and TLS between those.
+// tunnel is what two proxies make of one connection: near and far are the apps, two sessions lie between, and TLS
+// between those.
 type tunnel struct {
 	near, far    *net.TCPConn
 	ours, theirs *relay.Session
@@ -41,7 +42,8 @@ func newTunnels(t testing.TB) *tunnels {
 	}
 	t.Cleanup(engine.Close)
 	leaf := testca.New(t, "cluster.local").Issue(t, "spiffe://cluster.local/ns/prod/deployment/web")
-	return &tunnels{engine: engine, client: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}, // what is tested comes behind the handshake
+	// what is tested comes behind the handshake
+	return &tunnels{engine: engine, client: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true},
 		server: &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, Certificates: []tls.Certificate{leaf}}}
 }
 
@@ -138,8 +140,8 @@ func receive(c *net.TCPConn, seed uint64) (sum [32]byte, err error) {
 	}
 }
 
-// TestStreamsArriveWhole: many connections at once, both directions of each at once, in pieces of every size, with readers that pause and with
-// socket buffers that fill: every byte arrives in its place, and both ends are passed on.
+// TestStreamsArriveWhole: many connections at once, both directions of each at once, in pieces of every size, with
+// readers that pause and with socket buffers that fill: every byte arrives in its place, and both ends are passed on.
 func TestStreamsArriveWhole(t *testing.T) {
 	ts := newTunnels(t)
 	var all sync.WaitGroup
@@ -172,7 +174,8 @@ func TestStreamsArriveWhole(t *testing.T) {
 	all.Wait()
 }
 
-// TestCutIsNoEnd: somebody on the path ends the TCP stream between the proxies. Neither app may take that for the end of its peer's message.
+// TestCutIsNoEnd: somebody on the path ends the TCP stream between the proxies. Neither app may take that for the end
+// of its peer's message.
 func TestCutIsNoEnd(t *testing.T) {
 	ts := newTunnels(t)
 	tn := ts.open(t, 0)

@@ -1,5 +1,6 @@
-// Package relay moves bytes between the two sides of a proxied connection: the end of one direction is passed on without ending the
-// other (half-close), an abortive end is passed on as one, and a pair on which nothing moves for long is ended.
+// Package relay moves bytes between the two sides of a proxied connection: the end of one direction is passed on
+// without ending the other (half-close), an abortive end is passed on as one, and a pair on which nothing moves for
+// long is ended.
 package relay
 
 import (
@@ -16,9 +17,10 @@ import (
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
-// Raw is a TCP connection below a TLS handshake. It hands crypto/tls no byte behind the record that it reads, so that the records behind the handshake can be
-// read by somebody else; and it remembers whether the TCP stream ended: crypto/tls reports a stream that ends without close_notify as an orderly
-// end, which would let anyone on the path cut a message short unnoticed (RFC 8446, section 6.1).
+// Raw is a TCP connection below a TLS handshake. It hands crypto/tls no byte behind the record that it reads, so that
+// the records behind the handshake can be read by somebody else; and it remembers whether the TCP stream ended:
+// crypto/tls reports a stream that ends without close_notify as an orderly end, which would let anyone on the path cut
+// a message short unnoticed (RFC 8446, section 6.1).
 type Raw struct {
 	*net.TCPConn
 	ahead []byte // was read, and not handed out
@@ -33,7 +35,8 @@ type Raw struct {
 
 const (
 	recordHeader = 5
-	// maxHandshake bounds what a stranger can make us hold: crypto/tls alone would take a certificate of 256 KiB. Three certificates of RSA-4096 are 6 KiB.
+	// maxHandshake bounds what a stranger can make us hold: crypto/tls alone would take a certificate of 256 KiB. Three
+	// certificates of RSA-4096 are 6 KiB.
 	maxHandshake = 32 << 10
 	readAhead    = 4 << 10
 )
@@ -98,8 +101,8 @@ func (r *Raw) takeAhead() []byte {
 	return ahead
 }
 
-// Side is one end of a relayed connection: plain TCP, or TLS above it. A session with a side that has records is the engine's, from its sockets up; what
-// reads and writes here is for the others.
+// Side is one end of a relayed connection: plain TCP, or TLS above it. A session with a side that has records is the
+// engine's, from its sockets up; what reads and writes here is for the others.
 type Side struct {
 	tcp *net.TCPConn
 	raw *Raw // below TLS
@@ -129,9 +132,11 @@ func (s *Side) read(p []byte) (int, error) {
 	return n, err
 }
 
-// judgeEnd is io.EOF, or ECONNRESET where the other direction has got the error of a reset before this one, and so the reset reads as an end.
+// judgeEnd is io.EOF, or ECONNRESET where the other direction has got the error of a reset before this one, and so the
+// reset reads as an end.
 func (s *Side) judgeEnd() error {
-	if listen.WasReset(s.tcp) && !s.finished.Load() { // in this order: the other direction may close our half meanwhile, and says so before it does
+	if listen.WasReset(s.tcp) && !s.finished.Load() {
+		// in this order: the other direction may close our half meanwhile, and says so before it does
 		return syscall.ECONNRESET
 	}
 	return io.EOF
@@ -161,5 +166,6 @@ func (s *Side) close() {
 	_ = s.tls.Close()
 }
 
-// abort ends a side so that its peer sees a reset, and without a word of TLS: what was sent is not known to be complete.
+// abort ends a side so that its peer sees a reset, and without a word of TLS: what was sent is not known to be
+// complete.
 func (s *Side) abort() { listen.Reset(s.tcp) }

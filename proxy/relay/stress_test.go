@@ -25,7 +25,8 @@ func hostileDescriptors(t testing.TB) int {
 	return len(entries)
 }
 
-// TestStress hammers tunnels with everything that ends a connection, at once and at any moment: every session ends exactly once, and nothing is left.
+// TestStress hammers tunnels with everything that ends a connection, at once and at any moment: every session ends
+// exactly once, and nothing is left.
 func TestStress(t *testing.T) {
 	ts := newTunnels(t)
 	runtime.GC()

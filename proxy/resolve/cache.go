@@ -79,7 +79,8 @@ func (r *Resolver) lookup(k key, m *Map) *entry {
 	return e
 }
 
-// makeRoom removes what has expired, and if nothing has, any finished entry: the cache is a convenience, its bound is not.
+// makeRoom removes what has expired, and if nothing has, any finished entry: the cache is a convenience, its bound is
+// not.
 func (r *Resolver) makeRoom() {
 	if len(r.cache) < maxEntries {
 		return

@@ -15,7 +15,8 @@ import (
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
-// The Services of the attack: db, whose address DNS knows, and thief, whose manifest claims that address and plaintext at it.
+// The Services of the attack: db, whose address DNS knows, and thief, whose manifest claims that address and plaintext
+// at it.
 const (
 	dbHost    = "db.prod.svc.cluster.local"
 	thiefHost = "thief.prod.svc.cluster.local"
@@ -38,7 +39,8 @@ func claimedMesh() *meshmap.Map {
 
 func named(service string) resolve.Name { return resolve.Name{Service: service, Confirmed: true} }
 
-// TestClaimedClusterIP: a manifest that claims an address decides who may answer there, but plaintext only where DNS agrees.
+// TestClaimedClusterIP: a manifest that claims an address decides who may answer there, but plaintext only where DNS
+// agrees.
 func TestClaimedClusterIP(t *testing.T) {
 	thief := []string{pattern("thief")}
 	facts := func(names ...resolve.Name) resolve.Facts { return resolve.Facts{Names: names} }
@@ -92,7 +94,8 @@ func TestClaimedClusterIP(t *testing.T) {
 	}
 }
 
-// TestClaimAsksDNS is the attack from end to end: the claim of a private address is held against DNS, and asked for once.
+// TestClaimAsksDNS is the attack from end to end: the claim of a private address is held against DNS, and asked for
+// once.
 func TestClaimAsksDNS(t *testing.T) {
 	z := startZone(t, "9.0.96.10.in-addr.arpa. 5 IN PTR db.prod.svc.cluster.local.", "db.prod.svc.cluster.local. 5 IN A 10.96.0.9")
 	r := resolve.New(resolve.Options{Servers: []netip.AddrPort{z.addr}, Timeout: time.Second})
@@ -110,7 +113,8 @@ func TestClaimAsksDNS(t *testing.T) {
 	}
 }
 
-// TestClaimDoesNotWaitForDNS: where a claim leads to mutual TLS anyway, a silent DNS costs a second at most, and those who come later nothing.
+// TestClaimDoesNotWaitForDNS: where a claim leads to mutual TLS anyway, a silent DNS costs a second at most, and those
+// who come later nothing.
 func TestClaimDoesNotWaitForDNS(t *testing.T) {
 	z := startZone(t)
 	z.behave(func() { z.silent = true })

@@ -48,7 +48,8 @@ func serverFailure(name string) func(*zone) {
 }
 func everyAnswer(f func(dns.Question) []dns.RR) func(*zone) { return func(z *zone) { z.lie = f } }
 
-// TestDenial: an address whose name DNS denies. What is in the mesh never becomes plaintext by it, whatever is wrong with DNS.
+// TestDenial: an address whose name DNS denies. What is in the mesh never becomes plaintext by it, whatever is wrong
+// with DNS.
 func TestDenial(t *testing.T) {
 	always := []expectation{ // whatever DNS does
 		mesh("10.96.0.1:80", "web", "web-canary"), mesh("10.200.1.1:80"), unknown("8.8.8.8:53"), unknown("203.0.113.5:80"),

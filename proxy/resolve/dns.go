@@ -49,8 +49,8 @@ func (c *client) names(ctx context.Context, addr netip.Addr, domain string) ([]N
 	return names, ttl, nil
 }
 
-// confirm tells whether the address records of name contain addr. Whoever may write the reverse zone of an address must not thereby
-// be able to claim a name of the mesh.
+// confirm tells whether the address records of name contain addr. Whoever may write the reverse zone of an address must
+// not thereby be able to claim a name of the mesh.
 func (c *client) confirm(ctx context.Context, name string, addr netip.Addr) (bool, time.Duration, error) {
 	addrs, ttl, err := c.addresses(ctx, name, recordType(addr))
 	if err != nil || !slices.Contains(addrs, addr) {
@@ -102,8 +102,8 @@ func recordType(addr netip.Addr) uint16 {
 	return dns.TypeA
 }
 
-// query asks each server until one answers, and a second time since a datagram can be lost. NOERROR and NXDOMAIN are answers,
-// everything else is not.
+// query asks each server until one answers, and a second time since a datagram can be lost. NOERROR and NXDOMAIN are
+// answers, everything else is not.
 func (c *client) query(ctx context.Context, name string, kind uint16) (*dns.Msg, error) {
 	err := errors.New("no name server is configured")
 	for _, server := range slices.Concat(c.servers, c.servers) {

@@ -21,8 +21,8 @@ func prefixes(texts ...string) (list []netip.Prefix) {
 	return list
 }
 
-// federatedMesh knows other.example at 10.7.0.0/16 and a public address, of which two workloads may answer, and third.example, of which anybody may. The Service web is claimed to
-// be at 10.8.0.1 as well.
+// federatedMesh knows other.example at 10.7.0.0/16 and a public address, of which two workloads may answer, and
+// third.example, of which anybody may. The Service web is claimed to be at 10.8.0.1 as well.
 func federatedMesh() *meshmap.Map {
 	return testMesh(func(m *meshmap.Map) {
 		m.Federation = []meshmap.Federation{
@@ -101,7 +101,8 @@ func TestFederationAccepts(t *testing.T) {
 	}
 }
 
-// TestFederationAsksDNS: from end to end, an address of a federated network that DNS does not know is theirs, and one of a pod of ours is refused.
+// TestFederationAsksDNS: from end to end, an address of a federated network that DNS does not know is theirs, and one
+// of a pod of ours is refused.
 func TestFederationAsksDNS(t *testing.T) {
 	z := startZone(t, ptr1, a1, "9.0.7.10.in-addr.arpa. 5 IN PTR 10-7-0-9.web.prod.svc.cluster.local.", "10-7-0-9.web.prod.svc.cluster.local. 5 IN A 10.7.0.9")
 	a := newAsker(t, z)

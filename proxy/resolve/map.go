@@ -29,13 +29,15 @@ type Destination struct {
 	Kind       Kind
 	Host       string   // the Service, for people; several are joined by commas; empty when none is known
 	Identities []string // SPIFFE IDs, or of a federated trust domain patterns of them, that may answer; only for Mesh
-	AnyMember  bool     // any identity of TrustDomain may answer (meshCIDRs, or a federation without identities); only for Mesh
-	Reason     string   // why Refused
+	// any identity of TrustDomain may answer (meshCIDRs, or a federation without identities); only for Mesh
+	AnyMember bool
+	Reason    string // why Refused
 
 	TrustDomain string // of whoever may answer; only for Mesh
 }
 
-// Accepts tells whether a verified identity may answer for the destination. Nobody of another trust domain than the destination's may.
+// Accepts tells whether a verified identity may answer for the destination. Nobody of another trust domain than the
+// destination's may.
 func (d Destination) Accepts(id spiffeid.ID) bool {
 	if d.Kind != Mesh || id.IsZero() || id.TrustDomain().Name() != d.TrustDomain {
 		return false
@@ -60,11 +62,13 @@ type Facts struct {
 
 // Name is a name of an address below svc.<clusterDomain>.
 type Name struct {
-	Service    string // <service>.<namespace>, in lower case
-	Endpoint   bool   // the address is an endpoint's (a pod's), not the Service's clusterIP
-	Confirmed  bool   // the name's own address records contain the address
-	Forward    bool   // found in the Service's address records alone: its clusterIP or, if it is headless, an endpoint; nobody says which
-	Remembered bool   // DNS confirmed it within the last minutes, but does not say it now; the Service was in the mesh then
+	Service   string // <service>.<namespace>, in lower case
+	Endpoint  bool   // the address is an endpoint's (a pod's), not the Service's clusterIP
+	Confirmed bool   // the name's own address records contain the address
+	// found in the Service's address records alone: its clusterIP or, if it is headless, an endpoint; nobody says which
+	Forward bool
+	// DNS confirmed it within the last minutes, but does not say it now; the Service was in the mesh then
+	Remembered bool
 }
 
 // Map answers from the mesh map and from facts. It is pure and immutable.
@@ -108,17 +112,18 @@ func (m *Map) knows(facts Facts) bool {
 
 // match is a Service of the mesh that stands behind an address, as a manifest claims or as DNS confirms.
 type match struct {
-	service  *meshmap.Service
-	claimed  bool // by a clusterIP of the map: whoever writes a manifest can claim the address of somebody else's Service
+	service *meshmap.Service
+	// by a clusterIP of the map: whoever writes a manifest can claim the address of somebody else's Service
+	claimed  bool
 	endpoint bool
 	either   bool // endpoint or clusterIP
 }
 
-// Decide answers for one destination. The clusterIPs of the map and the names that DNS confirms count together; only without either
-// do meshCIDRs. A name of the mesh that is not confirmed refuses. So does a DNS that does not answer, unless clusterIPs or names that
-// it told earlier lead to mutual TLS, and a DNS whose denial is in doubt, unless meshCIDRs do: the absence of an answer never turns
-// encryption off. An address in a network of a federated trust domain is that domain's, so a Service of ours that is found there as well refuses: nobody can
-// be of both.
+// Decide answers for one destination. The clusterIPs of the map and the names that DNS confirms count together; only
+// without either do meshCIDRs. A name of the mesh that is not confirmed refuses. So does a DNS that does not answer,
+// unless clusterIPs or names that it told earlier lead to mutual TLS, and a DNS whose denial is in doubt, unless
+// meshCIDRs do: the absence of an answer never turns encryption off. An address in a network of a federated trust
+// domain is that domain's, so a Service of ours that is found there as well refuses: nobody can be of both.
 func (m *Map) Decide(dst netip.AddrPort, facts Facts) Destination {
 	addr := plain(dst.Addr())
 	var matches []match
@@ -161,7 +166,8 @@ func (m *Map) Decide(dst netip.AddrPort, facts Facts) Destination {
 	return Destination{Kind: Unknown}
 }
 
-// federated is the entry whose networks hold addr, or nil. The parser sees to it that there is one at most, and that meshCIDRs do not hold it.
+// federated is the entry whose networks hold addr, or nil. The parser sees to it that there is one at most, and that
+// meshCIDRs do not hold it.
 func (m *Map) federated(addr netip.Addr) *meshmap.Federation {
 	for i, f := range m.mesh.Federation {
 		if slices.ContainsFunc(f.CIDRs, func(p netip.Prefix) bool { return p.Contains(addr) }) {
@@ -174,8 +180,8 @@ func (m *Map) federated(addr netip.Addr) *meshmap.Federation {
 // plain is addr in the form in which maps and caches know it.
 func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
-// unconfirmed is a Service that claims the address without a name of its own there, or nil. Mutual TLS to the identities of such a
-// Service harms nobody; plaintext would go to whoever has the address.
+// unconfirmed is a Service that claims the address without a name of its own there, or nil. Mutual TLS to the
+// identities of such a Service harms nobody; plaintext would go to whoever has the address.
 func unconfirmed(matches []match) *meshmap.Service {
 	for _, m := range matches {
 		if m.claimed && !slices.ContainsFunc(matches, func(o match) bool { return !o.claimed && o.service == m.service }) {
@@ -202,8 +208,8 @@ func noPlaintext(addr netip.Addr, matches []match, err, doubt error) string {
 	return "needs DNS to confirm that " + addr.String() + " is of " + claim.Host + ": it has no such name"
 }
 
-// combine answers for an address behind which several Services may stand, as a pod behind two of them does. The peer must be
-// acceptable to each: the identities are the intersection, and plaintext needs the consent of all.
+// combine answers for an address behind which several Services may stand, as a pod behind two of them does. The peer
+// must be acceptable to each: the identities are the intersection, and plaintext needs the consent of all.
 func combine(matches []match, port uint16, trustDomain string) Destination {
 	d := Destination{Kind: Mesh, TrustDomain: trustDomain}
 	plaintext := true
@@ -230,8 +236,8 @@ func combine(matches []match, port uint16, trustDomain string) Destination {
 	return d
 }
 
-// plaintext tells whether the port opted out. The proxy's own metrics and health ports, which init leaves alone, are never TLS;
-// as ports of a Service those numbers mean nothing special.
+// plaintext tells whether the port opted out. The proxy's own metrics and health ports, which init leaves alone, are
+// never TLS; as ports of a Service those numbers mean nothing special.
 func (m match) plaintext(port uint16) bool {
 	service := m.service.PlaintextPorts.Contains(port)
 	target := port == api.MetricsPort || port == api.HealthPort || m.service.PlaintextTargetPorts.Contains(port)

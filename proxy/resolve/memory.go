@@ -12,8 +12,9 @@ const (
 	maxMemory  = 16384            // addresses; those confirmed longest ago go first
 )
 
-// memory holds which addresses DNS has confirmed as those of Services of the mesh. A pod that leaves its Service, since it ends or is
-// not ready, loses its names while clients still dial it: it must not turn foreign by that. The caller holds Resolver.mu.
+// memory holds which addresses DNS has confirmed as those of Services of the mesh. A pod that leaves its Service, since
+// it ends or is not ready, loses its names while clients still dial it: it must not turn foreign by that. The caller
+// holds Resolver.mu.
 type memory struct {
 	order *list.List // of *recollection, the newest in front
 	items map[key]*list.Element
@@ -56,8 +57,9 @@ func (m *memory) drop(k key) {
 	}
 }
 
-// recall holds facts against the memory. Names of the mesh are kept in it; a Service outside of the mesh that the address did not have
-// beside them ends it, since the address is then somebody else's; and where DNS names nothing, it adds what DNS said earlier.
+// recall holds facts against the memory. Names of the mesh are kept in it; a Service outside of the mesh that the
+// address did not have beside them ends it, since the address is then somebody else's; and where DNS names nothing, it
+// adds what DNS said earlier.
 func (r *Resolver) recall(k key, m *Map, facts Facts) Facts {
 	var names []Name
 	var foreign []string

@@ -109,7 +109,8 @@ func TestAddressIsReused(t *testing.T) {
 	}
 }
 
-// TestForeignServiceBeside: a Service outside of the mesh that selects the same pods, ready or not, makes them no foreigners.
+// TestForeignServiceBeside: a Service outside of the mesh that selects the same pods, ready or not, makes them no
+// foreigners.
 func TestForeignServiceBeside(t *testing.T) {
 	const beside = "10-1-1-1.all.ops.svc.cluster.local."
 	z := startZone(t, ptr1, a1, webArpa+" 5 IN PTR "+beside, beside+" 5 IN A "+webPod)

@@ -17,8 +17,8 @@ type pointer struct {
 	ttl    uint32
 }
 
-// pointers reads the PTR records of an answer. Targets that are no names of Services below svc.<domain> are left out: they say nothing
-// about the mesh.
+// pointers reads the PTR records of an answer. Targets that are no names of Services below svc.<domain> are left out:
+// they say nothing about the mesh.
 func pointers(answer *dns.Msg, domain string) []pointer {
 	var found []pointer
 	for _, rr := range answer.Answer {
@@ -33,9 +33,10 @@ func pointers(answer *dns.Msg, domain string) []pointer {
 	return found
 }
 
-// parseName reads <service>.<namespace>.svc.<domain>, a Service's clusterIP, and <endpoint>.<service>.<namespace>.svc.<domain>, a
-// pod behind it (Kubernetes DNS specification, sections 2.3 and 2.4). Labels of other characters than Kubernetes gives to names are
-// refused before case is folded: a dot within a label must not make two labels of it, nor a foreign letter a Latin one.
+// parseName reads <service>.<namespace>.svc.<domain>, a Service's clusterIP, and
+// <endpoint>.<service>.<namespace>.svc.<domain>, a pod behind it (Kubernetes DNS specification, sections 2.3 and 2.4).
+// Labels of other characters than Kubernetes gives to names are refused before case is folded: a dot within a label
+// must not make two labels of it, nor a foreign letter a Latin one.
 func parseName(fqdn, domain string) (Name, bool) {
 	if strings.ContainsFunc(fqdn, func(r rune) bool { return !strings.ContainsRune(nameCharacters, r) }) {
 		return Name{}, false

@@ -35,8 +35,8 @@ func TestParseName(t *testing.T) {
 	}
 }
 
-// FuzzNames: whatever a reverse zone says, as text, as a name on the wire and as a whole message, it yields no name but those of
-// Services below svc.<domain>, and such a name is asked about as it was written.
+// FuzzNames: whatever a reverse zone says, as text, as a name on the wire and as a whole message, it yields no name but
+// those of Services below svc.<domain>, and such a name is asked about as it was written.
 func FuzzNames(f *testing.F) {
 	for _, seed := range []string{
 		"web.prod.svc.cluster.local.", "10-1-1-1.web.prod.svc.cluster.local.", `web\.prod.svc.cluster.local.`, `\119eb.prod.svc.cluster.local.`,

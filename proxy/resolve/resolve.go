@@ -1,15 +1,17 @@
-// Package resolve answers which Service of the mesh, if any, is behind an address, and so who may answer there. The mesh map alone
-// says which identities are right. Which Service an address belongs to is said by the clusterIPs of the map, by DNS, whose names are
-// confirmed forward, or by both, which must then agree on who may answer. A clusterIP of the map is the claim of a manifest, and
-// never enough for plaintext.
+// Package resolve answers which Service of the mesh, if any, is behind an address, and so who may answer there. The
+// mesh map alone says which identities are right. Which Service an address belongs to is said by the clusterIPs of the
+// map, by DNS, whose names are confirmed forward, or by both, which must then agree on who may answer. A clusterIP of
+// the map is the claim of a manifest, and never enough for plaintext.
 //
-// That DNS has no name for an address is not believed by itself. The Services of the mesh are asked for their addresses as well (the
-// sweep); a Service that every cluster has must be told by the same DNS, forward and backward (the witness); and an address that was
-// a Service's a short while ago still is (the memory). Whatever of this does not answer, refuses.
+// That DNS has no name for an address is not believed by itself. The Services of the mesh are asked for their addresses
+// as well (the sweep); a Service that every cluster has must be told by the same DNS, forward and backward (the
+// witness); and an address that was a Service's a short while ago still is (the memory). Whatever of this does not
+// answer, refuses.
 //
-// What remains: an attacker who controls all that DNS says can send a connection to another Service of the mesh than the app meant,
-// or, with a name outside of the mesh that is consistent both ways, make an address look foreign that no clusterIP names. So can a DNS
-// that knows Services backward but not pods, for pods that are not headless. Use outbound.unknown Deny or meshCIDRs where that matters.
+// What remains: an attacker who controls all that DNS says can send a connection to another Service of the mesh than
+// the app meant, or, with a name outside of the mesh that is consistent both ways, make an address look foreign that no
+// clusterIP names. So can a DNS that knows Services backward but not pods, for pods that are not headless. Use
+// outbound.unknown Deny or meshCIDRs where that matters.
 package resolve
 
 import (
@@ -28,8 +30,8 @@ import (
 
 const (
 	lookupTimeout = 8 * time.Second // bounds all queries about one address together
-	// claimTimeout is how long, from its start, DNS is waited for where a clusterIP of the map, meshCIDRs, a federation or the memory lead to mutual
-	// TLS without it.
+	// claimTimeout is how long, from its start, DNS is waited for where a clusterIP of the map, meshCIDRs, a federation
+	// or the memory lead to mutual TLS without it.
 	claimTimeout = time.Second
 )
 
@@ -53,8 +55,8 @@ type Options struct {
 	Servers []netip.AddrPort // DNS servers, tried in order
 	Timeout time.Duration    // of one query to one server; default 2 s
 	Now     func() time.Time // default time.Now
-	// Count is called once per address looked up with found, none or error, and once per sweep with sweep, sweep_error (DNS did not
-	// answer for all) or sweep_denied (the witness was denied). It may be nil.
+	// Count is called once per address looked up with found, none or error, and once per sweep with sweep, sweep_error
+	// (DNS did not answer for all) or sweep_denied (the witness was denied). It may be nil.
 	Count func(result string)
 }
 
@@ -135,6 +137,6 @@ func (r *Resolver) MapOf(mesh *meshmap.Map) *Map {
 
 var sharedRange = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598; clusters use it for pods and Services
 
-// private tells whether clusters give such addresses to pods and Services: RFC 1918, RFC 4193 and RFC 6598. Others are not asked
-// for, so that connections to the Internet do not wait for DNS.
+// private tells whether clusters give such addresses to pods and Services: RFC 1918, RFC 4193 and RFC 6598. Others are
+// not asked for, so that connections to the Internet do not wait for DNS.
 func private(addr netip.Addr) bool { return addr.IsPrivate() || sharedRange.Contains(addr) }

@@ -196,7 +196,8 @@ func TestCache(t *testing.T) {
 	a.zone.remove("7.1.1.10.in-addr.arpa. PTR")
 	a.zone.add(t, "7.1.1.10.in-addr.arpa. 60 IN PTR db.prod.svc.cluster.local.")
 	a.zone.add(t, "db.prod.svc.cluster.local. 60 IN A 10.1.1.7")
-	a.want(mesh, "10.1.1.7:80", resolve.Mesh, "db") // the TTL says 60 s, but an address is never foreign for more than 5 s
+	// the TTL says 60 s, but an address is never foreign for more than 5 s
+	a.want(mesh, "10.1.1.7:80", resolve.Mesh, "db")
 	a.queries(2, "the address went to a Service of the mesh")
 	a.after(59 * time.Second)
 	a.ask(mesh, "10.1.1.7:80")

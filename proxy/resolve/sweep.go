@@ -28,9 +28,9 @@ const witnessService = "kubernetes.default"
 
 var errNotAsked = errors.New("not asked, since DNS fails")
 
-// A sweep asks DNS for the addresses of all Services of the mesh, so that an address without a name is not foreign by the word of the
-// reverse zone alone, and for the Service that every cluster has, so that it is known whether the word of this DNS means anything.
-// Its fields but covered are fixed once it is ready.
+// A sweep asks DNS for the addresses of all Services of the mesh, so that an address without a name is not foreign by
+// the word of the reverse zone alone, and for the Service that every cluster has, so that it is known whether the word
+// of this DNS means anything. Its fields but covered are fixed once it is ready.
 type sweep struct {
 	pending
 	covered  *Map                    // the last map of which all Services were seen to be here; guarded by Resolver.mu
@@ -48,7 +48,8 @@ type sweepKey struct {
 	kind   uint16 // dns.TypeA or dns.TypeAAAA
 }
 
-// swept is what a sweep of the Services of m says about an address. It waits as long as patience allows, given when the sweep began.
+// swept is what a sweep of the Services of m says about an address. It waits as long as patience allows, given when the
+// sweep began.
 func (r *Resolver) swept(m *Map, k key, patience func(began time.Time) (context.Context, context.CancelFunc)) Facts {
 	for range 3 { // what is in flight may be for another map, but each covers what was asked for before it
 		s := r.sweep(sweepKey{k.domain, recordType(k.addr)}, m)
@@ -74,7 +75,8 @@ func (r *Resolver) sweep(k sweepKey, m *Map) *sweep {
 		return last
 	}
 	next := &sweep{pending: newPending(), oldest: now, answers: map[string][]netip.Addr{}, failed: map[string]error{}, witness: errNoAnswerYet}
-	if last != nil && now.Before(last.oldest.Add(sweepPeriod(len(last.answers)))) { // its answers still hold, but are not all
+	if last != nil && now.Before(last.oldest.Add(sweepPeriod(len(last.answers)))) {
+		// its answers still hold, but are not all
 		next.oldest, next.answers, next.witness = last.oldest, maps.Clone(last.answers), last.witness
 	}
 	r.sweeps[k] = next
@@ -93,7 +95,8 @@ func (r *Resolver) covers(s *sweep, m *Map) bool {
 	return s.covers(m)
 }
 
-// covers tells whether every Service of m has been asked for, with or without success. The caller holds Resolver.mu; s is ready.
+// covers tells whether every Service of m has been asked for, with or without success. The caller holds Resolver.mu; s
+// is ready.
 func (s *sweep) covers(m *Map) bool {
 	if s.covered == m {
 		return true
@@ -135,8 +138,9 @@ func (r *Resolver) runSweep(s *sweep, k sweepKey, m *Map) {
 	close(s.ready)
 }
 
-// conclude words what the sweep does not know, says how long it holds, and returns its result for the metrics. Every Service is asked
-// for once in a period with success, and every failure costs sweepSpacing: that bounds the load, even where DNS dies and comes back.
+// conclude words what the sweep does not know, says how long it holds, and returns its result for the metrics. Every
+// Service is asked for once in a period with success, and every failure costs sweepSpacing: that bounds the load, even
+// where DNS dies and comes back.
 func (s *sweep) conclude(now time.Time) string {
 	failures, worst := 0, cmp.Or(s.witness, errNotAsked)
 	for _, service := range slices.Sorted(maps.Keys(s.failed)) {
@@ -207,8 +211,8 @@ type deniedWitness struct{ detail string }
 
 func (d *deniedWitness) Error() string { return d.detail }
 
-// testify asks for the Service that every cluster has, forward, and for the name of its addresses, backward. The addresses are
-// returned even with an error. The error is nil where DNS tells both: then its denials are evidence.
+// testify asks for the Service that every cluster has, forward, and for the name of its addresses, backward. The
+// addresses are returned even with an error. The error is nil where DNS tells both: then its denials are evidence.
 func (c *client) testify(ctx context.Context, domain string) ([]netip.Addr, error) {
 	host := witnessService + ".svc." + domain
 	var addrs []netip.Addr
@@ -237,8 +241,9 @@ func (c *client) testify(ctx context.Context, domain string) ([]netip.Addr, erro
 	return addrs, nil
 }
 
-// testifyFamily asks for the name of an address of the family that is swept, where the Service that every cluster has is of the other family alone: the reverse zones
-// of the two are apart, and one of them may be missing. Without any Service of the family there is nothing to ask for, and nothing of the mesh to miss.
+// testifyFamily asks for the name of an address of the family that is swept, where the Service that every cluster has
+// is of the other family alone: the reverse zones of the two are apart, and one of them may be missing. Without any
+// Service of the family there is nothing to ask for, and nothing of the mesh to miss.
 func (c *client) testifyFamily(ctx context.Context, k sweepKey, s *sweep) error {
 	if slices.ContainsFunc(s.answers[witnessService], func(a netip.Addr) bool { return recordType(a) == k.kind }) {
 		return nil

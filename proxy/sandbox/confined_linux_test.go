@@ -54,7 +54,8 @@ func passes(t *testing.T, c *exec.Cmd, test string) {
 	}
 }
 
-// needRoot skips where the test cannot make a mount namespace; with CI=true that is a failure, so that a skip cannot hide there.
+// needRoot skips where the test cannot make a mount namespace; with CI=true that is a failure, so that a skip cannot
+// hide there.
 func needRoot(t *testing.T) {
 	t.Helper()
 	lacks(t, os.Getuid() != 0, "root, to make a mount namespace")
@@ -70,7 +71,8 @@ func lacks(t *testing.T, lacking bool, what string) {
 	}
 }
 
-// TestEnter confines a process of its own and tries there what must work and what must not. For root that process has the paths of a pod.
+// TestEnter confines a process of its own and tries there what must work and what must not. For root that process has
+// the paths of a pod.
 func TestEnter(t *testing.T) {
 	if os.Getenv(worldVariable) != "" {
 		inside(t)
@@ -303,7 +305,8 @@ func testFiles(t *testing.T, w world) {
 		t.Fatal(err)
 	}
 	late := time.After(10 * time.Second)
-	for text := []byte(nil); string(text) != "second"; text, _ = os.ReadFile(file) { // while ..data is swapped there may be a moment without it
+	for text := []byte(nil); string(text) != "second"; text, _ = os.ReadFile(file) {
+		// while ..data is swapped there may be a moment without it
 		select {
 		case <-watcher.Events:
 		case err := <-watcher.Errors:
@@ -312,7 +315,8 @@ func testFiles(t *testing.T, w world) {
 			t.Fatalf("%s still holds %q", file, text)
 		}
 	}
-	if entries, err := os.ReadDir(w.Directory); err != nil || len(entries) < 3 { // the old dated directory may still be there
+	if entries, err := os.ReadDir(w.Directory); err != nil || len(entries) < 3 {
+		// the old dated directory may still be there
 		t.Errorf("%s holds %v, %v, want the file, ..data and a dated directory", w.Directory, entries, err)
 	}
 }

@@ -56,7 +56,8 @@ func TestFilter(t *testing.T) {
 	} {
 		want(allow, call{number: number, arch: auditArch})
 	}
-	const golang = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_SYSVSEM | unix.CLONE_THREAD // runtime/os_linux.go
+	// runtime/os_linux.go
+	const golang = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_SYSVSEM | unix.CLONE_THREAD
 	clone := func(flags uint32) call { return call{unix.SYS_CLONE, auditArch, [6]uint32{flags}} }
 	want(allow, clone(golang))
 	want(deny, clone(golang&^unix.CLONE_THREAD))

@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// systemFiles are what is read beside the proxy's directory; where one is missing, nobody misses it. Name resolution of package net reads
-// those in /etc again and again. The metrics of the process are in its own folder of /proc and, for the time of its start, in /proc/stat.
+// systemFiles are what is read beside the proxy's directory; where one is missing, nobody misses it. Name resolution of
+// package net reads those in /etc again and again. The metrics of the process are in its own folder of /proc and, for
+// the time of its start, in /proc/stat.
 var systemFiles = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/proc/stat"}
 
 const ownProc = "/proc/self"
@@ -22,14 +23,16 @@ const (
 
 const signalErratum = 1 << 1 // LANDLOCK_CREATE_RULESET_ERRATA, erratum 2: threads of one process may signal each other
 
-// restrictFiles allows reading in directory and of the system's files, and no other access to files: no writing, no executing. It returns the ABI
-// version in force. Older versions know fewer kinds of access; what they know is restricted.
+// restrictFiles allows reading in directory and of the system's files, and no other access to files: no writing, no
+// executing. It returns the ABI version in force. Older versions know fewer kinds of access; what they know is
+// restricted.
 func restrictFiles(directory string) (abi int, err error) {
 	abi, err = ll.LandlockGetABIVersion()
 	if err != nil {
 		return 0, explainLandlock(err)
 	}
-	// A path that does not exist cannot be allowed. The kubelet makes the mount before it starts the container, so outside a pod alone it can be missing.
+	// A path that does not exist cannot be allowed. The kubelet makes the mount before it starts the container, so
+	// outside a pod alone it can be missing.
 	if err := pin(directory); err != nil {
 		return 0, fmt.Errorf("directory %s is to be the one that can be read: %w", directory, err)
 	}
@@ -42,8 +45,9 @@ func restrictFiles(directory string) (abi int, err error) {
 			rules = append(rules, landlock.PathAccess(readFile, file))
 		}
 	}
-	// Every port of ours is bound already. Port 0 stays: the proxy dials the app from an address of its choice, with a port of the kernel's. To
-	// which port it connects is not restricted, and UDP, which Landlock restricts from ABI 10 on, carries DNS.
+	// Every port of ours is bound already. Port 0 stays: the proxy dials the app from an address of its choice, with a
+	// port of the kernel's. To which port it connects is not restricted, and UDP, which Landlock restricts from ABI 10
+	// on, carries DNS.
 	rules = append(rules, landlock.BindTCP(0))
 	errata, err := ll.LandlockGetErrata()
 	if err != nil {
@@ -56,16 +60,16 @@ func restrictFiles(directory string) (abi int, err error) {
 	return abi, nil
 }
 
-// pin opens path and leaves it open for good. A rule is tied to an inode, and the kernel forgets those of /proc when memory is short and nobody holds
-// them: the path would come back as another inode, which no rule allows.
+// pin opens path and leaves it open for good. A rule is tied to an inode, and the kernel forgets those of /proc when
+// memory is short and nobody holds them: the path would come back as another inode, which no rule allows.
 func pin(path string) error {
 	_, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	return err
 }
 
-// scopes are the kinds of processes outside that cannot be reached, where the kernel knows scopes (ABI 6): those behind abstract UNIX sockets, and by
-// signals. Before its second erratum was corrected, Landlock took threads of one process for strangers too; Go's runtime preempts its
-// threads by signals.
+// scopes are the kinds of processes outside that cannot be reached, where the kernel knows scopes (ABI 6): those behind
+// abstract UNIX sockets, and by signals. Before its second erratum was corrected, Landlock took threads of one process
+// for strangers too; Go's runtime preempts its threads by signals.
 func scopes(errata int) landlock.ScopedSet {
 	if errata&signalErratum == 0 {
 		return ll.ScopeAbstractUnixSocket

@@ -10,10 +10,10 @@ import (
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
 
-// LimitMemory tells the garbage collector to keep the process at 90 % of the container's memory limit (cgroup v1 and v2), so that it collects harder
-// before the kernel kills: Go knows the CPU limit by itself, not this one. The rest is for memory that is not Go's. The environment variable GOMEMLIMIT
-// goes before, and without a limit nothing changes. Call it before Enter, behind which cgroups cannot be read. The result is the limit in
-// bytes that it has set, or 0.
+// LimitMemory tells the garbage collector to keep the process at 90 % of the container's memory limit (cgroup v1 and
+// v2), so that it collects harder before the kernel kills: Go knows the CPU limit by itself, not this one. The rest is
+// for memory that is not Go's. The environment variable GOMEMLIMIT goes before, and without a limit nothing changes.
+// Call it before Enter, behind which cgroups cannot be read. The result is the limit in bytes that it has set, or 0.
 func LimitMemory(log *slog.Logger) int64 { return limitMemory(log, memlimit.FromCgroup) }
 
 func limitMemory(log *slog.Logger, container memlimit.Provider) int64 {

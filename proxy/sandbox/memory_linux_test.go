@@ -14,7 +14,8 @@ import (
 	"github.com/meshless-dev/meshless/proxy/sandbox"
 )
 
-// hierarchies are a container with a limit of 300 MiB as cgroup v1 and v2 show it: the files of /proc/self, and those of the cgroup.
+// hierarchies are a container with a limit of 300 MiB as cgroup v1 and v2 show it: the files of /proc/self, and those
+// of the cgroup.
 var hierarchies = map[string]struct{ cgroup, mountinfo, files map[string]string }{
 	"v1": {
 		cgroup:    map[string]string{"cgroup": "4:memory:/\n"},
@@ -28,7 +29,8 @@ var hierarchies = map[string]struct{ cgroup, mountinfo, files map[string]string 
 	},
 }
 
-// TestLimitMemoryOfContainer reads a limit through the files in which the kernel shows it. It runs itself again with a /proc of its own.
+// TestLimitMemoryOfContainer reads a limit through the files in which the kernel shows it. It runs itself again with a
+// /proc of its own.
 func TestLimitMemoryOfContainer(t *testing.T) {
 	if proc := os.Getenv("MESHLESS_TEST_PROC"); proc != "" {
 		if err := mountOver("/proc", proc); err != nil {

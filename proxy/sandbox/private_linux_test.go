@@ -21,7 +21,8 @@ const (
 	otherUser      = 65534
 )
 
-// TestMemoryIsPrivate: another process of the proxy's user, as a container of a pod that shares its processes may have one, cannot read the proxy's memory.
+// TestMemoryIsPrivate: another process of the proxy's user, as a container of a pod that shares its processes may have
+// one, cannot read the proxy's memory.
 func TestMemoryIsPrivate(t *testing.T) {
 	switch {
 	case os.Getenv(holderVariable) != "":

@@ -27,7 +27,8 @@ import (
 	"github.com/meshless-dev/meshless/proxy/listen"
 )
 
-// callAttempts are system calls with arguments that make them fail, or do nothing, for every other reason than permission.
+// callAttempts are system calls with arguments that make them fail, or do nothing, for every other reason than
+// permission.
 func callAttempts() []attempt {
 	const none = ^uintptr(0)
 	call := func(name string, number uintptr, args ...uintptr) attempt {
@@ -130,7 +131,8 @@ func (n *network) test(t *testing.T) {
 		t.Errorf("dial: %v", err)
 	}
 	sources := listen.Sources{V4: netip.MustParseAddr(api.InboundSource4)}
-	early := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(api.InboundSource4)}, Timeout: 5 * time.Second} // the kernel chooses the port at bind
+	// the kernel chooses the port at bind
+	early := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(api.InboundSource4)}, Timeout: 5 * time.Second}
 	for _, dialer := range []*net.Dialer{sources.Dialer(netip.MustParseAddr("127.0.0.1"), 5*time.Second), early} {
 		if err := hears("tcp", n.TCP, dialer); err != nil {
 			t.Errorf("dial from %s: %v", api.InboundSource4, err)
@@ -212,7 +214,8 @@ func (s *threads) test(t *testing.T) {
 		t.Errorf("%d threads, %v, want at least %d", len(all), err, s.count)
 	}
 	for _, file := range all {
-		if status, err := os.ReadFile(file); err == nil && !bytes.Contains(status, []byte("\nSeccomp:\t2\n")) { // a thread may just have ended
+		if status, err := os.ReadFile(file); err == nil && !bytes.Contains(status, []byte("\nSeccomp:\t2\n")) {
+			// a thread may just have ended
 			t.Errorf("%s:\n%s", file, status)
 		}
 	}

@@ -8,7 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// smaps is /proc/PID/smaps, shortened: of a program with a dynamic linker, whose constants the linker has changed, and of a library.
+// smaps is /proc/PID/smaps, shortened: of a program with a dynamic linker, whose constants the linker has changed, and
+// of a library.
 const smaps = `55f0c0000000-55f0c0100000 r-xp 00001000 fe:00 9986383                            /usr/bin/a proxy
 Size:               1024 kB
 Anonymous:             0 kB

@@ -1,6 +1,7 @@
-// Package sandbox takes from the proxy's process what a proxy never needs, beyond what the pod's securityContext takes: Landlock leaves it its own
-// files to read, seccomp the system calls of a network program, and its memory is closed to others. All of it holds for every thread and until the end of the process, and no later code can
-// undo them. The package also tells Go's garbage collector the container's memory limit.
+// Package sandbox takes from the proxy's process what a proxy never needs, beyond what the pod's securityContext takes:
+// Landlock leaves it its own files to read, seccomp the system calls of a network program, and its memory is closed to
+// others. All of it holds for every thread and until the end of the process, and no later code can undo them. The
+// package also tells Go's garbage collector the container's memory limit.
 package sandbox
 
 import (
@@ -15,9 +16,9 @@ type Report struct {
 	Missing  []string // what this kernel or container runtime does not allow, and why
 }
 
-// Enter confines the process; directory is the mount that holds the proxy's files. Call it once, when every listener is bound and before anything of a
-// peer or of the directory is read: nobody can listen after it. It never fails: what cannot be had here is in the report, and in
-// the log, where the whole report is one line.
+// Enter confines the process; directory is the mount that holds the proxy's files. Call it once, when every listener is
+// bound and before anything of a peer or of the directory is read: nobody can listen after it. It never fails: what
+// cannot be had here is in the report, and in the log, where the whole report is one line.
 func Enter(directory string, log *slog.Logger) Report {
 	r := enter(directory)
 	attrs := []any{"landlock_abi", r.Landlock, "seccomp", r.Seccomp}

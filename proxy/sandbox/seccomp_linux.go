@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// denied are the system calls that a proxy never makes, beside those of its architecture in deniedHere: they answer EPERM.
+// denied are the system calls that a proxy never makes, beside those of its architecture in deniedHere: they answer
+// EPERM.
 var denied = slices.Concat(deniedHere, []uint32{
 	// Other programs and other processes.
 	unix.SYS_EXECVE, unix.SYS_EXECVEAT, unix.SYS_PTRACE, unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV, unix.SYS_PROCESS_MADVISE,
@@ -35,8 +36,8 @@ var denied = slices.Concat(deniedHere, []uint32{
 	unix.SYS_LISTEN,
 })
 
-// Where seccomp_data (linux/seccomp.h) has its fields. Both architectures are little-endian, so an argument begins with its lower half; the upper halves
-// of those looked at here mean nothing to the kernel.
+// Where seccomp_data (linux/seccomp.h) has its fields. Both architectures are little-endian, so an argument begins with
+// its lower half; the upper halves of those looked at here mean nothing to the kernel.
 const (
 	offsetNumber   = 0
 	offsetArch     = 4
@@ -53,8 +54,9 @@ var (
 	kill  = bpf.RetConstant{Val: unix.SECCOMP_RET_KILL_PROCESS}
 )
 
-// filter is the program that judges every system call. What it does not name is allowed: the runtime's own profile, RuntimeDefault, is below it. Calls
-// that it allows whatever their arguments are cost nothing from Linux 5.11 on, which keeps them in a bitmap.
+// filter is the program that judges every system call. What it does not name is allowed: the runtime's own profile,
+// RuntimeDefault, is below it. Calls that it allows whatever their arguments are cost nothing from Linux 5.11 on, which
+// keeps them in a bitmap.
 func filter() []bpf.Instruction {
 	program := []bpf.Instruction{
 		load(offsetArch),
@@ -67,7 +69,8 @@ func filter() []bpf.Instruction {
 	for _, number := range denied {
 		program = append(program, on(number, deny)...)
 	}
-	// The flags of clone3 are in memory, where no filter can see them. The C library, which race-detecting builds have, falls back to clone.
+	// The flags of clone3 are in memory, where no filter can see them. The C library, which race-detecting builds have,
+	// falls back to clone.
 	program = append(program, on(unix.SYS_CLONE3, lack)...)
 	program = append(program, on(unix.SYS_CLONE,
 		load(offsetArgument), // flags: threads are for the Go runtime, processes for nobody
@@ -84,7 +87,8 @@ func filter() []bpf.Instruction {
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.NETLINK_ROUTE, SkipTrue: 1},
 		deny,
 		allow)...)
-	program = append(program, on(unix.SYS_SOCKETPAIR, // it makes the sockets of any family, too, before it finds that they make no pair
+	// it makes the sockets of any family, too, before it finds that they make no pair
+	program = append(program, on(unix.SYS_SOCKETPAIR,
 		load(offsetArgument),
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.AF_UNIX, SkipTrue: 1},
 		deny,
@@ -99,7 +103,8 @@ func on(number uint32, then ...bpf.Instruction) []bpf.Instruction {
 	return append([]bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number, SkipTrue: uint8(len(then))}}, then...)
 }
 
-// restrictCalls loads the filter into every thread. no_new_privs goes with it: without it an unprivileged process may not load one.
+// restrictCalls loads the filter into every thread. no_new_privs goes with it: without it an unprivileged process may
+// not load one.
 func restrictCalls() error {
 	raw, err := bpf.Assemble(filter())
 	if err != nil {
@@ -110,7 +115,8 @@ func restrictCalls() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("no_new_privs: %w", err)
 	}
-	// SPEC_ALLOW: kernels before 5.16 make filtered processes slower, against programs that run foreign code inside themselves. This one does not.
+	// SPEC_ALLOW: kernels before 5.16 make filtered processes slower, against programs that run foreign code inside
+	// themselves. This one does not.
 	err = loadFilter(raw, unix.SECCOMP_FILTER_FLAG_TSYNC|unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW)
 	if errors.Is(err, unix.EINVAL) { // before 4.17
 		err = loadFilter(raw, unix.SECCOMP_FILTER_FLAG_TSYNC)

@@ -72,7 +72,8 @@ func TestPeerIsAnnounced(t *testing.T) {
 	}
 }
 
-// TestAnnouncedFirst: the header comes before the peer has said anything, since in some protocols it is the server that speaks first.
+// TestAnnouncedFirst: the header comes before the peer has said anything, since in some protocols it is the server that
+// speaks first.
 func TestAnnouncedFirst(t *testing.T) {
 	noLeaks(t)
 	m := announcing(t, meshmap.Strict)
@@ -86,7 +87,8 @@ func denyAll(m *meshmap.Map) { m.Inbound.Default = meshmap.DenyDefault }
 
 func dryRun(m *meshmap.Map) { m.Inbound.DryRun = true }
 
-// TestDryRun: what would be denied is counted and logged, and nothing else changes; identities are required all the same.
+// TestDryRun: what would be denied is counted and logged, and nothing else changes; identities are required all the
+// same.
 func TestDryRun(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo, denyAll, dryRun)

@@ -16,8 +16,8 @@ import (
 	"github.com/meshless-dev/meshless/test/testca"
 )
 
-// tlsExchange is one round trip with the server's Strict port as an attacker would try it. A TLS 1.3 client learns only by reading
-// whether the server accepted its certificate.
+// tlsExchange is one round trip with the server's Strict port as an attacker would try it. A TLS 1.3 client learns only
+// by reading whether the server accepted its certificate.
 func (m *mesh) tlsExchange(t *testing.T, c *tls.Config) error {
 	t.Helper()
 	raw := dial(t, m.server.inboundAddr().String())
@@ -125,7 +125,8 @@ func TestNoResumption(t *testing.T) {
 	}
 }
 
-// TestTruncation: whoever can end the TCP stream must not be able to make the app believe that the message was complete.
+// TestTruncation: whoever can end the TCP stream must not be able to make the app believe that the message was
+// complete.
 func TestTruncation(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)

@@ -19,7 +19,8 @@ import (
 	"github.com/meshless-dev/meshless/test/testca"
 )
 
-// asCA makes an intermediate of a certificate that is about to be signed: a CA without a SPIFFE ID, as corporate PKIs and the issuers of cert-manager have them.
+// asCA makes an intermediate of a certificate that is about to be signed: a CA without a SPIFFE ID, as corporate PKIs
+// and the issuers of cert-manager have them.
 func asCA(name string) func(*x509.Certificate) {
 	return func(c *x509.Certificate) {
 		c.Subject.CommonName, c.URIs, c.ExtKeyUsage = name, nil, nil
@@ -66,7 +67,8 @@ func parseChain(t *testing.T, c tls.Certificate) []*x509.Certificate {
 	return chain
 }
 
-// Pods with leaves below intermediates, plain keys and another root talk to pods of the rolling CA and to each other: both sides send their whole chain.
+// Pods with leaves below intermediates, plain keys and another root talk to pods of the rolling CA and to each other:
+// both sides send their whole chain.
 func TestChains(t *testing.T) {
 	noLeaks(t)
 	root, rolling := corporateRoot(t), testca.New(t, proxytest.TrustDomain)

@@ -23,7 +23,8 @@ import (
 	"github.com/meshless-dev/meshless/proxy/listen"
 )
 
-// childVariable, when it is set, makes this test binary a proxy of its own process: one that can be killed, or starved of descriptors.
+// childVariable, when it is set, makes this test binary a proxy of its own process: one that can be killed, or starved
+// of descriptors.
 const childVariable = "MESHLESS_TEST_PROXY"
 
 // childSetup is what the variable holds.

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// What a connection costs both proxies together, guarded without a clock: figures of memory and counts are the same on every machine. Each bound is about a
-// quarter above what was measured with go1.26 on amd64; who raises one says why.
+// What a connection costs both proxies together, guarded without a clock: figures of memory and counts are the same on
+// every machine. Each bound is about a quarter above what was measured with go1.26 on amd64; who raises one says why.
 const (
 	maxIdleBytes           = 36 << 10
 	maxConnectionAllocs    = 1800
@@ -64,7 +64,8 @@ func quiet(t *testing.T) {
 	t.Cleanup(func() { pollInterval = 50 * time.Millisecond })
 }
 
-// TestIdleConnectionCost measures connections that have carried data and are idle, and takes off what client and app themselves cost.
+// TestIdleConnectionCost measures connections that have carried data and are idle, and takes off what client and app
+// themselves cost.
 func TestIdleConnectionCost(t *testing.T) {
 	quiet(t)
 	m := startMesh(t, echo)

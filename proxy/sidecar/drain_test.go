@@ -59,7 +59,8 @@ func TestDrain(t *testing.T) {
 // stopWhenDrained waits for the end that a drain brings.
 func (p *pod) stopWhenDrained() error { return <-p.done }
 
-// TestDrainWaitsForPreStop: where the sidecar is a plain container, it is told to end while the app's preStop handler runs through it.
+// TestDrainWaitsForPreStop: where the sidecar is a plain container, it is told to end while the app's preStop handler
+// runs through it.
 func TestDrainWaitsForPreStop(t *testing.T) {
 	noLeaks(t)
 	finish := make(chan struct{})
@@ -77,7 +78,8 @@ func TestDrainWaitsForPreStop(t *testing.T) {
 	}
 	m.serverFiles.Workload.Handlers = map[string]podplan.Handler{"app/preStop": {HTTPGet: &podplan.HTTPGet{Port: n[0].First, Path: "/stop"}}}
 	m.server.publish(t, m.serverFiles.Sealed(t))
-	// The harness binds the health port at the pod's address, the app listens at another: only there is the same port free.
+	// The harness binds the health port at the pod's address, the app listens at another: only there is the same port
+	// free.
 	app, err := net.Listen("tcp4", net.JoinHostPort(serverIP, appPort))
 	if err != nil {
 		t.Skipf("port %s of the app is taken at %s: %v", appPort, serverIP, err)
@@ -212,7 +214,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestConnectionFlood: more clients than may be unauthenticated at once; none is lost, since the rest waits in the kernel's queue.
+// TestConnectionFlood: more clients than may be unauthenticated at once; none is lost, since the rest waits in the
+// kernel's queue.
 func TestConnectionFlood(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)

@@ -18,8 +18,8 @@ import (
 	"github.com/meshless-dev/meshless/test/testca"
 )
 
-// TestOutOfDescriptors starves a proxy of file descriptors: it waits between accepts instead of spinning, connections that are open do not notice,
-// and it serves and renews again when there is room.
+// TestOutOfDescriptors starves a proxy of file descriptors: it waits between accepts instead of spinning, connections
+// that are open do not notice, and it serves and renews again when there is room.
 func TestOutOfDescriptors(t *testing.T) {
 	noLeaks(t)
 	ca := testca.New(t, proxytest.TrustDomain)
@@ -107,8 +107,8 @@ type era struct {
 	client tls.Certificate
 }
 
-// swapping publishes one era after the other without a pause worth the name, and between them leaves directories as a kubelet that was killed would,
-// half-written and never linked. Stop returns the era published last.
+// swapping publishes one era after the other without a pause worth the name, and between them leaves directories as a
+// kubelet that was killed would, half-written and never linked. Stop returns the era published last.
 func swapping(t *testing.T, dir string, eras []era) (stop func() era) {
 	t.Helper()
 	var ended atomic.Bool
@@ -168,8 +168,8 @@ func visit(t *testing.T, addr string, eras []era) (which *era, err error) {
 	return which, nil
 }
 
-// TestKillDuringReload kills the proxy at any moment while its files are swapped. Nothing is kept between two lives, so each begins with what is
-// there: one generation, whole.
+// TestKillDuringReload kills the proxy at any moment while its files are swapped. Nothing is kept between two lives, so
+// each begins with what is there: one generation, whole.
 func TestKillDuringReload(t *testing.T) {
 	noLeaks(t)
 	eras := make([]era, 3)
@@ -209,8 +209,9 @@ func TestKillDuringReload(t *testing.T) {
 	})
 }
 
-// TestCorruptedReloads puts one broken file after the other into the directory of a proxy that serves: truncated, with a flipped bit, empty, huge. It
-// keeps the last good generation, or takes one in which nothing that counts is different; it never logs a key.
+// TestCorruptedReloads puts one broken file after the other into the directory of a proxy that serves: truncated, with
+// a flipped bit, empty, huge. It keeps the last good generation, or takes one in which nothing that counts is
+// different; it never logs a key.
 func TestCorruptedReloads(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)

@@ -146,7 +146,8 @@ func TestFederation(t *testing.T) {
 	})
 }
 
-// TestFederationOneWay: where only one side knows the other's bundle, nothing passes, in either direction, and never as plaintext.
+// TestFederationOneWay: where only one side knows the other's bundle, nothing passes, in either direction, and never as
+// plaintext.
 func TestFederationOneWay(t *testing.T) {
 	noLeaks(t)
 	m := startAuthorities(t)
@@ -188,7 +189,8 @@ func TestFederationOneWay(t *testing.T) {
 	}
 }
 
-// TestFederationIsNeverPlaintext: a server in a federated network that speaks no TLS gets nothing, whatever outbound.unknown says.
+// TestFederationIsNeverPlaintext: a server in a federated network that speaks no TLS gets nothing, whatever
+// outbound.unknown says.
 func TestFederationIsNeverPlaintext(t *testing.T) {
 	noLeaks(t)
 	m := startAuthorities(t)
@@ -200,7 +202,8 @@ func TestFederationIsNeverPlaintext(t *testing.T) {
 	m.client.wantMetric(t, `meshless_handshake_failures_total{direction="outbound"`)
 }
 
-// TestFederationAttacks: what an authority of either trust domain can sign against a server that lets members of both in.
+// TestFederationAttacks: what an authority of either trust domain can sign against a server that lets members of both
+// in.
 func TestFederationAttacks(t *testing.T) {
 	noLeaks(t)
 	m := startAuthorities(t)
@@ -273,7 +276,8 @@ func TestFederationEnds(t *testing.T) {
 	}
 }
 
-// TestRevocationsAreSticky: a key that was revoked once is refused until the proxy restarts, whatever a revert in Git says.
+// TestRevocationsAreSticky: a key that was revoked once is refused until the proxy restarts, whatever a revert in Git
+// says.
 func TestRevocationsAreSticky(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)

@@ -21,7 +21,8 @@ import (
 	"github.com/meshless-dev/meshless/test/testca"
 )
 
-// What TLS 1.3 may use in Go's FIPS 140-3 mode: FIPS 197, SP 800-56A and FIPS 203. A hybrid is allowed for the half of it that is approved.
+// What TLS 1.3 may use in Go's FIPS 140-3 mode: FIPS 197, SP 800-56A and FIPS 203. A hybrid is allowed for the half of
+// it that is approved.
 var (
 	fipsSuites = []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384}
 	fipsGroups = []tls.CurveID{tls.X25519MLKEM768, tls.SecP256r1MLKEM768, tls.SecP384r1MLKEM1024, tls.CurveP256, tls.CurveP384, tls.CurveP521}
@@ -151,8 +152,8 @@ func offeredSuites(t *testing.T) (suites []uint16) {
 	return suites
 }
 
-// TestFIPSOnly shows what the stricter fips140=only does, which fails where fips140=on goes beyond the module: keys that age has sealed cannot be
-// opened, keys that another party opens are used.
+// TestFIPSOnly shows what the stricter fips140=only does, which fails where fips140=on goes beyond the module: keys
+// that age has sealed cannot be opened, keys that another party opens are used.
 func TestFIPSOnly(t *testing.T) {
 	folder := os.Getenv(fipsVariable)
 	if folder == "" {

@@ -25,8 +25,8 @@ func dialerFrom(ip string) *net.Dialer {
 	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}, Timeout: 2 * time.Second}
 }
 
-// flood keeps n idle connections from flooderIP to addr open, opens each again when it ends, and returns once all were opened for the
-// first time. The pause bounds what the attack costs the machine.
+// flood keeps n idle connections from flooderIP to addr open, opens each again when it ends, and returns once all were
+// opened for the first time. The pause bounds what the attack costs the machine.
 func flood(t *testing.T, addr string, n int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -69,19 +69,22 @@ func TestInboundFlood(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = raw.SetDeadline(time.Now().Add(inbound.HandshakeTimeout)) // sooner than the slots of a flood come free by themselves
+		// sooner than the slots of a flood come free by themselves
+		_ = raw.SetDeadline(time.Now().Add(inbound.HandshakeTimeout))
 		conn := tls.Client(raw, config)
 		if err := roundTrip(conn, "hello"); err != nil {
 			t.Errorf("another source: %v", err)
 		}
 		conn.Close()
 	}
-	eventually(t, "no more connections of the flooder are held than it has a share of", func() bool { // those that are just being refused count too
+	eventually(t, "no more connections of the flooder are held than it has a share of", func() bool {
+		// those that are just being refused count too
 		return m.server.inbound.Active() <= inbound.MaxUnauthenticatedPerSource+10
 	})
 }
 
-// TestAuthenticatedSourceIsNotLimited: the share is of those who have not proved who they are, and given back by those who have.
+// TestAuthenticatedSourceIsNotLimited: the share is of those who have not proved who they are, and given back by those
+// who have.
 func TestAuthenticatedSourceIsNotLimited(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
@@ -107,7 +110,8 @@ func TestBurstOfOneClient(t *testing.T) {
 	wg.Wait()
 }
 
-// TestAdminFlood: idle connections of one pod do not keep the kubelet from the health port, nor Prometheus from the metrics.
+// TestAdminFlood: idle connections of one pod do not keep the kubelet from the health port, nor Prometheus from the
+// metrics.
 func TestAdminFlood(t *testing.T) {
 	noLeaks(t)
 	p := startPod(t, serverIP, netip.MustParseAddrPort(appIP+":1"), workload(t, testca.New(t, proxytest.TrustDomain), "server").Sealed(t))

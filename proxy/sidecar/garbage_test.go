@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// TestGarbageBehindFinished is the control of what is not broken: what comes in one segment with the client's Finished, and is no record under the new keys, ends the connection.
+// TestGarbageBehindFinished is the control of what is not broken: what comes in one segment with the client's Finished,
+// and is no record under the new keys, ends the connection.
 func TestGarbageBehindFinished(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)

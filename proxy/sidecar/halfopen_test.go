@@ -14,8 +14,8 @@ import (
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
-// halfOpen begins n handshakes from so many sources and leaves them there, without pause and without opening again those that are turned away. It
-// returns how many connections were opened, and what ends them.
+// halfOpen begins n handshakes from so many sources and leaves them there, without pause and without opening again
+// those that are turned away. It returns how many connections were opened, and what ends them.
 func halfOpen(t *testing.T, addr string, n, sources int) (opened int, end func()) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -72,7 +72,8 @@ func floodSize(t *testing.T) int {
 	return n
 }
 
-// survivor keeps a connection that was there before the flood busy, and returns a function that wants it to have been served all the time.
+// survivor keeps a connection that was there before the flood busy, and returns a function that wants it to have been
+// served all the time.
 func (m *mesh) survivor(t *testing.T) (stop func()) {
 	t.Helper()
 	c := dial(t, m.client.outboundAddr())
@@ -107,8 +108,9 @@ func (m *mesh) survivor(t *testing.T) (stop func()) {
 	}
 }
 
-// TestHandshakeFlood: 10,000 half-open handshakes. From few addresses they do not keep others out, since each has its share. From many addresses they
-// take every slot of strangers, and connections that are authenticated do not notice. After either everything is back where it was.
+// TestHandshakeFlood: 10,000 half-open handshakes. From few addresses they do not keep others out, since each has its
+// share. From many addresses they take every slot of strangers, and connections that are authenticated do not notice.
+// After either everything is back where it was.
 func TestHandshakeFlood(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)

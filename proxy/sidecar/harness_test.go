@@ -25,7 +25,8 @@ import (
 	"github.com/meshless-dev/meshless/test/testca"
 )
 
-// Addresses of the tests. All of 127.0.0.0/8 is the loopback interface on Linux, so pods can have addresses of their own there.
+// Addresses of the tests. All of 127.0.0.0/8 is the loopback interface on Linux, so pods can have addresses of their
+// own there.
 const (
 	clientIP = "127.0.0.11"
 	serverIP = "127.0.0.12" // what the mesh map knows as the server's clusterIP
@@ -74,7 +75,8 @@ func mustListen(t testing.TB, ip string) net.Listener {
 	return l
 }
 
-// startPod starts a proxy on ip whose app listens on app, and waits until it is ready if there is something to be ready with.
+// startPod starts a proxy on ip whose app listens on app, and waits until it is ready if there is something to be ready
+// with.
 func startPod(t testing.TB, ip string, app netip.AddrPort, files proxytest.Files) *pod {
 	t.Helper()
 	p := &pod{dir: t.TempDir(), logs: &logBuffer{}, level: new(slog.LevelVar)}

@@ -21,12 +21,13 @@ import (
 const (
 	hookPoll    = 100 * time.Millisecond
 	hookRequest = 2 * time.Second // for one answer of the proxy
-	// hookQuiet is how long nothing must be under way before a drain counts as done: an app that shuts down may close one connection before it opens the next.
+	// hookQuiet is how long nothing must be under way before a drain counts as done: an app that shuts down may close
+	// one connection before it opens the next.
 	hookQuiet = time.Second
 )
 
-// hooks are the lifecycle hooks of a sidecar that is a plain container: programs that the kubelet runs beside the proxy, in its container. They ask it
-// over loopback, as the image holds nothing else that could.
+// hooks are the lifecycle hooks of a sidecar that is a plain container: programs that the kubelet runs beside the
+// proxy, in its container. They ask it over loopback, as the image holds nothing else that could.
 type hooks struct {
 	health, admin string // addresses
 }
@@ -35,8 +36,9 @@ var ownPod = hooks{health: loopback(api.HealthPort), admin: loopback(api.AdminPo
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
-// wait is the postStart hook. The kubelet starts the next container only after it, so that the app's first connection finds a proxy. An error makes the
-// kubelet start the proxy again; the app then meets closed ports, and nothing in the clear.
+// wait is the postStart hook. The kubelet starts the next container only after it, so that the app's first connection
+// finds a proxy. An error makes the kubelet start the proxy again; the app then meets closed ports, and nothing in the
+// clear.
 func (h hooks) wait(a podplan.WaitArgs) error {
 	ctx, cancel := context.WithTimeout(context.Background(), a.Timeout)
 	defer cancel()
@@ -57,8 +59,9 @@ func (h hooks) wait(a podplan.WaitArgs) error {
 	}
 }
 
-// drain is the preStop hook. The kubelet tells all containers of a pod to end at once, and the others still need the proxy: it stays until nothing is
-// under way. While the cluster learns that the pod ends, new inbound connections are still taken; what the app opens is served to the end.
+// drain is the preStop hook. The kubelet tells all containers of a pod to end at once, and the others still need the
+// proxy: it stays until nothing is under way. While the cluster learns that the pod ends, new inbound connections are
+// still taken; what the app opens is served to the end.
 func (h hooks) drain(a podplan.DrainArgs) error {
 	ctx := context.Background()
 	if h.ready(ctx) == nil { // who was not ready is in no Service, so nobody has to learn
@@ -113,7 +116,8 @@ func ask(ctx context.Context, method, url string) ([]byte, error) {
 		return nil, err
 	}
 	request.Header.Set(admin.DrainHeader, "1")
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // no proxy from the environment: it is this pod that is asked
+	// no proxy from the environment: it is this pod that is asked
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	response, err := client.Do(request)
 	if err != nil {
 		return nil, err

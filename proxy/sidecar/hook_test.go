@@ -64,7 +64,8 @@ func TestWait(t *testing.T) {
 	}
 }
 
-// TestDrainHook: peers that do not know yet that the pod ends still get in; the app, which was told to end at the same time, can work to its end.
+// TestDrainHook: peers that do not know yet that the pod ends still get in; the app, which was told to end at the same
+// time, can work to its end.
 func TestDrainHook(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)

@@ -110,7 +110,8 @@ func serverWith(leaf tls.Certificate) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{leaf}, ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{api.ALPN}}
 }
 
-// askHostile lets the app say its secret to the server, and wants a reset: an app must not take a refusal for a short answer.
+// askHostile lets the app say its secret to the server, and wants a reset: an app must not take a refusal for a short
+// answer.
 func (m *mesh) askHostile(t *testing.T, h *hostile) {
 	t.Helper()
 	m.client.dials(h.addr)
@@ -137,7 +138,8 @@ func (m *mesh) askHostile(t *testing.T, h *hostile) {
 	h.wantNothing(t)
 }
 
-// TestHostileCertificates: every certificate that a server of the Service must not have, presented by one that is at its address.
+// TestHostileCertificates: every certificate that a server of the Service must not have, presented by one that is at
+// its address.
 func TestHostileCertificates(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
@@ -191,7 +193,8 @@ func TestHostileCertificates(t *testing.T) {
 	m.control(t)
 }
 
-// control shows that nothing but what a test did to it kept a server from being spoken to, and that the proxies serve after all of it.
+// control shows that nothing but what a test did to it kept a server from being spoken to, and that the proxies serve
+// after all of it.
 func (m *mesh) control(t testing.TB) {
 	t.Helper()
 	m.client.dials(m.server.inboundAddr())
@@ -214,7 +217,8 @@ func (p *pod) counted(t testing.TB, prefix string) bool {
 	return false
 }
 
-// TestHostileProtocols: servers that have the right certificate, or none, and speak otherwise than a proxy of the mesh would.
+// TestHostileProtocols: servers that have the right certificate, or none, and speak otherwise than a proxy of the mesh
+// would.
 func TestHostileProtocols(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)

@@ -1,5 +1,6 @@
-// Package sidecar is the whole proxy: it encrypts and verifies what leaves the pod and what arrives at it, with the identity that
-// it finds in a directory. It needs no API access, no capability and no peer but the pods that it talks to.
+// Package sidecar is the whole proxy: it encrypts and verifies what leaves the pod and what arrives at it, with the
+// identity that it finds in a directory. It needs no API access, no capability and no peer but the pods that it talks
+// to.
 package sidecar
 
 import (
@@ -17,7 +18,8 @@ import (
 	"github.com/meshless-dev/meshless/proxy/sandbox"
 )
 
-// Main runs a command line of meshless-proxy, without the program's name. It returns when the command has ended. Logs and usage go to out.
+// Main runs a command line of meshless-proxy, without the program's name. It returns when the command has ended. Logs
+// and usage go to out.
 func Main(args []string, out io.Writer) error {
 	c, err := podplan.ParseProxyCommand(args, out)
 	switch {
@@ -45,7 +47,8 @@ func runSidecar(a podplan.ProxyArgs, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	sandbox.Enter(a.Directory, log) // nothing of a peer or of the directory has been read yet, and nobody listens after it
+	// nothing of a peer or of the directory has been read yet, and nobody listens after it
+	sandbox.Enter(a.Directory, log)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)

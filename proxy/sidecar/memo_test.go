@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// hostileJunk is a certificate of n URI names: of nobody, and for nobody. Behind a leaf it counts for nothing, but is parsed.
+// hostileJunk is a certificate of n URI names: of nobody, and for nobody. Behind a leaf it counts for nothing, but is
+// parsed.
 func hostileJunk(t testing.TB, n int) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -41,8 +42,9 @@ func hostileHeap() uint64 {
 	return m.HeapAlloc
 }
 
-// TestStrangerFillsTheMemo: who has no key at all shows the server its own leaf (which any TLS server shows to anybody), and a certificate of junk behind it, another one
-// every time. The proof of the key fails each time. Nothing of it may stay in memory.
+// TestStrangerFillsTheMemo: who has no key at all shows the server its own leaf (which any TLS server shows to
+// anybody), and a certificate of junk behind it, another one every time. The proof of the key fails each time. Nothing
+// of it may stay in memory.
 func TestStrangerFillsTheMemo(t *testing.T) {
 	m := startMesh(t, echo)
 	stranger, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

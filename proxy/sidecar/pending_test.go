@@ -23,8 +23,9 @@ func (s stalled) Write(p []byte) (int, error) {
 	return len(p), err
 }
 
-// TestStrangersInWaiting: what one address can make the server hold at once with handshakes that stop before the proof of the key, each with another certificate of
-// junk behind a leaf that everybody knows. It is about the 250 places of one address, and a container of 256 MiB.
+// TestStrangersInWaiting: what one address can make the server hold at once with handshakes that stop before the proof
+// of the key, each with another certificate of junk behind a leaf that everybody knows. It is about the 250 places of
+// one address, and a container of 256 MiB.
 func TestStrangersInWaiting(t *testing.T) {
 	m := startMesh(t, echo)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

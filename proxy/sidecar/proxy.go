@@ -30,14 +30,16 @@ import (
 )
 
 const (
-	judgeInterval      = time.Minute // how often live connections are judged beside each new generation
-	vanishInterval     = 15 * time.Second
-	drainPoll          = 100 * time.Millisecond
-	maxAdminConns      = 1024 // per port of metrics, health and admin
-	maxAdminConnsOfOne = 64   // of these per source address, where other pods can connect: they must not keep the kubelet out
+	judgeInterval  = time.Minute // how often live connections are judged beside each new generation
+	vanishInterval = 15 * time.Second
+	drainPoll      = 100 * time.Millisecond
+	maxAdminConns  = 1024 // per port of metrics, health and admin
+	// of these per source address, where other pods can connect: they must not keep the kubelet out
+	maxAdminConnsOfOne = 64
 	resolvConf         = "/etc/resolv.conf"
 	shutdownBudget     = 2 * time.Second // for the last answers of the admin servers
-	startsFor          = 2 * time.Second // from the first connections on; what the start needed of the program is then released
+	// from the first connections on; what the start needed of the program is then released
+	startsFor = 2 * time.Second
 )
 
 // proxy is the whole sidecar, with every port bound.
@@ -163,7 +165,8 @@ func (p *proxy) adopt(s *identity.Snapshot) {
 	p.firstOnce.Do(func() { close(p.first) })
 }
 
-// askReady is ready for those who ask again and again; the log says when the answer turns, since the kubelet's event holds the status alone.
+// askReady is ready for those who ask again and again; the log says when the answer turns, since the kubelet's event
+// holds the status alone.
 func (p *proxy) askReady() error {
 	err := p.ready()
 	switch was := p.wasReady.Swap(err == nil); {
@@ -207,7 +210,8 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// startDrain returns a function that lets no new inbound connection in; with end, the process ends when the live ones have.
+// startDrain returns a function that lets no new inbound connection in; with end, the process ends when the live ones
+// have.
 func (p *proxy) startDrain(end bool) func() {
 	return func() {
 		p.drainOnce.Do(func() {

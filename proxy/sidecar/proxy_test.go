@@ -231,7 +231,8 @@ func TestGenerations(t *testing.T) {
 	}
 }
 
-// TestPlaintextEndsWhenDestinationJoins: what was outside the mesh, and is in it now, must not keep its plaintext connections.
+// TestPlaintextEndsWhenDestinationJoins: what was outside the mesh, and is in it now, must not keep its plaintext
+// connections.
 func TestPlaintextEndsWhenDestinationJoins(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)

@@ -12,8 +12,9 @@ import (
 	"github.com/meshless-dev/meshless/proxy/relay"
 )
 
-// serve runs the proxy until it has drained, until ctx ends, or until one of the admin servers fails. Metrics, health and probes are
-// served from the beginning to the end: the kubelet asks before the first generation and while the app shuts down.
+// serve runs the proxy until it has drained, until ctx ends, or until one of the admin servers fails. Metrics, health
+// and probes are served from the beginning to the end: the kubelet asks before the first generation and while the app
+// shuts down.
 func (p *proxy) serve(ctx context.Context) error {
 	engine, err := relay.NewEngine()
 	if err != nil {
@@ -44,8 +45,8 @@ func (p *proxy) serve(ctx context.Context) error {
 	return err
 }
 
-// serveTraffic waits for the first good generation, so that early connections wait in the kernel's queue and do not fail; then it
-// serves both directions until they have drained.
+// serveTraffic waits for the first good generation, so that early connections wait in the kernel's queue and do not
+// fail; then it serves both directions until they have drained.
 func (p *proxy) serveTraffic(ctx context.Context) {
 	inboundCtx, stopInbound := context.WithCancel(ctx)
 	defer stopInbound()
@@ -81,9 +82,10 @@ func (p *proxy) serveTraffic(ctx context.Context) {
 	}
 }
 
-// drained waits until no connection and no handler is left, or until the drain timeout is over, counted from the beginning of the drain: what a preStop hook
-// has waited is part of the same grace period. What the app opens is still served: to finish its
-// work it may need others. Its preStop handler, too, runs through us and at the same time as our own end.
+// drained waits until no connection and no handler is left, or until the drain timeout is over, counted from the
+// beginning of the drain: what a preStop hook has waited is part of the same grace period. What the app opens is still
+// served: to finish its work it may need others. Its preStop handler, too, runs through us and at the same time as our
+// own end.
 func (p *proxy) drained(ctx context.Context) {
 	timeout := time.NewTimer(time.Until(p.began.Add(p.args.DrainTimeout)))
 	defer timeout.Stop()
@@ -102,7 +104,8 @@ func (p *proxy) drained(ctx context.Context) {
 	p.log.Info("drained")
 }
 
-// closeTraffic cuts the connections that are left. Those in their handshake are given a moment; the end of the process cuts the rest.
+// closeTraffic cuts the connections that are left. Those in their handshake are given a moment; the end of the process
+// cuts the rest.
 func (p *proxy) closeTraffic(traffic *sync.WaitGroup) {
 	for _, l := range p.traffic {
 		l.Close() // again, or for the first time if no generation was ever good

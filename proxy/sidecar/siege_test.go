@@ -97,7 +97,8 @@ func counted(reached *atomic.Int64) func(*net.TCPConn) {
 	}
 }
 
-// TestNothingReachesTheApp: an app is not even dialed for a client that is refused, although a client of TLS 1.3 has sent its first data by then.
+// TestNothingReachesTheApp: an app is not even dialed for a client that is refused, although a client of TLS 1.3 has
+// sent its first data by then.
 func TestNothingReachesTheApp(t *testing.T) {
 	noLeaks(t)
 	var reached atomic.Int64
@@ -136,7 +137,8 @@ func TestNothingReachesTheApp(t *testing.T) {
 	m.wantBack(t, before)
 }
 
-// onceWriter passes the first write of a client on, its hello, and swallows the rest: a client that never sends its certificate.
+// onceWriter passes the first write of a client on, its hello, and swallows the rest: a client that never sends its
+// certificate.
 type onceWriter struct {
 	*net.TCPConn
 	written bool
@@ -150,7 +152,8 @@ func (o *onceWriter) Write(p []byte) (int, error) {
 	return o.TCPConn.Write(p)
 }
 
-// tinyRecords cuts every TLS record of handshakes that a client sends in plaintext into records of one byte, each a segment of its own.
+// tinyRecords cuts every TLS record of handshakes that a client sends in plaintext into records of one byte, each a
+// segment of its own.
 type tinyRecords struct {
 	*net.TCPConn
 	done bool
@@ -177,7 +180,8 @@ func inRecords(record []byte, n int) []byte {
 	return out
 }
 
-// TestSlowloris: clients that are slower than the deadline hold nothing beyond it; a client that is only cut into pieces gets in.
+// TestSlowloris: clients that are slower than the deadline hold nothing beyond it; a client that is only cut into
+// pieces gets in.
 func TestSlowloris(t *testing.T) {
 	for name, mode := range map[string]func(*meshmap.Map){"Strict": func(*meshmap.Map) {}, "Permissive": permissive} {
 		t.Run(name, func(t *testing.T) {
@@ -253,7 +257,8 @@ func clientHello(t testing.TB, config *tls.Config) []byte {
 	return append(header, body...)
 }
 
-// withExtension adds an extension in front of those of a hello (RFC 8446, section 4.1.2), and gives the handshake message without its record.
+// withExtension adds an extension in front of those of a hello (RFC 8446, section 4.1.2), and gives the handshake
+// message without its record.
 func withExtension(hello []byte, kind uint16, data []byte) []byte {
 	message := bytes.Clone(hello[5:])
 	at := 4 + 2 + 32
@@ -346,7 +351,8 @@ func TestGarbage(t *testing.T) {
 	}
 }
 
-// TestStuckReaders: peers that send or are sent to, and never read, cost a bounded amount of memory, and end at once when they are cut off.
+// TestStuckReaders: peers that send or are sent to, and never read, cost a bounded amount of memory, and end at once
+// when they are cut off.
 func TestStuckReaders(t *testing.T) {
 	noLeaks(t)
 	const n = 50

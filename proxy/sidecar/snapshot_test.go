@@ -8,8 +8,8 @@ import (
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
-// TestOldGenerationsAreFreed: a connection that lives through many generations must not keep the one of its beginning: with it go the key of a leaf that was
-// replaced, and everything that this generation's memory of chains holds.
+// TestOldGenerationsAreFreed: a connection that lives through many generations must not keep the one of its beginning:
+// with it go the key of a leaf that was replaced, and everything that this generation's memory of chains holds.
 func TestOldGenerationsAreFreed(t *testing.T) {
 	m := startMesh(t, echo)
 	c := dial(t, m.client.outboundAddr())

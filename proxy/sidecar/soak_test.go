@@ -28,7 +28,8 @@ const (
 	soakVariable = "MESHLESS_SOAK"
 	soakDefault  = 8 * time.Second
 	victimIP     = "127.0.0.15"
-	soakSettle   = 500 * time.Millisecond // from one change to the next: what was opened before a change has ended by the one after
+	// from one change to the next: what was opened before a change has ended by the one after
+	soakSettle = 500 * time.Millisecond
 )
 
 // soak is a client that must never fail and a victim to whom things happen, both of the same server.
@@ -42,14 +43,16 @@ type soak struct {
 	busy    sync.RWMutex // held for reading while a request runs
 }
 
-// settle waits until every request that began before has ended, on a machine however busy: connections of an authority that is dropped are cut, and rightly so.
+// settle waits until every request that began before has ended, on a machine however busy: connections of an authority
+// that is dropped are cut, and rightly so.
 func (s *soak) settle() {
 	s.busy.Lock()
 	defer s.busy.Unlock()
 }
 
-// TestSoak loads the proxies while everything that can change does: leaves, keys, authorities, revocations, policy, and files that are no good. A
-// request that should succeed succeeds, a peer that is shut out stays out, and nothing accumulates.
+// TestSoak loads the proxies while everything that can change does: leaves, keys, authorities, revocations, policy, and
+// files that are no good. A request that should succeed succeeds, a peer that is shut out stays out, and nothing
+// accumulates.
 func TestSoak(t *testing.T) {
 	noLeaks(t)
 	duration := soakDefault
@@ -249,7 +252,8 @@ func measure() usage {
 	return usage{float64(m.HeapAlloc), float64(runtime.NumGoroutine()), float64(len(entries))}
 }
 
-// judgeUsage compares the first half of the samples with the second, which a leak of anything per request or per change would fill.
+// judgeUsage compares the first half of the samples with the second, which a leak of anything per request or per change
+// would fill.
 func judgeUsage(t *testing.T, samples []usage) {
 	t.Helper()
 	if len(samples) < 4 {

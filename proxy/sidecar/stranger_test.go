@@ -18,8 +18,9 @@ import (
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
-// TestClaimedIdentityIsNotLogged: anybody gets a pod's certificate by connecting to it. Shown without its key, it must not put the pod's name into the log as
-// one who was there, nor into the report of a dry run, from which an operator would write rules.
+// TestClaimedIdentityIsNotLogged: anybody gets a pod's certificate by connecting to it. Shown without its key, it must
+// not put the pod's name into the log as one who was there, nor into the report of a dry run, from which an operator
+// would write rules.
 func TestClaimedIdentityIsNotLogged(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo, denyAll, dryRun)
@@ -41,7 +42,8 @@ func TestClaimedIdentityIsNotLogged(t *testing.T) {
 	}
 }
 
-// TestLargeHandshake: a stranger cannot make us hold what crypto/tls would take, a quarter of a megabyte for each connection.
+// TestLargeHandshake: a stranger cannot make us hold what crypto/tls would take, a quarter of a megabyte for each
+// connection.
 func TestLargeHandshake(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
@@ -63,7 +65,8 @@ func TestLargeHandshake(t *testing.T) {
 	}
 }
 
-// crowded is a server of few places: flooderIP gets the app behind a Permissive port, everybody else the one behind a Strict port.
+// crowded is a server of few places: flooderIP gets the app behind a Permissive port, everybody else the one behind a
+// Strict port.
 func crowded(t *testing.T, m *mesh) string {
 	t.Helper()
 	open := startApp(t, func(c *net.TCPConn) {
@@ -91,7 +94,8 @@ func crowded(t *testing.T, m *mesh) string {
 	return l.Addr().String()
 }
 
-// TestPlaintextDoesNotStarve: whoever may speak plaintext to one port is nobody known, and must not close the others by what it holds open.
+// TestPlaintextDoesNotStarve: whoever may speak plaintext to one port is nobody known, and must not close the others by
+// what it holds open.
 func TestPlaintextDoesNotStarve(t *testing.T) {
 	m := startMesh(t, echo)
 	addr := crowded(t, m)

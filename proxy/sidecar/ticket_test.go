@@ -16,8 +16,8 @@ import (
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
-// ticketServer is a server of the same CA and identity that hands out session tickets, as one with a stolen key would, or an older release.
-// It returns its address; a client that has been there once holds a ticket.
+// ticketServer is a server of the same CA and identity that hands out session tickets, as one with a stolen key would,
+// or an older release. It returns its address; a client that has been there once holds a ticket.
 func ticketServer(t *testing.T, leaf tls.Certificate) string {
 	t.Helper()
 	config := serverWith(leaf)
@@ -40,7 +40,8 @@ func ticketServer(t *testing.T, leaf tls.Certificate) string {
 	return l.Addr().String()
 }
 
-// offered wants to see the resumption that a client offers: whether its hello has a pre_shared_key (RFC 8446, section 4.2.11).
+// offered wants to see the resumption that a client offers: whether its hello has a pre_shared_key (RFC 8446, section
+// 4.2.11).
 type offered struct {
 	net.Conn
 	hello []byte
@@ -70,8 +71,9 @@ func hasExtension(hello []byte, kind uint16) bool {
 
 const preSharedKey, earlyData = 41, 42 // extensions
 
-// TestOldTicket: a ticket of another server of the mesh opens nothing. The handshake is whole, with certificates on both sides judged anew: a
-// client that was revoked since, or shows none, is refused although its ticket was made while it was good.
+// TestOldTicket: a ticket of another server of the mesh opens nothing. The handshake is whole, with certificates on
+// both sides judged anew: a client that was revoked since, or shows none, is refused although its ticket was made while
+// it was good.
 func TestOldTicket(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
@@ -173,8 +175,8 @@ func TestClientNeverResumes(t *testing.T) {
 	}
 }
 
-// TestForgedTicket: identities and binders that nobody has made, and early data, are no way in. Whatever the server makes of such a hello, it
-// is not a handshake that a client without a certificate can end.
+// TestForgedTicket: identities and binders that nobody has made, and early data, are no way in. Whatever the server
+// makes of such a hello, it is not a handshake that a client without a certificate can end.
 func TestForgedTicket(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)

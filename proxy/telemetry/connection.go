@@ -55,8 +55,8 @@ func (c *Connection) Close(received, sent int64, reason string, err error) {
 	c.log(levelOf(reason), "connection closed", reason, err, "security", string(c.Security), "bytes_received", received, "bytes_sent", sent)
 }
 
-// levelOf is that of the line about a connection that carried data: a warning where somebody was shut out, which the other side of TLS 1.3 learns only after its
-// handshake, or where a peer vanished.
+// levelOf is that of the line about a connection that carried data: a warning where somebody was shut out, which the
+// other side of TLS 1.3 learns only after its handshake, or where a peer vanished.
 func levelOf(reason string) slog.Level {
 	switch reason {
 	case "alert", "no_longer_accepted", "peer_vanished":
@@ -65,13 +65,15 @@ func levelOf(reason string) slog.Level {
 	return slog.LevelInfo
 }
 
-// Refusal is why a connection carries no data: a reason of a small closed set, and the details. A nil one is recorded already.
+// Refusal is why a connection carries no data: a reason of a small closed set, and the details. A nil one is recorded
+// already.
 type Refusal struct {
 	Reason string
 	Err    error
 }
 
-// Refuse records the end of a connection that never carried data. In a flood all are counted, and not all are logged: the log must not be what fills a disk.
+// Refuse records the end of a connection that never carried data. In a flood all are counted, and not all are logged:
+// the log must not be what fills a disk.
 func (c *Connection) Refuse(reason string, err error) {
 	c.t.refused.WithLabelValues(string(c.Direction), reason).Inc()
 	if more, ok := c.t.floods.allow(string(c.Direction) + " " + reason); ok {
@@ -79,7 +81,8 @@ func (c *Connection) Refuse(reason string, err error) {
 	}
 }
 
-// Denied counts a peer whom the policy denies. With a dry run the connection goes on, and this line is all that happens.
+// Denied counts a peer whom the policy denies. With a dry run the connection goes on, and this line is all that
+// happens.
 func (c *Connection) Denied(d *policy.Denial, enforced bool) {
 	c.t.denials.WithLabelValues(string(d.Reason), strconv.FormatBool(enforced)).Inc()
 	if enforced {

@@ -8,7 +8,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// What strangers can make the log hold is bounded: so many lines per second and so many at once before that counts, of each kind, and so many bytes of an error.
+// What strangers can make the log hold is bounded: so many lines per second and so many at once before that counts, of
+// each kind, and so many bytes of an error.
 const (
 	floodLines = 20
 	floodBurst = 200
@@ -52,7 +53,8 @@ func (f *floods) allow(kind string) (more []any, ok bool) {
 	return more, true
 }
 
-// clip bounds what a peer can write into the log: the error of a certificate quotes its names before anything of it is verified.
+// clip bounds what a peer can write into the log: the error of a certificate quotes its names before anything of it is
+// verified.
 func clip(text string) string {
 	if len(text) <= maxError {
 		return text

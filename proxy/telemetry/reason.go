@@ -28,11 +28,12 @@ const (
 // reasonHandshake is the reason of a refused connection whose handshake failed; why it did is counted by itself.
 const reasonHandshake = "handshake"
 
-// badRecordMAC is what crypto/tls makes of an alert that is not encrypted, as OpenSSL sends it when it refuses a server's certificate
-// (golang/go#76767). Its type is not exported; only a label depends on the text.
+// badRecordMAC is what crypto/tls makes of an alert that is not encrypted, as OpenSSL sends it when it refuses a
+// server's certificate (golang/go#76767). Its type is not exported; only a label depends on the text.
 const badRecordMAC = "tls: bad record MAC"
 
-// WrongIdentity is the refusal of a server that is a member of the mesh, but not one that may answer for the destination.
+// WrongIdentity is the refusal of a server that is a member of the mesh, but not one that may answer for the
+// destination.
 type WrongIdentity struct{ Detail string }
 
 func (w *WrongIdentity) Error() string { return w.Detail }
@@ -73,7 +74,8 @@ func handshakeReason(err error) string {
 		return reasonAlert
 	case errors.As(err, &remote) && remote.Op == "local error" && strings.HasSuffix(err.Error(), badRecordMAC):
 		return reasonAlert
-	case strings.Contains(err.Error(), "didn't provide a certificate"): // crypto/tls has no typed error for it; only a label depends on it
+	case strings.Contains(err.Error(), "didn't provide a certificate"):
+		// crypto/tls has no typed error for it; only a label depends on it
 		return string(svid.NoCertificate)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return reasonEnded
@@ -81,7 +83,8 @@ func handshakeReason(err error) string {
 	return reasonProtocol
 }
 
-// hintFor guesses why a connection failed and says where to look: it is read by somebody who was paged. It is empty where the error says it all.
+// hintFor guesses why a connection failed and says where to look: it is read by somebody who was paged. It is empty
+// where the error says it all.
 func hintFor(d Direction, reason string, err error) string {
 	if reason == reasonHandshake {
 		reason = handshakeReason(err)

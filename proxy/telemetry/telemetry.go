@@ -1,5 +1,6 @@
-// Package telemetry counts and logs what the proxy does: Prometheus metrics with labels from small closed sets, and one access-log line
-// per connection, at its end. Addresses, hosts and identities go into the log only, so that no peer can grow the metrics.
+// Package telemetry counts and logs what the proxy does: Prometheus metrics with labels from small closed sets, and one
+// access-log line per connection, at its end. Addresses, hosts and identities go into the log only, so that no peer can
+// grow the metrics.
 package telemetry
 
 import (
@@ -114,7 +115,8 @@ func (t *Telemetry) makeFiles() {
 	t.caNotAfter = t.gauge("ca_not_after_timestamp_seconds", "When the authority of the bundle that expires soonest, or latest, does so.", "which")
 }
 
-// begin lets the series that alerts look at start at 0: a series that appears with its first count has no increase that anyone can see.
+// begin lets the series that alerts look at start at 0: a series that appears with its first count has no increase that
+// anyone can see.
 func (t *Telemetry) begin() {
 	for _, d := range []Direction{Inbound, Outbound} {
 		for _, s := range []Security{MutualTLS, Plaintext, Passthrough} {

@@ -164,7 +164,8 @@ func TestFloodOfRefusals(t *testing.T) {
 	}
 }
 
-// TestShutOutIsAWarning: the client of TLS 1.3 that a server shuts out has finished its handshake; at level warn its log must say so all the same.
+// TestShutOutIsAWarning: the client of TLS 1.3 that a server shuts out has finished its handshake; at level warn its
+// log must say so all the same.
 func TestShutOutIsAWarning(t *testing.T) {
 	var out bytes.Buffer
 	tele := New(slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn})))

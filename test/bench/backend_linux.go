@@ -18,7 +18,8 @@ const (
 	modeSource = 'd' // sends until the connection ends
 )
 
-// backend serves every connection on one thread, with as few system calls as it can: it shares the cores with what is measured.
+// backend serves every connection on one thread, with as few system calls as it can: it shares the cores with what is
+// measured.
 type backend struct {
 	ep, listener, block int
 	conns               map[int]*served
@@ -32,7 +33,8 @@ type served struct {
 	pending []byte // echo: what the socket has not taken yet; nothing is read meanwhile
 }
 
-// runBackend serves at the address until in ends; each line of in is answered by the number of bytes dropped so far. The first line of out says that it listens.
+// runBackend serves at the address until in ends; each line of in is answered by the number of bytes dropped so far.
+// The first line of out says that it listens.
 func runBackend(at netip.AddrPort, in io.Reader, out io.Writer) error {
 	b := &backend{conns: map[int]*served{}}
 	if err := b.listen(at); err != nil {

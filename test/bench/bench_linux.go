@@ -51,7 +51,8 @@ func (b *bench) loopback() netip.AddrPort {
 	return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), b.port())
 }
 
-// pair is a peer at work: generator's place, client side, server side, backend. Sides that a peer does not have are nil.
+// pair is a peer at work: generator's place, client side, server side, backend. Sides that a peer does not have are
+// nil.
 type pair struct {
 	peer
 	bench                  *bench
@@ -119,7 +120,8 @@ func (r *pair) start(w want) error {
 	return r.awaitAnswer()
 }
 
-// side is a hop with a folder and ports of its own. In pods, connections find it by redirection: both ends are the backend's address.
+// side is a hop with a folder and ports of its own. In pods, connections find it by redirection: both ends are the
+// backend's address.
 func (r *pair) side(name string, client bool, where *place, target netip.AddrPort) side {
 	s := side{bench: r.bench, client: client, dir: filepath.Join(r.dir, name), where: where, target: target, listen: target}
 	if !r.peer.pods {

@@ -81,7 +81,8 @@ func (a *authority) sign(template *x509.Certificate) (tls.Certificate, error) {
 // pemFiles are the files of one side as the peers read them.
 type pemFiles struct{ Cert, Key, Both, CA string }
 
-// write puts leaf, key, both in one (HAProxy) and the CA into dir. A second call replaces them by rename, as a renewal would.
+// write puts leaf, key, both in one (HAProxy) and the CA into dir. A second call replaces them by rename, as a renewal
+// would.
 func (a *authority) write(dir string, leaf tls.Certificate) (pemFiles, error) {
 	key, err := keyPEM(leaf)
 	if err != nil {

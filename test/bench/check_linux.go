@@ -19,14 +19,17 @@ import (
 
 // checked is what a peer was seen to do before it was measured.
 type checked struct {
-	Bytes   int    // that came back as they had been sent
-	Version string // of TLS between the sides, as a client of the benchmark's own negotiates it with the server side; empty for what is no TLS
+	Bytes int // that came back as they had been sent
+	// of TLS between the sides, as a client of the benchmark's own negotiates it with the server side; empty for what
+	// is no TLS
+	Version string
 	Cipher  string
 	Group   string
 }
 
-// check is an error unless the peer passes bytes on as they are and, if it is TLS, refuses whom like with like must refuse: a client without a certificate, a client
-// with one of another authority, and a server with one of another authority.
+// check is an error unless the peer passes bytes on as they are and, if it is TLS, refuses whom like with like must
+// refuse: a client without a certificate, a client with one of another authority, and a server with one of another
+// authority.
 func (b *bench) check(p peer) (c checked, err error) {
 	r, err := b.startPair(p, want{})
 	if err != nil {
@@ -110,7 +113,8 @@ func (b *bench) checkServerSide(r *pair, c *checked) error {
 	return nil
 }
 
-// exchangeTLS sends one message to a server side as a client with that certificate; the error is that of the handshake or, as TLS 1.3 has it, of the answer.
+// exchangeTLS sends one message to a server side as a client with that certificate; the error is that of the handshake
+// or, as TLS 1.3 has it, of the answer.
 func (b *bench) exchangeTLS(target netip.AddrPort, leaf tls.Certificate) (tls.ConnectionState, error) {
 	roots := x509.NewCertPool()
 	roots.AddCert(b.authority.certificate)

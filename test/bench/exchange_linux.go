@@ -11,10 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tail is how long an open loop waits for the answers that are still out at its end (what has none by then is a failure), and a closed loop for its first.
+// tail is how long an open loop waits for the answers that are still out at its end (what has none by then is a
+// failure), and a closed loop for its first.
 const tail = 3 * time.Second
 
-// idleAtOnce is how many connections loadIdle opens at the same time: our proxy takes 250 of one address that are not authenticated yet.
+// idleAtOnce is how many connections loadIdle opens at the same time: our proxy takes 250 of one address that are not
+// authenticated yet.
 const idleAtOnce = 32
 
 // conn is one connection of the generator.

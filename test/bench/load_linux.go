@@ -50,8 +50,8 @@ type loadResult struct {
 	Latencies percentiles
 }
 
-// percentiles are in microseconds. In an open loop they count from when a message was due, not from when it was sent, so that a stall is seen by everything
-// that was due meanwhile (no coordinated omission).
+// percentiles are in microseconds. In an open loop they count from when a message was due, not from when it was sent,
+// so that a stall is seen by everything that was due meanwhile (no coordinated omission).
 type percentiles struct{ P50, P90, P99, P999, Max float64 }
 
 func percentilesOf(latencies []int64) (p percentiles) {
@@ -65,7 +65,8 @@ func percentilesOf(latencies []int64) (p percentiles) {
 	return percentiles{at(0.5), at(0.9), at(0.99), at(0.999), float64(latencies[len(latencies)-1]) / 1e3}
 }
 
-// sources spreads many connections over loopback addresses, since one pair of addresses has 28,000 ports for all of them; elsewhere the system chooses.
+// sources spreads many connections over loopback addresses, since one pair of addresses has 28,000 ports for all of
+// them; elsewhere the system chooses.
 func sources(target netip.AddrPort, i int) netip.Addr {
 	if !target.Addr().IsLoopback() {
 		return netip.Addr{}
@@ -132,7 +133,8 @@ func (l *load) phase(now, warm time.Time) bool {
 	return l.begin.IsZero() || now.Before(l.end)
 }
 
-// unanswered tells whether a closed loop is to go on after its end, since nothing at all has been answered: short loads on a busy machine.
+// unanswered tells whether a closed loop is to go on after its end, since nothing at all has been answered: short loads
+// on a busy machine.
 func (l *load) unanswered(now time.Time) bool {
 	return l.result.Requests == 0 && now.Before(l.end.Add(tail))
 }

@@ -179,7 +179,8 @@ func (b *bench) close() {
 	_ = os.RemoveAll(b.dir)
 }
 
-// raiseFiles raises the limit of open files as far as this process may, and returns how many connections that allows a proxy, which has two files for each.
+// raiseFiles raises the limit of open files as far as this process may, and returns how many connections that allows a
+// proxy, which has two files for each.
 func raiseFiles() (int, error) {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
@@ -198,8 +199,8 @@ func say(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, time.Now().Format(time.TimeOnly)+" "+format+"\n", args...)
 }
 
-// measureAll runs every chosen measure of every chosen peer that is there: repetition by repetition, and within each measure one peer after the other, so that
-// what disturbs the machine for a while disturbs all of them.
+// measureAll runs every chosen measure of every chosen peer that is there: repetition by repetition, and within each
+// measure one peer after the other, so that what disturbs the machine for a while disturbs all of them.
 func measureAll(o options) (*report, error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

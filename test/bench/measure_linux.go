@@ -69,8 +69,10 @@ func (r *pair) measureLoad(spec loadSpec, profile string) (w window, err error) 
 	}, func() (err error) {
 		sunk, err := r.backend.sunk()
 		w.sunk += sunk
-		w.cpu += cpu(before)                                                                                     // first, as with looking for more the window would go on
-		w.cpu += cpu(slices.DeleteFunc(r.members(), func(pid int) bool { return slices.Contains(before, pid) })) // of a reload
+		// first, as with looking for more the window would go on
+		w.cpu += cpu(before)
+		// of a reload
+		w.cpu += cpu(slices.DeleteFunc(r.members(), func(pid int) bool { return slices.Contains(before, pid) }))
 		return err
 	})
 	profiles.Wait()
@@ -169,7 +171,8 @@ func exchange(spec loadSpec) func(*bench, peer, string) (values, error) {
 	}
 }
 
-// idleMemory is that of one proxy, the mean of both sides: after one message, and with connections on which nothing has happened since their first one.
+// idleMemory is that of one proxy, the mean of both sides: after one message, and with connections on which nothing has
+// happened since their first one.
 func idleMemory(b *bench, p peer, _ string) (values, error) {
 	v := values{}
 	for i, n := range b.idle {
@@ -215,7 +218,8 @@ func (r *pair) footprint() (mean footprint) {
 	return mean
 }
 
-// startUp is from the start of the client side's process to the first answer through it, the server side being there: the median of five.
+// startUp is from the start of the client side's process to the first answer through it, the server side being there:
+// the median of five.
 func startUp(b *bench, p peer, _ string) (values, error) {
 	r, err := b.startPair(p, want{})
 	if err != nil {
@@ -247,7 +251,8 @@ func startUp(b *bench, p peer, _ string) (values, error) {
 	return values{"ms": took[2]}, nil
 }
 
-// reloads renews the files of both sides every half second while messages come at a fixed rate on connections that stay, and while new connections are made.
+// reloads renews the files of both sides every half second while messages come at a fixed rate on connections that
+// stay, and while new connections are made.
 func reloads(b *bench, p peer, name string) (values, error) {
 	r, err := b.startPair(p, want{})
 	if err != nil {

@@ -11,11 +11,12 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// The pods' addresses are of RFC 2544's network for benchmarks. It is not private (RFC 1918), so that our proxy decides without asking DNS.
+// The pods' addresses are of RFC 2544's network for benchmarks. It is not private (RFC 1918), so that our proxy decides
+// without asking DNS.
 var podAddrs = [2]netip.Addr{netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("198.18.0.2")}
 
-// place is where processes run: a network namespace, or this machine's own. Jobs run on one thread that outlives the processes it starts, since
-// their parent-death signal is tied to it.
+// place is where processes run: a network namespace, or this machine's own. Jobs run on one thread that outlives the
+// processes it starts, since their parent-death signal is tied to it.
 type place struct {
 	jobs   chan func()
 	handle netns.NsHandle // of a namespace of ours; netns.None() is the machine's own

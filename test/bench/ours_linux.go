@@ -25,7 +25,8 @@ import (
 //go:embed explicit.go.txt
 var explicitMain []byte
 
-// The environments of our proxy: X25519MLKEM768 is Go's default; GODEBUG takes it away, so that the key exchange is that of the peers.
+// The environments of our proxy: X25519MLKEM768 is Go's default; GODEBUG takes it away, so that the key exchange is
+// that of the peers.
 var (
 	hybridKeys    = []string(nil)
 	classicalKeys = []string{"GODEBUG=tlsmlkem=0,tlssecpmlkem=0"}
@@ -67,8 +68,8 @@ func buildOurs(tree, dir string, symbols bool) (b binaries, err error) {
 	return b, nil
 }
 
-// publish puts a new generation of our files into dir as the kubelet does: a new directory, one rename of ..data, and the old one is gone. The key
-// is sealed, as by default.
+// publish puts a new generation of our files into dir as the kubelet does: a new directory, one rename of ..data, and
+// the old one is gone. The key is sealed, as by default.
 func (a *authority) publish(dir, name string, server netip.Addr) error {
 	files, err := a.generation(name, server)
 	if err != nil {

@@ -2,7 +2,8 @@ package main
 
 import "syscall"
 
-// allPeers are in the order of the tables. The first three are no TLS: what the machine gives, and what a relay alone costs.
+// allPeers are in the order of the tables. The first three are no TLS: what the machine gives, and what a relay alone
+// costs.
 var allPeers = []peer{
 	{
 		name: "direct", title: "no proxy", note: "generator and backend alone",

@@ -23,7 +23,8 @@ import (
 //go:embed configs
 var configs embed.FS
 
-// side is one hop that is to be started: the client side takes plain connections and makes TLS ones, the server side takes these and makes plain ones.
+// side is one hop that is to be started: the client side takes plain connections and makes TLS ones, the server side
+// takes these and makes plain ones.
 type side struct {
 	*bench
 	client         bool
@@ -66,10 +67,12 @@ func noProgram(name string) func(*bench) string {
 	}
 }
 
-// podConnections is a little less than half of the 10,000 inbound connections that our proxy takes: one source address gets no more, and there is one.
+// podConnections is a little less than half of the 10,000 inbound connections that our proxy takes: one source address
+// gets no more, and there is one.
 const podConnections = 4900
 
-// spliceConnections is what 20,000 open files allow a relay that splices: Go keeps a pipe, two files, for each direction, also while nothing comes.
+// spliceConnections is what 20,000 open files allow a relay that splices: Go keeps a pipe, two files, for each
+// direction, also while nothing comes.
 const spliceConnections = 3000
 
 // nginxModule is where Debian puts the stream module; nginx of other builds may have it inside.
@@ -117,7 +120,8 @@ func startRelay(splice bool) func(side) (command, error) {
 	}
 }
 
-// startOurs starts our proxy with explicit destinations. Both sides run the same program, as in pods; the direction that is not used stays idle.
+// startOurs starts our proxy with explicit destinations. Both sides run the same program, as in pods; the direction
+// that is not used stays idle.
 func startOurs(env []string) func(side) (command, error) {
 	return func(s side) (command, error) {
 		if err := publishOurs(s, nil); err != nil {

@@ -33,7 +33,8 @@ const (
 	groupHeight                       = 26
 )
 
-// style reads in light and in dark without knowing which it is: an image in a page learns the system's colours, not the page's.
+// style reads in light and in dark without knowing which it is: an image in a page learns the system's colours, not the
+// page's.
 const style = `text{font:12px system-ui,sans-serif;fill:#76828e}.t{font-size:15px;font-weight:600}.g{font-weight:600}` +
 	`.o{fill:#3b82f6}.p{fill:#94a3b8}.b{fill:none;stroke:#94a3b8}.w{stroke:#64748b;stroke-width:1.5}`
 
@@ -72,7 +73,8 @@ func (r *report) draw(p plot) string {
 		plotWidth, y+8, plotWidth, y+8, escape(p.title), style, escape(p.title), escape(p.units), body.String())
 }
 
-// drawGroup draws the bars of one figure below y and returns where they end. No proxy at all is left out: its bar would make all others small.
+// drawGroup draws the bars of one figure below y and returns where they end. No proxy at all is left out: its bar would
+// make all others small.
 func (r *report) drawGroup(out *strings.Builder, c column, y int) int {
 	most := 0.0
 	for _, p := range allPeers {

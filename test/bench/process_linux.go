@@ -117,13 +117,14 @@ func stat(pid int) []string {
 	return strings.Fields(rest)
 }
 
-// cpu is the CPU time that the processes have used, user and system, all threads, those of children that have ended too. The process's CPU clock counts
-// nanoseconds where utime and stime of /proc/PID/stat count hundredths of a second.
+// cpu is the CPU time that the processes have used, user and system, all threads, those of children that have ended
+// too. The process's CPU clock counts nanoseconds where utime and stime of /proc/PID/stat count hundredths of a second.
 func cpu(pids []int) (sum time.Duration) {
 	const tick = 10 * time.Millisecond // USER_HZ is 100 on every architecture of ours
 	for _, pid := range pids {
 		var t unix.Timespec
-		if unix.ClockGettime(int32(^pid<<3|2), &t) == nil { // MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of linux/posix-timers.h
+		if unix.ClockGettime(int32(^pid<<3|2), &t) == nil {
+			// MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of linux/posix-timers.h
 			sum += time.Duration(t.Nano())
 		}
 		if fields := stat(pid); len(fields) > 14 {
@@ -136,7 +137,8 @@ func cpu(pids []int) (sum time.Duration) {
 	return sum
 }
 
-// footprint is memory in KiB: RSS counts what processes share in each of them, PSS once; anonymous is what is nobody's file.
+// footprint is memory in KiB: RSS counts what processes share in each of them, PSS once; anonymous is what is nobody's
+// file.
 type footprint struct{ RSS, PSS, Anonymous float64 }
 
 func (r *process) memory() (sum footprint) {

@@ -9,8 +9,9 @@ import (
 	"sync"
 )
 
-// runRelay is the plain TCP relay that encryption is compared with: one goroutine per direction, and half-close passed through. With splice the kernel moves
-// the bytes from socket to socket (io.Copy between TCP connections); without, they pass through a buffer of 32 KiB.
+// runRelay is the plain TCP relay that encryption is compared with: one goroutine per direction, and half-close passed
+// through. With splice the kernel moves the bytes from socket to socket (io.Copy between TCP connections); without,
+// they pass through a buffer of 32 KiB.
 func runRelay(at, target netip.AddrPort, splice bool, in io.Reader) error {
 	l, err := listenTCP(at)
 	if err != nil {

@@ -43,7 +43,8 @@ func TestFigure(t *testing.T) {
 	}
 }
 
-// TestGoals: the best peer is the best of the TLS peers in the direction of the figure, never the plain relay and never ourselves.
+// TestGoals: the best peer is the best of the TLS peers in the direction of the figure, never the plain relay and never
+// ourselves.
 func TestGoals(t *testing.T) {
 	text := testReport().markdown()
 	for _, want := range []string{

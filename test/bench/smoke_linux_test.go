@@ -52,7 +52,8 @@ var builtIn string
 // smoked are the measures of TestSmoke; ours has the rest as well, but for TestReload's.
 var smoked = []string{"bulk-up-8", "bulk-down-1", "connections", "rate", "memory", "start", "pass-up-1"}
 
-// TestSmoke measures a moment with every peer that is here. check, which comes first, refuses a peer that alters bytes or that serves whom it must not.
+// TestSmoke measures a moment with every peer that is here. check, which comes first, refuses a peer that alters bytes
+// or that serves whom it must not.
 func TestSmoke(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts some hundred processes and builds the proxy: run it without -short")
@@ -93,7 +94,8 @@ func TestSmoke(t *testing.T) {
 	}
 }
 
-// smoke runs one measure. No figure is judged, but there must be one: where a busy machine lets nothing happen in the time of a test, longer times are tried.
+// smoke runs one measure. No figure is judged, but there must be one: where a busy machine lets nothing happen in the
+// time of a test, longer times are tried.
 func smoke(t *testing.T, b *bench, p peer, m measure) {
 	t.Helper()
 	long := *b
@@ -114,7 +116,8 @@ func smoke(t *testing.T, b *bench, p peer, m measure) {
 	t.Errorf("%s: %s", m.name, problem)
 }
 
-// TestReload: what a reload costs is measured of reloads that happen. After one, the server side shows the certificate that was issued last.
+// TestReload: what a reload costs is measured of reloads that happen. After one, the server side shows the certificate
+// that was issued last.
 func TestReload(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts every peer and builds the proxy: run it without -short")
@@ -216,7 +219,8 @@ func TestCheckFindsAlteredBytes(t *testing.T) {
 	}
 }
 
-// TestOpenLoopSeesStalls: what was due while a server stalled counts from when it was due (no coordinated omission). A closed loop would see one slow answer.
+// TestOpenLoopSeesStalls: what was due while a server stalled counts from when it was due (no coordinated omission). A
+// closed loop would see one slow answer.
 func TestOpenLoopSeesStalls(t *testing.T) {
 	b := newTestBench(t)
 	const stall = 200 * time.Millisecond

@@ -19,7 +19,8 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
 }
 
-// connectTo begins a connection that does not block. A source other than the zero address lets one target take more connections than there are ports.
+// connectTo begins a connection that does not block. A source other than the zero address lets one target take more
+// connections than there are ports.
 func connectTo(target netip.AddrPort, source netip.Addr) (int, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

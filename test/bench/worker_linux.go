@@ -100,7 +100,8 @@ func (b *backendProcess) sunk() (int64, error) {
 	return strconv.ParseInt(strings.TrimSpace(line), 10, 64)
 }
 
-// generate runs a load; atBegin and atEnd are called when the measured time begins and ends. A load that holds connections (loadIdle) is held until atBegin returns.
+// generate runs a load; atBegin and atEnd are called when the measured time begins and ends. A load that holds
+// connections (loadIdle) is held until atBegin returns.
 func (p *place) generate(spec loadSpec, dir string, atBegin, atEnd func() error) (result loadResult, err error) {
 	c, err := worker("load", workerSpec{Load: &spec})
 	if err != nil {

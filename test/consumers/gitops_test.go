@@ -22,7 +22,8 @@ import (
 	"github.com/meshless-dev/meshless/test/example"
 )
 
-// fluxBuild is what Flux's kustomize-controller does with a folder: kustomize as a library, without plugins (github.com/fluxcd/pkg, kustomize).
+// fluxBuild is what Flux's kustomize-controller does with a folder: kustomize as a library, without plugins
+// (github.com/fluxcd/pkg, kustomize).
 func fluxBuild(dir string) (string, error) {
 	options := krusty.MakeDefaultOptions()
 	options.PluginConfig = types.DisabledPluginConfig()
@@ -43,7 +44,8 @@ func TestFluxSyncsWhatWasRendered(t *testing.T) {
 	}
 	rendered := e.Render(t)
 	branch := t.TempDir()
-	for name, text := range map[string]string{"manifests.yaml": rendered, "kustomization.yaml": "resources: [manifests.yaml]\n"} { // Flux makes the latter itself
+	for name, text := range map[string]string{"manifests.yaml": rendered, "kustomization.yaml": "resources: [manifests.yaml]\n"} {
+		// Flux makes the latter itself
 		if err := os.WriteFile(filepath.Join(branch, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +141,8 @@ func TestFluxRenderScript(t *testing.T) {
 	}
 }
 
-// The parts of examples/flux fit each other: the workflow renders into the branch that Flux syncs, and its scripts are ones.
+// The parts of examples/flux fit each other: the workflow renders into the branch that Flux syncs, and its scripts are
+// ones.
 func TestFluxExampleFits(t *testing.T) {
 	type object struct {
 		metav1.TypeMeta   `json:",inline"`
@@ -242,7 +245,8 @@ func argoCDWith(t *testing.T, component string) (deployment appsv1.Deployment, c
 	return deployment, configMaps
 }
 
-// Both Components give a Deployment whose fields Kubernetes knows, whose mounts have volumes, and that installs the binary of this release.
+// Both Components give a Deployment whose fields Kubernetes knows, whose mounts have volumes, and that installs the
+// binary of this release.
 func TestArgoCDComponents(t *testing.T) {
 	for _, component := range []string{"plugin", "build-options"} {
 		t.Run(component, func(t *testing.T) {
@@ -304,7 +308,8 @@ func TestArgoCDInitContainerInstalls(t *testing.T) {
 	}
 }
 
-// The plugin's command, run in the source folder as Argo CD's cmp-server runs it, prints what kustomize renders, and nothing when that is not sound.
+// The plugin's command, run in the source folder as Argo CD's cmp-server runs it, prints what kustomize renders, and
+// nothing when that is not sound.
 func TestArgoCDPluginGenerates(t *testing.T) {
 	_, configMaps := argoCDWith(t, "plugin")
 	var plugin struct {

@@ -114,7 +114,8 @@ func validated(t *testing.T) *example.Example {
 	t.Helper()
 	e := example.Copy(t, "../../examples/shop", bin)
 	remove(t, e, "kustomization.yaml", "base/kustomization.yaml", "mtls/kustomization.yaml")
-	e.Edit(t, "mtls.yaml", func(text string) string { return text[:strings.Index(text, "  authorization:")] }) // what an inline config cannot say
+	// what an inline config cannot say
+	e.Edit(t, "mtls.yaml", func(text string) string { return text[:strings.Index(text, "  authorization:")] })
 	validator := "  validators:\n" + step(t, e, "        issuance: Never\n")
 	kptfile(t, e, mutator+validator)
 	mustKpt(t, "fn", "render", e.Dir) // the mutator first, then the validator
@@ -127,7 +128,8 @@ func validated(t *testing.T) *example.Example {
 
 const mutator = "  mutators:\n    - image: " + api.FnImage + "\n      configPath: mtls.yaml\n"
 
-// As a validator the function passes what is rendered and changes nothing, with its config inline or in a file beside the mutator's.
+// As a validator the function passes what is rendered and changes nothing, with its config inline or in a file beside
+// the mutator's.
 func TestKptValidatorPasses(t *testing.T) {
 	needImage(t)
 	needKpt(t)
@@ -182,7 +184,8 @@ func TestKptValidatorFails(t *testing.T) {
 	}
 }
 
-// Sub-packages without a config of their own belong to the mesh of the package above them. One with its own is another mesh, and the render says that both cannot be.
+// Sub-packages without a config of their own belong to the mesh of the package above them. One with its own is another
+// mesh, and the render says that both cannot be.
 func TestKptSubpackages(t *testing.T) {
 	needImage(t)
 	needKpt(t)

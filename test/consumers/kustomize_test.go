@@ -64,7 +64,8 @@ func TestKubectlRunsTheImage(t *testing.T) {
 	}
 }
 
-// The flags that open a container to the network or run it as somebody else change nothing: the function asks for neither.
+// The flags that open a container to the network or run it as somebody else change nothing: the function asks for
+// neither.
 func TestKustomizeFlagsChangeNothing(t *testing.T) {
 	needImage(t)
 	e := example.Copy(t, "../../examples/pod", bin)
@@ -94,7 +95,8 @@ func TestKustomizeSkipsSilently(t *testing.T) {
 	}
 }
 
-// `kustomize fn run` writes back, as kpt does, and hands over the kustomizations too: with and without kind, several of them, none with a name.
+// `kustomize fn run` writes back, as kpt does, and hands over the kustomizations too: with and without kind, several of
+// them, none with a name.
 func TestKustomizeFnRun(t *testing.T) {
 	for name, kustomization := range map[string]string{
 		"with a kind": "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: []\n",
@@ -175,7 +177,8 @@ func build(t *testing.T, e *example.Example) (stdout, stderr string, err error) 
 	return command(t, "", example.Kustomize(t), "build", "--enable-alpha-plugins", "--enable-exec", e.Dir)
 }
 
-// In a base the function sees names before prefix and namespace are set. It cannot know, and warns of the missing namespace; verify sees it in the output.
+// In a base the function sees names before prefix and namespace are set. It cannot know, and warns of the missing
+// namespace; verify sees it in the output.
 func TestKustomizeFunctionInABase(t *testing.T) {
 	e := early(t, px+"resources: [base]\n", "base")
 	write(t, e, "base/kustomization.yaml", "resources: [web.yaml, mtls]\ntransformers: [mtls.yaml]\n")
@@ -190,7 +193,8 @@ func TestKustomizeFunctionInABase(t *testing.T) {
 	}
 }
 
-// A Component runs before its overlay's prefix and namespace too; certificates that were issued for the overlay give it away.
+// A Component runs before its overlay's prefix and namespace too; certificates that were issued for the overlay give it
+// away.
 func TestKustomizeFunctionInAComponent(t *testing.T) {
 	e := early(t, px+"resources: [base, mtls]\ntransformers: [mtls.yaml]\n", "")
 	issueSays(t, e.Dir, "issued a certificate", true) // right so far

@@ -45,7 +45,8 @@ const (
 
 var everyGroup = []string{"X25519MLKEM768", "X25519", "CurveP256", "CurveP384", "CurveP521"}
 
-// TestScan starts etcd and kube-apiserver with what the function made of their manifests. The first case is the control: the manifests as they were.
+// TestScan starts etcd and kube-apiserver with what the function made of their manifests. The first case is the
+// control: the manifests as they were.
 func TestScan(t *testing.T) {
 	apiserver, etcd := binaries(t)
 	for name, test := range map[string]struct {

@@ -54,7 +54,8 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// certificates writes a CA and one RSA certificate for everything, as kubeadm's are RSA, and keeps it for the scan's own side.
+// certificates writes a CA and one RSA certificate for everything, as kubeadm's are RSA, and keeps it for the scan's
+// own side.
 func (n *node) certificates(t *testing.T) {
 	t.Helper()
 	caKey, key := newKey(t), newKey(t)
@@ -101,7 +102,8 @@ type process struct {
 	exited chan struct{}
 }
 
-// start runs a program with the words of a rendered command, without the first, which names it. It is ended with the test.
+// start runs a program with the words of a rendered command, without the first, which names it. It is ended with the
+// test.
 func (n *node) start(t *testing.T, binary string, command []string, env ...string) *process {
 	t.Helper()
 	words := make([]string, len(command)-1)

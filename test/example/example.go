@@ -1,5 +1,5 @@
-// Package example gives tests a working copy of one of the examples: with recipients whose identities the test holds, and with the function as a
-// local binary. It runs the real commands, `meshless` and `kustomize`, as a user would.
+// Package example gives tests a working copy of one of the examples: with recipients whose identities the test holds,
+// and with the function as a local binary. It runs the real commands, `meshless` and `kustomize`, as a user would.
 package example
 
 import (
@@ -25,7 +25,8 @@ import (
 // module is the path that programs are built from, so that tests of any folder build the same.
 const module = "github.com/meshless-dev/meshless/"
 
-// Build builds a program of the repository, such as "cmd/meshless" or "examples/shop/app", static as in the images: containers of the tests hold nothing else.
+// Build builds a program of the repository, such as "cmd/meshless" or "examples/shop/app", static as in the images:
+// containers of the tests hold nothing else.
 func Build(binary, pkg string) error {
 	cmd := exec.Command("go", "build", "-o", binary, module+pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -79,7 +80,8 @@ func newIdentity(tb testing.TB) *age.X25519Identity {
 	return identity
 }
 
-// Edit changes one file of the copy. A change that changes nothing fails the test: the file is then not as the test knows it.
+// Edit changes one file of the copy. A change that changes nothing fails the test: the file is then not as the test
+// knows it.
 func (e *Example) Edit(tb testing.TB, file string, change func(string) string) {
 	tb.Helper()
 	path := filepath.Join(e.Dir, file)
@@ -131,7 +133,8 @@ func Kustomize(tb testing.TB) string {
 	if path := os.Getenv("KUSTOMIZE"); path != "" {
 		return path
 	}
-	out, err := exec.CommandContext(tb.Context(), "go", "tool", "-n", "kustomize").CombinedOutput() // builds it, and prints where it is
+	// builds it, and prints where it is
+	out, err := exec.CommandContext(tb.Context(), "go", "tool", "-n", "kustomize").CombinedOutput()
 	if err != nil {
 		tb.Fatalf("go tool kustomize: %v\n%s", err, out)
 	}

@@ -43,8 +43,8 @@ func (m *mesh) testCurl(t *testing.T) {
 	}
 }
 
-// connect opens a connection to a server of the mesh through a foreign program outside of it, as a member or, with nil, as nobody. The program accepts
-// the server only if it is the member.
+// connect opens a connection to a server of the mesh through a foreign program outside of it, as a member or, with nil,
+// as nobody. The program accepts the server only if it is the member.
 type connect func(t *testing.T, m *mesh, as *member, to netip.AddrPort, server *member) net.Conn
 
 // testClients talks to the db through each program: it speaks first, and only api may connect.
@@ -88,7 +88,8 @@ func (m *mesh) testClients(t *testing.T) {
 	}
 }
 
-// nginxConfig runs one process in the foreground that keeps to its directory; %s are the module, the directory, twice, and the stream block.
+// nginxConfig runs one process in the foreground that keeps to its directory; %s are the module, the directory, twice,
+// and the stream block.
 const nginxConfig = `%s
 daemon off;
 master_process off;

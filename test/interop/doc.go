@@ -1,7 +1,9 @@
-// Package interop lets programs that know nothing of meshless talk to its proxies, in both directions: openssl, curl, nginx's stream module, ghostunnel and
-// go-spiffe. The certificates are those of `meshless issue`, of every key algorithm of the config. The example shop's pods run in the lab of test/kernel; the
-// foreign programs run in a pod outside the mesh that holds the files of a member.
+// Package interop lets programs that know nothing of meshless talk to its proxies, in both directions: openssl, curl,
+// nginx's stream module, ghostunnel and go-spiffe. The certificates are those of `meshless issue`, of every key
+// algorithm of the config. The example shop's pods run in the lab of test/kernel; the foreign programs run in a pod
+// outside the mesh that holds the files of a member.
 //
-// It needs root and Linux; openssl, curl, nginx with its stream module; and ghostunnel as $GHOSTUNNEL, in $KBIN (default ~/.cache/kube-bin) or in PATH, which
-// ghostunnel.sh builds. It installs nothing. What is missing skips the test, and with CI=true fails it.
+// It needs root and Linux; openssl, curl, nginx with its stream module; and ghostunnel as $GHOSTUNNEL, in $KBIN
+// (default ~/.cache/kube-bin) or in PATH, which ghostunnel.sh builds. It installs nothing. What is missing skips the
+// test, and with CI=true fails it.
 package interop

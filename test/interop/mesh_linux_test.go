@@ -29,7 +29,8 @@ type member struct {
 
 func (m *member) spiffeID() spiffeid.ID { return spiffeid.RequireFromString(m.id) }
 
-// mesh is the shop with keys of one algorithm, its api and db in the lab, and a pod outside the mesh for everything foreign.
+// mesh is the shop with keys of one algorithm, its api and db in the lab, and a pod outside the mesh for everything
+// foreign.
 type mesh struct {
 	*lab.Lab
 	objects      *lab.Objects

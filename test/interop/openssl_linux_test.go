@@ -13,7 +13,8 @@ import (
 
 const request = "GET /healthz HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n"
 
-// testVerify lets openssl judge the certificates by RFC 5280 to the letter, for both sides of TLS and every name of the Service.
+// testVerify lets openssl judge the certificates by RFC 5280 to the letter, for both sides of TLS and every name of the
+// Service.
 func (m *mesh) testVerify(t *testing.T) {
 	openssl := program(t, "openssl", "openssl")
 	verify := func(args ...string) (int, string) {
@@ -48,7 +49,8 @@ func (m *mesh) testVerify(t *testing.T) {
 	}
 }
 
-// shortForms are the names of a Service in a certificate. The bare name is not among them: it means another Service in every namespace.
+// shortForms are the names of a Service in a certificate. The bare name is not among them: it means another Service in
+// every namespace.
 func shortForms(host string) []string {
 	name := bare(host)
 	return []string{host, name + "." + namespace + ".svc", name + "." + namespace}

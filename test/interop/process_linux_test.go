@@ -61,7 +61,8 @@ func (s *station) start(t *testing.T, program string, args ...string) *process {
 	t.Helper()
 	p := &process{name: filepath.Base(program), done: make(chan struct{})}
 	p.cmd = exec.Command(program, args...)
-	p.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "HOME=/nonexistent"} // no proxy, and no configuration of who runs the test
+	// no proxy, and no configuration of who runs the test
+	p.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "HOME=/nonexistent"}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var err error
@@ -178,7 +179,8 @@ func (s *station) mustDial(t *testing.T, to netip.AddrPort) net.Conn {
 	return conn
 }
 
-// refused wants the connection closed without a byte of the app, and not by the time-out: who is told no is not left waiting.
+// refused wants the connection closed without a byte of the app, and not by the time-out: who is told no is not left
+// waiting.
 func refused(t *testing.T, who, answer string, err error) {
 	t.Helper()
 	var netErr net.Error

@@ -25,16 +25,18 @@ import (
 // servePort is where foreign servers listen: the target port of web's Service.
 const servePort = 8080
 
-// serve starts a foreign server outside the mesh that shows a member's leaf, wants a client certificate of the mesh, and sends each line back with its
-// characters reversed. It returns a check, to be called after a connection, that the server knows its client to be api.
+// serve starts a foreign server outside the mesh that shows a member's leaf, wants a client certificate of the mesh,
+// and sends each line back with its characters reversed. It returns a check, to be called after a connection, that the
+// server knows its client to be api.
 type serve func(t *testing.T, m *mesh, as *member) (knowsClient func(*testing.T))
 
-// testServers dials web's Service from the api's pod, as its app would; our proxy there finds each server in turn, which passes for web, and then one
-// that has only the certificate of another workload.
+// testServers dials web's Service from the api's pod, as its app would; our proxy there finds each server in turn,
+// which passes for web, and then one that has only the certificate of another workload.
 func (m *mesh) testServers(t *testing.T) {
 	addresses := []netip.AddrPort{m.service("acme-web", 80), netip.AddrPortFrom(m.outside.IP4, servePort)}
-	// nginx answers a close_notify by closing without one of its own, against RFC 8446, section 6.1, and so does ghostunnel while a write is under way. To an
-	// app that ended first this is a reset: a stream cut short must not look complete.
+	// nginx answers a close_notify by closing without one of its own, against RFC 8446, section 6.1, and so does
+	// ghostunnel while a write is under way. To an app that ended first this is a reset: a stream cut short must not
+	// look complete.
 	cut := error(syscall.ECONNRESET)
 	for name, c := range map[string]struct {
 		serve serve
@@ -75,7 +77,8 @@ func (m *mesh) testServers(t *testing.T) {
 	}
 }
 
-// talk sends a line from the api's pod, wants it back reversed, ends the conversation and returns how that looked to the app: nil is an orderly end.
+// talk sends a line from the api's pod, wants it back reversed, ends the conversation and returns how that looked to
+// the app: nil is an orderly end.
 func (m *mesh) talk(t *testing.T, to netip.AddrPort, end func(*net.TCPConn) error) error {
 	t.Helper()
 	conn := m.apiPod.mustDial(t, to).(*net.TCPConn)
@@ -131,8 +134,9 @@ func (m *mesh) apiProxyLogs(text string) func(*testing.T) {
 	}
 }
 
-// testOwnProtocol: a server that insists on an application protocol of its own ends the handshake (RFC 7301, section 3.2), since our proxy offers
-// only its own. It is refused for that reason, which the log tells, and the app is not left waiting.
+// testOwnProtocol: a server that insists on an application protocol of its own ends the handshake (RFC 7301, section
+// 3.2), since our proxy offers only its own. It is refused for that reason, which the log tells, and the app is not
+// left waiting.
 func (m *mesh) testOwnProtocol(t *testing.T) {
 	m.sServer(t, m.web, "-rev", "-alpn", "http/1.1")
 	logged := m.apiProxyLogs("no application protocol")
@@ -214,7 +218,8 @@ func (m *mesh) reverser(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// reverse serves until the listener is closed: each line comes back reversed, and CLOSE ends the connection, as with s_server -rev.
+// reverse serves until the listener is closed: each line comes back reversed, and CLOSE ends the connection, as with
+// s_server -rev.
 func reverse(listener net.Listener) {
 	go func() {
 		for {

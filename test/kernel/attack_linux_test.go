@@ -26,8 +26,8 @@ import (
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
-// TestAttacks attacks a running shop from other pods, from the wire and from within, with the kernel's own redirections. After each step the proxies serve,
-// with no more connections and descriptors than before.
+// TestAttacks attacks a running shop from other pods, from the wire and from within, with the kernel's own
+// redirections. After each step the proxies serve, with no more connections and descriptors than before.
 func TestAttacks(t *testing.T) {
 	r := startShop(t, time.Now())
 	for _, step := range []struct {
@@ -119,7 +119,8 @@ func (r *running) refusals(t *testing.T, p *lab.Pod, reason string) int {
 	return n
 }
 
-// testDirectHits knocks at the proxy's own ports from a pod outside the mesh and from one within, plainly and with a good certificate.
+// testDirectHits knocks at the proxy's own ports from a pod outside the mesh and from one within, plainly and with a
+// good certificate.
 func (r *running) testDirectHits(t *testing.T) {
 	member := client(r.leaf(t, "deployment/acme-web"))
 	before := r.refusals(t, r.api, "reserved_port") + r.refusals(t, r.api, "original_destination")
@@ -132,7 +133,8 @@ func (r *running) testDirectHits(t *testing.T) {
 				refused(t, who+" at "+at.String(), answer, err)
 				hits++
 			}
-			answer, err := speak(t, r.web, at, nil, "GET /configz HTTP/1.0\r\n\r\n") // by its proxy, and so with its certificate
+			// by its proxy, and so with its certificate
+			answer, err := speak(t, r.web, at, nil, "GET /configz HTTP/1.0\r\n\r\n")
 			refused(t, "web's app at "+at.String(), answer, err)
 			hits++
 		}
@@ -215,7 +217,8 @@ func (r *running) testLoopbackOnly(t *testing.T) {
 			open, control := listenIn(t, p, network, netip.AddrPortFrom(p.IP(family), 0).String())
 			at := netip.AddrPortFrom(p.IP(family), private)
 			for who, config := range map[string]*tls.Config{"stranger": nil, "member": member} {
-				answer, err := speak(t, r.out, at, config, request) // a silent one would be left waiting for its handshake
+				// a silent one would be left waiting for its handshake
+				answer, err := speak(t, r.out, at, config, request)
 				refused(t, who+" at "+at.String(), answer, err)
 			}
 			answer, err := speak(t, r.db, at, nil, request)
@@ -251,8 +254,8 @@ func (r *running) vethOf(t *testing.T, p *lab.Pod) (index int) {
 	return index
 }
 
-// testForgedDestination routes an address that is not the pod's to it, as a node that is wrong or hostile would: the redirection makes it local, and the
-// proxy must not dial on, for anyone.
+// testForgedDestination routes an address that is not the pod's to it, as a node that is wrong or hostile would: the
+// redirection makes it local, and the proxy must not dial on, for anyone.
 func (r *running) testForgedDestination(t *testing.T) {
 	link := r.vethOf(t, r.web)
 	member := client(r.leaf(t, "deployment/acme-api"))
@@ -272,9 +275,9 @@ func (r *running) testForgedDestination(t *testing.T) {
 	}
 }
 
-// testSpoofed puts packets on the pod's link that no honest peer sends: from the address of the inbound proxy, which the rules let pass, and from and to
-// loopback addresses. The kernel drops all but those to an IPv4 loopback address: the redirection comes before the routing that would drop them, so it is the
-// proxy that refuses them.
+// testSpoofed puts packets on the pod's link that no honest peer sends: from the address of the inbound proxy, which
+// the rules let pass, and from and to loopback addresses. The kernel drops all but those to an IPv4 loopback address:
+// the redirection comes before the routing that would drop them, so it is the proxy that refuses them.
 func (r *running) testSpoofed(t *testing.T) {
 	private, reached := listenIn(t, r.api, "tcp4", "127.0.0.1:0")
 	private6, reached6 := listenIn(t, r.api, "tcp6", "[::1]:0")
@@ -424,7 +427,8 @@ func checksum(data []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// testFromWithin hits the proxy from its own pod: by the pod's address, by loopback, and by ports of other pods that are their proxies' own.
+// testFromWithin hits the proxy from its own pod: by the pod's address, by loopback, and by ports of other pods that
+// are their proxies' own.
 func (r *running) testFromWithin(t *testing.T) {
 	for _, family := range []int{4, 6} {
 		own, loopback := r.api.IP(family), netip.MustParseAddr(map[int]string{4: "127.0.0.1", 6: "::1"}[family])
@@ -445,7 +449,8 @@ func (r *running) testFromWithin(t *testing.T) {
 	}
 }
 
-// testOwnService dials api's own Service from api. Whether the node leads a pod back to itself is the node's matter; that it ends, and does not loop, is ours.
+// testOwnService dials api's own Service from api. Whether the node leads a pod back to itself is the node's matter;
+// that it ends, and does not loop, is ours.
 func (r *running) testOwnService(t *testing.T) {
 	for _, family := range []int{4, 6} {
 		at := netip.AddrPortFrom(r.ServiceIP("acme-shop", "acme-api", family), 8080)

@@ -25,8 +25,10 @@ import (
 // excludedUser may leave the pod without the proxy, as the config of TestBypass says.
 const excludedUser = 1001
 
-// TestBypass: whatever a process of a pod does, a server outside of the pod sees the proxy's port and never the process's own, while the init container runs again and again too. What the
-// packet filter does with each kind of socket is in init/apply (TestBypassOut, TestBypassIn); here are the real init, the real proxy and the rendered config.
+// TestBypass: whatever a process of a pod does, a server outside of the pod sees the proxy's port and never the
+// process's own, while the init container runs again and again too. What the packet filter does with each kind of
+// socket is in init/apply (TestBypassOut, TestBypassIn); here are the real init, the real proxy and the rendered
+// config.
 func TestBypass(t *testing.T) {
 	r := startShopIn(t, newLab(t), fmt.Sprintf("  outbound: {excludeUIDs: [%d]}\n", excludedUser), time.Now())
 	w := &bypass{running: r, mirror: map[int]netip.AddrPort{}}
@@ -68,8 +70,8 @@ func (w *bypass) serve(t *testing.T, family int) netip.AddrPort {
 	return netip.MustParseAddrPort(l.Addr().String())
 }
 
-// seen opens a connection from the pod as a user, and tells whether the server saw the client's own port: then nothing stood between. Clients bind to ports below those that the kernel
-// hands out, so that a proxy's is never one of theirs.
+// seen opens a connection from the pod as a user, and tells whether the server saw the client's own port: then nothing
+// stood between. Clients bind to ports below those that the kernel hands out, so that a proxy's is never one of theirs.
 func (w *bypass) seen(t *testing.T, p *lab.Pod, uid int, to netip.AddrPort, network string, multipath bool) (own bool, err error) {
 	t.Helper()
 	port := 16000 + int(w.ports.Add(1))%14000
@@ -119,7 +121,8 @@ func (w *bypass) testUsers(t *testing.T) {
 	}
 }
 
-// testMesh: to a server of the mesh, the app's connection is mutual TLS, and that of an excluded user plaintext, which a Strict server refuses. So an exclusion is a way out, and no way in.
+// testMesh: to a server of the mesh, the app's connection is mutual TLS, and that of an excluded user plaintext, which
+// a Strict server refuses. So an exclusion is a way out, and no way in.
 func (w *bypass) testMesh(t *testing.T) {
 	for _, family := range []int{4, 6} {
 		at := netip.AddrPortFrom(w.db.IP(family), 5432)
@@ -145,7 +148,8 @@ func (w *bypass) testMesh(t *testing.T) {
 			}
 		}
 		got := 0
-		for deadline := time.Now().Add(5 * time.Second); got != 1 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) { // it closes first and counts then
+		for deadline := time.Now().Add(5 * time.Second); got != 1 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+			// it closes first and counts then
 			got = w.refusals(t, w.db, "handshake") - before
 		}
 		if got != 1 {
@@ -154,8 +158,10 @@ func (w *bypass) testMesh(t *testing.T) {
 	}
 }
 
-// testInherited: a server outside of the mesh resets a connection of the proxy, and tells the app from which port it came. From that port the app dials the same server. In one zone conntrack
-// would still know what was decided for the proxy, and nobody would redirect it; the proxy's connections have one of their own, so it goes through the proxy as any other.
+// testInherited: a server outside of the mesh resets a connection of the proxy, and tells the app from which port it
+// came. From that port the app dials the same server. In one zone conntrack would still know what was decided for the
+// proxy, and nobody would redirect it; the proxy's connections have one of their own, so it goes through the proxy as
+// any other.
 func (w *bypass) testInherited(t *testing.T) {
 	for _, family := range []int{4, 6} {
 		network := fmt.Sprint("tcp", family)
@@ -217,7 +223,8 @@ func (w *bypass) testInherited(t *testing.T) {
 	}
 }
 
-// testAgain runs the init container again in the pod, with the arguments of the manifest, while connections are opened: all of them pass the proxy, and what it holds in the end is what it held.
+// testAgain runs the init container again in the pod, with the arguments of the manifest, while connections are opened:
+// all of them pass the proxy, and what it holds in the end is what it held.
 func (w *bypass) testAgain(t *testing.T) {
 	var args []string
 	for _, c := range w.objects.Workloads["Deployment/acme-shop/acme-api"].Template.Spec.InitContainers {

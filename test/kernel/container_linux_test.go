@@ -19,7 +19,8 @@ import (
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
-// TestContainerMode runs the shop with sidecars that are plain containers, as clusters before Kubernetes 1.29 need them.
+// TestContainerMode runs the shop with sidecars that are plain containers, as clusters before Kubernetes 1.29 need
+// them.
 func TestContainerMode(t *testing.T) {
 	r := &running{Lab: newLab(t)}
 	r.shop = example.Copy(t, "../../examples/shop", binDir)
@@ -108,7 +109,8 @@ func (r *running) testQuit(t *testing.T) {
 	}
 }
 
-// testContainerStop ends api's pod, app and proxy at once, with nothing under way: the proxy still serves what an app opens that has work to finish.
+// testContainerStop ends api's pod, app and proxy at once, with nothing under way: the proxy still serves what an app
+// opens that has work to finish.
 func (r *running) testContainerStop(t *testing.T) {
 	type result struct {
 		codes map[string]int

@@ -11,7 +11,8 @@ import (
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
-// iptablesFolders are the parts of Debian's iptables as an image holds them, with the programs of one variant only, so that the test says which one runs.
+// iptablesFolders are the parts of Debian's iptables as an image holds them, with the programs of one variant only, so
+// that the test says which one runs.
 func iptablesFolders(t *testing.T, variant string) map[string]string {
 	t.Helper()
 	lab.Require(t)
@@ -34,8 +35,8 @@ func iptablesFolders(t *testing.T, variant string) map[string]string {
 	return map[string]string{"/usr/sbin": bin, "/usr/lib": "/usr/lib", "/lib": "/usr/lib", "/lib64": "/lib64"}
 }
 
-// TestIPTables walks the shop with the back end of iptables, in each variant: the containers run as the manifest says, with a read-only root and no capability
-// but those that it adds.
+// TestIPTables walks the shop with the back end of iptables, in each variant: the containers run as the manifest says,
+// with a read-only root and no capability but those that it adds.
 func TestIPTables(t *testing.T) {
 	for _, variant := range []string{"nft", "legacy"} {
 		t.Run(variant, func(t *testing.T) {

@@ -22,7 +22,8 @@ import (
 	"github.com/meshless-dev/meshless/test/testca"
 )
 
-// issuer stands for the corporate PKI and for cert-manager: a root, and the intermediate that signs, both without a SPIFFE ID.
+// issuer stands for the corporate PKI and for cert-manager: a root, and the intermediate that signs, both without a
+// SPIFFE ID.
 type issuer struct {
 	root   *testca.CA
 	middle tls.Certificate
@@ -70,8 +71,9 @@ func (i *issuer) fulfil(t *testing.T, manifests string, objects *lab.Objects) (c
 	return count
 }
 
-// TestChangingTheIssuer walks the steps of docs/certificates.md from sealed keys to cert-manager, with pods of before and after side by side; db brings a Secret of its
-// own all the while. Pods of both kinds ask each other, in every mixture, and every one is answered.
+// TestChangingTheIssuer walks the steps of docs/certificates.md from sealed keys to cert-manager, with pods of before
+// and after side by side; db brings a Secret of its own all the while. Pods of both kinds ask each other, in every
+// mixture, and every one is answered.
 func TestChangingTheIssuer(t *testing.T) {
 	r, pki := &running{Lab: newLab(t)}, newIssuer(t)
 	r.shop = example.Copy(t, "../../examples/shop", binDir)
@@ -140,7 +142,8 @@ func (r *running) start(t *testing.T, objects *lab.Objects) {
 	r.web = r.StartPod("Deployment/acme-shop/acme-web")
 }
 
-// askEach asks from a web of before and one of after, which ask an api of before and one of after, which ask a db of before and one of after.
+// askEach asks from a web of before and one of after, which ask an api of before and one of after, which ask a db of
+// before and one of after.
 func (r *running) askEach(t *testing.T, pods [3][2]*lab.Pod) {
 	t.Helper()
 	const namespace, db, api = "acme-shop", "acme-db", "acme-api"

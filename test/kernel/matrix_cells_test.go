@@ -59,7 +59,8 @@ const (
 	turnedAway outcome = "refused"   // not a byte of it reaches the app
 )
 
-// cell is one conversation of the matrix. Its port is its own, so that streams, log lines and reports tell which cell they belong to.
+// cell is one conversation of the matrix. Its port is its own, so that streams, log lines and reports tell which cell
+// they belong to.
 type cell struct {
 	mode    mode
 	client  side
@@ -76,7 +77,8 @@ func (c cell) String() string {
 // expect is the outcome that the design promises. The order of the questions is their weight.
 func (c cell) expect() outcome {
 	switch {
-	case c.kind == localhost, c.kind == ownIP: // research/injection.md, rule (c): no peer is involved, whatever the port's mode
+	case c.kind == localhost, c.kind == ownIP:
+		// research/injection.md, rule (c): no peer is involved, whatever the port's mode
 		return local
 	case c.mode == outOfMesh, c.mode == excluded: // DNS confirms that the mesh map's plaintext port is meant
 		return plaintext
@@ -91,7 +93,8 @@ func (c cell) expect() outcome {
 // patient tells whether the cell mostly waits: such cells run beside all others.
 func (c cell) patient() bool { return c.pattern == talk.LongIdle || c.pattern == talk.ServerFirst }
 
-// What the ports of each mode begin with. A range holds twenty ports, as package talk numbers them, of every combination of client, family and kind.
+// What the ports of each mode begin with. A range holds twenty ports, as package talk numbers them, of every
+// combination of client, family and kind.
 var firstPorts = map[mode]int{strict: 21000, permissive: 22000, excluded: 23000, outOfMesh: 24000}
 
 // portsOf is the range of a mode, as in the annotations.
@@ -118,7 +121,8 @@ func matrix() (cells []cell) {
 	return cells
 }
 
-// The matrix is whole: 4 modes by 2 clients by 2 families by 3 kinds, and 4 modes by 2 families by 3 kinds of a pod itself, each by 11 patterns.
+// The matrix is whole: 4 modes by 2 clients by 2 families by 3 kinds, and 4 modes by 2 families by 3 kinds of a pod
+// itself, each by 11 patterns.
 func TestMatrixCells(t *testing.T) {
 	cells := matrix()
 	if want := (4*2*2*3 + 4*2*3) * 11; len(cells) != want {

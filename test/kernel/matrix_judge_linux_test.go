@@ -87,7 +87,8 @@ func (f *field) peerAddr(c cell) netip.Addr {
 	return f.dialer(c).IP(c.family)
 }
 
-// judgeRefusal wants the client told no, with not a byte of the app, and the app not to have noticed: it was not even dialed.
+// judgeRefusal wants the client told no, with not a byte of the app, and the app not to have noticed: it was not even
+// dialed.
 func (f *field) judgeRefusal(t *testing.T, c cell, r result, seen sightings) {
 	var netErr net.Error
 	switch {
@@ -119,7 +120,8 @@ func (f *field) wantSilence(t *testing.T, c cell) {
 	}
 }
 
-// wantTLS wants every stream from the cell's port to begin with a ServerHello of TLS 1.3 that chose the hybrid key exchange, and one at least.
+// wantTLS wants every stream from the cell's port to begin with a ServerHello of TLS 1.3 that chose the hybrid key
+// exchange, and one at least.
 func wantTLS(t *testing.T, c cell, where string, w *lab.Watch) {
 	streams := w.Heads(uint16(c.port))
 	if len(streams) == 0 {

@@ -28,8 +28,8 @@ type field struct {
 	between  *lab.Watch // the cable between the nodes
 }
 
-// TestMatrix holds every conversation of the matrix at once, as far as two cores go, and then judges each by what its two halves, the wires, and
-// the proxies saw of it.
+// TestMatrix holds every conversation of the matrix at once, as far as two cores go, and then judges each by what its
+// two halves, the wires, and the proxies saw of it.
 func TestMatrix(t *testing.T) {
 	f := startField(t)
 	cells := matrix()
@@ -170,7 +170,8 @@ type sightings struct {
 	proxies map[*lab.Pod]string // access logs
 }
 
-// settle waits until servers and proxies have written down all that the judges want, or long enough: what then is missing fails its cells.
+// settle waits until servers and proxies have written down all that the judges want, or long enough: what then is
+// missing fails its cells.
 func (f *field) settle(t *testing.T, cells []cell, results map[int]result) sightings {
 	t.Helper()
 	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(200 * time.Millisecond) {

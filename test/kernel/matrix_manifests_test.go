@@ -16,7 +16,8 @@ const (
 // probedPort is open in every pod of the matrix and belongs to no cell.
 const probedPort = 20000
 
-// matrixManifests are the workloads as a user writes them. Those called plain are rendered by the same function and opt out.
+// matrixManifests are the workloads as a user writes them. Those called plain are rendered by the same function and opt
+// out.
 func matrixManifests(cells []cell) string {
 	var out strings.Builder
 	for _, s := range []side{captured, plain} {

@@ -19,7 +19,8 @@ import (
 
 const request = "GET /healthz HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n"
 
-// speak connects to a pod's port from p, by TLS where there is a config, sends the text and returns what comes back until the end.
+// speak connects to a pod's port from p, by TLS where there is a config, sends the text and returns what comes back
+// until the end.
 func speak(t *testing.T, p *lab.Pod, to netip.AddrPort, config *tls.Config, text string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -50,8 +51,8 @@ func greeting(t *testing.T, p *lab.Pod, ip netip.Addr) (string, error) {
 	return speak(t, p, netip.AddrPortFrom(ip, 5432), nil, "")
 }
 
-// client is the TLS config of a peer that cares for nothing but to get in. It shows its certificate even when the server lists other
-// authorities: crypto/tls by itself would then show none.
+// client is the TLS config of a peer that cares for nothing but to get in. It shows its certificate even when the
+// server lists other authorities: crypto/tls by itself would then show none.
 func client(certificates ...tls.Certificate) *tls.Config {
 	config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{api.ALPN}}
 	if len(certificates) > 0 {
@@ -60,7 +61,8 @@ func client(certificates ...tls.Certificate) *tls.Config {
 	return config
 }
 
-// refused wants the connection closed without a byte of the app, and not by the time-out: a stranger is told no, not left waiting.
+// refused wants the connection closed without a byte of the app, and not by the time-out: a stranger is told no, not
+// left waiting.
 func refused(t *testing.T, who, answer string, err error) {
 	t.Helper()
 	var netErr net.Error

@@ -19,8 +19,8 @@ import (
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
-// testRenewal renders again, now that every leaf is due and another authority signs, and swaps the volumes as the kubelet does, one pod
-// after the other, under requests all the while.
+// testRenewal renders again, now that every leaf is due and another authority signs, and swaps the volumes as the
+// kubelet does, one pod after the other, under requests all the while.
 func (r *running) testRenewal(t *testing.T) {
 	serving := map[*lab.Pod]uint16{r.db: 5432, r.api: 8080, r.web: 8080}
 	before, processes := map[*lab.Pod]*x509.Certificate{}, r.processes()

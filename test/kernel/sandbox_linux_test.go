@@ -20,7 +20,8 @@ import (
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
-// TestSandbox looks at proxies that have confined themselves: the kernel says so, and they work on, through a renewal too.
+// TestSandbox looks at proxies that have confined themselves: the kernel says so, and they work on, through a renewal
+// too.
 func TestSandbox(t *testing.T) {
 	r := &running{Lab: newLab(t)}
 	r.shop = example.Copy(t, "../../examples/shop", binDir)

@@ -109,7 +109,8 @@ func (r *running) leaf(t *testing.T, workload string) tls.Certificate {
 // TestShop walks one running shop from its first request to its end; the steps build on each other.
 func TestShop(t *testing.T) {
 	day := 24 * time.Hour
-	// The CA has signed for 100 of its 90 days, so that the next render changes it. The leaves are 20 of 30 days old: valid, and due.
+	// The CA has signed for 100 of its 90 days, so that the next render changes it. The leaves are 20 of 30 days old:
+	// valid, and due.
 	r := startShop(t, time.Now().Add(-100*day), time.Now().Add(-20*day))
 	for _, step := range []struct {
 		name string

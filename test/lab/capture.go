@@ -39,7 +39,9 @@ type Capture struct {
 
 // stream is the bytes of a flow in order.
 type stream struct {
-	next    uint32 // sequence number that comes next; known after the SYN, or after the first segment of a connection that is older than the capture
+	// sequence number that comes next; known after the SYN, or after the first segment of a connection that is older
+	// than the capture
+	next    uint32
 	started bool
 	data    []byte
 	early   map[uint32][]byte
@@ -56,8 +58,8 @@ func (l *Lab) Capture(p *Pod) *Capture {
 	return newCapture(l.tb, fd)
 }
 
-// CaptureHost starts to collect at every interface of this machine's own network namespace, without a lab: bridges and the
-// host's ends of the pods of a real cluster on this machine.
+// CaptureHost starts to collect at every interface of this machine's own network namespace, without a lab: bridges and
+// the host's ends of the pods of a real cluster on this machine.
 func CaptureHost(tb testing.TB) (*Capture, error) {
 	tb.Helper()
 	fd, err := openPacketSocket("")
@@ -80,10 +82,11 @@ func newTap(tb testing.TB, fd int, take func([]byte)) *tap {
 	return t
 }
 
-// openPacketSocket sees every frame of the device, or of all devices where it is empty, that the filter, if there is one, lets through. The kernel filters,
-// so that what is not wanted takes no place in the queue.
+// openPacketSocket sees every frame of the device, or of all devices where it is empty, that the filter, if there is
+// one, lets through. The kernel filters, so that what is not wanted takes no place in the queue.
 func openPacketSocket(device string, filter ...bpf.Instruction) (int, error) {
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0) // of no protocol: nothing comes before it is filtered and bound
+	// of no protocol: nothing comes before it is filtered and bound
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
@@ -135,13 +138,15 @@ func interfaceIndex(name string) (int, error) {
 	return int(request.Uint32()), err
 }
 
-// Stop ends it once what is under way has arrived: when nothing comes for a moment, or after 2 s. It may be called twice.
+// Stop ends it once what is under way has arrived: when nothing comes for a moment, or after 2 s. It may be called
+// twice.
 func (t *tap) Stop() {
 	t.until.CompareAndSwap(0, time.Now().Add(2*time.Second).UnixNano())
 	<-t.stopped
 }
 
-// Missed is how many frames the kernel could not hand over: with any, what was not seen may have passed all the same. Call it after Stop.
+// Missed is how many frames the kernel could not hand over: with any, what was not seen may have passed all the same.
+// Call it after Stop.
 func (t *tap) Missed() int { return t.missed }
 
 func (t *tap) collect() {
@@ -220,7 +225,8 @@ func parse(frame []byte) (Flow, segment, bool) {
 	return flow, segment{binary.BigEndian.Uint32(tcp[4:]), tcp[13]&0x02 != 0, tcp[header:]}, true
 }
 
-// add delivers the bytes of a segment in their order; repeated ones are dropped, early ones wait. The payload is only lent.
+// add delivers the bytes of a segment in their order; repeated ones are dropped, early ones wait. The payload is only
+// lent.
 func (s *stream) add(t segment, deliver func([]byte)) {
 	if t.syn && !s.started {
 		s.started, s.next = true, t.sequence+1
@@ -255,7 +261,8 @@ func (s *stream) add(t segment, deliver func([]byte)) {
 	}
 }
 
-// Contains tells whether the bytes passed in the clear: in one frame, or across the segments of a stream. Call it after Stop.
+// Contains tells whether the bytes passed in the clear: in one frame, or across the segments of a stream. Call it after
+// Stop.
 func (c *Capture) Contains(plain []byte) bool {
 	return len(c.Carriers(plain)) > 0 || slices.ContainsFunc(c.raw, func(frame []byte) bool { return bytes.Contains(frame, plain) })
 }

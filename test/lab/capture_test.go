@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestStream: the bytes of a connection in their order, however its segments arrive, and from the middle of one that is older than the capture: an app that keeps its
-// connections would not be seen otherwise.
+// TestStream: the bytes of a connection in their order, however its segments arrive, and from the middle of one that is
+// older than the capture: an app that keeps its connections would not be seen otherwise.
 func TestStream(t *testing.T) {
 	const last = math.MaxUint32
 	for name, segments := range map[string][]segment{

@@ -20,7 +20,8 @@ const kubernetesHost = "kubernetes.default.svc." + clusterDomain
 
 var kubernetesAddrs = []netip.Addr{netip.MustParseAddr(serviceNet4 + "255"), netip.MustParseAddr(serviceNet6 + "ffff")}
 
-// nameServer answers as CoreDNS with its kubernetes plugin does: Services, headless Services, names of endpoints, and the reverse of all.
+// nameServer answers as CoreDNS with its kubernetes plugin does: Services, headless Services, names of endpoints, and
+// the reverse of all.
 type nameServer struct {
 	lab     *Lab
 	only    atomic.Int32 // 4 or 6: addresses of the other family are not told
@@ -59,7 +60,8 @@ func (s *nameServer) close() error {
 // OnlyFamily makes the DNS server tell addresses of one family, 4 or 6; 0 is both.
 func (l *Lab) OnlyFamily(family int) { l.names.only.Store(int32(family)) }
 
-// ServeDNS answers one query. Names that do not exist get NXDOMAIN with the zone's SOA, missing types an empty answer with it.
+// ServeDNS answers one query. Names that do not exist get NXDOMAIN with the zone's SOA, missing types an empty answer
+// with it.
 func (s *nameServer) ServeDNS(w dns.ResponseWriter, query *dns.Msg) {
 	answer := new(dns.Msg).SetReply(query)
 	answer.Authoritative = true
@@ -101,7 +103,8 @@ func header(name string, rrtype uint16) dns.RR_Header {
 	return dns.RR_Header{Name: name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: 5}
 }
 
-// forward finds the addresses behind a name; a Service without endpoints does not exist, as with CoreDNS when it is headless.
+// forward finds the addresses behind a name; a Service without endpoints does not exist, as with CoreDNS when it is
+// headless.
 func (s *nameServer) forward(name string) []netip.Addr {
 	var ips []netip.Addr
 	if name == kubernetesHost {
@@ -125,7 +128,8 @@ func (s *nameServer) forward(name string) []netip.Addr {
 	return ips
 }
 
-// reverse finds the names of an address: the Service's for a clusterIP, else one per Service that the pod is an endpoint of.
+// reverse finds the names of an address: the Service's for a clusterIP, else one per Service that the pod is an
+// endpoint of.
 func (s *nameServer) reverse(question string) []string {
 	var names []string
 	is := func(ip netip.Addr) bool {

@@ -15,7 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Enter must be the first statement of TestMain. In a process that the lab started it becomes the container and does not return.
+// Enter must be the first statement of TestMain. In a process that the lab started it becomes the container and does
+// not return.
 func Enter() {
 	encoded, ok := os.LookupEnv(enterVariable)
 	if !ok {
@@ -50,7 +51,8 @@ func (p *process) become() error {
 	return fmt.Errorf("exec %s: %w", p.Argv[0], unix.Exec(p.Argv[0], p.Argv, p.Env))
 }
 
-// mountRoot makes a file system that holds what an image FROM scratch, the kubelet and the runtime put there, and nothing else.
+// mountRoot makes a file system that holds what an image FROM scratch, the kubelet and the runtime put there, and
+// nothing else.
 func (p *process) mountRoot() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("mount namespace: %w", err)
@@ -69,7 +71,8 @@ func (p *process) mountRoot() error {
 	if err := p.bind("/proc", "/proc"); err != nil {
 		return err
 	}
-	for _, target := range append([]string{"/proc/sys"}, p.ReadOnlyBinds...) { // a runtime mounts /proc/sys read-only as well
+	for _, target := range append([]string{"/proc/sys"}, p.ReadOnlyBinds...) {
+		// a runtime mounts /proc/sys read-only as well
 		at := filepath.Join(p.Root, target)
 		err := errors.Join(unix.Mount(at, at, "", unix.MS_BIND, ""), unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
 		if err != nil {
@@ -117,8 +120,8 @@ func (p *process) pivot() error {
 	return nil
 }
 
-// dropPrivileges leaves the thread the container's user and capabilities. The raw calls concern this thread only; those of
-// package syscall change every thread of a Go program, which threads in other namespaces need not survive.
+// dropPrivileges leaves the thread the container's user and capabilities. The raw calls concern this thread only; those
+// of package syscall change every thread of a Go program, which threads in other namespaces need not survive.
 func (p *process) dropPrivileges() error {
 	for capability := range unix.CAP_LAST_CAP + 1 {
 		if !slices.Contains(p.Capabilities, capability) {

@@ -31,7 +31,8 @@ const (
 // dnsAddr is the DNS server's, on the first node.
 var dnsAddr = netip.MustParseAddr("10.42.255.53")
 
-// Image is what a container image is to the lab: one static binary, as in the images of this repository, and what else it holds.
+// Image is what a container image is to the lab: one static binary, as in the images of this repository, and what else
+// it holds.
 type Image struct {
 	Binary     string            // on this machine
 	Entrypoint string            // in the container
@@ -111,8 +112,8 @@ func (l *Lab) close() {
 	}
 }
 
-// connect joins a pod's namespace to its node's: a veth pair, /32 and /128 addresses, and everything through the gateway, so that
-// each packet between two pods passes the node. The other nodes get a route.
+// connect joins a pod's namespace to its node's: a veth pair, /32 and /128 addresses, and everything through the
+// gateway, so that each packet between two pods passes the node. The other nodes get a route.
 func (l *Lab) connect(p *Pod, number int) error {
 	p.veth = fmt.Sprintf("pod%d", number)
 	for _, n := range l.nodes {

@@ -52,7 +52,8 @@ func newNamespace() (*Namespace, error) {
 // Close lets go of the namespace.
 func (n *Namespace) Close() error { return n.handle.Close() }
 
-// Do runs f on a thread that is in the namespace. Sockets that f opens stay there; goroutines that f starts are elsewhere.
+// Do runs f on a thread that is in the namespace. Sockets that f opens stay there; goroutines that f starts are
+// elsewhere.
 func (n *Namespace) Do(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -66,7 +67,8 @@ func (n *Namespace) Do(f func() error) error {
 	return <-done
 }
 
-// DialContext connects from inside the namespace. The address must be numeric: a name would be looked up on another thread.
+// DialContext connects from inside the namespace. The address must be numeric: a name would be looked up on another
+// thread.
 func (n *Namespace) DialContext(ctx context.Context, network, address string) (conn net.Conn, err error) {
 	if host, _, _ := net.SplitHostPort(address); net.ParseIP(host) == nil {
 		return nil, fmt.Errorf("dial %s: want a numeric address", address)

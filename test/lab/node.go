@@ -73,8 +73,8 @@ func (n *Node) IP(family int) netip.Addr {
 	return n.ip6
 }
 
-// AddNode adds a node to the cluster, with a cable to every other one. Pods start on it with StartPodOn; Services, names and probes work on
-// each node as on the first.
+// AddNode adds a node to the cluster, with a cable to every other one. Pods start on it with StartPodOn; Services,
+// names and probes work on each node as on the first.
 func (l *Lab) AddNode() *Node {
 	l.tb.Helper()
 	l.mu.Lock()
@@ -106,7 +106,8 @@ func (l *Lab) AddNode() *Node {
 // cableTo is the name of the device that leads to the other node.
 func cableTo(other *Node) string { return fmt.Sprintf("node%d", other.number) }
 
-// cable joins two nodes. IPv6 neighbours are known on their own link only, so each end has a link-local address by the node's number.
+// cable joins two nodes. IPv6 neighbours are known on their own link only, so each end has a link-local address by the
+// node's number.
 func cable(a, b *Node) error {
 	links, err := a.netlink()
 	if err != nil {

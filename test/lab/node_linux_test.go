@@ -37,7 +37,8 @@ func put(t *testing.T, from *lab.Pod, to netip.Addr, order string) {
 	}
 }
 
-// Pods on two nodes reach each other by Service, by name and by pod address, and a pod reaches itself through its own Service; the watches see which way it went.
+// Pods on two nodes reach each other by Service, by name and by pod address, and a pod reaches itself through its own
+// Service; the watches see which way it went.
 func TestTwoNodes(t *testing.T) {
 	l, db, client := startPlain(t)
 	second := l.AddNode() // later than the first pods, which it must know all the same

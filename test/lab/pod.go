@@ -36,7 +36,8 @@ type Pod struct {
 	ready               bool         // guarded by lab.mu
 }
 
-// startTimeout bounds how long one container may take to start, gracePeriod how long its preStop handler and its end may, each: the default of Kubernetes, for both.
+// startTimeout bounds how long one container may take to start, gracePeriod how long its preStop handler and its end
+// may, each: the default of Kubernetes, for both.
 const (
 	startTimeout = 20 * time.Second
 	gracePeriod  = 30 * time.Second
@@ -52,8 +53,8 @@ func (l *Lab) AddPod(namespace, name string) *Pod {
 	return p
 }
 
-// StartPod starts one pod of the workload, given as kind/namespace/name, as the kubelet does, and waits until it is ready.
-// It fails the test, with the logs, when a container does not come up.
+// StartPod starts one pod of the workload, given as kind/namespace/name, as the kubelet does, and waits until it is
+// ready. It fails the test, with the logs, when a container does not come up.
 func (l *Lab) StartPod(workload string) *Pod {
 	l.tb.Helper()
 	return l.StartPodOn(l.Node, workload)
@@ -198,8 +199,8 @@ func (p *Pod) Container(name string) *Container {
 	return nil
 }
 
-// Stop ends the pod as the kubelet does: out of its Services, all apps at once, each with its preStop handler and then SIGTERM, and after them the sidecars in
-// reverse order. It returns the exit codes by container.
+// Stop ends the pod as the kubelet does: out of its Services, all apps at once, each with its preStop handler and then
+// SIGTERM, and after them the sidecars in reverse order. It returns the exit codes by container.
 func (p *Pod) Stop() (map[string]int, error) {
 	p.lab.mu.Lock()
 	p.ready = false

@@ -18,7 +18,8 @@ import (
 // ErrNoProbe says that the container has no such probe.
 var ErrNoProbe = errors.New("no such probe")
 
-// Probe performs a probe once, over the network from the node, as the kubelet does. Field is startupProbe, readinessProbe or livenessProbe.
+// Probe performs a probe once, over the network from the node, as the kubelet does. Field is startupProbe,
+// readinessProbe or livenessProbe.
 func (p *Pod) Probe(ctx context.Context, container, field string) error {
 	c := p.containerSpec(container)
 	if c == nil {
@@ -86,7 +87,8 @@ func (p *Pod) handle(ctx context.Context, c *corev1.Container, handler *corev1.L
 	return fmt.Errorf("the lab knows handlers with httpGet, sleep and exec only")
 }
 
-// exec runs a command in a container that is like the started one: of the same image, user, capabilities, files and network.
+// exec runs a command in a container that is like the started one: of the same image, user, capabilities, files and
+// network.
 func (p *Pod) exec(ctx context.Context, c corev1.Container, command []string) error {
 	c.Command, c.Args = command, nil
 	run, err := p.startContainer(c)

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// Require skips the test where the lab cannot work: without root. With CI=true it fails instead, so that a skip cannot hide there.
+// Require skips the test where the lab cannot work: without root. With CI=true it fails instead, so that a skip cannot
+// hide there.
 func Require(tb testing.TB) {
 	tb.Helper()
 	if os.Geteuid() == 0 {

@@ -12,8 +12,9 @@ import (
 	"golang.org/x/net/bpf"
 )
 
-// Search looks at every frame of this machine's interfaces but the loopback one, where the node's own processes talk, for texts that lie whole in a frame, as
-// a small request does. It keeps only who carried them, so it can stand beside a machine at work for minutes, where a Capture keeps all.
+// Search looks at every frame of this machine's interfaces but the loopback one, where the node's own processes talk,
+// for texts that lie whole in a frame, as a small request does. It keeps only who carried them, so it can stand beside
+// a machine at work for minutes, where a Capture keeps all.
 type Search struct {
 	*tap
 	texts [][]byte

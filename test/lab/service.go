@@ -28,8 +28,8 @@ type serviceState struct {
 
 func (s *serviceState) headless() bool { return len(s.ips) == 0 }
 
-// Apply takes manifests as the API server does; Services get their addresses. Running pods see changed Secrets and ConfigMaps after their Sync.
-// Changed pod templates do not restart anything: a test that cares compares the templates.
+// Apply takes manifests as the API server does; Services get their addresses. Running pods see changed Secrets and
+// ConfigMaps after their Sync. Changed pod templates do not restart anything: a test that cares compares the templates.
 func (l *Lab) Apply(o *Objects) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -61,7 +61,8 @@ func (l *Lab) ServiceIP(namespace, name string, family int) netip.Addr {
 	return netip.Addr{}
 }
 
-// Misdirect makes the Service lead to a pod that it does not select, its addresses and its names alike, as a mistaken or hostile route would; nil ends that.
+// Misdirect makes the Service lead to a pod that it does not select, its addresses and its names alike, as a mistaken
+// or hostile route would; nil ends that.
 func (l *Lab) Misdirect(namespace, name string, to *Pod) {
 	l.tb.Helper()
 	l.mu.Lock()
@@ -101,7 +102,8 @@ func (l *Lab) syncServices() error {
 }
 
 func (l *Lab) syncServicesOf(n *Node) error {
-	roomy := func(conn *netlink.Conn) error { // Services of many ports are one large message, and one answer for each rule
+	roomy := func(conn *netlink.Conn) error {
+		// Services of many ports are one large message, and one answer for each rule
 		return errors.Join(conn.SetWriteBuffer(8<<20), conn.SetReadBuffer(8<<20))
 	}
 	conn, err := nftables.New(nftables.WithNetNSFd(int(n.handle)), nftables.WithSockOptions(roomy))
@@ -172,8 +174,8 @@ func dnat(from netip.Addr, port uint16, to netip.Addr, target uint16) []expr.Any
 	}
 }
 
-// hairpin is: ip saddr POD ip daddr POD snat to NODE (or ip6). A Service led a pod back to itself; it would drop a packet from its own address
-// that comes from outside, so kube-proxy gives it another source (KUBE-MARK-MASQ).
+// hairpin is: ip saddr POD ip daddr POD snat to NODE (or ip6). A Service led a pod back to itself; it would drop a
+// packet from its own address that comes from outside, so kube-proxy gives it another source (KUBE-MARK-MASQ).
 func hairpin(pod, node netip.Addr) []expr.Any {
 	proto, source, dest, af := byte(unix.NFPROTO_IPV4), uint32(12), uint32(16), uint32(unix.NFPROTO_IPV4)
 	if pod.Is6() {
@@ -207,7 +209,8 @@ func (p *Pod) containerPort(port corev1.ServicePort) (uint16, error) {
 			}
 		}
 	}
-	if len(p.spec.Containers) > 0 && len(p.spec.Containers[0].Ports) > 0 { // a misdirected Service names a port of another pod
+	if len(p.spec.Containers) > 0 && len(p.spec.Containers[0].Ports) > 0 {
+		// a misdirected Service names a port of another pod
 		return uint16(p.spec.Containers[0].Ports[0].ContainerPort), nil
 	}
 	return 0, fmt.Errorf("pod %s has no port %q", p.Name, port.TargetPort.StrVal)

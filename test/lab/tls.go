@@ -12,7 +12,8 @@ type ServerHello struct {
 	Group   uint16 // of the key share; 0x11ec is X25519MLKEM768
 }
 
-// ParseServerHello reads the first record of what a server sent (RFC 8446, sections 4.1.3 and 5.1). Anything but a ServerHello is an error.
+// ParseServerHello reads the first record of what a server sent (RFC 8446, sections 4.1.3 and 5.1). Anything but a
+// ServerHello is an error.
 func ParseServerHello(sent []byte) (ServerHello, error) {
 	if len(sent) < 5+4+2+32+1 || sent[0] != 22 || sent[5] != 2 {
 		return ServerHello{}, fmt.Errorf("stream begins with % x, not with a ServerHello", sent[:min(len(sent), 6)])

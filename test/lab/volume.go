@@ -26,7 +26,8 @@ type volume struct {
 	written map[string]file
 }
 
-// Sync brings the pod's projected volumes up to date, as the kubelet does some time after a Secret or a ConfigMap has changed.
+// Sync brings the pod's projected volumes up to date, as the kubelet does some time after a Secret or a ConfigMap has
+// changed.
 func (p *Pod) Sync() error {
 	p.lab.mu.Lock()
 	defer p.lab.mu.Unlock()
@@ -117,8 +118,8 @@ func addFiles(payload map[string]file, data map[string][]byte, items []corev1.Ke
 	return nil
 }
 
-// write puts the payload in place as the kubelet's AtomicWriter does (kubernetes, pkg/volume/util/atomic_writer.go): a new dated
-// directory, ..data renamed onto it, a link per file, and only then the old directory removed.
+// write puts the payload in place as the kubelet's AtomicWriter does (kubernetes, pkg/volume/util/atomic_writer.go): a
+// new dated directory, ..data renamed onto it, a link per file, and only then the old directory removed.
 func (v *volume) write(payload map[string]file) error {
 	if maps.EqualFunc(v.written, payload, func(a, b file) bool { return a.mode == b.mode && bytes.Equal(a.data, b.data) }) {
 		return nil

@@ -4,8 +4,8 @@ package lab
 
 import "bytes"
 
-// Watch looks at all that passes an interface and keeps little of it: which marks passed in the clear, and how each stream began. So it can
-// stand beside gigabytes.
+// Watch looks at all that passes an interface and keeps little of it: which marks passed in the clear, and how each
+// stream began. So it can stand beside gigabytes.
 type Watch struct {
 	*tap
 	mark    Mark
@@ -13,7 +13,8 @@ type Watch struct {
 	marks   map[string]bool
 }
 
-// Mark is how a mark looks: a prefix, and so many bytes behind it that tell one from another. Together they are shorter than 128 bytes.
+// Mark is how a mark looks: a prefix, and so many bytes behind it that tell one from another. Together they are shorter
+// than 128 bytes.
 type Mark struct {
 	Prefix string
 	Rest   int
@@ -29,7 +30,8 @@ type watched struct {
 // headSize is enough for a ServerHello with a post-quantum key share.
 const headSize = 2 << 10
 
-// maxEarly is how many segments may wait for one that comes late. A stream with more has lost one (see Missed); its frames are still looked at one by one.
+// maxEarly is how many segments may wait for one that comes late. A stream with more has lost one (see Missed); its
+// frames are still looked at one by one.
 const maxEarly = 4096
 
 // Watch starts to look at the pod's cable; Stop ends it. What passed before is not seen.
@@ -75,7 +77,8 @@ func (w *Watch) add(frame []byte) {
 	}
 }
 
-// follow takes the bytes of a stream in their order. A mark that lies whole in a frame has been seen; here are those that lie across two or more.
+// follow takes the bytes of a stream in their order. A mark that lies whole in a frame has been seen; here are those
+// that lie across two or more.
 func (w *Watch) follow(s *watched, data []byte) {
 	s.head = append(s.head, data[:min(len(data), headSize-len(s.head))]...)
 	reach := len(w.mark.Prefix) + w.mark.Rest - 1

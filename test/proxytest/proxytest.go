@@ -1,4 +1,5 @@
-// Package proxytest makes the proxy's files for tests, and puts them into a directory as the kubelet does. Tests alone import it.
+// Package proxytest makes the proxy's files for tests, and puts them into a directory as the kubelet does. Tests alone
+// import it.
 package proxytest
 
 import (
@@ -112,7 +113,8 @@ func (f Files) With(name string, content []byte) Files {
 	return changed
 }
 
-// Publish puts the files into directory as the kubelet's AtomicWriter does: a new directory, one rename of ..data, and the old directory is gone.
+// Publish puts the files into directory as the kubelet's AtomicWriter does: a new directory, one rename of ..data, and
+// the old directory is gone.
 func (f Files) Publish(tb testing.TB, directory string) {
 	tb.Helper()
 	check := func(err error) {

@@ -1,12 +1,14 @@
 //go:build linux || darwin
 
-// Command scale measures what the function costs by the thousand: time, processor and memory for each workload, against `kustomize build` alone on the same input.
-// It builds kustomize and meshless, writes packages of the sizes that it is told (package manifests), and prints a table in Markdown:
+// Command scale measures what the function costs by the thousand: time, processor and memory for each workload, against
+// `kustomize build` alone on the same input. It builds kustomize and meshless, writes packages of the sizes that it is
+// told (package manifests), and prints a table in Markdown:
 //
 //	go run ./test/scale                        # 100, 1,000 and 10,000 workloads; kustomize up to 1,000
 //	go run ./test/scale -workloads 200 -namespaces 1 -runs 3
 //
-// Figures are those that the kernel keeps of a process and its children (getrusage). Of several runs the one with the least processor time counts: noise only adds.
+// Figures are those that the kernel keeps of a process and its children (getrusage). Of several runs the one with the
+// least processor time counts: noise only adds.
 package main
 
 import (

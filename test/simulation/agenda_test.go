@@ -69,7 +69,8 @@ func (s *simulation) after(delay time.Duration, what string, do func()) {
 	heap.Push(&s.agenda, event{s.now.Add(delay), s.planned, what, do})
 }
 
-// every plans an event again and again, with exponentially distributed pauses of the given mean and never less than an hour.
+// every plans an event again and again, with exponentially distributed pauses of the given mean and never less than an
+// hour.
 func (s *simulation) every(mean time.Duration, what string, do func()) {
 	if mean == 0 {
 		return

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// replaceCA replaces the authorities as after a leak of the CI's identity: a first render publishes a successor, and then people do what the function tells them to
-// do next, as soon as it says that they may.
+// replaceCA replaces the authorities as after a leak of the CI's identity: a first render publishes a successor, and
+// then people do what the function tells them to do next, as soon as it says that they may.
 func (s *simulation) replaceCA() {
 	if what, _ := s.authoritiesOf(s.git.head().items).NextStep(); what != "" || s.git.paused {
 		return
@@ -27,7 +27,8 @@ func (s *simulation) followReplacement() {
 	s.after(wait+s.profile.review+time.Hour, "follow", s.followReplacement)
 }
 
-// emergency is a fleet whose CI leaks its identity again and again. A replacement waits for two days, twice: one for the review, one for the nodes.
+// emergency is a fleet whose CI leaks its identity again and again. A replacement waits for two days, twice: one for
+// the review, one for the nodes.
 var emergency = profile{
 	name: "emergency", days: 400, workloads: 12, nodes: 20, namespaces: 2, replicas: 3, apply: 23 * time.Hour,
 	cadence: [2]time.Duration{5 * day, 6 * day}, churn: 20 * day, drain: 6 * time.Hour, revoke: 30 * day, recipients: 70 * day, replaceCA: 30 * day,

@@ -9,8 +9,9 @@ import (
 
 // How slow a cluster is.
 const (
-	maxApply = day              // from a merge until a node that is not stuck has the objects
-	maxSwap  = 10 * time.Minute // from then until the kubelet has swapped a pod's volume; a torn one takes twice as long
+	maxApply = day // from a merge until a node that is not stuck has the objects
+	// from then until the kubelet has swapped a pod's volume; a torn one takes twice as long
+	maxSwap  = 10 * time.Minute
 	maxStuck = 7 * day
 )
 
@@ -132,8 +133,8 @@ func (s *simulation) startPod(r *replica, n *node) {
 	s.load(r.pod)
 }
 
-// swap is what the kubelet does: it takes the objects as its caches hold them. The caches of Secrets and ConfigMaps are not of one moment, so what a pod gets may be
-// torn until the next sync.
+// swap is what the kubelet does: it takes the objects as its caches hold them. The caches of Secrets and ConfigMaps are
+// not of one moment, so what a pod gets may be torn until the next sync.
 func (s *simulation) swap(p *pod, whole bool) {
 	applied := p.replica.node.applied
 	if p.dead || applied.leaves[p.key()] == nil {
@@ -153,7 +154,8 @@ func (s *simulation) swap(p *pod, whole bool) {
 	s.load(p)
 }
 
-// load is what the proxy does with new files (proxy/identity): what does not verify for itself is not used, the last good generation stays, and polls try again.
+// load is what the proxy does with new files (proxy/identity): what does not verify for itself is not used, the last
+// good generation stays, and polls try again.
 func (s *simulation) load(p *pod) {
 	l, t := p.secret.leaves[p.key()], s.git.trust(p.ca.bundle, p.mesh.revoked)
 	if p.dead || l == p.leaf && t == p.trust {

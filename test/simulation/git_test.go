@@ -96,7 +96,8 @@ func (g *git) until(i int) time.Time {
 	return start.Add(100 * 365 * day)
 }
 
-// propose renders on top of the head and merges the result after a review. Where the head has moved by then, it is rendered again, as a rebase must.
+// propose renders on top of the head and merges the result after a review. Where the head has moved by then, it is
+// rendered again, as a rebase must.
 func (s *simulation) propose(review time.Duration) {
 	base := s.git.head()
 	c := s.render(s.edit(base.items))
@@ -260,7 +261,8 @@ func (s *simulation) merge(c *commit) {
 	s.syncAll()
 }
 
-// revert makes an older commit the head again for a day. Then either that is reverted in turn, or the next render builds on it.
+// revert makes an older commit the head again for a day. Then either that is reverted in turn, or the next render
+// builds on it.
 func (s *simulation) revert() {
 	back := 1 + s.rng.IntN(kept-1)
 	if len(s.git.heads) <= kept {

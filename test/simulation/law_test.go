@@ -15,8 +15,9 @@ const (
 	broughtBack   = "one side's leaf expired, and a revert had brought it back too late in its life"
 )
 
-// excuse says why the design wants handshakes between the pods that present a leaf and those that verify with a trust to fail; "" where a single pair of them must succeed.
-// A pod whose own leaf has lawfully died is out of the mesh, whatever role it plays.
+// excuse says why the design wants handshakes between the pods that present a leaf and those that verify with a trust
+// to fail; "" where a single pair of them must succeed. A pod whose own leaf has lawfully died is out of the mesh,
+// whatever role it plays.
 func (s *simulation) excuse(l *leaf, t *trust) string {
 	var why string
 	for _, p := range l.presenters {
@@ -50,8 +51,8 @@ func (s *simulation) dead(p *pod, l *leaf, bundle string) string {
 	return ""
 }
 
-// hungMeanwhile tells whether what a pod has was gone from the branch for a day already while the replacement of the authorities went on: a day is how long each step
-// waits.
+// hungMeanwhile tells whether what a pod has was gone from the branch for a day already while the replacement of the
+// authorities went on: a day is how long each step waits.
 func (s *simulation) hungMeanwhile(p *pod, l *leaf, bundle string) bool {
 	old := min(s.git.last(func(c *commit) bool { return c.leaves[p.key()] == l }), s.git.last(func(c *commit) bool { return c.bundle == bundle }))
 	return old >= 0 && s.now.Sub(s.git.until(old)) >= maxApply && slices.ContainsFunc(s.git.heads[old+1:], func(c *commit) bool { return c.replaces })
@@ -67,8 +68,8 @@ func (g *git) last(is func(*commit) bool) int {
 	return -1
 }
 
-// broughtBack tells whether a revert put the leaf back on the branch, where it stayed until it was too late for the node to get another before it expired. A running pod does not use
-// such a leaf, one that starts has nothing else.
+// broughtBack tells whether a revert put the leaf back on the branch, where it stayed until it was too late for the
+// node to get another before it expired. A running pod does not use such a leaf, one that starts has nothing else.
 func (s *simulation) broughtBack(p *pod, l *leaf) bool {
 	for i, c := range s.git.heads {
 		if c.reverted && c.leaves[p.key()] == l && p.replica.node.mustHave(s.git.until(i)).After(l.certificate.NotAfter.Add(-maxSkew)) {
@@ -78,8 +79,9 @@ func (s *simulation) broughtBack(p *pod, l *leaf) bool {
 	return false
 }
 
-// renewedLate tells whether an expired leaf is the fault of nobody but those who rendered too late, or of a node that hung for longer than what was left of it.
-// A render in the window of renewal that kept the leaf is a fault, and so is a newer leaf that lay on the branch for long enough and did not arrive.
+// renewedLate tells whether an expired leaf is the fault of nobody but those who rendered too late, or of a node that
+// hung for longer than what was left of it. A render in the window of renewal that kept the leaf is a fault, and so is
+// a newer leaf that lay on the branch for long enough and did not arrive.
 func (s *simulation) renewedLate(p *pod, l *leaf) bool {
 	end := l.certificate.NotAfter
 	window := end.Add(-s.git.config.Spec.Certificates.RenewBefore.Duration)
@@ -150,7 +152,8 @@ func (s *simulation) audit(c *commit) {
 		}
 		s.auditSigner(l, signer)
 	}
-	for _, l := range s.git.leaves { // an authority that is replaced goes ahead of time; whether that is too early, handshakes say
+	for _, l := range s.git.leaves {
+		// an authority that is replaced goes ahead of time; whether that is too early, handshakes say
 		_, ok := known[string(l.certificate.AuthorityKeyId)]
 		if !ok && l.merged && !s.git.replaced[string(l.certificate.AuthorityKeyId)] && l.certificate.NotAfter.After(now.Add(maxSkew)) {
 			s.record.fail(lostAuthority, now, "a leaf of %s that expires at %s", l.workload, l.certificate.NotAfter)
@@ -158,8 +161,8 @@ func (s *simulation) audit(c *commit) {
 	}
 }
 
-// auditSigner wants every authority but the first to have stood in the bundles of the branch for as long as a healthy node may take before it signs, unless nobody who is
-// alive could miss it.
+// auditSigner wants every authority but the first to have stood in the bundles of the branch for as long as a healthy
+// node may take before it signs, unless nobody who is alive could miss it.
 func (s *simulation) auditSigner(l *leaf, signer string) {
 	for _, id := range s.git.signers {
 		if id == signer {

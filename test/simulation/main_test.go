@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestMain runs the tests of this package without the race detector, even when it is asked for: a run is one goroutine that shares nothing with the others, and three
-// years under the detector take ten times as long.
+// TestMain runs the tests of this package without the race detector, even when it is asked for: a run is one goroutine
+// that shares nothing with the others, and three years under the detector take ten times as long.
 func TestMain(m *testing.M) {
 	if !underRace {
 		os.Exit(m.Run())

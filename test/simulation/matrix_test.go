@@ -9,7 +9,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// maxSkew is how far any clock is off, the renderer's too. NotBefore is back-dated by twice as much, which is exactly what a fast renderer and a slow verifier need.
+// maxSkew is how far any clock is off, the renderer's too. NotBefore is back-dated by twice as much, which is exactly
+// what a fast renderer and a slow verifier need.
 const maxSkew = 5 * time.Minute
 
 var roles = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
@@ -34,9 +35,10 @@ type trust struct {
 	refuses   map[*leaf]bool // thieves whose key is known to be refused
 }
 
-// matrix is every handshake that could happen now: live leaves by live trusts. A certificate chain is valid in an interval of time, since the leaf has one issuer.
-// So a pair that verifies on the slowest clock when it appears and on the fastest when it vanishes verified on every clock between the two. Ticks look between all the
-// same, so that this argument does not stand alone.
+// matrix is every handshake that could happen now: live leaves by live trusts. A certificate chain is valid in an
+// interval of time, since the leaf has one issuer. So a pair that verifies on the slowest clock when it appears and on
+// the fastest when it vanishes verified on every clock between the two. Ticks look between all the same, so that this
+// argument does not stand alone.
 type matrix struct {
 	s        *simulation
 	leaves   []*leaf

@@ -32,7 +32,8 @@ var small = profile{
 	churn: 20 * day, hang: 3 * day, drain: 6 * time.Hour, revert: 20 * day, revoke: 15 * day, recipients: 70 * day,
 }
 
-// Each broken rule fails as it must, in handshakes as in what is judged beside them, and the unbroken fleet of the same seed does not.
+// Each broken rule fails as it must, in handshakes as in what is judged beside them, and the unbroken fleet of the same
+// seed does not.
 func TestBrokenRulesAreCaught(t *testing.T) {
 	for name, test := range map[string]struct {
 		mutant mutant
@@ -65,7 +66,8 @@ func TestBrokenRulesAreCaught(t *testing.T) {
 	}
 }
 
-// signAtOnce makes the Next that a promotion has just created the Active of the same commit, and issues everything anew.
+// signAtOnce makes the Next that a promotion has just created the Active of the same commit, and issues everything
+// anew.
 func signAtOnce(s *simulation, items []*yaml.RNode) []*yaml.RNode {
 	authorities := s.authoritiesOf(items)
 	next := authorities.In(v1alpha1.SlotNext)
@@ -180,7 +182,8 @@ func (s *simulation) authoritiesOf(items []*yaml.RNode) certs.Authorities {
 	return authorities
 }
 
-// forge signs a leaf again with the key of its authority, which must be Active in the commit; other leaves were forged when it was.
+// forge signs a leaf again with the key of its authority, which must be Active in the commit; other leaves were forged
+// when it was.
 func (s *simulation) forge(c *commit, l *leaf, change func(template, authority *x509.Certificate)) *leaf {
 	if s.git.forged[l] != nil {
 		return s.git.forged[l]

@@ -19,7 +19,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// Authorities of every algorithm sign leaves of every algorithm beside them, and what is written into the state and read back verifies on both sides of TLS.
+// Authorities of every algorithm sign leaves of every algorithm beside them, and what is written into the state and
+// read back verifies on both sides of TLS.
 func TestEveryAlgorithmRoundTrips(t *testing.T) {
 	algorithms := v1alpha1.KeyAlgorithms
 	for i, ofCA := range algorithms {
@@ -173,7 +174,8 @@ func (i *issuer) lastExpiry() (last time.Time) {
 	return last
 }
 
-// Whatever the times of renders: no leaf outlives its authority, the bundle accepts every live leaf, and no authority signs unannounced.
+// Whatever the times of renders: no leaf outlives its authority, the bundle accepts every live leaf, and no authority
+// signs unannounced.
 func TestRandomRenderTimes(t *testing.T) {
 	for seed := range uint64(20 * len(seeds(t))) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
@@ -195,7 +197,8 @@ func TestRandomRenderTimes(t *testing.T) {
 	}
 }
 
-// The docs promise that an authority is trusted until the last leaf that it signed has expired. A leaf that was replaced since the validity became shorter counts too.
+// The docs promise that an authority is trusted until the last leaf that it signed has expired. A leaf that was
+// replaced since the validity became shorter counts too.
 func TestShorterValidity(t *testing.T) {
 	i := &issuer{t: t, now: start, policy: certs.Policy{TrustDomain: trustDomain, Algorithm: "ECDSA-P256", Validity: 60 * day, RenewBefore: 30 * day, SigningPeriod: 90 * day}}
 	i.leaves = []certs.Request{{ID: spiffeid.RequireFromPath(trustDomain, "/ns/prod/deployment/web")}}

@@ -6,8 +6,9 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// How a key is revoked: a render is told (Options.Revoke, `meshless revoke`), lists the digest in state and mesh maps, and issues the leaf anew. What the tree of an older
-// commit cannot know, the keys that were revoked since, whoever reverts must keep: restore and stillRevoked are that rule.
+// How a key is revoked: a render is told (Options.Revoke, `meshless revoke`), lists the digest in state and mesh maps,
+// and issues the leaf anew. What the tree of an older commit cannot know, the keys that were revoked since, whoever
+// reverts must keep: restore and stillRevoked are that rule.
 
 // revoke takes the key of some workload for stolen: it is revoked and issued anew at once. The thief keeps it.
 func (s *simulation) revoke() {
@@ -24,7 +25,8 @@ func (s *simulation) revoke() {
 	s.propose(s.between(0, 2*maxSwap))
 }
 
-// stillRevoked are the stolen keys with a certificate that is still valid, which every render is told: its base may be a revert.
+// stillRevoked are the stolen keys with a certificate that is still valid, which every render is told: its base may be
+// a revert.
 func (s *simulation) stillRevoked() []string {
 	var digests []string
 	for _, l := range s.matrix.thieves {
@@ -35,7 +37,8 @@ func (s *simulation) stillRevoked() []string {
 	return digests
 }
 
-// checkRevoked runs after a pod took new files: what it refused once it must refuse as long as the thief's certificate lives.
+// checkRevoked runs after a pod took new files: what it refused once it must refuse as long as the thief's certificate
+// lives.
 func (s *simulation) checkRevoked(p *pod) {
 	for _, digest := range p.trust.revoked {
 		p.knows[digest] = true

@@ -23,8 +23,9 @@ type profile struct {
 	stuck   time.Duration    // a node hangs for at most
 	apply   time.Duration    // a node that does not hang applies a merge after at most; default maxApply
 
-	churn, hang, drain, revert, revoke, replaceCA, recipients, policy time.Duration    // mean pauses
-	silence                                                           [2]time.Duration // when nobody renders, and for how long; it may break the mesh
+	churn, hang, drain, revert, revoke, replaceCA, recipients, policy time.Duration // mean pauses
+	// when nobody renders, and for how long; it may break the mesh
+	silence [2]time.Duration
 }
 
 // slow is a fleet that is rendered every one to three weeks, with leaves that live for two months.
@@ -111,7 +112,8 @@ func (s *simulation) changeRecipients() {
 // changePolicy changes lifetimes and algorithm.
 func (s *simulation) changePolicy() {
 	c := &s.git.config.Spec.Certificates
-	validity := max(c.Validity.Duration, []time.Duration{30 * day, 45 * day, 60 * day}[s.rng.IntN(3)]) // shorter ones: TestShorterValidity
+	// shorter ones: TestShorterValidity
+	validity := max(c.Validity.Duration, []time.Duration{30 * day, 45 * day, 60 * day}[s.rng.IntN(3)])
 	c.Validity.Duration, c.RenewBefore.Duration = validity, validity/2
 	c.CA.SigningPeriod.Duration = []time.Duration{60 * day, 90 * day, 180 * day}[s.rng.IntN(3)]
 	c.KeyAlgorithm = v1alpha1.KeyAlgorithms[s.rng.IntN(3)] // RSA keys take long to make

@@ -22,7 +22,8 @@ import (
 	"github.com/meshless-dev/meshless/proxy/identity"
 )
 
-// flux builds and decrypts a folder as kustomize-controller does; without a key the Kustomization has no spec.decryption.
+// flux builds and decrypts a folder as kustomize-controller does; without a key the Kustomization has no
+// spec.decryption.
 func flux(t *testing.T, folder, key string) (string, error) {
 	t.Helper()
 	args := []string{filepath.Dir(folder), filepath.Base(folder)}
@@ -73,7 +74,8 @@ func TestFluxDecrypts(t *testing.T) {
 	}
 }
 
-// Flux finds the keys as well where its kustomization edits all metadata, which the mesh would not forgive, and SOPS does.
+// Flux finds the keys as well where its kustomization edits all metadata, which the mesh would not forgive, and SOPS
+// does.
 func TestFluxDecryptsAfterAnOverlay(t *testing.T) {
 	e, key := shop(t)
 	applied, err := flux(t, branch(t, e.Render(t), "namePrefix: pre-\ncommonAnnotations: {a: b}\nlabels: [{pairs: {c: d}}]\n"), key)
@@ -138,7 +140,8 @@ func withoutSecrets(t *testing.T, text string) string {
 	return out.String()
 }
 
-// startProxy gives the proxy's own code the files that the kubelet would mount, and holds what it reads against the workload's identity.
+// startProxy gives the proxy's own code the files that the kubelet would mount, and holds what it reads against the
+// workload's identity.
 func startProxy(t *testing.T, item *kyaml.RNode, objects []*kyaml.RNode) {
 	t.Helper()
 	var workload appsv1.Deployment // of a StatefulSet the pod template is the same

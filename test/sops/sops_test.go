@@ -17,7 +17,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 )
 
-// The real sops decrypts the files that `meshless issue` writes, and finds their MAC right. But for the key and its own field it leaves everything as it was.
+// The real sops decrypts the files that `meshless issue` writes, and finds their MAC right. But for the key and its own
+// field it leaves everything as it was.
 func TestSopsDecryptsTheState(t *testing.T) {
 	e, key := shop(t)
 	for _, file := range secretFiles(t, e) {
@@ -77,7 +78,8 @@ func TestSopsRefuses(t *testing.T) {
 	mustSops(t, key, "decrypt", write(t, filepath.Join(t.TempDir(), "good.yaml"), good.MustString()))
 }
 
-// kustomize has set namespace and prefix when the function runs; an overlay on top edits all metadata that it can. sops decrypts both, MAC included.
+// kustomize has set namespace and prefix when the function runs; an overlay on top edits all metadata that it can. sops
+// decrypts both, MAC included.
 func TestSopsDecryptsWhatKustomizeBuilt(t *testing.T) {
 	e, key := shop(t)
 	rendered := e.Render(t)
@@ -113,7 +115,8 @@ func overlay(t *testing.T, manifests string) string {
 	return string(text)
 }
 
-// With nothing due, the next issue leaves the bytes alone; so it does when sops itself has written the file, encrypted anew or with another data key.
+// With nothing due, the next issue leaves the bytes alone; so it does when sops itself has written the file, encrypted
+// anew or with another data key.
 func TestStateThatSopsWroteIsKept(t *testing.T) {
 	e, key := shop(t)
 	recipient := recipientOf(t, key)
@@ -209,7 +212,8 @@ func TestPostQuantum(t *testing.T) {
 	}
 }
 
-// Whoever applies the Secret without decrypting it is refused: its value is no base64, which is what the API server decodes.
+// Whoever applies the Secret without decrypting it is refused: its value is no base64, which is what the API server
+// decodes.
 func TestUndecryptedIsNoSecret(t *testing.T) {
 	e, _ := shop(t)
 	for _, file := range secretFiles(t, e) {

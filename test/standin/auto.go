@@ -108,8 +108,9 @@ func pause(ctx context.Context, d time.Duration) {
 // hostName is a name of DNS with a letter in it, so that neither "1:2" nor a time of day is taken for an address.
 var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
 
-// discover finds the URLs that an environment names: STANDIN_CALLS, values like host:port or http://host:port/path, and pairs X_HOST and X_PORT. What the
-// kubelet adds for each Service of the namespace (enableServiceLinks) names whom a pod could call, not whom it does, and is left out.
+// discover finds the URLs that an environment names: STANDIN_CALLS, values like host:port or http://host:port/path, and
+// pairs X_HOST and X_PORT. What the kubelet adds for each Service of the namespace (enableServiceLinks) names whom a
+// pod could call, not whom it does, and is left out.
 func discover(env map[string]string) []string {
 	var found []string
 	for part := range strings.SplitSeq(env["STANDIN_CALLS"], ",") {

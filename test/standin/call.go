@@ -104,8 +104,9 @@ func request(ctx context.Context, client *http.Client, timeout time.Duration, ur
 // errRunsOut is the end of a connection that was kept, before it brought a byte of an answer.
 var errRunsOut = errors.New("a kept connection had ended")
 
-// keptRequest is request on a kept connection. That the server closed it just then is no failure of the request in HTTP (RFC 9112, section 9.3.1), so
-// it is tried once more, on a connection of its own; reopened says so, for whoever wants none of it.
+// keptRequest is request on a kept connection. That the server closed it just then is no failure of the request in HTTP
+// (RFC 9112, section 9.3.1), so it is tried once more, on a connection of its own; reopened says so, for whoever wants
+// none of it.
 func keptRequest(ctx context.Context, timeout time.Duration, url, marker string) (reopened bool, err error) {
 	var kept, answered bool
 	trace := &httptrace.ClientTrace{

@@ -1,6 +1,7 @@
-// Command standin takes the place of an application in the tests on a cluster: it listens where a manifest says and calls what the manifest's environment
-// names, so that what a mesh does to real manifests can be seen without the images of others. It is FROM scratch and static, writes nothing to disk and
-// runs as any user; ports below 1024 are for those whom the container runtime lets have them.
+// Command standin takes the place of an application in the tests on a cluster: it listens where a manifest says and
+// calls what the manifest's environment names, so that what a mesh does to real manifests can be seen without the
+// images of others. It is FROM scratch and static, writes nothing to disk and runs as any user; ports below 1024 are
+// for those whom the container runtime lets have them.
 //
 //	standin serve [--port N ...] [--grpc-port N] [--delay D]
 //	standin call  [--retries N] [--timeout D] URL ...
@@ -15,8 +16,8 @@
 //	/echo?n=1000       n bytes, at most 16 MiB; of a POST, its body
 //	/calls             auto: what came of the calls, per target
 //
-// On SIGTERM a server goes on for a second, in which Services learn that the pod ends, closes what clients keep open, finishes the requests that run and
-// exits 0, within 5 s in all.
+// On SIGTERM a server goes on for a second, in which Services learn that the pod ends, closes what clients keep open,
+// finishes the requests that run and exits 0, within 5 s in all.
 package main
 
 import (

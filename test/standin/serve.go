@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-// Times of the end after SIGTERM: 1 s in which new connections are still served, then what is left of 5 s for requests that run.
+// Times of the end after SIGTERM: 1 s in which new connections are still served, then what is left of 5 s for requests
+// that run.
 const (
 	lameDuck = time.Second
 	lastCall = 3500 * time.Millisecond
@@ -75,7 +76,8 @@ func newApp() *app {
 	return a
 }
 
-// ServeHTTP ends the client's connection with the first answer after SIGTERM, so that no request is sent to a connection that is about to close.
+// ServeHTTP ends the client's connection with the first answer after SIGTERM, so that no request is sent to a
+// connection that is about to close.
 func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if a.ending.Load() && r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")

@@ -7,10 +7,12 @@ import (
 	"time"
 )
 
-// half is one side of a conversation. It returns once all is as it should be, having closed its side, or with what is not.
+// half is one side of a conversation. It returns once all is as it should be, having closed its side, or with what is
+// not.
 type half func(*conversation) error
 
-// Client holds the client's half of the port's conversation and closes the connection. It returns how many bytes came, and nil if every one and the end were as they should be.
+// Client holds the client's half of the port's conversation and closes the connection. It returns how many bytes came,
+// and nil if every one and the end were as they should be.
 func Client(conn *net.TCPConn, port int) (received int64, err error) {
 	return hold(conn, port, [...]half{
 		clientGreeted, clientAsks, clientCloses, clientOutlives, clientIdles, bothWays("client", "server"), clientTaps, clientAborts, clientAborted,
@@ -103,7 +105,8 @@ func serverIdles(c *conversation) error {
 	return inOrder(c.hearing("WAIT"), c.saying("100"), idle, c.saying("200"), c.hearing("BYE"), c.Close)
 }
 
-// bothWays is either half of a large transfer: neither waits for the other, so that a proxy with too little patience or buffer for one direction stops both.
+// bothWays is either half of a large transfer: neither waits for the other, so that a proxy with too little patience or
+// buffer for one direction stops both.
 func bothWays(mine, theirs string) half {
 	return func(c *conversation) error {
 		sent := make(chan error, 1)

@@ -19,8 +19,8 @@ type Report struct {
 	Error    string `json:"error,omitempty"` // what was not as it should be
 }
 
-// Serve listens on ports, on all addresses, and holds the server's half of every conversation until ctx ends. It reports to out, in JSON, a line for
-// each connection that comes and one for each that has ended.
+// Serve listens on ports, on all addresses, and holds the server's half of every conversation until ctx ends. It
+// reports to out, in JSON, a line for each connection that comes and one for each that has ended.
 func Serve(ctx context.Context, ports []int, out io.Writer) error {
 	s := &server{out: json.NewEncoder(out)}
 	for _, port := range ports {

@@ -1,7 +1,8 @@
-// Package talk is an application in eleven variants: the ways in which programs use a TCP connection that a proxy between them can get wrong.
-// Each variant is a conversation with a client's and a server's half; each half checks every byte that it gets, and how the connection ends.
-// The port says which conversation is held (see Of). So both ends know it without a word, as real protocols do, and each
-// conversation has a mark of its own, made from the port, that travels both ways and can be looked for on a wire.
+// Package talk is an application in eleven variants: the ways in which programs use a TCP connection that a proxy
+// between them can get wrong. Each variant is a conversation with a client's and a server's half; each half checks
+// every byte that it gets, and how the connection ends. The port says which conversation is held (see Of). So both ends
+// know it without a word, as real protocols do, and each conversation has a mark of its own, made from the port, that
+// travels both ways and can be looked for on a wire.
 //
 // It needs nothing of meshless and knows nothing of it.
 package talk
@@ -68,9 +69,10 @@ const (
 	Large  = 16 << 20
 	small  = 64 << 10
 	writes = 200
-	Idle   = 6 * time.Second        // the proxy's limits for handshake and connecting are 5 s: none must outlive what it is for
-	limit  = time.Minute            // of one conversation
-	stuck  = 300 * time.Millisecond // how long a sender that is not read fills the buffers on the way
+	// the proxy's limits for handshake and connecting are 5 s: none must outlive what it is for
+	Idle  = 6 * time.Second
+	limit = time.Minute            // of one conversation
+	stuck = 300 * time.Millisecond // how long a sender that is not read fills the buffers on the way
 )
 
 // ErrNoReset is an orderly end where the peer has reset.
@@ -135,8 +137,8 @@ func (c *conversation) aborted() error {
 	return nil
 }
 
-// flood sends until nothing more fits, or the peer has reset. Nothing reads beside it: of the two, only one would learn of a reset, and the other
-// would find an orderly end (Linux hands an error of a socket out once).
+// flood sends until nothing more fits, or the peer has reset. Nothing reads beside it: of the two, only one would learn
+// of a reset, and the other would find an orderly end (Linux hands an error of a socket out once).
 func (c *conversation) flood(from string) (torn bool) {
 	_ = c.SetWriteDeadline(time.Now().Add(stuck))
 	err := c.send(from, 2*Large)
@@ -172,7 +174,8 @@ func (c *conversation) receive(from string, size int64) error {
 	return nil
 }
 
-// bulk is an endless stream of blocks, each the mark and then bytes of a generator seeded by the mark and the direction.
+// bulk is an endless stream of blocks, each the mark and then bytes of a generator seeded by the mark and the
+// direction.
 type bulk struct {
 	mark   string
 	random *rand.ChaCha8

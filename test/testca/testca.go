@@ -1,4 +1,5 @@
-// Package testca makes certificates for tests: good ones, and ones with exactly one defect. Nothing of it is stored; tests alone import it.
+// Package testca makes certificates for tests: good ones, and ones with exactly one defect. Nothing of it is stored;
+// tests alone import it.
 package testca
 
 import (
@@ -23,7 +24,8 @@ type CA struct {
 	key         *ecdsa.PrivateKey
 }
 
-// New makes a CA for the trust domain, valid from an hour ago for a year. Each change edits the template before it is signed.
+// New makes a CA for the trust domain, valid from an hour ago for a year. Each change edits the template before it is
+// signed.
 func New(tb testing.TB, trustDomain string, changes ...func(*x509.Certificate)) *CA {
 	tb.Helper()
 	key := newKey(tb)
@@ -60,7 +62,8 @@ func Below(tb testing.TB, c tls.Certificate) *CA {
 	return &CA{Certificate: c.Leaf, key: key}
 }
 
-// Issue makes a leaf for the SPIFFE ID, valid from an hour ago for a day. Each change edits the template before it is signed.
+// Issue makes a leaf for the SPIFFE ID, valid from an hour ago for a day. Each change edits the template before it is
+// signed.
 func (ca *CA) Issue(tb testing.TB, id string, changes ...func(*x509.Certificate)) tls.Certificate {
 	tb.Helper()
 	uri, err := url.Parse(id)

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// greeting is what the db says before the client has said anything. A proxy that waits for the client's first bytes hangs here.
+// greeting is what the db says before the client has said anything. A proxy that waits for the client's first bytes
+// hangs here.
 const greeting = "+ shop db, ready\n"
 
 // idleTime closes connections that say nothing.

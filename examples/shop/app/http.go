@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// drainTime is how long web's preStop handler holds its answer: until Services have stopped sending new connections here.
+// drainTime is how long web's preStop handler holds its answer: until Services have stopped sending new connections
+// here.
 const drainTime = 2 * time.Second
 
 // web is the page: GET / shows the orders, POST / places one.

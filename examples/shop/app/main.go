@@ -1,5 +1,5 @@
-// The shop is the example application of meshless: four small roles in one program, chosen by the first argument. It speaks
-// plain HTTP and a plain line protocol and knows nothing of TLS: that is the point of the example.
+// The shop is the example application of meshless: four small roles in one program, chosen by the first argument. It
+// speaks plain HTTP and a plain line protocol and knows nothing of TLS: that is the point of the example.
 //
 //	web     serves the page on :8080 and asks the api
 //	api     serves /orders on :8080 and keeps them in the db

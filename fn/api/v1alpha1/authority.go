@@ -19,7 +19,8 @@ const (
 	SlotRetired Slot = "Retired" // key gone, certificate trusted until TrustedUntil
 )
 
-// CertificateAuthority is the state of the rolling CA. It is never applied to a cluster: it carries config.kubernetes.io/local-config.
+// CertificateAuthority is the state of the rolling CA. It is never applied to a cluster: it carries
+// config.kubernetes.io/local-config.
 type CertificateAuthority struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -45,16 +46,19 @@ type Authority struct {
 	Slot         Slot         `json:"slot"`
 	ActiveSince  *metav1.Time `json:"activeSince,omitempty"`  // Active and Retired
 	TrustedUntil *metav1.Time `json:"trustedUntil,omitempty"` // Retired: 24 h after the last leaf it signed expires
-	Replaced     *metav1.Time `json:"replaced,omitempty"`     // since when it is being replaced ahead of time: its key is lost or in wrong hands
-	Recipients   string       `json:"recipients,omitempty"`   // digest of the recipients of SealedKey
-	Certificate  string       `json:"certificate"`            // PEM
-	SealedKey    string       `json:"sealedKey,omitempty"`    // Next and Active: PKCS#8 PEM in an armored age file
+	// since when it is being replaced ahead of time: its key is lost or in wrong hands
+	Replaced    *metav1.Time `json:"replaced,omitempty"`
+	Recipients  string       `json:"recipients,omitempty"` // digest of the recipients of SealedKey
+	Certificate string       `json:"certificate"`          // PEM
+	SealedKey   string       `json:"sealedKey,omitempty"`  // Next and Active: PKCS#8 PEM in an armored age file
 }
 
-// MaxAuthorities bounds how many authorities are read, so that a hostile state costs no time. A config makes about a hundred at most: see maxPeriods.
+// MaxAuthorities bounds how many authorities are read, so that a hostile state costs no time. A config makes about a
+// hundred at most: see maxPeriods.
 const MaxAuthorities = 1000
 
-// ParseCertificateAuthority reads the state object strictly. It checks the shape; package certs judges the certificates.
+// ParseCertificateAuthority reads the state object strictly. It checks the shape; package certs judges the
+// certificates.
 func ParseCertificateAuthority(node *yaml.RNode) (*CertificateAuthority, error) {
 	var ca CertificateAuthority
 	if err := decodeStrict(node, &ca); err != nil {

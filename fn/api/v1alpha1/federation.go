@@ -16,12 +16,16 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// Federation is another trust domain. Its authorities vouch for identities of that trust domain alone, and those are let in only where a rule names them.
+// Federation is another trust domain. Its authorities vouch for identities of that trust domain alone, and those are
+// let in only where a rule names them.
 type Federation struct {
-	TrustDomain string         `json:"trustDomain"`          // of the others; never ours
-	Bundle      string         `json:"bundle"`               // CA certificates in PEM, or a SPIFFE bundle document (JSON), as `meshless bundle` prints them
-	CIDRs       []netip.Prefix `json:"cidrs,omitempty"`      // networks of the others: mutual TLS, and a server of their trust domain, or nothing
-	Identities  []string       `json:"identities,omitempty"` // patterns of SPIFFE IDs that may answer in cidrs; default any of their trust domain
+	TrustDomain string `json:"trustDomain"` // of the others; never ours
+	// CA certificates in PEM, or a SPIFFE bundle document (JSON), as `meshless bundle` prints them
+	Bundle string `json:"bundle"`
+	// networks of the others: mutual TLS, and a server of their trust domain, or nothing
+	CIDRs []netip.Prefix `json:"cidrs,omitempty"`
+	// patterns of SPIFFE IDs that may answer in cidrs; default any of their trust domain
+	Identities []string `json:"identities,omitempty"`
 }
 
 // Mesh is the entry of the mesh map: with the bundle in PEM, whatever it was written in.
@@ -33,7 +37,8 @@ func (f Federation) Mesh() (meshmap.Federation, error) {
 	return meshmap.Federation{TrustDomain: f.TrustDomain, Bundle: string(svid.EncodeCertificates(authorities...)), CIDRs: f.CIDRs, Identities: f.Identities}, nil
 }
 
-// Authorities reads the bundle in either form. Whether they are CA certificates of this trust domain, is judged by package svid.
+// Authorities reads the bundle in either form. Whether they are CA certificates of this trust domain, is judged by
+// package svid.
 func (f Federation) Authorities() ([]*x509.Certificate, error) {
 	text := bytes.TrimSpace([]byte(f.Bundle))
 	if !bytes.HasPrefix(text, []byte("{")) {
@@ -61,7 +66,8 @@ func (f Federation) Authorities() ([]*x509.Certificate, error) {
 	return authorities, nil
 }
 
-// checkDocument counts the entries for X.509-SVIDs of a SPIFFE bundle (SPIFFE Trust Domain and Bundle, section 4), and refuses one with a private key.
+// checkDocument counts the entries for X.509-SVIDs of a SPIFFE bundle (SPIFFE Trust Domain and Bundle, section 4), and
+// refuses one with a private key.
 func checkDocument(text []byte) (entries int, err error) {
 	var document struct {
 		Keys []map[string]json.RawMessage `json:"keys"`
@@ -74,7 +80,8 @@ func checkDocument(text []byte) (entries int, err error) {
 		return 0, errors.New("is no SPIFFE bundle: has text behind its end")
 	}
 	for _, key := range document.Keys {
-		for _, private := range []string{"d", "k", "p", "q", "dp", "dq", "qi", "oth"} { // RFC 7518, sections 6.2.2, 6.3.2 and 6.4
+		for _, private := range []string{"d", "k", "p", "q", "dp", "dq", "qi", "oth"} {
+			// RFC 7518, sections 6.2.2, 6.3.2 and 6.4
 			if key[private] != nil {
 				return 0, errors.New("holds a private key; consider it leaked, and give the public part alone")
 			}

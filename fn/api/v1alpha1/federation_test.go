@@ -15,7 +15,8 @@ import (
 	"github.com/meshless-dev/meshless/test/testca"
 )
 
-// federationConfig is a config with one entry for each pair of a trust domain and a bundle, and more fields for the first entry.
+// federationConfig is a config with one entry for each pair of a trust domain and a bundle, and more fields for the
+// first entry.
 func federationConfig(more string, pairs ...string) string {
 	var out strings.Builder
 	out.WriteString(head + "  federation:\n")
@@ -122,7 +123,8 @@ func TestFederationRefuses(t *testing.T) {
 	}
 }
 
-// FuzzFederationBundle: whatever text somebody pastes, it is an error, or certificates that the mesh map holds in the one form that the proxies read.
+// FuzzFederationBundle: whatever text somebody pastes, it is an error, or certificates that the mesh map holds in the
+// one form that the proxies read.
 func FuzzFederationBundle(f *testing.F) {
 	ca := testca.New(f, "other.example")
 	b := spiffebundle.FromX509Authorities(spiffeid.RequireTrustDomainFromString("other.example"), []*x509.Certificate{ca.Certificate})

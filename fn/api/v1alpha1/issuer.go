@@ -21,14 +21,16 @@ const (
 
 // CertManager says who signs with issuer CertManager, and whom the proxies trust.
 type CertManager struct {
-	IssuerRef IssuerRef    `json:"issuerRef,omitempty"`
-	Bundle    ConfigMapKey `json:"bundle,omitempty"` // the authorities that proxies trust; default: ca.crt in each workload's own Secret, see certificates.md
+	IssuerRef IssuerRef `json:"issuerRef,omitempty"`
+	// the authorities that proxies trust; default: ca.crt in each workload's own Secret, see certificates.md
+	Bundle ConfigMapKey `json:"bundle,omitempty"`
 }
 
 // IssuerRef names the issuer of cert-manager, with the defaults of cert-manager.
 type IssuerRef struct {
-	Name  string `json:"name,omitempty"`  // of the Issuer or ClusterIssuer
-	Kind  string `json:"kind,omitempty"`  // default Issuer; of the group cert-manager.io also ClusterIssuer, of others whatever they have
+	Name string `json:"name,omitempty"` // of the Issuer or ClusterIssuer
+	// default Issuer; of the group cert-manager.io also ClusterIssuer, of others whatever they have
+	Kind  string `json:"kind,omitempty"`
 	Group string `json:"group,omitempty"` // default cert-manager.io
 }
 
@@ -38,7 +40,8 @@ type ConfigMapKey struct {
 	Key       string `json:"key,omitempty"`       // of the PEM text; default ca.crt
 }
 
-// UsesCertManager tells whether cert-manager issues the leaves, so that there is nothing to seal and no authority in the state.
+// UsesCertManager tells whether cert-manager issues the leaves, so that there is nothing to seal and no authority in
+// the state.
 func (s Spec) UsesCertManager() bool { return s.Certificates.Issuer == IssuerCertManager }
 
 // AdditionalAuthorities are the certificates of spec.certificates.ca.additional, which Validate has read.
@@ -50,7 +53,8 @@ func (s Spec) AdditionalAuthorities() []*x509.Certificate {
 	return certificates
 }
 
-// defaultIssuer fills in what belongs to the issuer and nothing of the other one, so that Validate sees what was written there.
+// defaultIssuer fills in what belongs to the issuer and nothing of the other one, so that Validate sees what was
+// written there.
 func (s *Spec) defaultIssuer() {
 	fill(&s.Certificates.Issuer, IssuerRollingCA)
 	if s.UsesCertManager() {
@@ -75,7 +79,8 @@ const (
 	minManagedRenewBefore = 5 * time.Minute // cert-manager.io/v1, CertificateSpec.RenewBefore
 )
 
-// issuer checks what belongs to one issuer alone. What the other one would ignore is an error: whoever wrote it relies on it.
+// issuer checks what belongs to one issuer alone. What the other one would ignore is an error: whoever wrote it relies
+// on it.
 func (v *validator) issuer(s Spec) {
 	v.oneOf("spec.certificates.issuer", s.Certificates.Issuer, IssuerRollingCA, IssuerCertManager)
 	switch s.Certificates.Issuer {
@@ -146,7 +151,8 @@ func (v *validator) certManager(s Spec) {
 	}
 }
 
-// additional checks the user's authorities as far as it can be done without a clock; package render judges their expiry.
+// additional checks the user's authorities as far as it can be done without a clock; package render judges their
+// expiry.
 func (v *validator) additional(s Spec) {
 	const field = "spec.certificates.ca.additional"
 	if s.Certificates.CA.Additional == "" {
@@ -167,8 +173,8 @@ func (v *validator) additional(s Spec) {
 	}
 }
 
-// authorityOf tells why a certificate cannot be an authority of a trust domain. One without a SPIFFE ID can (X.509-SVID standard, section 3.2: it is
-// optional there).
+// authorityOf tells why a certificate cannot be an authority of a trust domain. One without a SPIFFE ID can (X.509-SVID
+// standard, section 3.2: it is optional there).
 func authorityOf(c *x509.Certificate, trustDomain string) error {
 	if !c.IsCA || !c.BasicConstraintsValid {
 		return fmt.Errorf("is no CA certificate, so it can sign no leaf")

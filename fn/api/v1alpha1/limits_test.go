@@ -10,7 +10,8 @@ import (
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 )
 
-// Lifetimes that do not fit each other are refused by the field that has to change; the edges of what is allowed are taken.
+// Lifetimes that do not fit each other are refused by the field that has to change; the edges of what is allowed are
+// taken.
 func TestLifetimes(t *testing.T) {
 	for _, test := range []struct{ validity, renewBefore, period, want string }{
 		{"720h", "360h", "2160h", ""},

@@ -22,8 +22,8 @@ type FieldError struct{ Path, Message string }
 
 func (e FieldError) Error() string { return e.Path + ": " + e.Message }
 
-// Load reads a config: kind MutualTLS of this API version, or a ConfigMap as kpt makes it of an inline configMap. It
-// is strict, then defaulted, then validated. The error joins every mistake found, each a FieldError where it has a field.
+// Load reads a config: kind MutualTLS of this API version, or a ConfigMap as kpt makes it of an inline configMap. It is
+// strict, then defaulted, then validated. The error joins every mistake found, each a FieldError where it has a field.
 func Load(n *yaml.RNode) (*MutualTLS, error) {
 	if yaml.IsMissingOrNull(n) {
 		return nil, fmt.Errorf("functionConfig is missing; give a %s of %s with at least spec.sealing.recipients and "+

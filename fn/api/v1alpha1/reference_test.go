@@ -130,7 +130,7 @@ func (g *generator) readConstants(general *ast.GenDecl) {
 		if g.values[of.Name] == nil {
 			g.values[of.Name] = map[string]string{}
 		}
-		g.values[of.Name][strings.Trim(literal.Value, `"`)] = strings.TrimSpace(constant.Comment.Text())
+		g.values[of.Name][strings.Trim(literal.Value, `"`)] = strings.TrimSpace(strings.Join(strings.Fields(constant.Doc.Text()+" "+constant.Comment.Text()), " "))
 	}
 }
 
@@ -138,7 +138,8 @@ func (g *generator) readConstants(general *ast.GenDecl) {
 func (g *generator) meaning(p property) string {
 	text := p.meaning
 	if d := g.defaultOf(p.path); d != nil {
-		text = strings.TrimSuffix(strings.TrimSuffix(text, fmt.Sprintf("default %v", d)), "; ") // it has a column of its own
+		// it has a column of its own
+		text = strings.TrimSuffix(strings.TrimSuffix(text, fmt.Sprintf("default %v", d)), "; ")
 	}
 	values := enum(p.path)
 	if text == strings.Join(values, ", ") {
@@ -173,7 +174,8 @@ type property struct {
 	of         reflect.Type
 }
 
-// properties are the fields of a struct, those of embedded ones among them. Path is where the struct stands, "" within a list.
+// properties are the fields of a struct, those of embedded ones among them. Path is where the struct stands, "" within
+// a list.
 func (g *generator) properties(of reflect.Type, path string) []property {
 	var all []property
 	for field := range fieldsOf(of) {
@@ -227,7 +229,8 @@ func ours(of reflect.Type) bool {
 	return of.PkgPath() == reflect.TypeFor[v1alpha1.Spec]().PkgPath()
 }
 
-// at returns the field of the defaulted config at a path like spec.tls.minVersion; the zero Value below a list or for a field of the metadata.
+// at returns the field of the defaulted config at a path like spec.tls.minVersion; the zero Value below a list or for a
+// field of the metadata.
 func at(config *v1alpha1.MutualTLS, path string) reflect.Value {
 	if path == "" {
 		return reflect.Value{}

@@ -14,13 +14,16 @@ const (
 	VersionTLS13 = "VersionTLS13"
 )
 
-// TLS is the policy of connections, in the spelling of kube-apiserver's flags. The proxies speak TLS 1.3 and nothing else; what differs from that is for the
-// control plane alone.
+// TLS is the policy of connections, in the spelling of kube-apiserver's flags. The proxies speak TLS 1.3 and nothing
+// else; what differs from that is for the control plane alone.
 type TLS struct {
-	MinVersion       string   `json:"minVersion,omitempty"`       // VersionTLS13, VersionTLS12; default VersionTLS13
-	CipherSuites     []string `json:"cipherSuites,omitempty"`     // of TLS 1.2, such as TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256; those of TLS 1.3 are fixed
-	CurvePreferences []int32  `json:"curvePreferences,omitempty"` // numbers of the TLS registry of groups, as --tls-curve-preferences takes them
-	ControlPlane     bool     `json:"controlPlane,omitempty"`     // write all this into static Pods and kubelet configs of the input
+	MinVersion string `json:"minVersion,omitempty"` // VersionTLS13, VersionTLS12; default VersionTLS13
+	// of TLS 1.2, such as TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256; those of TLS 1.3 are fixed
+	CipherSuites []string `json:"cipherSuites,omitempty"`
+	// numbers of the TLS registry of groups, as --tls-curve-preferences takes them
+	CurvePreferences []int32 `json:"curvePreferences,omitempty"`
+	// write all this into static Pods and kubelet configs of the input
+	ControlPlane bool `json:"controlPlane,omitempty"`
 }
 
 func (t *TLS) setDefaults() { fill(&t.MinVersion, VersionTLS13) }

@@ -31,8 +31,9 @@ type Issuance string
 
 // The values of Issuance.
 const (
-	IssuanceAuto  Issuance = "Auto"  // only where the result is written back
-	IssuanceNever Issuance = "Never" // not at all: what is missing is an error, and in a package of kpt whatever is left to do
+	IssuanceAuto Issuance = "Auto" // only where the result is written back
+	// not at all: what is missing is an error, and in a package of kpt whatever is left to do
+	IssuanceNever Issuance = "Never"
 )
 
 // Spec is what a MutualTLS asks for.
@@ -55,7 +56,8 @@ type Spec struct {
 
 // Sealing says to whom workload keys are sealed.
 type Sealing struct {
-	Format         string              `json:"format,omitempty"`         // Age: the proxy opens the keys. SOPS: Flux does before it applies, see flux.md; default Age
+	// Age: the proxy opens the keys. SOPS: Flux does before it applies, see flux.md; default Age
+	Format         string              `json:"format,omitempty"`
 	Recipients     []string            `json:"recipients,omitempty"`     // age1… or age1pq…, never mixed
 	Namespaces     map[string][]string `json:"namespaces,omitempty"`     // instead of Recipients, by namespace
 	IdentitySecret SecretKey           `json:"identitySecret,omitempty"` // with format Age
@@ -63,8 +65,9 @@ type Sealing struct {
 
 // The values of Sealing.Format.
 const (
-	SealingAge  = "Age"  // an age file in the Secret, which the proxy opens with the identity of its namespace
-	SealingSOPS = "SOPS" // a value that SOPS encrypted to age recipients, which Flux decrypts before it applies the Secret
+	SealingAge = "Age" // an age file in the Secret, which the proxy opens with the identity of its namespace
+	// a value that SOPS encrypted to age recipients, which Flux decrypts before it applies the Secret
+	SealingSOPS = "SOPS"
 )
 
 // SecretKey names the Secret, in each namespace of the mesh, that holds the age identity.
@@ -75,22 +78,30 @@ type SecretKey struct {
 
 // Certificates says how leaves are made.
 type Certificates struct {
-	Issuer       string          `json:"issuer,omitempty"`       // RollingCA: authorities in the state. CertManager: cert-manager issues, and nothing is sealed. See certificates.md
-	KeyAlgorithm string          `json:"keyAlgorithm,omitempty"` // of the keys of leaves and authorities; default ECDSA-P256
-	Validity     metav1.Duration `json:"validity,omitempty"`     // of a leaf; default 720h
-	RenewBefore  metav1.Duration `json:"renewBefore,omitempty"`  // a leaf is due when this much is left; default half of validity
-	CA           CA              `json:"ca,omitempty"`           // the policy of the rolling authorities; required with issuer RollingCA
-	CertManager  CertManager     `json:"certManager,omitempty"`  // who signs otherwise; required with issuer CertManager
+	// RollingCA: authorities in the state. CertManager: cert-manager issues, and nothing is sealed. See certificates.md
+	Issuer string `json:"issuer,omitempty"`
+	// of the keys of leaves and authorities; default ECDSA-P256
+	KeyAlgorithm string          `json:"keyAlgorithm,omitempty"`
+	Validity     metav1.Duration `json:"validity,omitempty"` // of a leaf; default 720h
+	// a leaf is due when this much is left; default half of validity
+	RenewBefore metav1.Duration `json:"renewBefore,omitempty"`
+	// the policy of the rolling authorities; required with issuer RollingCA
+	CA CA `json:"ca,omitempty"`
+	// who signs otherwise; required with issuer CertManager
+	CertManager CertManager `json:"certManager,omitempty"`
 }
 
 // CA is the policy of the rolling certificate authority.
 type CA struct {
-	Recipients    []string        `json:"recipients,omitempty"`    // who opens CA keys: CI or an operator, never the cluster
+	// who opens CA keys: CI or an operator, never the cluster
+	Recipients    []string        `json:"recipients,omitempty"`
 	SigningPeriod metav1.Duration `json:"signingPeriod,omitempty"` // how long one authority signs; default 2160h
-	Additional    string          `json:"additional,omitempty"`    // CA certificates in PEM that are trusted beside the rolling ones and sign nothing here, see certificates.md
+	// CA certificates in PEM that are trusted beside the rolling ones and sign nothing here, see certificates.md
+	Additional string `json:"additional,omitempty"`
 }
 
-// WorkloadSelectors choose the workloads of the mesh: those that an include matches (all when there is none) and no exclude does.
+// WorkloadSelectors choose the workloads of the mesh: those that an include matches (all when there is none) and no
+// exclude does.
 type WorkloadSelectors struct {
 	Include []Selector `json:"include,omitempty"` // default: every workload in the input
 	Exclude []Selector `json:"exclude,omitempty"` // takes out what include took in
@@ -98,7 +109,8 @@ type WorkloadSelectors struct {
 	Templates []PodTemplate `json:"templates,omitempty"` // kinds of custom resources that hold a pod template
 }
 
-// PodTemplate says where a kind of custom resource keeps its pod template. Those of Argo Rollouts, OpenShift DeploymentConfigs and Knative Services are known.
+// PodTemplate says where a kind of custom resource keeps its pod template. Those of Argo Rollouts, OpenShift
+// DeploymentConfigs and Knative Services are known.
 type PodTemplate struct {
 	Group string `json:"group"` // like argoproj.io
 	Kind  string `json:"kind"`  // like Rollout
@@ -107,7 +119,8 @@ type PodTemplate struct {
 
 // Selector matches a workload when every field that is set does.
 type Selector struct {
-	Kind          string                `json:"kind,omitempty"`          // like Deployment; upper and lower case are one
+	// like Deployment; upper and lower case are one
+	Kind          string                `json:"kind,omitempty"`
 	Name          string                `json:"name,omitempty"`          // glob
 	Namespace     string                `json:"namespace,omitempty"`     // glob
 	LabelSelector *metav1.LabelSelector `json:"labelSelector,omitempty"` // on the labels of the pod template
@@ -118,7 +131,8 @@ type Inbound struct {
 	Mode         meshmap.Mode `json:"mode,omitempty"`         // default Strict
 	ExcludePorts PortList     `json:"excludePorts,omitempty"` // not redirected to the proxy at all
 
-	ExcludeInterfaces []string `json:"excludeInterfaces,omitempty"` // what arrives through these interfaces is not redirected: docker0, net1; whole names, and never eth0 or lo
+	// what arrives through these interfaces is not redirected: docker0, net1; whole names, and never eth0 or lo
+	ExcludeInterfaces []string `json:"excludeInterfaces,omitempty"`
 }
 
 // Outbound is what the proxies do with what the app opens.
@@ -127,8 +141,10 @@ type Outbound struct {
 	ExcludePorts PortList              `json:"excludePorts,omitempty"` // not redirected to the proxy at all
 	ExcludeCIDRs []netip.Prefix        `json:"excludeCIDRs,omitempty"` // networks not redirected to the proxy at all
 
-	ExcludeInterfaces []string `json:"excludeInterfaces,omitempty"` // what leaves through these interfaces is not redirected: net1, tun0; whole names, and never eth0 or lo
-	ExcludeUIDs       []int64  `json:"excludeUIDs,omitempty"`       // what processes of these users open is not redirected; never root or sidecar.uid
+	// what leaves through these interfaces is not redirected: net1, tun0; whole names, and never eth0 or lo
+	ExcludeInterfaces []string `json:"excludeInterfaces,omitempty"`
+	// what processes of these users open is not redirected; never root or sidecar.uid
+	ExcludeUIDs []int64 `json:"excludeUIDs,omitempty"`
 
 	MeshCIDRs []netip.Prefix `json:"meshCIDRs,omitempty"` // mutual TLS with any identity of the trust domain
 }
@@ -139,7 +155,8 @@ type Authorization struct {
 	Default meshmap.DefaultPolicy `json:"default,omitempty"` // default AllowMesh
 	Rules   []AuthorizationRule   `json:"rules,omitempty"`   // none: Default alone decides
 
-	FromNetworkPolicies bool `json:"fromNetworkPolicies,omitempty"` // the ingress rules of the NetworkPolicies in the input are rules as well
+	// the ingress rules of the NetworkPolicies in the input are rules as well
+	FromNetworkPolicies bool `json:"fromNetworkPolicies,omitempty"`
 }
 
 // AuthorizationMode says what becomes of those whom no rule allows.
@@ -148,21 +165,24 @@ type AuthorizationMode string
 // The values of AuthorizationMode.
 const (
 	AuthorizationEnforce AuthorizationMode = "Enforce" // whoever no rule allows is refused
-	AuthorizationDryRun  AuthorizationMode = "DryRun"  // whoever no rule allows is logged, counted and let in, provided it has an identity of the mesh
+	// whoever no rule allows is logged, counted and let in, provided it has an identity of the mesh
+	AuthorizationDryRun AuthorizationMode = "DryRun"
 )
 
-// AuthorizationRule opens ports of the workloads that To matches to From. A workload that a rule matches is closed to everyone whom no rule allows.
+// AuthorizationRule opens ports of the workloads that To matches to From. A workload that a rule matches is closed to
+// everyone whom no rule allows.
 type AuthorizationRule struct {
 	To    Selector `json:"to"`              // the workloads that the rule opens
 	Ports PortList `json:"ports,omitempty"` // of the container; default all
 	From  []Peer   `json:"from"`            // who may connect
 }
 
-// Peer is a selector of workloads or a pattern of SPIFFE IDs, not both. A selector without a namespace selects in the namespace of the workload that the rule
-// opens; "*" is every namespace.
+// Peer is a selector of workloads or a pattern of SPIFFE IDs, not both. A selector without a namespace selects in the
+// namespace of the workload that the rule opens; "*" is every namespace.
 type Peer struct {
 	Selector `json:",inline"`
-	SPIFFEID string `json:"spiffeID,omitempty"` // of our trust domain or a federated one; * stands for characters within one path segment
+	// of our trust domain or a federated one; * stands for characters within one path segment
+	SPIFFEID string `json:"spiffeID,omitempty"`
 }
 
 // Sidecar says how the proxy is placed into the pod.
@@ -182,19 +202,28 @@ const (
 
 // Proxy configures the sidecar.
 type Proxy struct {
-	Image           string                       `json:"image,omitempty"`           // default: that of the release
-	ImagePullPolicy corev1.PullPolicy            `json:"imagePullPolicy,omitempty"` // Always, IfNotPresent, Never; default: that of Kubernetes
-	Resources       *corev1.ResourceRequirements `json:"resources,omitempty"`       // default: requests 10m and 32Mi, limit 256Mi of memory
-	LogLevel        string                       `json:"logLevel,omitempty"`        // debug, info, warn, error; default info
-	FIPS140         bool                         `json:"fips140,omitempty"`         // run Go's cryptography in FIPS 140-3 mode (GODEBUG=fips140=on)
+	Image string `json:"image,omitempty"` // default: that of the release
+	// Always, IfNotPresent, Never; default: that of Kubernetes
+	ImagePullPolicy corev1.PullPolicy `json:"imagePullPolicy,omitempty"`
+	// default: requests 10m and 32Mi, limit 256Mi of memory
+	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
+	// debug, info, warn, error; default info
+	LogLevel string `json:"logLevel,omitempty"`
+	// run Go's cryptography in FIPS 140-3 mode (GODEBUG=fips140=on)
+	FIPS140 bool `json:"fips140,omitempty"`
 }
 
 // InitContainer configures the init container.
 type InitContainer struct {
-	Image           string                       `json:"image,omitempty"`           // default: that of the release, for the back end
-	ImagePullPolicy corev1.PullPolicy            `json:"imagePullPolicy,omitempty"` // Always, IfNotPresent, Never; default: that of Kubernetes
-	Resources       *corev1.ResourceRequirements `json:"resources,omitempty"`       // default: requests 10m and 16Mi, limit 64Mi of memory
-	Backend         podplan.Backend              `json:"backend,omitempty"`         // Auto: nftables, or iptables-nft where the image has it; NFTables: over netlink, or not at all; IPTables: iptables-nft or iptables-legacy, see config.md; default Auto
+	// default: that of the release, for the back end
+	Image string `json:"image,omitempty"`
+	// Always, IfNotPresent, Never; default: that of Kubernetes
+	ImagePullPolicy corev1.PullPolicy `json:"imagePullPolicy,omitempty"`
+	// default: requests 10m and 16Mi, limit 64Mi of memory
+	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
+	// Auto: nftables, or iptables-nft where the image has it; NFTables: over netlink, or not at all; IPTables:
+	// iptables-nft or iptables-legacy, see config.md; default Auto
+	Backend podplan.Backend `json:"backend,omitempty"`
 }
 
 // PortList is a list of ports and ranges: [80, "9000-9010"].

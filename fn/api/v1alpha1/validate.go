@@ -29,7 +29,8 @@ const (
 	minSigningPeriod = time.Hour
 	maxSigningPeriod = 10 * 366 * 24 * time.Hour
 
-	// maxPeriods is how many signing periods a leaf may live: as long as it lives its authority is in the bundle, one for each period, and a ConfigMap has its limits.
+	// maxPeriods is how many signing periods a leaf may live: as long as it lives its authority is in the bundle, one
+	// for each period, and a ConfigMap has its limits.
 	maxPeriods = 100
 )
 

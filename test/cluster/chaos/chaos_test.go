@@ -141,7 +141,8 @@ func comeBack(t *testing.T, a *chain.App) {
 	a.InForce(t)
 }
 
-// wantAllTalk waits until a second passes in which nothing fails, as Services learn last of all, and then wants none of many fresh requests to fail.
+// wantAllTalk waits until a second passes in which nothing fails, as Services learn last of all, and then wants none of
+// many fresh requests to fail.
 func wantAllTalk(t *testing.T, a *chain.App) {
 	t.Helper()
 	t.Logf("during all that:\n%s", chain.Describe(a.TakeStats(t)))

@@ -64,7 +64,8 @@ func (k *killer) kill(t *testing.T, kind string) {
 // couple is a pod's sandbox and its proxy.
 type couple struct{ sandbox, proxy int }
 
-// settled are the couples of the pods that have both. One whose sandbox died a moment ago is about to lose its proxy to the kubelet, which begins anew.
+// settled are the couples of the pods that have both. One whose sandbox died a moment ago is about to lose its proxy to
+// the kubelet, which begins anew.
 func settled(t *testing.T) map[string]couple {
 	t.Helper()
 	couples, proxies := map[string]couple{}, map[string]int{}
@@ -90,7 +91,8 @@ func wantAlive(t *testing.T, kind string, before map[string]couple) {
 	}
 }
 
-// killProgram kills a process of one of the pods; one whose sandbox or container is about to come back has none, and is passed over.
+// killProgram kills a process of one of the pods; one whose sandbox or container is about to come back has none, and is
+// passed over.
 func (k *killer) killProgram(t *testing.T, program string) {
 	t.Helper()
 	running := processes(t, program)
@@ -113,7 +115,8 @@ func (k *killer) killProgram(t *testing.T, program string) {
 	}
 }
 
-// processes are those of a program in any pod: the pod's UID by process. The kernel is asked, since containerd may be dead.
+// processes are those of a program in any pod: the pod's UID by process. The kernel is asked, since containerd may be
+// dead.
 func processes(t *testing.T, program string) map[int]string {
 	t.Helper()
 	found := map[int]string{}

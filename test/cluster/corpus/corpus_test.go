@@ -52,7 +52,8 @@ func TestCorpus(t *testing.T) {
 	}
 }
 
-// wantCalled wants that somebody calls each Service, so that a manifest whose environment this test does not understand fails. The page is called by people.
+// wantCalled wants that somebody calls each Service, so that a manifest whose environment this test does not understand
+// fails. The page is called by people.
 func (s *stood) wantCalled(t *testing.T) {
 	t.Helper()
 	for name := range s.services {
@@ -85,8 +86,8 @@ func (s *stood) deploy(t *testing.T) *example.Example {
 	return e
 }
 
-// waitForListeners waits until every app listens. Bookinfo has no probes: there Ready says that a process was started, no more, and a call that comes sooner
-// fails as it would without a mesh.
+// waitForListeners waits until every app listens. Bookinfo has no probes: there Ready says that a process was started,
+// no more, and a call that comes sooner fails as it would without a mesh.
 func (s *stood) waitForListeners(t *testing.T) {
 	t.Helper()
 	for name, d := range s.deployments {

@@ -70,8 +70,8 @@ type stood struct {
 //   - probes: exec probes, which are of the image, are dropped (neither application has one). HTTP, TCP and gRPC ones stay, but start at once, and readiness
 //     probes run every second: the originals wait up to 20 s for a JVM.
 //
-// Service accounts, security contexts, volumes, ports, labels and annotations stay as they are. So does a Service of type LoadBalancer: here nobody gives
-// it an address, and its NodePort works.
+// Service accounts, security contexts, volumes, ports, labels and annotations stay as they are. So does a Service of
+// type LoadBalancer: here nobody gives it an address, and its NodePort works.
 func (a application) stand(t *testing.T, manifests []byte) *stood {
 	t.Helper()
 	nodes, err := (&kio.ByteReader{Reader: bytes.NewReader(manifests), OmitReaderAnnotations: true}).Read()

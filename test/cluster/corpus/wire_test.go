@@ -20,7 +20,8 @@ import (
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
-// outside is a namespace without a mesh, with a pod that calls another, with the marker: the control of what is seen on the wire.
+// outside is a namespace without a mesh, with a pod that calls another, with the marker: the control of what is seen on
+// the wire.
 const (
 	outside   = "corpus-outside"
 	plainPort = 8080
@@ -90,8 +91,8 @@ func (s *stood) testEncryption(t *testing.T) {
 	s.wantHandshakes(t, capture, ips)
 }
 
-// wantNoMarker wants the marker between the pods outside the mesh, the control, and nowhere else. The API server, whose pods' environments hold it, talks to
-// etcd over the loopback interface of the machine.
+// wantNoMarker wants the marker between the pods outside the mesh, the control, and nowhere else. The API server, whose
+// pods' environments hold it, talks to etcd over the loopback interface of the machine.
 func (s *stood) wantNoMarker(t *testing.T, capture *lab.Capture) {
 	t.Helper()
 	var control netip.Addr
@@ -118,7 +119,8 @@ func (s *stood) wantNoMarker(t *testing.T, capture *lab.Capture) {
 	t.Logf("%d frames, the marker in %d flows outside the mesh", capture.Frames(), seen)
 }
 
-// wantHandshakes wants a TLS 1.3 handshake of each pair: the server's half, from a pod behind the Service to the pod that calls.
+// wantHandshakes wants a TLS 1.3 handshake of each pair: the server's half, from a pod behind the Service to the pod
+// that calls.
 func (s *stood) wantHandshakes(t *testing.T, capture *lab.Capture, ips map[string]netip.Addr) {
 	t.Helper()
 	for _, p := range s.pairs {
@@ -225,7 +227,8 @@ func (s *stood) testIdentities(t *testing.T) {
 	}
 }
 
-// testStrangers knocks from a pod outside the mesh: at each Service, at each pod itself, and at the port that a LoadBalancer opens on the node.
+// testStrangers knocks from a pod outside the mesh: at each Service, at each pod itself, and at the port that a
+// LoadBalancer opens on the node.
 func (s *stood) testStrangers(t *testing.T) {
 	urls, ips := s.serviceURLs(t), s.ips(t)
 	for name := range s.services {
@@ -238,8 +241,9 @@ func (s *stood) testStrangers(t *testing.T) {
 	wantAnswers(t, append(slices.Compact(urls), control), func(url string) bool { return url == control })
 }
 
-// testPermissive does what the render advises where a Service of type LoadBalancer leads to a Strict port: with the annotation, people outside the mesh reach the
-// frontend, those inside still by mutual TLS, and all other Services stay closed.
+// testPermissive does what the render advises where a Service of type LoadBalancer leads to a Strict port: with the
+// annotation, people outside the mesh reach the frontend, those inside still by mutual TLS, and all other Services stay
+// closed.
 func (s *stood) testPermissive(t *testing.T, e *example.Example) {
 	old := s.pods(t)["frontend"].Name
 	s.annotate(t, "frontend", "meshless.dev/permissive-ports", "8080")
@@ -284,7 +288,8 @@ func (s *stood) nodeURL(t *testing.T, name string) string {
 	return "http://" + net.JoinHostPort(host, port) + "/"
 }
 
-// wantAnswers calls each URL from outside the mesh, and wants those that are open to answer and all others to end the connection.
+// wantAnswers calls each URL from outside the mesh, and wants those that are open to answer and all others to end the
+// connection.
 func wantAnswers(t *testing.T, urls []string, open func(url string) bool) {
 	t.Helper()
 	answered, refused := 0, 0

@@ -47,8 +47,9 @@ func testDeletedPod(t *testing.T) {
 	stage.WantNoMoreFailures(t, mesh, plain)
 }
 
-// testInitAgain runs init a second time in the network namespace of the load's pod, as a kubelet does whose record of the first run is lost. The
-// rules are replaced in one transaction, so that there is no moment without them, and connections that are open stay.
+// testInitAgain runs init a second time in the network namespace of the load's pod, as a kubelet does whose record of
+// the first run is lost. The rules are replaced in one transaction, so that there is no moment without them, and
+// connections that are open stay.
 func testInitAgain(t *testing.T) {
 	stage.ResetLoad(t, mesh)
 	var init corev1.Container
@@ -81,8 +82,9 @@ func testInitAgain(t *testing.T) {
 	stage.WantNoFailure(t, mesh)
 }
 
-// testKilledProxy kills the proxy of the load twice, the second time so that the kubelet waits before it starts it again. The load goes on to try,
-// and the kernel still redirects what it opens to where nobody listens. The control is the same load without a mesh.
+// testKilledProxy kills the proxy of the load twice, the second time so that the kubelet waits before it starts it
+// again. The load goes on to try, and the kernel still redirects what it opens to where nobody listens. The control is
+// the same load without a mesh.
 func testKilledProxy(t *testing.T) {
 	stage.RequireNode(t)
 	watch := watchWire(t)
@@ -99,7 +101,8 @@ func testKilledProxy(t *testing.T) {
 	recovers(t)
 }
 
-// testMemory takes from the proxy of one replica the memory that it has not used yet, as a limit that is too small does.
+// testMemory takes from the proxy of one replica the memory that it has not used yet, as a limit that is too small
+// does.
 func testMemory(t *testing.T) {
 	stage.RequireNode(t)
 	watch := watchWire(t)

@@ -18,8 +18,8 @@ import (
 	"github.com/meshless-dev/meshless/test/cluster/kube"
 )
 
-// testSandbox kills the process that holds the pod's namespaces. The kubelet makes a sandbox anew and starts everything in it from the first init
-// container on.
+// testSandbox kills the process that holds the pod's namespaces. The kubelet makes a sandbox anew and starts everything
+// in it from the first init container on.
 func testSandbox(t *testing.T) {
 	stage.RequireNode(t)
 	watch := watchWire(t)
@@ -96,8 +96,8 @@ func counts(t *testing.T) string {
 	return strings.Join(lines, "\n")
 }
 
-// squeeze sets the memory limit of the running proxy to what it holds now, in the cgroup of version 1 or 2, until the kernel kills it. New
-// connections of the load need more.
+// squeeze sets the memory limit of the running proxy to what it holds now, in the cgroup of version 1 or 2, until the
+// kernel kills it. New connections of the load need more.
 func squeeze(t *testing.T, pod corev1.Pod) {
 	t.Helper()
 	id := stage.ContainerID(t, pod, api.ProxyName)
@@ -106,7 +106,8 @@ func squeeze(t *testing.T, pod corev1.Pod) {
 		if status, _ := stage.Container(stage.Pod(t, mesh, pod.Name), api.ProxyName); status.ContainerID != "containerd://"+id || status.State.Running == nil {
 			return nil
 		}
-		for size := 1 << 20; size < 256<<20; size += 256 << 10 { // version 1 takes no limit below what cannot be reclaimed
+		for size := 1 << 20; size < 256<<20; size += 256 << 10 {
+			// version 1 takes no limit below what cannot be reclaimed
 			if err := os.WriteFile(limit, []byte(strconv.Itoa(size)), 0); err == nil || os.IsNotExist(err) {
 				return fmt.Errorf("the proxy lives within %d KiB", size>>10)
 			}

@@ -32,7 +32,8 @@ spec:
 // plain is what the kustomization holds outside of the mesh. The folder mtls/ stays in Git for the way back.
 const plain = "resources: [app.yaml]\n"
 
-// testOutAndIn goes out of the mesh by the steps of docs/adoption.md in reverse, and in again by the steps as they stand.
+// testOutAndIn goes out of the mesh by the steps of docs/adoption.md in reverse, and in again by the steps as they
+// stand.
 func testOutAndIn(t *testing.T, a *chain.App) {
 	const exclude = `outbound: {excludePorts: ["1-65535"]}`
 	const meshed = "resources: [app.yaml, mtls]\ntransformers: [mtls.yaml]\n"

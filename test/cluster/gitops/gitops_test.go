@@ -77,7 +77,8 @@ func snapshot(t *testing.T, namespace string) map[string]object {
 	return all
 }
 
-// versions are what changes when an object is written. Of pods it is who they are: the kubelet writes their status when it likes.
+// versions are what changes when an object is written. Of pods it is who they are: the kubelet writes their status when
+// it likes.
 func versions(all map[string]object) map[string]string {
 	versions := map[string]string{}
 	for name, o := range all {
@@ -118,8 +119,8 @@ func testAgain(t *testing.T, a *chain.App) {
 	wantSame(t, before, snapshot(t, a.Folder.Namespace))
 }
 
-// testServerSide applies on the server's side, over what was applied on the client's, and in a namespace where nothing is yet. Neither restarts a pod, twice changes
-// nothing, and renewed certificates are no conflict.
+// testServerSide applies on the server's side, over what was applied on the client's, and in a namespace where nothing
+// is yet. Neither restarts a pod, twice changes nothing, and renewed certificates are no conflict.
 func testServerSide(t *testing.T, a *chain.App) {
 	fresh := chain.NewFolder(t, folder, "gitops-fresh")
 	fresh.Replace(t, "app.yaml", "replicas: 2", "replicas: 0") // it is the objects that count here
@@ -162,8 +163,8 @@ func settled(t *testing.T, namespace string) map[string]object {
 	return nil
 }
 
-// wantManagers wants that of those who own fields none but kubectl's apply and the controllers are left: one who applied on the client's side would keep fields
-// that a later render drops.
+// wantManagers wants that of those who own fields none but kubectl's apply and the controllers are left: one who
+// applied on the client's side would keep fields that a later render drops.
 func wantManagers(t *testing.T, all map[string]object, rendered string) {
 	t.Helper()
 	applied := 0
@@ -182,7 +183,8 @@ func wantManagers(t *testing.T, all map[string]object, rendered string) {
 	}
 }
 
-// testPrune takes guest out of the folder. Its Deployment goes, what that owned, and its Secret; everything else stays as it is.
+// testPrune takes guest out of the folder. Its Deployment goes, what that owned, and its Secret; everything else stays
+// as it is.
 func testPrune(t *testing.T, a *chain.App) {
 	prune(t, a, a.Rendered.Text) // the set learns what there is
 	before := settled(t, a.Folder.Namespace)

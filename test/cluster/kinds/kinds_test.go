@@ -75,16 +75,19 @@ func wantReached(t *testing.T, pod, container string, calls []reached) {
 	}
 }
 
-// testServices calls Services of every shape. That the app is dialed by its proxy is seen from its side; that the proxy was reached by mutual TLS
-// alone, from the proxy's metrics; that somebody without an identity is refused is the control.
+// testServices calls Services of every shape. That the app is dialed by its proxy is seen from its side; that the proxy
+// was reached by mutual TLS alone, from the proxy's metrics; that somebody without an identity is refused is the
+// control.
 func testServices(t *testing.T) {
 	wantReached(t, "client", "client", []reached{
-		{url: "http://web/", host: "web-", port: 8080},                       // another port number, and a target by name
-		{url: "http://web-node:8000/", host: "web-", port: 8080},             // the cluster's address of a NodePort
-		{url: "http://elsewhere/", host: "web-", port: 8080},                 // ExternalName: a CNAME to web
-		{url: "http://agent:8080/", host: "agent-", port: 8080},              // DaemonSet
-		{url: "http://set:8080/", host: "bare-set-", port: 8080},             // ReplicaSet
-		{url: "http://fixed:8080/", host: "controller-", port: 8080},         // ReplicationController, with an address that the manifest fixes
+		// another port number, and a target by name
+		{url: "http://web/", host: "web-", port: 8080},
+		{url: "http://web-node:8000/", host: "web-", port: 8080}, // the cluster's address of a NodePort
+		{url: "http://elsewhere/", host: "web-", port: 8080},     // ExternalName: a CNAME to web
+		{url: "http://agent:8080/", host: "agent-", port: 8080},  // DaemonSet
+		{url: "http://set:8080/", host: "bare-set-", port: 8080}, // ReplicaSet
+		// ReplicationController, with an address that the manifest fixes
+		{url: "http://fixed:8080/", host: "controller-", port: 8080},
 		{url: "http://alias.example:8080/", host: "controller-", port: 8080}, // hostAliases
 		{url: "http://many:81/", host: "many-", port: 8001},
 		{url: "http://many:82/", host: "many-", port: 8002},
@@ -130,7 +133,8 @@ func testMembers(t *testing.T) {
 		t.Fatalf("%d calls to think of, want two members by three names", len(calls))
 	}
 	wantReached(t, "client", "client", calls)
-	// A member knows its peer by name, and itself: a pod that calls its own address does not leave the pod, so no proxy is involved.
+	// A member knows its peer by name, and itself: a pod that calls its own address does not leave the pod, so no proxy
+	// is involved.
 	wantReached(t, "member-0", "member", []reached{
 		{url: "http://member-1.members:7000/", host: "member-1", port: 7000},
 		{url: "http://member-0.members:7000/", host: "member-0", port: 7000, plain: true},
@@ -142,8 +146,8 @@ func testMembers(t *testing.T) {
 	}
 }
 
-// testNodePorts calls the node's port from outside of the mesh: web takes mutual TLS only, there as everywhere; the port of many that opted out
-// answers.
+// testNodePorts calls the node's port from outside of the mesh: web takes mutual TLS only, there as everywhere; the
+// port of many that opted out answers.
 func testNodePorts(t *testing.T) {
 	node := kube.Must(t, "", "get", "nodes", "-o", `jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}`)
 	at := func(service string) string {
@@ -179,7 +183,8 @@ func testJobs(t *testing.T) {
 	}
 }
 
-// testInits reads what the init containers of many were told: the first by web, over mutual TLS, the last by the pod's own sidecar.
+// testInits reads what the init containers of many were told: the first by web, over mutual TLS, the last by the pod's
+// own sidecar.
 func testInits(t *testing.T) {
 	for container, want := range map[string]string{"ask": api.InboundSource4, "ask-helper": `\"port\":9001`} {
 		if out := kube.Must(t, "", "-n", namespace, "logs", "deployment/many", "-c", container); !strings.Contains(out, want) {

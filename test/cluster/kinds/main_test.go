@@ -20,8 +20,8 @@ func TestMain(m *testing.M) {
 	os.Exit(kube.Main(m))
 }
 
-// loadOdd builds and loads the image of ./app where the node is of this machine and lacks it. Elsewhere whoever made the cluster has loaded it
-// (docs/testing.md).
+// loadOdd builds and loads the image of ./app where the node is of this machine and lacks it. Elsewhere whoever made
+// the cluster has loaded it (docs/testing.md).
 func loadOdd() error {
 	dir := os.Getenv("D")
 	if dir == "" {

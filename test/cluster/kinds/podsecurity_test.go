@@ -43,9 +43,9 @@ spec:
 
 const enforce = "pod-security.kubernetes.io/enforce"
 
-// TestPodSecurity: the init container needs NET_ADMIN, which only privileged namespaces grant. The render says so where it sees the label; where the
-// label stands on the live namespace alone, the API server says so, and nothing runs half. Without our containers the same pods are taken, which is
-// the control.
+// TestPodSecurity: the init container needs NET_ADMIN, which only privileged namespaces grant. The render says so where
+// it sees the label; where the label stands on the live namespace alone, the API server says so, and nothing runs half.
+// Without our containers the same pods are taken, which is the control.
 func TestPodSecurity(t *testing.T) {
 	const namespace = "kinds-levels"
 	kube.NewNamespace(t, namespace)

@@ -15,8 +15,8 @@ import (
 	"github.com/meshless-dev/meshless/test/cluster/kube"
 )
 
-// testProbes: the Deployment probed is Ready, which takes a yes of each of its nine probes. What must fail is in the pod unready: its containers run,
-// and none is ready.
+// testProbes: the Deployment probed is Ready, which takes a yes of each of its nine probes. What must fail is in the
+// pod unready: its containers run, and none is ready.
 func testProbes(t *testing.T) {
 	kinds := map[string]bool{}
 	for _, c := range stage.Pods(t, namespace, "app=odd")[0].Spec.Containers {
@@ -112,8 +112,9 @@ func testReadiness(t *testing.T) {
 	stage.WantNoRestarts(t, []corev1.Pod{probedPod(t)}, "slow")
 }
 
-// testRequests reads the live pods of web: a HorizontalPodAutoscaler with a target of CPU utilization gives up on a pod in which one container, or
-// native sidecar, has no request (k8s.io/kubernetes/pkg/controller/podautoscaler, calculatePodRequests). A pod with requests stays Burstable.
+// testRequests reads the live pods of web: a HorizontalPodAutoscaler with a target of CPU utilization gives up on a pod
+// in which one container, or native sidecar, has no request (k8s.io/kubernetes/pkg/controller/podautoscaler,
+// calculatePodRequests). A pod with requests stays Burstable.
 func testRequests(t *testing.T) {
 	for _, pod := range stage.Pods(t, namespace, "app=web") {
 		for _, c := range append(append([]corev1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...) {

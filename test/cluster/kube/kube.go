@@ -1,5 +1,5 @@
-// Package kube is what every test on a real cluster needs: kubectl against the cluster that KUBECONFIG names, namespaces that go with their test,
-// and the meshless command of this work tree.
+// Package kube is what every test on a real cluster needs: kubectl against the cluster that KUBECONFIG names,
+// namespaces that go with their test, and the meshless command of this work tree.
 package kube
 
 import (

@@ -16,8 +16,8 @@ func Metrics(t *testing.T, namespace, pod string) string {
 	return Must(t, "", "get", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy/metrics", namespace, pod, api.MetricsPort))
 }
 
-// Metric sums the series of a name that have all the labels, each like `reason="done"`. A name that is not there at all fails the test, so that no renamed
-// metric hides.
+// Metric sums the series of a name that have all the labels, each like `reason="done"`. A name that is not there at all
+// fails the test, so that no renamed metric hides.
 func Metric(t *testing.T, metrics, name string, labels ...string) float64 {
 	t.Helper()
 	sum, found := 0.0, false
@@ -43,7 +43,8 @@ func Metric(t *testing.T, metrics, name string, labels ...string) float64 {
 	return sum
 }
 
-// Opened is how many connections a proxy has opened, of a direction (inbound, outbound) and security (mutual_tls, plaintext, passthrough).
+// Opened is how many connections a proxy has opened, of a direction (inbound, outbound) and security (mutual_tls,
+// plaintext, passthrough).
 func Opened(t *testing.T, metrics, direction, security string) float64 {
 	t.Helper()
 	return Metric(t, metrics, "meshless_connections_opened_total", fmt.Sprintf("direction=%q", direction), fmt.Sprintf("security=%q", security))

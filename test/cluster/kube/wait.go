@@ -29,8 +29,8 @@ func Eventually(t *testing.T, try func() error) {
 	Poll(t, time.Minute, try)
 }
 
-// Here tells whether the pods' addresses are of networks of this machine, so that their packets pass it and their ports can be reached from it. Elsewhere the
-// proxies' metrics alone judge; with CI=true that is a failure.
+// Here tells whether the pods' addresses are of networks of this machine, so that their packets pass it and their ports
+// can be reached from it. Elsewhere the proxies' metrics alone judge; with CI=true that is a failure.
 func Here(t *testing.T, pods ...netip.Addr) bool {
 	t.Helper()
 	addrs, err := net.InterfaceAddrs()

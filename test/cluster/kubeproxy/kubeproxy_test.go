@@ -24,7 +24,8 @@ import (
 
 const namespace = "kubeproxy"
 
-// TestModes goes all ways once in each mode, the one that was found last, so that the cluster is left as it was, and shown to be well.
+// TestModes goes all ways once in each mode, the one that was found last, so that the cluster is left as it was, and
+// shown to be well.
 func TestModes(t *testing.T) {
 	stage.RequireNode(t)
 	e := stage.Deploy(t, namespace, "testdata/ways.yaml", "")
@@ -61,8 +62,8 @@ func inMode(args []string, mode string) []string {
 	return append(args, "--proxy-mode="+mode)
 }
 
-// wantRulesOf waits until the namespace's Service stands in the rules of the mode, and no rule of kube-proxy for it in the other's: it cleans up at
-// its start.
+// wantRulesOf waits until the namespace's Service stands in the rules of the mode, and no rule of kube-proxy for it in
+// the other's: it cleans up at its start.
 func wantRulesOf(t *testing.T, mode string) {
 	t.Helper()
 	ip := kube.Must(t, "", "-n", namespace, "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
@@ -91,7 +92,8 @@ func output(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// testWays calls from pods of the mesh. Each call must raise what the server's proxy counts as mutual TLS, and nothing may arrive in the clear.
+// testWays calls from pods of the mesh. Each call must raise what the server's proxy counts as mutual TLS, and nothing
+// may arrive in the clear.
 func testWays(t *testing.T) {
 	web := stage.Pods(t, namespace, "app=web")[0].Name
 	for _, way := range []struct{ name, pod, container, url string }{
@@ -137,7 +139,8 @@ func testNode(t *testing.T, e *example.Example) {
 	}
 }
 
-// asClient is the TLS of whoever holds the leaf of the pod client, and verifies the server as any TLS client does, by its name.
+// asClient is the TLS of whoever holds the leaf of the pod client, and verifies the server as any TLS client does, by
+// its name.
 func asClient(t *testing.T, e *example.Example) *tls.Config {
 	t.Helper()
 	var secret corev1.Secret

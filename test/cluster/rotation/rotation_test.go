@@ -103,7 +103,8 @@ func (r *rotation) settle(t *testing.T) {
 	r.cuts = r.Cuts(t)
 }
 
-// apply commits: render, apply, and wait until it is in force. Then it lets the load go on for a while, and returns what came of it all.
+// apply commits: render, apply, and wait until it is in force. Then it lets the load go on for a while, and returns
+// what came of it all.
 func (r *rotation) apply(t *testing.T) outcome {
 	t.Helper()
 	r.Apply(t)
@@ -133,7 +134,8 @@ func (r *rotation) wantServed(t *testing.T) {
 	middle := r.open(t, "middle")
 	for _, p := range r.Of("front", "middle", "back") {
 		shown, err := chain.Knock(t, p, middle)
-		if err != nil && p.App == "back" { // it is let in anywhere but where a policy says otherwise; here it is the one that a policy names
+		if err != nil && p.App == "back" {
+			// it is let in anywhere but where a policy says otherwise; here it is the one that a policy names
 			t.Errorf("%s refuses middle: %v", p.Name, err)
 		}
 		if want := r.Rendered.Leaves[r.ID(p.App)]; shown == nil || !shown.Equal(want) {
@@ -244,8 +246,9 @@ func wantBundle(t *testing.T, want, got []*x509.Certificate) {
 	}
 }
 
-// testPromotion: the signing period is over. The authority that has been published all along signs from now on, and a third appears. Of the leaves only that
-// of back changes, for which a new one is asked: pods with leaves of both authorities talk to each other.
+// testPromotion: the signing period is over. The authority that has been published all along signs from now on, and a
+// third appears. Of the leaves only that of back changes, for which a new one is asked: pods with leaves of both
+// authorities talk to each other.
 func (r *rotation) testPromotion(t *testing.T) {
 	before := r.Rendered
 	r.Folder.Issue(t, days(6.9), "--renew", "deployment/back")
@@ -275,8 +278,9 @@ func (r *rotation) testRevokeOld(t *testing.T, old tls.Certificate) {
 	r.knock(t, "front", r.open(t, "back"), true)
 }
 
-// testRevokePresent is the runbook "One workload's key leaked". Whoever learns of it before middle has its new key refuses middle: that middle's connections
-// fail in between is what the revocation is for. All other pairs go on, and in the end all do.
+// testRevokePresent is the runbook "One workload's key leaked". Whoever learns of it before middle has its new key
+// refuses middle: that middle's connections fail in between is what the revocation is for. All other pairs go on, and
+// in the end all do.
 func (r *rotation) testRevokePresent(t *testing.T) {
 	stolen := r.open(t, "middle")
 	r.knock(t, "back", stolen, true)
@@ -303,7 +307,8 @@ func (r *rotation) knock(t *testing.T, deployment string, c tls.Certificate, wel
 	}
 }
 
-// testRecipient: the cluster gets a new age identity beside the old one, and every key is made anew for the new recipient. testPolicy takes the old one out.
+// testRecipient: the cluster gets a new age identity beside the old one, and every key is made anew for the new
+// recipient. testPolicy takes the old one out.
 func (r *rotation) testRecipient(t *testing.T) {
 	old, fresh := r.Folder.Cluster, chain.NewIdentity(t)
 	before := r.Rendered
@@ -322,7 +327,8 @@ func (r *rotation) testRecipient(t *testing.T) {
 	}
 }
 
-// testPolicy: from now on middle alone may ask back. guest, which could, is refused, and its open connections end. With it the old identity leaves the cluster.
+// testPolicy: from now on middle alone may ask back. guest, which could, is refused, and its open connections end. With
+// it the old identity leaves the cluster.
 func (r *rotation) testPolicy(t *testing.T) {
 	kube.Must(t, r.Folder.IdentitySecret(r.Folder.Cluster), "apply", "-f", "-")
 	r.Folder.Replace(t, "mtls.yaml", "{rules: []}", "{rules: [{to: {kind: Deployment, name: back}, ports: [8080], from: [{kind: Deployment, name: middle}]}]}")
@@ -338,7 +344,8 @@ func (r *rotation) testPolicy(t *testing.T) {
 	r.knock(t, "back", r.open(t, "middle"), true)
 }
 
-// testReplaceCA is the runbook "The CA identity leaked": three runs, two days apart. Connections of leaves by the old authorities end with the last one.
+// testReplaceCA is the runbook "The CA identity leaked": three runs, two days apart. Connections of leaves by the old
+// authorities end with the last one.
 func (r *rotation) testReplaceCA(t *testing.T) {
 	allowed := []string{"client", "front", "middle"}
 	before, minted := r.Rendered, r.open(t, "middle") // as a thief of the CA's key could mint it

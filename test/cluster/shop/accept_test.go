@@ -13,8 +13,8 @@ import (
 	"github.com/meshless-dev/meshless/test/example"
 )
 
-// TestServerAcceptsEveryOutput: a real API server takes what the function makes of the applications of others, and of our own cases with probes and kinds of
-// every sort. Nothing of it is kept.
+// TestServerAcceptsEveryOutput: a real API server takes what the function makes of the applications of others, and of
+// our own cases with probes and kinds of every sort. Nothing of it is kept.
 func TestServerAcceptsEveryOutput(t *testing.T) {
 	corpus, err := filepath.Glob("../../../../shared/corpus/*.yaml")
 	if err != nil {
@@ -51,7 +51,8 @@ func TestServerAcceptsEveryOutput(t *testing.T) {
 	}
 }
 
-// withoutDocuments leaves out documents that hold a mark: kinds that this server never had, and what the test brings itself.
+// withoutDocuments leaves out documents that hold a mark: kinds that this server never had, and what the test brings
+// itself.
 func withoutDocuments(text string, marks ...string) string {
 	var kept []string
 next:

@@ -17,7 +17,8 @@ func TestPod(t *testing.T) {
 	const namespace = "pod-example"
 	kube.NewNamespace(t, namespace)
 	e := example.Copy(t, "../../../examples/pod", kube.BinDir)
-	e.Edit(t, "pod.yaml", func(text string) string { // bash has no tag, which would mean Always, and this cluster pulls nothing
+	e.Edit(t, "pod.yaml", func(text string) string {
+		// bash has no tag, which would mean Always, and this cluster pulls nothing
 		return strings.Replace(text, "image: bash\n", "image: bash\n      imagePullPolicy: IfNotPresent\n", 1)
 	})
 	e.Edit(t, "kustomization.yaml", func(text string) string { return text + "namespace: " + namespace + "\n" })

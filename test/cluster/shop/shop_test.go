@@ -84,7 +84,8 @@ func wantChains(t *testing.T, rules string) {
 	}
 }
 
-// testEncryption writes an order and looks for it among all packets of this machine, when the pods are here, and in the proxies' metrics.
+// testEncryption writes an order and looks for it among all packets of this machine, when the pods are here, and in the
+// proxies' metrics.
 func testEncryption(t *testing.T) {
 	const marker = "secret-order-on-a-real-cluster"
 	pods := podIPs(t)
@@ -166,7 +167,8 @@ func wantEncrypted(t *testing.T, c *lab.Capture, pods map[string]netip.Addr, mar
 	}
 }
 
-// testRenewal commits renewed certificates, as CI would, and waits until the kubelet has swapped them and the proxies serve them.
+// testRenewal commits renewed certificates, as CI would, and waits until the kubelet has swapped them and the proxies
+// serve them.
 func testRenewal(t *testing.T, e *example.Example) {
 	const expiry = "meshless_leaf_not_after_timestamp_seconds"
 	pods, before := podIPs(t), map[string]float64{}

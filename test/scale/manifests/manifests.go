@@ -1,5 +1,6 @@
-// Package manifests writes packages of any size that look like what teams keep in Git: Deployments with probes, environment, volumes and resources, a Service and a
-// ConfigMap each, spread over namespaces. The text depends on its numbers alone, so that every run measures the same.
+// Package manifests writes packages of any size that look like what teams keep in Git: Deployments with probes,
+// environment, volumes and resources, a Service and a ConfigMap each, spread over namespaces. The text depends on its
+// numbers alone, so that every run measures the same.
 package manifests
 
 import (
@@ -133,7 +134,8 @@ func Application(i, namespaces int) string {
 	return fmt.Sprintf(application, i, Namespace(i, namespaces))
 }
 
-// WriteResourceList writes what kpt hands to a function: items that say which file they came from, so that the function issues.
+// WriteResourceList writes what kpt hands to a function: items that say which file they came from, so that the function
+// issues.
 func WriteResourceList(w io.Writer, n, namespaces int) error {
 	if _, err := io.WriteString(w, "apiVersion: config.kubernetes.io/v1\nkind: ResourceList\nitems:\n"); err != nil {
 		return err
@@ -160,7 +162,8 @@ func writeIndented(w io.Writer, mark, text string) error {
 	return err
 }
 
-// WriteKustomization writes a folder that kustomize builds: a file for each workload, and, where function names the program of meshless, a MutualTLS that calls it.
+// WriteKustomization writes a folder that kustomize builds: a file for each workload, and, where function names the
+// program of meshless, a MutualTLS that calls it.
 func WriteKustomization(folder string, n, namespaces int, function string) error {
 	var k strings.Builder
 	k.WriteString("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n")

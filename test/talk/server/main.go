@@ -1,4 +1,5 @@
-// The server of package talk: it holds the server's half of a conversation on every port of the ranges that it is given, such as 21000-21179.
+// The server of package talk: it holds the server's half of a conversation on every port of the ranges that it is
+// given, such as 21000-21179.
 package main
 
 import (

@@ -1,5 +1,6 @@
-// Command odd is what the tests of test/cluster/kinds need and test/standin, which speaks HTTP alone, does not have: HTTPS with a certificate that nobody
-// knows, an answer that depends on headers, datagrams, and the end of a Job beside a proxy that does not end by itself.
+// Command odd is what the tests of test/cluster/kinds need and test/standin, which speaks HTTP alone, does not have:
+// HTTPS with a certificate that nobody knows, an answer that depends on headers, datagrams, and the end of a Job beside
+// a proxy that does not end by itself.
 //
 //	odd serve           HTTP on 8080, HTTPS on 8443, datagrams sent back on 5353, until SIGTERM
 //	odd call URL...     GETs each (udp://HOST:PORT sends a datagram), prints the answers, tries again what fails, for a minute

@@ -26,8 +26,8 @@ func stateDir() string {
 	return "/tmp/kube"
 }
 
-// RequireNode skips the test on a cluster whose node is not made of processes of this machine, or without root. With CI=true it fails instead, so
-// that a skip cannot hide there.
+// RequireNode skips the test on a cluster whose node is not made of processes of this machine, or without root. With
+// CI=true it fails instead, so that a skip cannot hide there.
 func RequireNode(t *testing.T) {
 	t.Helper()
 	why := ""
@@ -109,7 +109,8 @@ func (d *Daemon) alive() bool {
 	return err == nil && !bytes.Contains(stat, []byte(") Z ")) // a zombie of whoever started it is gone, too
 }
 
-// Start starts the process again, as it was, but for what change makes of its arguments (nil: nothing), and notes its id where kube-up.sh looks for it.
+// Start starts the process again, as it was, but for what change makes of its arguments (nil: nothing), and notes its
+// id where kube-up.sh looks for it.
 func (d *Daemon) Start(t *testing.T, change func(args []string) []string) {
 	t.Helper()
 	args := slices.Clone(d.args)
@@ -136,7 +137,8 @@ func (d *Daemon) Start(t *testing.T, change func(args []string) []string) {
 	}
 }
 
-// closeOnExec keeps from the daemon what this process has inherited, such as the lock of a flock(1) around the tests, which it would hold for good.
+// closeOnExec keeps from the daemon what this process has inherited, such as the lock of a flock(1) around the tests,
+// which it would hold for good.
 func closeOnExec(t *testing.T) {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")

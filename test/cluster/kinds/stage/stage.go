@@ -1,5 +1,6 @@
-// Package stage is what the rooms kinds, failures and kubeproxy have in common: manifests of a test deployed through the real function, and what is
-// seen of them afterwards: pods, answers to calls, what a load came to, and the proxies' metrics.
+// Package stage is what the rooms kinds, failures and kubeproxy have in common: manifests of a test deployed through
+// the real function, and what is seen of them afterwards: pods, answers to calls, what a load came to, and the proxies'
+// metrics.
 package stage
 
 import (
@@ -17,8 +18,8 @@ import (
 	"github.com/meshless-dev/meshless/test/example"
 )
 
-// Package is a package of kustomize with the manifests, in the namespace, and with the lines of config (two spaces indented) added to the spec of its
-// MutualTLS. Nothing is issued yet. It is examples/pod with another pod.yaml.
+// Package is a package of kustomize with the manifests, in the namespace, and with the lines of config (two spaces
+// indented) added to the spec of its MutualTLS. Nothing is issued yet. It is examples/pod with another pod.yaml.
 func Package(t *testing.T, namespace, manifests, config string) *example.Example {
 	t.Helper()
 	e := example.Copy(t, "../../../examples/pod", kube.BinDir)
@@ -90,7 +91,8 @@ func Pod(t *testing.T, namespace, name string) corev1.Pod {
 	return pod
 }
 
-// Container is the status of a container, init container or sidecar of the pod; false where the kubelet has not written one.
+// Container is the status of a container, init container or sidecar of the pod; false where the kubelet has not written
+// one.
 func Container(pod corev1.Pod, name string) (corev1.ContainerStatus, bool) {
 	for _, list := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
 		for _, status := range list {
@@ -173,8 +175,8 @@ func WantNoFailure(t *testing.T, namespace string) {
 	}
 }
 
-// WantNoMoreFailures is WantNoFailure beside a control, the same load without a mesh that met the same: what fails there as well is of the machine or the
-// manifest.
+// WantNoMoreFailures is WantNoFailure beside a control, the same load without a mesh that met the same: what fails
+// there as well is of the machine or the manifest.
 func WantNoMoreFailures(t *testing.T, namespace, control string) {
 	t.Helper()
 	c, s := finish(t, control), finish(t, namespace)

@@ -112,8 +112,9 @@ type config struct {
 	Mesh        json.RawMessage
 }
 
-// InForce waits until every proxy says that it uses what was applied last, and nothing failed on the way there: its leaf, its bundle, its mesh map. The time
-// is three of the kubelet's periods here; that of a cluster as it comes from the package is a minute.
+// InForce waits until every proxy says that it uses what was applied last, and nothing failed on the way there: its
+// leaf, its bundle, its mesh map. The time is three of the kubelet's periods here; that of a cluster as it comes from
+// the package is a minute.
 func (a *App) InForce(t *testing.T) {
 	t.Helper()
 	started := time.Now()
@@ -173,8 +174,8 @@ func meshDiff(got json.RawMessage, want *meshmap.Map) string {
 	return cmp.Diff(b, a)
 }
 
-// Cuts are how many connections of mutual TLS the proxies of each Deployment closed since their peer was no longer acceptable. One that is cut is counted at one
-// of its ends or at both, whoever learns first.
+// Cuts are how many connections of mutual TLS the proxies of each Deployment closed since their peer was no longer
+// acceptable. One that is cut is counted at one of its ends or at both, whoever learns first.
 func (a *App) Cuts(t *testing.T) map[string]float64 {
 	t.Helper()
 	cuts := map[string]float64{}
@@ -185,7 +186,8 @@ func (a *App) Cuts(t *testing.T) map[string]float64 {
 	return cuts
 }
 
-// Generations are the numbers of the generations in use, by pod: what is no part of /configz, such as the identity, shows by them alone.
+// Generations are the numbers of the generations in use, by pod: what is no part of /configz, such as the identity,
+// shows by them alone.
 func (a *App) Generations(t *testing.T) map[string]float64 {
 	t.Helper()
 	numbers := map[string]float64{}
@@ -196,7 +198,8 @@ func (a *App) Generations(t *testing.T) map[string]float64 {
 	return numbers
 }
 
-// Warnings prints, when the test has failed, what proxies say but of connections that carried answers and just ended: the whole log of a pod is too long for that.
+// Warnings prints, when the test has failed, what proxies say but of connections that carried answers and just ended:
+// the whole log of a pod is too long for that.
 func (a *App) Warnings(t *testing.T) {
 	t.Helper()
 	if !t.Failed() {
@@ -215,7 +218,8 @@ func (a *App) Warnings(t *testing.T) {
 	}
 }
 
-// Plaintext prints, when the test has failed, what the proxies, also those that were killed, say of connections that are not encrypted.
+// Plaintext prints, when the test has failed, what the proxies, also those that were killed, say of connections that
+// are not encrypted.
 func (a *App) Plaintext(t *testing.T) {
 	t.Helper()
 	if !t.Failed() {
@@ -223,7 +227,8 @@ func (a *App) Plaintext(t *testing.T) {
 	}
 	for _, p := range a.pods(t) {
 		for _, previous := range []string{"--previous=false", "--previous"} {
-			log, _ := kube.Kubectl("", "-n", a.Folder.Namespace, "logs", p.Name, "-c", api.ProxyName, previous) // none before the first
+			// none before the first
+			log, _ := kube.Kubectl("", "-n", a.Folder.Namespace, "logs", p.Name, "-c", api.ProxyName, previous)
 			for line := range strings.Lines(log) {
 				if strings.Contains(line, `"handshake":"not_tls"`) || strings.Contains(line, `"security":"passthrough"`) || strings.Contains(line, `"security":"plaintext"`) {
 					t.Logf("%s (%s, %s): %s", p.Name, p.IP, previous, line)

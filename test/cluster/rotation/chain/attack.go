@@ -16,7 +16,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 )
 
-// Knock asks a pod's app over mutual TLS with a certificate, from outside of every pod. It returns the leaf that the server showed, and an error unless it answered.
+// Knock asks a pod's app over mutual TLS with a certificate, from outside of every pod. It returns the leaf that the
+// server showed, and an error unless it answered.
 func Knock(t *testing.T, pod Pod, certificate tls.Certificate) (*x509.Certificate, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

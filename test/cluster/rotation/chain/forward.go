@@ -25,8 +25,8 @@ const (
 	CallerPort = 8090
 )
 
-// forwards are `kubectl port-forward` processes, one per pod, opened when they are first needed. What they bring arrives at the pod's loopback, so neither the
-// proxy's private port nor a Strict one keeps the test out.
+// forwards are `kubectl port-forward` processes, one per pod, opened when they are first needed. What they bring
+// arrives at the pod's loopback, so neither the proxy's private port nor a Strict one keeps the test out.
 type forwards struct {
 	namespace string
 	mu        sync.Mutex

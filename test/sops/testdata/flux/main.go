@@ -1,10 +1,13 @@
-// Command flux-decrypt does to a folder what Flux's kustomize-controller does between the checkout and the apply: import the keys of spec.decryption, decrypt sources, build,
-// decrypt every resource (internal/controller/kustomization_controller.go, method build). It is compiled inside of the controller's module, whose decryptor is internal.
+// Command flux-decrypt does to a folder what Flux's kustomize-controller does between the checkout and the apply:
+// import the keys of spec.decryption, decrypt sources, build, decrypt every resource
+// (internal/controller/kustomization_controller.go, method build). It is compiled inside of the controller's module,
+// whose decryptor is internal.
 //
 //	flux-decrypt ROOT FOLDER [KEYFILE]
 //
-// ROOT is the checkout and FOLDER spec.path in it; without KEYFILE the Kustomization has no spec.decryption. The result goes to standard output. A Secret that is still encrypted
-// is refused in the controller's words, as its method apply does.
+// ROOT is the checkout and FOLDER spec.path in it; without KEYFILE the Kustomization has no spec.decryption. The result
+// goes to standard output. A Secret that is still encrypted is refused in the controller's words, as its method apply
+// does.
 package main
 
 import (
@@ -60,7 +63,8 @@ func run(args []string) error {
 	if err := dec.DecryptSources(folder); err != nil {
 		return fmt.Errorf("error decrypting sources: %w", err)
 	}
-	options := krusty.MakeDefaultOptions() // as Build of github.com/fluxcd/pkg/kustomize, whose module is not always to be had
+	// as Build of github.com/fluxcd/pkg/kustomize, whose module is not always to be had
+	options := krusty.MakeDefaultOptions()
 	options.LoadRestrictions = kustypes.LoadRestrictionsNone
 	options.PluginConfig = kustypes.DisabledPluginConfig()
 	m, err := krusty.MakeKustomizer(options).Run(filesys.MakeFsOnDisk(), folder)
