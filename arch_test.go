@@ -23,7 +23,7 @@ var rooms = map[string][][]string{
 	"proxy": {{"sandbox"}, {"config"}, {"identity"}, {"policy"}, {"telemetry"}, {"listen"}, {"record"}, {"resolve"}, {"live"}, {"relay"},
 		{"inbound", "outbound"}, {"admin"}, {"sidecar"}},
 	"init":     {{"rules"}, {"apply"}},
-	"internal": {{"api"}, {"netset"}, {"svid"}, {"podplan", "meshmap"}},
+	"internal": {{"api"}, {"netset"}, {"meshmap"}, {"svid"}, {"podplan"}},
 }
 
 // TestImports: programs import internal and never each other, and within a program imports follow the order of the
