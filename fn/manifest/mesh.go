@@ -52,7 +52,7 @@ func (m *Model) meshService(s *Service, r *report.Report) meshmap.Service {
 	out := meshmap.Service{Host: s.Host, ClusterIPs: s.ClusterIPs}
 	for i, w := range s.Workloads {
 		out.Identities = append(out.Identities, w.ID.String())
-		if excluded := m.ExcludedInbound(w); i == 0 {
+		if excluded := w.Plan.Redirect.ExcludeInboundPorts; i == 0 {
 			out.PlaintextTargetPorts = excluded
 		} else {
 			out.PlaintextTargetPorts = netset.IntersectPorts(out.PlaintextTargetPorts, excluded)
@@ -76,7 +76,7 @@ func (m *Model) meshService(s *Service, r *report.Report) meshmap.Service {
 func (m *Model) plaintext(s *Service, p corev1.ServicePort, r *report.Report) bool {
 	excluded := 0
 	for _, w := range s.Workloads {
-		if m.ExcludedInbound(w).Contains(targetPort(p, w)) {
+		if w.Plan.Redirect.ExcludeInboundPorts.Contains(targetPort(p, w)) {
 			excluded++
 		}
 	}
