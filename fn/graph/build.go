@@ -10,7 +10,6 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/manifest"
@@ -78,7 +77,7 @@ func (b *builder) readMesh(item *yaml.RNode) error {
 		return fmt.Errorf("%s: is of trust domain %q, and another map of %q; draw one mesh at a time", report.ObjectOf(item), mesh.TrustDomain, b.graph.TrustDomain)
 	}
 	b.graph.TrustDomain = mesh.TrustDomain
-	b.meshes[namespaceOf(item)] = mesh
+	b.meshes[manifest.NamespaceOf(item)] = mesh
 	return nil
 }
 
@@ -91,7 +90,7 @@ func (b *builder) readItem(item *yaml.RNode) error {
 	case ok:
 		return b.addWorkload(item, path)
 	case manifest.HasPodTemplate(item):
-		return b.add(Node{Class: Outside, Namespace: namespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}, item, nil)
+		return b.add(Node{Class: Outside, Namespace: manifest.NamespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}, item, nil)
 	case manifest.IsList(item):
 		return fmt.Errorf("%s: is a list, which hides its objects; write them as documents of their own", report.ObjectOf(item))
 	case item.GetKind() == "Service" && item.GetApiVersion() == "v1":
@@ -99,7 +98,7 @@ func (b *builder) readItem(item *yaml.RNode) error {
 		if err := node.Decode(item, &service); err != nil {
 			return fmt.Errorf("%s: cannot be read: %w", report.ObjectOf(item), err)
 		}
-		service.Namespace = namespaceOf(item)
+		service.Namespace = manifest.NamespaceOf(item)
 		b.services = append(b.services, service)
 	}
 	return nil
@@ -116,7 +115,7 @@ func (b *builder) addWorkload(item *yaml.RNode, path []string) error {
 	if err := node.Decode(template, &pod); err != nil {
 		return fmt.Errorf("%s: cannot be read: %w", object, err)
 	}
-	n := Node{Class: Outside, Namespace: namespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}
+	n := Node{Class: Outside, Namespace: manifest.NamespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}
 	annotation, injected := pod.Annotations[api.WorkloadAnnotation]
 	if !injected {
 		return b.add(n, item, pod.Labels)
@@ -306,8 +305,4 @@ func (b *builder) finish() {
 		b.graph.Nodes = append(b.graph.Nodes, Node{ID: AnywhereID, Class: Anywhere, Name: "anywhere else", Kind: "outside of the mesh"})
 	}
 	b.graph.sorted()
-}
-
-func namespaceOf(item *yaml.RNode) string {
-	return cmp.Or(item.GetNamespace(), metav1.NamespaceDefault)
 }

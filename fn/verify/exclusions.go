@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
@@ -28,7 +29,7 @@ func (c *checker) exclusions(object report.Object, args podplan.InitArgs, permis
 	for i, p := range args.ExcludeOutboundCIDRs {
 		networks[i] = p.String()
 	}
-	if mesh := c.meshes[object.Namespace]; mesh != nil && mesh.Inbound.Mode == meshmap.Permissive {
+	if mesh := c.meshes[manifest.EffectiveNamespace(object)]; mesh != nil && mesh.Inbound.Mode == meshmap.Permissive {
 		holes = append(holes, "every port permissive")
 	} else {
 		add("permissive ports", permissive.String())

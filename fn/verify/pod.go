@@ -46,7 +46,7 @@ func (c *checker) workload(item *yaml.RNode, path []string) {
 		return
 	}
 	id := spiffeid.RequireFromString(workload.SPIFFEID) // ParseWorkload has read it
-	if want, err := api.WorkloadID(id.TrustDomain(), namespaceOf(object), strings.ToLower(object.Kind), object.Name); err != nil || want != id {
+	if want, err := api.WorkloadID(id.TrustDomain(), manifest.EffectiveNamespace(object), strings.ToLower(object.Kind), object.Name); err != nil || want != id {
 		c.report.Error(object, "metadata", "is not what its identity %s says; render after what renames or moves it (the function belongs last into the outermost overlay)", id)
 	}
 	parts, field, err := takeApart(pod.Spec)
@@ -285,7 +285,7 @@ func (c *checker) handlers(object report.Object, others []corev1.Container, w *p
 func (c *checker) services(items []*yaml.RNode) {
 	index := &manifest.Index{}
 	for _, w := range c.injected {
-		index.Add(w.object.Namespace, w.labels)
+		index.Add(manifest.EffectiveNamespace(w.object), w.labels)
 	}
 	known := c.distinctMaps()
 	for _, item := range items {
@@ -338,14 +338,14 @@ func (c *checker) service(item *yaml.RNode, index *manifest.Index, all []*knownS
 	}
 	var identities []string
 	if service.Spec.Type != corev1.ServiceTypeExternalName {
-		for _, n := range index.Select(object.Namespace, service.Spec.Selector) {
+		for _, n := range index.Select(manifest.EffectiveNamespace(object), service.Spec.Selector) {
 			identities = append(identities, c.injected[n].identity)
 		}
 	}
 	slices.Sort(identities)
 	var lacking []string // namespaces
 	for _, known := range all {
-		host := fmt.Sprintf("%s.%s.svc.%s", service.Name, namespaceOf(object), known.clusterDomain)
+		host := fmt.Sprintf("%s.%s.svc.%s", service.Name, manifest.EffectiveNamespace(object), known.clusterDomain)
 		if len(identities) > 0 && !slices.Equal(known.identities[host], identities) {
 			lacking = append(lacking, known.namespaces...)
 		}
@@ -354,11 +354,4 @@ func (c *checker) service(item *yaml.RNode, index *manifest.Index, all []*knownS
 	for _, namespace := range lacking {
 		c.report.Error(object, "", "is not in the mesh map of namespace %q with the workloads that it selects; render the whole package again", namespace)
 	}
-}
-
-func namespaceOf(o report.Object) string {
-	if o.Namespace == "" {
-		return "default"
-	}
-	return o.Namespace
 }

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 )
@@ -35,7 +36,7 @@ func (c *checker) volume(object report.Object, pod corev1.PodTemplateSpec, ident
 		}
 	}
 	c.leafSource(object, pod.Annotations[api.TLSSecretAnnotation], identity, from)
-	if from[api.MeshFile] != "configmap/"+api.MeshName || c.meshes[object.Namespace] == nil {
+	if from[api.MeshFile] != "configmap/"+api.MeshName || c.meshes[manifest.EffectiveNamespace(object)] == nil {
 		c.report.Error(object, "volumes", "must mount configmap %q, which must be among the manifests", api.MeshName)
 	}
 	if from[api.WorkloadFile] != "annotation/"+api.WorkloadAnnotation {
@@ -51,7 +52,7 @@ func (c *checker) leafSource(object report.Object, own, identity string, from fi
 		c.report.Error(object, "volumes", "must take %s and %s from one Secret", api.LeafFile, api.SealedKeyFile)
 		return
 	}
-	switch name := object.Namespace + "/" + secret; {
+	switch name := namespacedName(object, secret); {
 	case own != "" || sealed == "" && c.managed[name] == nil && c.secrets[name] == nil:
 		c.ownSource(object, own, secret, identity, from)
 	case sealed == "" && c.managed[name] != nil:
@@ -76,7 +77,7 @@ func (c *checker) holds(object report.Object, secret string, leaf *Leaf, identit
 
 // ownBundle checks that the proxy trusts whom the bundle of ours says.
 func (c *checker) ownBundle(object report.Object, from files) {
-	if from[api.BundleFile] != "configmap/"+api.BundleName || c.bundles[object.Namespace] == nil {
+	if from[api.BundleFile] != "configmap/"+api.BundleName || c.bundles[manifest.EffectiveNamespace(object)] == nil {
 		c.report.Error(object, "volumes", "must mount configmap %q, which must be among the manifests", api.BundleName)
 	}
 }
