@@ -13,18 +13,19 @@ import (
 // only.
 func (m *Model) warnExposed(services []corev1.Service, ingresses []networkingv1.Ingress, r *report.Report) {
 	m.warnHostPorts(r)
+	effective := func(namespace string) string { return EffectiveNamespace(report.Object{Namespace: namespace}) }
 	byName := map[[2]string]*Service{}
 	for _, s := range m.Services {
-		byName[[2]string{s.Object.Namespace, s.Name}] = s
+		byName[[2]string{s.Namespace, s.Name}] = s
 	}
 	for _, service := range services {
 		if t := service.Spec.Type; t == corev1.ServiceTypeLoadBalancer || t == corev1.ServiceTypeNodePort {
-			m.warnStrict(byName[[2]string{service.Namespace, service.Name}], 0, "is of type "+string(t), r)
+			m.warnStrict(byName[[2]string{effective(service.Namespace), service.Name}], 0, "is of type "+string(t), r)
 		}
 	}
 	for _, ingress := range ingresses {
 		for _, backend := range backends(ingress) {
-			s := byName[[2]string{ingress.Namespace, backend.Name}]
+			s := byName[[2]string{effective(ingress.Namespace), backend.Name}]
 			m.warnStrict(s, servicePort(s, backend.Port), "is a backend of ingress "+ingress.Name, r)
 		}
 	}

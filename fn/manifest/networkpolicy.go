@@ -59,7 +59,7 @@ func (m *Model) addNetworkPolicy(item *yaml.RNode, r *report.Report) {
 	if len(spec.PolicyTypes) > 0 && !slices.Contains(spec.PolicyTypes, networkingv1.PolicyTypeIngress) {
 		return
 	}
-	p := &networkPolicy{object: object, namespace: cmp.Or(item.GetNamespace(), metav1.NamespaceDefault), ingress: spec.Ingress}
+	p := &networkPolicy{object: object, namespace: EffectiveNamespace(object), ingress: spec.Ingress}
 	var ok bool
 	if p.selector, ok = readSelector(&spec.PodSelector, object, "spec.podSelector", r); !ok {
 		return

@@ -1,14 +1,12 @@
 package manifest
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -40,10 +38,8 @@ func (m *Model) addServices(services []corev1.Service, r *report.Report) {
 		if len(service.Spec.Selector) == 0 || service.Spec.Type == corev1.ServiceTypeExternalName {
 			continue
 		}
-		s := &Service{
-			Object: report.Object{APIVersion: "v1", Kind: "Service", Namespace: service.Namespace, Name: service.Name},
-			Name:   service.Name, Namespace: cmp.Or(service.Namespace, metav1.NamespaceDefault), Ports: service.Spec.Ports,
-		}
+		object := report.Object{APIVersion: "v1", Kind: "Service", Namespace: service.Namespace, Name: service.Name}
+		s := &Service{Object: object, Name: service.Name, Namespace: EffectiveNamespace(object), Ports: service.Spec.Ports}
 		if len(validation.IsDNS1123Label(s.Name)) > 0 || len(validation.IsDNS1123Label(s.Namespace)) > 0 {
 			r.Error(s.Object, "metadata", "%q in namespace %q: Kubernetes accepts no such name for a Service, and it would get into a certificate", s.Name, s.Namespace)
 			continue

@@ -1,7 +1,6 @@
 package manifest
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"path"
@@ -116,7 +115,7 @@ func (m *Model) addWorkload(item *yaml.RNode, r *report.Report) {
 func (m *Model) readWorkload(item *yaml.RNode, r *report.Report) *Workload {
 	p, _ := m.kinds.TemplatePath(item)
 	w := &Workload{Node: item, Object: report.ObjectOf(item), Kind: item.GetKind(), Name: item.GetName(),
-		Namespace: cmp.Or(item.GetNamespace(), metav1.NamespaceDefault), TemplatePath: p}
+		Namespace: NamespaceOf(item), TemplatePath: p}
 	if w.Name == "" {
 		r.Error(w.Object, "metadata.name", "is missing; an identity needs a name (generateName makes a new one at every apply)")
 		return nil

@@ -1,14 +1,12 @@
 package verify
 
 import (
-	"cmp"
 	"crypto"
 	"crypto/x509"
 	"fmt"
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/certs"
@@ -79,7 +77,7 @@ func (c *checker) readCertificate(item *yaml.RNode) {
 	} else if *c.issuer != spec.IssuerRef { // a pod that has no other bundle would trust whatever CA its issuer names
 		wrong("issuerRef", "names another issuer (%s/%s) than the mesh's other Certificates (%s/%s); render the whole package again", spec.IssuerRef.Kind, spec.IssuerRef.Name, c.issuer.Kind, c.issuer.Name)
 	}
-	name := object.Namespace + "/" + spec.SecretName
+	name := namespacedName(object, spec.SecretName)
 	if other := c.managed[name]; other != nil {
 		wrong("secretName", "is %q, which %s writes as well", spec.SecretName, other.Secret)
 		return
@@ -126,7 +124,7 @@ func (c *checker) ownSource(p *pod, own string) {
 	}
 	of := report.Object{APIVersion: "v1", Kind: "Secret", Namespace: p.object.Namespace, Name: secret}
 	c.leaves = append(c.leaves, Leaf{Secret: of, Identity: p.plan.Workload.SPIFFEID, IssuedBy: "the user"})
-	if item := c.given[namespacedName(p.object.Namespace, secret)]; item != nil {
+	if item := c.given[namespacedName(p.object, secret)]; item != nil {
 		c.ownSecret(of, item, p)
 	}
 }
@@ -151,7 +149,7 @@ func (c *checker) ownSecret(of report.Object, item *yaml.RNode, p *pod) {
 		c.report.Error(of, "data["+api.LeafFile+"]", "%v; want the leaf and, if there are any, the intermediates that lead to its authority", err)
 		return
 	}
-	if err := c.judgeOwn(chain, p.object.Namespace, p.plan.Workload.SPIFFEID); err != nil {
+	if err := c.judgeOwn(chain, manifest.EffectiveNamespace(p.object), p.plan.Workload.SPIFFEID); err != nil {
 		c.report.Error(of, "data["+api.LeafFile+"]", "%v", err)
 	}
 	if text := data[api.PlainKeyFile]; strings.Contains(text, "-----BEGIN") {
@@ -187,6 +185,7 @@ func belongs(key crypto.Signer, leaf *x509.Certificate) bool {
 	return ok && public.Equal(leaf.PublicKey)
 }
 
-func namespacedName(namespace, name string) string {
-	return cmp.Or(namespace, corev1.NamespaceDefault) + "/" + name
+// namespacedName names what stands beside an object, in the same namespace.
+func namespacedName(beside report.Object, name string) string {
+	return manifest.EffectiveNamespace(beside) + "/" + name
 }

@@ -1,12 +1,10 @@
 package verify
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/manifest"
@@ -121,14 +119,14 @@ func (c *checker) alike(first, m meshMap) {
 	have, errHave := jsonOf(of(m.mesh))
 	want, errWant := jsonOf(of(first.mesh))
 	if errHave != nil || errWant != nil {
-		c.report.Error(m.object, "data["+api.MeshFile+"]", "cannot be compared with that of namespace %q", namespaceOf(first.object))
+		c.report.Error(m.object, "data["+api.MeshFile+"]", "cannot be compared with that of namespace %q", manifest.EffectiveNamespace(first.object))
 		return
 	}
 	for _, d := range compare("", have, want) {
 		c.report.Error(m.object, "data["+api.MeshFile+"]", "%s %s, as in the map of namespace %q: one config says it for the whole mesh; render the whole package again",
-			d.path[1:], d, namespaceOf(first.object))
+			d.path[1:], d, manifest.EffectiveNamespace(first.object))
 	}
-	revoked := c.revoked[m.object.Namespace]
+	revoked := c.revoked[manifest.EffectiveNamespace(m.object)]
 	if listed := slices.Sorted(slices.Values(m.mesh.RevokedKeys)); revoked != nil && !slices.Equal(listed, revoked) {
 		c.report.Error(m.object, "data["+api.MeshFile+"]", "revokedKeys are %s, and the bundle of the namespace says %s; render the whole package again", brief(listed), brief(revoked))
 	}
@@ -136,9 +134,9 @@ func (c *checker) alike(first, m meshMap) {
 
 // policies reports policies of workloads that the namespace does not have.
 func (c *checker) policies(m meshMap) {
-	namespace, ids := namespaceOf(m.object), map[string]bool{}
+	namespace, ids := manifest.EffectiveNamespace(m.object), map[string]bool{}
 	for _, p := range c.injected {
-		if namespaceOf(p.object) == namespace {
+		if p.namespace() == namespace {
 			ids[p.plan.Workload.SPIFFEID] = true
 		}
 	}
@@ -148,5 +146,3 @@ func (c *checker) policies(m meshMap) {
 		}
 	}
 }
-
-func namespaceOf(o report.Object) string { return cmp.Or(o.Namespace, metav1.NamespaceDefault) }

@@ -64,7 +64,7 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
 		c.readSecret(item)
 		c.readCertificate(item)
 		if item.GetKind() == "Secret" {
-			c.given[namespacedName(item.GetNamespace(), item.GetName())] = item
+			c.given[namespacedName(report.ObjectOf(item), item.GetName())] = item
 		}
 	}
 	for _, item := range items {
@@ -74,7 +74,9 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
 	c.maps(items)
 	c.federation()
 	if o.EveryWorkload {
-		c.orphans()
+		if !c.unread { // then it is not known who mounts what
+			c.orphans()
+		}
 		c.warnUneven()
 	}
 	if o.EveryWorkload && c.workloads == 0 {
@@ -163,10 +165,10 @@ func (c *checker) wellFormed(items []*yaml.RNode) bool {
 			c.report.Error(object, "items", "is a list, which kubectl takes apart; make it a List of v1, or write its items as documents of their own")
 		case object.Kind == "List":
 			continue // its items are looked at one by one, and `kubectl get -o yaml` gives it no name
-		case seen[object] && item.GetAnnotations()[manifest.LocalConfigAnnotation] != "true":
+		case seen[manifest.Key(object)] && item.GetAnnotations()[manifest.LocalConfigAnnotation] != "true":
 			c.report.Error(object, "", "stands twice in the input")
 		}
-		seen[object] = true
+		seen[manifest.Key(object)] = true
 	}
 	return !c.report.Failed()
 }
@@ -215,7 +217,7 @@ func (c *checker) readBundle(item *yaml.RNode) {
 			c.report.Error(object, "data["+api.MeshFile+"]", "%v", err)
 			return
 		}
-		c.meshes[item.GetNamespace()] = mesh
+		c.meshes[manifest.EffectiveNamespace(object)] = mesh
 		c.meshMaps = append(c.meshMaps, meshMap{object, mesh})
 	}
 	if text, ok := data[api.BundleFile]; ok {
@@ -224,11 +226,11 @@ func (c *checker) readBundle(item *yaml.RNode) {
 			c.report.Error(object, "data["+api.BundleFile+"]", "%v", err)
 			return
 		}
-		c.bundles[item.GetNamespace()] = bundle
-		c.revoked[item.GetNamespace()] = revokedKeys(item)
+		namespace := manifest.EffectiveNamespace(object)
+		c.bundles[namespace], c.revoked[namespace] = bundle, revokedKeys(item)
 		if !c.texts[text] { // most often all are the same, and a leaf is judged once
 			c.texts[text] = true
-			c.distinct = append(c.distinct, item.GetNamespace())
+			c.distinct = append(c.distinct, namespace)
 		}
 	}
 }
@@ -275,7 +277,7 @@ func (c *checker) readSecret(item *yaml.RNode) {
 		c.report.Error(object, "", "there is no bundle (configmap %s) in the input to judge its certificate by", api.BundleName)
 	}
 	c.judge(&leaf)
-	c.secrets[object.Namespace+"/"+object.Name] = &leaf
+	c.secrets[namespacedName(object, object.Name)] = &leaf
 	c.leaves = append(c.leaves, leaf)
 }
 

@@ -15,7 +15,7 @@ func (c *checker) volume(p *pod) {
 	files, identity := p.plan.Files, p.plan.Workload.SPIFFEID
 	own := p.spec.Annotations[api.TLSSecretAnnotation]
 	sealed := files.KeyFile == api.SealedKeyFile
-	switch name := p.object.Namespace + "/" + files.LeafSecret; {
+	switch name := namespacedName(p.object, files.LeafSecret); {
 	case own != "" || !sealed && c.managed[name] == nil && c.secrets[name] == nil:
 		c.ownSource(p, own)
 	case !sealed && c.managed[name] != nil:
@@ -26,7 +26,7 @@ func (c *checker) volume(p *pod) {
 		c.keySource(p, c.secrets[name])
 		c.ownBundle(p)
 	}
-	if c.meshes[p.object.Namespace] == nil {
+	if c.meshes[p.namespace()] == nil {
 		c.report.Error(p.object, p.sources(), "must mount configmap %q, which must be among the manifests", api.MeshName)
 	}
 }
@@ -49,7 +49,7 @@ func (c *checker) holds(p *pod, leaf *Leaf, identity string) {
 
 // ownBundle checks that the proxy trusts whom the bundle of ours says.
 func (c *checker) ownBundle(p *pod) {
-	if p.plan.Files.Bundle.Name != api.BundleName || p.plan.Files.Bundle.Key != api.BundleFile || c.bundles[p.object.Namespace] == nil {
+	if p.plan.Files.Bundle.Name != api.BundleName || p.plan.Files.Bundle.Key != api.BundleFile || c.bundles[p.namespace()] == nil {
 		c.report.Error(p.object, p.sources(), "must mount configmap %q, which must be among the manifests", api.BundleName)
 	}
 }

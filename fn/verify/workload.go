@@ -34,6 +34,9 @@ func (p *pod) field(below string) string {
 	return strings.Join(append(slices.Clone(p.path), below), ".")
 }
 
+// namespace is where the pods run.
+func (p *pod) namespace() string { return manifest.EffectiveNamespace(p.object) }
+
 // workload checks one workload: injected whole, or not at all and on purpose.
 func (c *checker) workload(item *yaml.RNode, path []string) {
 	p := &pod{item: item, object: report.ObjectOf(item), path: path, template: node.Get(item.YNode(), path...)}
@@ -77,7 +80,7 @@ func (c *checker) workload(item *yaml.RNode, path []string) {
 // identity checks that a workload is still called what its identity says.
 func (c *checker) identity(p *pod) {
 	id := p.plan.ID()
-	want, err := api.WorkloadID(id.TrustDomain(), namespaceOf(p.object), strings.ToLower(p.object.Kind), p.object.Name)
+	want, err := api.WorkloadID(id.TrustDomain(), p.namespace(), strings.ToLower(p.object.Kind), p.object.Name)
 	if err != nil || want != id {
 		c.report.Error(p.object, "metadata.name", "is not what its identity %s says; render after what renames or moves it (the function belongs last into the outermost overlay)", id)
 	}
@@ -227,11 +230,11 @@ func (c *checker) others(p *pod) {
 func (c *checker) readers() {
 	identities := map[string]bool{}
 	for _, p := range c.injected {
-		identities[namespaceOf(p.object)+"/"+p.plan.Files.Identity.Name] = true
+		identities[p.namespace()+"/"+p.plan.Files.Identity.Name] = true
 	}
 	for _, p := range c.pods {
 		for _, use := range podspec.SecretUses(&p.spec.Spec) {
-			if identities[namespaceOf(p.object)+"/"+use.Secret] || strings.HasPrefix(use.Secret, api.NamePrefix) {
+			if identities[p.namespace()+"/"+use.Secret] || strings.HasPrefix(use.Secret, api.NamePrefix) {
 				c.report.Error(p.object, p.field(use.Field), "hands the Secret %q to the app; it is the proxies', and holds a key or what opens keys. Take it out", use.Secret)
 			}
 		}
@@ -245,7 +248,7 @@ func (c *checker) exclusions(p *pod) {
 		return
 	}
 	var mode meshmap.Mode
-	if mesh := c.meshes[p.object.Namespace]; mesh != nil {
+	if mesh := c.meshes[p.namespace()]; mesh != nil {
 		mode = mesh.Inbound.Mode
 	}
 	if list := p.plan.Exclusions(mode); len(list) > 0 {
@@ -262,7 +265,7 @@ func (c *checker) outside(object report.Object, why string) {
 
 // asWorkload is the pod as a render would read it.
 func (p *pod) asWorkload() *manifest.Workload {
-	w := &manifest.Workload{Object: p.object, Kind: p.object.Kind, Name: p.object.Name, Namespace: namespaceOf(p.object), TemplatePath: p.path, Pod: p.spec, Plan: p.plan}
+	w := &manifest.Workload{Object: p.object, Kind: p.object.Kind, Name: p.object.Name, Namespace: p.namespace(), TemplatePath: p.path, Pod: p.spec, Plan: p.plan}
 	if p.plan != nil {
 		w.ID = p.plan.ID()
 	}
