@@ -72,6 +72,9 @@ func (r *Report) add(severity fn.Severity, o Object, field, format string, args 
 	r.results = append(r.results, result)
 }
 
+// Add adds the findings of another report.
+func (r *Report) Add(other *Report) { r.results = append(r.results, other.results...) }
+
 // Failed tells whether there is an error.
 func (r *Report) Failed() bool { return r.results.ExitCode() != 0 }
 
