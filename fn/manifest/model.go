@@ -4,6 +4,7 @@
 package manifest
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -67,9 +68,11 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 	for _, item := range items {
 		switch {
 		case m.State.take(item):
-		case item.GetAnnotations()[LocalConfigAnnotation] == "true":
+		case IsLocalConfig(item):
+			m.kinds.WarnLocalWorkload(item, r)
 		case m.isWorkload(item):
 			m.addWorkload(item, r)
+			m.warnUnknownPods(item, r)
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Service":
 			if s, ok := decode[corev1.Service](item, report.ObjectOf(item), "", r); ok {
 				services = append(services, s)
@@ -92,7 +95,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 			r.Error(report.ObjectOf(item), "items", "a %s hides its workloads from the render; make it a List of v1, or write its items as documents of their own", item.GetKind())
 		default:
 			refuseStrayAnnotations(item, r)
-			warnUnknownKind(item, r)
+			m.warnUnknownPods(item, r)
 			m.warnOtherPolicy(item, r)
 		}
 	}
@@ -109,10 +112,18 @@ func IsList(item *yaml.RNode) bool {
 	return strings.HasSuffix(item.GetKind(), "List") && item.Field("items") != nil
 }
 
-// warnUnknownKind says that pods will run outside of the mesh.
-func warnUnknownKind(item *yaml.RNode, r *report.Report) {
-	if HasPodTemplate(item) {
-		r.Warn(report.ObjectOf(item), "", "has a pod template, and %s of %s is no kind that meshless knows; its pods stay outside of the mesh. Name it in spec.workloads.templates", item.GetKind(), item.GetApiVersion())
+// warnUnknownPods says that pods will run outside of the mesh.
+func (m *Model) warnUnknownPods(item *yaml.RNode, r *report.Report) {
+	why := fmt.Sprintf("%s of %s is no kind that meshless knows", item.GetKind(), item.GetApiVersion())
+	if m.isWorkload(item) {
+		why = "it is not in the pod template that spec.workloads.templates names"
+	}
+	for _, field := range m.kinds.UnknownPodFields(item) {
+		way := "Name its pod template in spec.workloads.templates"
+		if strings.Contains(field, "[") || !strings.HasSuffix(field, ".spec.containers") {
+			way = "Only a whole pod template that no list holds can be named in spec.workloads.templates"
+		}
+		r.Warn(report.ObjectOf(item), field, "makes pods that stay outside of the mesh: %s. %s", why, way)
 	}
 }
 

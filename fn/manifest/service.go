@@ -45,6 +45,9 @@ func (m *Model) addServices(services []corev1.Service, r *report.Report) {
 			r.Error(s.Object, "metadata", "%q in namespace %q: Kubernetes accepts no such name for a Service, and it would get into a certificate", s.Name, s.Namespace)
 			continue
 		}
+		if !checkServicePorts(s.Ports, s.Object, r) {
+			continue
+		}
 		s.Host = fmt.Sprintf("%s.%s.svc.%s", s.Name, s.Namespace, m.Spec.ClusterDomain)
 		s.ClusterIPs = m.clusterIPs(service, s.Object, r)
 		inside, outside := pick(m.Workloads, inMesh.Select(s.Namespace, service.Spec.Selector)), pick(m.Outside, outOfMesh.Select(s.Namespace, service.Spec.Selector))

@@ -134,7 +134,7 @@ func (m *Model) readWorkload(item *yaml.RNode, r *report.Report) *Workload {
 		return nil
 	}
 	w.Overrides, ok = readOverrides(w, r)
-	if !ok {
+	if !checkContainerPorts(w, r) || !ok {
 		return nil
 	}
 	return w

@@ -31,6 +31,9 @@ func ObjectOf(node *yaml.RNode) Object {
 	return o
 }
 
+// Annotation is the field path of an object's annotation.
+func Annotation(key string) string { return "metadata.annotations[" + key + "]" }
+
 // String is the form of error messages: `deployment prod/api`.
 func (o Object) String() string {
 	name := o.Name

@@ -165,7 +165,7 @@ func (c *checker) wellFormed(items []*yaml.RNode) bool {
 			c.report.Error(object, "items", "is a list, which kubectl takes apart; make it a List of v1, or write its items as documents of their own")
 		case object.Kind == "List":
 			continue // its items are looked at one by one, and `kubectl get -o yaml` gives it no name
-		case seen[manifest.Key(object)] && item.GetAnnotations()[manifest.LocalConfigAnnotation] != "true":
+		case seen[manifest.Key(object)] && !manifest.IsLocalConfig(item):
 			c.report.Error(object, "", "stands twice in the input")
 		}
 		seen[manifest.Key(object)] = true
@@ -186,17 +186,24 @@ func isKustomization(item *yaml.RNode, object report.Object) bool {
 // item checks whatever may hold pods, and names of ours that somebody else uses.
 func (c *checker) item(item *yaml.RNode) {
 	object := report.ObjectOf(item)
-	if item.GetAnnotations()[manifest.LocalConfigAnnotation] == "true" {
+	if manifest.IsLocalConfig(item) {
+		if c.options.EveryWorkload {
+			c.options.Kinds.WarnLocalWorkload(item, c.report)
+		}
 		return
+	}
+	if fields := c.options.Kinds.UnknownPodFields(item); c.options.EveryWorkload {
+		for _, field := range fields {
+			c.report.Warn(object, field, "makes pods that are not in the mesh: meshless knows no pod template here")
+		}
+		if len(fields) > 0 {
+			c.outside(object, "its kind is unknown")
+		}
 	}
 	if path, ok := c.options.Kinds.Find(item); ok {
 		c.workloads++
 		c.workload(item, path)
 		return
-	}
-	if manifest.HasPodTemplate(item) && c.options.EveryWorkload {
-		c.report.Warn(object, "", "has a pod template, and is of no kind that meshless knows; its pods are not in the mesh")
-		c.outside(object, "its kind is unknown")
 	}
 	reserved := object.Kind == "ConfigMap" && (object.Name == api.BundleName || object.Name == api.MeshName)
 	if reserved && item.GetAnnotations()[api.IdentityAnnotation] == "" {
