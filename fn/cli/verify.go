@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,7 +74,7 @@ func (p *program) verify(args []string, o verifyOptions) error {
 	if err != nil {
 		return err
 	}
-	r := &report.Report{}
+	r := &report.Report{Lines: true}
 	leaves := verify.Check(items, verify.Options{Now: p.now(), EveryWorkload: !stateOnly, NoExclusions: o.noExclusions, Kinds: kindsIn(items)}, r)
 	if err := p.verifyState(args, items, leaves, o, r); err != nil {
 		return err
@@ -205,6 +204,8 @@ type finding struct {
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name,omitempty"`
 	Field     string `json:"field,omitempty"`
+	File      string `json:"file,omitempty"` // from the folder that is verified
+	Line      int    `json:"line,omitempty"`
 }
 
 // verdict is the JSON of `meshless verify`.
@@ -220,15 +221,11 @@ type verdict struct {
 // concludeJSON prints the findings on standard output, and fails as conclude does.
 func (p *program) concludeJSON(r *report.Report, objects, certificates int, stateOnly bool) error {
 	out := verdict{OK: !r.Failed(), Objects: objects, Certificates: certificates, StateOnly: stateOnly, Findings: []finding{}}
-	for _, result := range r.Results() {
-		f := finding{Severity: cmp.Or(string(result.Severity), "error"), Message: result.Message}
-		if ref := result.ResourceRef; ref != nil {
-			f.Kind, f.Namespace, f.Name = ref.Kind, ref.Namespace, ref.Name
-		}
-		if result.Field != nil {
-			f.Field = result.Field.Path
-		}
-		out.Findings = append(out.Findings, f)
+	for _, f := range r.Findings() {
+		out.Findings = append(out.Findings, finding{
+			Severity: string(f.Severity), Message: f.Message, Kind: f.Object.Kind, Namespace: f.Object.Namespace, Name: f.Object.Name,
+			Field: f.Field, File: f.File, Line: f.Line,
+		})
 	}
 	encoder := json.NewEncoder(p.out)
 	encoder.SetEscapeHTML(false)

@@ -11,7 +11,6 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
@@ -58,7 +57,7 @@ type State struct {
 func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 	td, err := spiffeid.TrustDomainFromString(spec.TrustDomain)
 	if err != nil {
-		r.Error(report.Object{}, "spec.trustDomain", "%v", err)
+		r.Error(r.Config(), "spec.trustDomain", "%v", err)
 		return nil
 	}
 	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]bool{}, peerIDs: map[ruleIn][]string{}, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}, Certificates: map[string]*yaml.RNode{}}}
@@ -84,7 +83,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Namespace":
 			if n, ok := decode[corev1.Namespace](item, report.ObjectOf(item), "", r); ok {
 				if has(namespaces, n.Name) {
-					r.Error(report.ObjectOf(item), "", "is in the input twice%s; its labels decide what it may, so keep one", InFile(item))
+					r.Error(report.ObjectOf(item), "", "is in the input twice; its labels decide what it may, so keep one")
 				}
 				namespaces[n.Name] = n
 			}
@@ -173,8 +172,8 @@ func (s *State) take(item *yaml.RNode) bool {
 // replaced, and a planted authority would sign the mesh.
 func (m *Model) refuseRivals(items []*yaml.RNode, r *report.Report) {
 	for _, rival := range m.State.Rivals {
-		r.Error(report.ObjectOf(rival), "", "is a second CertificateAuthority%s; the first is %s%s. One package has one: restore the right one from Git and delete the other. "+
-			"Sub-packages with a mesh of their own are rendered on their own", InFile(rival), report.ObjectOf(m.State.Authority), InFile(m.State.Authority))
+		r.Error(report.ObjectOf(rival), "", "is a second CertificateAuthority; the first is %s. One package has one: restore the right one from Git and delete the other. "+
+			"Sub-packages with a mesh of their own are rendered on their own", report.NameOf(m.State.Authority))
 	}
 	var config *yaml.RNode
 	for _, item := range items {
@@ -185,19 +184,10 @@ func (m *Model) refuseRivals(items []*yaml.RNode, r *report.Report) {
 			continue // a validator's, beside the mutator's
 		}
 		if config != nil {
-			r.Error(report.ObjectOf(item), "", "is a second config%s; the first is %s%s. One package is one mesh; sub-packages with a mesh of their own are rendered on their own",
-				InFile(item), report.ObjectOf(config), InFile(config))
+			r.Error(report.ObjectOf(item), "", "is a second config; the first is %s. One package is one mesh; sub-packages with a mesh of their own are rendered on their own", report.NameOf(config))
 		}
 		config = item
 	}
-}
-
-// InFile names the file of an item, where the caller of the function said it.
-func InFile(item *yaml.RNode) string {
-	if file, _, err := kioutil.GetFileAnnotations(item); err == nil && file != "" {
-		return " (" + file + ")"
-	}
-	return ""
 }
 
 // Namespaces are those of the mesh, sorted.

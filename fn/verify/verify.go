@@ -49,6 +49,7 @@ type Options struct {
 func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
 	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, texts: map[string]bool{}, bundles: map[string]*svid.Bundle{}, meshes: map[string]*meshmap.Map{},
 		managed: map[string]*Leaf{}, given: map[string]*yaml.RNode{}}
+	r.Locate(items)
 	if !c.wellFormed(items) {
 		return nil
 	}
