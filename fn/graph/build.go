@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
-	"slices"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -14,6 +12,7 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/podspec"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
@@ -116,28 +115,20 @@ func (b *builder) addWorkload(item *yaml.RNode, path []string) error {
 		return fmt.Errorf("%s: cannot be read: %w", object, err)
 	}
 	n := Node{Class: Outside, Namespace: manifest.NamespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}
-	annotation, injected := pod.Annotations[api.WorkloadAnnotation]
-	if !injected {
+	if !podspec.Injected(&pod) {
 		return b.add(n, item, pod.Labels)
 	}
-	workload, err := podplan.ParseWorkload([]byte(annotation))
+	plan, err := podspec.Parse(&pod)
 	if err != nil {
-		return fmt.Errorf("%s: %w", object, err)
-	}
-	i := slices.IndexFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == api.InitName })
-	if i < 0 {
-		return fmt.Errorf("%s: is half injected: it lacks the init container %s; see `meshless verify`", object, api.InitName)
-	}
-	args, err := podplan.ParseInitArgs(pod.Spec.InitContainers[i].Args, io.Discard)
-	if err != nil {
-		return fmt.Errorf("%s: initContainers[%s]: %w", object, api.InitName, err)
+		return fmt.Errorf("%s: %s: %w; see `meshless verify`", object, strings.Join(path, "."), err)
 	}
 	mesh := b.meshes[n.Namespace]
 	if mesh == nil {
 		return fmt.Errorf("%s: the mesh map of its namespace (configmap %s/%s) is not in the input; give it the whole output", object, n.Namespace, api.MeshName)
 	}
-	n.Class, n.Identity, n.PlaintextPorts, n.PermissivePorts = Mesh, workload.SPIFFEID, args.ExcludeInboundPorts, workload.PermissivePorts.String()
-	n.PlaintextInterfaces, n.Bypass = args.ExcludeInboundInterfaces, bypass(args)
+	n.Class, n.Identity, n.PermissivePorts = Mesh, plan.Workload.SPIFFEID, plan.Workload.PermissivePorts.String()
+	n.PlaintextPorts, n.PlaintextInterfaces = plan.Redirect.ExcludeInboundPorts, plan.Redirect.ExcludeInboundInterfaces
+	n.Bypass = bypass(plan.Redirect)
 	if mesh.Inbound.Mode == meshmap.Permissive {
 		n.PermissivePorts = AllPorts
 	}

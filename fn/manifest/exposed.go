@@ -6,7 +6,7 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // warnExposed warns of Services that clients outside of the mesh are meant to reach, and whose pods take mutual TLS
@@ -47,7 +47,7 @@ func (m *Model) warnHostPorts(r *report.Report) {
 
 // strict tells whether a port of a workload takes mutual TLS only.
 func (m *Model) strict(w *Workload, port uint16) bool {
-	return m.Spec.Inbound.Mode == meshmap.Strict && !m.ExcludedInbound(w).Contains(port) && !w.Overrides.PermissivePorts.Contains(port)
+	return w.Plan.PortMode(port, m.Spec.Inbound.Mode) == podplan.PortStrict
 }
 
 func backends(ingress networkingv1.Ingress) []*networkingv1.IngressServiceBackend {

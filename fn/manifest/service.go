@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // Service is a Service all of whose workloads are in the mesh.
@@ -127,9 +126,4 @@ func targetPort(p corev1.ServicePort, w *Workload) uint16 {
 		return uint16(p.TargetPort.IntVal)
 	}
 	return uint16(p.Port)
-}
-
-// ExcludedInbound are the ports of the workload's pods that bypass the proxy.
-func (m *Model) ExcludedInbound(w *Workload) netset.Ports {
-	return netset.UnionPorts(m.Spec.Inbound.ExcludePorts.Set(), w.Overrides.ExcludeInboundPorts)
 }

@@ -15,8 +15,10 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // Workload is an object that owns a pod template, or a Pod.
@@ -29,7 +31,9 @@ type Workload struct {
 	TemplatePath []string    // of the pod template in Node; empty for a Pod
 	Pod          corev1.PodTemplateSpec
 	Overrides    Overrides
-	Services     []*Service // that select it
+	// what its pods are told; nil for workloads outside the mesh
+	Plan     *podplan.Plan
+	Services []*Service // that select it
 }
 
 // SecretName is the name of the workload's Secret. Names that would be too long for Kubernetes end in a digest instead.
@@ -55,6 +59,9 @@ func (w *Workload) objectName(prefix string) string {
 func (w *Workload) Field(below string) string {
 	return strings.Join(append(slices.Clone(w.TemplatePath), below), ".")
 }
+
+// Template is the pod template in Node, or nil.
+func (w *Workload) Template() *yaml.Node { return node.Get(w.Node.YNode(), w.TemplatePath...) }
 
 // Containers are all containers of the pod, init containers first.
 func (w *Workload) Containers() []corev1.Container {
@@ -100,6 +107,7 @@ func (m *Model) addWorkload(item *yaml.RNode, r *report.Report) {
 	}
 	m.seen[id] = true
 	w.ID = id
+	w.Plan = m.plan(w, r)
 	m.checkPod(w, r)
 	m.Workloads = append(m.Workloads, w)
 }

@@ -83,8 +83,9 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	shared := &node.Shared{}
 	for i, w := range m.Workloads {
 		o.progress("injecting", i, len(m.Workloads))
-		if err := inject.Apply(m, w, shared, r); err != nil {
-			r.Error(w.Object, "", "%v", err)
+		refuse := func(field string, err error) { r.Error(w.Object, w.Field(field), "%v", err) }
+		if err := inject.Apply(w.Template(), &w.Pod, w.Plan, shared, refuse); err != nil {
+			r.Error(w.Object, w.Field("spec"), "%v", err)
 		}
 	}
 	for _, mesh := range meshes {

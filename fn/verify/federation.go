@@ -23,7 +23,7 @@ type meshMap struct {
 // federation judges the bundles of federated trust domains in every mesh map; what all maps say alike is said once.
 func (c *checker) federation() {
 	said := map[string]bool{}
-	for _, m := range c.maps {
+	for _, m := range c.meshMaps {
 		bundles := []*svid.Bundle{}
 		if own := c.bundles[manifest.EffectiveNamespace(m.object)]; own != nil {
 			bundles = append(bundles, own)

@@ -42,12 +42,14 @@ type Options struct {
 	EveryWorkload bool
 	// whatever a workload sends or takes without mutual TLS on purpose is an error, and so is one that is not injected
 	NoExclusions bool
-	Kinds        manifest.Kinds
+	// the pods were written a moment ago, by the code that would write them again: that they are what a plan says is known
+	JustWritten bool
+	Kinds       manifest.Kinds
 }
 
 // Check reports what is wrong with the items and returns the leaves that it found, in the order of the items.
 func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
-	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, texts: map[string]bool{}, bundles: map[string]*svid.Bundle{}, meshes: map[string]*meshmap.Map{},
+	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, texts: map[string]bool{}, revoked: map[string][]string{}, bundles: map[string]*svid.Bundle{}, meshes: map[string]*meshmap.Map{},
 		managed: map[string]*Leaf{}, given: map[string]*yaml.RNode{}}
 	r.Locate(items)
 	if !c.wellFormed(items) {
@@ -69,10 +71,13 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
 	for _, item := range items {
 		c.item(item)
 	}
-	c.services(items)
+	c.readers()
+	c.maps(items)
 	c.federation()
 	if o.EveryWorkload {
-		c.orphans()
+		if !c.unread { // then it is not known who mounts what
+			c.orphans()
+		}
 		c.warnUneven()
 	}
 	if o.EveryWorkload && c.workloads == 0 {
@@ -83,7 +88,7 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
 
 // Rendered is Check as the last step of a render, which knows best what is in the mesh.
 func Rendered(items []*yaml.RNode, kinds manifest.Kinds, now time.Time, r *report.Report) {
-	Check(items, Options{Now: now, Kinds: kinds}, r)
+	Check(items, Options{Now: now, JustWritten: true, Kinds: kinds}, r)
 }
 
 type checker struct {
@@ -94,8 +99,9 @@ type checker struct {
 	bundles  map[string]*svid.Bundle // by namespace
 	distinct []string                // namespaces whose bundles differ from those before
 	texts    map[string]bool
+	revoked  map[string][]string     // that each bundle lists, sorted, by namespace
 	meshes   map[string]*meshmap.Map // by namespace
-	maps     []meshMap               // the same, in the order of the items
+	meshMaps []meshMap               // the same, in the order of the items
 	reader   meshmap.Reader
 
 	// of Certificates of cert-manager, by "<namespace>/<name>" of the Secret that they write
@@ -104,8 +110,10 @@ type checker struct {
 	issuer  *issuerRef             // that of the first Certificate of cert-manager
 	trust   whom                   // where the first proxy takes its bundle from whose leaf cert-manager issues
 
-	workloads int      // seen, injected or not
-	injected  []meshed // in the order of the items
+	workloads int    // seen, injected or not
+	pods      []*pod // in the order of the items
+	injected  []*pod // of pods
+	unread    bool   // an injected pod could not be read as a plan
 }
 
 // warnUneven warns, once, of a mesh that denies nobody, and of one whose proxies run in two ways.
@@ -119,19 +127,11 @@ func (c *checker) warnUneven() {
 	}
 	byMode := map[bool]report.Object{}
 	for _, w := range slices.Backward(c.injected) {
-		byMode[w.fips] = w.object
+		byMode[w.plan.FIPS140] = w.object
 	}
 	if len(byMode) == 2 {
 		c.report.Warn(byMode[false], "", "its proxy does not run in FIPS 140-3 mode, and that of %s does: render the whole package again", byMode[true])
 	}
-}
-
-// meshed is an injected workload.
-type meshed struct {
-	object   report.Object
-	labels   map[string]string // of its pods
-	identity string
-	fips     bool // its proxy runs in FIPS 140-3 mode
 }
 
 // orphans reports leaves that no workload mounts: its kind may be one that only the config knows, or it has lost its
@@ -139,7 +139,7 @@ type meshed struct {
 func (c *checker) orphans() {
 	mounted := map[string]bool{}
 	for _, w := range c.injected {
-		mounted[w.identity] = true
+		mounted[w.plan.Workload.SPIFFEID] = true
 	}
 	for _, leaf := range c.leaves {
 		if !mounted[leaf.Identity] {
@@ -226,7 +226,7 @@ func (c *checker) readBundle(item *yaml.RNode) {
 			return
 		}
 		c.meshes[manifest.EffectiveNamespace(object)] = mesh
-		c.maps = append(c.maps, meshMap{object, mesh})
+		c.meshMaps = append(c.meshMaps, meshMap{object, mesh})
 	}
 	if text, ok := data[api.BundleFile]; ok {
 		bundle, err := parseBundle(identity, text)
@@ -235,12 +235,23 @@ func (c *checker) readBundle(item *yaml.RNode) {
 			return
 		}
 		namespace := manifest.EffectiveNamespace(object)
-		c.bundles[namespace] = bundle
+		c.bundles[namespace], c.revoked[namespace] = bundle, revokedKeys(item)
 		if !c.texts[text] { // most often all are the same, and a leaf is judged once
 			c.texts[text] = true
 			c.distinct = append(c.distinct, namespace)
 		}
 	}
+}
+
+// revokedKeys are the digests that a bundle lists, sorted; never nil.
+func revokedKeys(bundle *yaml.RNode) []string {
+	text := bundle.GetAnnotations()[api.RevokedAnnotation]
+	if text == "" {
+		return []string{}
+	}
+	keys := strings.Split(text, ",")
+	slices.Sort(keys)
+	return keys
 }
 
 // readSecret reads a leaf, and looks into every Secret for keys in the clear.
