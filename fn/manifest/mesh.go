@@ -88,7 +88,7 @@ func (s *Service) mesh(r *report.Report) meshmap.Service {
 func (s *Service) plaintext(p corev1.ServicePort, r *report.Report) bool {
 	excluded := 0
 	for _, w := range s.Workloads {
-		if w.Plan.Redirect.ExcludeInboundPorts.Contains(targetPort(p, w)) {
+		if w.Plan.Redirect.ExcludeInboundPorts.Contains(TargetPort(p, w)) {
 			excluded++
 		}
 	}

@@ -29,6 +29,7 @@ type Model struct {
 	Workloads   []*Workload // those in the mesh, in the order of the items
 	Outside     []*Workload // those that are not
 	Services    []*Service  // those with a workload in the mesh behind them
+	Ingresses   []networkingv1.Ingress
 	State       State
 
 	kinds Kinds
@@ -62,7 +63,6 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 	}
 	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]bool{}, peerIDs: map[ruleIn][]string{}, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}, Certificates: map[string]*yaml.RNode{}}}
 	var services []corev1.Service
-	var ingresses []networkingv1.Ingress
 	namespaces := map[string]corev1.Namespace{}
 	for _, item := range items {
 		switch {
@@ -78,7 +78,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 			}
 		case item.GetApiVersion() == "networking.k8s.io/v1" && item.GetKind() == "Ingress":
 			if i, ok := decode[networkingv1.Ingress](item, report.ObjectOf(item), "", r); ok {
-				ingresses = append(ingresses, i)
+				m.Ingresses = append(m.Ingresses, i)
 			}
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Namespace":
 			if n, ok := decode[corev1.Namespace](item, report.ObjectOf(item), "", r); ok {
@@ -101,7 +101,6 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 	m.namespaces = namespaces
 	m.refuseRivals(items, r)
 	m.addServices(services, r)
-	m.warnExposed(services, ingresses, r)
 	m.checkNamespaces(namespaces, r)
 	return m
 }

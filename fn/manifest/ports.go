@@ -19,23 +19,18 @@ func isPort(number int32) bool { return 1 <= number && number <= 65535 }
 // checkContainerPorts refuses ports of a workload's containers that are none.
 func checkContainerPorts(w *Workload, r *report.Report) bool {
 	good := true
-	check := func(field string, containers []corev1.Container) {
-		for i, c := range containers {
-			for j, p := range c.Ports {
-				at := w.Field(fmt.Sprintf("%s[%d].ports[%d].", field, i, j))
-				if !isPort(p.ContainerPort) {
-					r.Error(w.Object, at+"containerPort", notAPort, p.ContainerPort)
-					good = false
-				}
-				if p.HostPort != 0 && !isPort(p.HostPort) {
-					r.Error(w.Object, at+"hostPort", notAPort, p.HostPort)
-					good = false
-				}
+	for field, c := range w.Containers() {
+		for i, p := range c.Ports {
+			if !isPort(p.ContainerPort) {
+				r.Error(w.Object, fmt.Sprintf("%s.ports[%d].containerPort", field, i), notAPort, p.ContainerPort)
+				good = false
+			}
+			if p.HostPort != 0 && !isPort(p.HostPort) {
+				r.Error(w.Object, fmt.Sprintf("%s.ports[%d].hostPort", field, i), notAPort, p.HostPort)
+				good = false
 			}
 		}
 	}
-	check("spec.initContainers", w.Pod.Spec.InitContainers)
-	check("spec.containers", w.Pod.Spec.Containers)
 	return good
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/controlplane"
 	"github.com/meshless-dev/meshless/fn/inject"
+	"github.com/meshless-dev/meshless/fn/lint"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
@@ -66,6 +67,9 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	}
 	r.Locate(items) // the copies, whose fields findings are about from now on
 	m := manifest.Build(controlplane.Apply(manifest.Flatten(items), config.Spec.TLS, r), config.Spec, r)
+	if m != nil {
+		lint.Check(m, r)
+	}
 	if r.Failed() {
 		return nil
 	}
