@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -82,7 +81,7 @@ func (p *program) verify(args []string, o verifyOptions) error {
 	if err != nil {
 		return err
 	}
-	r := &report.Report{}
+	r := &report.Report{Lines: true}
 	result := verify.Check(items, verify.Options{Now: p.now(), EveryWorkload: !stateOnly, NoExclusions: o.noExclusions, Overrides: config.Spec.Workloads.Overrides,
 		Kinds: manifest.KindsOf(config.Spec)}, r)
 	leaves := result.Leaves
@@ -265,6 +264,8 @@ type finding struct {
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name,omitempty"`
 	Field     string `json:"field,omitempty"`
+	File      string `json:"file,omitempty"` // from the folder that is verified
+	Line      int    `json:"line,omitempty"`
 }
 
 // verdict is the JSON of `meshless verify`.
@@ -281,15 +282,11 @@ type verdict struct {
 // concludeJSON prints the findings on standard output, and fails as conclude does.
 func (p *program) concludeJSON(r *report.Report, out verdict) error {
 	out.OK, out.Findings = !r.Failed(), []finding{}
-	for _, result := range r.Results() {
-		f := finding{Severity: cmp.Or(string(result.Severity), "error"), Message: result.Message}
-		if ref := result.ResourceRef; ref != nil {
-			f.Kind, f.Namespace, f.Name = ref.Kind, ref.Namespace, ref.Name
-		}
-		if result.Field != nil {
-			f.Field = result.Field.Path
-		}
-		out.Findings = append(out.Findings, f)
+	for _, f := range r.Findings() {
+		out.Findings = append(out.Findings, finding{
+			Severity: string(f.Severity), Message: f.Message, Kind: f.Object.Kind, Namespace: f.Object.Namespace, Name: f.Object.Name,
+			Field: f.Field, File: f.File, Line: f.Line,
+		})
 	}
 	encoder := json.NewEncoder(p.out)
 	encoder.SetEscapeHTML(false)

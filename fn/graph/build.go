@@ -81,14 +81,14 @@ func (b *builder) readMesh(item *yaml.RNode) error {
 }
 
 func (b *builder) readItem(item *yaml.RNode) error {
-	if item.GetAnnotations()[manifest.LocalConfigAnnotation] == "true" {
+	if manifest.IsLocalConfig(item) {
 		return nil
 	}
 	path, ok := b.kinds.Find(item)
 	switch {
 	case ok:
 		return b.addWorkload(item, path)
-	case manifest.HasPodTemplate(item):
+	case len(manifest.PodFields(item)) > 0:
 		return b.add(Node{Class: Outside, Namespace: manifest.NamespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}, item, nil)
 	case manifest.IsList(item):
 		return fmt.Errorf("%s: is a list, which hides its objects; write them as documents of their own", report.ObjectOf(item))

@@ -20,7 +20,7 @@ func (m *Model) Meshes(r *report.Report) map[string]*meshmap.Map {
 	services := fold(m.Services, r)
 	m.checkRules(r)
 	if m.Spec.Authorization.Mode == v1alpha1.AuthorizationDryRun {
-		r.Warn(report.Object{}, "spec.authorization.mode", "is DryRun: whoever no rule allows is logged, counted and let in. Set it to Enforce once the log names nobody who belongs in")
+		r.Warn(r.Config(), "spec.authorization.mode", "is DryRun: whoever no rule allows is logged, counted and let in. Set it to Enforce once the log names nobody who belongs in")
 	}
 	network, federation := m.networkRules(r), m.federation(r)
 	meshes := map[string]*meshmap.Map{}
@@ -88,7 +88,7 @@ func (s *Service) mesh(r *report.Report) meshmap.Service {
 func (s *Service) plaintext(p corev1.ServicePort, r *report.Report) bool {
 	excluded := 0
 	for _, w := range s.Workloads {
-		if w.Plan.Redirect.ExcludeInboundPorts.Contains(targetPort(p, w)) {
+		if w.Plan.Redirect.ExcludeInboundPorts.Contains(TargetPort(p, w)) {
 			excluded++
 		}
 	}
@@ -119,7 +119,7 @@ func (m *Model) checkRules(r *report.Report) {
 	for i, rule := range m.Spec.Authorization.Rules {
 		field := fmt.Sprintf("spec.authorization.rules[%d]", i)
 		if !slices.ContainsFunc(m.Workloads, func(w *Workload) bool { return Matches(rule.To, w) }) {
-			r.Warn(report.Object{}, field+".to", "selects no workload of the mesh")
+			r.Warn(r.Config(), field+".to", "selects no workload of the mesh")
 		}
 		for _, w := range m.Workloads {
 			if Matches(rule.To, w) && len(m.peers(i, w.Namespace)) == 0 {

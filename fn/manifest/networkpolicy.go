@@ -120,7 +120,7 @@ func (m *Model) networkRules(r *report.Report) map[*Workload][]meshmap.Rule {
 		return nil
 	}
 	if len(m.networkPolicies) == 0 {
-		r.Warn(report.Object{}, "spec.authorization.fromNetworkPolicies", "is true, and the input holds no NetworkPolicy for ingress: nothing is closed by it")
+		r.Warn(r.Config(), "spec.authorization.fromNetworkPolicies", "is true, and the input holds no NetworkPolicy for ingress: nothing is closed by it")
 	}
 	slices.SortStableFunc(m.networkPolicies, func(a, b *networkPolicy) int {
 		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.object.Name, b.object.Name))

@@ -18,6 +18,7 @@ type Service struct {
 	Object     report.Object
 	Name       string
 	Namespace  string
+	Type       corev1.ServiceType
 	Host       string       // <name>.<namespace>.svc.<clusterDomain>
 	ClusterIPs []netip.Addr // where the manifest fixes them
 	Ports      []corev1.ServicePort
@@ -39,9 +40,12 @@ func (m *Model) addServices(services []corev1.Service, r *report.Report) {
 			continue
 		}
 		object := report.Object{APIVersion: "v1", Kind: "Service", Namespace: service.Namespace, Name: service.Name}
-		s := &Service{Object: object, Name: service.Name, Namespace: EffectiveNamespace(object), Ports: service.Spec.Ports}
+		s := &Service{Object: object, Name: service.Name, Namespace: EffectiveNamespace(object), Type: service.Spec.Type, Ports: service.Spec.Ports}
 		if len(validation.IsDNS1123Label(s.Name)) > 0 || len(validation.IsDNS1123Label(s.Namespace)) > 0 {
 			r.Error(s.Object, "metadata", "%q in namespace %q: Kubernetes accepts no such name for a Service, and it would get into a certificate", s.Name, s.Namespace)
+			continue
+		}
+		if !checkServicePorts(s.Ports, s.Object, r) {
 			continue
 		}
 		s.Host = fmt.Sprintf("%s.%s.svc.%s", s.Name, s.Namespace, m.Spec.ClusterDomain)
@@ -114,8 +118,8 @@ func (m *Model) refuseSharedIPs(r *report.Report) {
 	}
 }
 
-// targetPort resolves the target of a Service's port in one workload; 0 when the workload has no such named port.
-func targetPort(p corev1.ServicePort, w *Workload) uint16 {
+// TargetPort resolves the target of a Service's port in one workload; 0 when the workload has no such named port.
+func TargetPort(p corev1.ServicePort, w *Workload) uint16 {
 	switch {
 	case p.TargetPort.Type == intstr.String:
 		return w.Port(p.TargetPort.StrVal)

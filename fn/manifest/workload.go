@@ -3,6 +3,8 @@ package manifest
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
+	"iter"
 	"path"
 	"slices"
 	"strings"
@@ -63,9 +65,20 @@ func (w *Workload) Field(below string) string {
 // Template is the pod template in Node, or nil.
 func (w *Workload) Template() *yaml.Node { return node.Get(w.Node.YNode(), w.TemplatePath...) }
 
-// Containers are all containers of the pod, init containers first.
-func (w *Workload) Containers() []corev1.Container {
-	return append(slices.Clone(w.Pod.Spec.InitContainers), w.Pod.Spec.Containers...)
+// Containers are all containers of the pod by their fields, init containers first.
+func (w *Workload) Containers() iter.Seq2[string, corev1.Container] {
+	return func(yield func(string, corev1.Container) bool) {
+		for i, c := range w.Pod.Spec.InitContainers {
+			if !yield(w.Field(fmt.Sprintf("spec.initContainers[%d]", i)), c) {
+				return
+			}
+		}
+		for i, c := range w.Pod.Spec.Containers {
+			if !yield(w.Field(fmt.Sprintf("spec.containers[%d]", i)), c) {
+				return
+			}
+		}
+	}
 }
 
 // Port resolves a named port of the pod; 0 when no container has it.
@@ -108,7 +121,6 @@ func (m *Model) addWorkload(item *yaml.RNode, r *report.Report) {
 	m.seen[id] = true
 	w.ID = id
 	w.Plan = m.plan(w, r)
-	m.checkPod(w, r)
 	m.Workloads = append(m.Workloads, w)
 }
 
@@ -142,7 +154,7 @@ func (m *Model) readWorkload(item *yaml.RNode, r *report.Report) *Workload {
 		return nil
 	}
 	w.Overrides, ok = m.readOverrides(w, r)
-	if !ok {
+	if !checkContainerPorts(w, r) || !ok {
 		return nil
 	}
 	return w

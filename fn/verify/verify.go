@@ -71,6 +71,7 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) Result {
 	if c.options.Overrides == nil {
 		c.options.Overrides = v1alpha1.DefaultOverrides()
 	}
+	r.Locate(items)
 	if !c.wellFormed(items) {
 		return Result{}
 	}
@@ -139,12 +140,10 @@ type checker struct {
 
 // warnUneven warns, once, of a mesh that denies nobody, and of one whose proxies run in two ways.
 func (c *checker) warnUneven() {
-	for _, namespace := range slices.Sorted(maps.Keys(c.meshes)) {
-		if c.meshes[namespace].Inbound.DryRun {
-			c.report.Warn(report.Object{}, "", "authorization is a dry run (namespace %q, and maybe more): whoever no rule allows is let in. When the log names nobody who belongs in, set "+
-				"spec.authorization.mode: Enforce", namespace)
-			break
-		}
+	if i := slices.IndexFunc(c.meshMaps, func(m meshMap) bool { return m.mesh.Inbound.DryRun }); i >= 0 {
+		object := c.meshMaps[i].object
+		c.report.Warn(object, report.Data(api.MeshFile), "authorization is a dry run (namespace %q, and maybe more): whoever no rule allows is let in. When the log names nobody who belongs in, set "+
+			"spec.authorization.mode: Enforce", manifest.EffectiveNamespace(object))
 	}
 	byMode := map[bool]report.Object{}
 	for _, w := range slices.Backward(c.injected) {
@@ -187,7 +186,7 @@ func (c *checker) wellFormed(items []*yaml.RNode) bool {
 			c.report.Error(object, "items", "is a list, which kubectl takes apart; make it a List of v1, or write its items as documents of their own")
 		case object.Kind == "List":
 			continue // its items are looked at one by one, and `kubectl get -o yaml` gives it no name
-		case seen[manifest.Key(object)] && item.GetAnnotations()[manifest.LocalConfigAnnotation] != "true":
+		case seen[manifest.Key(object)] && !manifest.IsLocalConfig(item):
 			c.report.Error(object, "", "stands twice in the input")
 		}
 		seen[manifest.Key(object)] = true
@@ -208,17 +207,24 @@ func isKustomization(item *yaml.RNode, object report.Object) bool {
 // item checks whatever may hold pods, and names of ours that somebody else uses.
 func (c *checker) item(item *yaml.RNode) {
 	object := report.ObjectOf(item)
-	if item.GetAnnotations()[manifest.LocalConfigAnnotation] == "true" {
+	if manifest.IsLocalConfig(item) {
+		if c.options.EveryWorkload {
+			c.options.Kinds.WarnLocalWorkload(item, c.report)
+		}
 		return
+	}
+	if fields := c.options.Kinds.UnknownPodFields(item); c.options.EveryWorkload {
+		for _, field := range fields {
+			c.report.Warn(object, field, "makes pods that are not in the mesh: meshless knows no pod template here")
+		}
+		if len(fields) > 0 {
+			c.outside(object, "its kind is unknown")
+		}
 	}
 	if path, ok := c.options.Kinds.Find(item); ok {
 		c.workloads++
 		c.workload(item, path)
 		return
-	}
-	if manifest.HasPodTemplate(item) && c.options.EveryWorkload {
-		c.report.Warn(object, "", "has a pod template, and is of no kind that meshless knows; its pods are not in the mesh")
-		c.outside(object, "its kind is unknown")
 	}
 	reserved := object.Kind == "ConfigMap" && (object.Name == api.BundleName || object.Name == api.MeshName)
 	if reserved && item.GetAnnotations()[api.IdentityAnnotation] == "" {

@@ -1,4 +1,4 @@
-package manifest
+package lint
 
 import (
 	"fmt"
@@ -6,12 +6,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // checkContainerMode says what a sidecar that is a plain container cannot do.
-func checkContainerMode(w *Workload, r *report.Report) {
+func checkContainerMode(w *manifest.Workload, r *report.Report) {
 	for i, c := range w.Pod.Spec.InitContainers {
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
 			r.Error(w.Object, w.Field(fmt.Sprintf("spec.initContainers[%d].restartPolicy", i)), "container %q is a native sidecar, which would start before the proxy and open connections "+
