@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/meshless-dev/meshless/test/env"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/kustomize/kyaml/kio"
@@ -261,14 +263,9 @@ func (s *stood) quicken(c *kyaml.RNode, name string) error {
 // read is the manifests of an application, from outside the repository: they are the work of others.
 func (a application) read(t *testing.T) []byte {
 	t.Helper()
-	file := "../../../../shared/corpus/" + a.name + ".yaml"
-	manifests, err := os.ReadFile(file)
-	if err == nil {
-		return manifests
+	manifests, err := os.ReadFile(filepath.Join(env.Corpus(t), a.name+".yaml"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("needs ../shared/corpus beside the repository: %v", err)
-	}
-	t.Skipf("needs ../shared/corpus beside the repository: %v", err)
-	return nil
+	return manifests
 }
