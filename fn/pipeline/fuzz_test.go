@@ -73,6 +73,9 @@ func stripped(t testing.TB, items []*yaml.RNode) string {
 
 // The applications of others render, and their manifests are not otherwise changed.
 func TestCorpus(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	files, err := filepath.Glob(filepath.Join(env.Corpus(t), "*.yaml"))
 	if err != nil {
 		t.Fatal(err)
