@@ -5,11 +5,11 @@
 #	export KUBECONFIG=/tmp/kube/admin.conf
 #	make e2e
 #
-# ENV_DIR holds kube-build.sh, kube-up.sh and base-images.sh (default: ../shared/env beside the repository); D is the cluster's state.
+# ENV_DIR holds kube-build.sh, kube-up.sh and base-images.sh (default: test/env); D is the cluster's state.
 # On a cluster of your own this script is not needed: push the images, or load them with `kind load docker-image`.
 set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
-ENV_DIR=${ENV_DIR:-$top/../shared/env}
+ENV_DIR=${ENV_DIR:-$top/test/env}
 export D=${D:-/tmp/kube}
 export DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0} # a Docker without buildx has the classic builder only
 

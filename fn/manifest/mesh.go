@@ -45,8 +45,8 @@ func (m *Model) Meshes(r *report.Report) map[string]*meshmap.Map {
 	return meshes
 }
 
-// FoldServices is what the mesh maps say of Services, from the plans of the workloads behind them. Workloads outside have no
-// plan; a Service that leads to both is reported.
+// FoldServices is what the mesh maps say of Services, from the plans of the workloads behind them. Workloads outside
+// have no plan; a Service that leads to both is reported.
 func FoldServices(inside, outside []*Workload, services []corev1.Service, clusterDomain string, r *report.Report) []meshmap.Service {
 	m := &Model{Workloads: inside, Outside: outside, Spec: v1alpha1.Spec{ClusterDomain: clusterDomain}}
 	m.addServices(services, r)

@@ -58,8 +58,8 @@ func (m *Model) files(w *Workload) podplan.Files {
 	return f
 }
 
-// The defaults set CPU and memory requests, since a HorizontalPodAutoscaler cannot compute a utilization without, and no
-// CPU limit, which would throttle handshakes.
+// The defaults set CPU and memory requests, since a HorizontalPodAutoscaler cannot compute a utilization without, and
+// no CPU limit, which would throttle handshakes.
 var (
 	proxyResources = corev1.ResourceRequirements{Requests: quantities("10m", "32Mi"), Limits: quantities("", "256Mi")}
 	initResources  = corev1.ResourceRequirements{Requests: quantities("10m", "16Mi"), Limits: quantities("", "64Mi")}
@@ -76,10 +76,10 @@ func quantities(cpu, memory string) corev1.ResourceList {
 	return l
 }
 
-// resources are what the config asks for, or the defaults when it asks for nothing, and beside them what annotations say:
-// proxy-cpu (a request) and proxy-memory (a request and the limit). A pod that has resources as a whole (spec.resources)
-// shares them out itself. The defaults are then left out, since what its containers ask for must fit into what the pod
-// has.
+// resources are what the config asks for, or the defaults when it asks for nothing, and beside them what annotations
+// say: proxy-cpu (a request) and proxy-memory (a request and the limit). A pod that has resources as a whole
+// (spec.resources) shares them out itself. The defaults are then left out, since what its containers ask for must fit
+// into what the pod has.
 func resources(w *Workload, configured *corev1.ResourceRequirements, defaults corev1.ResourceRequirements, o Overrides) *podplan.Resources {
 	if w.Pod.Spec.Resources != nil && configured == nil && o.CPU == "" && o.Memory == "" {
 		return nil

@@ -1,7 +1,6 @@
 // Package rules decides which TCP connections of a pod pass through the proxy: it turns the command line of
 // meshless-init into the chains that package apply puts into the kernel. It is pure and runs on any operating system,
-// so that every configuration has a text golden (testdata/). The rule set was measured on a real kernel
-// (research/injection.md, section 2).
+// so that every configuration has a text golden (testdata/).
 //
 // What it promises: TCP from outside reaches the proxy's inbound port, TCP to outside reaches its outbound port,
 // whatever the IP family, and what should and did not is refused; each exception is a rule that says why. What it does

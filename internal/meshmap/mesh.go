@@ -1,5 +1,5 @@
-// Package meshmap holds the mesh map, mesh.yaml: who is who for the workloads of one namespace. The function writes it, the proxy reads
-// it back. One struct, one writer, one strict parser; the package knows no Kubernetes types.
+// Package meshmap holds the mesh map, mesh.yaml: who is who for the workloads of one namespace. The function writes it,
+// the proxy reads it back. One struct, one writer, one strict parser; the package knows no Kubernetes types.
 package meshmap
 
 import (

@@ -78,7 +78,7 @@ func (c cell) String() string {
 func (c cell) expect() outcome {
 	switch {
 	case c.kind == localhost, c.kind == ownIP:
-		// research/injection.md, rule (c): no peer is involved, whatever the port's mode
+		// no peer is involved, whatever the port's mode
 		return local
 	case c.mode == outOfMesh, c.mode == excluded: // DNS confirms that the mesh map's plaintext port is meant
 		return plaintext

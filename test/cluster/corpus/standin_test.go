@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/meshless-dev/meshless/test/env"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/kustomize/kyaml/kio"
@@ -67,8 +69,8 @@ type stood struct {
 //   - env: what the stand-in must know is added, nothing is taken away.
 //   - init containers: a shell script that waits for an address of its environment is the stand-in that does.
 //   - resource requests: 5m, 16Mi, since twelve Deployments ask for more than two cores have. Limits stay.
-//   - probes: exec probes, which are of the image, are dropped (neither application has one). HTTP, TCP and gRPC ones stay, but start at once, and readiness
-//     probes run every second: the originals wait up to 20 s for a JVM.
+//   - probes: exec probes, which are of the image, are dropped (neither application has one). HTTP, TCP and gRPC ones
+//     stay, but start at once, and readiness probes run every second: the originals wait up to 20 s for a JVM.
 //
 // Service accounts, security contexts, volumes, ports, labels and annotations stay as they are. So does a Service of
 // type LoadBalancer: here nobody gives it an address, and its NodePort works.
@@ -261,14 +263,9 @@ func (s *stood) quicken(c *kyaml.RNode, name string) error {
 // read is the manifests of an application, from outside the repository: they are the work of others.
 func (a application) read(t *testing.T) []byte {
 	t.Helper()
-	file := "../../../../shared/corpus/" + a.name + ".yaml"
-	manifests, err := os.ReadFile(file)
-	if err == nil {
-		return manifests
+	manifests, err := os.ReadFile(filepath.Join(env.Corpus(t), a.name+".yaml"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("needs ../shared/corpus beside the repository: %v", err)
-	}
-	t.Skipf("needs ../shared/corpus beside the repository: %v", err)
-	return nil
+	return manifests
 }

@@ -3,7 +3,7 @@
 // a proxy that does not end by itself.
 //
 //	odd serve           HTTP on 8080, HTTPS on 8443, datagrams sent back on 5353, until SIGTERM
-//	odd call URL...     GETs each (udp://HOST:PORT sends a datagram), prints the answers, tries again what fails, for a minute
+//	odd call URL...     GETs each (udp://HOST:PORT sends a datagram), prints the answers, tries again for a minute
 //	odd job URL...      the same, and then ends the proxy of its pod, as spec.sidecar.mode: Container asks of a Job
 package main
 
