@@ -29,6 +29,9 @@ const (
 	Guard      = "guard"      // what the pod sends, after NAT
 )
 
+// Loopback is the interface through which a pod speaks to itself.
+const Loopback = "lo"
+
 // MaxWhy is how long nft lets a rule's comment be, in bytes (NFTNL_UDATA_COMMENT_MAXLEN).
 const MaxWhy = 128
 
@@ -73,14 +76,13 @@ func (c Chain) Priority() int {
 type Rule struct {
 	UID uint32 // user that opened the sending socket
 	// the sending socket was opened by another user; one whose user is not known does not count
-	NotUID   uint32
-	Tracked  Tracking         // what conntrack says of the packet
-	Loopback bool             // leaves through lo
-	In, Out  string           // name of the interface, not lo, through which it comes or leaves
-	Source   netip.Addr       // source address
-	Dest     netip.Prefix     // network of the destination
-	Outside  bool             // the destination is of Dest's family, but not in Dest
-	Ports    netset.PortRange // TCP destination port
+	NotUID  uint32
+	Tracked Tracking         // what conntrack says of the packet
+	In, Out string           // name of the interface through which it comes or leaves; Out may be Loopback
+	Source  netip.Prefix     // network of the source
+	Dest    netip.Prefix     // network of the destination
+	NotDest netip.Prefix     // the destination is of its family, but not in it
+	Ports   netset.PortRange // TCP destination port
 
 	RedirectTo uint16  // port of the proxy, and TCP only; 0 does not redirect
 	Refuse     Refusal // of TCP only; the zero value with no RedirectTo returns: the connection stays as it is
@@ -90,6 +92,8 @@ type Rule struct {
 var (
 	loopback4 = netip.MustParsePrefix("127.0.0.0/8")
 	loopback6 = netip.MustParsePrefix("::1/128")
+	source4   = netip.MustParsePrefix(api.InboundSource4 + "/32")
+	source6   = netip.MustParsePrefix(api.InboundSource6 + "/128")
 )
 
 // New is the rule set for a command line. Without ipv6 the rules that only IPv6 could match are left out, but for those
@@ -103,7 +107,7 @@ func New(args podplan.InitArgs, ipv6 bool) (Ruleset, error) {
 	set := Ruleset{Chains: []Chain{{Prerouting, prerouting(args)}, {Output, output(args)}, {Guard, guard(args)}}}
 	if !ipv6 {
 		for i := range set.Chains {
-			set.Chains[i].Rules = slices.DeleteFunc(set.Chains[i].Rules, func(r Rule) bool { return r.onlyIPv6() && r.Dest != loopback6 })
+			set.Chains[i].Rules = slices.DeleteFunc(set.Chains[i].Rules, func(r Rule) bool { return r.onlyIPv6() && r.Dest != loopback6 && r.NotDest != loopback6 })
 		}
 	}
 	return set, nil
@@ -167,8 +171,8 @@ func prerouting(args podplan.InitArgs) []Rule {
 // the inbound proxy's source addresses before the hairpin, or the proxy would dial itself for ever (istio#14443).
 func output(args podplan.InitArgs) []Rule {
 	rules := []Rule{
-		{Loopback: true, Source: netip.MustParseAddr(api.InboundSource4), Why: "the inbound proxy delivers to the app"},
-		{Loopback: true, Source: netip.MustParseAddr(api.InboundSource6), Why: "the inbound proxy delivers to the app"},
+		{Out: Loopback, Source: source4, Why: "the inbound proxy delivers to the app"},
+		{Out: Loopback, Source: source6, Why: "the inbound proxy delivers to the app"},
 	}
 	rules = append(rules, hairpin(args)...)
 	rules = append(rules, Rule{UID: uint32(args.ProxyUID), Why: "the proxy's own connections leave the pod, or it would dial itself"})
@@ -182,7 +186,7 @@ func untouched(args podplan.InitArgs) []Rule {
 	rules := []Rule{
 		// App to own pod address: direct, since no peer is involved (istio#7563). It carries no more than localhost
 		// does.
-		{Loopback: true, Why: "within the pod"},
+		{Out: Loopback, Why: "within the pod"},
 		// Loopback addresses leave through lo, unless a policy route says otherwise; even then they are nobody else's.
 		{Dest: loopback4, Why: "loopback addresses are the pod itself"},
 		{Dest: loopback6, Why: "loopback addresses are the pod itself"},
@@ -209,18 +213,19 @@ func untouched(args podplan.InitArgs) []Rule {
 func hairpin(args podplan.InitArgs) []Rule {
 	rules := plaintextPorts(args)
 	rules = append(rules,
-		Rule{Dest: loopback4, Outside: true, RedirectTo: api.InboundPort, Why: "a Service of ours led back to this pod"},
-		Rule{Dest: loopback6, Outside: true, RedirectTo: api.InboundPort, Why: "a Service of ours led back to this pod"},
+		Rule{NotDest: loopback4, RedirectTo: api.InboundPort, Why: "a Service of ours led back to this pod"},
+		Rule{NotDest: loopback6, RedirectTo: api.InboundPort, Why: "a Service of ours led back to this pod"},
 	)
 	for i := range rules {
-		rules[i].UID, rules[i].Loopback = uint32(args.ProxyUID), true
+		rules[i].UID, rules[i].Out = uint32(args.ProxyUID), Loopback
 	}
 	return rules
 }
 
-// onlyTCP tells whether the rule must ask for TCP.
-func (r Rule) onlyTCP() bool { return r.Ports.First != 0 || r.RedirectTo != 0 || r.Refuse != 0 }
+func (r Rule) onlyIPv4() bool {
+	return r.Source.Addr().Is4() || r.Dest.Addr().Is4() || r.NotDest.Addr().Is4()
+}
 
 func (r Rule) onlyIPv6() bool {
-	return r.Source.Is6() || r.Dest.Addr().Is6()
+	return r.Source.Addr().Is6() || r.Dest.Addr().Is6() || r.NotDest.Addr().Is6()
 }

@@ -104,7 +104,7 @@ func checkChain(t *testing.T, c Chain) {
 		if len(r.Why) == 0 || len(r.Why) > MaxWhy || strings.ContainsAny(r.Why, "\"\n") {
 			t.Errorf("%s rule %d: comment %q is none that nft takes", c.Name, i, r.Why)
 		}
-		if r.In == "" && r.Out == "" && !r.Loopback && !r.Dest.IsValid() && r.UID == 0 && r.Ports.First == 0 && r.RedirectTo == 0 {
+		if r.In == "" && r.Out == "" && !r.Dest.IsValid() && !r.NotDest.IsValid() && r.UID == 0 && r.Ports.First == 0 && r.RedirectTo == 0 {
 			t.Errorf("%s rule %d returns everything: %s", c.Name, i, r)
 		}
 	}
