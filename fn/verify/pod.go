@@ -302,29 +302,21 @@ type knownServices struct {
 	namespaces    []string // of the maps
 }
 
-// distinctMaps puts namespaces together whose maps share their Services: that of every namespace of a package does.
+// distinctMaps puts namespaces together whose maps have the same Services: that of every namespace of a package does.
 func (c *checker) distinctMaps() []*knownServices {
-	type key struct {
-		domain string
-		first  *meshmap.Service
-		n      int
-	}
-	known := map[key]*knownServices{}
+	known := map[meshmap.Digest]*knownServices{}
 	var distinct []*knownServices
 	for _, namespace := range slices.Sorted(maps.Keys(c.meshes)) {
 		mesh := c.meshes[namespace]
-		k := key{domain: mesh.ClusterDomain, n: len(mesh.Services)}
-		if k.n > 0 {
-			k.first = &mesh.Services[0]
-		}
-		if known[k] == nil {
-			known[k] = &knownServices{clusterDomain: mesh.ClusterDomain, identities: make(map[string][]string, k.n)}
+		digest := mesh.ServicesDigest()
+		if known[digest] == nil {
+			known[digest] = &knownServices{clusterDomain: mesh.ClusterDomain, identities: make(map[string][]string, len(mesh.Services))}
 			for _, s := range mesh.Services {
-				known[k].identities[s.Host] = s.Identities
+				known[digest].identities[s.Host] = s.Identities
 			}
-			distinct = append(distinct, known[k])
+			distinct = append(distinct, known[digest])
 		}
-		known[k].namespaces = append(known[k].namespaces, namespace)
+		known[digest].namespaces = append(known[digest].namespaces, namespace)
 	}
 	return distinct
 }
