@@ -62,11 +62,11 @@ func initContainer(m *manifest.Model, w *manifest.Workload) *yaml.Node {
 	args := podplan.InitArgs{
 		ProxyUID:                  int(m.Spec.Sidecar.UID),
 		ExcludeInboundPorts:       m.ExcludedInbound(w),
-		ExcludeOutboundPorts:      netset.UnionPorts(m.Spec.Outbound.ExcludePorts.Set(), w.Overrides.ExcludeOutboundPorts),
-		ExcludeOutboundCIDRs:      netset.UnionPrefixes(m.Spec.Outbound.ExcludeCIDRs, w.Overrides.ExcludeOutboundCIDRs),
-		ExcludeInboundInterfaces:  netset.UnionInterfaces(m.Spec.Inbound.ExcludeInterfaces, w.Overrides.ExcludeInboundInterfaces),
-		ExcludeOutboundInterfaces: netset.UnionInterfaces(m.Spec.Outbound.ExcludeInterfaces, w.Overrides.ExcludeOutboundInterfaces),
-		ExcludeOutboundUIDs:       netset.UnionUIDs(m.Spec.Outbound.ExcludeUIDs, w.Overrides.ExcludeOutboundUIDs),
+		ExcludeOutboundPorts:      m.Spec.Outbound.ExcludePorts.Set().Union(w.Overrides.ExcludeOutboundPorts),
+		ExcludeOutboundCIDRs:      netset.Prefixes(m.Spec.Outbound.ExcludeCIDRs).Union(w.Overrides.ExcludeOutboundCIDRs),
+		ExcludeInboundInterfaces:  netset.Interfaces(m.Spec.Inbound.ExcludeInterfaces).Union(w.Overrides.ExcludeInboundInterfaces),
+		ExcludeOutboundInterfaces: netset.Interfaces(m.Spec.Outbound.ExcludeInterfaces).Union(w.Overrides.ExcludeOutboundInterfaces),
+		ExcludeOutboundUIDs:       netset.UIDs(m.Spec.Outbound.ExcludeUIDs).Union(w.Overrides.ExcludeOutboundUIDs),
 		Backend:                   m.Spec.Init.Backend,
 	}
 	c := node.Object("name", api.InitName, "image", m.Spec.Init.Image)

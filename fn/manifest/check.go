@@ -9,7 +9,6 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // foreignSidecars are the containers of other meshes: two redirects in one pod fight over every connection.
@@ -37,7 +36,7 @@ func (m *Model) checkPod(w *Workload, r *report.Report) {
 			r.Error(w.Object, w.Field("metadata"), "%s: %s asks another mesh for its sidecar; remove it", key, want)
 		}
 	}
-	if both := netset.IntersectPorts(w.Overrides.ProxyProtocolPorts, m.ExcludedInbound(w)); len(both) > 0 {
+	if both := w.Overrides.ProxyProtocolPorts.Intersect(m.ExcludedInbound(w)); len(both) > 0 {
 		r.Error(w.Object, w.Field("metadata.annotations["+api.ProxyProtocolPortsAnnotation+"]"), "port %s never passes the proxy, which would write the header: it is excluded (%s, or "+
 			"spec.inbound.excludePorts of the config). Take it out of one of the two", both, api.ExcludeInboundPortsAnnotation)
 	}

@@ -132,5 +132,5 @@ func targetPort(p corev1.ServicePort, w *Workload) uint16 {
 
 // ExcludedInbound are the ports of the workload's pods that bypass the proxy.
 func (m *Model) ExcludedInbound(w *Workload) netset.Ports {
-	return netset.UnionPorts(m.Spec.Inbound.ExcludePorts.Set(), w.Overrides.ExcludeInboundPorts)
+	return m.Spec.Inbound.ExcludePorts.Set().Union(w.Overrides.ExcludeInboundPorts)
 }

@@ -59,7 +59,7 @@ func (c *checker) workload(item *yaml.RNode, path []string) {
 	uid := c.proxy(object, parts)
 	args := c.init(object, parts.init, uid)
 	c.exclusions(object, args, workload.PermissivePorts)
-	if both := netset.IntersectPorts(workload.ProxyProtocolPorts, args.ExcludeInboundPorts); len(both) > 0 {
+	if both := workload.ProxyProtocolPorts.Intersect(args.ExcludeInboundPorts); len(both) > 0 {
 		c.report.Error(object, "metadata.annotations["+api.WorkloadAnnotation+"]", "port %s never passes the proxy, and the app waits for a PROXY header there; render again", both)
 	}
 	c.others(object, pod, parts.others, uid)

@@ -159,7 +159,7 @@ func testNoWindow(t *testing.T, b testBackend) {
 		defer close(done)
 		for i := range 15 {
 			args := labArgs(t)
-			args.ExcludeInboundPorts = netset.PortsOf(excludedIn, 3000+i)
+			args.ExcludeInboundPorts = netset.PortsOf(excludedIn, uint16(3000+i))
 			b.apply(t, l.pod, args)
 		}
 	})

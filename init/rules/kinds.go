@@ -250,7 +250,7 @@ func getPorts(r *Rule) string {
 	if r.Ports.First == 0 {
 		return ""
 	}
-	return strings.Replace(netset.Ports{r.Ports}.String(), "-", ":", 1)
+	return strings.Replace(r.Ports.String(), "-", ":", 1)
 }
 
 func setPorts(r *Rule, text string) {

@@ -118,19 +118,12 @@ func validate(args podplan.InitArgs) error {
 		return err
 	}
 	for _, ports := range []netset.Ports{args.ExcludeInboundPorts, args.ExcludeOutboundPorts} {
-		for _, r := range ports {
-			if r.First == 0 || r.Last < r.First {
-				return fmt.Errorf("ports %d-%d: not a range of 1 to 65535", r.First, r.Last)
-			}
+		if err := ports.Validate(); err != nil {
+			return err
 		}
 	}
-	for _, p := range args.ExcludeOutboundCIDRs {
-		if !p.IsValid() || p != p.Masked() {
-			return fmt.Errorf("--exclude-outbound-cidrs: %q is not a network like 10.1.0.0/16", p)
-		}
-		if p.Addr().Is4In6() {
-			return fmt.Errorf("--exclude-outbound-cidrs: %q never matches a packet: write it as an IPv4 network", p)
-		}
+	if err := args.ExcludeOutboundCIDRs.Validate(); err != nil {
+		return fmt.Errorf("--exclude-outbound-cidrs: %w", err)
 	}
 	return nil
 }

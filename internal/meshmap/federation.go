@@ -93,7 +93,7 @@ func (f Federation) validateCIDRs(taken map[netip.Prefix]string) (errs []error) 
 				errs = append(errs, fmt.Errorf("%s: %s overlaps with %s of %s; an address belongs to one trust domain", field, p, other, whose))
 			}
 		}
-		if slices.ContainsFunc(f.CIDRs[:i], p.Overlaps) {
+		if netset.Prefixes(f.CIDRs[:i]).Overlaps(p) {
 			errs = append(errs, fmt.Errorf("%s: %s overlaps with another of the list; write the wider one", field, p))
 		}
 	}
