@@ -16,7 +16,7 @@ import (
 // The bypass tests: every way out of and into a pod that a process without NET_ADMIN has, one line each, with every
 // back end and in both IP families. A way out is closed if the peer is never reached: the outbound proxy answers, or
 // nothing does. What is a real way around stands here too, as TestKnownBypasses, so that docs/security.md says what is
-// true. Beside them stand TestRouting, TestUDPIsUntouched, TestLoopbackFromOutside and TestIPv6EnabledLater.
+// true. Beside them stand TestRouting, TestUDPIsNotRedirected, TestLoopbackFromOutside and TestIPv6EnabledLater.
 
 // who is a process of the pod.
 type who struct {

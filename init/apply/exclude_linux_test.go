@@ -33,7 +33,7 @@ func addInterface(t *testing.T, l lab, name string, number int) {
 }
 
 // An excluded interface is one by its whole name, in the direction that the config names; an excluded user is that
-// user. Everything else is as it is without. Each hole stands beside the controls that show how far it reaches.
+// user. Everything else is as it is without. Each bypass stands beside the controls that show how far it reaches.
 func TestExclusions(t *testing.T) { forEachBackend(t, testExclusions) }
 
 func testExclusions(t *testing.T, b testBackend) {

@@ -90,7 +90,7 @@ func testIPTablesReplaces(t *testing.T, b testBackend) {
 		t.Errorf("a foreign rule comes before ours in\n%s", text)
 	}
 	if ours, theirs := strings.Index(text, "-j MESHLESS_GUARD"), strings.Index(text, "-A OUTPUT -d 192.0.2.2/32"); ours > theirs {
-		t.Errorf("a foreign rule comes before the guard in\n%s", text)
+		t.Errorf("a foreign rule comes before the egress filter in\n%s", text)
 	}
 }
 
@@ -346,7 +346,7 @@ func TestLegacyNeedsNoMore(t *testing.T) {
 		return s.apply(podplan.InitArgs{ProxyUID: proxyUID, Backend: podplan.BackendIPTables}, &out)
 	}))
 	if n := strings.Count(out.String(), "-I OUTPUT -p tcp -j MESHLESS_GUARD\n"); n != 2 {
-		t.Errorf("the guard is printed %d times, want for both families:\n%s", n, &out)
+		t.Errorf("the egress filter is printed %d times, want for both families:\n%s", n, &out)
 	}
 }
 

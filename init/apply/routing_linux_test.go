@@ -290,9 +290,9 @@ func testApplyAgainKeepsConnections(t *testing.T, b testBackend) {
 }
 
 // UDP is not ours: DNS, QUIC and the rest leave and arrive as if there were no rules.
-func TestUDPIsUntouched(t *testing.T) { forEachBackend(t, testUDPIsUntouched) }
+func TestUDPIsNotRedirected(t *testing.T) { forEachBackend(t, testUDPIsNotRedirected) }
 
-func testUDPIsUntouched(t *testing.T, b testBackend) {
+func testUDPIsNotRedirected(t *testing.T, b testBackend) {
 	l := newLab(t)
 	b.apply(t, l.pod, labArgs(t))
 	for name, f := range families {
@@ -329,7 +329,7 @@ func checkDatagram(t *testing.T, from, to netns.NsHandle, listen, target string)
 }
 
 // What is not TCP at all, here a protocol of no name (253, RFC 3692), is not ours either: NetworkPolicies are for that.
-func TestOtherProtocolsAreUntouched(t *testing.T) { forEachBackend(t, testOtherProtocols) }
+func TestOtherProtocolsAreNotRedirected(t *testing.T) { forEachBackend(t, testOtherProtocols) }
 
 func testOtherProtocols(t *testing.T, b testBackend) {
 	const protocol = 253

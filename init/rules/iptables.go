@@ -21,7 +21,7 @@ const (
 )
 
 // Tables are those of iptables that hold chains of ours, in the order in which they are written, one commit each: the
-// guard comes first, so that what is not redirected yet is refused.
+// egress filter comes first, so that what is not redirected yet is refused.
 var Tables = []string{"filter", "nat"}
 
 // builtin is the chain of iptables from which a jump leads to ours.

@@ -1,7 +1,7 @@
 // Package rules decides which TCP connections of a pod pass through the proxy: it turns the command line of
 // meshless-init into the chains that package apply puts into the kernel. It is pure and runs on any operating system,
-// so that every configuration has a text golden (testdata/). The rule set was measured on a real kernel
-// (research/injection.md, section 2).
+// so that every configuration has a text golden (testdata/). docs/init.md says why the rules are as they are; tests of
+// package apply and test/kernel measure them on a real kernel.
 //
 // What it promises: TCP from outside reaches the proxy's inbound port, TCP to outside reaches its outbound port,
 // whatever the IP family, and what should and did not is refused; each exception is a rule that says why. What it does
@@ -24,10 +24,13 @@ const Table = "meshless"
 
 // The chains. The first two are named like their hooks.
 const (
-	Prerouting = "prerouting" // what arrives at the pod
-	Output     = "output"     // what the pod sends
-	Guard      = "guard"      // what the pod sends, after NAT
+	Prerouting   = "prerouting" // what arrives at the pod
+	Output       = "output"     // what the pod sends
+	EgressFilter = "guard"      // what the pod sends, after NAT
 )
+
+// The names of tables and chains that are in the kernel stay, whatever this package calls them: an init of a later
+// release replaces and removes by name what an earlier one left in a running pod.
 
 // Loopback is the interface through which a pod speaks to itself.
 const Loopback = "lo"
@@ -39,16 +42,17 @@ const MaxWhy = 128
 type Ruleset struct{ Chains []Chain }
 
 // Chain is a base chain; its rules are tried in order, and what none decides is accepted as it is. The chains of type
-// nat see the first packet of a connection only, so redirected connections survive a replacement of the rules; Guard
-// sees every packet.
+// nat see the first packet of a connection only, so redirected connections survive a replacement of the rules;
+// EgressFilter sees
+// every packet.
 type Chain struct {
-	Name  string // Prerouting, Output or Guard
+	Name  string // Prerouting, Output or EgressFilter
 	Rules []Rule
 }
 
 // Type is the kind of the chain in nftables, and the table of iptables that has it: nat or filter.
 func (c Chain) Type() string {
-	if c.Name == Guard {
+	if c.Name == EgressFilter {
 		return "filter"
 	}
 	return "nat"
@@ -56,16 +60,16 @@ func (c Chain) Type() string {
 
 // Hook is where packets come to the chain: Prerouting or Output.
 func (c Chain) Hook() string {
-	if c.Name == Guard {
+	if c.Name == EgressFilter {
 		return Output
 	}
 	return c.Name
 }
 
 // Priority is the chain's place among those of its hook: that of NAT, which nft calls dstnat in prerouting and by its
-// number only in output, and for Guard that of filter.
+// number only in output, and for EgressFilter that of filter.
 func (c Chain) Priority() int {
-	if c.Name == Guard {
+	if c.Name == EgressFilter {
 		return 0
 	}
 	return -100
@@ -104,7 +108,7 @@ func New(args podplan.InitArgs, ipv6 bool) (Ruleset, error) {
 	if err := validate(args); err != nil {
 		return Ruleset{}, err
 	}
-	set := Ruleset{Chains: []Chain{{Prerouting, prerouting(args)}, {Output, output(args)}, {Guard, guard(args)}}}
+	set := Ruleset{Chains: []Chain{{Prerouting, prerouting(args)}, {Output, output(args)}, {EgressFilter, egressFilter(args)}}}
 	if !ipv6 {
 		for i := range set.Chains {
 			set.Chains[i].Rules = slices.DeleteFunc(set.Chains[i].Rules, func(r Rule) bool { return r.onlyIPv6() && r.Dest != loopback6 && r.NotDest != loopback6 })
@@ -169,13 +173,13 @@ func output(args podplan.InitArgs) []Rule {
 	}
 	rules = append(rules, hairpin(args)...)
 	rules = append(rules, Rule{UID: uint32(args.ProxyUID), Why: "the proxy's own connections leave the pod, or it would dial itself"})
-	rules = append(rules, untouched(args)...)
+	rules = append(rules, bypass(args)...)
 	return append(rules, Rule{RedirectTo: api.OutboundPort, Why: "all other TCP to outside passes the proxy"})
 }
 
-// untouched is what stays as it is although it is not the proxy's: Output does not redirect it, and Guard does not
-// refuse it. One list, so that the two cannot differ.
-func untouched(args podplan.InitArgs) []Rule {
+// bypass is what passes without the proxy although it is not the proxy's own: Output does not redirect it, and
+// EgressFilter does not refuse it. It is one list, so that the two cannot differ.
+func bypass(args podplan.InitArgs) []Rule {
 	rules := []Rule{
 		// App to own pod address: direct, since no peer is involved (istio#7563). It carries no more than localhost
 		// does.

@@ -23,7 +23,7 @@ import (
 
 // What a process has written arrives, although the process has closed the socket before: it has no owner then. The
 // server reads only afterwards. The same with one direction closed.
-func TestGuardLetsOrphansDrain(t *testing.T) { forEachBackend(t, testOrphansDrain) }
+func TestEgressFilterLetsOrphansDrain(t *testing.T) { forEachBackend(t, testOrphansDrain) }
 
 func testOrphansDrain(t *testing.T, b testBackend) {
 	for name, f := range families {
@@ -125,8 +125,8 @@ func drain(t *testing.T, writer, reader *net.TCPConn, half bool) {
 	}
 }
 
-// Where a kernel lacks the reset alone, the guard drops, and the output says so; it is never left out.
-func TestGuardWithoutReject(t *testing.T) {
+// Where a kernel lacks the reset alone, the egress filter drops, and the output says so; it is never left out.
+func TestEgressFilterWithoutReject(t *testing.T) {
 	want, err := rules.New(podplan.InitArgs{ProxyUID: proxyUID}, true)
 	must(t, err)
 	refusing := func(conn *nftables.Conn, set rules.Ruleset) error {
@@ -138,7 +138,7 @@ func TestGuardWithoutReject(t *testing.T) {
 	ns := newNetns(t)
 	must(t, inside(t, ns, func() error {
 		text, err := writeNFTablesBy(refusing, want)
-		if !strings.HasPrefix(text, "# this kernel cannot reject (no such file or directory), so the guard drops") || !strings.HasSuffix(text, want.Dropping().String()+rules.ApartText()) {
+		if !strings.HasPrefix(text, "# this kernel cannot reject (no such file or directory), so the egress filter drops") || !strings.HasSuffix(text, want.Dropping().String()+rules.ZoneText()) {
 			t.Errorf("printed\n%s", text)
 		}
 		return err
@@ -152,9 +152,11 @@ func TestGuardWithoutReject(t *testing.T) {
 	}))
 }
 
-func TestIPTablesGuardWithoutReject(t *testing.T) { forEachVariant(t, testIPTablesGuardWithoutReject) }
+func TestIPTablesEgressFilterWithoutReject(t *testing.T) {
+	forEachVariant(t, testIPTablesEgressFilterWithoutReject)
+}
 
-func testIPTablesGuardWithoutReject(t *testing.T, b testBackend) {
+func testIPTablesEgressFilterWithoutReject(t *testing.T, b testBackend) {
 	s := b.system(t)
 	refuse := func(pattern string) {
 		for _, f := range []rules.Family{rules.IPv4, rules.IPv6} {
@@ -175,7 +177,7 @@ func testIPTablesGuardWithoutReject(t *testing.T, b testBackend) {
 		t.Errorf("printed\n%s", text)
 	}
 	step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t)
-	refuse("conntrack") // then there is no guard at all, and no pod
+	refuse("conntrack") // then there is no egress filter at all, and no pod
 	if text, err := tryOn(t, s, newNetns(t), podplan.InitArgs{ProxyUID: proxyUID, Backend: podplan.BackendIPTables}); err == nil || text != "" || !strings.Contains(err.Error(), "xt_conntrack") {
 		t.Errorf("got %q, %v, want a failure that names the module", text, err)
 	}

@@ -144,7 +144,7 @@ func watch(t *testing.T, ns netns.NsHandle, from, to int) *atomic.Int64 {
 	return &seen
 }
 
-// disarm empties the guard, for controls.
+// disarm empties the egress filter, for controls.
 func (b testBackend) disarm(t *testing.T, ns netns.NsHandle) {
 	t.Helper()
 	if b.variant != "" {
@@ -156,14 +156,14 @@ func (b testBackend) disarm(t *testing.T, ns netns.NsHandle) {
 	must(t, inside(t, ns, func() error {
 		conn := &nftables.Conn{}
 		table := &nftables.Table{Family: nftables.TableFamilyINet, Name: rules.Table}
-		conn.FlushChain(&nftables.Chain{Table: table, Name: rules.Guard})
+		conn.FlushChain(&nftables.Chain{Table: table, Name: rules.EgressFilter})
 		return conn.Flush()
 	}))
 }
 
 // The proxy dials the address that the app dialed. If the server resets that connection, conntrack keeps what was
 // decided for it, for ten seconds: the app's next connection from the proxy's port would leave as it is. Without the
-// guard it does.
+// filter it does.
 func TestBypassInheritedWayOut(t *testing.T) { forEachBackend(t, testInheritedWayOut) }
 
 func testInheritedWayOut(t *testing.T, b testBackend) {
@@ -195,7 +195,7 @@ func testInheritedWayOut(t *testing.T, b testBackend) {
 			step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t)
 			b.disarm(t, l.pod)
 			if onWire, err := inherit(20010); onWire == 0 {
-				t.Errorf("the control fails: without the guard nothing leaks, and the app got %v", err)
+				t.Errorf("the control fails: without the egress filter nothing leaks, and the app got %v", err)
 			}
 			hears(t, heard, "the app")
 		})
@@ -230,7 +230,7 @@ func testInheritedRedirect(t *testing.T, b testBackend) {
 			hears(t, server, "from another port")
 			b.disarm(t, l.pod)
 			err := inherit(20010)
-			t.Logf("without the guard: %v", err)
+			t.Logf("without the egress filter: %v", err)
 			hears(t, proxy, "the proxy")
 		})
 	}
@@ -264,10 +264,10 @@ func testEstablished(t *testing.T, b testBackend) {
 					echo, err := readLine(conn)
 					return writeErr == nil && err == nil && echo == "still there"
 				}
-				if c.tracked || c.loose == "0" { // control: the guard is what ends it
+				if c.tracked || c.loose == "0" { // control: the egress filter is what ends it
 					b.disarm(t, l.pod)
 					if !goesOn() {
-						t.Error("the control fails: it ends without the guard")
+						t.Error("the control fails: it ends without the egress filter")
 					}
 					b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
 				}
@@ -283,7 +283,9 @@ func testEstablished(t *testing.T, b testBackend) {
 
 // What was left out and no longer is, is cut by the next run; what passes the proxy stays
 // (TestApplyAgainKeepsConnections).
-func TestGuardCutsWhatIsNoLongerExcluded(t *testing.T) { forEachBackend(t, testNoLongerExcluded) }
+func TestEgressFilterCutsWhatIsNoLongerExcluded(t *testing.T) {
+	forEachBackend(t, testNoLongerExcluded)
+}
 
 func testNoLongerExcluded(t *testing.T, b testBackend) {
 	for name, f := range families {
