@@ -23,48 +23,44 @@ import (
 
 // What a process has written arrives, although the process has closed the socket before: it has no owner then. The
 // server reads only afterwards. The same with one direction closed.
-func TestEgressFilterLetsOrphansDrain(t *testing.T) { forEachBackend(t, testOrphansDrain) }
+func TestEgressFilterLetsOrphansDrain(t *testing.T) { forEachFamily(t, testOrphansDrain) }
 
-func testOrphansDrain(t *testing.T, b testBackend) {
-	for name, f := range families {
-		t.Run(name, func(t *testing.T) {
-			l := newLab(t)
-			b.apply(t, l.pod, labArgs(t))
-			outbound, excluded, peer := hostPort(f.loopback, api.OutboundPort), hostPort(f.any, excludedIn), hostPort(f.any, excludedOut)
-			for _, c := range []struct {
-				name     string
-				from     netns.NsHandle
-				uid      int
-				target   string
-				at       netns.NsHandle
-				listen   string
-				backward bool // the server writes and closes, the client reads
-			}{
-				{"the app, redirected", l.pod, appUID, hostPort(f.foreign, servicePort), l.pod, outbound, false},
-				{"the app, excluded", l.pod, appUID, hostPort(f.foreign, excludedOut), l.peer, peer, false},
-				{"the proxy", l.pod, proxyUID, hostPort(f.foreign, servicePort), l.peer, hostPort(f.any, servicePort), false},
-				{"an answer on an excluded port", l.peer, 0, hostPort(f.pod, excludedIn), l.pod, excluded, true},
-				{"an answer of the inbound proxy", l.peer, 0, hostPort(f.pod, appPort), l.pod, hostPort(f.any, api.InboundPort), true},
-			} {
-				for _, half := range []bool{false, true} {
-					t.Run(fmt.Sprintf("%s, half: %t", c.name, half), func(t *testing.T) {
-						accepted := acceptOne(t, c.at, c.listen)
-						conn, err := dialAs(t, c.from, c.uid, "", 0, c.target)
-						must(t, err)
-						writer, reader := conn, (*net.TCPConn)(nil)
-						select {
-						case reader = <-accepted:
-						case <-time.After(patience):
-							t.Fatal("no connection came")
-						}
-						if c.backward {
-							writer, reader = reader, writer
-						}
-						drain(t, writer, reader, half)
-					})
+func testOrphansDrain(t *testing.T, b testBackend, f family) {
+	l := newLab(t)
+	b.apply(t, l.pod, labArgs(t))
+	outbound, excluded, peer := hostPort(f.loopback, api.OutboundPort), hostPort(f.any, excludedIn), hostPort(f.any, excludedOut)
+	for _, c := range []struct {
+		name     string
+		from     netns.NsHandle
+		uid      int
+		target   string
+		at       netns.NsHandle
+		listen   string
+		backward bool // the server writes and closes, the client reads
+	}{
+		{"the app, redirected", l.pod, appUID, hostPort(f.foreign, servicePort), l.pod, outbound, false},
+		{"the app, excluded", l.pod, appUID, hostPort(f.foreign, excludedOut), l.peer, peer, false},
+		{"the proxy", l.pod, proxyUID, hostPort(f.foreign, servicePort), l.peer, hostPort(f.any, servicePort), false},
+		{"an answer on an excluded port", l.peer, 0, hostPort(f.pod, excludedIn), l.pod, excluded, true},
+		{"an answer of the inbound proxy", l.peer, 0, hostPort(f.pod, appPort), l.pod, hostPort(f.any, api.InboundPort), true},
+	} {
+		for _, half := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, half: %t", c.name, half), func(t *testing.T) {
+				accepted := acceptOne(t, c.at, c.listen)
+				conn, err := dialAs(t, c.from, c.uid, "", 0, c.target)
+				must(t, err)
+				writer, reader := conn, (*net.TCPConn)(nil)
+				select {
+				case reader = <-accepted:
+				case <-time.After(patience):
+					t.Fatal("no connection came")
 				}
-			}
-		})
+				if c.backward {
+					writer, reader = reader, writer
+				}
+				drain(t, writer, reader, half)
+			})
+		}
 	}
 }
 
@@ -176,7 +172,7 @@ func testIPTablesEgressFilterWithoutReject(t *testing.T, b testBackend) {
 	if strings.Count(text, "# this kernel cannot reject") != 2 || strings.Contains(text, "REJECT") || strings.Count(text, "--ctdir ORIGINAL -j DROP\n") != 2 {
 		t.Errorf("printed\n%s", text)
 	}
-	step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t)
+	l.out(f, appUID, "outbound").check(t)
 	refuse("conntrack") // then there is no egress filter at all, and no pod
 	if text, err := tryOn(t, s, newNetns(t), podplan.InitArgs{ProxyUID: proxyUID, Backend: podplan.BackendIPTables}); err == nil || text != "" || !strings.Contains(err.Error(), "xt_conntrack") {
 		t.Errorf("got %q, %v, want a failure that names the module", text, err)

@@ -149,10 +149,8 @@ func testIPTablesManyRules(t *testing.T, b testBackend) {
 func TestReplacementHasNoWindow(t *testing.T) { forEachBackend(t, testNoWindow) }
 
 func testNoWindow(t *testing.T, b testBackend) {
-	l := newLab(t)
 	f := families["IPv4"]
-	populate(t, l, f)
-	b.apply(t, l.pod, labArgs(t))
+	l := b.lab(t, f, labArgs(t))
 	done := make(chan struct{})
 	var all sync.WaitGroup
 	all.Go(func() {
@@ -170,8 +168,8 @@ func testNoWindow(t *testing.T, b testBackend) {
 			replacing = false
 		default:
 		}
-		step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t)
-		step{ns: l.peer, host: f.pod, port: appPort, answers: "inbound"}.check(t)
+		l.out(f, appUID, "outbound").check(t)
+		l.in(f).check(t)
 		if t.Failed() {
 			break
 		}
@@ -207,7 +205,7 @@ func TestSwitchingBackends(t *testing.T) {
 				}
 				step{ns: l.pod, uid: appUID, host: f.foreign, port: excludedOut, answers: "outbound"}.check(t)
 				step{ns: l.peer, host: f.pod, port: excludedIn, answers: "inbound"}.check(t)
-				step{ns: l.pod, uid: proxyUID, host: f.foreign, port: servicePort, answers: "peer"}.check(t)
+				l.out(f, proxyUID, "peer").check(t)
 			})
 		}
 	}
@@ -262,8 +260,8 @@ func TestAutoWithoutNFTables(t *testing.T) {
 			}
 			f := families["IPv6"]
 			populate(t, l, f)
-			step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t)
-			step{ns: l.peer, host: f.pod, port: appPort, answers: "inbound"}.check(t)
+			l.out(f, appUID, "outbound").check(t)
+			l.in(f).check(t)
 		})
 	}
 }
