@@ -20,7 +20,8 @@ const (
 )
 
 // writeNFTables puts the rules into the kernel over netlink and returns them as read back, in nft's words. Where the
-// kernel lacks no more than the reset of the egress filter, the egress filter drops, and a comment in front of the text says so.
+// kernel lacks no more than the reset of the egress filter, the egress filter drops, and a comment in front of the text
+// says so.
 func writeNFTables(want rules.Ruleset) (string, error) { return writeNFTablesBy(replace, want) }
 
 func writeNFTablesBy(replace func(*nftables.Conn, rules.Ruleset) error, want rules.Ruleset) (string, error) {

@@ -14,8 +14,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 )
 
-// setZone writes the table rules.ZoneTable, in one transaction, so that no packet meets it half made, and reads it back. A
-// kernel without zones refuses it (noNFTables).
+// setZone writes the table rules.ZoneTable, in one transaction, so that no packet meets it half made, and reads it
+// back. A kernel without zones refuses it (noNFTables).
 func setZone() error {
 	rule, err := zoneRule()
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 // headerLength is that of nfnetlink's own header, before the attributes.
 const headerLength = 4
 
-// checkZone reads the table rules.ZoneTable back: its one chain, with the place and the policy that were meant, and in it
-// the one rule. It is an error if the kernel holds anything else.
+// checkZone reads the table rules.ZoneTable back: its one chain, with the place and the policy that were meant, and in
+// it the one rule. It is an error if the kernel holds anything else.
 func checkZone(conn *netlink.Conn, rule []byte) error {
 	chains, err := dumpZone(conn, unix.NFT_MSG_GETCHAIN, text(unix.NFTA_CHAIN_TABLE, rules.ZoneTable))
 	if err != nil {

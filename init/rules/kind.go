@@ -63,7 +63,7 @@ var forms = [Kinds]form{
 	KindSource:   {nftAddress("saddr"), "-s %s", prefix(func(r *Rule) *netip.Prefix { return &r.Source }, netip.Prefix.IsSingleIP)},
 	KindNotDest:  {nftAddress("daddr !="), "! -d %s", prefix(func(r *Rule) *netip.Prefix { return &r.NotDest }, isNetwork)},
 	KindDest:     {nftAddress("daddr"), "-d %s", prefix(func(r *Rule) *netip.Prefix { return &r.Dest }, isNetwork)},
-	KindPorts:    {nftPorts, "-p tcp -m tcp --dport %s", value{getPorts, setPorts}},
+	KindPorts:    {nftPorts, "-p tcp -m tcp --dport %s", ports(func(r *Rule) *netset.PortRange { return &r.Ports })},
 	KindTCP: {nft("meta l4proto tcp"), "-p tcp", derived(func(r *Rule) bool {
 		return r.Ports.First == 0 && (r.RedirectTo != 0 || r.Refuse != 0)
 	})},
@@ -178,26 +178,70 @@ func tracked(r *Rule) *Tracking { return &r.Tracked }
 
 func refuse(r *Rule) *Refusal { return &r.Refuse }
 
-// number is the value of a field where 0 sets no condition.
-func number[T uint16 | uint32](field func(*Rule) *T) value {
+// field is a field whose zero value sets no condition. A text that cannot be parsed leaves it.
+func field[T comparable](at func(*Rule) *T, text func(T) string, parse func(string) (T, error)) value {
+	var none T
 	return value{
 		func(r *Rule) string {
-			if *field(r) == 0 {
+			if *at(r) == none {
 				return ""
 			}
-			return strconv.FormatUint(uint64(*field(r)), 10)
+			return text(*at(r))
 		},
-		func(r *Rule, text string) {
-			n, _ := strconv.ParseUint(text, 10, 32)
-			*field(r) = T(n)
+		func(r *Rule, s string) {
+			if v, err := parse(s); err == nil {
+				*at(r) = v
+			}
 		},
 	}
 }
 
+func number[T uint16 | uint32](at func(*Rule) *T) value {
+	return field(at, func(n T) string { return fmt.Sprint(n) }, func(s string) (T, error) {
+		n, err := strconv.ParseUint(s, 10, 32)
+		return T(n), err
+	})
+}
+
+// name is an interface's. Beside those that netset allows there may be others.
+func name(at func(*Rule) *string, others ...string) value {
+	return field(at, strings.Clone, func(s string) (string, error) {
+		if slices.Contains(others, s) {
+			return s, nil
+		}
+		return s, netset.Interfaces{s}.Validate()
+	})
+}
+
+// prefix is a network, or an address as a network of one.
+func prefix(at func(*Rule) *netip.Prefix, valid func(netip.Prefix) bool) value {
+	return field(at, netip.Prefix.String, func(s string) (netip.Prefix, error) {
+		p, err := netip.ParsePrefix(s)
+		if err == nil && !valid(p) {
+			err = strconv.ErrRange
+		}
+		return p, err
+	})
+}
+
+// isNetwork is for networks that are a condition, which every address is not.
+func isNetwork(p netip.Prefix) bool { return p.Bits() > 0 && p == p.Masked() }
+
+func ports(at func(*Rule) *netset.PortRange) value {
+	return field(at, func(r netset.PortRange) string { return strings.Replace(r.String(), "-", ":", 1) },
+		func(s string) (netset.PortRange, error) {
+			set, err := netset.ParsePorts(strings.Replace(s, ":", "-", 1))
+			if len(set) != 1 {
+				return netset.PortRange{}, strconv.ErrRange
+			}
+			return set[0], err
+		})
+}
+
 // one is one of the values of a field; its words say it whole.
-func one[T comparable](field func(*Rule) *T, is T) value {
-	v := derived(func(r *Rule) bool { return *field(r) == is })
-	v.set = func(r *Rule, _ string) { *field(r) = is }
+func one[T comparable](at func(*Rule) *T, is T) value {
+	v := derived(func(r *Rule) bool { return *at(r) == is })
+	v.set = func(r *Rule, _ string) { *at(r) = is }
 	return v
 }
 
@@ -211,50 +255,5 @@ func derived(holds func(*Rule) bool) value {
 			return ""
 		},
 		func(*Rule, string) {},
-	}
-}
-
-// name is that of an interface; beside those that netset allows there may be others.
-func name(field func(*Rule) *string, others ...string) value {
-	return value{
-		func(r *Rule) string { return *field(r) },
-		func(r *Rule, text string) {
-			if slices.Contains(others, text) || (netset.Interfaces{text}).Validate() == nil {
-				*field(r) = text
-			}
-		},
-	}
-}
-
-// isNetwork is for networks that are a condition, which every address is not.
-func isNetwork(p netip.Prefix) bool { return p.Bits() > 0 && p == p.Masked() }
-
-// prefix is that of a field: a network, or an address as a network of one.
-func prefix(field func(*Rule) *netip.Prefix, valid func(netip.Prefix) bool) value {
-	return value{
-		func(r *Rule) string {
-			if !field(r).IsValid() {
-				return ""
-			}
-			return field(r).String()
-		},
-		func(r *Rule, text string) {
-			if p, err := netip.ParsePrefix(text); err == nil && valid(p) {
-				*field(r) = p
-			}
-		},
-	}
-}
-
-func getPorts(r *Rule) string {
-	if r.Ports.First == 0 {
-		return ""
-	}
-	return strings.Replace(r.Ports.String(), "-", ":", 1)
-}
-
-func setPorts(r *Rule, text string) {
-	if ports, err := netset.ParsePorts(strings.Replace(text, ":", "-", 1)); err == nil && len(ports) == 1 {
-		r.Ports = ports[0]
 	}
 }

@@ -115,8 +115,8 @@ func checkChain(t *testing.T, c Chain) {
 	}
 }
 
-// checkEgressFilter checks that the egress filter refuses all that the chain output redirects, and what it lets pass is, rule for
-// rule, what output leaves alone.
+// checkEgressFilter checks that the egress filter refuses all that the chain output redirects, and what it lets pass
+// is, rule for rule, what output leaves alone.
 func checkEgressFilter(t *testing.T, output, filter Chain, proxy uint32) {
 	t.Helper()
 	after := func(c Chain) int {
