@@ -27,7 +27,7 @@ func (m *Model) Meshes(r *report.Report) map[string]*meshmap.Map {
 	for _, namespace := range m.Namespaces() {
 		meshes[namespace] = &meshmap.Map{
 			APIVersion: api.APIVersion, Kind: "Mesh", TrustDomain: m.Spec.TrustDomain, ClusterDomain: m.Spec.ClusterDomain,
-			Outbound: meshmap.Outbound{Unknown: m.Spec.Outbound.Unknown, MeshCIDRs: netset.UnionPrefixes(m.Spec.Outbound.MeshCIDRs)},
+			Outbound: meshmap.Outbound{Unknown: m.Spec.Outbound.Unknown, MeshCIDRs: netset.Prefixes(m.Spec.Outbound.MeshCIDRs).Union()},
 			Inbound: meshmap.Inbound{Mode: m.Spec.Inbound.Mode, Default: m.Spec.Authorization.Default,
 				DryRun: m.Spec.Authorization.Mode == v1alpha1.AuthorizationDryRun},
 			Services: services, Federation: federation,
@@ -67,7 +67,7 @@ func (s *Service) mesh(r *report.Report) meshmap.Service {
 		if excluded := w.Plan.Redirect.ExcludeInboundPorts; i == 0 {
 			out.PlaintextTargetPorts = excluded
 		} else {
-			out.PlaintextTargetPorts = netset.IntersectPorts(out.PlaintextTargetPorts, excluded)
+			out.PlaintextTargetPorts = out.PlaintextTargetPorts.Intersect(excluded)
 		}
 	}
 	slices.Sort(out.Identities)
@@ -75,10 +75,10 @@ func (s *Service) mesh(r *report.Report) meshmap.Service {
 		if p.Protocol != corev1.ProtocolTCP && p.Protocol != "" {
 			continue
 		}
-		port := netset.PortsOf(int(p.Port))
-		out.Ports = netset.UnionPorts(out.Ports, port)
+		port := netset.PortsOf(uint16(p.Port))
+		out.Ports = out.Ports.Union(port)
 		if s.plaintext(p, r) {
-			out.PlaintextPorts = netset.UnionPorts(out.PlaintextPorts, port)
+			out.PlaintextPorts = out.PlaintextPorts.Union(port)
 		}
 	}
 	return out

@@ -205,7 +205,7 @@ func ValidateIDPattern(pattern string) error {
 	if _, err := spiffeid.FromString(strings.ReplaceAll(pattern, "*", "x")); err != nil {
 		return fmt.Errorf("pattern %q: %w", pattern, err)
 	}
-	if td, _, _ := strings.Cut(strings.TrimPrefix(pattern, "spiffe://"), "/"); strings.Contains(td, "*") {
+	if strings.Contains(PatternDomain(pattern), "*") {
 		return fmt.Errorf("pattern %q: the trust domain is fixed, * may stand in the path only", pattern)
 	}
 	return nil

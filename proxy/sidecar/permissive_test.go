@@ -101,7 +101,7 @@ func TestPermissiveHalfHello(t *testing.T) {
 func TestPermissiveEnds(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
-	m.serverFiles.Workload.PermissivePorts = netset.PortsOf(int(m.app.Port()))
+	m.serverFiles.Workload.PermissivePorts = netset.PortsOf(m.app.Port())
 	m.server.publish(t, m.serverFiles.Sealed(t))
 	c := dial(t, m.server.inboundAddr().String())
 	if err := roundTrip(c, "plain"); err != nil {

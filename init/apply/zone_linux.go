@@ -14,14 +14,14 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 )
 
-// setApart writes the table rules.Apart, in one transaction, so that no packet meets it half made, and reads it back. A
-// kernel without zones refuses it (noNFTables).
-func setApart() error {
-	rule, err := apartRule()
+// setZone writes the table rules.ZoneTable, in one transaction, so that no packet meets it half made, and reads it
+// back. A kernel without zones refuses it (noNFTables).
+func setZone() error {
+	rule, err := zoneRule()
 	if err != nil {
 		return err
 	}
-	batch, err := apartBatch(rule)
+	batch, err := zoneBatch(rule)
 	if err != nil {
 		return err
 	}
@@ -37,9 +37,9 @@ func setApart() error {
 		err = acknowledged(conn, len(batch)-2) // all but the beginning and the end
 	}
 	if err != nil {
-		return explain("write table inet "+rules.Apart, err)
+		return explain("write table inet "+rules.ZoneTable, err)
 	}
-	return checkApart(conn, rule)
+	return checkZone(conn, rule)
 }
 
 // noZones is what is printed where there is no such chain because of this error.
@@ -59,15 +59,15 @@ func acknowledged(conn *netlink.Conn, n int) error {
 	return nil
 }
 
-// apartBatch is the transaction. github.com/google/nftables cannot say "original" of a zone (NFTA_CT_DIRECTION), and a
+// zoneBatch is the transaction. github.com/google/nftables cannot say "original" of a zone (NFTA_CT_DIRECTION), and a
 // zone for both directions would lose the answers, so the messages are built here, of its expressions where it has
 // them.
-func apartBatch(rule []byte) ([]netlink.Message, error) {
-	table, err := attributes(text(unix.NFTA_TABLE_NAME, rules.Apart))
+func zoneBatch(rule []byte) ([]netlink.Message, error) {
+	table, err := attributes(text(unix.NFTA_TABLE_NAME, rules.ZoneTable))
 	if err != nil {
 		return nil, err
 	}
-	chain, err := apartChain()
+	chain, err := zoneChain()
 	if err != nil {
 		return nil, err
 	}
@@ -84,27 +84,27 @@ func apartBatch(rule []byte) ([]netlink.Message, error) {
 	}, nil
 }
 
-// apartChain is the attributes of the chain.
-func apartChain() ([]byte, error) {
+// zoneChain is the attributes of the chain.
+func zoneChain() ([]byte, error) {
 	return attributes(
-		text(unix.NFTA_CHAIN_TABLE, rules.Apart), text(unix.NFTA_CHAIN_NAME, rules.Apart), text(unix.NFTA_CHAIN_TYPE, "filter"),
-		nested(unix.NFTA_CHAIN_HOOK, number(unix.NFTA_HOOK_HOOKNUM, unix.NF_INET_LOCAL_OUT), priority(rules.ApartPriority)),
+		text(unix.NFTA_CHAIN_TABLE, rules.ZoneTable), text(unix.NFTA_CHAIN_NAME, rules.ZoneTable), text(unix.NFTA_CHAIN_TYPE, "filter"),
+		nested(unix.NFTA_CHAIN_HOOK, number(unix.NFTA_HOOK_HOOKNUM, unix.NF_INET_LOCAL_OUT), priority(rules.ZonePriority)),
 		number(unix.NFTA_CHAIN_POLICY, uint32(nftables.ChainPolicyAccept)))
 }
 
-// apartRule is the attributes of the rule.
-func apartRule() ([]byte, error) {
-	expressions, err := apartExpressions()
+// zoneRule is the attributes of the rule.
+func zoneRule() ([]byte, error) {
+	expressions, err := zoneExpressions()
 	if err != nil {
 		return nil, err
 	}
 	return attributes(
-		text(unix.NFTA_RULE_TABLE, rules.Apart), text(unix.NFTA_RULE_CHAIN, rules.Apart), expressions,
-		netlink.Attribute{Type: unix.NFTA_RULE_USERDATA, Data: userdata.AppendString(nil, userdata.TypeComment, rules.ApartWhy)})
+		text(unix.NFTA_RULE_TABLE, rules.ZoneTable), text(unix.NFTA_RULE_CHAIN, rules.ZoneTable), expressions,
+		netlink.Attribute{Type: unix.NFTA_RULE_USERDATA, Data: userdata.AppendString(nil, userdata.TypeComment, rules.ZoneWhy)})
 }
 
-// apartExpressions are those of: meta priority 0:4 ct original zone set 15000.
-func apartExpressions() (netlink.Attribute, error) {
+// zoneExpressions are those of: meta priority 0:4 ct original zone set 15000.
+func zoneExpressions() (netlink.Attribute, error) {
 	var list []netlink.Attribute
 	for _, e := range []expr.Any{
 		meta(expr.MetaKeyPRIORITY), equal(binary.NativeEndian.AppendUint32(nil, api.ProxyPriority)),

@@ -144,7 +144,7 @@ func watch(t *testing.T, ns netns.NsHandle, from, to int) *atomic.Int64 {
 	return &seen
 }
 
-// disarm empties the guard, for controls.
+// disarm empties the egress filter, for controls.
 func (b testBackend) disarm(t *testing.T, ns netns.NsHandle) {
 	t.Helper()
 	if b.variant != "" {
@@ -156,161 +156,145 @@ func (b testBackend) disarm(t *testing.T, ns netns.NsHandle) {
 	must(t, inside(t, ns, func() error {
 		conn := &nftables.Conn{}
 		table := &nftables.Table{Family: nftables.TableFamilyINet, Name: rules.Table}
-		conn.FlushChain(&nftables.Chain{Table: table, Name: rules.Guard})
+		conn.FlushChain(&nftables.Chain{Table: table, Name: rules.EgressFilter})
 		return conn.Flush()
 	}))
 }
 
 // The proxy dials the address that the app dialed. If the server resets that connection, conntrack keeps what was
 // decided for it, for ten seconds: the app's next connection from the proxy's port would leave as it is. Without the
-// guard it does.
-func TestBypassInheritedWayOut(t *testing.T) { forEachBackend(t, testInheritedWayOut) }
+// filter it does.
+func TestBypassInheritedWayOut(t *testing.T) { forEachFamily(t, testInheritedWayOut) }
 
-func testInheritedWayOut(t *testing.T, b testBackend) {
-	for name, f := range families {
-		t.Run(name, func(t *testing.T) {
-			l := newLab(t)
-			populate(t, l, f)
-			heard := resetter(t, l.peer, hostPort(f.any, resetPort))
-			target := hostPort(f.foreign, resetPort)
-			b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
-			inherit := func(port int) (onWire int64, err error) {
-				if err := say(t, l.pod, proxyUID, f.pod, port, target, "the proxy"); !errors.Is(err, unix.ECONNRESET) {
-					t.Fatalf("the proxy got %v, want a reset", err)
-				}
-				hears(t, heard, "the proxy")
-				seen := watch(t, l.peer, port, resetPort)
-				err = say(t, l.pod, appUID, f.pod, port, target, "the app")
-				time.Sleep(100 * time.Millisecond) // for what is on the wire to be counted
-				return seen.Load(), err
-			}
-			for port := 20000; port < 20003; port++ {
-				if onWire, err := inherit(port); onWire != 0 || !isAny(err, unix.ECONNREFUSED, unix.ECONNRESET) {
-					t.Errorf("the app got %v, and %d segments came to the server", err, onWire)
-				}
-			}
-			if len(heard) != 0 {
-				t.Errorf("the server heard %q", <-heard)
-			}
-			step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t)
-			b.disarm(t, l.pod)
-			if onWire, err := inherit(20010); onWire == 0 {
-				t.Errorf("the control fails: without the guard nothing leaks, and the app got %v", err)
-			}
-			hears(t, heard, "the app")
-		})
+func testInheritedWayOut(t *testing.T, b testBackend, f family) {
+	l := newLab(t)
+	populate(t, l, f)
+	heard := resetter(t, l.peer, hostPort(f.any, resetPort))
+	target := hostPort(f.foreign, resetPort)
+	b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
+	inherit := func(port int) (onWire int64, err error) {
+		if err := say(t, l.pod, proxyUID, f.pod, port, target, "the proxy"); !errors.Is(err, unix.ECONNRESET) {
+			t.Fatalf("the proxy got %v, want a reset", err)
+		}
+		hears(t, heard, "the proxy")
+		seen := watch(t, l.peer, port, resetPort)
+		err = say(t, l.pod, appUID, f.pod, port, target, "the app")
+		time.Sleep(100 * time.Millisecond) // for what is on the wire to be counted
+		return seen.Load(), err
 	}
+	for port := 20000; port < 20003; port++ {
+		if onWire, err := inherit(port); onWire != 0 || !isAny(err, unix.ECONNREFUSED, unix.ECONNRESET) {
+			t.Errorf("the app got %v, and %d segments came to the server", err, onWire)
+		}
+	}
+	if len(heard) != 0 {
+		t.Errorf("the server heard %q", <-heard)
+	}
+	l.out(f, appUID, "outbound").check(t)
+	b.disarm(t, l.pod)
+	if onWire, err := inherit(20010); onWire == 0 {
+		t.Errorf("the control fails: without the egress filter nothing leaks, and the app got %v", err)
+	}
+	hears(t, heard, "the app")
 }
 
 // The mirror image: the proxy resets a connection of the app, and its own next one from the app's port would be
 // redirected to itself.
-func TestInheritedRedirect(t *testing.T) { forEachBackend(t, testInheritedRedirect) }
+func TestInheritedRedirect(t *testing.T) { forEachFamily(t, testInheritedRedirect) }
 
-func testInheritedRedirect(t *testing.T, b testBackend) {
-	for name, f := range families {
-		t.Run(name, func(t *testing.T) {
-			l := newLab(t)
-			proxy := resetter(t, l.pod, hostPort(f.loopback, api.OutboundPort))
-			server := resetter(t, l.peer, hostPort(f.any, resetPort))
-			target := hostPort(f.foreign, resetPort)
-			b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
-			inherit := func(port int) error {
-				if err := say(t, l.pod, appUID, f.pod, port, target, "the app"); !errors.Is(err, unix.ECONNRESET) {
-					t.Fatalf("the app got %v, want a reset", err)
-				}
-				hears(t, proxy, "the app")
-				return say(t, l.pod, proxyUID, f.pod, port, target, "the proxy")
-			}
-			if err := inherit(20000); !isAny(err, unix.ECONNREFUSED, unix.ECONNRESET) || len(proxy) != 0 || len(server) != 0 {
-				t.Errorf("the proxy got %v, %d connections to itself, %d to the server", err, len(proxy), len(server))
-			}
-			if err := say(t, l.pod, proxyUID, f.pod, 20001, target, "from another port"); !errors.Is(err, unix.ECONNRESET) {
-				t.Errorf("from another port the proxy got %v", err)
-			}
-			hears(t, server, "from another port")
-			b.disarm(t, l.pod)
-			err := inherit(20010)
-			t.Logf("without the guard: %v", err)
-			hears(t, proxy, "the proxy")
-		})
+func testInheritedRedirect(t *testing.T, b testBackend, f family) {
+	l := newLab(t)
+	proxy := resetter(t, l.pod, hostPort(f.loopback, api.OutboundPort))
+	server := resetter(t, l.peer, hostPort(f.any, resetPort))
+	target := hostPort(f.foreign, resetPort)
+	b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
+	inherit := func(port int) error {
+		if err := say(t, l.pod, appUID, f.pod, port, target, "the app"); !errors.Is(err, unix.ECONNRESET) {
+			t.Fatalf("the app got %v, want a reset", err)
+		}
+		hears(t, proxy, "the app")
+		return say(t, l.pod, proxyUID, f.pod, port, target, "the proxy")
 	}
+	if err := inherit(20000); !isAny(err, unix.ECONNREFUSED, unix.ECONNRESET) || len(proxy) != 0 || len(server) != 0 {
+		t.Errorf("the proxy got %v, %d connections to itself, %d to the server", err, len(proxy), len(server))
+	}
+	if err := say(t, l.pod, proxyUID, f.pod, 20001, target, "from another port"); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("from another port the proxy got %v", err)
+	}
+	hears(t, server, "from another port")
+	b.disarm(t, l.pod)
+	err := inherit(20010)
+	t.Logf("without the egress filter: %v", err)
+	hears(t, proxy, "the proxy")
 }
 
 // A connection from before the rules ends with them, whether conntrack knew it before, picks it up halfway, or is told
 // not to (tcp_loose).
-func TestBypassEstablished(t *testing.T) { forEachBackend(t, testEstablished) }
+func TestBypassEstablished(t *testing.T) { forEachFamily(t, testEstablished) }
 
-func testEstablished(t *testing.T, b testBackend) {
-	for name, c := range map[string]struct {
-		tracked bool
-		loose   string
-	}{"unknown to conntrack": {false, "1"}, "never to be known": {false, "0"}, "known": {true, "1"}} {
-		for family, f := range families {
-			t.Run(name+" "+family, func(t *testing.T) {
-				l := newLab(t)
-				populate(t, l, f)
-				if c.tracked {
-					track(t, l.pod)
-				}
-				conn, line, err := connect(t, l.pod, appUID, "", hostPort(f.foreign, servicePort))
-				if err != nil || !strings.HasPrefix(line, "peer ") {
-					t.Fatalf("got %q, %v", line, err)
-				}
-				b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
-				setSysctl(t, l.pod, "net/netfilter/nf_conntrack_tcp_loose", c.loose)
-				goesOn := func() bool {
-					must(t, conn.SetDeadline(time.Now().Add(500*time.Millisecond)))
-					_, writeErr := io.WriteString(conn, "still there\n")
-					echo, err := readLine(conn)
-					return writeErr == nil && err == nil && echo == "still there"
-				}
-				if c.tracked || c.loose == "0" { // control: the guard is what ends it
-					b.disarm(t, l.pod)
-					if !goesOn() {
-						t.Error("the control fails: it ends without the guard")
-					}
-					b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
-				}
-				if goesOn() {
-					t.Error("it goes on")
-				}
-				// the next one is redirected
-				step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t)
-			})
-		}
+func testEstablished(t *testing.T, b testBackend, f family) {
+	t.Run("unknown to conntrack", func(t *testing.T) { testEnds(t, b, f, false, "1") })
+	t.Run("never to be known", func(t *testing.T) { testEnds(t, b, f, false, "0") })
+	t.Run("known", func(t *testing.T) { testEnds(t, b, f, true, "1") })
+}
+
+func testEnds(t *testing.T, b testBackend, f family, tracked bool, loose string) {
+	l := newLab(t)
+	populate(t, l, f)
+	if tracked {
+		track(t, l.pod)
 	}
+	conn, line, err := connect(t, l.pod, appUID, "", hostPort(f.foreign, servicePort))
+	if err != nil || !strings.HasPrefix(line, "peer ") {
+		t.Fatalf("got %q, %v", line, err)
+	}
+	b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
+	setSysctl(t, l.pod, "net/netfilter/nf_conntrack_tcp_loose", loose)
+	goesOn := func() bool {
+		must(t, conn.SetDeadline(time.Now().Add(500*time.Millisecond)))
+		_, writeErr := io.WriteString(conn, "still there\n")
+		echo, err := readLine(conn)
+		return writeErr == nil && err == nil && echo == "still there"
+	}
+	if tracked || loose == "0" { // control: the egress filter is what ends it
+		b.disarm(t, l.pod)
+		if !goesOn() {
+			t.Error("the control fails: it ends without the egress filter")
+		}
+		b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
+	}
+	if goesOn() {
+		t.Error("it goes on")
+	}
+	l.out(f, appUID, "outbound").check(t) // the next one is redirected
 }
 
 // What was left out and no longer is, is cut by the next run; what passes the proxy stays
 // (TestApplyAgainKeepsConnections).
-func TestGuardCutsWhatIsNoLongerExcluded(t *testing.T) { forEachBackend(t, testNoLongerExcluded) }
+func TestEgressFilterCutsWhatIsNoLongerExcluded(t *testing.T) {
+	forEachFamily(t, testNoLongerExcluded)
+}
 
-func testNoLongerExcluded(t *testing.T, b testBackend) {
-	for name, f := range families {
-		t.Run(name, func(t *testing.T) {
-			l := newLab(t)
-			populate(t, l, f)
-			b.apply(t, l.pod, labArgs(t))
-			c, line, err := connect(t, l.pod, appUID, "", hostPort(f.foreign, excludedOut))
-			if err != nil || !strings.HasPrefix(line, "peer ") {
-				t.Fatalf("got %q, %v", line, err)
-			}
-			echo := func() error {
-				if _, err := io.WriteString(c, "still there\n"); err != nil {
-					return err
-				}
-				_, err := readLine(c)
-				return err
-			}
-			b.apply(t, l.pod, labArgs(t))
-			if err := echo(); err != nil {
-				t.Errorf("after a run that says the same: %v", err)
-			}
-			b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
-			if err := echo(); !errors.Is(err, unix.ECONNRESET) {
-				t.Errorf("after a run that excludes nothing: %v, want a reset", err)
-			}
-		})
+func testNoLongerExcluded(t *testing.T, b testBackend, f family) {
+	l := b.lab(t, f, labArgs(t))
+	c, line, err := connect(t, l.pod, appUID, "", hostPort(f.foreign, excludedOut))
+	if err != nil || !strings.HasPrefix(line, "peer ") {
+		t.Fatalf("got %q, %v", line, err)
+	}
+	echo := func() error {
+		if _, err := io.WriteString(c, "still there\n"); err != nil {
+			return err
+		}
+		_, err := readLine(c)
+		return err
+	}
+	b.apply(t, l.pod, labArgs(t))
+	if err := echo(); err != nil {
+		t.Errorf("after a run that says the same: %v", err)
+	}
+	b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
+	if err := echo(); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("after a run that excludes nothing: %v, want a reset", err)
 	}
 }
 

@@ -16,18 +16,18 @@ import (
 // headerLength is that of nfnetlink's own header, before the attributes.
 const headerLength = 4
 
-// checkApart reads the table rules.Apart back: its one chain, with the place and the policy that were meant, and in it
-// the one rule. It is an error if the kernel holds anything else.
-func checkApart(conn *netlink.Conn, rule []byte) error {
-	chains, err := dumpApart(conn, unix.NFT_MSG_GETCHAIN, text(unix.NFTA_CHAIN_TABLE, rules.Apart))
+// checkZone reads the table rules.ZoneTable back: its one chain, with the place and the policy that were meant, and in
+// it the one rule. It is an error if the kernel holds anything else.
+func checkZone(conn *netlink.Conn, rule []byte) error {
+	chains, err := dumpZone(conn, unix.NFT_MSG_GETCHAIN, text(unix.NFTA_CHAIN_TABLE, rules.ZoneTable))
 	if err != nil {
 		return err
 	}
-	chain, err := apartChain()
+	chain, err := zoneChain()
 	if err != nil {
 		return err
 	}
-	held, err := dumpApart(conn, unix.NFT_MSG_GETRULE, text(unix.NFTA_RULE_TABLE, rules.Apart))
+	held, err := dumpZone(conn, unix.NFT_MSG_GETRULE, text(unix.NFTA_RULE_TABLE, rules.ZoneTable))
 	if err != nil {
 		return err
 	}
@@ -41,38 +41,38 @@ func checkApart(conn *netlink.Conn, rule []byte) error {
 		{"rule", held, rule, ruleMeaning},
 	} {
 		if len(part.held) != 1 {
-			return fmt.Errorf("table inet %s holds %d %ss instead of one: is something else writing to it?", rules.Apart, len(part.held), part.name)
+			return fmt.Errorf("table inet %s holds %d %ss instead of one: is something else writing to it?", rules.ZoneTable, len(part.held), part.name)
 		}
 		got, err := part.of(part.held[0])
 		if err != nil {
-			return fmt.Errorf("read the %s of table inet %s back: %w", part.name, rules.Apart, err)
+			return fmt.Errorf("read the %s of table inet %s back: %w", part.name, rules.ZoneTable, err)
 		}
 		want, err := part.of(part.meant)
 		if err != nil {
 			return err
 		}
 		if got != want {
-			return fmt.Errorf("table inet %s differs from what was written: its %s is %s, meant was %s", rules.Apart, part.name, got, want)
+			return fmt.Errorf("table inet %s differs from what was written: its %s is %s, meant was %s", rules.ZoneTable, part.name, got, want)
 		}
 	}
 	return nil
 }
 
-// dumpApart is the attributes of all objects of a kind that the kernel holds in the table. The kernel lists chains of
+// dumpZone is the attributes of all objects of a kind that the kernel holds in the table. The kernel lists chains of
 // every table of the family.
-func dumpApart(conn *netlink.Conn, kind int, of netlink.Attribute) ([][]byte, error) {
+func dumpZone(conn *netlink.Conn, kind int, of netlink.Attribute) ([][]byte, error) {
 	query, err := attributes(of)
 	if err != nil {
 		return nil, err
 	}
 	answers, err := conn.Execute(message(unix.NFNL_SUBSYS_NFTABLES<<8|kind, netlink.Request|netlink.Dump, unix.NFPROTO_INET, 0, query))
 	if err != nil {
-		return nil, explain("read table inet "+rules.Apart+" back", err)
+		return nil, explain("read table inet "+rules.ZoneTable+" back", err)
 	}
 	var found [][]byte
 	for _, a := range answers {
 		if len(a.Data) < headerLength {
-			return nil, fmt.Errorf("read table inet %s back: an answer of %d bytes", rules.Apart, len(a.Data))
+			return nil, fmt.Errorf("read table inet %s back: an answer of %d bytes", rules.ZoneTable, len(a.Data))
 		}
 		all, err := netlink.UnmarshalAttributes(a.Data[headerLength:])
 		if err != nil {

@@ -24,19 +24,19 @@ const (
 	Invalid                      // belongs to no connection, so that no NAT was done
 )
 
-// guard refuses what the chain output would have redirected and did not. NAT decides on a connection's first packet as
-// conntrack sees it, and that is not always the socket's: the entry of a connection that the server reset lives on for
-// ten seconds, and a new connection between the same addresses and ports gets what was decided for the old one. The
-// proxy dials the address that the app dialed, so the app can inherit a way out, and the proxy a redirect to itself.
-// This chain is asked for every packet, after NAT, and has no memory.
+// egressFilter refuses what the chain output should have redirected and did not. NAT decides once for each conntrack
+// entry, and an entry can outlive its connection: after a reset by the server it stays for ten seconds. A new
+// connection between the same addresses and ports then gets the old decision. The proxy dials the address that the app
+// dialed, so the app can inherit the proxy's way out, and the proxy the app's redirect. This chain sees every packet,
+// after NAT, and has no state.
 //
-// Who opened the socket decides, and only where that is known: packets of sockets that are closed with data still to
-// send, or in TIME_WAIT, have no owner, and cannot begin a connection. Answers go in the direction of reply. What is
-// not TCP is not refused.
+// The owner of the socket decides, where there is one. A packet of a socket that was closed with data still to send, or
+// that is in TIME_WAIT, has no owner; such a socket cannot open a connection. Answers have the direction reply and
+// pass. Only TCP is refused.
 //
-// A packet that NAT redirected has a loopback address here; the interface is still the one of its first route, hence no
-// Loopback in the first two rules.
-func guard(args podplan.InitArgs) []Rule {
+// A redirected packet has a loopback address here, but still the interface of its first route. So the first two rules
+// do not ask for Loopback.
+func egressFilter(args podplan.InitArgs) []Rule {
 	const dialsItself = "the proxy never dials itself: a stale entry of conntrack has redirected it"
 	proxy, outbound := uint32(args.ProxyUID), netset.PortRange{First: api.OutboundPort, Last: api.OutboundPort}
 	rules := []Rule{
@@ -44,13 +44,13 @@ func guard(args podplan.InitArgs) []Rule {
 		{UID: proxy, Dest: loopback6, Ports: outbound, Refuse: Reset, Why: dialsItself},
 		{UID: proxy, Why: "the proxy's own connections leave the pod"},
 	}
-	rules = append(rules, untouched(args)...)
+	rules = append(rules, bypass(args)...)
 	return append(rules,
 		Rule{NotUID: proxy, Tracked: Original, Refuse: Reset, Why: "would leave the pod past the proxy"},
 		Rule{NotUID: proxy, Tracked: Invalid, Refuse: Drop, Why: "unknown to conntrack, so it was not redirected"})
 }
 
-// Dropping is the set for a kernel that cannot answer with a reset: what the guard refuses is dropped.
+// Dropping is the set for a kernel that cannot answer with a reset: what the egress filter refuses is dropped.
 func (s Ruleset) Dropping() Ruleset {
 	dropping := Ruleset{}
 	for _, c := range s.Chains {

@@ -13,10 +13,10 @@ import (
 	"github.com/meshless-dev/meshless/init/rules"
 )
 
-// TestApartIsReadBack: what the kernel holds is compared with what was meant, in each of its parts.
-func TestApartIsReadBack(t *testing.T) {
-	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: rules.Apart}
-	chain := &nftables.Chain{Table: table, Name: rules.Apart}
+// TestZoneIsReadBack: what the kernel holds is compared with what was meant, in each of its parts.
+func TestZoneIsReadBack(t *testing.T) {
+	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: rules.ZoneTable}
+	chain := &nftables.Chain{Table: table, Name: rules.ZoneTable}
 	drop := nftables.ChainPolicyDrop
 	for name, test := range map[string]struct {
 		tamper func(*nftables.Conn)
@@ -29,8 +29,10 @@ func TestApartIsReadBack(t *testing.T) {
 		}},
 		"no rule":        {want: "holds 0 rules instead of one", tamper: func(c *nftables.Conn) { c.FlushChain(chain) }},
 		"a second chain": {want: "holds 2 chains instead of one", tamper: func(c *nftables.Conn) { c.AddChain(&nftables.Chain{Table: table, Name: "other"}) }},
-		"another policy": {want: "its chain is", tamper: func(c *nftables.Conn) { c.AddChain(&nftables.Chain{Table: table, Name: rules.Apart, Policy: &drop}) }},
-		"no table":       {want: "holds 0 chains instead of one", tamper: func(c *nftables.Conn) { c.DelTable(table) }},
+		"another policy": {want: "its chain is", tamper: func(c *nftables.Conn) {
+			c.AddChain(&nftables.Chain{Table: table, Name: rules.ZoneTable, Policy: &drop})
+		}},
+		"no table": {want: "holds 0 chains instead of one", tamper: func(c *nftables.Conn) { c.DelTable(table) }},
 		"another rule": {want: "its rule is [meta ", tamper: func(c *nftables.Conn) {
 			c.FlushChain(chain)
 			c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{meta(expr.MetaKeySKUID), equal([]byte{0, 0, 0, 0}), &expr.Verdict{Kind: expr.VerdictReturn}}})
@@ -45,7 +47,7 @@ func TestApartIsReadBack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := inside(t, newNetns(t), func() error {
-				if err := setApart(); err != nil {
+				if err := setZone(); err != nil {
 					return err
 				}
 				if test.tamper != nil {
@@ -60,14 +62,14 @@ func TestApartIsReadBack(t *testing.T) {
 					return err
 				}
 				defer conn.Close()
-				rule, err := apartRule()
+				rule, err := zoneRule()
 				if err == nil && test.mean != nil {
 					rule = test.mean(rule)
 				}
 				if err != nil {
 					return err
 				}
-				return checkApart(conn, rule)
+				return checkZone(conn, rule)
 			})
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("got %v, want %q", err, test.want)

@@ -23,48 +23,44 @@ import (
 
 // What a process has written arrives, although the process has closed the socket before: it has no owner then. The
 // server reads only afterwards. The same with one direction closed.
-func TestGuardLetsOrphansDrain(t *testing.T) { forEachBackend(t, testOrphansDrain) }
+func TestEgressFilterLetsOrphansDrain(t *testing.T) { forEachFamily(t, testOrphansDrain) }
 
-func testOrphansDrain(t *testing.T, b testBackend) {
-	for name, f := range families {
-		t.Run(name, func(t *testing.T) {
-			l := newLab(t)
-			b.apply(t, l.pod, labArgs(t))
-			outbound, excluded, peer := hostPort(f.loopback, api.OutboundPort), hostPort(f.any, excludedIn), hostPort(f.any, excludedOut)
-			for _, c := range []struct {
-				name     string
-				from     netns.NsHandle
-				uid      int
-				target   string
-				at       netns.NsHandle
-				listen   string
-				backward bool // the server writes and closes, the client reads
-			}{
-				{"the app, redirected", l.pod, appUID, hostPort(f.foreign, servicePort), l.pod, outbound, false},
-				{"the app, excluded", l.pod, appUID, hostPort(f.foreign, excludedOut), l.peer, peer, false},
-				{"the proxy", l.pod, proxyUID, hostPort(f.foreign, servicePort), l.peer, hostPort(f.any, servicePort), false},
-				{"an answer on an excluded port", l.peer, 0, hostPort(f.pod, excludedIn), l.pod, excluded, true},
-				{"an answer of the inbound proxy", l.peer, 0, hostPort(f.pod, appPort), l.pod, hostPort(f.any, api.InboundPort), true},
-			} {
-				for _, half := range []bool{false, true} {
-					t.Run(fmt.Sprintf("%s, half: %t", c.name, half), func(t *testing.T) {
-						accepted := acceptOne(t, c.at, c.listen)
-						conn, err := dialAs(t, c.from, c.uid, "", 0, c.target)
-						must(t, err)
-						writer, reader := conn, (*net.TCPConn)(nil)
-						select {
-						case reader = <-accepted:
-						case <-time.After(patience):
-							t.Fatal("no connection came")
-						}
-						if c.backward {
-							writer, reader = reader, writer
-						}
-						drain(t, writer, reader, half)
-					})
+func testOrphansDrain(t *testing.T, b testBackend, f family) {
+	l := newLab(t)
+	b.apply(t, l.pod, labArgs(t))
+	outbound, excluded, peer := hostPort(f.loopback, api.OutboundPort), hostPort(f.any, excludedIn), hostPort(f.any, excludedOut)
+	for _, c := range []struct {
+		name     string
+		from     netns.NsHandle
+		uid      int
+		target   string
+		at       netns.NsHandle
+		listen   string
+		backward bool // the server writes and closes, the client reads
+	}{
+		{"the app, redirected", l.pod, appUID, hostPort(f.foreign, servicePort), l.pod, outbound, false},
+		{"the app, excluded", l.pod, appUID, hostPort(f.foreign, excludedOut), l.peer, peer, false},
+		{"the proxy", l.pod, proxyUID, hostPort(f.foreign, servicePort), l.peer, hostPort(f.any, servicePort), false},
+		{"an answer on an excluded port", l.peer, 0, hostPort(f.pod, excludedIn), l.pod, excluded, true},
+		{"an answer of the inbound proxy", l.peer, 0, hostPort(f.pod, appPort), l.pod, hostPort(f.any, api.InboundPort), true},
+	} {
+		for _, half := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, half: %t", c.name, half), func(t *testing.T) {
+				accepted := acceptOne(t, c.at, c.listen)
+				conn, err := dialAs(t, c.from, c.uid, "", 0, c.target)
+				must(t, err)
+				writer, reader := conn, (*net.TCPConn)(nil)
+				select {
+				case reader = <-accepted:
+				case <-time.After(patience):
+					t.Fatal("no connection came")
 				}
-			}
-		})
+				if c.backward {
+					writer, reader = reader, writer
+				}
+				drain(t, writer, reader, half)
+			})
+		}
 	}
 }
 
@@ -125,8 +121,8 @@ func drain(t *testing.T, writer, reader *net.TCPConn, half bool) {
 	}
 }
 
-// Where a kernel lacks the reset alone, the guard drops, and the output says so; it is never left out.
-func TestGuardWithoutReject(t *testing.T) {
+// Where a kernel lacks the reset alone, the egress filter drops, and the output says so; it is never left out.
+func TestEgressFilterWithoutReject(t *testing.T) {
 	want, err := rules.New(podplan.InitArgs{ProxyUID: proxyUID}, true)
 	must(t, err)
 	refusing := func(conn *nftables.Conn, set rules.Ruleset) error {
@@ -138,7 +134,7 @@ func TestGuardWithoutReject(t *testing.T) {
 	ns := newNetns(t)
 	must(t, inside(t, ns, func() error {
 		text, err := writeNFTablesBy(refusing, want)
-		if !strings.HasPrefix(text, "# this kernel cannot reject (no such file or directory), so the guard drops") || !strings.HasSuffix(text, want.Dropping().String()+rules.ApartText()) {
+		if !strings.HasPrefix(text, "# this kernel cannot reject (no such file or directory), so the egress filter drops") || !strings.HasSuffix(text, want.Dropping().String()+rules.ZoneText()) {
 			t.Errorf("printed\n%s", text)
 		}
 		return err
@@ -152,9 +148,11 @@ func TestGuardWithoutReject(t *testing.T) {
 	}))
 }
 
-func TestIPTablesGuardWithoutReject(t *testing.T) { forEachVariant(t, testIPTablesGuardWithoutReject) }
+func TestIPTablesEgressFilterWithoutReject(t *testing.T) {
+	forEachVariant(t, testIPTablesEgressFilterWithoutReject)
+}
 
-func testIPTablesGuardWithoutReject(t *testing.T, b testBackend) {
+func testIPTablesEgressFilterWithoutReject(t *testing.T, b testBackend) {
 	s := b.system(t)
 	refuse := func(pattern string) {
 		for _, f := range []rules.Family{rules.IPv4, rules.IPv6} {
@@ -174,8 +172,8 @@ func testIPTablesGuardWithoutReject(t *testing.T, b testBackend) {
 	if strings.Count(text, "# this kernel cannot reject") != 2 || strings.Contains(text, "REJECT") || strings.Count(text, "--ctdir ORIGINAL -j DROP\n") != 2 {
 		t.Errorf("printed\n%s", text)
 	}
-	step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t)
-	refuse("conntrack") // then there is no guard at all, and no pod
+	l.out(f, appUID, "outbound").check(t)
+	refuse("conntrack") // then there is no egress filter at all, and no pod
 	if text, err := tryOn(t, s, newNetns(t), podplan.InitArgs{ProxyUID: proxyUID, Backend: podplan.BackendIPTables}); err == nil || text != "" || !strings.Contains(err.Error(), "xt_conntrack") {
 		t.Errorf("got %q, %v, want a failure that names the module", text, err)
 	}
