@@ -25,7 +25,10 @@ import (
 // module is the path that programs are built from, so that tests of any folder build the same.
 const module = "github.com/meshless-dev/meshless/"
 
-// Build builds a program of the repository, such as "cmd/meshless" or "examples/shop/app", static as in the images:
+// AppImage is the image of test/app, under the name that the examples use.
+const AppImage = "ghcr.io/meshless-dev/shop:" + api.Version
+
+// Build builds a program of the repository, such as "cmd/meshless" or "test/app", static as in the images:
 // containers of the tests hold nothing else.
 func Build(binary, pkg string) error {
 	cmd := exec.Command("go", "build", "-o", binary, module+pkg)

@@ -2,63 +2,17 @@ package interop
 
 import (
 	"cmp"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 
-	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/test/example"
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
-const shopImage = "ghcr.io/meshless-dev/shop:" + api.Version
-
-func TestMain(m *testing.M) {
-	lab.Enter()
-	os.Exit(run(m))
-}
-
-// binDir holds the programs of this repository, built once.
-var binDir string
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "meshless-interop-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	binDir = dir
-	return m.Run()
-}
-
-var build = sync.OnceValue(func() error {
-	for name, pkg := range map[string]string{"meshless": "cmd/meshless", "meshless-proxy": "cmd/meshless-proxy", "meshless-init": "cmd/meshless-init", "shop": "examples/shop/app"} {
-		if err := example.Build(filepath.Join(binDir, name), pkg); err != nil {
-			return err
-		}
-	}
-	return nil
-})
-
-// newLab makes a node that has the images of this repository.
-func newLab(t *testing.T) *lab.Lab {
-	t.Helper()
-	lab.Require(t)
-	if err := build(); err != nil {
-		t.Fatal(err)
-	}
-	return lab.New(t, map[string]lab.Image{
-		api.InitImage:  {Binary: filepath.Join(binDir, "meshless-init"), Entrypoint: "/meshless-init", UID: 0},
-		api.ProxyImage: {Binary: filepath.Join(binDir, "meshless-proxy"), Entrypoint: "/meshless-proxy", UID: api.DefaultUID},
-		shopImage:      {Binary: filepath.Join(binDir, "shop"), Entrypoint: "/shop", UID: 65534},
-	})
-}
+func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
 
 // missing skips the test; with CI=true it fails, so that a skip cannot hide there.
 func missing(t *testing.T, format string, args ...any) {

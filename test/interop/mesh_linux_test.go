@@ -43,8 +43,8 @@ type mesh struct {
 
 func startMesh(t *testing.T, algorithm string) *mesh {
 	t.Helper()
-	m := &mesh{Lab: newLab(t), dir: t.TempDir()}
-	shop := example.Copy(t, "../../examples/shop", binDir)
+	m := &mesh{Lab: lab.NewMeshless(t, nil), dir: t.TempDir()}
+	shop := example.Copy(t, "../../examples/shop", lab.BinDir)
 	shop.Edit(t, "mtls.yaml", func(text string) string {
 		return strings.Replace(text, "  certificates:\n", "  certificates:\n    keyAlgorithm: "+algorithm+"\n", 1)
 	})

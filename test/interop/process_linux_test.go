@@ -3,7 +3,6 @@ package interop
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -177,21 +176,6 @@ func (s *station) mustDial(t *testing.T, to netip.AddrPort) net.Conn {
 		t.Fatal(err)
 	}
 	return conn
-}
-
-// refused wants the connection closed without a byte of the app, and not by the time-out: who is told no is not left
-// waiting.
-func refused(t *testing.T, who, answer string, err error) {
-	t.Helper()
-	var netErr net.Error
-	switch {
-	case answer != "":
-		t.Errorf("%s was answered: %q", who, answer)
-	case err == nil:
-		t.Errorf("%s: no answer and no error", who)
-	case errors.As(err, &netErr) && netErr.Timeout():
-		t.Errorf("%s was left waiting: %v", who, err)
-	}
 }
 
 // output is a bytes.Buffer that the copying goroutine of exec and tests may use at once.

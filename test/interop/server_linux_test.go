@@ -20,6 +20,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/lab"
 )
 
 // servePort is where foreign servers listen: the target port of web's Service.
@@ -69,7 +70,7 @@ func (m *mesh) testServers(t *testing.T) {
 				for _, at := range addresses {
 					logged := m.apiProxyLogs(fmt.Sprintf("%s answers at %s", m.db.id, at))
 					answer, err := m.exchange(t, at, "secret of the shop")
-					refused(t, "client of a wrong server at "+at.String(), answer, err)
+					lab.WantRefused(t, "client of a wrong server at "+at.String(), answer, err)
 					logged(t)
 				}
 			})
@@ -141,7 +142,7 @@ func (m *mesh) testOwnProtocol(t *testing.T) {
 	m.sServer(t, m.web, "-rev", "-alpn", "http/1.1")
 	logged := m.apiProxyLogs("no application protocol")
 	answer, err := m.exchange(t, m.service("acme-web", 80), "secret of the shop")
-	refused(t, "client of a server with another ALPN", answer, err)
+	lab.WantRefused(t, "client of a server with another ALPN", answer, err)
 	logged(t)
 }
 

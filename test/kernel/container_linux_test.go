@@ -22,8 +22,8 @@ import (
 // TestContainerMode runs the shop with sidecars that are plain containers, as clusters before Kubernetes 1.29 need
 // them.
 func TestContainerMode(t *testing.T) {
-	r := &running{Lab: newLab(t)}
-	r.shop = example.Copy(t, "../../examples/shop", binDir)
+	r := &running{Lab: lab.NewMeshless(t, nil)}
+	r.shop = example.Copy(t, "../../examples/shop", lab.BinDir)
 	r.shop.Edit(t, "mtls.yaml", func(text string) string { return text + "  sidecar: {mode: Container}\n" })
 	r.shop.Issue(t, time.Now())
 	r.objects = r.render(t)
@@ -131,7 +131,7 @@ func (r *running) testContainerStop(t *testing.T) {
 	late, lateIn := r.toDB(t)
 	put(t, late, lateIn, "later-order")
 	answer, err := speak(t, r.db, netip.AddrPortFrom(r.api.IP4, 8080), nil, request)
-	refused(t, "a new client of a pod that ends", answer, err)
+	lab.WantRefused(t, "a new client of a pod that ends", answer, err)
 	select {
 	case got := <-stopped:
 		t.Fatalf("the pod has ended (%v, %v) while its connections were open", got.codes, got.err)

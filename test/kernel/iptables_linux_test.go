@@ -40,7 +40,7 @@ func iptablesFolders(t *testing.T, variant string) map[string]string {
 func TestIPTables(t *testing.T) {
 	for _, variant := range []string{"nft", "legacy"} {
 		t.Run(variant, func(t *testing.T) {
-			r := startShopIn(t, labWith(t, iptablesFolders(t, variant)), "  init: {backend: IPTables}\n", time.Now())
+			r := startShopIn(t, lab.NewMeshless(t, iptablesFolders(t, variant)), "  init: {backend: IPTables}\n", time.Now())
 			for _, p := range []*lab.Pod{r.db, r.api, r.web} {
 				printed := p.Container(api.InitName).Log()
 				for _, want := range []string{"iptables-" + variant + ", as --backend=IPTables says", "# ip6tables-" + variant, "-A MESHLESS_PREROUTING", "-I OUTPUT -p tcp -j MESHLESS_OUTPUT"} {

@@ -23,8 +23,8 @@ import (
 // TestSandbox looks at proxies that have confined themselves: the kernel says so, and they work on, through a renewal
 // too.
 func TestSandbox(t *testing.T) {
-	r := &running{Lab: newLab(t)}
-	r.shop = example.Copy(t, "../../examples/shop", binDir)
+	r := &running{Lab: lab.NewMeshless(t, nil)}
+	r.shop = example.Copy(t, "../../examples/shop", lab.BinDir)
 	r.shop.Issue(t, time.Now().Add(-20*24*time.Hour)) // the leaves are valid, and due
 	r.objects = r.render(t)
 	if err := r.Apply(r.objects); err != nil {

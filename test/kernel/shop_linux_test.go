@@ -29,7 +29,7 @@ spec:
   template:
     metadata: {labels: {app: legacy}}
     spec:
-      containers: [{name: legacy, image: "` + shopImage + `", args: [db], ports: [{containerPort: 5432}], readinessProbe: {tcpSocket: {port: 5432}}}]
+      containers: [{name: legacy, image: "` + example.AppImage + `", args: [db], ports: [{containerPort: 5432}], readinessProbe: {tcpSocket: {port: 5432}}}]
 ---
 apiVersion: v1
 kind: Service
@@ -48,14 +48,14 @@ type running struct {
 // startShop issues certificates at the given times, one after the other, renders, and starts every pod.
 func startShop(t *testing.T, issued ...time.Time) *running {
 	t.Helper()
-	return startShopIn(t, newLab(t), "", issued...)
+	return startShopIn(t, lab.NewMeshless(t, nil), "", issued...)
 }
 
 // startShopIn is startShop in a lab, which built the programs, and with more lines of the config's spec.
 func startShopIn(t *testing.T, l *lab.Lab, config string, issued ...time.Time) *running {
 	t.Helper()
 	r := &running{Lab: l}
-	r.shop = example.Copy(t, "../../examples/shop", binDir)
+	r.shop = example.Copy(t, "../../examples/shop", lab.BinDir)
 	if config != "" {
 		r.shop.Edit(t, "mtls.yaml", func(text string) string { return text + config })
 	}

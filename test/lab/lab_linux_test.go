@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/meshless-dev/meshless/test/example"
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
@@ -91,13 +91,11 @@ data: {c: gamma}
 func startPlain(t *testing.T) (l *lab.Lab, db, client *lab.Pod) {
 	t.Helper()
 	lab.Require(t)
-	shop := filepath.Join(t.TempDir(), "shop")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", shop, "github.com/meshless-dev/meshless/examples/shop/app")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the shop: %v\n%s", err, out)
+	app := filepath.Join(t.TempDir(), "app")
+	if err := example.Build(app, "test/app"); err != nil {
+		t.Fatal(err)
 	}
-	l = lab.New(t, map[string]lab.Image{"shop": {Binary: shop, Entrypoint: "/shop", UID: 65534}})
+	l = lab.New(t, map[string]lab.Image{"shop": {Binary: app, Entrypoint: "/app", UID: 65534}})
 	apply(t, l, manifests)
 	return l, l.StartPod("StatefulSet/plain/db"), l.AddPod("plain", "client")
 }
@@ -173,7 +171,7 @@ func TestContainerIsConfined(t *testing.T) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	if want := []string{"dev", "etc", "files", "proc", "shop"}; !slices.Equal(names, want) {
+	if want := []string{"app", "dev", "etc", "files", "proc"}; !slices.Equal(names, want) {
 		t.Errorf("root holds %q, want %q", names, want)
 	}
 	files := root + "/files/"

@@ -33,7 +33,7 @@ metadata: {name: plain-server, labels: {app: plain-server}}
 spec:
   automountServiceAccountToken: false
   terminationGracePeriodSeconds: 1
-  containers: [{name: app, image: "meshless-test/standin:latest", imagePullPolicy: IfNotPresent, args: [serve, --port, "8080"]}]
+  containers: [{name: app, image: "meshless-test/app:latest", imagePullPolicy: IfNotPresent, args: [serve, --port, "8080"]}]
 ---
 apiVersion: v1
 kind: Service
@@ -48,7 +48,7 @@ spec:
   terminationGracePeriodSeconds: 1
   containers:
     - name: caller
-      image: meshless-test/standin:latest
+      image: meshless-test/app:latest
       imagePullPolicy: IfNotPresent
       args: [load, --rate, "1", --port, "8090", "http://plain-server:8080/"]
       env: [{name: MARKER, value: ` + clearMarker + `}]

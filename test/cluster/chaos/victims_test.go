@@ -21,7 +21,7 @@ import (
 // Names of programs in the pods of the chain, as the kernel has them.
 const (
 	proxyProgram = "meshless-proxy"
-	appProgram   = "standin"
+	appProgram   = "app"
 	pauseProgram = "pause" // of the sandbox: without it the kubelet makes another, in which init runs anew
 )
 

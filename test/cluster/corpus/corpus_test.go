@@ -16,6 +16,8 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/test/app/client"
+	"github.com/meshless-dev/meshless/test/app/load"
 	"github.com/meshless-dev/meshless/test/cluster/kube"
 	"github.com/meshless-dev/meshless/test/example"
 )
@@ -91,7 +93,7 @@ func (s *stood) deploy(t *testing.T) *example.Example {
 func (s *stood) waitForListeners(t *testing.T) {
 	t.Helper()
 	for name, d := range s.deployments {
-		kube.Must(t, "", "-n", s.name, "exec", "deployment/"+name, "-c", d.container, "--", "/standin", "call", "--retries", "60", fmt.Sprintf("http://localhost:%d/healthz", d.port))
+		kube.Must(t, "", "-n", s.name, "exec", "deployment/"+name, "-c", d.container, "--", "/app", "call", "--retries", "60", fmt.Sprintf("http://localhost:%d/healthz", d.port))
 	}
 }
 
@@ -121,35 +123,20 @@ func (s *stood) testDefaults(t *testing.T) {
 
 func (s *stood) host(service string) string { return service + "." + s.name + ".svc.cluster.local" }
 
-// outcome is what a stand-in tells about the calls to one target.
-type outcome struct {
-	OK        int    `json:"ok"`
-	Failed    int    `json:"failed"`
-	LastError string `json:"last_error"`
-}
-
-// printed is a line of `standin call`.
-type printed struct {
-	URL    string `json:"url"`
-	Status int    `json:"status"`
-	Body   string `json:"body"`
-	Error  string `json:"error"`
-}
-
-// outcomes asks every stand-in that calls. They are asked from within their containers, since their ports are Strict.
-func (s *stood) outcomes(t *testing.T) map[pair]outcome {
+// outcomes asks every stand-in what came of its calls. They are asked from within their containers, since their ports are Strict.
+func (s *stood) outcomes(t *testing.T) map[pair]load.Stats {
 	t.Helper()
-	all := map[pair]outcome{}
-	asked := map[string]map[string]outcome{}
+	all := map[pair]load.Stats{}
+	asked := map[string]map[string]load.Stats{}
 	for _, p := range slices.Concat(s.pairs, s.nowhere) {
 		if asked[p.from] == nil {
 			d := s.deployments[p.from]
-			out := kube.Must(t, "", "-n", s.name, "exec", "deployment/"+p.from, "-c", d.container, "--", "/standin", "call", fmt.Sprintf("http://localhost:%d/calls", d.port))
-			var line printed
+			out := kube.Must(t, "", "-n", s.name, "exec", "deployment/"+p.from, "-c", d.container, "--", "/app", "call", fmt.Sprintf("http://localhost:%d/calls", d.port))
+			var line client.Answer
 			if err := json.Unmarshal([]byte(out), &line); err != nil {
 				t.Fatalf("%s printed %q: %v", p.from, out, err)
 			}
-			var targets map[string]outcome
+			var targets map[string]load.Stats
 			if err := json.Unmarshal([]byte(line.Body), &targets); err != nil {
 				t.Fatalf("%s told %q: %v", p.from, line.Body, err)
 			}
@@ -165,13 +152,13 @@ func (s *stood) outcomes(t *testing.T) map[pair]outcome {
 }
 
 // waitForCalls waits until every pair has talked so many times more than before.
-func (s *stood) waitForCalls(t *testing.T, before map[pair]outcome, more int) (now map[pair]outcome) {
+func (s *stood) waitForCalls(t *testing.T, before map[pair]load.Stats, more int) (now map[pair]load.Stats) {
 	t.Helper()
 	kube.Poll(t, 2*time.Minute, func() error {
 		now = s.outcomes(t)
 		var silent []error
 		for _, p := range s.pairs {
-			if now[p].OK < before[p].OK+more {
+			if now[p].Answered() < before[p].Answered()+more {
 				silent = append(silent, fmt.Errorf("%s does not get through to %s: %+v, before %+v", p.from, p.to, now[p], before[p]))
 			}
 		}
@@ -181,17 +168,17 @@ func (s *stood) waitForCalls(t *testing.T, before map[pair]outcome, more int) (n
 }
 
 // wantNoFailures wants no call between the two to have failed, and none to nobody to have got through.
-func (s *stood) wantNoFailures(t *testing.T, before, after map[pair]outcome) {
+func (s *stood) wantNoFailures(t *testing.T, before, after map[pair]load.Stats) {
 	t.Helper()
 	total := 0
 	for _, p := range s.pairs {
-		total += after[p].OK - before[p].OK
+		total += after[p].Answered() - before[p].Answered()
 		if after[p].Failed > before[p].Failed {
-			t.Errorf("%s to %s: %d calls failed after all were ready: %s", p.from, p.to, after[p].Failed-before[p].Failed, after[p].LastError)
+			t.Errorf("%s to %s: %d calls failed after all were ready; of all, %s", p.from, p.to, after[p].Failed-before[p].Failed, after[p])
 		}
 	}
 	for _, p := range s.nowhere {
-		if after[p].OK > 0 {
+		if after[p].Answered() > 0 {
 			t.Errorf("%s called %s, which is not there: %+v", p.from, p.to, after[p])
 		}
 	}

@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	standinImage = "meshless-test/standin:latest"
+	appImage = "meshless-test/app:latest"
 	// callsPort is where the stand-in of a container without ports tells about its calls. No Service leads there.
 	callsPort = 8090
 )
@@ -162,7 +162,7 @@ func (s *stood) standIn(object *kyaml.RNode) error {
 	})
 }
 
-// container turns an app container into `standin auto`.
+// container turns an app container into `app standin`.
 func (s *stood) container(name string, c *kyaml.RNode) error {
 	var typed corev1.Container
 	if err := yaml.Unmarshal([]byte(c.MustString()), &typed); err != nil {
@@ -198,7 +198,7 @@ func (s *stood) container(name string, c *kyaml.RNode) error {
 			return err
 		}
 	}
-	return replaceImage(c, []string{"auto"})
+	return replaceImage(c, []string{"standin"})
 }
 
 // addresses are the values host:port of a container's environment, each once.
@@ -218,7 +218,7 @@ func addresses(c *kyaml.RNode) []string {
 
 func replaceImage(c *kyaml.RNode, args []string) error {
 	err := c.PipeE(kyaml.Clear("command"))
-	for field, value := range map[string]any{"image": standinImage, "imagePullPolicy": "Never", "args": args} {
+	for field, value := range map[string]any{"image": appImage, "imagePullPolicy": "Never", "args": args} {
 		if err == nil {
 			err = c.PipeE(kyaml.SetField(field, node(value)))
 		}

@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/app/client"
 	"github.com/meshless-dev/meshless/test/cluster/kube"
 	"github.com/meshless-dev/meshless/test/example"
 	"github.com/meshless-dev/meshless/test/lab"
@@ -35,7 +36,7 @@ spec:
   automountServiceAccountToken: false
   containers:
     - name: app
-      image: ` + standinImage + `
+      image: ` + appImage + `
       imagePullPolicy: Never
       args: [serve, --port, "8080"]
       readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
@@ -52,9 +53,9 @@ spec:
   automountServiceAccountToken: false
   containers:
     - name: app
-      image: ` + standinImage + `
+      image: ` + appImage + `
       imagePullPolicy: Never
-      args: [auto]
+      args: [standin]
       env: [{name: PLAIN_ADDR, value: "plain:8080"}, {name: MARKER, value: ` + marker + `}]
 `
 
@@ -311,16 +312,16 @@ func wantAnswers(t *testing.T, urls []string, open func(url string) bool) {
 }
 
 // fromOutside calls each URL once from the pod outside the mesh.
-func fromOutside(t *testing.T, urls []string) []printed {
+func fromOutside(t *testing.T, urls []string) []client.Answer {
 	t.Helper()
 	if len(urls) == 0 {
 		return nil
 	}
 	// Where a call fails, so does the command.
-	out, err := kube.Kubectl("", append([]string{"-n", outside, "exec", "stranger", "--", "/standin", "call", "--retries", "0"}, urls...)...)
-	var answers []printed
+	out, err := kube.Kubectl("", append([]string{"-n", outside, "exec", "stranger", "--", "/app", "call", "--retries", "0"}, urls...)...)
+	var answers []client.Answer
 	for line := range strings.Lines(out) {
-		var got printed
+		var got client.Answer
 		if failed := json.Unmarshal([]byte(line), &got); failed != nil {
 			t.Fatalf("the stranger printed %q: %v", line, failed)
 		}
@@ -332,9 +333,6 @@ func fromOutside(t *testing.T, urls []string) []printed {
 	return answers
 }
 
-// mostPrinted is how much of an answer a stand-in prints.
-const mostPrinted = 64 << 10
-
 // metrics are the metrics of each Deployment's proxy. Their port is open to everyone, as is that of the probes.
 func (s *stood) metrics(t *testing.T) map[string]string {
 	t.Helper()
@@ -345,7 +343,7 @@ func (s *stood) metrics(t *testing.T) map[string]string {
 	}
 	metrics := map[string]string{}
 	for i, got := range fromOutside(t, urls) {
-		if got.Error != "" || !strings.Contains(got.Body, "meshless_build_info") || len(got.Body) >= mostPrinted {
+		if got.Error != "" || !strings.Contains(got.Body, "meshless_build_info") || len(got.Body) >= client.MaxBody {
 			t.Fatalf("metrics of %s: status %d, error %q, %d bytes", names[i], got.Status, got.Error, len(got.Body))
 		}
 		metrics[names[i]] = got.Body

@@ -74,7 +74,7 @@ func testKubelet(t *testing.T) {
 		}
 		return nil
 	})
-	kube.Must(t, "", "-n", plain, "run", "after", "--image=meshless-test/standin:latest", "--image-pull-policy=IfNotPresent", "--restart=Never", "--", "serve")
+	kube.Must(t, "", "-n", plain, "run", "after", "--image=meshless-test/app:latest", "--image-pull-policy=IfNotPresent", "--restart=Never", "--", "serve")
 	stage.Ready(t, plain, "pod/after")
 	stage.WantNoMoreFailures(t, mesh, plain)
 	if after := counts(t); after != before {

@@ -26,7 +26,7 @@ spec:
   automountServiceAccountToken: false
   terminationGracePeriodSeconds: 1
   containers:
-    - {name: caller, image: "meshless-test/standin:latest", imagePullPolicy: IfNotPresent, args: [load, --rate, "20", --keepalive, --port, "8090", "http://front:8080/", "http://middle:8080/", "http://back:8080/"]}
+    - {name: caller, image: "meshless-test/app:latest", imagePullPolicy: IfNotPresent, args: [load, --rate, "20", --keepalive, --port, "8090", "http://front:8080/", "http://middle:8080/", "http://back:8080/"]}
 `
 
 // plain is what the kustomization holds outside of the mesh. The folder mtls/ stays in Git for the way back.

@@ -34,7 +34,7 @@ func TestContainerMode(t *testing.T) {
 		}
 	})
 	t.Run("kubectl chooses the app", func(t *testing.T) {
-		if out := kube.Must(t, "", "-n", namespace, "exec", "deployment/web", "--", "/standin", "call", "http://127.0.0.1:8080/"); !strings.Contains(out, "127.0.0.1") {
+		if out := kube.Must(t, "", "-n", namespace, "exec", "deployment/web", "--", "/app", "call", "http://127.0.0.1:8080/"); !strings.Contains(out, "127.0.0.1") {
 			t.Errorf("without -c, kubectl exec printed %q", out)
 		}
 	})

@@ -27,7 +27,7 @@ metadata: {name: stranger}
 spec:
   automountServiceAccountToken: false
   terminationGracePeriodSeconds: 7
-  containers: [{name: client, image: "meshless-test/standin:latest", imagePullPolicy: IfNotPresent, args: [serve]}]
+  containers: [{name: client, image: "meshless-test/app:latest", imagePullPolicy: IfNotPresent, args: [serve]}]
 `
 
 // TestKinds deploys all of testdata/kinds.yaml once; the steps look at it from many sides.
@@ -36,7 +36,7 @@ func TestKinds(t *testing.T) {
 	kube.Must(t, outside, "-n", stranger, "apply", "-f", "-")
 	stage.Deploy(t, namespace, "testdata/kinds.yaml", "")
 	stage.Rollout(t, namespace, "deployment/web", "deployment/many", "deployment/probed", "statefulset/member", "daemonset/agent")
-	stage.Ready(t, namespace, "pods", "-l", "app in (web,member,agent,set,controller,client,load,many,odd)")
+	stage.Ready(t, namespace, "pods", "-l", "app in (web,member,agent,set,controller,client,load,many,probed)")
 	stage.Ready(t, stranger, "pod/stranger")
 
 	t.Run("every Service answers, by mutual TLS", testServices)
@@ -159,7 +159,7 @@ func testNodePorts(t *testing.T) {
 // testDatagrams: UDP passes both ways beside the proxies, through a Service that has a TCP port as well.
 func testDatagrams(t *testing.T) {
 	kube.Must(t, "", "-n", namespace, "wait", "--for=condition=complete", "job/datagram", "--timeout=60s")
-	if out := kube.Must(t, "", "-n", namespace, "logs", "job/datagram", "-c", "odd"); !strings.Contains(out, "odd: anybody there?") {
+	if out := kube.Must(t, "", "-n", namespace, "logs", "job/datagram", "-c", "datagram"); !strings.Contains(out, "app: anybody there?") {
 		t.Errorf("the datagram came back as %q", out)
 	}
 }

@@ -24,7 +24,7 @@ spec:
   securityContext: {runAsNonRoot: true, runAsUser: 1001, seccompProfile: {type: RuntimeDefault}}
   containers:
     - name: app
-      image: meshless-test/standin:latest
+      image: meshless-test/app:latest
       imagePullPolicy: IfNotPresent
       args: [serve]
       securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
@@ -38,7 +38,7 @@ spec:
   selector: {matchLabels: {app: behind}}
   template:
     metadata: {labels: {app: behind}}
-    spec: {automountServiceAccountToken: false, containers: [{name: app, image: "meshless-test/standin:latest", imagePullPolicy: IfNotPresent, args: [serve]}]}
+    spec: {automountServiceAccountToken: false, containers: [{name: app, image: "meshless-test/app:latest", imagePullPolicy: IfNotPresent, args: [serve]}]}
 `
 
 const enforce = "pod-security.kubernetes.io/enforce"

@@ -19,7 +19,7 @@ import (
 // pod unready: its containers run, and none is ready.
 func testProbes(t *testing.T) {
 	kinds := map[string]bool{}
-	for _, c := range stage.Pods(t, namespace, "app=odd")[0].Spec.Containers {
+	for _, c := range stage.Pods(t, namespace, "app=probed")[0].Spec.Containers {
 		for name, probe := range map[string]*corev1.Probe{"startup": c.StartupProbe, "readiness": c.ReadinessProbe, "liveness": c.LivenessProbe} {
 			switch {
 			case probe.Exec != nil:
@@ -63,7 +63,7 @@ func testProbes(t *testing.T) {
 // probedPod is the pod of the Deployment probed.
 func probedPod(t *testing.T) corev1.Pod {
 	t.Helper()
-	return stage.Pods(t, namespace, "app=odd")[0]
+	return stage.Pods(t, namespace, "app=probed")[0]
 }
 
 // tell lets a container of probed answer its health checks with no, or with yes again.
@@ -84,11 +84,11 @@ func testLiveness(t *testing.T) {
 		return nil
 	})
 	stage.WantNoRestarts(t, []corev1.Pod{probedPod(t)}, "slow")
-	stage.Ready(t, namespace, "pods", "-l", "app=odd")
+	stage.Ready(t, namespace, "pods", "-l", "app=probed")
 }
 
 func testReadiness(t *testing.T) {
-	client := func() stage.Answer { return stage.Call(t, namespace, "client", "client", "http://odd/")[0] }
+	client := func() stage.Answer { return stage.Call(t, namespace, "client", "client", "http://probed/")[0] }
 	if a := client(); a.Error != "" {
 		t.Fatalf("before: %+v", a)
 	}

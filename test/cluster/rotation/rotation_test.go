@@ -29,7 +29,7 @@ spec:
   automountServiceAccountToken: false
   terminationGracePeriodSeconds: 1
   containers:
-    - {name: caller, image: "meshless-test/standin:latest", imagePullPolicy: IfNotPresent, args: [load, --rate, "5", --keepalive, --port, "8090", "http://back:8080/"]}
+    - {name: caller, image: "meshless-test/app:latest", imagePullPolicy: IfNotPresent, args: [load, --rate, "5", --keepalive, --port, "8090", "http://back:8080/"]}
 `
 
 // days before now is when a step is made, so that all that follow of 25 days are past, and what was made is valid now.

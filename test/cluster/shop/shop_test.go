@@ -28,9 +28,9 @@ metadata: {name: legacy, labels: {app: legacy}}
 spec:
   automountServiceAccountToken: false
   containers:
-    - {name: db, image: "` + shopImage + `", args: [db]}
+    - {name: db, image: "` + example.AppImage + `", args: [db]}
     - name: api
-      image: "` + shopImage + `"
+      image: "` + example.AppImage + `"
       args: [api]
       env: [{name: DB_ADDR, value: "127.0.0.1:5432"}]
       readinessProbe: {httpGet: {path: /readyz, port: 8080}, periodSeconds: 1}
@@ -219,7 +219,7 @@ func testOutside(t *testing.T) {
 		{"impostor", namespace, api, "Failed"}, // in the namespace, but without a sidecar
 		{"neighbour", stranger, legacy, "Succeeded"},
 	} {
-		kube.Must(t, "", "-n", test.namespace, "run", test.name, "--image="+shopImage, "--restart=Never", "--env=API_ADDR="+test.api, "--", "report")
+		kube.Must(t, "", "-n", test.namespace, "run", test.name, "--image="+example.AppImage, "--restart=Never", "--env=API_ADDR="+test.api, "--", "report")
 		kube.Must(t, "", "-n", test.namespace, "wait", "--for=jsonpath={.status.phase}="+test.phase, "pod/"+test.name, "--timeout=60s")
 		if out := kube.Must(t, "", "-n", test.namespace, "logs", test.name); strings.Contains(out, "orders so far") != (test.phase == "Succeeded") {
 			t.Errorf("%s printed %q", test.name, out)

@@ -125,7 +125,7 @@ func (p Page) ByProxy() bool { return strings.HasPrefix(p.Remote, api.InboundSou
 // Call lets a container of the stand-in GET the URLs, and returns the answers in their order, also those that are none.
 func Call(t *testing.T, namespace, pod, container string, urls ...string) []Answer {
 	t.Helper()
-	out, err := kube.Kubectl("", append([]string{"-n", namespace, "exec", pod, "-c", container, "--", "/standin", "call", "--retries", "0"}, urls...)...)
+	out, err := kube.Kubectl("", append([]string{"-n", namespace, "exec", pod, "-c", container, "--", "/app", "call", "--retries", "0"}, urls...)...)
 	var answers []Answer
 	for decoder := json.NewDecoder(strings.NewReader(out)); decoder.More(); {
 		var a Answer

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"strconv"
 	"strings"
@@ -20,15 +19,14 @@ const greeting = "+ shop db, ready\n"
 // idleTime closes connections that say nothing.
 const idleTime = time.Minute
 
-// database keeps lines in memory. The protocol: "PUT <text>" answers "+ <number>", "GET" answers "+ <n>" and n lines.
-type database struct {
+// store keeps lines in memory. The protocol: "PUT <text>" answers "+ <number>", "GET" answers "+ <n>" and n lines.
+type store struct {
 	mu     sync.Mutex
 	orders []string
 }
 
 // serve accepts until ctx ends, then closes every connection and waits for their goroutines.
-func (d *database) serve(ctx context.Context, listener net.Listener) error {
-	slog.Info("listening", "address", listener.Addr().String())
+func (d *store) serve(ctx context.Context, listener net.Listener) error {
 	defer context.AfterFunc(ctx, func() { listener.Close() })()
 	var conns sync.WaitGroup
 	defer conns.Wait()
@@ -43,12 +41,12 @@ func (d *database) serve(ctx context.Context, listener net.Listener) error {
 		conns.Go(func() {
 			defer context.AfterFunc(ctx, func() { conn.Close() })()
 			defer conn.Close()
-			d.talk(conn)
+			d.converse(conn)
 		})
 	}
 }
 
-func (d *database) talk(conn net.Conn) {
+func (d *store) converse(conn net.Conn) {
 	conn.SetDeadline(time.Now().Add(idleTime))
 	fmt.Fprint(conn, greeting)
 	for lines := bufio.NewScanner(conn); lines.Scan(); conn.SetDeadline(time.Now().Add(idleTime)) {
@@ -59,7 +57,7 @@ func (d *database) talk(conn net.Conn) {
 	}
 }
 
-func (d *database) answer(verb, text string) string {
+func (d *store) answer(verb, text string) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch verb {
@@ -72,12 +70,12 @@ func (d *database) answer(verb, text string) string {
 	return "- want GET or PUT <text>\n"
 }
 
-// client is the address of a database; each call is a connection of its own.
-type client string
+// database is the address of a store; each call is a connection of its own.
+type database string
 
-func (c client) list(ctx context.Context) ([]string, error) {
+func (d database) list(ctx context.Context) ([]string, error) {
 	var orders []string
-	_, err := c.ask(ctx, "GET\n", func(n int, in *bufio.Reader) error {
+	_, err := d.ask(ctx, "GET\n", func(n int, in *bufio.Reader) error {
 		for range n {
 			line, err := in.ReadString('\n')
 			if err != nil {
@@ -90,14 +88,14 @@ func (c client) list(ctx context.Context) ([]string, error) {
 	return orders, err
 }
 
-func (c client) put(ctx context.Context, order string) (string, error) {
-	n, err := c.ask(ctx, "PUT "+order+"\n", func(int, *bufio.Reader) error { return nil })
+func (d database) put(ctx context.Context, order string) (string, error) {
+	n, err := d.ask(ctx, "PUT "+order+"\n", func(int, *bufio.Reader) error { return nil })
 	return fmt.Sprintf("order %d\n", n), err
 }
 
 // ask waits for the greeting, sends one command and hands the number of its answer, and what follows it, to rest.
-func (c client) ask(ctx context.Context, command string, rest func(n int, in *bufio.Reader) error) (int, error) {
-	conn, err := (&net.Dialer{Timeout: 3 * time.Second}).DialContext(ctx, "tcp", string(c))
+func (d database) ask(ctx context.Context, command string, rest func(n int, in *bufio.Reader) error) (int, error) {
+	conn, err := (&net.Dialer{Timeout: 3 * time.Second}).DialContext(ctx, "tcp", string(d))
 	if err != nil {
 		return 0, err
 	}
@@ -106,7 +104,7 @@ func (c client) ask(ctx context.Context, command string, rest func(n int, in *bu
 	in := bufio.NewReader(conn)
 	hello, err := in.ReadString('\n')
 	if err != nil || hello != greeting {
-		return 0, fmt.Errorf("db %s: want its greeting, got %q: %w", c, hello, err)
+		return 0, fmt.Errorf("db %s: want its greeting, got %q: %w", d, hello, err)
 	}
 	if _, err := fmt.Fprint(conn, command); err != nil {
 		return 0, err
@@ -117,7 +115,7 @@ func (c client) ask(ctx context.Context, command string, rest func(n int, in *bu
 	}
 	n, err := strconv.Atoi(strings.TrimSpace(strings.TrimPrefix(line, "+ ")))
 	if err != nil {
-		return 0, fmt.Errorf("db %s: answered %q", c, line)
+		return 0, fmt.Errorf("db %s: answered %q", d, line)
 	}
 	return n, rest(n, in)
 }

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/meshless-dev/meshless/test/app/load"
 )
 
 const (
@@ -21,88 +23,46 @@ const (
 	callTimeout = 3 * time.Second
 )
 
-// outcome is what came of the calls to one target.
-type outcome struct {
-	OK        int    `json:"ok"`
-	Failed    int    `json:"failed"`
-	LastError string `json:"last_error,omitempty"`
-}
-
-type calls struct {
-	mu       sync.Mutex
-	outcomes map[string]outcome // by target
-}
-
-func (c *calls) add(target string, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	o := c.outcomes[target]
-	if err == nil {
-		o.OK++
-	} else {
-		o.Failed++
-		o.LastError = err.Error()
-	}
-	c.outcomes[target] = o
-}
-
-func (c *calls) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	writeJSON(w, c.outcomes)
-}
-
-// auto listens and calls as its environment says.
-func auto(ctx context.Context, args []string, env map[string]string) error {
-	if err := nothing(flag.NewFlagSet("auto", flag.ContinueOnError), args); err != nil {
+// standin listens and calls as its environment says: STANDIN_PORTS is a comma list of ports, discover finds whom to
+// call, and MARKER is in every call.
+func standin(ctx context.Context, args []string, env map[string]string) error {
+	if err := noArgs(flag.NewFlagSet("standin", flag.ContinueOnError), args); err != nil {
 		return err
 	}
-	var on ports
+	var l listeners
 	if list := env["STANDIN_PORTS"]; list != "" {
-		if err := on.Set(list); err != nil {
+		if err := l.ports.Set(list); err != nil {
 			return fmt.Errorf("STANDIN_PORTS: %w", err)
 		}
 	}
-	found := discover(env)
-	c := &calls{outcomes: map[string]outcome{}}
-	for _, target := range found {
-		c.outcomes[target] = outcome{}
+	callers := map[string]*load.Generator{} // by URL
+	for _, url := range discover(env) {
+		callers[url] = &load.Generator{Rate: float64(time.Second) / float64(callEvery), Keepalive: true, Timeout: callTimeout, Marker: env["MARKER"], URLs: []string{url}}
 	}
-	a := newApp()
-	a.Handle("GET /calls", c)
+	h := newHandler()
+	h.HandleFunc("GET /calls", func(w http.ResponseWriter, _ *http.Request) {
+		all := map[string]load.Stats{}
+		for url, g := range callers {
+			all[url] = g.Stats(false)
+		}
+		writeJSON(w, all)
+	})
 	// Callers end at once: what they would do after SIGTERM tells nothing.
-	var callers sync.WaitGroup
-	for i, target := range found {
-		callers.Go(func() {
-			pause(ctx, time.Duration(i)*callEvery/time.Duration(len(found))) // spread, since they share a small machine
-			c.keepCalling(ctx, target, env["MARKER"])
+	var running sync.WaitGroup
+	defer running.Wait()
+	offset := time.Duration(0)
+	for _, g := range callers {
+		at := time.After(offset)
+		offset += callEvery / time.Duration(len(callers)) // spread, since they share a small machine
+		running.Go(func() {
+			select {
+			case <-at:
+				g.Run(ctx)
+			case <-ctx.Done():
+			}
 		})
 	}
-	defer callers.Wait()
-	return listen(ctx, on, a)
-}
-
-// keepCalling calls in turn on kept connections and on ones of their own.
-func (c *calls) keepCalling(ctx context.Context, target, marker string) {
-	for n := 0; ctx.Err() == nil; n++ {
-		var err error
-		if n%2 == 0 {
-			_, err = keptRequest(ctx, callTimeout, target, marker)
-		} else {
-			_, _, err = request(ctx, oneShot, callTimeout, target, marker)
-		}
-		if ctx.Err() == nil {
-			c.add(target, err)
-		}
-		pause(ctx, callEvery)
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
+	return l.serve(ctx, h)
 }
 
 // hostName is a name of DNS with a letter in it, so that neither "1:2" nor a time of day is taken for an address.

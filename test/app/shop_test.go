@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// startDB runs a database on a loopback port; the test's end stops it and fails if it does not end cleanly.
-func startDB(t *testing.T) client {
+// startDB runs a store on a loopback port; the test's end stops it and fails if it does not end cleanly.
+func startDB(t *testing.T) database {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -21,20 +21,20 @@ func startDB(t *testing.T) client {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- new(database).serve(ctx, listener) }()
+	go func() { done <- new(store).serve(ctx, listener) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {
 			t.Errorf("db ended with %v", err)
 		}
 	})
-	return client(listener.Addr().String())
+	return database(listener.Addr().String())
 }
 
 func TestOrderTravelsFromPageToDatabaseAndBack(t *testing.T) {
-	apiServer := httptest.NewServer(api(startDB(t)))
+	apiServer := httptest.NewServer(apiHandler(startDB(t)))
 	defer apiServer.Close()
-	page := httptest.NewServer(web(apiServer.URL))
+	page := httptest.NewServer(webHandler(apiServer.URL))
 	defer page.Close()
 	for _, order := range []string{"two <apples>", "one pear"} {
 		if status, body := do(t, http.MethodPost, page.URL+"/", order); status != http.StatusOK {
@@ -63,7 +63,7 @@ func TestServerSpeaksFirst(t *testing.T) {
 }
 
 func TestWithoutDatabase(t *testing.T) {
-	apiServer := httptest.NewServer(api("127.0.0.1:1"))
+	apiServer := httptest.NewServer(apiHandler("127.0.0.1:1"))
 	defer apiServer.Close()
 	for path, want := range map[string]int{"/healthz": 200, "/readyz": 503, "/orders": 503} {
 		if status, body := do(t, http.MethodGet, apiServer.URL+path, ""); status != want {
@@ -76,7 +76,7 @@ func TestWithoutDatabase(t *testing.T) {
 }
 
 func TestOrdersOfSeveralLinesAreRefused(t *testing.T) {
-	apiServer := httptest.NewServer(api(startDB(t)))
+	apiServer := httptest.NewServer(apiHandler(startDB(t)))
 	defer apiServer.Close()
 	for _, order := range []string{"", "a\nPUT b", strings.Repeat("x", 5000)} {
 		if status, _ := do(t, http.MethodPost, apiServer.URL+"/orders", order); status != http.StatusBadRequest {
@@ -85,17 +85,16 @@ func TestOrdersOfSeveralLinesAreRefused(t *testing.T) {
 	}
 }
 
-func TestRun(t *testing.T) {
-	getenv := func(string) string { return "" }
+func TestRoles(t *testing.T) {
 	for _, args := range [][]string{nil, {"shelf"}, {"web", "api"}} {
-		if err := run(t.Context(), args, getenv, io.Discard); err == nil {
+		if err := run(t.Context(), args, nil, io.Discard); err == nil {
 			t.Errorf("run(%q) succeeds", args)
 		}
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
 	for _, role := range []string{"web", "api", "db"} { // a role that is told to stop ends without an error
-		if err := run(ctx, []string{role}, func(name string) string { return map[string]string{"LISTEN": "127.0.0.1:0"}[name] }, io.Discard); err != nil {
+		if err := run(ctx, []string{role}, []string{"LISTEN=127.0.0.1:0"}, io.Discard); err != nil {
 			t.Errorf("run(%q): %v", role, err)
 		}
 	}
