@@ -1,4 +1,4 @@
-package examples
+package monitoring
 
 import (
 	"go/ast"
@@ -6,6 +6,7 @@ import (
 	"go/token"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -21,6 +22,8 @@ import (
 	"github.com/prometheus/prometheus/model/relabel"
 	"github.com/prometheus/prometheus/model/rulefmt"
 	promql "github.com/prometheus/prometheus/promql/parser"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
 
 	"github.com/meshless-dev/meshless/internal/api"
@@ -39,7 +42,7 @@ func monitoringRules(t *testing.T) []rulefmt.RuleGroup {
 		}
 		Spec any
 	}
-	if err := yaml.UnmarshalStrict([]byte(read(t, "monitoring/rules.yaml")), &object); err != nil {
+	if err := yaml.UnmarshalStrict([]byte(read(t, "../../examples/monitoring/rules.yaml")), &object); err != nil {
 		t.Fatal(err)
 	}
 	if object.APIVersion != "monitoring.coreos.com/v1" || object.Kind != "PrometheusRule" {
@@ -59,7 +62,7 @@ func monitoringRules(t *testing.T) []rulefmt.RuleGroup {
 // TestMonitoringRules: an alert says what is wrong, how bad it is and where to read on, and its expression uses what
 // the proxy has.
 func TestMonitoringRules(t *testing.T) {
-	page := read(t, "../docs/monitoring.md")
+	page := read(t, "../../docs/monitoring.md")
 	known := inventory(t)
 	headings := map[string]bool{}
 	for _, heading := range regexp.MustCompile(`(?m)^### (.+)$`).FindAllStringSubmatch(page, -1) {
@@ -142,7 +145,7 @@ func inventory(t *testing.T) metrics {
 // literals are the strings in the sources of the proxy, where every value of a label comes from.
 var literals = sync.OnceValues(func() (map[string]bool, error) {
 	found := map[string]bool{"true": true, "false": true} // strconv.FormatBool
-	for _, folder := range []string{"../proxy", "../internal"} {
+	for _, folder := range []string{"../../proxy", "../../internal"} {
 		err := filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 				return err
@@ -234,7 +237,11 @@ func (m metrics) checkSelector(t *testing.T, where, name string, matchers []*lab
 // TestMonitoringKustomization: the folder is a kustomization with the three objects, small enough for kubectl apply,
 // which copies each into an annotation.
 func TestMonitoringKustomization(t *testing.T) {
-	rendered, err := kustomizeBuild("monitoring")
+	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), "../../examples/monitoring")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rendered, err := resources.AsYaml()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +259,7 @@ func TestMonitoringKustomization(t *testing.T) {
 		if object.Metadata.Namespace != "monitoring" || len(text) > 200<<10 {
 			t.Errorf("%s %s: namespace %q, %d bytes", object.Kind, object.Metadata.Name, object.Metadata.Namespace, len(text))
 		}
-		if object.Kind == "ConfigMap" && object.Data["meshless.json"] != read(t, "monitoring/dashboard.json") {
+		if object.Kind == "ConfigMap" && object.Data["meshless.json"] != read(t, "../../examples/monitoring/dashboard.json") {
 			t.Error("the ConfigMap does not hold the dashboard")
 		}
 	}
@@ -317,7 +324,7 @@ func injectedPod(t *testing.T) (targets []map[string]string) {
 // injectedPodText is the Pod in the golden of a render.
 func injectedPodText(t *testing.T) string {
 	t.Helper()
-	for text := range strings.SplitSeq(read(t, "../fn/pipeline/testdata/pod/expected.yaml"), "\n---\n") {
+	for text := range strings.SplitSeq(read(t, "../../fn/pipeline/testdata/pod/expected.yaml"), "\n---\n") {
 		if strings.Contains(text, "\nkind: Pod\n") && strings.Contains(text, api.ProxyName) {
 			return text
 		}
@@ -330,7 +337,7 @@ func injectedPodText(t *testing.T) string {
 // rules and dashboard use.
 func TestMonitoringScrape(t *testing.T) {
 	var monitor podMonitor
-	if err := yaml.UnmarshalStrict([]byte(read(t, "monitoring/podmonitor.yaml")), &monitor); err != nil {
+	if err := yaml.UnmarshalStrict([]byte(read(t, "../../examples/monitoring/podmonitor.yaml")), &monitor); err != nil {
 		t.Fatal(err)
 	}
 	if monitor.APIVersion != "monitoring.coreos.com/v1" || monitor.Kind != "PodMonitor" || !monitor.Spec.NamespaceSelector.Any || len(monitor.Spec.PodMetricsEndpoints) != 1 {
@@ -351,7 +358,7 @@ func TestMonitoringScrape(t *testing.T) {
 		}
 		operator = append(operator, relabelConfig(t, r.Action, string(r.SourceLabels[0]), r.Regex, r.TargetLabel))
 	}
-	block := regexp.MustCompile("(?s)```yaml\n(scrape_configs:.*?)```").FindStringSubmatch(read(t, "../docs/monitoring.md"))
+	block := regexp.MustCompile("(?s)```yaml\n(scrape_configs:.*?)```").FindStringSubmatch(read(t, "../../docs/monitoring.md"))
 	if block == nil {
 		t.Fatal("docs/monitoring.md has no scrape_configs")
 	}
@@ -397,4 +404,13 @@ func relabelConfig(t *testing.T, action relabel.Action, source, regex, target st
 		t.Fatal(err)
 	}
 	return &c
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }

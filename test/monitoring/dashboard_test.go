@@ -1,4 +1,4 @@
-package examples
+package monitoring
 
 import (
 	"encoding/json"
@@ -43,7 +43,7 @@ func (p panel) overlaps(q panel) bool {
 func readDashboard(t *testing.T) dashboard {
 	t.Helper()
 	var d dashboard
-	if err := json.Unmarshal([]byte(read(t, "monitoring/dashboard.json")), &d); err != nil {
+	if err := json.Unmarshal([]byte(read(t, "../../examples/monitoring/dashboard.json")), &d); err != nil {
 		t.Fatal(err)
 	}
 	return d

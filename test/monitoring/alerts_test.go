@@ -1,4 +1,4 @@
-package examples
+package monitoring
 
 import (
 	"fmt"
@@ -119,12 +119,12 @@ var alertCases = []struct {
 	{alerts: "MeshlessOutboundFails/critical",
 		bad: `web-1 meshless_handshake_failures_total{direction="outbound",reason="timeout"} 0+2xN
 			web-1 meshless_handshake_seconds_count{direction="outbound"} 0+10xN`,
+		// a burst, some of many, and a health check by TCP
 		fine: `web-1 meshless_handshake_failures_total{direction="outbound",reason="timeout"} 0x20 0+10x5 50xN
 			web-1 meshless_handshake_seconds_count{direction="outbound"} 0+10xN
 			api-1 meshless_handshake_failures_total{direction="outbound",reason="peer_closed"} 0+2xN
 			api-1 meshless_handshake_seconds_count{direction="outbound"} 0+50xN
 			db-1 meshless_handshake_failures_total{direction="inbound",reason="peer_closed"} 0+12xN
-			// a burst, some of many, and a health check by TCP
 			db-1 meshless_handshake_seconds_count{direction="inbound"} 0+1xN`},
 	{alerts: "MeshlessOutboundFails/critical", // the server refuses us, in TLS 1.3
 		bad: `web-1 meshless_handshake_failures_total{direction="outbound",reason="timeout"} 0xN
