@@ -37,5 +37,5 @@ func (e *Example) VerifyDir(tb testing.TB) {
 // IssuePackage renders the example as a kpt package.
 func (e *Example) IssuePackage(tb testing.TB, now time.Time) {
 	tb.Helper()
-	e.run(tb, filepath.Join(e.bin, "meshless"), "issue", "--kpt", "--now", now.UTC().Format(time.RFC3339), e.Dir)
+	e.Issue(tb, now, "--kpt")
 }

@@ -16,9 +16,8 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
-	"github.com/meshless-dev/meshless/test/app/client"
 	"github.com/meshless-dev/meshless/test/app/load"
-	"github.com/meshless-dev/meshless/test/cluster/kube"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
 	"github.com/meshless-dev/meshless/test/example"
 )
 
@@ -46,7 +45,7 @@ func TestCorpus(t *testing.T) {
 			t.Run("servers saw who called", s.testIdentities)
 			t.Run("strangers are refused", s.testStrangers)
 			s.wantNoFailures(t, before, s.waitForCalls(t, before, 1))
-			s.wantNoRestarts(t)
+			stage.WantNoRestarts(t, stage.Pods(t, s.name, ""))
 			if _, ok := s.services["frontend-external"]; ok {
 				t.Run("people outside reach the frontend once it is permissive", func(t *testing.T) { s.testPermissive(t, e) })
 			}
@@ -70,18 +69,15 @@ func (s *stood) wantCalled(t *testing.T) {
 // deploy renders and applies the application, and waits until all of it is Ready.
 func (s *stood) deploy(t *testing.T) *example.Example {
 	t.Helper()
-	kube.NewNamespace(t, s.name)
-	e := example.Copy(t, "../../../examples/pod", kube.BinDir)
-	e.Edit(t, "pod.yaml", func(string) string { return s.manifests(t) })
-	e.Edit(t, "kustomization.yaml", func(text string) string { return text + "namespace: " + s.name + "\n" })
+	stage.NewNamespace(t, s.name)
+	e := stage.Package(t, s.name, s.manifests(t), "")
 	e.Issue(t, time.Now())
-	rendered := e.Render(t)
-	e.Verify(t, rendered)
-	kube.Must(t, e.IdentitySecret(s.name), "apply", "-f", "-")
+	stage.Must(t, e.IdentitySecret(s.name), "apply", "-f", "-")
+	rendered := stage.Render(t, e)
 	started := time.Now()
-	kube.Must(t, rendered, "apply", "-f", "-")
+	stage.Must(t, rendered, "apply", "-f", "-")
 	for _, name := range slices.Sorted(maps.Keys(s.deployments)) {
-		kube.Must(t, "", "-n", s.name, "rollout", "status", "deployment/"+name, "--timeout=110s")
+		stage.Rollout(t, s.name, "deployment/"+name)
 	}
 	t.Logf("all Ready after %v", time.Since(started).Round(time.Second))
 	s.waitForListeners(t)
@@ -93,13 +89,13 @@ func (s *stood) deploy(t *testing.T) *example.Example {
 func (s *stood) waitForListeners(t *testing.T) {
 	t.Helper()
 	for name, d := range s.deployments {
-		kube.Must(t, "", "-n", s.name, "exec", "deployment/"+name, "-c", d.container, "--", "/app", "call", "--retries", "60", fmt.Sprintf("http://localhost:%d/healthz", d.port))
+		stage.Must(t, "", "-n", s.name, "exec", "deployment/"+name, "-c", d.container, "--", "/app", "call", "--retries", "60", fmt.Sprintf("http://localhost:%d/healthz", d.port))
 	}
 }
 
 // testDefaults wants the mesh map to be that of a config that says nothing about who may call whom.
 func (s *stood) testDefaults(t *testing.T) {
-	text := kube.Must(t, "", "-n", s.name, "get", "configmap", api.MeshName, "-o", `jsonpath={.data.mesh\.yaml}`)
+	text := stage.Must(t, "", "-n", s.name, "get", "configmap", api.MeshName, "-o", `jsonpath={.data.mesh\.yaml}`)
 	mesh, err := meshmap.Parse([]byte(text))
 	if err != nil {
 		t.Fatal(err)
@@ -131,14 +127,10 @@ func (s *stood) outcomes(t *testing.T) map[pair]load.Stats {
 	for _, p := range slices.Concat(s.pairs, s.nowhere) {
 		if asked[p.from] == nil {
 			d := s.deployments[p.from]
-			out := kube.Must(t, "", "-n", s.name, "exec", "deployment/"+p.from, "-c", d.container, "--", "/app", "call", fmt.Sprintf("http://localhost:%d/calls", d.port))
-			var line client.Answer
-			if err := json.Unmarshal([]byte(out), &line); err != nil {
-				t.Fatalf("%s printed %q: %v", p.from, out, err)
-			}
+			a := stage.Call(t, s.name, "deployment/"+p.from, d.container, fmt.Sprintf("http://localhost:%d/calls", d.port))[0]
 			var targets map[string]load.Stats
-			if err := json.Unmarshal([]byte(line.Body), &targets); err != nil {
-				t.Fatalf("%s told %q: %v", p.from, line.Body, err)
+			if err := json.Unmarshal([]byte(a.Body), &targets); err != nil {
+				t.Fatalf("%s told %+v: %v", p.from, a, err)
 			}
 			asked[p.from] = targets
 		}
@@ -154,7 +146,7 @@ func (s *stood) outcomes(t *testing.T) map[pair]load.Stats {
 // waitForCalls waits until every pair has talked so many times more than before.
 func (s *stood) waitForCalls(t *testing.T, before map[pair]load.Stats, more int) (now map[pair]load.Stats) {
 	t.Helper()
-	kube.Poll(t, 2*time.Minute, func() error {
+	stage.Poll(t, 2*time.Minute, func() error {
 		now = s.outcomes(t)
 		var silent []error
 		for _, p := range s.pairs {
@@ -188,17 +180,14 @@ func (s *stood) wantNoFailures(t *testing.T, before, after map[pair]load.Stats) 
 // pods are the pods of the application by Deployment.
 func (s *stood) pods(t *testing.T) map[string]corev1.Pod {
 	t.Helper()
-	var list corev1.PodList
-	if err := json.Unmarshal([]byte(kube.Must(t, "", "-n", s.name, "get", "pods", "-o", "json")), &list); err != nil {
-		t.Fatal(err)
-	}
+	list := stage.Pods(t, s.name, "")
 	pods := map[string]corev1.Pod{}
-	for _, pod := range list.Items {
+	for _, pod := range list {
 		replicaSet := strings.TrimSuffix(pod.Name, pod.Name[strings.LastIndex(pod.Name, "-"):])
 		pods[replicaSet[:strings.LastIndex(replicaSet, "-")]] = pod
 	}
-	if len(pods) != len(s.deployments) || len(list.Items) != len(pods) {
-		t.Fatalf("%d pods of %d Deployments, want one of each of %d", len(list.Items), len(pods), len(s.deployments))
+	if len(pods) != len(s.deployments) || len(list) != len(pods) {
+		t.Fatalf("%d pods of %d Deployments, want one of each of %d", len(list), len(pods), len(s.deployments))
 	}
 	return pods
 }
@@ -223,8 +212,7 @@ func (s *stood) behind(service string) []string {
 func (s *stood) testProbes(t *testing.T) {
 	var urls []string
 	for name, pod := range s.pods(t) {
-		ready := func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue }
-		if !slices.ContainsFunc(pod.Status.Conditions, ready) {
+		if !stage.IsReady(pod) {
 			t.Errorf("%s is not Ready", pod.Name)
 		}
 		for _, c := range pod.Spec.Containers {
@@ -249,15 +237,4 @@ func (s *stood) testProbes(t *testing.T) {
 		}
 	}
 	t.Logf("%d probes pass", len(urls))
-}
-
-func (s *stood) wantNoRestarts(t *testing.T) {
-	t.Helper()
-	for _, pod := range s.pods(t) {
-		for _, status := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
-			if status.RestartCount > 0 {
-				t.Errorf("container %s of %s restarted %d times", status.Name, pod.Name, status.RestartCount)
-			}
-		}
-	}
 }

@@ -9,8 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshless-dev/meshless/test/cluster/kube"
-	"github.com/meshless-dev/meshless/test/example"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
 )
 
 // TestServerAcceptsEveryOutput: a real API server takes what the function makes of the applications of others, and of
@@ -27,7 +26,7 @@ func TestServerAcceptsEveryOutput(t *testing.T) {
 		t.Log("without ../shared/corpus beside the repository, only our own cases are shown")
 	}
 	const namespace = "accepted"
-	kube.NewNamespace(t, namespace)
+	stage.NewNamespace(t, namespace)
 	for _, file := range append(corpus, "../../../fn/pipeline/testdata/kinds/input.yaml", "../../../fn/pipeline/testdata/handlers/input.yaml", "../../../fn/pipeline/testdata/overrides/input.yaml") {
 		name := strings.TrimSuffix(strings.TrimPrefix(file, "../../../"), ".yaml")
 		t.Run(name, func(t *testing.T) {
@@ -35,18 +34,14 @@ func TestServerAcceptsEveryOutput(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			e := example.Copy(t, "../../../examples/pod", kube.BinDir)
-			e.Edit(t, "pod.yaml", func(string) string {
-				return withoutDocuments(string(manifests), "extensions/v1beta1", "kind: Namespace")
-			})
-			e.Edit(t, "kustomization.yaml", func(text string) string { return text + "namespace: " + namespace + "\n" })
+			e := stage.Package(t, namespace, withoutDocuments(string(manifests), "extensions/v1beta1", "kind: Namespace"), "")
 			e.Issue(t, time.Now())
 			rendered := e.Render(t)
-			out := kube.Must(t, rendered, "apply", "--dry-run=server", "--validate=strict", "-f", "-")
+			out := stage.Must(t, rendered, "apply", "--dry-run=server", "--validate=strict", "-f", "-")
 			if !strings.Contains(out, "secret/meshless-") {
 				t.Errorf("nothing of ours was applied:\n%s", out)
 			}
-			kube.Must(t, rendered, "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
+			stage.Must(t, rendered, "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
 		})
 	}
 }

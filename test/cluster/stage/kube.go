@@ -1,6 +1,4 @@
-// Package kube is what every test on a real cluster needs: kubectl against the cluster that KUBECONFIG names,
-// namespaces that go with their test, and the meshless command of this work tree.
-package kube
+package stage
 
 import (
 	"bytes"

@@ -1,6 +1,6 @@
-//go:build e2e && linux
+//go:build linux
 
-package chain
+package stage
 
 import (
 	"bufio"

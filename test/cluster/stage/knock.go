@@ -1,6 +1,6 @@
-//go:build e2e && linux
+//go:build linux
 
-package chain
+package stage
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 
 // Knock asks a pod's app over mutual TLS with a certificate, from outside of every pod. It returns the leaf that the
 // server showed, and an error unless it answered.
-func Knock(t *testing.T, pod Pod, certificate tls.Certificate) (*x509.Certificate, error) {
+func Knock(t *testing.T, pod Replica, certificate tls.Certificate) (*x509.Certificate, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
