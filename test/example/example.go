@@ -20,37 +20,23 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/program"
 )
-
-// module is the path that programs are built from, so that tests of any folder build the same.
-const module = "github.com/meshless-dev/meshless/"
 
 // AppImage is the image of test/app, under the name that the examples use.
 const AppImage = "ghcr.io/meshless-dev/shop:" + api.Version
-
-// Build builds a program of the repository, such as "cmd/meshless" or "test/app", static as in the images:
-// containers of the tests hold nothing else.
-func Build(binary, pkg string) error {
-	cmd := exec.Command("go", "build", "-o", binary, module+pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
-	}
-	return nil
-}
 
 // Example is the copy.
 type Example struct {
 	Dir     string
 	Cluster *age.X25519Identity // opens workload keys
-	bin     string              // folder of the meshless binary
 	ca      *age.X25519Identity // opens the CA's key
 }
 
-// Copy copies the example at dir; bin is the folder of a binary called meshless.
-func Copy(tb testing.TB, dir, bin string) *Example {
+// Copy copies the example at dir. The TestMain of its users is program.Main.
+func Copy(tb testing.TB, dir string) *Example {
 	tb.Helper()
-	e := &Example{Dir: filepath.Join(tb.TempDir(), filepath.Base(dir)), bin: bin, Cluster: NewIdentity(tb), ca: NewIdentity(tb)}
+	e := &Example{Dir: filepath.Join(tb.TempDir(), filepath.Base(dir)), Cluster: NewIdentity(tb), ca: NewIdentity(tb)}
 	if err := os.CopyFS(e.Dir, os.DirFS(dir)); err != nil {
 		tb.Fatal(err)
 	}
@@ -116,7 +102,7 @@ func (e *Example) Issue(tb testing.TB, now time.Time, flags ...string) string {
 // Meshless runs the command as if it were now, and returns what it tells people.
 func (e *Example) Meshless(tb testing.TB, now time.Time, args ...string) string {
 	tb.Helper()
-	_, told := e.run(tb, filepath.Join(e.bin, "meshless"), append(args, "--now", now.UTC().Format(time.RFC3339))...)
+	_, told := e.run(tb, program.Meshless(tb), append(args, "--now", now.UTC().Format(time.RFC3339))...)
 	tb.Logf("meshless %s:\n%s", strings.Join(args, " "), told)
 	return told
 }
@@ -134,34 +120,20 @@ func (e *Example) Render(tb testing.TB) string {
 // Plain is `kustomize build` with flags; without any, it is for a kustomization without the function.
 func (e *Example) Plain(tb testing.TB, flags ...string) string {
 	tb.Helper()
-	rendered, _ := e.run(tb, Kustomize(tb), append(append([]string{"build"}, flags...), e.Dir)...)
+	rendered, _ := e.run(tb, program.Kustomize(tb), append(append([]string{"build"}, flags...), e.Dir)...)
 	return rendered
 }
 
 func (e *Example) run(tb testing.TB, name string, args ...string) (stdout, stderr string) {
 	tb.Helper()
 	cmd := exec.CommandContext(tb.Context(), name, args...)
-	cmd.Env = append(os.Environ(), "PATH="+e.bin+string(os.PathListSeparator)+os.Getenv("PATH"), "MESHLESS_CA_IDENTITY="+e.ca.String())
+	cmd.Env = append(program.WithMeshless(tb), "MESHLESS_CA_IDENTITY="+e.ca.String())
 	var out, told bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &told
 	if err := cmd.Run(); err != nil {
 		tb.Fatalf("%s %s: %v\n%s", filepath.Base(name), strings.Join(args, " "), err, &told)
 	}
 	return out.String(), told.String()
-}
-
-// Kustomize is the path of $KUSTOMIZE, or of the version that go.mod names as a tool.
-func Kustomize(tb testing.TB) string {
-	tb.Helper()
-	if path := os.Getenv("KUSTOMIZE"); path != "" {
-		return path
-	}
-	// builds it, and prints where it is
-	out, err := exec.CommandContext(tb.Context(), "go", "tool", "-n", "kustomize").CombinedOutput()
-	if err != nil {
-		tb.Fatalf("go tool kustomize: %v\n%s", err, out)
-	}
-	return strings.TrimSpace(string(out))
 }
 
 // IdentitySecret is the manifest that whoever runs the platform applies to a namespace once. It holds the identities; of

@@ -19,7 +19,7 @@ import (
 
 // testCurl asks the app behind our port as a script would.
 func (m *mesh) testCurl(t *testing.T) {
-	curl := program(t, "curl", "curl")
+	curl := installed(t, "curl", "curl")
 	at := m.service("acme-api", 8080)
 	ask := func(host string, more ...string) (int, string) {
 		args := []string{"-q", "--silent", "--show-error", "--fail", "--max-time", "10", "--tlsv1.3", "--cacert", m.bundle, "--capath", m.dir + "/none",

@@ -1,7 +1,6 @@
 package interop
 
 import (
-	"cmp"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,25 +9,17 @@ import (
 	"testing"
 
 	"github.com/meshless-dev/meshless/test/lab"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
 
-// missing skips the test; with CI=true it fails, so that a skip cannot hide there.
-func missing(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatalf(format+", and CI=true", args...)
-	}
-	t.Skipf(format, args...)
-}
-
-// program is the path of a program of this machine, or skips, naming the Debian package that has it.
-func program(t *testing.T, name, pkg string) string {
+// installed is the path of a program of this machine, or skips, naming the Debian package that has it.
+func installed(t *testing.T, name, pkg string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		missing(t, "needs %s: apt-get install %s", name, pkg)
+		program.Missing(t, "%s: apt-get install %s", name, pkg)
 	}
 	return path
 }
@@ -36,24 +27,13 @@ func program(t *testing.T, name, pkg string) string {
 // ghostunnel is the path of the program, which Debian does not have.
 func ghostunnel(t *testing.T) string {
 	t.Helper()
-	if path := os.Getenv("GHOSTUNNEL"); path != "" {
-		return path
-	}
-	home, _ := os.UserHomeDir() // none leaves a relative path, which LookPath refuses
-	kbin := cmp.Or(os.Getenv("KBIN"), filepath.Join(home, ".cache/kube-bin"))
-	for _, name := range []string{filepath.Join(kbin, "ghostunnel"), "ghostunnel"} {
-		if path, err := exec.LookPath(name); err == nil {
-			return path
-		}
-	}
-	missing(t, "needs ghostunnel as $GHOSTUNNEL, in $KBIN or in PATH; test/interop/ghostunnel.sh builds it")
-	return ""
+	return program.Find(t, "ghostunnel", "test/interop/ghostunnel.sh builds it")
 }
 
 // nginx is the path of the program and the directive that loads its stream module, empty where that is compiled in.
 func nginx(t *testing.T) (path, load string) {
 	t.Helper()
-	path = program(t, "nginx", "nginx libnginx-mod-stream")
+	path = installed(t, "nginx", "nginx libnginx-mod-stream")
 	built, err := exec.CommandContext(t.Context(), path, "-V").CombinedOutput()
 	if err != nil {
 		t.Fatalf("nginx -V: %v\n%s", err, built)
@@ -66,7 +46,7 @@ func nginx(t *testing.T) (path, load string) {
 		module = filepath.Join(string(dir[1]), module)
 	}
 	if _, err := os.Stat(module); err != nil {
-		missing(t, "needs nginx's stream module: apt-get install libnginx-mod-stream (%v)", err)
+		program.Missing(t, "nginx's stream module: apt-get install libnginx-mod-stream (%v)", err)
 	}
 	return path, "load_module " + module + ";"
 }

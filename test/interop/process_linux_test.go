@@ -1,7 +1,6 @@
 package interop
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"net"
@@ -9,12 +8,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/meshless-dev/meshless/test/lab"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // patience bounds every wait for a foreign program and every exchange; nothing here takes a second by itself.
@@ -51,7 +50,7 @@ type process struct {
 	name  string
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
-	out   output
+	out   program.Output
 	done  chan struct{} // closed when it has ended and its output is complete
 }
 
@@ -176,22 +175,4 @@ func (s *station) mustDial(t *testing.T, to netip.AddrPort) net.Conn {
 		t.Fatal(err)
 	}
 	return conn
-}
-
-// output is a bytes.Buffer that the copying goroutine of exec and tests may use at once.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
 }

@@ -161,7 +161,7 @@ func (m *mesh) sServer(t *testing.T, as *member, mode ...string) *process {
 	t.Helper()
 	args := []string{"s_server", "-4", "-accept", fmt.Sprint(servePort), "-cert", as.cert, "-key", as.key,
 		"-CAfile", m.bundle, "-no-CApath", "-no-CAstore", "-Verify", "1", "-verify_return_error"}
-	server := m.outside.start(t, program(t, "openssl", "openssl"), append(args, mode...)...)
+	server := m.outside.start(t, installed(t, "openssl", "openssl"), append(args, mode...)...)
 	server.await(t, "ACCEPT")
 	return server
 }
@@ -245,7 +245,7 @@ func reverse(listener net.Listener) {
 func (m *mesh) testCurlToOpenSSL(t *testing.T) {
 	m.sServer(t, m.web, "-www")
 	url := "http://" + m.service("acme-web", 80).String() + "/"
-	code, page := m.apiPod.start(t, program(t, "curl", "curl"), "-q", "--silent", "--show-error", "--fail", "--max-time", "10", url).wait(t)
+	code, page := m.apiPod.start(t, installed(t, "curl", "curl"), "-q", "--silent", "--show-error", "--fail", "--max-time", "10", url).wait(t)
 	if code != 0 || !strings.Contains(page, "New, TLSv1.3") || !strings.Contains(page, m.api.id) {
 		t.Errorf("curl %s: exit code %d, want s_server's page with the client's certificate:\n%s", url, code, page)
 	}

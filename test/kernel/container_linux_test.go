@@ -23,7 +23,7 @@ import (
 // them.
 func TestContainerMode(t *testing.T) {
 	r := &running{Lab: lab.NewMeshless(t, nil)}
-	r.shop = example.Copy(t, "../../examples/shop", lab.BinDir)
+	r.shop = example.Copy(t, "../../examples/shop")
 	r.shop.Edit(t, "mtls.yaml", func(text string) string { return text + "  sidecar: {mode: Container}\n" })
 	r.shop.Issue(t, time.Now())
 	r.objects = r.render(t)

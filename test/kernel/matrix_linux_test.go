@@ -55,7 +55,7 @@ func startField(t *testing.T) *field {
 	t.Helper()
 	f := &field{Lab: lab.NewMeshless(t, nil), dialers: map[side]*lab.Pod{}, services: map[side]*lab.Pod{}, stateful: map[side]*lab.Pod{}, watches: map[*lab.Pod]*lab.Watch{}}
 	f.second = f.AddNode()
-	pkg := example.Copy(t, "../../examples/pod", lab.BinDir)
+	pkg := example.Copy(t, "../../examples/pod")
 	pkg.Edit(t, "pod.yaml", func(string) string { return matrixManifests(matrix()) })
 	pkg.Issue(t, time.Now())
 	if err := f.Apply(parse(t, pkg.Render(t)+"\n---\n"+pkg.IdentitySecret("matrix"))); err != nil {

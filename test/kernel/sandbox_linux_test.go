@@ -24,7 +24,7 @@ import (
 // too.
 func TestSandbox(t *testing.T) {
 	r := &running{Lab: lab.NewMeshless(t, nil)}
-	r.shop = example.Copy(t, "../../examples/shop", lab.BinDir)
+	r.shop = example.Copy(t, "../../examples/shop")
 	r.shop.Issue(t, time.Now().Add(-20*24*time.Hour)) // the leaves are valid, and due
 	r.objects = r.render(t)
 	if err := r.Apply(r.objects); err != nil {

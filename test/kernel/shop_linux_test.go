@@ -55,7 +55,7 @@ func startShop(t *testing.T, issued ...time.Time) *running {
 func startShopIn(t *testing.T, l *lab.Lab, config string, issued ...time.Time) *running {
 	t.Helper()
 	r := &running{Lab: l}
-	r.shop = example.Copy(t, "../../examples/shop", lab.BinDir)
+	r.shop = example.Copy(t, "../../examples/shop")
 	if config != "" {
 		r.shop.Edit(t, "mtls.yaml", func(text string) string { return text + config })
 	}
@@ -112,25 +112,18 @@ func TestShop(t *testing.T) {
 	// The CA has signed for 100 of its 90 days, so that the next render changes it. The leaves are 20 of 30 days old:
 	// valid, and due.
 	r := startShop(t, time.Now().Add(-100*day), time.Now().Add(-20*day))
-	for _, step := range []struct {
-		name string
-		test func(*testing.T)
-	}{
-		{"containers are confined", r.testConfinement},
-		{"IPv4 requests arrive encrypted", func(t *testing.T) { r.testEncryption(t, 4) }},
-		{"IPv6 requests arrive encrypted", func(t *testing.T) { r.testEncryption(t, 6) }},
-		{"members use TLS on a permissive port", r.testPermissive},
-		{"strict port refuses strangers", r.testStrangers},
-		{"policy refuses members", r.testPolicy},
-		{"client refuses wrong server", r.testWrongServer},
-		{"plain destinations stay reachable", r.testPassthrough},
-		{"job ends by itself", r.testJob},
-		{"renewal loses no request", r.testRenewal},
-		{"probes tell the truth", r.testProbes},
-		{"SIGTERM ends cleanly", r.testStop},
-	} {
-		t.Run(step.name, step.test)
-	}
+	t.Run("containers are confined", r.testConfinement)
+	t.Run("IPv4 requests arrive encrypted", func(t *testing.T) { r.testEncryption(t, 4) })
+	t.Run("IPv6 requests arrive encrypted", func(t *testing.T) { r.testEncryption(t, 6) })
+	t.Run("members use TLS on a permissive port", r.testPermissive)
+	t.Run("strict port refuses strangers", r.testStrangers)
+	t.Run("policy refuses members", r.testPolicy)
+	t.Run("client refuses wrong server", r.testWrongServer)
+	t.Run("plain destinations stay reachable", r.testPassthrough)
+	t.Run("job ends by itself", r.testJob)
+	t.Run("renewal loses no request", r.testRenewal)
+	t.Run("probes tell the truth", r.testProbes)
+	t.Run("SIGTERM ends cleanly", r.testStop)
 }
 
 func (r *running) testConfinement(t *testing.T) {

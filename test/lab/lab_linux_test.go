@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,14 +14,11 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/meshless-dev/meshless/test/example"
 	"github.com/meshless-dev/meshless/test/lab"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
-func TestMain(m *testing.M) {
-	lab.Enter()
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
 
 const manifests = `
 apiVersion: apps/v1
@@ -91,11 +87,7 @@ data: {c: gamma}
 func startPlain(t *testing.T) (l *lab.Lab, db, client *lab.Pod) {
 	t.Helper()
 	lab.Require(t)
-	app := filepath.Join(t.TempDir(), "app")
-	if err := example.Build(app, "test/app"); err != nil {
-		t.Fatal(err)
-	}
-	l = lab.New(t, map[string]lab.Image{"shop": {Binary: app, Entrypoint: "/app", UID: 65534}})
+	l = lab.New(t, map[string]lab.Image{"shop": {Binary: program.Built(t, "test/app"), Entrypoint: "/app", UID: 65534}})
 	apply(t, l, manifests)
 	return l, l.StartPod("StatefulSet/plain/db"), l.AddPod("plain", "client")
 }

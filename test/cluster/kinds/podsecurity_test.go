@@ -5,12 +5,12 @@ package kinds
 import (
 	"fmt"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/meshless-dev/meshless/test/cluster/stage"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // secured is a pod, and a Deployment of it, that even a restricted namespace takes, as long as it is in no mesh.
@@ -87,12 +87,12 @@ func wantRenderRefused(t *testing.T, namespace, level string) {
 	t.Helper()
 	labelled := fmt.Sprintf("---\napiVersion: v1\nkind: Namespace\nmetadata: {name: %s, labels: {%s: %s}}\n", namespace, enforce, level)
 	e := stage.Package(t, namespace, secured+labelled, "")
-	out, err := exec.CommandContext(t.Context(), filepath.Join(stage.BinDir, "meshless"), "issue", e.Dir).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), program.Meshless(t), "issue", e.Dir).CombinedOutput()
 	if want := fmt.Sprintf("%s: %s forbids the capability NET_ADMIN", enforce, level); err == nil || !strings.Contains(string(out), want) {
 		t.Errorf("meshless issue: %v\n%s, want an error with %q", err, out, want)
 	}
 	e = stage.Package(t, namespace, secured+strings.Replace(labelled, level, "privileged", 1), "")
-	if out, err := exec.CommandContext(t.Context(), filepath.Join(stage.BinDir, "meshless"), "issue", e.Dir).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), program.Meshless(t), "issue", e.Dir).CombinedOutput(); err != nil {
 		t.Errorf("the control, a privileged namespace: %v\n%s", err, out)
 	}
 }

@@ -15,7 +15,7 @@ import (
 func TestPod(t *testing.T) {
 	const namespace = "pod-example"
 	stage.NewNamespace(t, namespace)
-	e := example.Copy(t, "../../../examples/pod", stage.BinDir)
+	e := example.Copy(t, "../../../examples/pod")
 	e.Edit(t, "pod.yaml", func(text string) string {
 		// bash has no tag, which would mean Always, and this cluster pulls nothing
 		return strings.Replace(text, "image: bash\n", "image: bash\n      imagePullPolicy: IfNotPresent\n", 1)

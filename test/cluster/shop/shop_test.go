@@ -48,7 +48,7 @@ func TestShop(t *testing.T) {
 	stage.NewNamespace(t, stranger)
 	stage.Must(t, outside, "-n", stranger, "apply", "-f", "-")
 	stage.NewNamespace(t, namespace)
-	e := example.Copy(t, "../../../examples/shop", stage.BinDir)
+	e := example.Copy(t, "../../../examples/shop")
 	e.Issue(t, time.Now().Add(-20*24*time.Hour)) // 30 days valid, due in the last 15: valid, and due
 	stage.Must(t, e.IdentitySecret(namespace), "apply", "-f", "-")
 	stage.Must(t, e.Render(t), "apply", "-f", "-")

@@ -47,7 +47,7 @@ func NewChain(t *testing.T, namespace string) *Chain {
 // ChainFolder is a copy of the chain's kustomization, for a namespace.
 func ChainFolder(t *testing.T, namespace string) *example.Example {
 	t.Helper()
-	folder := example.Copy(t, "../stage/testdata/chain", BinDir)
+	folder := example.Copy(t, "../stage/testdata/chain")
 	folder.Replace(t, "kustomization.yaml", "chain-namespace", namespace)
 	return folder
 }

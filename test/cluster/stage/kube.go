@@ -6,16 +6,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/meshless-dev/meshless/test/example"
+	"github.com/meshless-dev/meshless/test/program"
 )
-
-// BinDir holds the meshless command while Main runs the tests.
-var BinDir string
 
 // Main is the TestMain of a package of tests on a cluster; it returns the exit code.
 func Main(m *testing.M) int {
@@ -23,18 +19,7 @@ func Main(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "set KUBECONFIG to a cluster that may be written to; test/up.sh makes one")
 		return 1
 	}
-	dir, err := os.MkdirTemp("", "meshless-cluster-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	BinDir = dir
-	if err := example.Build(filepath.Join(dir, "meshless"), "cmd/meshless"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
+	return program.Main(m)
 }
 
 // Kubectl runs kubectl for at most two minutes and returns what it prints on its standard output.

@@ -31,7 +31,7 @@ func Render(t *testing.T, e *example.Example) string {
 // indented) added to the spec of its MutualTLS. Nothing is issued yet. It is examples/pod with another pod.yaml.
 func Package(t *testing.T, namespace, manifests, config string) *example.Example {
 	t.Helper()
-	e := example.Copy(t, "../../../examples/pod", BinDir)
+	e := example.Copy(t, "../../../examples/pod")
 	e.Edit(t, "pod.yaml", func(string) string { return manifests })
 	e.Edit(t, "kustomization.yaml", func(text string) string { return text + "namespace: " + namespace + "\n" })
 	if config != "" {

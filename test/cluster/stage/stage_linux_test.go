@@ -2,19 +2,17 @@ package stage
 
 import (
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/meshless-dev/meshless/test/example"
+	"github.com/meshless-dev/meshless/test/program"
 )
+
+func TestMain(m *testing.M) { os.Exit(program.Main(m)) }
 
 // The manifests of the tests render and pass `meshless verify`: that is seen here, before there is a cluster.
 func TestManifestsRender(t *testing.T) {
-	BinDir = t.TempDir()
-	if err := example.Build(filepath.Join(BinDir, "meshless"), "cmd/meshless"); err != nil {
-		t.Fatal(err)
-	}
 	for file, config := range map[string]string{
 		"../kinds/testdata/kinds.yaml": "", "../kinds/testdata/container.yaml": "  sidecar: {mode: Container}\n",
 		"../failures/testdata/pair.yaml": "", "../kubeproxy/testdata/ways.yaml": "",
