@@ -51,11 +51,25 @@ func startShop(t *testing.T, issued ...time.Time) *running {
 	return startShopIn(t, lab.NewMeshless(t, nil), "", issued...)
 }
 
-// startShopIn is startShop in a lab, which built the programs, and with more lines of the config's spec.
+// startShopIn is startShop in a lab, and with more lines of the config's spec.
 func startShopIn(t *testing.T, l *lab.Lab, config string, issued ...time.Time) *running {
 	t.Helper()
-	r := &running{Lab: l}
-	r.shop = example.Copy(t, "../../examples/shop")
+	r := applyShop(t, l, config, issued...)
+	if err := r.Apply(parse(t, outside)); err != nil {
+		t.Fatal(err)
+	}
+	r.out = r.AddPod("outside", "client")
+	r.legacy = r.StartPod("Deployment/outside/legacy")
+	r.db = r.StartPod("StatefulSet/acme-shop/acme-db")
+	r.api = r.StartPod("Deployment/acme-shop/acme-api")
+	r.web = r.StartPod("Deployment/acme-shop/acme-web")
+	return r
+}
+
+// applyShop is startShopIn without any pod.
+func applyShop(t *testing.T, l *lab.Lab, config string, issued ...time.Time) *running {
+	t.Helper()
+	r := &running{Lab: l, shop: example.Copy(t, "../../examples/shop")}
 	if config != "" {
 		r.shop.Edit(t, "mtls.yaml", func(text string) string { return text + config })
 	}
@@ -63,16 +77,9 @@ func startShopIn(t *testing.T, l *lab.Lab, config string, issued ...time.Time) *
 		r.shop.Issue(t, at)
 	}
 	r.objects = r.render(t)
-	for _, objects := range []*lab.Objects{r.objects, parse(t, outside)} {
-		if err := r.Apply(objects); err != nil {
-			t.Fatal(err)
-		}
+	if err := r.Apply(r.objects); err != nil {
+		t.Fatal(err)
 	}
-	r.out = r.AddPod("outside", "client")
-	r.legacy = r.StartPod("Deployment/outside/legacy")
-	r.db = r.StartPod("StatefulSet/acme-shop/acme-db")
-	r.api = r.StartPod("Deployment/acme-shop/acme-api")
-	r.web = r.StartPod("Deployment/acme-shop/acme-web")
 	return r
 }
 
@@ -216,14 +223,21 @@ func (r *running) testPassthrough(t *testing.T) {
 	}
 }
 
-// testJob runs the report: the app ends by itself, the native sidecar does not keep the pod.
-func (r *running) testJob(t *testing.T) {
+// report runs the report until its app has ended, and wants it to have printed an order.
+func (r *running) report(t *testing.T, order string) *lab.Pod {
+	t.Helper()
 	p := r.StartPod("CronJob/acme-shop/acme-report")
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if code, err := p.Container("report").Wait(ctx); err != nil || code != 0 || !strings.Contains(p.Container("report").Log(), "secret-order-over-ipv4") {
+	if code, err := p.Container("report").Wait(ctx); err != nil || code != 0 || !strings.Contains(p.Container("report").Log(), order) {
 		t.Errorf("report ended with %d, %v and printed %q", code, err, p.Container("report").Log())
 	}
+	return p
+}
+
+// testJob runs the report: the app ends by itself, the native sidecar does not keep the pod.
+func (r *running) testJob(t *testing.T) {
+	p := r.report(t, "secret-order-over-ipv4")
 	if codes, err := p.StopSidecars(); err != nil || !cmp.Equal(codes, map[string]int{api.ProxyName: 0}) {
 		t.Errorf("sidecars ended with %v, %v, want exit code 0", codes, err)
 	}
