@@ -17,18 +17,6 @@ import (
 	"github.com/meshless-dev/meshless/test/cluster/stage"
 )
 
-// outsider asks front, back and middle in plaintext all the time, and is never replaced.
-const outsider = `
-apiVersion: v1
-kind: Pod
-metadata: {name: outsider, labels: {app: outsider}}
-spec:
-  automountServiceAccountToken: false
-  terminationGracePeriodSeconds: 1
-  containers:
-    - {name: caller, image: "meshless-test/app:latest", imagePullPolicy: IfNotPresent, args: [load, --rate, "20", --keepalive, --port, "8090", "http://front:8080/", "http://middle:8080/", "http://back:8080/"]}
-`
-
 // plain is what the kustomization holds outside of the mesh. The folder mtls/ stays in Git for the way back.
 const plain = "resources: [app.yaml]\n"
 
@@ -40,6 +28,7 @@ func testOutAndIn(t *testing.T, a *stage.Chain) {
 	w := &way{Chain: a}
 	w.TakeStats(t) // some asked before others were there
 	w.reload(t, "back of 3: accept plaintext as well", "mtls.yaml", "mode: Strict", "mode: Permissive")
+	outsider := stage.Outsider(20, "http://front:8080/", "http://middle:8080/", "http://back:8080/")
 	stage.Must(t, outsider, "-n", a.Namespace, "apply", "-f", "-")
 	stage.Must(t, "", "-n", a.Namespace, "wait", "--for=condition=Ready", "pod/outsider", "--timeout=30s")
 	w.outsider = true

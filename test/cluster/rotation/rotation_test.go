@@ -20,18 +20,6 @@ import (
 
 const namespace = "rotation"
 
-// outsider asks back in plaintext, from outside of the mesh.
-const outsider = `
-apiVersion: v1
-kind: Pod
-metadata: {name: outsider, labels: {app: outsider}}
-spec:
-  automountServiceAccountToken: false
-  terminationGracePeriodSeconds: 1
-  containers:
-    - {name: caller, image: "meshless-test/app:latest", imagePullPolicy: IfNotPresent, args: [load, --rate, "5", --keepalive, --port, "8090", "http://back:8080/"]}
-`
-
 // days before now is when a step is made, so that all that follow of 25 days are past, and what was made is valid now.
 func days(before float64) time.Time {
 	return time.Now().Add(-time.Duration(before * 24 * float64(time.Hour)))
@@ -53,7 +41,7 @@ type outcome struct {
 // TestRotation deploys the chain once; the steps change it one after the other.
 func TestRotation(t *testing.T) {
 	r := &rotation{Chain: stage.NewChain(t, namespace)}
-	stage.Must(t, outsider, "-n", namespace, "apply", "-f", "-")
+	stage.Must(t, stage.Outsider(5, "http://back:8080/"), "-n", namespace, "apply", "-f", "-")
 	r.Folder.Issue(t, days(25))
 	r.Apply(t)
 	r.Rollout(t)

@@ -18,6 +18,21 @@ var Callers = []string{"client", "front", "middle", "guest"}
 // Marker is in every request that they make.
 const Marker = "the-marker-of-the-chain"
 
+// Outsider is a pod that asks without being in the mesh, so in plaintext, and tells its stats as callers do. It is no part
+// of the chain, so no rollout replaces it.
+func Outsider(rate int, urls ...string) string {
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: outsider, labels: {app: outsider}}
+spec:
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: 1
+  containers:
+    - {name: caller, image: "meshless-test/app:latest", imagePullPolicy: IfNotPresent, args: [load, --rate, "%d", --keepalive, --port, "%d", "%s"]}
+`, rate, CallerPort, strings.Join(urls, `", "`))
+}
+
 // TakeStats are the stats since they were taken last, by caller.
 func (c *Chain) TakeStats(t *testing.T) map[string]load.Stats {
 	t.Helper()
@@ -80,7 +95,7 @@ func ResetLoad(t *testing.T, namespace string) { loadAnswer(t, namespace, "/rese
 
 func loadAnswer(t *testing.T, namespace, path string) (s load.Stats) {
 	t.Helper()
-	a := Call(t, namespace, "load", "load", "http://127.0.0.1:8090"+path)[0]
+	a := Call(t, namespace, "load", "load", fmt.Sprintf("http://127.0.0.1:%d%s", CallerPort, path))[0]
 	if a.Error != "" {
 		t.Fatalf("pod load of %s: %s", namespace, a.Error)
 	}
@@ -94,7 +109,7 @@ func loadAnswer(t *testing.T, namespace, path string) (s load.Stats) {
 func WantNoFailure(t *testing.T, namespace string) {
 	t.Helper()
 	if s := finish(t, namespace); s.Failed > 0 {
-		t.Errorf("%s: %d of %d requests failed: %v", namespace, s.Failed, s.Requests, s.Errors)
+		t.Errorf("%s: %s", namespace, s)
 	}
 }
 
@@ -104,7 +119,7 @@ func WantNoMoreFailures(t *testing.T, namespace, control string) {
 	t.Helper()
 	c, s := finish(t, control), finish(t, namespace)
 	if s.Failed > c.Failed {
-		t.Errorf("%s: %d of %d requests failed: %v; without a mesh %d of %d: %v", namespace, s.Failed, s.Requests, s.Errors, c.Failed, c.Requests, c.Errors)
+		t.Errorf("%s: %s\nwithout a mesh: %s", namespace, s, c)
 	}
 }
 
