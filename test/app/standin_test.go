@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshless-dev/meshless/test/app/client"
 	"github.com/meshless-dev/meshless/test/app/load"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 func TestDiscover(t *testing.T) {
@@ -50,7 +51,7 @@ func TestStandin(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := net.LookupHost(address); err != nil {
-		t.Skipf("this machine does not know its own name: %v", err)
+		program.Missing(t, "a machine that knows its own name: %v", err)
 	}
 	ctx, terminate := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
