@@ -136,8 +136,8 @@ func (e *Example) run(tb testing.TB, name string, args ...string) (stdout, stder
 	return out.String(), told.String()
 }
 
-// IdentitySecret is the manifest that whoever runs the platform applies to a namespace once. It holds the identities; of
-// none, that of the cluster.
+// IdentitySecret is the manifest that whoever runs the platform applies to a namespace once. It holds the identities;
+// of none, that of the cluster.
 func (e *Example) IdentitySecret(namespace string, identities ...*age.X25519Identity) string {
 	if len(identities) == 0 {
 		identities = []*age.X25519Identity{e.Cluster}

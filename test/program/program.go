@@ -36,8 +36,8 @@ func Main(m *testing.M) int {
 	return m.Run()
 }
 
-// Built is the path of a program of the repository, such as "cmd/meshless" or "test/app". It is static as in the images,
-// since containers of the tests hold nothing else, and lies beside the others that were built.
+// Built is the path of a program of the repository, such as "cmd/meshless" or "test/app". It is static as in the
+// images, since containers of the tests hold nothing else, and lies beside the others that were built.
 func Built(tb testing.TB, pkg string) string {
 	tb.Helper()
 	built.Lock()

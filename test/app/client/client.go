@@ -72,8 +72,8 @@ func send(ctx context.Context, client *http.Client, timeout time.Duration, metho
 var errRunsOut = errors.New("a kept connection had ended")
 
 // SendKept is Send on a kept connection. A server may close it just then: that is no failure of the request in HTTP
-// (RFC 9112, section 9.3.1), so the request is sent once more, on a connection of its own. reopened says so, for whoever
-// wants none of it.
+// (RFC 9112, section 9.3.1), so the request is sent once more, on a connection of its own. reopened says so, for
+// whoever wants none of it.
 func SendKept(ctx context.Context, timeout time.Duration, method, url, body string) (reopened bool, err error) {
 	var kept, answered bool
 	trace := &httptrace.ClientTrace{

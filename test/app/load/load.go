@@ -1,5 +1,5 @@
-// Package load sends HTTP requests at a fixed rate and keeps a ledger of what came of them. Generator is the load of the
-// test application; Stats is what it tells, and what tests read of it.
+// Package load sends HTTP requests at a fixed rate and keeps a ledger of what came of them. Generator is the load of
+// the test application; Stats is what it tells, and what tests read of it.
 package load
 
 import (
@@ -95,7 +95,7 @@ func (l *Ledger) Stats(reset bool) Stats {
 type Generator struct {
 	Ledger
 	Rate      float64       // requests per second in total
-	Keepalive bool          // every second request to a URL goes over a kept connection, all others open one of their own
+	Keepalive bool          // every second request to a URL goes over a kept connection; all others open one each
 	Timeout   time.Duration // of one request
 	Marker    string        // body of a POST; "" is a GET
 	URLs      []string

@@ -119,7 +119,8 @@ func (s *stood) testDefaults(t *testing.T) {
 
 func (s *stood) host(service string) string { return service + "." + s.name + ".svc.cluster.local" }
 
-// outcomes asks every stand-in what came of its calls. They are asked from within their containers, since their ports are Strict.
+// outcomes asks every stand-in what came of its calls. They are asked from within their containers, since their ports
+// are Strict.
 func (s *stood) outcomes(t *testing.T) map[pair]load.Stats {
 	t.Helper()
 	all := map[pair]load.Stats{}

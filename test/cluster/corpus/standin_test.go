@@ -69,8 +69,8 @@ type stood struct {
 //   - env: what the stand-in must know is added, nothing is taken away.
 //   - init containers: a shell script that waits for an address of its environment is the stand-in that does.
 //   - resource requests: 5m, 16Mi, since twelve Deployments ask for more than two cores have. Limits stay.
-//   - probes: exec probes, which are of the image, are dropped (neither application has one). HTTP, TCP and gRPC ones stay, but start at once, and readiness
-//     probes run every second: the originals wait up to 20 s for a JVM.
+//   - probes: exec probes, which are of the image, are dropped (neither application has one). HTTP, TCP and gRPC ones
+//     stay, but start at once, and readiness probes run every second: the originals wait up to 20 s for a JVM.
 //
 // Service accounts, security contexts, volumes, ports, labels and annotations stay as they are. So does a Service of
 // type LoadBalancer: here nobody gives it an address, and its NodePort works.

@@ -18,8 +18,8 @@ var Callers = []string{"client", "front", "middle", "guest"}
 // Marker is in every request that they make.
 const Marker = "the-marker-of-the-chain"
 
-// Outsider is a pod that asks without being in the mesh, so in plaintext, and tells its stats as callers do. It is no part
-// of the chain, so no rollout replaces it.
+// Outsider is a pod that asks without being in the mesh, so in plaintext, and tells its stats as callers do. It is no
+// part of the chain, so no rollout replaces it.
 func Outsider(rate int, urls ...string) string {
 	return fmt.Sprintf(`
 apiVersion: v1
