@@ -232,18 +232,6 @@ func (c *Chain) Cuts(t *testing.T) map[string]float64 {
 	return cuts
 }
 
-// Generations are the numbers of the generations in use, by pod: what is no part of /configz, such as the identity,
-// shows by them alone.
-func (c *Chain) Generations(t *testing.T) map[string]float64 {
-	t.Helper()
-	numbers := map[string]float64{}
-	for _, p := range c.Pods {
-		metrics := Metrics(t, c.Namespace, p.Name)
-		numbers[p.Name] = Metric(t, metrics, "meshless_generation")
-	}
-	return numbers
-}
-
 // Warnings prints, when the test has failed, what proxies say but of connections that carried answers and just ended:
 // the whole log of a pod is too long for that.
 func (c *Chain) Warnings(t *testing.T) {
