@@ -22,16 +22,16 @@ func ExampleParsePorts() {
 	// "9010-9000" is not a port (1 to 65535) or a range like 9000-9010
 }
 
-func ExampleIntersectPorts() {
+func ExamplePorts_Intersect() {
 	a, _ := netset.ParsePorts("80,9000-9010")
 	b, _ := netset.ParsePorts("9005-9020")
-	fmt.Println(netset.IntersectPorts(a, b))
+	fmt.Println(a.Intersect(b))
 	// Output: 9005-9010
 }
 
 func ExampleParsePrefixes() {
 	prefixes, err := netset.ParsePrefixes("10.1.0.0/16,fd00::/8")
-	fmt.Println(netset.JoinPrefixes(prefixes), err)
+	fmt.Println(prefixes, err)
 
 	_, err = netset.ParsePrefixes("10.1.2.3/16")
 	fmt.Println(err)

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/meshless-dev/meshless/test/talk"
+	"github.com/meshless-dev/meshless/test/app/talk"
 )
 
 // side says whether a pod of the matrix has been injected.

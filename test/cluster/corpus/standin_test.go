@@ -14,16 +14,17 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/meshless-dev/meshless/test/env"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/kustomize/kyaml/kio"
 	kyaml "sigs.k8s.io/kustomize/kyaml/yaml"
 	"sigs.k8s.io/yaml"
+
+	"github.com/meshless-dev/meshless/test/env"
 )
 
 const (
-	standinImage = "meshless-test/standin:latest"
+	appImage = "meshless-test/app:latest"
 	// callsPort is where the stand-in of a container without ports tells about its calls. No Service leads there.
 	callsPort = 8090
 )
@@ -164,7 +165,7 @@ func (s *stood) standIn(object *kyaml.RNode) error {
 	})
 }
 
-// container turns an app container into `standin auto`.
+// container turns an app container into `app standin`.
 func (s *stood) container(name string, c *kyaml.RNode) error {
 	var typed corev1.Container
 	if err := yaml.Unmarshal([]byte(c.MustString()), &typed); err != nil {
@@ -200,7 +201,7 @@ func (s *stood) container(name string, c *kyaml.RNode) error {
 			return err
 		}
 	}
-	return replaceImage(c, []string{"auto"})
+	return replaceImage(c, []string{"standin"})
 }
 
 // addresses are the values host:port of a container's environment, each once.
@@ -220,7 +221,7 @@ func addresses(c *kyaml.RNode) []string {
 
 func replaceImage(c *kyaml.RNode, args []string) error {
 	err := c.PipeE(kyaml.Clear("command"))
-	for field, value := range map[string]any{"image": standinImage, "imagePullPolicy": "Never", "args": args} {
+	for field, value := range map[string]any{"image": appImage, "imagePullPolicy": "Never", "args": args} {
 		if err == nil {
 			err = c.PipeE(kyaml.SetField(field, node(value)))
 		}

@@ -9,15 +9,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshless-dev/meshless/test/cluster/kube"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
 	"github.com/meshless-dev/meshless/test/env"
-	"github.com/meshless-dev/meshless/test/example"
 )
 
 // TestServerAcceptsEveryOutput: a real API server takes what the function makes of our own cases with probes and kinds
 // of every sort. Nothing of it is kept.
 func TestServerAcceptsEveryOutput(t *testing.T) {
-	kube.NewNamespace(t, "accepted")
+	stage.NewNamespace(t, "accepted")
 	for _, name := range []string{"kinds", "handlers", "overrides"} {
 		t.Run(name, func(t *testing.T) {
 			checkAccepted(t, "accepted", "../../../fn/pipeline/testdata/"+name+"/input.yaml")
@@ -31,11 +30,15 @@ func TestServerAcceptsCorpus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kube.NewNamespace(t, "accepted-corpus")
+	stage.NewNamespace(t, "accepted-corpus")
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) { checkAccepted(t, "accepted-corpus", file) })
 	}
 }
+
+// allowOverrides is a part of the config: our own cases use every annotation.
+const allowOverrides = "  workloads: {overrides: [inject, exclude-inbound-ports, exclude-inbound-interfaces, exclude-outbound-ports, exclude-outbound-cidrs, " +
+	"exclude-outbound-interfaces, exclude-outbound-uids, proxy-protocol-ports, pprof, permissive-ports, proxy-cpu, proxy-memory, proxy-image, log-level, tls-secret]}\n"
 
 // checkAccepted renders a file of manifests and lets the server judge the output, for both kinds of apply.
 func checkAccepted(t *testing.T, namespace, file string) {
@@ -44,18 +47,14 @@ func checkAccepted(t *testing.T, namespace, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := example.Copy(t, "../../../examples/pod", kube.BinDir)
-	e.Edit(t, "pod.yaml", func(string) string {
-		return withoutDocuments(string(manifests), "extensions/v1beta1", "kind: Namespace")
-	})
-	e.Edit(t, "kustomization.yaml", func(text string) string { return text + "namespace: " + namespace + "\n" })
+	e := stage.Package(t, namespace, withoutDocuments(string(manifests), "extensions/v1beta1", "kind: Namespace"), allowOverrides)
 	e.Issue(t, time.Now())
 	rendered := e.Render(t)
-	out := kube.Must(t, rendered, "apply", "--dry-run=server", "--validate=strict", "-f", "-")
+	out := stage.Must(t, rendered, "apply", "--dry-run=server", "--validate=strict", "-f", "-")
 	if !strings.Contains(out, "secret/meshless-") {
 		t.Errorf("nothing of ours was applied:\n%s", out)
 	}
-	kube.Must(t, rendered, "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
+	stage.Must(t, rendered, "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
 }
 
 // withoutDocuments leaves out documents that hold a mark: kinds that this server never had, and what the test brings
