@@ -20,7 +20,7 @@ const module = "github.com/meshless-dev/meshless/"
 // later ones. Rooms that stand in one entry must not import each other.
 var rooms = map[string][][]string{
 	"fn": {{"report", "node"}, {"api/v1alpha1"}, {"manifest"}, {"certs", "seal", "controlplane"}, {"inject"}, {"verify"}, {"pipeline", "graph"}, {"cli"}},
-	"proxy": {{"sandbox"}, {"config"}, {"identity"}, {"policy"}, {"telemetry"}, {"listen"}, {"record"}, {"resolve"}, {"live"}, {"relay"},
+	"proxy": {{"sandbox"}, {"files"}, {"identity"}, {"authz"}, {"telemetry"}, {"listen"}, {"record"}, {"destination"}, {"live"}, {"relay"},
 		{"inbound", "outbound"}, {"admin"}, {"sidecar"}},
 	"init":     {{"rules"}, {"apply"}},
 	"internal": {{"api"}, {"netset"}, {"meshmap"}, {"svid"}, {"podplan"}},

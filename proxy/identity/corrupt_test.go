@@ -18,7 +18,7 @@ import (
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
-	"github.com/meshless-dev/meshless/proxy/config"
+	"github.com/meshless-dev/meshless/proxy/files"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/test/proxytest"
 	"github.com/meshless-dev/meshless/test/testca"
@@ -200,7 +200,7 @@ func FuzzGeneration(f *testing.F) {
 		f.Add(uint8(i), sealed[name])
 		f.Add(uint8(i), append(bytes.Clone(sealed[name]), sealed[name]...))
 	}
-	f.Add(uint8(1), w.Plain(f)[config.PlainKeyFile])
+	f.Add(uint8(1), w.Plain(f)[api.PlainKeyFile])
 	f.Fuzz(func(t *testing.T, which uint8, content []byte) {
 		name := names[int(which)%len(names)]
 		s, err := judge(sealed.With(name, content))
@@ -216,16 +216,16 @@ func FuzzGeneration(f *testing.F) {
 	})
 }
 
-// generation is what package config makes of sealed files.
-func generation(files proxytest.Files) (*config.Generation, error) {
-	mesh, err := meshmap.Parse(files[api.MeshFile])
+// generation is what package files makes of sealed files.
+func generation(f proxytest.Files) (*files.Generation, error) {
+	mesh, err := meshmap.Parse(f[api.MeshFile])
 	if err != nil {
 		return nil, err
 	}
-	workload, err := podplan.ParseWorkload(files[api.WorkloadFile])
+	workload, err := podplan.ParseWorkload(f[api.WorkloadFile])
 	if err != nil {
 		return nil, err
 	}
-	return &config.Generation{Mesh: mesh, Workload: workload, LeafPEM: files[api.LeafFile], BundlePEM: files[api.BundleFile],
-		SealedKey: files[api.SealedKeyFile], Identity: files[api.IdentityFile]}, nil
+	return &files.Generation{Mesh: mesh, Workload: workload, LeafPEM: f[api.LeafFile], BundlePEM: f[api.BundleFile],
+		SealedKey: f[api.SealedKeyFile], Identity: f[api.IdentityFile]}, nil
 }

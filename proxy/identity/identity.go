@@ -16,7 +16,7 @@ import (
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/internal/svid"
-	"github.com/meshless-dev/meshless/proxy/config"
+	"github.com/meshless-dev/meshless/proxy/files"
 )
 
 // Snapshot is one good generation. It is immutable; connections keep the one that they began with, until they are
@@ -41,7 +41,7 @@ type Snapshot struct {
 // New judges a generation at the time that now tells, and keeps now for the handshakes to come. It checks that the key
 // opens and is the leaf's, that the leaf is this workload's, and that peers with the same bundle will accept it on both
 // sides of TLS.
-func New(g *config.Generation, now func() time.Time) (*Snapshot, error) {
+func New(g *files.Generation, now func() time.Time) (*Snapshot, error) {
 	chain, err := svid.ParseCertificates(g.LeafPEM)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", api.LeafFile, err)
@@ -73,7 +73,7 @@ func New(g *config.Generation, now func() time.Time) (*Snapshot, error) {
 }
 
 // bundle combines the authorities of ca.crt with the trust domain and the revoked keys of mesh.yaml.
-func bundle(g *config.Generation) (*svid.Bundle, error) {
+func bundle(g *files.Generation) (*svid.Bundle, error) {
 	td, err := spiffeid.TrustDomainFromString(g.Mesh.TrustDomain)
 	if err != nil {
 		return nil, fmt.Errorf("%s: trustDomain: %w", api.MeshFile, err)

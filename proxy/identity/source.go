@@ -8,14 +8,14 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/svid"
-	"github.com/meshless-dev/meshless/proxy/config"
+	"github.com/meshless-dev/meshless/proxy/files"
 )
 
 // Source holds the last good generation of a directory. Its fields are set before Run and not changed after.
 type Source struct {
 	Directory string
 	Now       func() time.Time // default time.Now
-	Watch     config.WatchOptions
+	Watch     files.WatchOptions
 	Log       *slog.Logger
 	OnGood    func(*Snapshot) // called from Run, after the snapshot became Current; may be nil
 	OnBad     func(error)     // called from Run, once for each different failure; may be nil
@@ -44,13 +44,13 @@ func (s *Source) Run(ctx context.Context) {
 	if s.Now == nil {
 		s.Now = time.Now
 	}
-	config.Watch(ctx, s.Directory, s.Watch, s.reload)
+	files.Watch(ctx, s.Directory, s.Watch, s.reload)
 }
 
 // reload judges what the directory holds now. A bad generation is judged again at every poll, since time can heal it
 // (not yet valid), but reported once.
 func (s *Source) reload() {
-	g, err := config.Read(s.Directory)
+	g, err := files.Read(s.Directory)
 	if err == nil && s.good && g.Digest == s.seen {
 		return
 	}
@@ -84,7 +84,7 @@ func (s *Source) reload() {
 	}
 }
 
-func (s *Source) reject(g *config.Generation, err error) {
+func (s *Source) reject(g *files.Generation, err error) {
 	var digest [32]byte
 	if g != nil {
 		digest = g.Digest

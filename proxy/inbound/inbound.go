@@ -17,10 +17,10 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/proxy/authz"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/proxy/live"
-	"github.com/meshless-dev/meshless/proxy/policy"
 	"github.com/meshless-dev/meshless/proxy/relay"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
@@ -189,7 +189,7 @@ func (s *Server) prepare(c *connection) (*relay.Carried, *telemetry.Refusal) {
 // serveTLS terminates mutual TLS; prefix is what was read from the peer already.
 func (s *Server) serveTLS(c *connection, prefix []byte) (*relay.Carried, *telemetry.Refusal) {
 	var peer spiffeid.ID
-	var wouldDeny *policy.Denial
+	var wouldDeny *authz.Denial
 	config := c.snapshot.ServerConfig(func(claimed spiffeid.ID) (err error) {
 		peer = claimed
 		wouldDeny, err = c.authorize(claimed, c.snapshot)
@@ -222,9 +222,9 @@ func (s *Server) serveTLS(c *connection, prefix []byte) (*relay.Carried, *teleme
 // authorize asks the policy. With a dry run it denies nobody of the trust domain; what it would deny is returned apart.
 // A peer of another trust domain is denied all the same: federation opens what a rule names, and the dry run is about
 // rules that are not complete yet.
-func (c *connection) authorize(peer spiffeid.ID, snapshot *identity.Snapshot) (wouldDeny *policy.Denial, err error) {
-	err = policy.Authorize(policy.Request{Peer: peer, Local: snapshot.ID, Port: c.dst.Port()}, snapshot.Mesh)
-	denial := new(policy.Denial)
+func (c *connection) authorize(peer spiffeid.ID, snapshot *identity.Snapshot) (wouldDeny *authz.Denial, err error) {
+	err = authz.Authorize(authz.Request{Peer: peer, Local: snapshot.ID, Port: c.dst.Port()}, snapshot.Mesh)
+	denial := new(authz.Denial)
 	if !snapshot.Mesh.Inbound.DryRun || !errors.As(err, &denial) || denial.Foreign() {
 		return nil, err
 	}
@@ -232,7 +232,7 @@ func (c *connection) authorize(peer spiffeid.ID, snapshot *identity.Snapshot) (w
 }
 
 // reportDryRun reports, once for a connection, that it would be denied.
-func (c *connection) reportDryRun(wouldDeny *policy.Denial) {
+func (c *connection) reportDryRun(wouldDeny *authz.Denial) {
 	if wouldDeny != nil {
 		c.dryRun.Do(func() { c.record.Denied(wouldDeny, false) })
 	}

@@ -15,11 +15,11 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/proxy/destination"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/proxy/live"
 	"github.com/meshless-dev/meshless/proxy/relay"
-	"github.com/meshless-dev/meshless/proxy/resolve"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
@@ -38,7 +38,7 @@ type Config struct {
 	Listeners []net.Listener
 	Original  func(*net.TCPConn) (netip.AddrPort, error) // listen.Original, but in tests
 	Current   func() *identity.Snapshot                  // nil before the first good generation
-	Resolver  *resolve.Resolver
+	Resolver  *destination.Resolver
 	Live      *live.Registry
 	Engine    *relay.Engine
 	Telemetry *telemetry.Telemetry
@@ -106,14 +106,14 @@ func (s *Server) prepare(app *net.TCPConn, record *telemetry.Connection) (*relay
 	record.Self, record.Service = snapshot.ID.String(), d.Host
 	judge := s.plaintextJudge(dst, facts)
 	switch d.Kind {
-	case resolve.Mesh:
+	case destination.Mesh:
 		return s.serveMesh(app, record, snapshot, meshDestination{dst, d, facts})
-	case resolve.Plaintext, resolve.Unknown:
+	case destination.Plaintext, destination.Unknown:
 		if err := judge(snapshot); err != nil {
 			return nil, &telemetry.Refusal{Reason: "unknown_destination", Err: err}
 		}
 		security := telemetry.Plaintext
-		if d.Kind == resolve.Unknown {
+		if d.Kind == destination.Unknown {
 			security = telemetry.Passthrough
 		}
 		return s.servePlaintext(app, record, snapshot, judge, security)
@@ -123,16 +123,16 @@ func (s *Server) prepare(app *net.TCPConn, record *telemetry.Connection) (*relay
 
 // plaintextJudge tells whether a snapshot lets a connection to dst leave as plaintext: at its start, and again at every
 // new generation.
-func (s *Server) plaintextJudge(dst netip.AddrPort, facts resolve.Facts) live.Judge {
+func (s *Server) plaintextJudge(dst netip.AddrPort, facts destination.Facts) live.Judge {
 	return func(now *identity.Snapshot) error {
 		switch d := s.Resolver.MapOf(now.Mesh).Decide(dst, facts); {
-		case d.Kind == resolve.Plaintext:
+		case d.Kind == destination.Plaintext:
 			return nil
-		case d.Kind == resolve.Unknown && now.Mesh.Outbound.Unknown == meshmap.Passthrough:
+		case d.Kind == destination.Unknown && now.Mesh.Outbound.Unknown == meshmap.Passthrough:
 			return nil
-		case d.Kind == resolve.Unknown:
+		case d.Kind == destination.Unknown:
 			return fmt.Errorf("%s is not in the mesh, and outbound.unknown is %s", dst, now.Mesh.Outbound.Unknown)
-		case d.Kind == resolve.Mesh:
+		case d.Kind == destination.Mesh:
 			return fmt.Errorf("%s is in the mesh now, plaintext must not go there", dst)
 		default:
 			return errors.New(d.Reason)
@@ -151,8 +151,8 @@ func (s *Server) servePlaintext(app *net.TCPConn, record *telemetry.Connection, 
 // meshDestination is a destination in the mesh and how we know that.
 type meshDestination struct {
 	addr  netip.AddrPort
-	who   resolve.Destination
-	facts resolve.Facts
+	who   destination.Destination
+	facts destination.Facts
 }
 
 func (m meshDestination) accept(id spiffeid.ID) error {
@@ -200,7 +200,7 @@ func (s *Server) meshJudge(m meshDestination, chain []*x509.Certificate) live.Ju
 			return err
 		}
 		d := s.Resolver.MapOf(now.Mesh).Decide(m.addr, m.facts)
-		if d.Kind == resolve.Mesh {
+		if d.Kind == destination.Mesh {
 			return meshDestination{m.addr, d, m.facts}.accept(id)
 		}
 		return s.plaintextJudge(m.addr, m.facts)(now)

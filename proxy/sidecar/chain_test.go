@@ -13,7 +13,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/svid"
-	"github.com/meshless-dev/meshless/proxy/config"
+	"github.com/meshless-dev/meshless/proxy/files"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/test/proxytest"
 	"github.com/meshless-dev/meshless/test/testca"
@@ -168,7 +168,7 @@ func TestOwnChain(t *testing.T) {
 	} {
 		directory := t.TempDir()
 		chainFiles(t, w, test.chain, root).Publish(t, directory)
-		generation, err := config.Read(directory)
+		generation, err := files.Read(directory)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -19,7 +19,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/podplan"
-	"github.com/meshless-dev/meshless/proxy/config"
+	"github.com/meshless-dev/meshless/proxy/files"
 	"github.com/meshless-dev/meshless/proxy/listen"
 )
 
@@ -67,7 +67,7 @@ func runChild(encoded string) error {
 		original:   func(*net.TCPConn) (netip.AddrPort, error) { return s.App, nil },
 		ownAddress: func(a netip.Addr) bool { return a == s.App.Addr() },
 		sources:    listen.Sources{V4: netip.MustParseAddr(api.InboundSource4)},
-		watch:      config.WatchOptions{Poll: 50 * time.Millisecond, Debounce: 5 * time.Millisecond},
+		watch:      files.WatchOptions{Poll: 50 * time.Millisecond, Debounce: 5 * time.Millisecond},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {

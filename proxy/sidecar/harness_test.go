@@ -19,7 +19,7 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/podplan"
-	"github.com/meshless-dev/meshless/proxy/config"
+	"github.com/meshless-dev/meshless/proxy/files"
 	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/test/proxytest"
 	"github.com/meshless-dev/meshless/test/testca"
@@ -77,11 +77,11 @@ func mustListen(t testing.TB, ip string) net.Listener {
 
 // startPod starts a proxy on ip whose app listens on app, and waits until it is ready if there is something to be ready
 // with.
-func startPod(t testing.TB, ip string, app netip.AddrPort, files proxytest.Files) *pod {
+func startPod(t testing.TB, ip string, app netip.AddrPort, content proxytest.Files) *pod {
 	t.Helper()
 	p := &pod{dir: t.TempDir(), logs: &logBuffer{}, level: new(slog.LevelVar)}
-	if files != nil {
-		files.Publish(t, p.dir)
+	if content != nil {
+		content.Publish(t, p.dir)
 	}
 	l := listeners{outbound: []net.Listener{mustListen(t, ip)}, inbound: mustListen(t, ip), metrics: mustListen(t, ip), health: mustListen(t, ip), local: mustListen(t, ip)}
 	inboundPort := listen.AddrPort(l.inbound.Addr()).Port()
@@ -96,7 +96,7 @@ func startPod(t testing.TB, ip string, app netip.AddrPort, files proxytest.Files
 		},
 		ownAddress: func(a netip.Addr) bool { return a == netip.MustParseAddr(appIP) },
 		sources:    listen.Sources{V4: netip.MustParseAddr(api.InboundSource4)},
-		watch:      config.WatchOptions{Poll: pollInterval, Debounce: 5 * time.Millisecond},
+		watch:      files.WatchOptions{Poll: pollInterval, Debounce: 5 * time.Millisecond},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	p.done = make(chan error, 1)
@@ -106,7 +106,7 @@ func startPod(t testing.TB, ip string, app netip.AddrPort, files proxytest.Files
 	}()
 	p.stop = sync.OnceFunc(func() { cancel(); <-p.done })
 	t.Cleanup(p.stop)
-	if files != nil {
+	if content != nil {
 		eventually(t, "the proxy is ready", func() bool { return p.ready() == nil })
 	}
 	return p

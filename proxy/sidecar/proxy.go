@@ -18,13 +18,13 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/proxy/admin"
-	"github.com/meshless-dev/meshless/proxy/config"
+	"github.com/meshless-dev/meshless/proxy/destination"
+	"github.com/meshless-dev/meshless/proxy/files"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/inbound"
 	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/proxy/live"
 	"github.com/meshless-dev/meshless/proxy/outbound"
-	"github.com/meshless-dev/meshless/proxy/resolve"
 	"github.com/meshless-dev/meshless/proxy/sandbox"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
@@ -84,7 +84,7 @@ func bind(a podplan.ProxyArgs, log *slog.Logger, level *slog.LevelVar) (*proxy, 
 	if err != nil {
 		return nil, err
 	}
-	servers, err := resolve.SystemServers(resolvConf)
+	servers, err := destination.SystemServers(resolvConf)
 	if err != nil {
 		log.Warn("name servers are unknown: private addresses are refused, unless a clusterIP of the mesh names them and the port takes mutual TLS", "error", err.Error())
 	}
@@ -103,7 +103,7 @@ type setup struct {
 	ownAddress  func(netip.Addr) bool
 	sources     listen.Sources
 	nameServers []netip.AddrPort
-	watch       config.WatchOptions
+	watch       files.WatchOptions
 }
 
 func newProxy(s setup) *proxy {
@@ -112,7 +112,7 @@ func newProxy(s setup) *proxy {
 	s.watch.Log = s.log
 	p.source = &identity.Source{Directory: s.args.Directory, Watch: s.watch, Log: s.log, OnGood: p.adopt,
 		OnBad: func(error) { p.telemetry.ReloadFailed() }}
-	resolver := resolve.New(resolve.Options{Servers: s.nameServers, Count: p.telemetry.Lookup})
+	resolver := destination.New(destination.Options{Servers: s.nameServers, Count: p.telemetry.Lookup})
 	p.outbound = outbound.New(outbound.Config{Listeners: s.listeners.outbound, Original: s.original, Current: p.source.Current,
 		Resolver: resolver, Live: p.live, Telemetry: p.telemetry})
 	p.inbound = inbound.New(inbound.Config{Listeners: []net.Listener{s.listeners.inbound}, Original: s.original, OwnAddress: s.ownAddress,

@@ -9,7 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/meshless-dev/meshless/proxy/policy"
+	"github.com/meshless-dev/meshless/proxy/authz"
 )
 
 // Connection is one connection for the access log. Source is who opened it, Destination where it goes.
@@ -83,7 +83,7 @@ func (c *Connection) Refuse(reason string, err error) {
 
 // Denied counts a peer whom the policy denies. With a dry run the connection goes on, and this line is all that
 // happens.
-func (c *Connection) Denied(d *policy.Denial, enforced bool) {
+func (c *Connection) Denied(d *authz.Denial, enforced bool) {
 	c.t.denials.WithLabelValues(string(d.Reason), strconv.FormatBool(enforced)).Inc()
 	if enforced {
 		return

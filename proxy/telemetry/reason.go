@@ -10,7 +10,7 @@ import (
 	"syscall"
 
 	"github.com/meshless-dev/meshless/internal/svid"
-	"github.com/meshless-dev/meshless/proxy/policy"
+	"github.com/meshless-dev/meshless/proxy/authz"
 )
 
 // Reasons of failed handshakes beside those of the verifier (svid.Reason).
@@ -46,7 +46,7 @@ var ErrLargeHandshake = errors.New("the handshake is too large")
 
 // HandshakeFailed counts a failed handshake and ends the connection's record.
 func (c *Connection) HandshakeFailed(err error) {
-	if d := new(policy.Denial); errors.As(err, &d) {
+	if d := new(authz.Denial); errors.As(err, &d) {
 		c.Denied(d, true)
 		c.Refuse(reasonDenied, err)
 		return

@@ -12,8 +12,8 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/svid"
+	"github.com/meshless-dev/meshless/proxy/authz"
 	"github.com/meshless-dev/meshless/proxy/identity"
-	"github.com/meshless-dev/meshless/proxy/policy"
 )
 
 // Direction is a side of the proxy.
@@ -126,7 +126,7 @@ func (t *Telemetry) begin() {
 			t.handshakeFailures.WithLabelValues(string(d), reason)
 		}
 	}
-	for _, reason := range policy.Reasons {
+	for _, reason := range authz.Reasons {
 		for _, enforced := range []bool{true, false} {
 			t.denials.WithLabelValues(string(reason), strconv.FormatBool(enforced))
 		}

@@ -20,7 +20,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/meshless-dev/meshless/internal/svid"
-	"github.com/meshless-dev/meshless/proxy/policy"
+	"github.com/meshless-dev/meshless/proxy/authz"
 )
 
 func TestHandshakeReason(t *testing.T) {
@@ -55,7 +55,7 @@ func TestConnection(t *testing.T) {
 	var out bytes.Buffer
 	tele := New(slog.New(slog.NewJSONHandler(&out, nil)))
 	denied := tele.Begin(Inbound, netip.MustParseAddrPort("[::ffff:10.0.0.1]:5000"))
-	denied.HandshakeFailed(&policy.Denial{Reason: policy.NoRule})
+	denied.HandshakeFailed(&authz.Denial{Reason: authz.NoRule})
 	if got := testutil.ToFloat64(tele.denials.WithLabelValues("no_rule", "true")); got != 1 {
 		t.Errorf("%v denials", got)
 	}
@@ -102,7 +102,7 @@ func sum(t *testing.T, c prometheus.Collector) (total float64) {
 func TestSeriesBeginAtZero(t *testing.T) {
 	tele := New(slog.New(slog.DiscardHandler))
 	for name, want := range map[string]int{
-		"meshless_handshake_failures_total": 2 * len(handshakeReasons), "meshless_denials_total": 2 * len(policy.Reasons), "meshless_detections_total": 5,
+		"meshless_handshake_failures_total": 2 * len(handshakeReasons), "meshless_denials_total": 2 * len(authz.Reasons), "meshless_detections_total": 5,
 		"meshless_accept_errors_total": 1, "meshless_reload_failures_total": 1, "meshless_reload_failing": 1,
 	} {
 		if got, err := testutil.GatherAndCount(tele.Registry, name); err != nil || got != want {
@@ -133,7 +133,7 @@ func TestHints(t *testing.T) {
 func TestDryRunDenial(t *testing.T) {
 	var out bytes.Buffer
 	tele := New(slog.New(slog.NewJSONHandler(&out, nil)))
-	tele.Begin(Inbound, netip.MustParseAddrPort("10.0.0.2:5000")).Denied(&policy.Denial{Reason: policy.NoRule}, false)
+	tele.Begin(Inbound, netip.MustParseAddrPort("10.0.0.2:5000")).Denied(&authz.Denial{Reason: authz.NoRule}, false)
 	if got := testutil.ToFloat64(tele.denials.WithLabelValues("no_rule", "false")); got != 1 {
 		t.Errorf("%v denials of the dry run", got)
 	}
@@ -187,7 +187,7 @@ func TestOneFloodHidesNoOther(t *testing.T) {
 	for range 2 * floodBurst {
 		tele.Begin(Inbound, netip.MustParseAddrPort("10.0.0.2:5000")).Refuse("source_limit", errors.New("too many"))
 	}
-	tele.Begin(Inbound, netip.MustParseAddrPort("10.0.0.3:5000")).HandshakeFailed(&policy.Denial{Reason: policy.NoRule})
+	tele.Begin(Inbound, netip.MustParseAddrPort("10.0.0.3:5000")).HandshakeFailed(&authz.Denial{Reason: authz.NoRule})
 	if !strings.Contains(out.String(), `"reason":"denied"`) {
 		t.Error("the denial is not in the log")
 	}

@@ -65,7 +65,7 @@ func (w Workload) Sealed(tb testing.TB) Files {
 func (w Workload) Plain(tb testing.TB) Files {
 	tb.Helper()
 	f := w.unkeyed(tb)
-	f["tls.key"] = testca.KeyPEM(tb, w.Leaf)
+	f[api.PlainKeyFile] = testca.KeyPEM(tb, w.Leaf)
 	return f
 }
 

@@ -1,4 +1,4 @@
-package resolve_test
+package destination_test
 
 import (
 	"errors"
@@ -10,7 +10,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/netset"
-	"github.com/meshless-dev/meshless/proxy/resolve"
+	"github.com/meshless-dev/meshless/proxy/destination"
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
@@ -35,14 +35,18 @@ func sweptMesh(changes ...func(*meshmap.Map)) *meshmap.Map {
 // expectation is what one address must be while DNS behaves as a case says.
 type expectation struct {
 	dst    string
-	kind   resolve.Kind
+	kind   destination.Kind
 	names  []string // who may answer
 	reason string   // is part of the reason
 }
 
-func mesh(dst string, names ...string) expectation { return expectation{dst, resolve.Mesh, names, ""} }
-func unknown(dst string) expectation               { return expectation{dst, resolve.Unknown, nil, ""} }
-func refused(dst, reason string) expectation       { return expectation{dst, resolve.Refused, nil, reason} }
+func mesh(dst string, names ...string) expectation {
+	return expectation{dst, destination.Mesh, names, ""}
+}
+func unknown(dst string) expectation { return expectation{dst, destination.Unknown, nil, ""} }
+func refused(dst, reason string) expectation {
+	return expectation{dst, destination.Refused, nil, reason}
+}
 func serverFailure(name string) func(*zone) {
 	return func(z *zone) { z.rcode[name] = dns.RcodeServerFailure }
 }
@@ -66,7 +70,7 @@ func TestDenial(t *testing.T) {
 		{"no Service of IPv6 at all", append([]string{witnessA, witnessPTR}, forwardOnly[0]), nil, []expectation{unknown("[fd00::10]:80")}},
 		{"reverse zone denies single addresses", append([]string{witnessA, witnessPTR, reverse6}, forwardOnly...), nil, []expectation{
 			mesh("10.96.0.9:5432", "db"), mesh("10.1.2.1:80", "web-canary"), mesh("10.1.2.2:80", "web-canary"), mesh("[fd00::9]:5432", "db"),
-			mesh("10.96.0.9:90", "db"), mesh("10.96.0.9:91", "db"), {"10.96.0.9:92", resolve.Plaintext, nil, ""}, mesh("10.96.0.9:15020", "db"),
+			mesh("10.96.0.9:90", "db"), mesh("10.96.0.9:91", "db"), {"10.96.0.9:92", destination.Plaintext, nil, ""}, mesh("10.96.0.9:15020", "db"),
 			unknown("10.1.2.3:80"), unknown("[fd00::10]:80"),
 		}},
 		{"names outside of the cluster", append([]string{witnessA, witnessPTR, "9.0.96.10.in-addr.arpa. 5 IN PTR ip-10-96-0-9.ec2.internal."}, forwardOnly...), nil,
@@ -76,7 +80,7 @@ func TestDenial(t *testing.T) {
 		{"names with dots in their labels", append([]string{witnessA, witnessPTR, `9.0.96.10.in-addr.arpa. 5 IN PTR web\.prod.svc.cluster.local.`}, forwardOnly...), nil,
 			[]expectation{mesh("10.96.0.9:5432", "db")}},
 		{"no reverse zone", append([]string{witnessA}, forwardOnly...), nil, []expectation{
-			mesh("10.96.0.9:5432", "db"), mesh("10.1.2.1:80", "web-canary"), mesh("[fd00::9]:5432", "db"), {"10.96.0.9:92", resolve.Plaintext, nil, ""},
+			mesh("10.96.0.9:5432", "db"), mesh("10.1.2.1:80", "web-canary"), mesh("[fd00::9]:5432", "db"), {"10.96.0.9:92", destination.Plaintext, nil, ""},
 			refused("10.1.2.3:80", "in-addr.arpa"), unknown("10.96.0.250:443"),
 		}},
 		{"wrong clusterDomain, or DNS denies everything", nil, nil, []expectation{
@@ -135,7 +139,7 @@ func TestFactsUnderAnotherMap(t *testing.T) {
 	a := newAsker(t, startZone(t, forwardOnly...))
 	dst := netip.MustParseAddrPort("10.96.0.9:92")
 	d, facts := a.Resolve(t.Context(), sweptMesh(), dst)
-	if d.Kind != resolve.Plaintext {
+	if d.Kind != destination.Plaintext {
 		t.Fatalf("got %+v", d)
 	}
 	noPlaintext := sweptMesh(func(m *meshmap.Map) { m.Services[2].PlaintextPorts = nil })
@@ -143,8 +147,8 @@ func TestFactsUnderAnotherMap(t *testing.T) {
 	facts.Doubt = errors.New("doubt")
 	doubted := a.MapOf(without).Decide(dst, facts)
 	facts.Doubt = nil
-	for want, got := range map[resolve.Kind]resolve.Destination{
-		resolve.Mesh: a.MapOf(noPlaintext).Decide(dst, facts), resolve.Unknown: a.MapOf(without).Decide(dst, facts), resolve.Refused: doubted,
+	for want, got := range map[destination.Kind]destination.Destination{
+		destination.Mesh: a.MapOf(noPlaintext).Decide(dst, facts), destination.Unknown: a.MapOf(without).Decide(dst, facts), destination.Refused: doubted,
 	} {
 		if got.Kind != want {
 			t.Errorf("got %+v, want %s", got, want)
@@ -156,9 +160,9 @@ func TestFactsUnderAnotherMap(t *testing.T) {
 // TestNoNeedToSweep: an address with a confirmed name, and a map without Services, cost nothing more.
 func TestNoNeedToSweep(t *testing.T) {
 	a := newAsker(t, startBareZone(t, ptr1, a1, "7.1.1.10.in-addr.arpa. 5 IN PTR foreign.elsewhere.svc.cluster.local.", "foreign.elsewhere.svc.cluster.local. 5 IN A 10.1.1.7"))
-	a.want(testMesh(), "10.1.1.1:80", resolve.Mesh, "web", "web-canary")
-	a.want(testMesh(), "10.1.1.7:80", resolve.Unknown)
+	a.want(testMesh(), "10.1.1.1:80", destination.Mesh, "web", "web-canary")
+	a.want(testMesh(), "10.1.1.7:80", destination.Unknown)
 	a.queries(4, "named addresses")
-	a.want(proxytest.Mesh(), "10.1.1.8:80", resolve.Unknown)
+	a.want(proxytest.Mesh(), "10.1.1.8:80", destination.Unknown)
 	a.queries(1, "an empty mesh")
 }

@@ -1,6 +1,6 @@
-// Package policy decides who may connect to this workload. It is pure: identities, a port and the mesh map in, a
+// Package authz decides who may connect to this workload. It is pure: identities, a port and the mesh map in, a
 // decision out. Whatever it does not understand is denied.
-package policy
+package authz
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-package resolve_test
+package destination_test
 
 import (
 	"errors"
@@ -11,7 +11,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/meshless-dev/meshless/internal/meshmap"
-	"github.com/meshless-dev/meshless/proxy/resolve"
+	"github.com/meshless-dev/meshless/proxy/destination"
 )
 
 func prefixes(texts ...string) (list []netip.Prefix) {
@@ -36,36 +36,36 @@ func federatedMesh() *meshmap.Map {
 }
 
 func TestFederationNetworks(t *testing.T) {
-	other := resolve.Destination{Kind: resolve.Mesh, TrustDomain: "other.example", Identities: []string{"spiffe://other.example/ns/prod/*/web"}}
-	third := resolve.Destination{Kind: resolve.Mesh, TrustDomain: "third.example", AnyMember: true}
-	named := func(service string, confirmed bool) resolve.Facts {
-		return resolve.Facts{Names: []resolve.Name{{Service: service, Endpoint: true, Confirmed: confirmed}}}
+	other := destination.Destination{Kind: destination.Mesh, TrustDomain: "other.example", Identities: []string{"spiffe://other.example/ns/prod/*/web"}}
+	third := destination.Destination{Kind: destination.Mesh, TrustDomain: "third.example", AnyMember: true}
+	named := func(service string, confirmed bool) destination.Facts {
+		return destination.Facts{Names: []destination.Name{{Service: service, Endpoint: true, Confirmed: confirmed}}}
 	}
-	remembered := resolve.Facts{Names: []resolve.Name{{Service: "gone.prod", Confirmed: true, Remembered: true}}}
-	m := resolve.NewMap(federatedMesh())
+	remembered := destination.Facts{Names: []destination.Name{{Service: "gone.prod", Confirmed: true, Remembered: true}}}
+	m := destination.NewMap(federatedMesh())
 	for name, c := range map[string]struct {
 		dst    string
-		facts  resolve.Facts
-		want   resolve.Destination
+		facts  destination.Facts
+		want   destination.Destination
 		reason string
 	}{
-		"no name":                        {"10.7.0.1:80", resolve.Facts{}, other, ""},
-		"IPv4 in IPv6":                   {"[::ffff:10.7.0.1]:80", resolve.Facts{}, other, ""},
-		"public":                         {"198.51.100.7:443", resolve.Facts{}, other, ""},
-		"public, beside it":              {"198.51.100.8:443", resolve.Facts{}, resolve.Destination{Kind: resolve.Unknown}, ""},
-		"any identity":                   {"10.8.0.2:80", resolve.Facts{}, third, ""},
-		"IPv6":                           {"[fd77::1]:80", resolve.Facts{}, third, ""},
+		"no name":                        {"10.7.0.1:80", destination.Facts{}, other, ""},
+		"IPv4 in IPv6":                   {"[::ffff:10.7.0.1]:80", destination.Facts{}, other, ""},
+		"public":                         {"198.51.100.7:443", destination.Facts{}, other, ""},
+		"public, beside it":              {"198.51.100.8:443", destination.Facts{}, destination.Destination{Kind: destination.Unknown}, ""},
+		"any identity":                   {"10.8.0.2:80", destination.Facts{}, third, ""},
+		"IPv6":                           {"[fd77::1]:80", destination.Facts{}, third, ""},
 		"a name outside the mesh":        {"10.7.0.1:80", named("web.elsewhere", true), other, ""},
-		"denied by a DNS in doubt":       {"10.7.0.1:80", resolve.Facts{Doubt: errors.New("no witness")}, other, ""},
+		"denied by a DNS in doubt":       {"10.7.0.1:80", destination.Facts{Doubt: errors.New("no witness")}, other, ""},
 		"a Service that left our map":    {"10.7.0.1:80", remembered, other, ""},
-		"no answer of DNS":               {"10.7.0.1:80", resolve.Facts{Err: errors.New("SERVFAIL")}, resolve.Destination{Kind: resolve.Refused}, "SERVFAIL"},
-		"an endpoint of our Service":     {"10.7.0.1:80", named("web.prod", true), resolve.Destination{Kind: resolve.Refused, Host: "web.prod.svc.cluster.local"}, "other.example"},
-		"our Service, plaintext":         {"10.7.0.1:8081", named("web.prod", true), resolve.Destination{Kind: resolve.Refused, Host: "web.prod.svc.cluster.local"}, "other.example"},
-		"our Service, not confirmed":     {"10.7.0.1:80", named("web.prod", false), resolve.Destination{Kind: resolve.Refused, Host: "web.prod.svc.cluster.local"}, "does not resolve"},
-		"claimed by our manifests":       {"10.8.0.1:80", resolve.Facts{}, resolve.Destination{Kind: resolve.Refused, Host: "web.prod.svc.cluster.local"}, "third.example"},
-		"claimed by ours, plaintext":     {"10.8.0.1:81", resolve.Facts{}, resolve.Destination{Kind: resolve.Refused, Host: "web.prod.svc.cluster.local"}, "third.example"},
-		"our own metrics port elsewhere": {"10.7.0.1:15020", resolve.Facts{}, other, ""},
-		"meshCIDRs":                      {"10.9.0.1:80", resolve.Facts{}, resolve.Destination{Kind: resolve.Mesh, AnyMember: true, TrustDomain: "cluster.local"}, ""},
+		"no answer of DNS":               {"10.7.0.1:80", destination.Facts{Err: errors.New("SERVFAIL")}, destination.Destination{Kind: destination.Refused}, "SERVFAIL"},
+		"an endpoint of our Service":     {"10.7.0.1:80", named("web.prod", true), destination.Destination{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "other.example"},
+		"our Service, plaintext":         {"10.7.0.1:8081", named("web.prod", true), destination.Destination{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "other.example"},
+		"our Service, not confirmed":     {"10.7.0.1:80", named("web.prod", false), destination.Destination{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "does not resolve"},
+		"claimed by our manifests":       {"10.8.0.1:80", destination.Facts{}, destination.Destination{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "third.example"},
+		"claimed by ours, plaintext":     {"10.8.0.1:81", destination.Facts{}, destination.Destination{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "third.example"},
+		"our own metrics port elsewhere": {"10.7.0.1:15020", destination.Facts{}, other, ""},
+		"meshCIDRs":                      {"10.9.0.1:80", destination.Facts{}, destination.Destination{Kind: destination.Mesh, AnyMember: true, TrustDomain: "cluster.local"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := m.Decide(netip.MustParseAddrPort(c.dst), c.facts)
@@ -82,11 +82,11 @@ func TestFederationNetworks(t *testing.T) {
 
 // TestFederationAccepts: who may answer in the networks of one trust domain is nobody of another.
 func TestFederationAccepts(t *testing.T) {
-	m := resolve.NewMap(federatedMesh())
+	m := destination.NewMap(federatedMesh())
 	ids := []string{"spiffe://other.example/ns/prod/deployment/web", "spiffe://other.example/ns/prod/deployment/db", "spiffe://third.example/ns/prod/deployment/web",
 		"spiffe://cluster.local/ns/prod/deployment/web", "spiffe://other.example.evil/ns/prod/deployment/web"}
 	for dst, want := range map[string]string{"10.7.0.1:80": "10000", "10.8.0.2:80": "00100", "10.9.0.1:80": "00010", "10.96.0.1:80": "00010", "192.0.2.1:80": "00000"} {
-		d := m.Decide(netip.MustParseAddrPort(dst), resolve.Facts{})
+		d := m.Decide(netip.MustParseAddrPort(dst), destination.Facts{})
 		got := ""
 		for _, id := range ids {
 			if d.Accepts(spiffeid.RequireFromString(id)) {
@@ -106,15 +106,15 @@ func TestFederationAccepts(t *testing.T) {
 func TestFederationAsksDNS(t *testing.T) {
 	z := startZone(t, ptr1, a1, "9.0.7.10.in-addr.arpa. 5 IN PTR 10-7-0-9.web.prod.svc.cluster.local.", "10-7-0-9.web.prod.svc.cluster.local. 5 IN A 10.7.0.9")
 	a := newAsker(t, z)
-	if d := a.ask(federatedMesh(), "10.7.0.1:80"); d.Kind != resolve.Mesh || d.TrustDomain != "other.example" {
+	if d := a.ask(federatedMesh(), "10.7.0.1:80"); d.Kind != destination.Mesh || d.TrustDomain != "other.example" {
 		t.Errorf("an address that DNS does not know: %+v", d)
 	}
-	if d := a.ask(federatedMesh(), "10.7.0.9:80"); d.Kind != resolve.Refused || !strings.Contains(d.Reason, "other.example") {
+	if d := a.ask(federatedMesh(), "10.7.0.9:80"); d.Kind != destination.Refused || !strings.Contains(d.Reason, "other.example") {
 		t.Errorf("an address of a pod of ours: %+v", d)
 	}
 	z.behave(func() { z.silent = true })
 	a.after(time.Hour)
-	if d := a.ask(federatedMesh(), "10.7.0.2:80"); d.Kind != resolve.Refused {
+	if d := a.ask(federatedMesh(), "10.7.0.2:80"); d.Kind != destination.Refused {
 		t.Errorf("DNS is dead: %+v", d)
 	}
 }

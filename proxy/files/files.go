@@ -1,7 +1,7 @@
-// Package config reads the proxy's files: one generation at a time, whole, from the directory that the kubelet
+// Package files reads the proxy's files: one generation at a time, whole, from the directory that the kubelet
 // maintains. It parses what needs no key (mesh.yaml, workload.json) and watches for the next generation. Nothing here
 // judges certificates.
-package config
+package files
 
 import (
 	"crypto/sha256"
@@ -16,9 +16,6 @@ import (
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
-
-// PlainKeyFile is the key where another party opens it before it reaches the pod: Flux with SOPS, or cert-manager.
-const PlainKeyFile = api.PlainKeyFile
 
 // Generation is the content of the directory at one moment. LeafPEM, BundlePEM and the key are not judged yet.
 type Generation struct {
@@ -92,7 +89,7 @@ func readAll(directory string) (*Generation, error) {
 	if g.SealedKey = r.optional(api.SealedKeyFile, maxKey); g.SealedKey != nil {
 		g.Identity = r.file(api.IdentityFile, maxIdentity)
 	} else {
-		g.PlainKey = r.file(PlainKeyFile, maxKey)
+		g.PlainKey = r.file(api.PlainKeyFile, maxKey)
 	}
 	if r.err != nil {
 		return nil, r.err

@@ -1,4 +1,4 @@
-package resolve_test
+package destination_test
 
 import (
 	"errors"
@@ -11,7 +11,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/netset"
-	"github.com/meshless-dev/meshless/proxy/resolve"
+	"github.com/meshless-dev/meshless/proxy/destination"
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
@@ -37,46 +37,50 @@ func claimedMesh() *meshmap.Map {
 	})
 }
 
-func named(service string) resolve.Name { return resolve.Name{Service: service, Confirmed: true} }
+func named(service string) destination.Name {
+	return destination.Name{Service: service, Confirmed: true}
+}
 
 // TestClaimedClusterIP: a manifest that claims an address decides who may answer there, but plaintext only where DNS
 // agrees.
 func TestClaimedClusterIP(t *testing.T) {
 	thief := []string{pattern("thief")}
-	facts := func(names ...resolve.Name) resolve.Facts { return resolve.Facts{Names: names} }
-	endpoint := resolve.Name{Service: "thief.prod", Endpoint: true, Confirmed: true}
-	meshAsThief := resolve.Destination{Kind: resolve.Mesh, Host: thiefHost, Identities: thief}
-	refused := func(host string) resolve.Destination { return resolve.Destination{Kind: resolve.Refused, Host: host} }
+	facts := func(names ...destination.Name) destination.Facts { return destination.Facts{Names: names} }
+	endpoint := destination.Name{Service: "thief.prod", Endpoint: true, Confirmed: true}
+	meshAsThief := destination.Destination{Kind: destination.Mesh, Host: thiefHost, Identities: thief}
+	refused := func(host string) destination.Destination {
+		return destination.Destination{Kind: destination.Refused, Host: host}
+	}
 	cases := []struct {
 		name, dst string
-		facts     resolve.Facts
-		want      resolve.Destination
+		facts     destination.Facts
+		want      destination.Destination
 		reason    string
 	}{
 		{"another Service's address", dbAddr + ":80", facts(named("db.prod")), refused(dbHost + "," + thiefHost), "no identity"},
 		{"another Service's address, plaintext at one", dbAddr + ":5432", facts(named("db.prod")), refused(dbHost + "," + thiefHost), "no identity"},
 		{"another Service's address, plaintext at both", dbAddr + ":9090", facts(named("db.prod")), refused(dbHost + "," + thiefHost), "no such name"},
 		{"another Service's address, an identity is shared", dbAddr + ":80", facts(named("friend.prod")),
-			resolve.Destination{Kind: resolve.Mesh, Host: friend + "," + thiefHost, Identities: thief}, ""},
+			destination.Destination{Kind: destination.Mesh, Host: friend + "," + thiefHost, Identities: thief}, ""},
 		{"another Service agrees, but the name is its own", dbAddr + ":5432", facts(named("friend.prod")), refused(friend + "," + thiefHost), "no such name"},
-		{"both names", dbAddr + ":5432", facts(named("friend.prod"), named("thief.prod")), resolve.Destination{Kind: resolve.Plaintext, Host: friend + "," + thiefHost}, ""},
+		{"both names", dbAddr + ":5432", facts(named("friend.prod"), named("thief.prod")), destination.Destination{Kind: destination.Plaintext, Host: friend + "," + thiefHost}, ""},
 		{"a Service outside the mesh", dbAddr + ":80", facts(named("web.elsewhere")), meshAsThief, ""},
 		{"a Service outside the mesh, plaintext", dbAddr + ":5432", facts(named("web.elsewhere")), refused(thiefHost), "no such name"},
 		{"no name", dbAddr + ":80", facts(), meshAsThief, ""},
 		{"no name, plaintext", dbAddr + ":5432", facts(), refused(thiefHost), "no such name"},
-		{"no answer", dbAddr + ":80", resolve.Facts{Err: errors.New("SERVFAIL")}, meshAsThief, ""},
-		{"no answer, plaintext", dbAddr + ":5432", resolve.Facts{Err: errors.New("SERVFAIL")}, refused(thiefHost), "SERVFAIL"},
-		{"a name that is not confirmed", dbAddr + ":80", facts(resolve.Name{Service: "db.prod"}), refused(dbHost), "does not resolve"},
-		{"its own name that is not confirmed, plaintext", dbAddr + ":5432", facts(resolve.Name{Service: "thief.prod"}), refused(thiefHost), "does not resolve"},
+		{"no answer", dbAddr + ":80", destination.Facts{Err: errors.New("SERVFAIL")}, meshAsThief, ""},
+		{"no answer, plaintext", dbAddr + ":5432", destination.Facts{Err: errors.New("SERVFAIL")}, refused(thiefHost), "SERVFAIL"},
+		{"a name that is not confirmed", dbAddr + ":80", facts(destination.Name{Service: "db.prod"}), refused(dbHost), "does not resolve"},
+		{"its own name that is not confirmed, plaintext", dbAddr + ":5432", facts(destination.Name{Service: "thief.prod"}), refused(thiefHost), "does not resolve"},
 		{"its own name", dbAddr + ":80", facts(named("thief.prod")), meshAsThief, ""},
-		{"its own name, plaintext", dbAddr + ":5432", facts(named("thief.prod")), resolve.Destination{Kind: resolve.Plaintext, Host: thiefHost}, ""},
-		{"its own endpoint, plaintext as both", dbAddr + ":5432", facts(endpoint), resolve.Destination{Kind: resolve.Plaintext, Host: thiefHost}, ""},
+		{"its own name, plaintext", dbAddr + ":5432", facts(named("thief.prod")), destination.Destination{Kind: destination.Plaintext, Host: thiefHost}, ""},
+		{"its own endpoint, plaintext as both", dbAddr + ":5432", facts(endpoint), destination.Destination{Kind: destination.Plaintext, Host: thiefHost}, ""},
 		{"its own endpoint, plaintext as clusterIP alone", dbAddr + ":9090", facts(endpoint), meshAsThief, ""},
 		{"public address", public + ":80", facts(), meshAsThief, ""},
 		{"public address, plaintext", public + ":5432", facts(), refused(thiefHost), "public"},
 		{"IPv6, plaintext", "[fd00::9]:5432", facts(), refused(thiefHost), "no such name"},
 	}
-	m := resolve.NewMap(claimedMesh())
+	m := destination.NewMap(claimedMesh())
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			got := m.Decide(netip.MustParseAddrPort(c.dst), c.facts)
@@ -84,7 +88,7 @@ func TestClaimedClusterIP(t *testing.T) {
 				t.Errorf("reason is %q, want one with %q", got.Reason, c.reason)
 			}
 			got.Reason = ""
-			if c.want.Kind == resolve.Mesh {
+			if c.want.Kind == destination.Mesh {
 				c.want.TrustDomain = proxytest.TrustDomain
 			}
 			if diff := cmp.Diff(c.want, got); diff != "" {
@@ -98,17 +102,17 @@ func TestClaimedClusterIP(t *testing.T) {
 // once.
 func TestClaimAsksDNS(t *testing.T) {
 	z := startZone(t, "9.0.96.10.in-addr.arpa. 5 IN PTR db.prod.svc.cluster.local.", "db.prod.svc.cluster.local. 5 IN A 10.96.0.9")
-	r := resolve.New(resolve.Options{Servers: []netip.AddrPort{z.addr}, Timeout: time.Second})
+	r := destination.New(destination.Options{Servers: []netip.AddrPort{z.addr}, Timeout: time.Second})
 	mesh := claimedMesh()
 	for _, port := range []string{":80", ":5432", ":9090"} {
-		if d, _ := r.Resolve(t.Context(), mesh, netip.MustParseAddrPort(dbAddr+port)); d.Kind != resolve.Refused {
+		if d, _ := r.Resolve(t.Context(), mesh, netip.MustParseAddrPort(dbAddr+port)); d.Kind != destination.Refused {
 			t.Errorf("port %s of an address that somebody else claims: %+v", port, d)
 		}
 	}
 	if got := z.queries.Swap(0); got != 2 {
 		t.Errorf("%d queries, want 2: facts about claimed addresses are kept as well", got)
 	}
-	if d, _ := r.Resolve(t.Context(), mesh, netip.MustParseAddrPort(public+":80")); d.Kind != resolve.Mesh || z.queries.Load() != 0 {
+	if d, _ := r.Resolve(t.Context(), mesh, netip.MustParseAddrPort(public+":80")); d.Kind != destination.Mesh || z.queries.Load() != 0 {
 		t.Errorf("public address: %+v after %d queries", d, z.queries.Load())
 	}
 }
@@ -118,20 +122,20 @@ func TestClaimAsksDNS(t *testing.T) {
 func TestClaimDoesNotWaitForDNS(t *testing.T) {
 	z := startZone(t)
 	z.behave(func() { z.silent = true })
-	r := resolve.New(resolve.Options{Servers: []netip.AddrPort{z.addr}, Timeout: 2 * time.Second})
+	r := destination.New(destination.Options{Servers: []netip.AddrPort{z.addr}, Timeout: 2 * time.Second})
 	mesh := claimedMesh()
-	ask := func(port string) (resolve.Destination, time.Duration) {
+	ask := func(port string) (destination.Destination, time.Duration) {
 		begun := time.Now()
 		d, _ := r.Resolve(t.Context(), mesh, netip.MustParseAddrPort(dbAddr+port))
 		return d, time.Since(begun)
 	}
-	if d, took := ask(":80"); d.Kind != resolve.Mesh || took < 900*time.Millisecond || took > 1900*time.Millisecond {
+	if d, took := ask(":80"); d.Kind != destination.Mesh || took < 900*time.Millisecond || took > 1900*time.Millisecond {
 		t.Errorf("first: %s after %v, want mesh after 1s", d.Kind, took)
 	}
-	if d, took := ask(":80"); d.Kind != resolve.Mesh || took > 700*time.Millisecond {
+	if d, took := ask(":80"); d.Kind != destination.Mesh || took > 700*time.Millisecond {
 		t.Errorf("second: %s after %v, want mesh at once", d.Kind, took)
 	}
-	if d, took := ask(":5432"); d.Kind != resolve.Refused || !strings.Contains(d.Reason, "query") || took < time.Second {
+	if d, took := ask(":5432"); d.Kind != destination.Refused || !strings.Contains(d.Reason, "query") || took < time.Second {
 		t.Errorf("plaintext: %s (%s) after %v, want it refused when DNS has failed", d.Kind, d.Reason, took)
 	}
 }

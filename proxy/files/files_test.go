@@ -1,4 +1,4 @@
-package config_test
+package files_test
 
 import (
 	"context"
@@ -13,12 +13,12 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/podplan"
-	"github.com/meshless-dev/meshless/proxy/config"
+	"github.com/meshless-dev/meshless/proxy/files"
 	"github.com/meshless-dev/meshless/test/proxytest"
 	"github.com/meshless-dev/meshless/test/testca"
 )
 
-func files(t *testing.T) proxytest.Files {
+func sealed(t *testing.T) proxytest.Files {
 	t.Helper()
 	ca := testca.New(t, proxytest.TrustDomain)
 	return proxytest.Workload{CA: ca, Leaf: ca.Issue(t, proxytest.ID("app")), Mesh: proxytest.Mesh(),
@@ -27,9 +27,9 @@ func files(t *testing.T) proxytest.Files {
 
 func TestReadAsPublished(t *testing.T) {
 	dir := t.TempDir()
-	f := files(t)
+	f := sealed(t)
 	f.Publish(t, dir)
-	g, err := config.Read(dir)
+	g, err := files.Read(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,39 +38,39 @@ func TestReadAsPublished(t *testing.T) {
 		t.Errorf("got %+v", g)
 	}
 	f.Publish(t, dir)
-	again, err := config.Read(dir)
+	again, err := files.Read(dir)
 	if err != nil || again.Digest != g.Digest {
 		t.Errorf("the same files have another digest (%v)", err)
 	}
 	f.With(api.BundleFile, testca.New(t, proxytest.TrustDomain).PEM()).Publish(t, dir)
-	if other, err := config.Read(dir); err != nil || other.Digest == g.Digest {
+	if other, err := files.Read(dir); err != nil || other.Digest == g.Digest {
 		t.Errorf("other files have the same digest (%v)", err)
 	}
 }
 
 func TestReadPlainDirectory(t *testing.T) {
 	dir := t.TempDir()
-	f := files(t)
+	f := sealed(t)
 	f = f.With("tls.key", []byte("plain")).With(api.SealedKeyFile, nil).With(api.IdentityFile, nil)
 	for name, content := range f {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	g, err := config.Read(dir)
+	g, err := files.Read(dir)
 	if err != nil || string(g.PlainKey) != "plain" || g.SealedKey != nil || g.Identity != nil {
 		t.Errorf("got %+v, %v", g, err)
 	}
 }
 
 func TestReadRefuses(t *testing.T) {
-	good := files(t)
+	good := sealed(t)
 	cases := map[string]struct {
 		files proxytest.Files
 		want  string
 	}{
 		"no leaf":         {good.With(api.LeafFile, nil), api.LeafFile},
-		"no key":          {good.With(api.SealedKeyFile, nil), config.PlainKeyFile},
+		"no key":          {good.With(api.SealedKeyFile, nil), api.PlainKeyFile},
 		"no identity":     {good.With(api.IdentityFile, nil), api.IdentityFile},
 		"no bundle":       {good.With(api.BundleFile, nil), api.BundleFile},
 		"no mesh":         {good.With(api.MeshFile, nil), api.MeshFile},
@@ -83,11 +83,11 @@ func TestReadRefuses(t *testing.T) {
 	for name, c := range cases {
 		dir := t.TempDir()
 		c.files.Publish(t, dir)
-		if _, err := config.Read(dir); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := files.Read(dir); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want an error with %q", name, err, c.want)
 		}
 	}
-	if _, err := config.Read(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := files.Read(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("missing directory: %v", err)
 	}
 }
@@ -95,8 +95,8 @@ func TestReadRefuses(t *testing.T) {
 // TestReadWhileSwapped reads while generations follow each other as fast as they can: every read is of one of them.
 func TestReadWhileSwapped(t *testing.T) {
 	dir := t.TempDir()
-	a := files(t)
-	b := files(t)
+	a := sealed(t)
+	b := sealed(t)
 	a.Publish(t, dir)
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -114,7 +114,7 @@ func TestReadWhileSwapped(t *testing.T) {
 	}()
 	defer func() { close(stop); <-stopped }()
 	for range 300 {
-		g, err := config.Read(dir)
+		g, err := files.Read(dir)
 		if err != nil {
 			if strings.Contains(err.Error(), "changed 5 times") {
 				continue // the test swaps faster than any kubelet
@@ -139,7 +139,7 @@ func TestWatch(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		config.Watch(ctx, dir, config.WatchOptions{Poll: 30 * time.Millisecond, Debounce: time.Millisecond}, func() { calls.Add(1) })
+		files.Watch(ctx, dir, files.WatchOptions{Poll: 30 * time.Millisecond, Debounce: time.Millisecond}, func() { calls.Add(1) })
 	}()
 	next := func(what string) {
 		t.Helper()
@@ -160,14 +160,14 @@ func TestWatch(t *testing.T) {
 
 func TestWatchEvents(t *testing.T) {
 	dir := t.TempDir()
-	f := files(t)
+	f := sealed(t)
 	f.Publish(t, dir)
 	ctx, cancel := context.WithCancel(t.Context())
 	calls := make(chan struct{}, 100)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		config.Watch(ctx, dir, config.WatchOptions{Poll: time.Hour, Debounce: 5 * time.Millisecond}, func() { calls <- struct{}{} })
+		files.Watch(ctx, dir, files.WatchOptions{Poll: time.Hour, Debounce: 5 * time.Millisecond}, func() { calls <- struct{}{} })
 	}()
 	for _, what := range []string{"at the start", "after a swap"} {
 		select {

@@ -1,4 +1,4 @@
-package resolve_test
+package destination_test
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/meshless-dev/meshless/internal/meshmap"
-	"github.com/meshless-dev/meshless/proxy/resolve"
+	"github.com/meshless-dev/meshless/proxy/destination"
 )
 
 // zone is a DNS server on loopback. Records are in the syntax of a zone file.
@@ -148,7 +148,7 @@ func (z *zone) answer(q *dns.Msg, isUDP bool) *dns.Msg {
 
 // asker is a Resolver of one zone whose clock the test turns.
 type asker struct {
-	*resolve.Resolver
+	*destination.Resolver
 	t    *testing.T
 	zone *zone
 	mu   sync.Mutex
@@ -158,7 +158,7 @@ type asker struct {
 
 func newAsker(t *testing.T, z *zone) *asker {
 	a := &asker{t: t, zone: z, now: time.Now(), seen: map[string]int{}}
-	a.Resolver = resolve.New(resolve.Options{Servers: []netip.AddrPort{z.addr}, Timeout: 2 * time.Second, Now: a.clock,
+	a.Resolver = destination.New(destination.Options{Servers: []netip.AddrPort{z.addr}, Timeout: 2 * time.Second, Now: a.clock,
 		Count: func(result string) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
@@ -187,19 +187,19 @@ func (a *asker) count(result string) int {
 }
 
 // ask resolves, and fails the test where it takes longer than a connection may.
-func (a *asker) ask(mesh *meshmap.Map, dst string) resolve.Destination {
+func (a *asker) ask(mesh *meshmap.Map, dst string) destination.Destination {
 	a.t.Helper()
 	ctx, cancel := context.WithTimeout(a.t.Context(), 10*time.Second)
 	defer cancel()
 	d, _ := a.Resolve(ctx, mesh, netip.MustParseAddrPort(dst))
-	if (d.Reason != "") != (d.Kind == resolve.Refused) {
+	if (d.Reason != "") != (d.Kind == destination.Refused) {
 		a.t.Errorf("%s: reason %q of %s", dst, d.Reason, d.Kind)
 	}
 	return d
 }
 
 // want checks what dst is: its kind, and where it is in the mesh the names of the only workloads that may answer.
-func (a *asker) want(mesh *meshmap.Map, dst string, kind resolve.Kind, names ...string) resolve.Destination {
+func (a *asker) want(mesh *meshmap.Map, dst string, kind destination.Kind, names ...string) destination.Destination {
 	a.t.Helper()
 	d := a.ask(mesh, dst)
 	var ids []string

@@ -1,4 +1,4 @@
-package resolve_test
+package destination_test
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/netset"
-	"github.com/meshless-dev/meshless/proxy/resolve"
+	"github.com/meshless-dev/meshless/proxy/destination"
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
@@ -58,7 +58,7 @@ func TestResolve(t *testing.T) {
 		z.rcode["10.1.1.10.in-addr.arpa."] = dns.RcodeServerFailure
 		z.rcode["12.1.1.10.in-addr.arpa."] = dns.RcodeRefused
 	})
-	r := resolve.New(resolve.Options{Servers: []netip.AddrPort{z.addr}, Timeout: time.Second})
+	r := destination.New(destination.Options{Servers: []netip.AddrPort{z.addr}, Timeout: time.Second})
 	mesh := testMesh(func(m *meshmap.Map) {
 		m.Outbound.MeshCIDRs = []netip.Prefix{netip.MustParsePrefix("10.200.0.0/16"), netip.MustParsePrefix("203.0.113.0/24")}
 	})
@@ -66,45 +66,45 @@ func TestResolve(t *testing.T) {
 	const webHost, dbHost = "web.prod.svc.cluster.local", "db.prod.svc.cluster.local"
 	cases := []struct {
 		name, dst string
-		want      resolve.Destination
+		want      destination.Destination
 	}{
-		{"static clusterIP", "10.96.0.1:80", resolve.Destination{Kind: resolve.Mesh, Host: webHost, Identities: web}},
-		{"static clusterIP, IPv4 in IPv6", "[::ffff:10.96.0.1]:80", resolve.Destination{Kind: resolve.Mesh, Host: webHost, Identities: web}},
-		{"port that opted out at the clusterIP", "10.96.0.1:81", resolve.Destination{Kind: resolve.Plaintext, Host: webHost}},
-		{"target port means nothing at the clusterIP", "10.96.0.1:8081", resolve.Destination{Kind: resolve.Mesh, Host: webHost, Identities: web}},
-		{"metrics port means nothing at the clusterIP", "10.96.0.1:15020", resolve.Destination{Kind: resolve.Mesh, Host: webHost, Identities: web}},
-		{"endpoint", "10.1.1.1:8080", resolve.Destination{Kind: resolve.Mesh, Host: webHost, Identities: web}},
-		{"pod of a StatefulSet", "10.1.1.13:5432", resolve.Destination{Kind: resolve.Mesh, Host: dbHost, Identities: []string{pattern("db")}}},
-		{"target port that opted out at the endpoint", "10.1.1.1:8081", resolve.Destination{Kind: resolve.Plaintext, Host: webHost}},
-		{"the proxy's metrics at the endpoint", "10.1.1.1:15020", resolve.Destination{Kind: resolve.Plaintext, Host: webHost}},
-		{"Service port means nothing at the endpoint", "10.1.1.1:81", resolve.Destination{Kind: resolve.Mesh, Host: webHost, Identities: web}},
-		{"two Services: intersection", "10.1.1.2:80", resolve.Destination{Kind: resolve.Mesh, Host: "canary.prod.svc.cluster.local," + webHost, Identities: web[1:]}},
-		{"two Services: one keeps it encrypted", "10.1.1.2:8081", resolve.Destination{Kind: resolve.Mesh, Host: "canary.prod.svc.cluster.local," + webHost, Identities: web[1:]}},
-		{"two Services: nobody may answer", "10.1.1.3:80", resolve.Destination{Kind: resolve.Refused, Host: dbHost + "," + webHost}},
-		{"two Services: both opted out", "10.1.1.3:8081", resolve.Destination{Kind: resolve.Plaintext, Host: dbHost + "," + webHost}},
-		{"name resolves elsewhere", "10.1.1.4:80", resolve.Destination{Kind: resolve.Refused, Host: webHost}},
-		{"name does not resolve", "10.1.1.5:80", resolve.Destination{Kind: resolve.Refused, Host: webHost}},
-		{"name resolves by another name only", "10.1.1.11:80", resolve.Destination{Kind: resolve.Refused, Host: dbHost}},
-		{"name outside the cluster", "10.1.1.6:80", resolve.Destination{Kind: resolve.Unknown}},
-		{"Service outside the mesh", "10.1.1.7:80", resolve.Destination{Kind: resolve.Unknown}},
-		{"no name", "10.1.1.8:80", resolve.Destination{Kind: resolve.Unknown}},
-		{"clusterIP by DNS", "10.96.0.9:5432", resolve.Destination{Kind: resolve.Mesh, Host: dbHost, Identities: []string{pattern("db")}}},
-		{"unique local IPv6", "[fd00::1]:5432", resolve.Destination{Kind: resolve.Mesh, Host: dbHost, Identities: []string{pattern("db")}}},
-		{"shared address space", "100.64.1.1:5432", resolve.Destination{Kind: resolve.Mesh, Host: dbHost, Identities: []string{pattern("db")}}},
-		{"public address is not asked for", "8.8.8.8:53", resolve.Destination{Kind: resolve.Unknown}},
-		{"SERVFAIL", "10.1.1.10:80", resolve.Destination{Kind: resolve.Refused}},
-		{"REFUSED", "10.1.1.12:80", resolve.Destination{Kind: resolve.Refused}},
-		{"mesh network without a name", "10.200.1.1:80", resolve.Destination{Kind: resolve.Mesh, AnyMember: true}},
-		{"public mesh network", "203.0.113.9:80", resolve.Destination{Kind: resolve.Mesh, AnyMember: true}},
+		{"static clusterIP", "10.96.0.1:80", destination.Destination{Kind: destination.Mesh, Host: webHost, Identities: web}},
+		{"static clusterIP, IPv4 in IPv6", "[::ffff:10.96.0.1]:80", destination.Destination{Kind: destination.Mesh, Host: webHost, Identities: web}},
+		{"port that opted out at the clusterIP", "10.96.0.1:81", destination.Destination{Kind: destination.Plaintext, Host: webHost}},
+		{"target port means nothing at the clusterIP", "10.96.0.1:8081", destination.Destination{Kind: destination.Mesh, Host: webHost, Identities: web}},
+		{"metrics port means nothing at the clusterIP", "10.96.0.1:15020", destination.Destination{Kind: destination.Mesh, Host: webHost, Identities: web}},
+		{"endpoint", "10.1.1.1:8080", destination.Destination{Kind: destination.Mesh, Host: webHost, Identities: web}},
+		{"pod of a StatefulSet", "10.1.1.13:5432", destination.Destination{Kind: destination.Mesh, Host: dbHost, Identities: []string{pattern("db")}}},
+		{"target port that opted out at the endpoint", "10.1.1.1:8081", destination.Destination{Kind: destination.Plaintext, Host: webHost}},
+		{"the proxy's metrics at the endpoint", "10.1.1.1:15020", destination.Destination{Kind: destination.Plaintext, Host: webHost}},
+		{"Service port means nothing at the endpoint", "10.1.1.1:81", destination.Destination{Kind: destination.Mesh, Host: webHost, Identities: web}},
+		{"two Services: intersection", "10.1.1.2:80", destination.Destination{Kind: destination.Mesh, Host: "canary.prod.svc.cluster.local," + webHost, Identities: web[1:]}},
+		{"two Services: one keeps it encrypted", "10.1.1.2:8081", destination.Destination{Kind: destination.Mesh, Host: "canary.prod.svc.cluster.local," + webHost, Identities: web[1:]}},
+		{"two Services: nobody may answer", "10.1.1.3:80", destination.Destination{Kind: destination.Refused, Host: dbHost + "," + webHost}},
+		{"two Services: both opted out", "10.1.1.3:8081", destination.Destination{Kind: destination.Plaintext, Host: dbHost + "," + webHost}},
+		{"name resolves elsewhere", "10.1.1.4:80", destination.Destination{Kind: destination.Refused, Host: webHost}},
+		{"name does not resolve", "10.1.1.5:80", destination.Destination{Kind: destination.Refused, Host: webHost}},
+		{"name resolves by another name only", "10.1.1.11:80", destination.Destination{Kind: destination.Refused, Host: dbHost}},
+		{"name outside the cluster", "10.1.1.6:80", destination.Destination{Kind: destination.Unknown}},
+		{"Service outside the mesh", "10.1.1.7:80", destination.Destination{Kind: destination.Unknown}},
+		{"no name", "10.1.1.8:80", destination.Destination{Kind: destination.Unknown}},
+		{"clusterIP by DNS", "10.96.0.9:5432", destination.Destination{Kind: destination.Mesh, Host: dbHost, Identities: []string{pattern("db")}}},
+		{"unique local IPv6", "[fd00::1]:5432", destination.Destination{Kind: destination.Mesh, Host: dbHost, Identities: []string{pattern("db")}}},
+		{"shared address space", "100.64.1.1:5432", destination.Destination{Kind: destination.Mesh, Host: dbHost, Identities: []string{pattern("db")}}},
+		{"public address is not asked for", "8.8.8.8:53", destination.Destination{Kind: destination.Unknown}},
+		{"SERVFAIL", "10.1.1.10:80", destination.Destination{Kind: destination.Refused}},
+		{"REFUSED", "10.1.1.12:80", destination.Destination{Kind: destination.Refused}},
+		{"mesh network without a name", "10.200.1.1:80", destination.Destination{Kind: destination.Mesh, AnyMember: true}},
+		{"public mesh network", "203.0.113.9:80", destination.Destination{Kind: destination.Mesh, AnyMember: true}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			got, _ := r.Resolve(t.Context(), mesh, netip.MustParseAddrPort(c.dst))
-			if (got.Reason != "") != (got.Kind == resolve.Refused) {
+			if (got.Reason != "") != (got.Kind == destination.Refused) {
 				t.Errorf("reason %q of %s", got.Reason, got.Kind)
 			}
 			got.Reason = ""
-			if c.want.Kind == resolve.Mesh {
+			if c.want.Kind == destination.Mesh {
 				c.want.TrustDomain = proxytest.TrustDomain
 			}
 			if diff := cmp.Diff(c.want, got); diff != "" {
@@ -117,16 +117,16 @@ func TestResolve(t *testing.T) {
 func TestAccepts(t *testing.T) {
 	web, db := spiffeid.RequireFromString(pattern("web")), spiffeid.RequireFromString(pattern("db"))
 	const ours = proxytest.TrustDomain
-	listed := resolve.Destination{Kind: resolve.Mesh, Identities: []string{pattern("web")}, TrustDomain: ours}
+	listed := destination.Destination{Kind: destination.Mesh, Identities: []string{pattern("web")}, TrustDomain: ours}
 	if !listed.Accepts(web) || listed.Accepts(db) {
 		t.Error("a listed destination accepts the wrong one")
 	}
-	member := resolve.Destination{Kind: resolve.Mesh, AnyMember: true, TrustDomain: ours}
+	member := destination.Destination{Kind: destination.Mesh, AnyMember: true, TrustDomain: ours}
 	if !member.Accepts(db) || member.Accepts(spiffeid.RequireFromString("spiffe://other.example/ns/prod/deployment/db")) || member.Accepts(spiffeid.ID{}) {
 		t.Error("a mesh network accepts whom it should not, or not whom it should")
 	}
-	for _, kind := range []resolve.Kind{resolve.Refused, resolve.Unknown, resolve.Plaintext} {
-		if (resolve.Destination{Kind: kind, Identities: []string{pattern("web")}, AnyMember: true, TrustDomain: ours}).Accepts(web) {
+	for _, kind := range []destination.Kind{destination.Refused, destination.Unknown, destination.Plaintext} {
+		if (destination.Destination{Kind: kind, Identities: []string{pattern("web")}, AnyMember: true, TrustDomain: ours}).Accepts(web) {
 			t.Errorf("a destination that is %s accepts an identity", kind)
 		}
 	}
@@ -135,8 +135,8 @@ func TestAccepts(t *testing.T) {
 func TestTruncatedAnswerGoesToTCP(t *testing.T) {
 	z := startZone(t, ptr1, a1)
 	z.behave(func() { z.truncate = true })
-	r := resolve.New(resolve.Options{Servers: []netip.AddrPort{z.addr}})
-	if d, _ := r.Resolve(t.Context(), testMesh(), netip.MustParseAddrPort("10.1.1.1:80")); d.Kind != resolve.Mesh {
+	r := destination.New(destination.Options{Servers: []netip.AddrPort{z.addr}})
+	if d, _ := r.Resolve(t.Context(), testMesh(), netip.MustParseAddrPort("10.1.1.1:80")); d.Kind != destination.Mesh {
 		t.Errorf("got %+v", d)
 	}
 }
@@ -149,20 +149,20 @@ func TestServersInTurn(t *testing.T) {
 		failing.rcode["10-1-1-1.web.prod.svc.cluster.local."] = dns.RcodeServerFailure
 	})
 	dst := netip.MustParseAddrPort("10.1.1.1:80")
-	r := resolve.New(resolve.Options{Servers: []netip.AddrPort{dead.addr, failing.addr, good.addr}, Timeout: 100 * time.Millisecond})
-	if d, _ := r.Resolve(t.Context(), testMesh(), dst); d.Kind != resolve.Mesh {
+	r := destination.New(destination.Options{Servers: []netip.AddrPort{dead.addr, failing.addr, good.addr}, Timeout: 100 * time.Millisecond})
+	if d, _ := r.Resolve(t.Context(), testMesh(), dst); d.Kind != destination.Mesh {
 		t.Errorf("got %+v", d)
 	}
 	for name, servers := range map[string][]netip.AddrPort{"none": nil, "dead": {dead.addr}} {
-		r := resolve.New(resolve.Options{Servers: servers, Timeout: 50 * time.Millisecond})
-		if d, _ := r.Resolve(t.Context(), testMesh(), dst); d.Kind != resolve.Refused || !strings.HasPrefix(d.Reason, "dns: ") {
+		r := destination.New(destination.Options{Servers: servers, Timeout: 50 * time.Millisecond})
+		if d, _ := r.Resolve(t.Context(), testMesh(), dst); d.Kind != destination.Refused || !strings.HasPrefix(d.Reason, "dns: ") {
 			t.Errorf("%s: got %+v, want Refused: no DNS must not mean no encryption", name, d)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	slow := resolve.New(resolve.Options{Servers: []netip.AddrPort{dead.addr}, Timeout: 100 * time.Millisecond})
-	if d, _ := slow.Resolve(ctx, testMesh(), dst); d.Kind != resolve.Refused {
+	slow := destination.New(destination.Options{Servers: []netip.AddrPort{dead.addr}, Timeout: 100 * time.Millisecond})
+	if d, _ := slow.Resolve(ctx, testMesh(), dst); d.Kind != destination.Refused {
 		t.Errorf("caller that gave up: got %+v", d)
 	}
 }
@@ -174,8 +174,8 @@ func TestCache(t *testing.T) {
 	a.queries(2, "first")
 	a.ask(mesh, "10.1.1.1:81")
 	a.queries(0, "within the TTL")
-	a.want(empty, "10.1.1.1:80", resolve.Unknown) // decisions are not kept, but facts are
-	a.want(mesh, "10.1.1.1:80", resolve.Mesh, "web", "web-canary")
+	a.want(empty, "10.1.1.1:80", destination.Unknown) // decisions are not kept, but facts are
+	a.want(mesh, "10.1.1.1:80", destination.Mesh, "web", "web-canary")
 	a.queries(0, "another map, and the first again")
 	a.after(5001 * time.Millisecond)
 	a.ask(mesh, "10.1.1.1:80")
@@ -188,16 +188,16 @@ func TestCache(t *testing.T) {
 	a.ask(empty, "10.1.1.2:80")
 	a.queries(1, "a name that is still not there, without a SOA")
 
-	a.want(mesh, "10.1.1.7:80", resolve.Unknown)
+	a.want(mesh, "10.1.1.7:80", destination.Unknown)
 	a.after(4999 * time.Millisecond)
-	a.want(mesh, "10.1.1.7:80", resolve.Unknown)
+	a.want(mesh, "10.1.1.7:80", destination.Unknown)
 	a.queries(2, "a Service outside of the mesh")
 	a.after(2 * time.Millisecond)
 	a.zone.remove("7.1.1.10.in-addr.arpa. PTR")
 	a.zone.add(t, "7.1.1.10.in-addr.arpa. 60 IN PTR db.prod.svc.cluster.local.")
 	a.zone.add(t, "db.prod.svc.cluster.local. 60 IN A 10.1.1.7")
 	// the TTL says 60 s, but an address is never foreign for more than 5 s
-	a.want(mesh, "10.1.1.7:80", resolve.Mesh, "db")
+	a.want(mesh, "10.1.1.7:80", destination.Mesh, "db")
 	a.queries(2, "the address went to a Service of the mesh")
 	a.after(59 * time.Second)
 	a.ask(mesh, "10.1.1.7:80")
@@ -230,11 +230,11 @@ func TestNegativeTTL(t *testing.T) {
 func TestOneQueryInFlight(t *testing.T) {
 	z := startZone(t, ptr1, a1)
 	z.behave(func() { z.delay = 50 * time.Millisecond })
-	r := resolve.New(resolve.Options{Servers: []netip.AddrPort{z.addr}})
+	r := destination.New(destination.Options{Servers: []netip.AddrPort{z.addr}})
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
-			if d, _ := r.Resolve(t.Context(), testMesh(), netip.MustParseAddrPort("10.1.1.1:80")); d.Kind != resolve.Mesh {
+			if d, _ := r.Resolve(t.Context(), testMesh(), netip.MustParseAddrPort("10.1.1.1:80")); d.Kind != destination.Mesh {
 				t.Errorf("got %+v", d)
 			}
 		})

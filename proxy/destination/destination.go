@@ -1,4 +1,4 @@
-// Package resolve answers which Service of the mesh, if any, is behind an address, and so who may answer there. The
+// Package destination answers which Service of the mesh, if any, is behind an address, and so who may answer there. The
 // mesh map alone says which identities are right. Which Service an address belongs to is said by the clusterIPs of the
 // map, by DNS, whose names are confirmed forward, or by both, which must then agree on who may answer. A clusterIP of
 // the map is the claim of a manifest, and never enough for plaintext.
@@ -12,7 +12,7 @@
 // the app meant, or, with a name outside of the mesh that is consistent both ways, make an address look foreign that no
 // clusterIP names. So can a DNS that knows Services backward but not pods, for pods that are not headless. Use
 // outbound.unknown Deny or meshCIDRs where that matters.
-package resolve
+package destination
 
 import (
 	"context"

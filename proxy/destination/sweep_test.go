@@ -1,4 +1,4 @@
-package resolve_test
+package destination_test
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/meshless-dev/meshless/internal/meshmap"
-	"github.com/meshless-dev/meshless/proxy/resolve"
+	"github.com/meshless-dev/meshless/proxy/destination"
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
@@ -23,20 +23,20 @@ func TestSweepIsShared(t *testing.T) {
 	a := newAsker(t, z)
 	var wg sync.WaitGroup
 	for n := range 20 {
-		wg.Go(func() { a.want(sweptMesh(), fmt.Sprintf("10.1.3.%d:80", n), resolve.Unknown) })
+		wg.Go(func() { a.want(sweptMesh(), fmt.Sprintf("10.1.3.%d:80", n), destination.Unknown) })
 	}
 	wg.Wait()
 	a.queries(20+witnessQueries+3, "20 addresses, 3 Services")
-	a.want(sweptMesh(), "10.1.3.100:80", resolve.Unknown)
+	a.want(sweptMesh(), "10.1.3.100:80", destination.Unknown)
 	a.queries(1, "another address")
 	a.after(29 * time.Second)
-	a.want(sweptMesh(), "10.1.3.101:80", resolve.Unknown)
+	a.want(sweptMesh(), "10.1.3.101:80", destination.Unknown)
 	a.queries(1, "within the period")
 	z.add(t, "web.prod.svc.cluster.local. 5 IN A 10.1.3.102")
 	a.after(time.Second)
-	a.want(sweptMesh(), "10.1.3.102:80", resolve.Mesh, "web", "web-canary")
+	a.want(sweptMesh(), "10.1.3.102:80", destination.Mesh, "web", "web-canary")
 	a.queries(1+witnessQueries+3, "after the period")
-	a.want(sweptMesh(), "[fd00::9]:80", resolve.Mesh, "db")
+	a.want(sweptMesh(), "[fd00::9]:80", destination.Mesh, "db")
 	a.queries(1+witnessQueries+3+1, "the other family, and the name of one of its addresses")
 	if got := a.count("sweep"); got != 3 {
 		t.Errorf("%d sweeps were counted, want 3", got)
@@ -46,15 +46,15 @@ func TestSweepIsShared(t *testing.T) {
 // TestSweepFollowsTheMap: a Service that joins the mesh is asked about at once, and it alone.
 func TestSweepFollowsTheMap(t *testing.T) {
 	a := newAsker(t, startZone(t, append(forwardOnly, "late.prod.svc.cluster.local. 5 IN A 10.96.0.20")...))
-	a.want(sweptMesh(), "10.96.0.20:80", resolve.Unknown)
+	a.want(sweptMesh(), "10.96.0.20:80", destination.Unknown)
 	a.queries(1+witnessQueries+3, "before")
 	grown := sweptMesh(func(m *meshmap.Map) {
 		m.Services = append(m.Services, meshmap.Service{Host: "late.prod.svc.cluster.local", Identities: []string{pattern("late")}})
 	})
-	a.want(grown, "10.96.0.20:80", resolve.Mesh, "late")
+	a.want(grown, "10.96.0.20:80", destination.Mesh, "late")
 	a.queries(1, "after it joined")
-	a.want(sweptMesh(), "10.96.0.9:80", resolve.Mesh, "db")
-	a.want(grown, "10.96.0.20:80", resolve.Mesh, "late")
+	a.want(sweptMesh(), "10.96.0.9:80", destination.Mesh, "db")
+	a.want(grown, "10.96.0.20:80", destination.Mesh, "late")
 	a.queries(1, "both maps in turn: the reverse zone alone is asked about the new address")
 }
 
@@ -63,13 +63,13 @@ func TestSweepHeals(t *testing.T) {
 	z := startZone(t, forwardOnly...)
 	z.behave(func() { z.rcode["canary.prod.svc.cluster.local."] = dns.RcodeServerFailure })
 	a := newAsker(t, z)
-	a.want(sweptMesh(), "10.1.2.1:80", resolve.Refused)
+	a.want(sweptMesh(), "10.1.2.1:80", destination.Refused)
 	a.queries(1+witnessQueries+3+1, "the failure is tried twice")
 	z.behave(func() { clear(z.rcode) })
-	a.want(sweptMesh(), "10.1.2.1:80", resolve.Refused)
+	a.want(sweptMesh(), "10.1.2.1:80", destination.Refused)
 	a.queries(0, "too soon")
 	a.after(time.Second)
-	a.want(sweptMesh(), "10.1.2.1:80", resolve.Mesh, "web-canary")
+	a.want(sweptMesh(), "10.1.2.1:80", destination.Mesh, "web-canary")
 	a.queries(2, "its name, and the Service that failed")
 	if a.count("sweep_error") != 1 || a.count("sweep") != 1 {
 		t.Errorf("counted %v", a.seen)
@@ -80,13 +80,13 @@ func TestSweepHeals(t *testing.T) {
 func TestWitnessReturns(t *testing.T) {
 	z := startBareZone(t, forwardOnly...)
 	a := newAsker(t, z)
-	a.want(sweptMesh(), "10.1.2.3:80", resolve.Refused)
+	a.want(sweptMesh(), "10.1.2.3:80", destination.Refused)
 	a.queries(1+2, "no Service is asked about where the witness is denied")
 	z.add(t, witnessA)
 	z.add(t, witnessPTR)
 	a.after(5 * time.Second)
-	a.want(sweptMesh(), "10.1.2.3:80", resolve.Unknown)
-	a.want(sweptMesh(), "10.1.2.1:80", resolve.Mesh, "web-canary")
+	a.want(sweptMesh(), "10.1.2.3:80", destination.Unknown)
+	a.want(sweptMesh(), "10.1.2.1:80", destination.Mesh, "web-canary")
 	if a.count("sweep_denied") != 1 || a.count("sweep") != 1 {
 		t.Errorf("counted %v", a.seen)
 	}
@@ -101,15 +101,15 @@ func TestSlowSweep(t *testing.T) {
 	defer cancel()
 	begun := time.Now()
 	d, _ := a.Resolve(ctx, sweptMesh(), netip.MustParseAddrPort("10.1.2.3:80"))
-	if took := time.Since(begun); d.Kind != resolve.Refused || !strings.Contains(d.Reason, "still being asked") || took > 1500*time.Millisecond {
+	if took := time.Since(begun); d.Kind != destination.Refused || !strings.Contains(d.Reason, "still being asked") || took > 1500*time.Millisecond {
 		t.Errorf("an address without a name is %+v after %v", d, took)
 	}
 	begun = time.Now()
-	if d := a.want(sweptMesh(), "10.200.1.1:80", resolve.Mesh); !d.AnyMember || time.Since(begun) > 1500*time.Millisecond {
+	if d := a.want(sweptMesh(), "10.200.1.1:80", destination.Mesh); !d.AnyMember || time.Since(begun) > 1500*time.Millisecond {
 		t.Errorf("meshCIDRs: %+v after %v", d, time.Since(begun))
 	}
-	a.want(sweptMesh(), "10.1.2.3:80", resolve.Unknown) // the sweep went on
-	a.want(sweptMesh(), "10.1.2.1:80", resolve.Mesh, "web-canary")
+	a.want(sweptMesh(), "10.1.2.3:80", destination.Unknown) // the sweep went on
+	a.want(sweptMesh(), "10.1.2.1:80", destination.Mesh, "web-canary")
 	if got := a.count("sweep"); got != 1 {
 		t.Errorf("%d sweeps were counted, want 1", got)
 	}
@@ -143,11 +143,11 @@ func TestTenThousandServices(t *testing.T) {
 	}
 	for i := range 20 { // the period is 300 s
 		a.after(14 * time.Second)
-		a.want(m, fmt.Sprintf("10.99.0.%d:80", i), resolve.Unknown)
+		a.want(m, fmt.Sprintf("10.99.0.%d:80", i), destination.Unknown)
 	}
 	a.queries(20, "280 s")
 	a.after(21 * time.Second)
-	if d, _ := a.Resolve(t.Context(), m, netip.MustParseAddrPort("10.99.1.1:80")); d.Kind != resolve.Unknown {
+	if d, _ := a.Resolve(t.Context(), m, netip.MustParseAddrPort("10.99.1.1:80")); d.Kind != destination.Unknown {
 		t.Errorf("after 301 s it is %+v", d)
 	}
 	a.queriesAbout(1+witnessQueries+services, "after 301 s")
@@ -162,15 +162,15 @@ func TestDNSDiesInASweep(t *testing.T) {
 		}
 	})
 	a := newAsker(t, z)
-	a.want(m, "10.100.1.49:80", resolve.Refused)
+	a.want(m, "10.100.1.49:80", destination.Refused)
 	if got := z.queries.Swap(0); got > 1+witnessQueries+2*(64+16) {
 		t.Errorf("%d queries to a DNS that fails", got)
 	}
 	a.after(time.Second)
-	a.want(m, "10.100.1.49:80", resolve.Refused)
+	a.want(m, "10.100.1.49:80", destination.Refused)
 	a.queries(1, "1 s later: each failure costs 30 ms")
 	z.behave(func() { clear(z.rcode) })
 	a.after(1500 * time.Millisecond)
-	a.want(m, "10.100.1.49:80", resolve.Mesh, "s299")
+	a.want(m, "10.100.1.49:80", destination.Mesh, "s299")
 	a.queries(1+300, "2.5 s later")
 }
