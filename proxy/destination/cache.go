@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/netip"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 )
 
 // Bounds of the cache.
@@ -19,104 +21,114 @@ type key struct {
 	domain string
 }
 
-// pending is something under way that several callers wait for.
-type pending struct {
-	began time.Time // by the real clock
-	ready chan struct{}
-}
-
-func newPending() pending { return pending{began: time.Now(), ready: make(chan struct{})} }
-
-func (p *pending) done() bool {
-	select {
-	case <-p.ready:
-		return true
-	default:
-		return false
-	}
-}
-
-// wait waits until it is done, but not longer than ctx.
-func (p *pending) wait(ctx context.Context) error {
-	if p.done() { // even where ctx has ended
-		return nil
-	}
-	select {
-	case <-p.ready:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// entry is what the reverse zone says about one address. It is filled once ready is closed.
+// entry is what the reverse zone says about one address.
 type entry struct {
-	pending
-	facts   Facts
+	lookup  Lookup
 	expires time.Time
 	foreign time.Time // when it expires as one of an address outside of the mesh
 }
 
 // fresh tells whether the entry still holds under m.
 func (e *entry) fresh(now time.Time, m *Map) bool {
-	if !m.knows(e.facts) {
+	if !m.knows(e.lookup) {
 		return now.Before(e.foreign)
 	}
 	return now.Before(e.expires)
 }
 
-// lookup returns what the cache has about an address, or begins one lookup that all callers share.
-func (r *Resolver) lookup(k key, m *Map) *entry {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	e := r.cache[k]
-	if e == nil || (e.done() && !e.fresh(r.now(), m)) {
-		e = &entry{pending: newPending()}
-		r.makeRoom()
-		r.cache[k] = e
-		go r.fill(k, e) // bound to no caller, since others may wait for it; bound to lookupTimeout
-	}
-	return e
+// flight is work under way whose result several callers wait for.
+type flight struct {
+	began time.Time // by the real clock
+	done  <-chan singleflight.Result
 }
 
-// makeRoom removes what has expired, and if nothing has, any finished entry: the cache is a convenience, its bound is
-// not.
+// join joins the work of this name that is under way, or begins it, and keeps its result. The work is bound to no
+// caller, since others may wait for it. The caller of join holds r.mu; keep is called with r.mu held.
+func join[T any](r *Resolver, name string, work func() T, keep func(T)) flight {
+	began, ok := r.began[name]
+	if !ok {
+		began = time.Now()
+		r.began[name] = began
+	}
+	return flight{began, r.flights.DoChan(name, func() (any, error) {
+		result := work()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.began, name)
+		r.flights.Forget(name) // whoever comes now finds what was kept
+		keep(result)
+		return result, nil
+	})}
+}
+
+// await waits for the result of f until ctx ends. Where it leads to mutual TLS to go on without an answer, the wait ends
+// claimTimeout after f began at the latest.
+func (r *Resolver) await(ctx context.Context, q question, f flight, unanswered Lookup) (any, error) {
+	if q.m.Decide(q.dst, r.withGrace(q, unanswered)).Kind == Mesh {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, f.began.Add(claimTimeout))
+		defer cancel()
+	}
+	select {
+	case result := <-f.done:
+		return result.Val, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// reverse is what the reverse zone says, from the cache or by one query that all callers share.
+func (r *Resolver) reverse(ctx context.Context, q question) Lookup {
+	r.mu.Lock()
+	if e := r.cache[q.key]; e != nil && e.fresh(r.now(), q.m) {
+		r.mu.Unlock()
+		return e.lookup
+	}
+	f := join(r, "reverse "+q.addr.String()+" "+q.domain, func() *entry { return r.query(context.WithoutCancel(ctx), q.key) }, func(e *entry) {
+		r.makeRoom()
+		r.cache[q.key] = e
+	})
+	r.mu.Unlock()
+	result, err := r.await(ctx, q, f, Lookup{Err: errNoAnswerYet})
+	if err != nil {
+		return Lookup{Err: err}
+	}
+	return result.(*entry).lookup
+}
+
+// makeRoom removes what has expired, and if nothing has, any entry: the cache is a convenience, its bound is not.
 func (r *Resolver) makeRoom() {
 	if len(r.cache) < maxEntries {
 		return
 	}
 	now := r.now()
-	var any key
-	found := false
+	var last key
 	for k, e := range r.cache {
-		if !e.done() {
-			continue
-		}
-		if any, found = k, true; !now.Before(e.expires) {
+		if last = k; !now.Before(e.expires) {
 			delete(r.cache, k)
 		}
 	}
-	if found && len(r.cache) >= maxEntries {
-		delete(r.cache, any)
+	if len(r.cache) >= maxEntries {
+		delete(r.cache, last)
 	}
 }
 
-func (r *Resolver) fill(k key, e *entry) {
-	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+func (r *Resolver) query(ctx context.Context, k key) *entry {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	names, ttl, err := r.client.names(ctx, k.addr, k.domain)
+	e := &entry{lookup: Lookup{Names: names, Err: err}}
 	switch {
 	case err != nil:
-		r.count("error")
-		e.facts, ttl = Facts{Err: err}, minTTL
+		r.count(LookupFailed)
+		ttl = minTTL
 	case len(names) == 0:
-		r.count("none")
+		r.count(NotFound)
 	default:
-		r.count("found")
-		e.facts = Facts{Names: names}
+		r.count(Found)
 	}
 	ttl = min(max(ttl, minTTL), maxTTL)
 	now := r.now()
 	e.expires, e.foreign = now.Add(ttl), now.Add(min(ttl, negTTL))
-	close(e.ready)
+	return e
 }

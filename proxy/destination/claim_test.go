@@ -45,7 +45,7 @@ func named(service string) destination.Name {
 // agrees.
 func TestClaimedClusterIP(t *testing.T) {
 	thief := []string{pattern("thief")}
-	facts := func(names ...destination.Name) destination.Facts { return destination.Facts{Names: names} }
+	lookup := func(names ...destination.Name) destination.Lookup { return destination.Lookup{Names: names} }
 	endpoint := destination.Name{Service: "thief.prod", Endpoint: true, Confirmed: true}
 	meshAsThief := destination.Destination{Kind: destination.Mesh, Host: thiefHost, Identities: thief}
 	refused := func(host string) destination.Destination {
@@ -53,37 +53,37 @@ func TestClaimedClusterIP(t *testing.T) {
 	}
 	cases := []struct {
 		name, dst string
-		facts     destination.Facts
+		lookup    destination.Lookup
 		want      destination.Destination
 		reason    string
 	}{
-		{"another Service's address", dbAddr + ":80", facts(named("db.prod")), refused(dbHost + "," + thiefHost), "no identity"},
-		{"another Service's address, plaintext at one", dbAddr + ":5432", facts(named("db.prod")), refused(dbHost + "," + thiefHost), "no identity"},
-		{"another Service's address, plaintext at both", dbAddr + ":9090", facts(named("db.prod")), refused(dbHost + "," + thiefHost), "no such name"},
-		{"another Service's address, an identity is shared", dbAddr + ":80", facts(named("friend.prod")),
+		{"another Service's address", dbAddr + ":80", lookup(named("db.prod")), refused(dbHost + "," + thiefHost), "no identity"},
+		{"another Service's address, plaintext at one", dbAddr + ":5432", lookup(named("db.prod")), refused(dbHost + "," + thiefHost), "no identity"},
+		{"another Service's address, plaintext at both", dbAddr + ":9090", lookup(named("db.prod")), refused(dbHost + "," + thiefHost), "no such name"},
+		{"another Service's address, an identity is shared", dbAddr + ":80", lookup(named("friend.prod")),
 			destination.Destination{Kind: destination.Mesh, Host: friend + "," + thiefHost, Identities: thief}, ""},
-		{"another Service agrees, but the name is its own", dbAddr + ":5432", facts(named("friend.prod")), refused(friend + "," + thiefHost), "no such name"},
-		{"both names", dbAddr + ":5432", facts(named("friend.prod"), named("thief.prod")), destination.Destination{Kind: destination.Plaintext, Host: friend + "," + thiefHost}, ""},
-		{"a Service outside the mesh", dbAddr + ":80", facts(named("web.elsewhere")), meshAsThief, ""},
-		{"a Service outside the mesh, plaintext", dbAddr + ":5432", facts(named("web.elsewhere")), refused(thiefHost), "no such name"},
-		{"no name", dbAddr + ":80", facts(), meshAsThief, ""},
-		{"no name, plaintext", dbAddr + ":5432", facts(), refused(thiefHost), "no such name"},
-		{"no answer", dbAddr + ":80", destination.Facts{Err: errors.New("SERVFAIL")}, meshAsThief, ""},
-		{"no answer, plaintext", dbAddr + ":5432", destination.Facts{Err: errors.New("SERVFAIL")}, refused(thiefHost), "SERVFAIL"},
-		{"a name that is not confirmed", dbAddr + ":80", facts(destination.Name{Service: "db.prod"}), refused(dbHost), "does not resolve"},
-		{"its own name that is not confirmed, plaintext", dbAddr + ":5432", facts(destination.Name{Service: "thief.prod"}), refused(thiefHost), "does not resolve"},
-		{"its own name", dbAddr + ":80", facts(named("thief.prod")), meshAsThief, ""},
-		{"its own name, plaintext", dbAddr + ":5432", facts(named("thief.prod")), destination.Destination{Kind: destination.Plaintext, Host: thiefHost}, ""},
-		{"its own endpoint, plaintext as both", dbAddr + ":5432", facts(endpoint), destination.Destination{Kind: destination.Plaintext, Host: thiefHost}, ""},
-		{"its own endpoint, plaintext as clusterIP alone", dbAddr + ":9090", facts(endpoint), meshAsThief, ""},
-		{"public address", public + ":80", facts(), meshAsThief, ""},
-		{"public address, plaintext", public + ":5432", facts(), refused(thiefHost), "public"},
-		{"IPv6, plaintext", "[fd00::9]:5432", facts(), refused(thiefHost), "no such name"},
+		{"another Service agrees, but the name is its own", dbAddr + ":5432", lookup(named("friend.prod")), refused(friend + "," + thiefHost), "no such name"},
+		{"both names", dbAddr + ":5432", lookup(named("friend.prod"), named("thief.prod")), destination.Destination{Kind: destination.Plaintext, Host: friend + "," + thiefHost}, ""},
+		{"a Service outside the mesh", dbAddr + ":80", lookup(named("web.elsewhere")), meshAsThief, ""},
+		{"a Service outside the mesh, plaintext", dbAddr + ":5432", lookup(named("web.elsewhere")), refused(thiefHost), "no such name"},
+		{"no name", dbAddr + ":80", lookup(), meshAsThief, ""},
+		{"no name, plaintext", dbAddr + ":5432", lookup(), refused(thiefHost), "no such name"},
+		{"no answer", dbAddr + ":80", destination.Lookup{Err: errors.New("SERVFAIL")}, meshAsThief, ""},
+		{"no answer, plaintext", dbAddr + ":5432", destination.Lookup{Err: errors.New("SERVFAIL")}, refused(thiefHost), "SERVFAIL"},
+		{"a name that is not confirmed", dbAddr + ":80", lookup(destination.Name{Service: "db.prod"}), refused(dbHost), "does not resolve"},
+		{"its own name that is not confirmed, plaintext", dbAddr + ":5432", lookup(destination.Name{Service: "thief.prod"}), refused(thiefHost), "does not resolve"},
+		{"its own name", dbAddr + ":80", lookup(named("thief.prod")), meshAsThief, ""},
+		{"its own name, plaintext", dbAddr + ":5432", lookup(named("thief.prod")), destination.Destination{Kind: destination.Plaintext, Host: thiefHost}, ""},
+		{"its own endpoint, plaintext as both", dbAddr + ":5432", lookup(endpoint), destination.Destination{Kind: destination.Plaintext, Host: thiefHost}, ""},
+		{"its own endpoint, plaintext as clusterIP alone", dbAddr + ":9090", lookup(endpoint), meshAsThief, ""},
+		{"public address", public + ":80", lookup(), meshAsThief, ""},
+		{"public address, plaintext", public + ":5432", lookup(), refused(thiefHost), "public"},
+		{"IPv6, plaintext", "[fd00::9]:5432", lookup(), refused(thiefHost), "no such name"},
 	}
 	m := destination.NewMap(claimedMesh())
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			got := m.Decide(netip.MustParseAddrPort(c.dst), c.facts)
+			got := m.Decide(netip.MustParseAddrPort(c.dst), c.lookup)
 			if !strings.Contains(got.Reason, c.reason) || (got.Reason == "") != (c.reason == "") {
 				t.Errorf("reason is %q, want one with %q", got.Reason, c.reason)
 			}
@@ -110,7 +110,7 @@ func TestClaimAsksDNS(t *testing.T) {
 		}
 	}
 	if got := z.queries.Swap(0); got != 2 {
-		t.Errorf("%d queries, want 2: facts about claimed addresses are kept as well", got)
+		t.Errorf("%d queries, want 2: what DNS said about claimed addresses are kept as well", got)
 	}
 	if d, _ := r.Resolve(t.Context(), mesh, netip.MustParseAddrPort(public+":80")); d.Kind != destination.Mesh || z.queries.Load() != 0 {
 		t.Errorf("public address: %+v after %d queries", d, z.queries.Load())

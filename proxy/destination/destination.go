@@ -3,10 +3,10 @@
 // map, by DNS, whose names are confirmed forward, or by both, which must then agree on who may answer. A clusterIP of
 // the map is the claim of a manifest, and never enough for plaintext.
 //
-// That DNS has no name for an address is not believed by itself. The Services of the mesh are asked for their addresses
-// as well (the sweep); a Service that every cluster has must be told by the same DNS, forward and backward (the
-// witness); and an address that was a Service's a short while ago still is (the memory). Whatever of this does not
-// answer, refuses.
+// DNS is not believed at once when it has no name for an address. Three things stand against that. The forward scan asks
+// for the addresses of all Services of the mesh. The known-good probe asks the same DNS for a Service that every cluster
+// has, forward and backward. The grace cache keeps an address that was a Service's a short while ago. A connection is
+// refused while one of them has no answer.
 //
 // What remains: an attacker who controls all that DNS says can send a connection to another Service of the mesh than
 // the app meant, or, with a name outside of the mesh that is consistent both ways, make an address look foreign that no
@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/meshless-dev/meshless/internal/meshmap"
 )
@@ -31,23 +32,38 @@ import (
 const (
 	lookupTimeout = 8 * time.Second // bounds all queries about one address together
 	// claimTimeout is how long, from its start, DNS is waited for where a clusterIP of the map, meshCIDRs, a federation
-	// or the memory lead to mutual TLS without it.
+	// or the grace cache lead to mutual TLS without it.
 	claimTimeout = time.Second
 )
 
 var errNoAnswerYet = errors.New("no answer yet")
 
-// Resolver answers with the help of DNS and a cache of its facts. Make it with New.
+// Result is what a lookup or a forward scan came to, as metrics count it.
+type Result string
+
+// The results of lookups, each of one address, and of forward scans, each of all Services.
+const (
+	Found          Result = "found"
+	NotFound       Result = "none"
+	LookupFailed   Result = "error"
+	ScanComplete   Result = "scan"
+	ScanIncomplete Result = "scan_error"  // DNS did not answer for all
+	ScanDenied     Result = "scan_denied" // DNS denied the known-good probe
+)
+
+// Resolver answers with the help of DNS and a cache of what DNS said. Make it with New.
 type Resolver struct {
 	client *client
 	now    func() time.Time
-	count  func(result string)
+	count  func(Result)
 	index  atomic.Pointer[Map]
 
-	mu     sync.Mutex
-	cache  map[key]*entry
-	sweeps map[sweepKey]*sweep
-	memory *memory
+	mu      sync.Mutex
+	flights singleflight.Group   // lookups and scans under way
+	began   map[string]time.Time // when each of flights did
+	cache   map[key]*entry
+	scans   map[scanKey]*scan // the last of each
+	grace   *graceCache
 }
 
 // Options are the surroundings of a Resolver.
@@ -55,9 +71,7 @@ type Options struct {
 	Servers []netip.AddrPort // DNS servers, tried in order
 	Timeout time.Duration    // of one query to one server; default 2 s
 	Now     func() time.Time // default time.Now
-	// Count is called once per address looked up with found, none or error, and once per sweep with sweep, sweep_error
-	// (DNS did not answer for all) or sweep_denied (the witness was denied). It may be nil.
-	Count func(result string)
+	Count   func(Result)     // called once per lookup and once per scan; may be nil
 }
 
 // New makes a Resolver.
@@ -69,10 +83,10 @@ func New(o Options) *Resolver {
 		o.Now = time.Now
 	}
 	if o.Count == nil {
-		o.Count = func(string) {}
+		o.Count = func(Result) {}
 	}
 	return &Resolver{client: &client{servers: o.Servers, timeout: o.Timeout}, now: o.Now, count: o.Count,
-		cache: map[key]*entry{}, sweeps: map[sweepKey]*sweep{}, memory: newMemory()}
+		began: map[string]time.Time{}, cache: map[key]*entry{}, scans: map[scanKey]*scan{}, grace: newGraceCache()}
 }
 
 // SystemServers reads the name servers of a resolv.conf file.
@@ -90,39 +104,31 @@ func SystemServers(path string) ([]netip.AddrPort, error) {
 	return servers, nil
 }
 
-// Resolve answers for dst under mesh. The facts are returned too, for MapOf(mesh).Decide when the map changes.
-func (r *Resolver) Resolve(ctx context.Context, mesh *meshmap.Map, dst netip.AddrPort) (Destination, Facts) {
-	m := r.MapOf(mesh)
-	var facts Facts
-	if k := (key{plain(dst.Addr()), mesh.ClusterDomain}); private(k.addr) {
-		facts = r.facts(ctx, m, k, dst)
-	}
-	return m.Decide(dst, facts), facts
+// question is an address and port that a connection is for, and the map that the answer is for.
+type question struct {
+	key
+	m   *Map
+	dst netip.AddrPort
 }
 
-// facts asks the reverse zone, then the sweep where that has no name, and the memory last.
-func (r *Resolver) facts(ctx context.Context, m *Map, k key, dst netip.AddrPort) Facts {
-	// Where it leads to mutual TLS anyway, no answer is waited for longer than claimTimeout.
-	patience := func(unanswered Facts) func(time.Time) (context.Context, context.CancelFunc) {
-		return func(began time.Time) (context.Context, context.CancelFunc) {
-			if m.Decide(dst, r.recall(k, m, unanswered)).Kind == Mesh {
-				return context.WithDeadline(ctx, began.Add(claimTimeout))
-			}
-			return context.WithCancel(ctx)
-		}
+// Resolve answers for dst under mesh. The lookup is returned too, for MapOf(mesh).Decide when the map changes.
+func (r *Resolver) Resolve(ctx context.Context, mesh *meshmap.Map, dst netip.AddrPort) (Destination, Lookup) {
+	q := question{key{plain(dst.Addr()), mesh.ClusterDomain}, r.MapOf(mesh), dst}
+	var l Lookup
+	if private(q.addr) {
+		l = r.lookup(ctx, q)
 	}
-	e := r.lookup(k, m)
-	short, cancel := patience(Facts{Err: errNoAnswerYet})(e.began)
-	defer cancel()
-	if err := e.wait(short); err != nil {
-		return r.recall(k, m, Facts{Err: err})
+	return q.m.Decide(dst, l), l
+}
+
+// lookup asks the reverse zone, then the forward scan where that has no name, and the grace cache last.
+func (r *Resolver) lookup(ctx context.Context, q question) Lookup {
+	l := r.reverse(ctx, q)
+	if l.Err == nil && q.m.nameless(l) && len(q.m.services) > 0 {
+		scanned := r.scan(ctx, q, l)
+		l = Lookup{Names: slices.Concat(l.Names, scanned.Names), Uncertain: scanned.Uncertain}
 	}
-	facts := e.facts
-	if facts.Err == nil && m.nameless(facts) && len(m.services) > 0 {
-		swept := r.swept(m, k, patience(Facts{Names: facts.Names, Doubt: errNoAnswerYet}))
-		facts = Facts{Names: slices.Concat(facts.Names, swept.Names), Doubt: swept.Doubt}
-	}
-	return r.recall(k, m, facts)
+	return r.withGrace(q, l)
 }
 
 // MapOf is the indexed form of mesh; the newest one is kept.

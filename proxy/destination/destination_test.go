@@ -174,7 +174,7 @@ func TestCache(t *testing.T) {
 	a.queries(2, "first")
 	a.ask(mesh, "10.1.1.1:81")
 	a.queries(0, "within the TTL")
-	a.want(empty, "10.1.1.1:80", destination.Unknown) // decisions are not kept, but facts are
+	a.want(empty, "10.1.1.1:80", destination.Unknown) // decisions are not kept, but lookups are
 	a.want(mesh, "10.1.1.1:80", destination.Mesh, "web", "web-canary")
 	a.queries(0, "another map, and the first again")
 	a.after(5001 * time.Millisecond)

@@ -38,37 +38,37 @@ func federatedMesh() *meshmap.Map {
 func TestFederationNetworks(t *testing.T) {
 	other := destination.Destination{Kind: destination.Mesh, TrustDomain: "other.example", Identities: []string{"spiffe://other.example/ns/prod/*/web"}}
 	third := destination.Destination{Kind: destination.Mesh, TrustDomain: "third.example", AnyMember: true}
-	named := func(service string, confirmed bool) destination.Facts {
-		return destination.Facts{Names: []destination.Name{{Service: service, Endpoint: true, Confirmed: confirmed}}}
+	named := func(service string, confirmed bool) destination.Lookup {
+		return destination.Lookup{Names: []destination.Name{{Service: service, Endpoint: true, Confirmed: confirmed}}}
 	}
-	remembered := destination.Facts{Names: []destination.Name{{Service: "gone.prod", Confirmed: true, Remembered: true}}}
+	remembered := destination.Lookup{Names: []destination.Name{{Service: "gone.prod", Confirmed: true, Remembered: true}}}
 	m := destination.NewMap(federatedMesh())
 	for name, c := range map[string]struct {
 		dst    string
-		facts  destination.Facts
+		lookup destination.Lookup
 		want   destination.Destination
 		reason string
 	}{
-		"no name":                        {"10.7.0.1:80", destination.Facts{}, other, ""},
-		"IPv4 in IPv6":                   {"[::ffff:10.7.0.1]:80", destination.Facts{}, other, ""},
-		"public":                         {"198.51.100.7:443", destination.Facts{}, other, ""},
-		"public, beside it":              {"198.51.100.8:443", destination.Facts{}, destination.Destination{Kind: destination.Unknown}, ""},
-		"any identity":                   {"10.8.0.2:80", destination.Facts{}, third, ""},
-		"IPv6":                           {"[fd77::1]:80", destination.Facts{}, third, ""},
+		"no name":                        {"10.7.0.1:80", destination.Lookup{}, other, ""},
+		"IPv4 in IPv6":                   {"[::ffff:10.7.0.1]:80", destination.Lookup{}, other, ""},
+		"public":                         {"198.51.100.7:443", destination.Lookup{}, other, ""},
+		"public, beside it":              {"198.51.100.8:443", destination.Lookup{}, destination.Destination{Kind: destination.Unknown}, ""},
+		"any identity":                   {"10.8.0.2:80", destination.Lookup{}, third, ""},
+		"IPv6":                           {"[fd77::1]:80", destination.Lookup{}, third, ""},
 		"a name outside the mesh":        {"10.7.0.1:80", named("web.elsewhere", true), other, ""},
-		"denied by a DNS in doubt":       {"10.7.0.1:80", destination.Facts{Doubt: errors.New("no witness")}, other, ""},
+		"denied by a DNS in doubt":       {"10.7.0.1:80", destination.Lookup{Uncertain: errors.New("no probe")}, other, ""},
 		"a Service that left our map":    {"10.7.0.1:80", remembered, other, ""},
-		"no answer of DNS":               {"10.7.0.1:80", destination.Facts{Err: errors.New("SERVFAIL")}, destination.Destination{Kind: destination.Refused}, "SERVFAIL"},
+		"no answer of DNS":               {"10.7.0.1:80", destination.Lookup{Err: errors.New("SERVFAIL")}, destination.Destination{Kind: destination.Refused}, "SERVFAIL"},
 		"an endpoint of our Service":     {"10.7.0.1:80", named("web.prod", true), destination.Destination{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "other.example"},
 		"our Service, plaintext":         {"10.7.0.1:8081", named("web.prod", true), destination.Destination{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "other.example"},
 		"our Service, not confirmed":     {"10.7.0.1:80", named("web.prod", false), destination.Destination{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "does not resolve"},
-		"claimed by our manifests":       {"10.8.0.1:80", destination.Facts{}, destination.Destination{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "third.example"},
-		"claimed by ours, plaintext":     {"10.8.0.1:81", destination.Facts{}, destination.Destination{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "third.example"},
-		"our own metrics port elsewhere": {"10.7.0.1:15020", destination.Facts{}, other, ""},
-		"meshCIDRs":                      {"10.9.0.1:80", destination.Facts{}, destination.Destination{Kind: destination.Mesh, AnyMember: true, TrustDomain: "cluster.local"}, ""},
+		"claimed by our manifests":       {"10.8.0.1:80", destination.Lookup{}, destination.Destination{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "third.example"},
+		"claimed by ours, plaintext":     {"10.8.0.1:81", destination.Lookup{}, destination.Destination{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "third.example"},
+		"our own metrics port elsewhere": {"10.7.0.1:15020", destination.Lookup{}, other, ""},
+		"meshCIDRs":                      {"10.9.0.1:80", destination.Lookup{}, destination.Destination{Kind: destination.Mesh, AnyMember: true, TrustDomain: "cluster.local"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := m.Decide(netip.MustParseAddrPort(c.dst), c.facts)
+			got := m.Decide(netip.MustParseAddrPort(c.dst), c.lookup)
 			if !strings.Contains(got.Reason, c.reason) || (got.Reason == "") != (c.reason == "") {
 				t.Errorf("reason is %q, want one with %q", got.Reason, c.reason)
 			}
@@ -86,7 +86,7 @@ func TestFederationAccepts(t *testing.T) {
 	ids := []string{"spiffe://other.example/ns/prod/deployment/web", "spiffe://other.example/ns/prod/deployment/db", "spiffe://third.example/ns/prod/deployment/web",
 		"spiffe://cluster.local/ns/prod/deployment/web", "spiffe://other.example.evil/ns/prod/deployment/web"}
 	for dst, want := range map[string]string{"10.7.0.1:80": "10000", "10.8.0.2:80": "00100", "10.9.0.1:80": "00010", "10.96.0.1:80": "00010", "192.0.2.1:80": "00000"} {
-		d := m.Decide(netip.MustParseAddrPort(dst), destination.Facts{})
+		d := m.Decide(netip.MustParseAddrPort(dst), destination.Lookup{})
 		got := ""
 		for _, id := range ids {
 			if d.Accepts(spiffeid.RequireFromString(id)) {

@@ -53,11 +53,12 @@ func (d Destination) Expected() string {
 	return strings.Join(d.Identities, ", ")
 }
 
-// Facts is what DNS says about an address. It holds no decision, so that it stays true when the mesh map changes.
-type Facts struct {
+// Lookup is what DNS says about an address. It holds no decision, so that it stays true when the mesh map changes.
+type Lookup struct {
 	Names []Name
 	Err   error // DNS did not answer; Names holds what it said earlier
-	Doubt error // why it proves nothing that DNS has no name, or no other name, for the address
+	// why it proves nothing that DNS has no name, or no other name, for the address
+	Uncertain error
 }
 
 // Name is a name of an address below svc.<clusterDomain>.
@@ -71,7 +72,7 @@ type Name struct {
 	Remembered bool
 }
 
-// Map answers from the mesh map and from facts. It is pure and immutable.
+// Map answers from the mesh map and from lookups. It is pure and immutable.
 type Map struct {
 	mesh     *meshmap.Map
 	byIP     map[netip.Addr][]*meshmap.Service
@@ -100,14 +101,14 @@ func (m *Map) service(name string) *meshmap.Service {
 	return m.hosts[name+".svc."+strings.ToLower(m.mesh.ClusterDomain)]
 }
 
-// nameless tells whether facts hold no name that says something: none of the mesh, and none that is confirmed.
-func (m *Map) nameless(facts Facts) bool {
-	return !m.knows(facts) && !slices.ContainsFunc(facts.Names, func(n Name) bool { return n.Confirmed })
+// nameless tells whether l holds no name that says something: none of the mesh, and none that is confirmed.
+func (m *Map) nameless(l Lookup) bool {
+	return !m.knows(l) && !slices.ContainsFunc(l.Names, func(n Name) bool { return n.Confirmed })
 }
 
-// knows tells whether facts hold a name of a Service of the mesh.
-func (m *Map) knows(facts Facts) bool {
-	return slices.ContainsFunc(facts.Names, func(n Name) bool { return m.service(n.Service) != nil })
+// knows tells whether l holds a name of a Service of the mesh.
+func (m *Map) knows(l Lookup) bool {
+	return slices.ContainsFunc(l.Names, func(n Name) bool { return m.service(n.Service) != nil })
 }
 
 // match is a Service of the mesh that stands behind an address, as a manifest claims or as DNS confirms.
@@ -121,21 +122,21 @@ type match struct {
 
 // Decide answers for one destination. The clusterIPs of the map and the names that DNS confirms count together; only
 // without either do meshCIDRs. A name of the mesh that is not confirmed refuses. So does a DNS that does not answer,
-// unless clusterIPs or names that it told earlier lead to mutual TLS, and a DNS whose denial is in doubt, unless
+// unless clusterIPs or names that it told earlier lead to mutual TLS, and a DNS whose denial proves nothing, unless
 // meshCIDRs do: the absence of an answer never turns encryption off. An address in a network of a federated trust
 // domain is that domain's, so a Service of ours that is found there as well refuses: nobody can be of both.
-func (m *Map) Decide(dst netip.AddrPort, facts Facts) Destination {
+func (m *Map) Decide(dst netip.AddrPort, l Lookup) Destination {
 	addr := plain(dst.Addr())
 	var matches []match
 	for _, s := range m.byIP[addr] {
 		matches = append(matches, match{service: s, claimed: true})
 	}
-	doubt := facts.Doubt
-	for _, name := range facts.Names {
+	uncertain := l.Uncertain
+	for _, name := range l.Names {
 		s := m.service(name.Service)
 		switch {
 		case s == nil && name.Remembered:
-			doubt = fmt.Errorf("%s was an address of %s, which has left the mesh map, and has no name now", addr, name.Service)
+			uncertain = fmt.Errorf("%s was an address of %s, which has left the mesh map, and has no name now", addr, name.Service)
 		case s == nil:
 		case !name.Confirmed:
 			return Destination{Kind: Refused, Host: s.Host, Reason: fmt.Sprintf("dns: %s names itself %s, which does not resolve to it", addr, s.Host)}
@@ -150,18 +151,18 @@ func (m *Map) Decide(dst netip.AddrPort, facts Facts) Destination {
 			addr, matches[0].service.Host, foreign.TrustDomain)}
 	case len(matches) > 0:
 		d := combine(matches, dst.Port(), m.mesh.TrustDomain)
-		if why := noPlaintext(addr, matches, facts.Err, doubt); d.Kind == Plaintext && why != "" {
+		if why := noPlaintext(addr, matches, l.Err, uncertain); d.Kind == Plaintext && why != "" {
 			return Destination{Kind: Refused, Host: d.Host, Reason: fmt.Sprintf("port %d takes plaintext, which %s", dst.Port(), why)}
 		}
 		return d
-	case facts.Err != nil:
-		return Destination{Kind: Refused, Reason: "dns: " + facts.Err.Error()}
+	case l.Err != nil:
+		return Destination{Kind: Refused, Reason: "dns: " + l.Err.Error()}
 	case slices.ContainsFunc(m.mesh.Outbound.MeshCIDRs, func(p netip.Prefix) bool { return p.Contains(addr) }):
 		return Destination{Kind: Mesh, AnyMember: true, TrustDomain: m.mesh.TrustDomain}
 	case foreign != nil:
 		return Destination{Kind: Mesh, Identities: foreign.Identities, AnyMember: len(foreign.Identities) == 0, TrustDomain: foreign.TrustDomain}
-	case doubt != nil:
-		return Destination{Kind: Refused, Reason: "dns: " + doubt.Error()}
+	case uncertain != nil:
+		return Destination{Kind: Refused, Reason: "dns: " + uncertain.Error()}
 	}
 	return Destination{Kind: Unknown}
 }
@@ -192,8 +193,8 @@ func unconfirmed(matches []match) *meshmap.Service {
 }
 
 // noPlaintext is why an address must not get plaintext although all Services found there agree to it, or empty.
-func noPlaintext(addr netip.Addr, matches []match, err, doubt error) string {
-	unsure := cmp.Or(err, doubt)
+func noPlaintext(addr netip.Addr, matches []match, err, uncertain error) string {
+	unsure := cmp.Or(err, uncertain)
 	claim := unconfirmed(matches)
 	switch {
 	case claim == nil && unsure == nil:

@@ -79,28 +79,28 @@ func FuzzNames(f *testing.F) {
 	})
 }
 
-// TestMemoryIsBounded: what was confirmed longest ago goes first.
-func TestMemoryIsBounded(t *testing.T) {
-	m, now := newMemory(), time.Now()
+// TestGraceCacheIsBounded: what was confirmed longest ago goes first.
+func TestGraceCacheIsBounded(t *testing.T) {
+	m, now := newGraceCache(), time.Now()
 	at := func(n int) key {
 		return key{netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), "cluster.local"}
 	}
-	for n := range maxMemory {
-		m.put(&recollection{key: at(n), names: []Name{{Service: fmt.Sprint("s", n, ".prod")}}, until: now.Add(memoryTime)})
+	for n := range maxGrace {
+		m.put(&graceEntry{key: at(n), names: []Name{{Service: fmt.Sprint("s", n, ".prod")}}, until: now.Add(graceTime)})
 	}
-	m.put(&recollection{key: at(0), until: now.Add(memoryTime)})
+	m.put(&graceEntry{key: at(0), until: now.Add(graceTime)})
 	for n := range 10 {
-		m.put(&recollection{key: at(maxMemory + n), until: now.Add(memoryTime)})
+		m.put(&graceEntry{key: at(maxGrace + n), until: now.Add(graceTime)})
 	}
-	if len(m.items) != maxMemory || m.order.Len() != maxMemory {
-		t.Errorf("it holds %d and %d addresses, want %d", len(m.items), m.order.Len(), maxMemory)
+	if len(m.items) != maxGrace || m.order.Len() != maxGrace {
+		t.Errorf("it holds %d and %d addresses, want %d", len(m.items), m.order.Len(), maxGrace)
 	}
-	for n, want := range map[int]bool{0: true, 1: false, 10: false, 11: true, maxMemory + 9: true} {
+	for n, want := range map[int]bool{0: true, 1: false, 10: false, 11: true, maxGrace + 9: true} {
 		if got := m.get(at(n), now) != nil; got != want {
 			t.Errorf("address %d is remembered: %t", n, got)
 		}
 	}
-	if m.get(at(11), now.Add(memoryTime)) != nil || len(m.items) != maxMemory-1 {
+	if m.get(at(11), now.Add(graceTime)) != nil || len(m.items) != maxGrace-1 {
 		t.Error("what is over is still there")
 	}
 }

@@ -33,19 +33,19 @@ type zone struct {
 	addr     netip.AddrPort
 }
 
-// witnessed are the records that every cluster has.
+// probed are the records that every cluster has.
 const (
-	witnessHost = "kubernetes.default.svc.cluster.local."
-	witnessA    = witnessHost + " 5 IN A 10.96.0.250"
-	witnessPTR  = "250.0.96.10.in-addr.arpa. 5 IN PTR " + witnessHost
-	// witnessQueries are those about the witness: A, AAAA, and PTR.
-	witnessQueries = 3
+	probeHost = "kubernetes.default.svc.cluster.local."
+	probeA    = probeHost + " 5 IN A 10.96.0.250"
+	probePTR  = "250.0.96.10.in-addr.arpa. 5 IN PTR " + probeHost
+	// probeQueries are those about the probe: A, AAAA, and PTR.
+	probeQueries = 3
 )
 
-// startZone starts a server that knows the records and the witness.
+// startZone starts a server that knows the records and the probe.
 func startZone(t *testing.T, records ...string) *zone {
 	t.Helper()
-	return startBareZone(t, append(records, witnessA, witnessPTR)...)
+	return startBareZone(t, append(records, probeA, probePTR)...)
 }
 
 func startBareZone(t *testing.T, records ...string) *zone {
@@ -159,10 +159,10 @@ type asker struct {
 func newAsker(t *testing.T, z *zone) *asker {
 	a := &asker{t: t, zone: z, now: time.Now(), seen: map[string]int{}}
 	a.Resolver = destination.New(destination.Options{Servers: []netip.AddrPort{z.addr}, Timeout: 2 * time.Second, Now: a.clock,
-		Count: func(result string) {
+		Count: func(result destination.Result) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
-			a.seen[result]++
+			a.seen[string(result)]++
 		}})
 	return a
 }

@@ -123,7 +123,7 @@ func (s *Server) prepare(app *net.TCPConn, record *telemetry.Connection) (*relay
 
 // plaintextJudge tells whether a snapshot lets a connection to dst leave as plaintext: at its start, and again at every
 // new generation.
-func (s *Server) plaintextJudge(dst netip.AddrPort, facts destination.Facts) live.Judge {
+func (s *Server) plaintextJudge(dst netip.AddrPort, facts destination.Lookup) live.Judge {
 	return func(now *identity.Snapshot) error {
 		switch d := s.Resolver.MapOf(now.Mesh).Decide(dst, facts); {
 		case d.Kind == destination.Plaintext:
@@ -152,7 +152,7 @@ func (s *Server) servePlaintext(app *net.TCPConn, record *telemetry.Connection, 
 type meshDestination struct {
 	addr  netip.AddrPort
 	who   destination.Destination
-	facts destination.Facts
+	facts destination.Lookup
 }
 
 func (m meshDestination) accept(id spiffeid.ID) error {

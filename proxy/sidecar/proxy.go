@@ -112,7 +112,7 @@ func newProxy(s setup) *proxy {
 	s.watch.Log = s.log
 	p.source = &identity.Source{Directory: s.args.Directory, Watch: s.watch, Log: s.log, OnGood: p.adopt,
 		OnBad: func(error) { p.telemetry.ReloadFailed() }}
-	resolver := destination.New(destination.Options{Servers: s.nameServers, Count: p.telemetry.Lookup})
+	resolver := destination.New(destination.Options{Servers: s.nameServers, Count: func(r destination.Result) { p.telemetry.Lookup(string(r)) }})
 	p.outbound = outbound.New(outbound.Config{Listeners: s.listeners.outbound, Original: s.original, Current: p.source.Current,
 		Resolver: resolver, Live: p.live, Telemetry: p.telemetry})
 	p.inbound = inbound.New(inbound.Config{Listeners: []net.Listener{s.listeners.inbound}, Original: s.original, OwnAddress: s.ownAddress,

@@ -52,8 +52,8 @@ func TestPodLeavesItsService(t *testing.T) {
 	a.want(testMesh(), webPod+":80", destination.Unknown)
 }
 
-// TestMemoryNeedsDNSForPlaintext: it adds encryption, and nothing while DNS is dead or denies everything.
-func TestMemoryNeedsDNSForPlaintext(t *testing.T) {
+// TestGraceNeedsDNSForPlaintext: it adds encryption, and nothing while DNS is dead or denies everything.
+func TestGraceNeedsDNSForPlaintext(t *testing.T) {
 	for name, breaks := range map[string]func(*zone){
 		"dead":              func(z *zone) { z.behave(func() { z.silent = true }) },
 		"denies everything": func(z *zone) { z.behave(func() { clear(z.records) }) },

@@ -16,102 +16,102 @@ import (
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
-// TestSweepIsShared: one sweep in flight serves all who wait, and holds for a while.
-func TestSweepIsShared(t *testing.T) {
+// TestScanIsShared: one scan in flight serves all who wait, and holds for a while.
+func TestScanIsShared(t *testing.T) {
 	z := startZone(t, append([]string{reverse6}, forwardOnly...)...)
 	z.behave(func() { z.delay = 20 * time.Millisecond })
 	a := newAsker(t, z)
 	var wg sync.WaitGroup
 	for n := range 20 {
-		wg.Go(func() { a.want(sweptMesh(), fmt.Sprintf("10.1.3.%d:80", n), destination.Unknown) })
+		wg.Go(func() { a.want(scannedMesh(), fmt.Sprintf("10.1.3.%d:80", n), destination.Unknown) })
 	}
 	wg.Wait()
-	a.queries(20+witnessQueries+3, "20 addresses, 3 Services")
-	a.want(sweptMesh(), "10.1.3.100:80", destination.Unknown)
+	a.queries(20+probeQueries+3, "20 addresses, 3 Services")
+	a.want(scannedMesh(), "10.1.3.100:80", destination.Unknown)
 	a.queries(1, "another address")
 	a.after(29 * time.Second)
-	a.want(sweptMesh(), "10.1.3.101:80", destination.Unknown)
+	a.want(scannedMesh(), "10.1.3.101:80", destination.Unknown)
 	a.queries(1, "within the period")
 	z.add(t, "web.prod.svc.cluster.local. 5 IN A 10.1.3.102")
 	a.after(time.Second)
-	a.want(sweptMesh(), "10.1.3.102:80", destination.Mesh, "web", "web-canary")
-	a.queries(1+witnessQueries+3, "after the period")
-	a.want(sweptMesh(), "[fd00::9]:80", destination.Mesh, "db")
-	a.queries(1+witnessQueries+3+1, "the other family, and the name of one of its addresses")
-	if got := a.count("sweep"); got != 3 {
-		t.Errorf("%d sweeps were counted, want 3", got)
+	a.want(scannedMesh(), "10.1.3.102:80", destination.Mesh, "web", "web-canary")
+	a.queries(1+probeQueries+3, "after the period")
+	a.want(scannedMesh(), "[fd00::9]:80", destination.Mesh, "db")
+	a.queries(1+probeQueries+3+1, "the other family, and the name of one of its addresses")
+	if got := a.count("scan"); got != 3 {
+		t.Errorf("%d scans were counted, want 3", got)
 	}
 }
 
-// TestSweepFollowsTheMap: a Service that joins the mesh is asked about at once, and it alone.
-func TestSweepFollowsTheMap(t *testing.T) {
+// TestScanFollowsTheMap: a Service that joins the mesh is asked about at once, and it alone.
+func TestScanFollowsTheMap(t *testing.T) {
 	a := newAsker(t, startZone(t, append(forwardOnly, "late.prod.svc.cluster.local. 5 IN A 10.96.0.20")...))
-	a.want(sweptMesh(), "10.96.0.20:80", destination.Unknown)
-	a.queries(1+witnessQueries+3, "before")
-	grown := sweptMesh(func(m *meshmap.Map) {
+	a.want(scannedMesh(), "10.96.0.20:80", destination.Unknown)
+	a.queries(1+probeQueries+3, "before")
+	grown := scannedMesh(func(m *meshmap.Map) {
 		m.Services = append(m.Services, meshmap.Service{Host: "late.prod.svc.cluster.local", Identities: []string{pattern("late")}})
 	})
 	a.want(grown, "10.96.0.20:80", destination.Mesh, "late")
 	a.queries(1, "after it joined")
-	a.want(sweptMesh(), "10.96.0.9:80", destination.Mesh, "db")
+	a.want(scannedMesh(), "10.96.0.9:80", destination.Mesh, "db")
 	a.want(grown, "10.96.0.20:80", destination.Mesh, "late")
 	a.queries(1, "both maps in turn: the reverse zone alone is asked about the new address")
 }
 
-// TestSweepHeals: what failed is asked again soon, and it alone.
-func TestSweepHeals(t *testing.T) {
+// TestScanHeals: what failed is asked again soon, and it alone.
+func TestScanHeals(t *testing.T) {
 	z := startZone(t, forwardOnly...)
 	z.behave(func() { z.rcode["canary.prod.svc.cluster.local."] = dns.RcodeServerFailure })
 	a := newAsker(t, z)
-	a.want(sweptMesh(), "10.1.2.1:80", destination.Refused)
-	a.queries(1+witnessQueries+3+1, "the failure is tried twice")
+	a.want(scannedMesh(), "10.1.2.1:80", destination.Refused)
+	a.queries(1+probeQueries+3+1, "the failure is tried twice")
 	z.behave(func() { clear(z.rcode) })
-	a.want(sweptMesh(), "10.1.2.1:80", destination.Refused)
+	a.want(scannedMesh(), "10.1.2.1:80", destination.Refused)
 	a.queries(0, "too soon")
 	a.after(time.Second)
-	a.want(sweptMesh(), "10.1.2.1:80", destination.Mesh, "web-canary")
+	a.want(scannedMesh(), "10.1.2.1:80", destination.Mesh, "web-canary")
 	a.queries(2, "its name, and the Service that failed")
-	if a.count("sweep_error") != 1 || a.count("sweep") != 1 {
+	if a.count("scan_error") != 1 || a.count("scan") != 1 {
 		t.Errorf("counted %v", a.seen)
 	}
 }
 
-// TestWitnessReturns: a DNS that comes to its senses is believed again.
-func TestWitnessReturns(t *testing.T) {
+// TestProbeRecovers: a DNS that comes to its senses is believed again.
+func TestProbeRecovers(t *testing.T) {
 	z := startBareZone(t, forwardOnly...)
 	a := newAsker(t, z)
-	a.want(sweptMesh(), "10.1.2.3:80", destination.Refused)
-	a.queries(1+2, "no Service is asked about where the witness is denied")
-	z.add(t, witnessA)
-	z.add(t, witnessPTR)
+	a.want(scannedMesh(), "10.1.2.3:80", destination.Refused)
+	a.queries(1+2, "no Service is asked about where the probe is denied")
+	z.add(t, probeA)
+	z.add(t, probePTR)
 	a.after(5 * time.Second)
-	a.want(sweptMesh(), "10.1.2.3:80", destination.Unknown)
-	a.want(sweptMesh(), "10.1.2.1:80", destination.Mesh, "web-canary")
-	if a.count("sweep_denied") != 1 || a.count("sweep") != 1 {
+	a.want(scannedMesh(), "10.1.2.3:80", destination.Unknown)
+	a.want(scannedMesh(), "10.1.2.1:80", destination.Mesh, "web-canary")
+	if a.count("scan_denied") != 1 || a.count("scan") != 1 {
 		t.Errorf("counted %v", a.seen)
 	}
 }
 
-// TestSlowSweep: nobody waits longer than the connection may, nor longer than a second where it is mutual TLS anyway.
-func TestSlowSweep(t *testing.T) {
+// TestSlowScan: nobody waits longer than the connection may, nor longer than a second where it is mutual TLS anyway.
+func TestSlowScan(t *testing.T) {
 	z := startZone(t, forwardOnly...)
-	z.behave(func() { z.delay = 600 * time.Millisecond }) // three questions to the witness, then the Services: 2.4 s
+	z.behave(func() { z.delay = 600 * time.Millisecond }) // three questions to the probe, then the Services: 2.4 s
 	a := newAsker(t, z)
 	ctx, cancel := context.WithTimeout(t.Context(), 900*time.Millisecond)
 	defer cancel()
 	begun := time.Now()
-	d, _ := a.Resolve(ctx, sweptMesh(), netip.MustParseAddrPort("10.1.2.3:80"))
+	d, _ := a.Resolve(ctx, scannedMesh(), netip.MustParseAddrPort("10.1.2.3:80"))
 	if took := time.Since(begun); d.Kind != destination.Refused || !strings.Contains(d.Reason, "still being asked") || took > 1500*time.Millisecond {
 		t.Errorf("an address without a name is %+v after %v", d, took)
 	}
 	begun = time.Now()
-	if d := a.want(sweptMesh(), "10.200.1.1:80", destination.Mesh); !d.AnyMember || time.Since(begun) > 1500*time.Millisecond {
+	if d := a.want(scannedMesh(), "10.200.1.1:80", destination.Mesh); !d.AnyMember || time.Since(begun) > 1500*time.Millisecond {
 		t.Errorf("meshCIDRs: %+v after %v", d, time.Since(begun))
 	}
-	a.want(sweptMesh(), "10.1.2.3:80", destination.Unknown) // the sweep went on
-	a.want(sweptMesh(), "10.1.2.1:80", destination.Mesh, "web-canary")
-	if got := a.count("sweep"); got != 1 {
-		t.Errorf("%d sweeps were counted, want 1", got)
+	a.want(scannedMesh(), "10.1.2.3:80", destination.Unknown) // the scan went on
+	a.want(scannedMesh(), "10.1.2.1:80", destination.Mesh, "web-canary")
+	if got := a.count("scan"); got != 1 {
+		t.Errorf("%d scans were counted, want 1", got)
 	}
 }
 
@@ -137,7 +137,7 @@ func TestTenThousandServices(t *testing.T) {
 	if !d.Accepts(proxytestID("s9999")) {
 		t.Fatalf("the last Service is %+v", d)
 	}
-	a.queriesAbout(1+witnessQueries+services, "first")
+	a.queriesAbout(1+probeQueries+services, "first")
 	if most := z.most.Load(); most > 16 {
 		t.Errorf("%d queries at once", most)
 	}
@@ -150,11 +150,11 @@ func TestTenThousandServices(t *testing.T) {
 	if d, _ := a.Resolve(t.Context(), m, netip.MustParseAddrPort("10.99.1.1:80")); d.Kind != destination.Unknown {
 		t.Errorf("after 301 s it is %+v", d)
 	}
-	a.queriesAbout(1+witnessQueries+services, "after 301 s")
+	a.queriesAbout(1+probeQueries+services, "after 301 s")
 }
 
-// TestDNSDiesInASweep: a sweep ends after some failures; the rest waits for the next.
-func TestDNSDiesInASweep(t *testing.T) {
+// TestDNSDiesInAScan: a scan ends after some failures; the rest waits for the next.
+func TestDNSDiesInAScan(t *testing.T) {
 	m, z := manyServices(t, 300)
 	z.behave(func() {
 		for i := range 300 {
@@ -163,7 +163,7 @@ func TestDNSDiesInASweep(t *testing.T) {
 	})
 	a := newAsker(t, z)
 	a.want(m, "10.100.1.49:80", destination.Refused)
-	if got := z.queries.Swap(0); got > 1+witnessQueries+2*(64+16) {
+	if got := z.queries.Swap(0); got > 1+probeQueries+2*(64+16) {
 		t.Errorf("%d queries to a DNS that fails", got)
 	}
 	a.after(time.Second)
