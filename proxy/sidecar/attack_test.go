@@ -173,13 +173,13 @@ func TestNoFilesNoTraffic(t *testing.T) {
 	noLeaks(t)
 	p := startPod(t, serverIP, netip.MustParseAddrPort(appIP+":80"), nil)
 	time.Sleep(50 * time.Millisecond)
-	if err := p.ready(); err == nil || !strings.Contains(err.Error(), "is missing") {
+	if err := p.Ready(); err == nil || !strings.Contains(err.Error(), "is missing") {
 		t.Errorf("ready without files: %v", err)
 	}
 	c := dial(t, p.inboundAddr().String()) // waits in the kernel's queue
 	ca := testca.New(t, proxytest.TrustDomain)
 	workload(t, ca, "server").Sealed(t).Publish(t, p.dir)
-	eventually(t, "the proxy is ready", func() bool { return p.ready() == nil })
+	eventually(t, "the proxy is ready", func() bool { return p.Ready() == nil })
 	conn := tls.Client(c, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{ca.Issue(t, proxytest.ID("client"))}})
 	if err := conn.Handshake(); err != nil {
 		t.Errorf("the connection that waited: %v", err)
@@ -214,7 +214,7 @@ func TestBadGenerations(t *testing.T) {
 		if err := exchange(m.client.outboundAddr(), "hello"); err != nil {
 			t.Errorf("%s: the last good generation does not serve: %v", name, err)
 		}
-		if m.server.ready() != nil {
+		if m.server.Ready() != nil {
 			t.Errorf("%s: not ready, though the last generation is good", name)
 		}
 	}

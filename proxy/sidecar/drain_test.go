@@ -25,10 +25,10 @@ func TestDrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	m.server.startDrain(true)()
-	m.server.startDrain(false)() // again, by /drain: no harm
+	m.server.Shutdown()
+	m.server.drain() // again, by /drain: no harm
 	go func() { ended <- m.server.stopWhenDrained() }()
-	if err := m.server.ready(); err == nil || err.Error() != "draining" {
+	if err := m.server.Ready(); err == nil || err.Error() != "draining" {
 		t.Errorf("ready while draining: %v", err)
 	}
 	eventually(t, "new inbound connections are refused", func() bool {
@@ -91,7 +91,7 @@ func TestDrainWaitsForPreStop(t *testing.T) {
 		answer <- body
 	}()
 	eventually(t, "the handler runs", func() bool { return m.server.prober.Active() == 1 })
-	m.server.startDrain(true)()
+	m.server.Shutdown()
 	select {
 	case <-m.server.done:
 		t.Fatal("ended while the preStop handler ran")
@@ -139,7 +139,7 @@ func TestDrainTimeout(t *testing.T) {
 		t.Fatal(err)
 	}
 	begun := time.Now()
-	m.server.startDrain(true)()
+	m.server.Shutdown()
 	if err := m.server.stopWhenDrained(); err != nil {
 		t.Fatal(err)
 	}
@@ -155,8 +155,8 @@ func TestDrainTimeout(t *testing.T) {
 func (p *pod) get(t *testing.T, method, path string) (int, string) {
 	t.Helper()
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
-	for _, s := range p.servers {
-		request, err := http.NewRequest(method, "http://"+s.listener.Addr().String()+path, nil)
+	for _, addr := range []string{p.Addresses().Metrics, p.Addresses().Health, p.Addresses().Admin} {
+		request, err := http.NewRequest(method, "http://"+addr+path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -183,7 +183,7 @@ func TestFIPSOnly(t *testing.T) {
 		return err != nil && (strings.HasPrefix(err.Error(), api.SealedKeyFile) || strings.HasPrefix(err.Error(), api.IdentityFile))
 	})
 	t.Logf("a sealed key: %v", sealed.source.Failure())
-	if sealed.ready() == nil {
+	if sealed.Ready() == nil {
 		t.Error("the proxy is ready with a key that it cannot have opened")
 	}
 }

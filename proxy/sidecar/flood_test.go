@@ -117,8 +117,7 @@ func TestAdminFlood(t *testing.T) {
 	p := startPod(t, serverIP, netip.MustParseAddrPort(appIP+":1"), workload(t, testca.New(t, proxytest.TrustDomain), "server").Sealed(t))
 	client := http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: dialerFrom(bystanderIP).DialContext}}
 	floods := 0
-	for _, s := range p.servers {
-		addr := s.listener.Addr().String()
+	for _, addr := range []string{p.Addresses().Metrics, p.Addresses().Health, p.Addresses().Admin} {
 		for _, path := range []string{"/metrics", "/readyz"} {
 			ask := func() bool {
 				response, err := client.Get("http://" + addr + path)

@@ -146,7 +146,7 @@ func TestHandshakeFlood(t *testing.T) {
 	if limit := inbound.MaxUnauthenticated + 50; active > limit {
 		t.Errorf("%d connections are served, want at most %d", active, limit)
 	}
-	if err := m.server.ready(); err != nil {
+	if err := m.server.Ready(); err != nil {
 		t.Errorf("not ready during the flood: %v", err)
 	}
 	m.server.scrape(t)

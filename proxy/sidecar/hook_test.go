@@ -13,29 +13,12 @@ import (
 )
 
 // hooks are the lifecycle hooks of the pod, which find its ports elsewhere than in a real one.
-func (p *pod) hooks(t *testing.T) hooks {
-	t.Helper()
-	var h hooks
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
-	for path, into := range map[string]*string{"/livez": &h.health, "/configz": &h.admin} {
-		for _, s := range p.servers {
-			response, err := client.Get("http://" + s.listener.Addr().String() + path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			response.Body.Close()
-			if response.StatusCode == http.StatusOK {
-				*into = s.listener.Addr().String()
-			}
-		}
-	}
-	return h
-}
+func (p *pod) hooks() hooks { return hooks{health: p.Addresses().Health, admin: p.Addresses().Admin} }
 
 func TestWait(t *testing.T) {
 	noLeaks(t)
 	p := startPod(t, serverIP, netip.MustParseAddrPort(appIP+":1"), nil)
-	h := p.hooks(t)
+	h := p.hooks()
 	began := time.Now()
 	err := h.wait(podplan.WaitArgs{Timeout: 500 * time.Millisecond})
 	if err == nil || !strings.Contains(err.Error(), "not ready after 500ms: no good generation") {
@@ -69,7 +52,7 @@ func TestWait(t *testing.T) {
 func TestDrainHook(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
-	h := m.server.hooks(t)
+	h := m.server.hooks()
 	c := dial(t, m.client.outboundAddr())
 	if err := roundTrip(c, "before"); err != nil {
 		t.Fatal(err)
@@ -111,7 +94,7 @@ func TestDrainHook(t *testing.T) {
 	if len(m.server.done) > 0 {
 		t.Error("the proxy has ended without a signal")
 	}
-	m.server.startDrain(true)()
+	m.server.Shutdown()
 	if err := m.server.stopWhenDrained(); err != nil {
 		t.Error(err)
 	}
@@ -126,10 +109,10 @@ func TestDrainHookTimeout(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	if err := m.server.hooks(t).drain(podplan.DrainArgs{Timeout: m.server.args.DrainTimeout}); err != nil {
+	if err := m.server.hooks().drain(podplan.DrainArgs{Timeout: m.server.options.DrainTimeout}); err != nil {
 		t.Errorf("ended with %v", err)
 	}
-	m.server.startDrain(true)()
+	m.server.Shutdown()
 	if err := m.server.stopWhenDrained(); err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +126,7 @@ func TestDrainHookOfUnreadyProxy(t *testing.T) {
 	noLeaks(t)
 	p := startPod(t, serverIP, netip.MustParseAddrPort(appIP+":1"), nil)
 	began := time.Now()
-	if err := p.hooks(t).drain(podplan.DrainArgs{Delay: time.Minute, Timeout: time.Minute}); err != nil || time.Since(began) > 20*time.Second {
+	if err := p.hooks().drain(podplan.DrainArgs{Delay: time.Minute, Timeout: time.Minute}); err != nil || time.Since(began) > 20*time.Second {
 		t.Errorf("ended after %v with %v, want no delay for a proxy that nobody knows", time.Since(began), err)
 	}
 }

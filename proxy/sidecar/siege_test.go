@@ -376,7 +376,7 @@ func TestStuckReaders(t *testing.T) {
 			var once sync.Once
 			t.Cleanup(func() { once.Do(func() { close(stop) }) })
 			m := startMesh(t, test.app(stop))
-			eventually(t, "the mesh is ready", func() bool { return m.server.ready() == nil && m.client.ready() == nil })
+			eventually(t, "the mesh is ready", func() bool { return m.server.Ready() == nil && m.client.Ready() == nil })
 			before := footprintOf(t)
 			leaf := m.ca.Issue(t, proxytest.ID("client"))
 			var peers sync.WaitGroup
