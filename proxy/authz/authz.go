@@ -26,7 +26,7 @@ const (
 // Reasons are all reasons of a denial.
 var Reasons = []Reason{ForeignTrustDomain, NoPolicy, NoRule, WrongPort}
 
-// Request is one connection to be judged. Peer is an identity that TLS has proved; Port is the container's.
+// Request is one connection to be authorized. Peer is an identity that TLS has proved; Port is the container's.
 type Request struct {
 	Peer, Local spiffeid.ID
 	Port        uint16
@@ -38,7 +38,7 @@ type Decision struct {
 	Reason  Reason // empty when allowed
 }
 
-// Decide judges r by the inbound rules of mesh. A workload that has a policy is closed to everyone whom no rule of it
+// Decide evaluates r by the inbound rules of mesh. A workload that has a policy is closed to everyone whom no rule of it
 // allows, whatever the default says; several policies of one workload add up. The default is for our own trust domain:
 // a peer of a federated one gets in only where a rule names it, and a rule names it only in the words of its own trust
 // domain.

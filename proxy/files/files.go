@@ -1,6 +1,6 @@
 // Package files reads the proxy's files: one generation at a time, whole, from the directory that the kubelet
 // maintains. It parses what needs no key (mesh.yaml, workload.json) and watches for the next generation. Nothing here
-// judges certificates.
+// verifies certificates.
 package files
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
-// Generation is the content of the directory at one moment. LeafPEM, BundlePEM and the key are not judged yet.
+// Generation is the content of the directory at one moment. LeafPEM, BundlePEM and the key are not checked yet.
 type Generation struct {
 	Mesh      *meshmap.Map
 	Workload  *podplan.Workload

@@ -96,7 +96,7 @@ func TestChains(t *testing.T) {
 	}
 }
 
-// What stands between a leaf and its root is judged as strictly as both of them.
+// What stands between a leaf and its root is verified as strictly as both of them.
 func TestAttacksWithChains(t *testing.T) {
 	noLeaks(t)
 	root, shallow := corporateRoot(t), testca.New(t, proxytest.TrustDomain)
@@ -145,14 +145,14 @@ func TestAttacksWithChains(t *testing.T) {
 			}
 			m.server.wantMetric(t, `meshless_handshake_failures_total{direction="inbound",reason="`+string(test.reason)+`"}`)
 			var refused *svid.Error
-			if _, err := m.server.source.Current().VerifyPeer(parseChain(t, test.chain), x509.ExtKeyUsageClientAuth); !errors.As(err, &refused) || refused.Reason != test.reason {
+			if _, err := m.server.identity.Current().VerifyPeer(parseChain(t, test.chain), x509.ExtKeyUsageClientAuth); !errors.As(err, &refused) || refused.Reason != test.reason {
 				t.Errorf("got %v, want reason %s", err, test.reason)
 			}
 		})
 	}
 }
 
-// A proxy that peers would refuse does not start: its own chain is judged as theirs.
+// A proxy that peers would refuse does not start: its own chain is verified as theirs.
 func TestOwnChain(t *testing.T) {
 	root := corporateRoot(t)
 	middle := root.Issue(t, "spiffe://x/y", asCA("middle"))

@@ -120,7 +120,7 @@ func (p *pod) dials(dst netip.AddrPort) { p.target.Store(&dst) }
 
 func (p *pod) outboundAddr() string        { return p.Addresses().Outbound }
 func (p *pod) inboundAddr() netip.AddrPort { return netip.MustParseAddrPort(p.Addresses().Inbound) }
-func (p *pod) generation() uint64          { return p.source.Current().Number }
+func (p *pod) generation() uint64          { return p.identity.Current().Number }
 
 // publish puts files into the pod's directory and waits until they are in use.
 func (p *pod) publish(t testing.TB, files proxytest.Files) {

@@ -20,7 +20,7 @@ func TestWait(t *testing.T) {
 	p := startPod(t, serverIP, netip.MustParseAddrPort(appIP+":1"), nil)
 	h := p.hooks()
 	began := time.Now()
-	err := h.wait(podplan.WaitArgs{Timeout: 500 * time.Millisecond})
+	err := h.wait(t.Context(), podplan.WaitArgs{Timeout: 500 * time.Millisecond})
 	if err == nil || !strings.Contains(err.Error(), "not ready after 500ms: no good generation") {
 		t.Errorf("without files: %v, want why the proxy is not ready", err)
 	}
@@ -28,7 +28,7 @@ func TestWait(t *testing.T) {
 		t.Errorf("waited %v, want the timeout of 500 ms", took)
 	}
 	ready := make(chan error, 1)
-	go func() { ready <- h.wait(podplan.WaitArgs{Timeout: 10 * time.Second}) }()
+	go func() { ready <- h.wait(t.Context(), podplan.WaitArgs{Timeout: 10 * time.Second}) }()
 	select {
 	case err := <-ready:
 		t.Fatalf("ended with %v before the proxy was ready", err)
@@ -39,10 +39,10 @@ func TestWait(t *testing.T) {
 		t.Errorf("with files: %v", err)
 	}
 	p.stop()
-	if err := h.wait(podplan.WaitArgs{Timeout: 300 * time.Millisecond}); err == nil || !strings.Contains(err.Error(), "connection refused") {
+	if err := h.wait(t.Context(), podplan.WaitArgs{Timeout: 300 * time.Millisecond}); err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("without a proxy: %v", err)
 	}
-	if err := h.drain(podplan.DrainArgs{Timeout: 10 * time.Second}); err == nil || !strings.Contains(err.Error(), "has ended") {
+	if err := h.drain(t.Context(), podplan.DrainArgs{Timeout: 10 * time.Second}); err == nil || !strings.Contains(err.Error(), "has ended") {
 		t.Errorf("drain without a proxy: %v", err)
 	}
 }
@@ -58,7 +58,7 @@ func TestDrainHook(t *testing.T) {
 		t.Fatal(err)
 	}
 	began, ended := time.Now(), make(chan error, 1)
-	go func() { ended <- h.drain(podplan.DrainArgs{Delay: time.Second, Timeout: 20 * time.Second}) }()
+	go func() { ended <- h.drain(t.Context(), podplan.DrainArgs{Delay: time.Second, Timeout: 20 * time.Second}) }()
 	if err := exchange(m.client.outboundAddr(), "who has not learned yet"); err != nil || time.Since(began) > time.Second {
 		t.Errorf("a new connection within the delay: %v, after %v", err, time.Since(began))
 	}
@@ -109,7 +109,7 @@ func TestDrainHookTimeout(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	if err := m.server.hooks().drain(podplan.DrainArgs{Timeout: m.server.options.DrainTimeout}); err != nil {
+	if err := m.server.hooks().drain(t.Context(), podplan.DrainArgs{Timeout: m.server.options.DrainTimeout}); err != nil {
 		t.Errorf("ended with %v", err)
 	}
 	m.server.Shutdown()
@@ -126,7 +126,7 @@ func TestDrainHookOfUnreadyProxy(t *testing.T) {
 	noLeaks(t)
 	p := startPod(t, serverIP, netip.MustParseAddrPort(appIP+":1"), nil)
 	began := time.Now()
-	if err := p.hooks().drain(podplan.DrainArgs{Delay: time.Minute, Timeout: time.Minute}); err != nil || time.Since(began) > 20*time.Second {
+	if err := p.hooks().drain(t.Context(), podplan.DrainArgs{Delay: time.Minute, Timeout: time.Minute}); err != nil || time.Since(began) > 20*time.Second {
 		t.Errorf("ended after %v with %v, want no delay for a proxy that nobody knows", time.Since(began), err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 // Main runs a command line of meshless-proxy, without the program's name. It returns when the command has ended. Logs
 // and usage go to out.
 func Main(args []string, out io.Writer) error {
+	ctx := context.Background()
 	c, err := podplan.ParseProxyCommand(args, out)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -24,21 +25,22 @@ func Main(args []string, out io.Writer) error {
 	case err != nil:
 		return err
 	case c.Wait != nil:
-		return ownPod.wait(*c.Wait)
+		return ownPod.wait(ctx, *c.Wait)
 	case c.Drain != nil:
-		return ownPod.drain(*c.Drain)
+		return ownPod.drain(ctx, *c.Drain)
 	}
-	return serve(*c.Serve, out)
+	return serve(ctx, *c.Serve, out)
 }
 
 // serve runs the sidecar of this pod until a signal ends it: the first drains, the second ends at once. Logs go to out
 // as JSON, one object per line.
-func serve(a podplan.ProxyArgs, out io.Writer) error {
+func serve(ctx context.Context, a podplan.ProxyArgs, out io.Writer) error {
 	level := new(slog.LevelVar)
 	if err := level.UnmarshalText([]byte(a.LogLevel)); err != nil {
 		return fmt.Errorf("--log-level: %w", err)
 	}
 	log := slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{Level: level}))
+	// a drain timeout of 0 cuts at once; in Options it would be the default
 	s, err := New(Options{Directory: a.Directory, DrainTimeout: max(a.DrainTimeout, 1), Pprof: a.Pprof, Log: log, Level: level, Confine: true})
 	if err != nil {
 		return err
@@ -46,7 +48,7 @@ func serve(a podplan.ProxyArgs, out io.Writer) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
-	ctx, kill := context.WithCancel(context.Background())
+	ctx, kill := context.WithCancel(ctx)
 	defer kill()
 	go func() {
 		for _, act := range []func(){s.Shutdown, kill} {

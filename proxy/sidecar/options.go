@@ -35,7 +35,7 @@ type Options struct {
 	MaxOutbound int // connections at once; default outbound.MaxConnections
 
 	Watch files.WatchOptions // how Directory is watched; defaults as there; its Log is ours
-	Now   func() time.Time   // judges certificates and DNS answers by this clock; default time.Now
+	Now   func() time.Time   // clock of certificates and DNS answers; default time.Now
 
 	// Confine makes the process the sidecar's own, for good and for all that runs in it: the garbage collector keeps to
 	// the container's memory limit, Landlock and seccomp take what a proxy never needs, and pages of the start are given

@@ -27,12 +27,12 @@ func (s *Sidecar) Run(ctx context.Context) error {
 			}
 		})
 	}
-	background.Go(func() { s.source.Run(serving) })
+	background.Go(func() { s.identity.Run(serving) })
 	background.Go(func() { s.live.Run(serving, live.Intervals{Judge: evaluateInterval, Vanish: vanishInterval}) })
 	s.serveTraffic(serving)
 	err := context.Cause(serving)
 	fail(nil)
-	s.stopServers()
+	s.stopServers(context.WithoutCancel(ctx))
 	background.Wait()
 	if ctx.Err() != nil {
 		return nil
@@ -118,8 +118,8 @@ func (s *Sidecar) closeTraffic(traffic *sync.WaitGroup) {
 }
 
 // stopServers lets the admin servers finish what they answer, within a short time.
-func (s *Sidecar) stopServers() {
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownBudget)
+func (s *Sidecar) stopServers(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, shutdownBudget)
 	defer cancel()
 	for _, b := range s.servers {
 		if b.server.Shutdown(ctx) != nil {

@@ -47,7 +47,7 @@ type Sidecar struct {
 	options   Options
 	log       *slog.Logger
 	telemetry *telemetry.Telemetry
-	source    *identity.Source
+	identity  *identity.Watcher
 	live      *live.Registry
 	engine    *relay.Engine
 	inbound   *inbound.Server
@@ -95,21 +95,21 @@ func New(o Options) (*Sidecar, error) {
 		bound.close()
 		return nil, err
 	}
-	s.source = &identity.Source{Directory: o.Directory, Now: o.Now, Watch: o.Watch, Log: o.Log, OnGood: s.adopt,
+	s.identity = &identity.Watcher{Directory: o.Directory, Now: o.Now, Watch: o.Watch, Log: o.Log, OnGood: s.adopt,
 		OnBad: func(error) { s.telemetry.ReloadFailed() }}
 	resolver := destination.New(destination.Options{Servers: o.NameServers, Now: o.Now, Count: func(r destination.Result) { s.telemetry.Lookup(string(r)) }})
-	s.outbound = outbound.New(outbound.Config{Listeners: bound.outbound, Original: o.Redirect.Outbound, Current: s.source.Current,
+	s.outbound = outbound.New(outbound.Config{Listeners: bound.outbound, Original: o.Redirect.Outbound, Current: s.identity.Current,
 		Resolver: resolver, Live: s.live, Engine: s.engine, Telemetry: s.telemetry, MaxConnections: o.MaxOutbound})
 	s.inbound = inbound.New(inbound.Config{Listeners: bound.inbound, Original: o.Redirect.Inbound, OwnAddress: o.Redirect.OwnAddress,
-		Current: s.source.Current, Live: s.live, Engine: s.engine, Telemetry: s.telemetry, Sources: o.Redirect.Sources, MaxConnections: o.MaxInbound})
-	s.prober = admin.NewProber(s.source.Current, o.Redirect.Sources, o.Log)
+		Current: s.identity.Current, Live: s.live, Engine: s.engine, Telemetry: s.telemetry, Sources: o.Redirect.Sources, MaxConnections: o.MaxInbound})
+	s.prober = admin.NewProber(s.identity.Current, o.Redirect.Sources, o.Log)
 	s.makeServers()
 	return s, nil
 }
 
 // makeServers makes the servers of metrics, health and admin.
 func (s *Sidecar) makeServers() {
-	c := admin.Config{Telemetry: s.telemetry, Source: s.source, Prober: s.prober, Ready: s.askReady, Drain: s.drain, Quit: s.Shutdown, State: s.state,
+	c := admin.Config{Telemetry: s.telemetry, Identity: s.identity, Prober: s.prober, Ready: s.askReady, Drain: s.drain, Quit: s.Shutdown, Activity: s.activity,
 		Level: s.options.Level, Pprof: s.options.Pprof}
 	serve := func(listeners []net.Listener, ofOne int, h http.Handler) {
 		server := admin.Server(h)
@@ -148,12 +148,12 @@ func (s *Sidecar) askReady() error {
 
 // Ready is nil when connections can be expected to work, as /readyz answers.
 func (s *Sidecar) Ready() error {
-	snapshot := s.source.Current()
+	snapshot := s.identity.Current()
 	switch {
 	case closed(s.draining):
 		return errors.New("draining")
-	case snapshot == nil && s.source.Failure() != nil:
-		return fmt.Errorf("no good generation of files yet: %w", s.source.Failure())
+	case snapshot == nil && s.identity.Failure() != nil:
+		return fmt.Errorf("no good generation of files yet: %w", s.identity.Failure())
 	case snapshot == nil:
 		return errors.New("files are not read yet")
 	case !s.serving.Load():
@@ -162,8 +162,8 @@ func (s *Sidecar) Ready() error {
 	return snapshot.Usable()
 }
 
-func (s *Sidecar) state() admin.State {
-	return admin.State{InboundConnections: s.inbound.Active(), OutboundConnections: s.outbound.Active(), Handlers: s.prober.Active(), Draining: closed(s.draining)}
+func (s *Sidecar) activity() admin.Activity {
+	return admin.Activity{InboundConnections: s.inbound.Active(), OutboundConnections: s.outbound.Active(), Handlers: s.prober.Active(), Draining: closed(s.draining)}
 }
 
 func closed(c <-chan struct{}) bool {

@@ -94,7 +94,7 @@ func TestSoak(t *testing.T) {
 	}
 	load.Wait()
 	t.Logf("%d requests and %d rounds of changes in %s", s.served.Load(), rounds, duration)
-	judgeUsage(t, samples)
+	checkUsage(t, samples)
 }
 
 func (s *soak) short() error {
@@ -213,7 +213,7 @@ func (s *soak) breakFiles() {
 	other := s.serverFiles
 	other.Leaf = s.victimF.Leaf
 	other.Sealed(s.t).With(api.BundleFile, s.bundle).Publish(s.t, s.server.dir)
-	eventually(s.t, "the server notices bad files", func() bool { return s.server.source.Failure() != nil })
+	eventually(s.t, "the server notices bad files", func() bool { return s.server.identity.Failure() != nil })
 	if s.server.generation() != before {
 		s.t.Error("bad files are in use")
 	}
@@ -252,12 +252,12 @@ func measure() usage {
 	return usage{float64(m.HeapAlloc), float64(runtime.NumGoroutine()), float64(len(entries))}
 }
 
-// judgeUsage compares the first half of the samples with the second, which a leak of anything per request or per change
+// checkUsage compares the first half of the samples with the second, which a leak of anything per request or per change
 // would fill.
-func judgeUsage(t *testing.T, samples []usage) {
+func checkUsage(t *testing.T, samples []usage) {
 	t.Helper()
 	if len(samples) < 4 {
-		t.Logf("too short to judge what accumulates: %d samples", len(samples))
+		t.Logf("too short to tell what accumulates: %d samples", len(samples))
 		return
 	}
 	half := len(samples) / 2

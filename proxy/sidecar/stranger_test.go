@@ -76,7 +76,7 @@ func crowded(t *testing.T, m *mesh) string {
 	m.serverFiles.Workload.PermissivePorts = netset.PortsOf(int(open.Port()))
 	m.server.publish(t, m.serverFiles.Sealed(t))
 	l := mustListen(t, "127.0.0.40")
-	s := inbound.New(inbound.Config{Listeners: []net.Listener{l}, Current: m.server.source.Current, Live: m.server.live, Engine: m.server.inbound.Engine, Telemetry: m.server.telemetry,
+	s := inbound.New(inbound.Config{Listeners: []net.Listener{l}, Current: m.server.identity.Current, Live: m.server.live, Engine: m.server.inbound.Engine, Telemetry: m.server.telemetry,
 		OwnAddress: func(netip.Addr) bool { return true },
 		Original: func(c *net.TCPConn) (netip.AddrPort, error) {
 			if listen.AddrPort(c.RemoteAddr()).Addr() == netip.MustParseAddr(flooderIP) {

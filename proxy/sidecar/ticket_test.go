@@ -72,7 +72,7 @@ func hasExtension(hello []byte, kind uint16) bool {
 const preSharedKey, earlyData = 41, 42 // extensions
 
 // TestOldTicket: a ticket of another server of the mesh opens nothing. The handshake is whole, with certificates on
-// both sides judged anew: a client that was revoked since, or shows none, is refused although its ticket was made while
+// both sides verified anew: a client that was revoked since, or shows none, is refused although its ticket was made while
 // it was good.
 func TestOldTicket(t *testing.T) {
 	noLeaks(t)

@@ -11,8 +11,8 @@ import (
 	"github.com/meshless-dev/meshless/proxy/files"
 )
 
-// Source holds the last good generation of a directory. Its fields are set before Run and not changed after.
-type Source struct {
+// Watcher holds the last good generation of a directory. Its fields are set before Run and not changed after.
+type Watcher struct {
 	Directory string
 	Now       func() time.Time // default time.Now
 	Watch     files.WatchOptions
@@ -22,69 +22,69 @@ type Source struct {
 
 	current    atomic.Pointer[Snapshot]
 	failure    atomic.Pointer[string]
-	seen       [32]byte // digest of the generation that was judged last
+	seen       [32]byte // digest of the generation that was checked last
 	seenReason string
 	good       bool // whether seen became current
 	revoked    revoked
 }
 
 // Current is the last good generation, or nil before the first.
-func (s *Source) Current() *Snapshot { return s.current.Load() }
+func (w *Watcher) Current() *Snapshot { return w.current.Load() }
 
 // Failure says why the newest generation is not in use; it is nil when it is, or when none was read yet.
-func (s *Source) Failure() error {
-	if text := s.failure.Load(); text != nil {
+func (w *Watcher) Failure() error {
+	if text := w.failure.Load(); text != nil {
 		return errors.New(*text)
 	}
 	return nil
 }
 
 // Run watches the directory until ctx ends.
-func (s *Source) Run(ctx context.Context) {
-	if s.Now == nil {
-		s.Now = time.Now
+func (w *Watcher) Run(ctx context.Context) {
+	if w.Now == nil {
+		w.Now = time.Now
 	}
-	files.Watch(ctx, s.Directory, s.Watch, s.reload)
+	files.Watch(ctx, w.Directory, w.Watch, w.reload)
 }
 
-// reload judges what the directory holds now. A bad generation is judged again at every poll, since time can heal it
+// reload checks what the directory holds now. A bad generation is checked again at every poll, since time can heal it
 // (not yet valid), but reported once.
-func (s *Source) reload() {
-	g, err := files.Read(s.Directory)
-	if err == nil && s.good && g.Digest == s.seen {
+func (w *Watcher) reload() {
+	g, err := files.Read(w.Directory)
+	if err == nil && w.good && g.Digest == w.seen {
 		return
 	}
 	var next *Snapshot
 	var listed []string
 	if err == nil {
 		listed = g.Mesh.RevokedKeys
-		g.Mesh.RevokedKeys = s.revoked.with(listed)
-		next, err = New(g, s.Now)
+		g.Mesh.RevokedKeys = w.revoked.with(listed)
+		next, err = New(g, w.Now)
 	}
 	if err != nil {
-		s.reject(g, err)
+		w.reject(g, err)
 		return
 	}
-	if gone := s.revoked.keep(listed); gone > 0 {
-		s.Log.Warn("revoked keys are not listed any more; this proxy goes on refusing them until it restarts", "keys", gone,
+	if gone := w.revoked.keep(listed); gone > 0 {
+		w.Log.Warn("revoked keys are not listed any more; this proxy goes on refusing them until it restarts", "keys", gone,
 			"hint", "was a commit reverted that had revoked them? Then revoke them again, since new pods accept them. If their certificates have expired, it is harmless")
 	}
 	next.Number = 1
-	if last := s.current.Load(); last != nil {
+	if last := w.current.Load(); last != nil {
 		next.Number = last.Number + 1
 	}
-	s.seen, s.good, s.seenReason = g.Digest, true, ""
-	s.failure.Store(nil)
-	s.current.Store(next)
-	s.Log.Info("generation in use", "generation", next.Number, "spiffe_id", next.ID.String(), "leaf_not_after", next.Leaf.NotAfter,
+	w.seen, w.good, w.seenReason = g.Digest, true, ""
+	w.failure.Store(nil)
+	w.current.Store(next)
+	w.Log.Info("generation in use", "generation", next.Number, "spiffe_id", next.ID.String(), "leaf_not_after", next.Leaf.NotAfter,
 		"authorities", len(next.Bundle.Authorities()), "services", len(next.Mesh.Services), "revoked_keys", len(next.Mesh.RevokedKeys),
 		"federated", len(next.Trust.Foreign()), "dry_run", next.Mesh.Inbound.DryRun)
-	if s.OnGood != nil {
-		s.OnGood(next)
+	if w.OnGood != nil {
+		w.OnGood(next)
 	}
 }
 
-func (s *Source) reject(g *files.Generation, err error) {
+func (w *Watcher) reject(g *files.Generation, err error) {
 	var digest [32]byte
 	if g != nil {
 		digest = g.Digest
@@ -93,18 +93,18 @@ func (s *Source) reject(g *files.Generation, err error) {
 	if refusal := new(svid.Error); errors.As(err, &refusal) {
 		reason = string(refusal.Reason) // its text names the present time, so it differs at every poll
 	}
-	repeated := !s.good && digest == s.seen && reason == s.seenReason
-	s.seen, s.good, s.seenReason = digest, false, reason
-	s.failure.Store(&text)
+	repeated := !w.good && digest == w.seen && reason == w.seenReason
+	w.seen, w.good, w.seenReason = digest, false, reason
+	w.failure.Store(&text)
 	if repeated {
 		return
 	}
 	var inUse uint64
-	if last := s.current.Load(); last != nil {
+	if last := w.current.Load(); last != nil {
 		inUse = last.Number
 	}
-	s.Log.Error("generation refused", "error", text, "generation_in_use", inUse)
-	if s.OnBad != nil {
-		s.OnBad(err)
+	w.Log.Error("generation refused", "error", text, "generation_in_use", inUse)
+	if w.OnBad != nil {
+		w.OnBad(err)
 	}
 }
