@@ -58,7 +58,9 @@ func TestDrainHook(t *testing.T) {
 		t.Fatal(err)
 	}
 	began, ended := time.Now(), make(chan error, 1)
-	go func() { ended <- h.drain(t.Context(), podplan.DrainArgs{Delay: time.Second, Timeout: 20 * time.Second}) }()
+	go func() {
+		ended <- h.drain(t.Context(), podplan.DrainArgs{Delay: time.Second, Timeout: 20 * time.Second})
+	}()
 	if err := exchange(m.client.outboundAddr(), "who has not learned yet"); err != nil || time.Since(began) > time.Second {
 		t.Errorf("a new connection within the delay: %v, after %v", err, time.Since(began))
 	}

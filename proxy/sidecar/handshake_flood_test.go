@@ -51,8 +51,8 @@ func halfOpen(t *testing.T, addr string, n, sources int) (opened int, end func()
 	return len(held), end
 }
 
-// floodSize is as many connections as the attack is to have, or as descriptors allow: both ends are in this process.
-func floodSize(t *testing.T) int {
+// connectionsPossible is as many connections as the attack is to have, or as descriptors allow: both ends are in this process.
+func connectionsPossible(t *testing.T) int {
 	t.Helper()
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
@@ -115,7 +115,7 @@ func TestHandshakeFlood(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
 	addr := m.server.inboundAddr().String()
-	n := floodSize(t)
+	n := connectionsPossible(t)
 	before := m.settled(t)
 	config := m.tlsClient(m.ca.Issue(t, proxytest.ID("client")))
 

@@ -23,17 +23,17 @@ import (
 	"github.com/meshless-dev/meshless/test/testca"
 )
 
-// soakVariable sets how long TestSoak loads the proxies: MESHLESS_SOAK=10m go test -run TestSoak -v ./proxy
+// loadVariable sets how long TestRotationUnderLoad loads the proxies: MESHLESS_ROTATION_LOAD=10m go test -run TestRotationUnderLoad -v ./proxy/sidecar
 const (
-	soakVariable = "MESHLESS_SOAK"
-	soakDefault  = 8 * time.Second
+	loadVariable = "MESHLESS_ROTATION_LOAD"
+	loadDefault  = 8 * time.Second
 	victimIP     = "127.0.0.15"
 	// from one change to the next: what was opened before a change has ended by the one after
-	soakSettle = 500 * time.Millisecond
+	settleTime = 500 * time.Millisecond
 )
 
-// soak is a client that must never fail and a victim to whom things happen, both of the same server.
-type soak struct {
+// rotation is a client that must never fail and a victim to whom things happen, both of the same server.
+type rotation struct {
 	*mesh
 	t       *testing.T
 	victim  *pod
@@ -45,24 +45,24 @@ type soak struct {
 
 // settle waits until every request that began before has ended, on a machine however busy: connections of an authority
 // that is dropped are cut, and rightly so.
-func (s *soak) settle() {
+func (s *rotation) settle() {
 	s.busy.Lock()
 	defer s.busy.Unlock()
 }
 
-// TestSoak loads the proxies while everything that can change does: leaves, keys, authorities, revocations, policy, and
+// TestRotationUnderLoad loads the proxies while everything that can change does: leaves, keys, authorities, revocations, policy, and
 // files that are no good. A request that should succeed succeeds, a peer that is shut out stays out, and nothing
 // accumulates.
-func TestSoak(t *testing.T) {
+func TestRotationUnderLoad(t *testing.T) {
 	noLeaks(t)
-	duration := soakDefault
-	if text := os.Getenv(soakVariable); text != "" {
+	duration := loadDefault
+	if text := os.Getenv(loadVariable); text != "" {
 		var err error
 		if duration, err = time.ParseDuration(text); err != nil {
-			t.Fatalf("%s: %v", soakVariable, err)
+			t.Fatalf("%s: %v", loadVariable, err)
 		}
 	}
-	s := &soak{mesh: startMesh(t, echo), t: t}
+	s := &rotation{mesh: startMesh(t, echo), t: t}
 	s.bundle = s.ca.PEM()
 	s.victimF = workload(t, s.ca, "victim", withServer("server"))
 	s.victim = startPod(t, victimIP, netip.MustParseAddrPort(victimIP+":1"), s.victimF.Sealed(t))
@@ -97,13 +97,13 @@ func TestSoak(t *testing.T) {
 	checkUsage(t, samples)
 }
 
-func (s *soak) short() error {
+func (s *rotation) short() error {
 	s.served.Add(1)
 	return exchange(s.client.outboundAddr(), "a short request")
 }
 
 // long keeps a connection for some hundred milliseconds, across changes.
-func (s *soak) long() error {
+func (s *rotation) long() error {
 	c, err := net.DialTimeout("tcp", s.client.outboundAddr(), 5*time.Second)
 	if err != nil {
 		return err
@@ -120,7 +120,7 @@ func (s *soak) long() error {
 	return nil
 }
 
-func (s *soak) large() error {
+func (s *rotation) large() error {
 	c, err := net.DialTimeout("tcp", s.client.outboundAddr(), 5*time.Second)
 	if err != nil {
 		return err
@@ -143,24 +143,24 @@ func (s *soak) large() error {
 	return err
 }
 
-func (s *soak) publish(p *pod, w proxytest.Workload) {
+func (s *rotation) publish(p *pod, w proxytest.Workload) {
 	p.publish(s.t, w.Sealed(s.t).With(api.BundleFile, s.bundle))
 }
 
-func (s *soak) renewClient() {
+func (s *rotation) renewClient() {
 	s.clientFiles.Leaf = s.ca.Issue(s.t, proxytest.ID("client"))
 	s.publish(s.client, s.clientFiles)
-	time.Sleep(soakSettle)
+	time.Sleep(settleTime)
 }
 
-func (s *soak) renewServer() {
+func (s *rotation) renewServer() {
 	s.serverFiles.Leaf = s.ca.Issue(s.t, proxytest.ID("server"))
 	s.publish(s.server, s.serverFiles)
-	time.Sleep(soakSettle)
+	time.Sleep(settleTime)
 }
 
 // revokeVictim takes the victim's key away while it holds a connection, then gives it a new one.
-func (s *soak) revokeVictim() {
+func (s *rotation) revokeVictim() {
 	held := dial(s.t, s.victim.outboundAddr())
 	if err := roundTrip(held, "before"); err != nil {
 		s.t.Errorf("the victim before: %v", err)
@@ -175,11 +175,11 @@ func (s *soak) revokeVictim() {
 	}
 	s.serverFiles.Mesh.RevokedKeys = nil
 	s.publish(s.server, s.serverFiles)
-	time.Sleep(soakSettle)
+	time.Sleep(settleTime)
 }
 
 // denyVictim lets the client alone in, then everyone again.
-func (s *soak) denyVictim() {
+func (s *rotation) denyVictim() {
 	held := dial(s.t, s.victim.outboundAddr())
 	if err := roundTrip(held, "before"); err != nil {
 		s.t.Errorf("the victim before: %v", err)
@@ -192,11 +192,11 @@ func (s *soak) denyVictim() {
 	if err := exchange(s.victim.outboundAddr(), "allowed again"); err != nil {
 		s.t.Errorf("the victim, allowed again: %v", err)
 	}
-	time.Sleep(soakSettle)
+	time.Sleep(settleTime)
 }
 
 // shutOut expects that the victim's open connection ends and that it gets no new one.
-func (s *soak) shutOut(what string, held net.Conn) {
+func (s *rotation) shutOut(what string, held net.Conn) {
 	defer held.Close() // now, not at the end of the test: descriptors are counted
 	_ = held.SetDeadline(time.Now().Add(5 * time.Second))
 	if _, err := held.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
@@ -208,7 +208,7 @@ func (s *soak) shutOut(what string, held net.Conn) {
 }
 
 // breakFiles gives the server files that do not fit together, which must change nothing.
-func (s *soak) breakFiles() {
+func (s *rotation) breakFiles() {
 	before := s.server.generation()
 	other := s.serverFiles
 	other.Leaf = s.victimF.Leaf
@@ -218,17 +218,17 @@ func (s *soak) breakFiles() {
 		s.t.Error("bad files are in use")
 	}
 	s.publish(s.server, s.serverFiles)
-	time.Sleep(soakSettle)
+	time.Sleep(settleTime)
 }
 
 // rollAuthority changes the authority as the function does: published everywhere, then signing, then dropped.
-func (s *soak) rollAuthority() {
+func (s *rotation) rollAuthority() {
 	next := testca.New(s.t, proxytest.TrustDomain)
 	all := func() {
 		s.publish(s.server, s.serverFiles)
 		s.publish(s.client, s.clientFiles)
 		s.publish(s.victim, s.victimF)
-		time.Sleep(soakSettle)
+		time.Sleep(settleTime)
 	}
 	s.bundle = append(bytes.Clone(s.bundle), next.PEM()...)
 	all()

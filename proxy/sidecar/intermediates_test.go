@@ -43,8 +43,8 @@ func chained(leaf tls.Certificate, between ...tls.Certificate) tls.Certificate {
 	return leaf
 }
 
-// chainFiles are those of a workload whose leaf, chain and key come from elsewhere, and who trusts the roots.
-func chainFiles(t *testing.T, w proxytest.Workload, c tls.Certificate, roots ...*testca.CA) proxytest.Files {
+// presenting are those of a workload whose leaf, chain and key come from elsewhere, and who trusts the roots.
+func presenting(t *testing.T, w proxytest.Workload, c tls.Certificate, roots ...*testca.CA) proxytest.Files {
 	t.Helper()
 	w.Leaf = c
 	var bundle []byte
@@ -79,10 +79,10 @@ func TestChains(t *testing.T) {
 	}
 	server, client := workload(t, rolling, "server", withServer("server")), workload(t, rolling, "client", withServer("server"))
 	files := map[string][2]proxytest.Files{ // of client and server
-		"both corporate":      {chainFiles(t, client, issue("client"), root), chainFiles(t, server, issue("server"), root)},
-		"server corporate":    {chainFiles(t, client, client.Leaf, rolling, root), chainFiles(t, server, issue("server"), rolling, root)},
-		"client corporate":    {chainFiles(t, client, issue("client"), rolling, root), chainFiles(t, server, server.Leaf, rolling, root)},
-		"middle as an anchor": {chainFiles(t, client, issue("client"), testca.Below(t, outer)), chainFiles(t, server, issue("server"), testca.Below(t, outer))},
+		"both corporate":      {presenting(t, client, issue("client"), root), presenting(t, server, issue("server"), root)},
+		"server corporate":    {presenting(t, client, client.Leaf, rolling, root), presenting(t, server, issue("server"), rolling, root)},
+		"client corporate":    {presenting(t, client, issue("client"), rolling, root), presenting(t, server, server.Leaf, rolling, root)},
+		"middle as an anchor": {presenting(t, client, issue("client"), testca.Below(t, outer)), presenting(t, server, issue("server"), testca.Below(t, outer))},
 	}
 	for name, pair := range files {
 		t.Run(name, func(t *testing.T) {
@@ -109,7 +109,7 @@ func TestAttacksWithChains(t *testing.T) {
 	}
 	revoked := root.Issue(t, "spiffe://x/y", asCA("revoked"))
 	m.serverFiles.Mesh.RevokedKeys = []string{svid.KeyDigest(revoked.Leaf)}
-	m.server = startPod(t, serverIP, startApp(t, echo), chainFiles(t, m.serverFiles, m.serverFiles.Leaf, root, shallow))
+	m.server = startPod(t, serverIP, startApp(t, echo), presenting(t, m.serverFiles, m.serverFiles.Leaf, root, shallow))
 	if err := m.tlsExchange(t, m.tlsClient(below(root))); err != nil {
 		t.Fatalf("a good client below an intermediate is refused: %v", err)
 	}
@@ -167,7 +167,7 @@ func TestOwnChain(t *testing.T) {
 		"another workload's":       {chained(testca.Below(t, middle).Issue(t, proxytest.ID("client")), middle), "is the Secret of another workload mounted?"},
 	} {
 		directory := t.TempDir()
-		chainFiles(t, w, test.chain, root).Publish(t, directory)
+		presenting(t, w, test.chain, root).Publish(t, directory)
 		generation, err := files.Read(directory)
 		if err != nil {
 			t.Fatal(err)

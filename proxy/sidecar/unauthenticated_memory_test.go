@@ -33,8 +33,8 @@ func TestStrangersInWaiting(t *testing.T) {
 		t.Fatal(err)
 	}
 	public := m.serverFiles.Leaf.Certificate[0]
-	junk := hostileJunk(t, 6500)
-	before := hostileHeap()
+	junk := junkCertificate(t, 6500)
+	before := liveHeap()
 	const strangers = 60
 	for i := range strangers {
 		another := bytes.Clone(junk)
@@ -46,7 +46,7 @@ func TestStrangersInWaiting(t *testing.T) {
 	}
 	time.Sleep(500 * time.Millisecond)
 	waiting := m.server.inbound.Active()
-	during := hostileHeap()
+	during := liveHeap()
 	each := (int64(during) - int64(before)) / strangers
 	t.Logf("%d strangers in waiting hold %d KiB each: 250 of one address hold %d MiB", waiting, each>>10, each*250>>20)
 	if each > 200<<10 {

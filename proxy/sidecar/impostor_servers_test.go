@@ -26,8 +26,8 @@ import (
 // secret is what the app says, and what no impostor may read.
 const secret = "the-secret-of-the-app"
 
-// hostile is a server at the address of the mesh's Service, which keeps every byte that it gets, raw and decrypted.
-type hostile struct {
+// impostor is a server at the address of the mesh's Service, which keeps every byte that it gets, raw and decrypted.
+type impostor struct {
 	addr netip.AddrPort
 
 	mu        sync.Mutex
@@ -39,7 +39,7 @@ type hostile struct {
 // recorded is a connection whose bytes the server keeps.
 type recorded struct {
 	net.Conn
-	h *hostile
+	h *impostor
 }
 
 func (r recorded) Read(p []byte) (int, error) {
@@ -50,11 +50,11 @@ func (r recorded) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// startHostile serves every connection with act, which returns what it could read as plaintext.
-func startHostile(t *testing.T, act func(net.Conn) []byte) *hostile {
+// startImpostor serves every connection with act, which returns what it could read as plaintext.
+func startImpostor(t *testing.T, act func(net.Conn) []byte) *impostor {
 	t.Helper()
 	l := mustListen(t, serverIP)
-	h := &hostile{addr: listen.AddrPort(l.Addr())}
+	h := &impostor{addr: listen.AddrPort(l.Addr())}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
@@ -78,7 +78,7 @@ func startHostile(t *testing.T, act func(net.Conn) []byte) *hostile {
 }
 
 // wantNothing fails if the server has read anything of the app.
-func (h *hostile) wantNothing(t *testing.T) {
+func (h *impostor) wantNothing(t *testing.T) {
 	t.Helper()
 	eventually(t, "the impostor's connection ends", func() bool { h.mu.Lock(); defer h.mu.Unlock(); return h.served > 0 })
 	h.mu.Lock()
@@ -110,9 +110,9 @@ func serverWith(leaf tls.Certificate) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{leaf}, ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{api.ALPN}}
 }
 
-// askHostile lets the app say its secret to the server, and wants a reset: an app must not take a refusal for a short
+// askImpostor lets the app say its secret to the server, and wants a reset: an app must not take a refusal for a short
 // answer.
-func (m *mesh) askHostile(t *testing.T, h *hostile) {
+func (m *mesh) askImpostor(t *testing.T, h *impostor) {
 	t.Helper()
 	m.client.dials(h.addr)
 	c, err := net.DialTimeout("tcp", m.client.outboundAddr(), 5*time.Second)
@@ -138,9 +138,9 @@ func (m *mesh) askHostile(t *testing.T, h *hostile) {
 	h.wantNothing(t)
 }
 
-// TestHostileCertificates: every certificate that a server of the Service must not have, presented by one that is at
+// TestImpostorCertificates: every certificate that a server of the Service must not have, presented by one that is at
 // its address.
-func TestHostileCertificates(t *testing.T) {
+func TestImpostorCertificates(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
 	id := proxytest.ID("server")
@@ -186,7 +186,7 @@ func TestHostileCertificates(t *testing.T) {
 		"another's, without key":   {stolen, "not_tls"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m.askHostile(t, startHostile(t, overTLS(serverWith(c.leaf))))
+			m.askImpostor(t, startImpostor(t, overTLS(serverWith(c.leaf))))
 			m.client.wantMetric(t, `meshless_handshake_failures_total{direction="outbound",reason="`+c.reason+`"}`)
 		})
 	}
@@ -217,9 +217,9 @@ func (p *pod) counted(t testing.TB, prefix string) bool {
 	return false
 }
 
-// TestHostileProtocols: servers that have the right certificate, or none, and speak otherwise than a proxy of the mesh
+// TestImpostorProtocols: servers that have the right certificate, or none, and speak otherwise than a proxy of the mesh
 // would.
-func TestHostileProtocols(t *testing.T) {
+func TestImpostorProtocols(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
 	leaf := m.ca.Issue(t, proxytest.ID("server"))
@@ -271,7 +271,7 @@ func TestHostileProtocols(t *testing.T) {
 			t.Parallel()
 			m := &mesh{ca: m.ca, app: m.app, server: m.server, serverFiles: m.serverFiles, clientFiles: m.clientFiles}
 			m.client = startPod(t, clientIP, netip.MustParseAddrPort(clientIP+":1"), m.clientFiles.Sealed(t))
-			m.askHostile(t, startHostile(t, act))
+			m.askImpostor(t, startImpostor(t, act))
 			m.client.wantMetric(t, `meshless_handshake_failures_total{direction="outbound"`)
 			if m.client.counted(t, `meshless_connections_opened_total{direction="outbound"`) {
 				t.Error("a connection was opened to an impostor")

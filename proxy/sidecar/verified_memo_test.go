@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// hostileJunk is a certificate of n URI names: of nobody, and for nobody. Behind a leaf it counts for nothing, but is
+// junkCertificate is a certificate of n URI names: of nobody, and for nobody. Behind a leaf it counts for nothing, but is
 // parsed.
-func hostileJunk(t testing.TB, n int) []byte {
+func junkCertificate(t testing.TB, n int) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -34,7 +34,7 @@ func hostileJunk(t testing.TB, n int) []byte {
 	return der
 }
 
-func hostileHeap() uint64 {
+func liveHeap() uint64 {
 	var m runtime.MemStats
 	runtime.GC()
 	runtime.GC()
@@ -60,9 +60,9 @@ func TestStrangerFillsTheMemo(t *testing.T) {
 	}})
 	_ = probe.Handshake()
 	_ = probe.Close()
-	junk := hostileJunk(t, 6500)
+	junk := junkCertificate(t, 6500)
 	t.Logf("a chain of %d bytes", len(public)+len(junk))
-	before := hostileHeap()
+	before := liveHeap()
 	const strangers = 150
 	began := time.Now()
 	for i := range strangers {
@@ -82,7 +82,7 @@ func TestStrangerFillsTheMemo(t *testing.T) {
 	}
 	took := time.Since(began)
 	eventually(t, "the connections have ended", func() bool { return m.server.inbound.Active() == 0 })
-	after := hostileHeap()
+	after := liveHeap()
 	each := (int64(after) - int64(before)) / strangers
 	t.Logf("%d handshakes without a key took %s and left %d bytes each: 4096 of them leave %d MiB", strangers, took, each, each*4096>>20)
 	if each > 16<<10 {

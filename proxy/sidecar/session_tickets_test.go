@@ -16,9 +16,9 @@ import (
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
-// ticketServer is a server of the same CA and identity that hands out session tickets, as one with a stolen key would,
+// resumingServer is a server of the same CA and identity that hands out session tickets, as one with a stolen key would,
 // or an older release. It returns its address; a client that has been there once holds a ticket.
-func ticketServer(t *testing.T, leaf tls.Certificate) string {
+func resumingServer(t *testing.T, leaf tls.Certificate) string {
 	t.Helper()
 	config := serverWith(leaf)
 	l := mustListen(t, serverIP)
@@ -77,7 +77,7 @@ const preSharedKey, earlyData = 41, 42 // extensions
 func TestOldTicket(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
-	elsewhere := ticketServer(t, m.serverFiles.Leaf)
+	elsewhere := resumingServer(t, m.serverFiles.Leaf)
 	leaf := m.ca.Issue(t, proxytest.ID("client"))
 	config := m.tlsClient(leaf)
 	config.ServerName, config.ClientSessionCache = "server", tls.NewLRUClientSessionCache(4)
@@ -123,7 +123,7 @@ func TestOldTicket(t *testing.T) {
 func TestClientNeverResumes(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
-	elsewhere := ticketServer(t, m.serverFiles.Leaf)
+	elsewhere := resumingServer(t, m.serverFiles.Leaf)
 	var mu sync.Mutex
 	hellos := 0
 	front := mustListen(t, serverIP)

@@ -66,7 +66,7 @@ func (m *mesh) settled(t testing.TB) footprint {
 	return footprintOf(t)
 }
 
-// heapSlack is what logs and counters of a siege may take.
+// heapSlack is what logs and counters of an attack may take.
 const heapSlack = 4 << 20
 
 // wantBack waits until descriptors, goroutines and memory are what they were, and the mesh serves.
