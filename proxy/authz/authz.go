@@ -11,7 +11,7 @@ import (
 	"github.com/meshless-dev/meshless/internal/meshmap"
 )
 
-// Reason says why a decision denies, for logs and metrics. It is a small closed set.
+// Reason says why a request is denied, for logs and metrics. It is a small closed set.
 type Reason string
 
 // The reasons of a denial.
@@ -32,21 +32,16 @@ type Request struct {
 	Port        uint16
 }
 
-// Decision is allowed, or a denial with its reason.
-type Decision struct {
-	Allowed bool
-	Reason  Reason // empty when allowed
-}
-
-// Decide evaluates r by the inbound rules of mesh. A workload that has a policy is closed to everyone whom no rule of it
-// allows, whatever the default says; several policies of one workload add up. The default is for our own trust domain:
-// a peer of a federated one gets in only where a rule names it, and a rule names it only in the words of its own trust
-// domain.
-func Decide(r Request, mesh *meshmap.Map) Decision {
+// Authorize evaluates r by the inbound rules of mesh; the error of a denial is a *Denial. A workload that has a policy
+// is closed to everyone whom no rule of it allows, whatever the default says; several policies of one workload add up.
+// The default is for our own trust domain: a peer of a federated one gets in only where a rule names it, and a rule
+// names it only in the words of its own trust domain.
+func Authorize(r Request, mesh *meshmap.Map) error {
+	deny := func(reason Reason) error { return &Denial{Request: r, Reason: reason} }
 	domain := r.Peer.TrustDomain().Name()
 	foreign := domain != mesh.TrustDomain
 	if r.Peer.IsZero() || r.Peer.Path() == "" || foreign && mesh.Federated(domain) == nil {
-		return Decision{Reason: ForeignTrustDomain}
+		return deny(ForeignTrustDomain)
 	}
 	named, hasPolicy := false, false
 	for _, p := range mesh.Inbound.Policy {
@@ -59,25 +54,25 @@ func Decide(r Request, mesh *meshmap.Map) Decision {
 				continue
 			}
 			if len(rule.Ports) == 0 || rule.Ports.Contains(r.Port) {
-				return Decision{Allowed: true}
+				return nil
 			}
 			named = true
 		}
 	}
 	switch {
 	case named:
-		return Decision{Reason: WrongPort}
+		return deny(WrongPort)
 	case foreign:
-		return Decision{Reason: ForeignTrustDomain}
+		return deny(ForeignTrustDomain)
 	case hasPolicy:
-		return Decision{Reason: NoRule}
+		return deny(NoRule)
 	case mesh.Inbound.Default == meshmap.AllowMesh:
-		return Decision{Allowed: true}
+		return nil
 	}
-	return Decision{Reason: NoPolicy}
+	return deny(NoPolicy)
 }
 
-// Denial is the error form of a decision that denies.
+// Denial is the error of a request that is denied.
 type Denial struct {
 	Request
 	Reason Reason
@@ -86,14 +81,6 @@ type Denial struct {
 // Foreign tells whether the peer is of another trust domain. A dry run, which is there to learn who in the mesh calls
 // whom, does not let it in.
 func (d *Denial) Foreign() bool { return d.Peer.TrustDomain() != d.Local.TrustDomain() }
-
-// Authorize is Decide for callers that want an error: nil, or a *Denial.
-func Authorize(r Request, mesh *meshmap.Map) error {
-	if d := Decide(r, mesh); !d.Allowed {
-		return &Denial{Request: r, Reason: d.Reason}
-	}
-	return nil
-}
 
 // Error says what to add to the rules.
 func (d *Denial) Error() string {

@@ -13,7 +13,7 @@ import (
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
-func TestDecide(t *testing.T) {
+func TestAuthorize(t *testing.T) {
 	local := proxytest.ID("server")
 	rules := func(r ...meshmap.Rule) []meshmap.Policy { return []meshmap.Policy{{Workload: local, Rules: r}} }
 	from := func(ports string, patterns ...string) meshmap.Rule {
@@ -59,14 +59,9 @@ func TestDecide(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			m := proxytest.Mesh(func(m *meshmap.Map) { m.Inbound.Default, m.Inbound.Policy = c.byRule, c.policy })
 			r := authz.Request{Peer: spiffeid.RequireFromString(c.peer), Local: spiffeid.RequireFromString(local), Port: c.port}
-			got := authz.Decide(r, m)
-			if got != (authz.Decision{Allowed: c.want == "", Reason: c.want}) {
-				t.Errorf("got %+v, want %q", got, c.want)
-			}
 			err := authz.Authorize(r, m)
-			var denial *authz.Denial
-			if (err == nil) != got.Allowed || (err != nil && (!errors.As(err, &denial) || denial.Reason != c.want || !strings.Contains(err.Error(), c.peer))) {
-				t.Errorf("Authorize: %v", err)
+			if got := reasonOf(err); got != c.want || err != nil && !strings.Contains(err.Error(), c.peer) {
+				t.Errorf("got %v, want %q", err, c.want)
 			}
 		})
 	}
@@ -107,11 +102,11 @@ func TestFederated(t *testing.T) {
 				m.Federation = []meshmap.Federation{{TrustDomain: "other.example", Bundle: "x"}}
 			})
 			r := authz.Request{Peer: spiffeid.RequireFromString(c.peer), Local: spiffeid.RequireFromString(local), Port: 80}
-			if got := authz.Decide(r, m); got != (authz.Decision{Allowed: c.want == "", Reason: c.want}) {
-				t.Errorf("got %+v, want %q", got, c.want)
+			err := authz.Authorize(r, m)
+			if got := reasonOf(err); got != c.want {
+				t.Errorf("got %v, want %q", err, c.want)
 			}
-			denial := new(authz.Denial)
-			if err := authz.Authorize(r, m); errors.As(err, &denial) && denial.Foreign() != (c.peer != own) {
+			if denial := new(authz.Denial); errors.As(err, &denial) && denial.Foreign() != (c.peer != own) {
 				t.Errorf("Foreign is %t", denial.Foreign())
 			}
 		})
@@ -119,7 +114,19 @@ func TestFederated(t *testing.T) {
 }
 
 func TestNobodyIsDenied(t *testing.T) {
-	if d := authz.Decide(authz.Request{Port: 80}, proxytest.Mesh()); d.Allowed || d.Reason != authz.ForeignTrustDomain {
-		t.Errorf("the zero identity: %+v", d)
+	if err := authz.Authorize(authz.Request{Port: 80}, proxytest.Mesh()); reasonOf(err) != authz.ForeignTrustDomain {
+		t.Errorf("the zero identity: %v", err)
 	}
+}
+
+// reasonOf is why a request is denied: empty where it is not, and the text of an error that is no denial.
+func reasonOf(err error) authz.Reason {
+	denial := new(authz.Denial)
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &denial):
+		return denial.Reason
+	}
+	return authz.Reason(err.Error())
 }

@@ -61,8 +61,8 @@ func join[T any](r *Resolver, name string, work func() T, keep func(T)) flight {
 	})}
 }
 
-// await waits for the result of f until ctx ends. Where it leads to mutual TLS to go on without an answer, the wait ends
-// claimTimeout after f began at the latest.
+// await waits for the result of f until ctx ends. Where it leads to mutual TLS to go on without an answer, the wait
+// ends claimTimeout after f began at the latest.
 func (r *Resolver) await(ctx context.Context, q question, f flight, unanswered Lookup) (any, error) {
 	if q.m.Decide(q.dst, r.withGrace(q, unanswered)).Kind == Mesh {
 		var cancel context.CancelFunc

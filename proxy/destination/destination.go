@@ -3,10 +3,10 @@
 // map, by DNS, whose names are confirmed forward, or by both, which must then agree on who may answer. A clusterIP of
 // the map is the claim of a manifest, and never enough for plaintext.
 //
-// DNS is not believed at once when it has no name for an address. Three things stand against that. The forward scan asks
-// for the addresses of all Services of the mesh. The known-good probe asks the same DNS for a Service that every cluster
-// has, forward and backward. The grace cache keeps an address that was a Service's a short while ago. A connection is
-// refused while one of them has no answer.
+// DNS is not believed at once when it has no name for an address. Three things stand against that. The forward scan
+// asks for the addresses of all Services of the mesh. The known-good probe asks the same DNS for a Service that every
+// cluster has, forward and backward. The grace cache keeps an address that was a Service's a short while ago. A
+// connection is refused while one of them has no answer.
 //
 // What remains: an attacker who controls all that DNS says can send a connection to another Service of the mesh than
 // the app meant, or, with a name outside of the mesh that is consistent both ways, make an address look foreign that no

@@ -29,9 +29,9 @@ const probeService = "kubernetes.default"
 
 var errNotAsked = errors.New("not asked, since DNS fails")
 
-// A scan asks DNS for the addresses of all Services of the mesh: an address without a name is not foreign by the word of
-// the reverse zone alone. It also asks for the Service that every cluster has, the known-good probe: that tells whether
-// the word of this DNS means anything. Its fields but covered are fixed once it is kept.
+// A scan asks DNS for the addresses of all Services of the mesh: an address without a name is not foreign by the word
+// of the reverse zone alone. It also asks for the Service that every cluster has, the known-good probe: that tells
+// whether the word of this DNS means anything. Its fields but covered are fixed once it is kept.
 type scan struct {
 	covered   *Map                    // the last map of which all Services were seen to be here; guarded by Resolver.mu
 	oldest    time.Time               // when the first of the answers was asked for

@@ -94,7 +94,7 @@ func readAll(directory string) (*Generation, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	copy(g.Digest[:], r.digest())
+	g.Digest = sha256.Sum256(r.sum)
 	var err error
 	if g.Mesh, err = meshmap.Parse(mesh); err != nil {
 		return nil, err
@@ -145,9 +145,4 @@ func (r *reader) optional(name string, limit int64) []byte {
 	sum := sha256.Sum256(data)
 	r.sum = append(append(r.sum, name+"\x00"...), sum[:]...)
 	return append([]byte{}, data...)
-}
-
-func (r *reader) digest() []byte {
-	sum := sha256.Sum256(r.sum)
-	return sum[:]
 }

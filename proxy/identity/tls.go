@@ -28,7 +28,8 @@ func (s *Snapshot) buildTLS() {
 	}
 	s.server = base.Clone()
 	s.server.Certificates = []tls.Certificate{s.certificate}
-	// RequireAnyClientCert: the chain is verified in VerifyConnection alone. ClientCAs only tells clients whom we trust.
+	// RequireAnyClientCert: the chain is verified in VerifyConnection alone. ClientCAs only tells clients whom we
+	// trust.
 	s.server.ClientAuth = tls.RequireAnyClientCert
 	s.server.ClientCAs = x509.NewCertPool()
 	for _, b := range append([]*svid.Bundle{s.Bundle}, s.Trust.Foreign()...) {

@@ -16,7 +16,8 @@ type call struct {
 	args         [6]uint32 // lower halves
 }
 
-// evaluate runs the filter. The machine of package bpf reads packets, which are big-endian, so every word is written so.
+// evaluate runs the filter. The machine of package bpf reads packets, which are big-endian, so every word is written
+// so.
 func evaluate(t *testing.T, vm *bpf.VM, c call) uint32 {
 	t.Helper()
 	data := make([]byte, 64) // seccomp_data

@@ -143,19 +143,13 @@ func (c *child) limit(t testing.TB, more int) {
 	}
 }
 
-// get is the answer of a port of the child.
+// get is the answer of a port of the child; another status than 200 is an error.
 func (c *child) get(addr, path string) (string, error) {
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 3 * time.Second}
-	response, err := client.Get("http://" + addr + path)
-	if err != nil {
-		return "", err
+	status, body, err := fetch(http.MethodGet, addr, path)
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("%d: %s", status, body)
 	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", response.Status, body)
-	}
-	return string(body), err
+	return body, err
 }
 
 // awaitReady waits until the child says that it is.

@@ -13,7 +13,6 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
-	"github.com/meshless-dev/meshless/proxy/admin"
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
@@ -151,29 +150,6 @@ func TestDrainTimeout(t *testing.T) {
 	}
 }
 
-// get asks every admin server of the pod and returns the answer of the one that knows the path.
-func (p *pod) get(t *testing.T, method, path string) (int, string) {
-	t.Helper()
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
-	for _, addr := range []string{p.Addresses().Metrics, p.Addresses().Health, p.Addresses().Admin} {
-		request, err := http.NewRequest(method, "http://"+addr+path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		request.Header.Set(admin.DrainHeader, "1")
-		response, err := client.Do(request)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, _ := io.ReadAll(response.Body)
-		response.Body.Close()
-		if response.StatusCode != http.StatusNotFound {
-			return response.StatusCode, string(body)
-		}
-	}
-	return http.StatusNotFound, ""
-}
-
 func TestAdminPorts(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
@@ -212,24 +188,4 @@ func TestRun(t *testing.T) {
 			t.Errorf("%v is accepted", args)
 		}
 	}
-}
-
-// TestConnectionFlood: more clients than may be unauthenticated at once; none is lost, since the rest waits in the
-// kernel's queue.
-func TestConnectionFlood(t *testing.T) {
-	noLeaks(t)
-	m := startMesh(t, echo)
-	var wg sync.WaitGroup
-	errs := make(chan error, 200)
-	for range 200 {
-		wg.Go(func() { errs <- exchange(m.client.outboundAddr(), "hello") })
-	}
-	wg.Wait()
-	close(errs)
-	for err := range errs {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	m.server.wantMetric(t, `meshless_connections_closed_total{direction="inbound",reason="done",security="mutual_tls"} 200`)
 }

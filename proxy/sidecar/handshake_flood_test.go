@@ -51,7 +51,8 @@ func halfOpen(t *testing.T, addr string, n, sources int) (opened int, end func()
 	return len(held), end
 }
 
-// connectionsPossible is as many connections as the attack is to have, or as descriptors allow: both ends are in this process.
+// connectionsPossible is as many connections as the attack is to have, or as descriptors allow: both ends are in this
+// process.
 func connectionsPossible(t *testing.T) int {
 	t.Helper()
 	var limit syscall.Rlimit

@@ -19,6 +19,7 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/podplan"
+	"github.com/meshless-dev/meshless/proxy/admin"
 	"github.com/meshless-dev/meshless/proxy/files"
 	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/test/proxytest"
@@ -140,17 +141,53 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// fetch is the answer of an admin port.
+func fetch(method, address, path string) (status int, body string, err error) {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	request, err := http.NewRequest(method, "http://"+address+path, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	request.Header.Set(admin.DrainHeader, "1")
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(text), err
+}
+
+// get is the answer of the admin port of the pod that knows the path.
+func (p *pod) get(t testing.TB, method, path string) (status int, body string) {
+	t.Helper()
+	for _, address := range []string{p.Addresses().Metrics, p.Addresses().Health, p.Addresses().Admin} {
+		var err error
+		if status, body, err = fetch(method, address, path); err != nil {
+			t.Fatal(err)
+		}
+		if status != http.StatusNotFound {
+			break
+		}
+	}
+	return status, body
+}
+
 // scrape is the text of the pod's metrics.
 func (p *pod) scrape(t testing.TB) string {
 	t.Helper()
-	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
-	response, err := c.Get("http://" + p.Addresses().Metrics + "/metrics")
-	if err != nil {
-		t.Fatal(err)
+	_, text := p.get(t, http.MethodGet, "/metrics")
+	return text
+}
+
+// liveHeap is how many bytes are reachable.
+func liveHeap() uint64 {
+	for range 2 { // the second collects what the finalizers of the first, such as those of splice's pipes, let go
+		runtime.GC()
 	}
-	defer response.Body.Close()
-	text, _ := io.ReadAll(response.Body)
-	return string(text)
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // wantMetric waits until the metrics have a line that begins so. A series that counts nothing yet is none.

@@ -44,12 +44,8 @@ func openFiles(t testing.TB) int {
 
 func footprintOf(t testing.TB) footprint {
 	t.Helper()
-	for range 2 { // the second collects what the finalizers of the first, such as those of splice's pipes, let go
-		runtime.GC()
-	}
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return footprint{openFiles(t), runtime.NumGoroutine(), m.HeapAlloc}
+	heap := liveHeap()
+	return footprint{openFiles(t), runtime.NumGoroutine(), heap}
 }
 
 // settled measures a mesh in which nothing happens, after it has been used once.

@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -38,8 +39,8 @@ type Options struct {
 	Now   func() time.Time   // clock of certificates and DNS answers; default time.Now
 
 	// Confine makes the process the sidecar's own, for good and for all that runs in it: the garbage collector keeps to
-	// the container's memory limit, Landlock and seccomp take what a proxy never needs, and pages of the start are given
-	// back. Default false; Main sets it. A process with two sidecars, or with anything else, cannot have it.
+	// the container's memory limit, Landlock and seccomp take what a proxy never needs, and pages of the start are
+	// given back. Default false; Main sets it. A process with two sidecars, or with anything else, cannot have it.
 	Confine bool
 }
 
@@ -57,7 +58,8 @@ type Redirect struct {
 	Outbound   func(*net.TCPConn) (netip.AddrPort, error) // where the app was going
 	Inbound    func(*net.TCPConn) (netip.AddrPort, error) // where the peer was going
 	OwnAddress func(netip.Addr) bool                      // whether that is an address of this pod; others are refused
-	Sources    listen.Sources                             // from where the app is dialed; the zero value leaves it to the system
+	// from where the app is dialed; the zero value leaves it to the system
+	Sources listen.Sources
 }
 
 // byInit is the Redirect of a pod. The kernel's connection tracking knows where connections were going (Linux only).
@@ -80,22 +82,12 @@ const resolvConf = "/etc/resolv.conf"
 
 // withDefaults fills what is not set.
 func (o Options) withDefaults() Options {
-	if o.Directory == "" {
-		o.Directory = api.Directory
-	}
-	if o.DrainTimeout == 0 {
-		o.DrainTimeout = podplan.DefaultDrainTimeout
-	}
-	if o.Level == nil {
-		o.Level = new(slog.LevelVar)
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: o.Level}))
-	}
+	o.Directory = cmp.Or(o.Directory, api.Directory)
+	o.DrainTimeout = cmp.Or(o.DrainTimeout, podplan.DefaultDrainTimeout)
+	o.Level = cmp.Or(o.Level, new(slog.LevelVar))
+	o.Log = cmp.Or(o.Log, slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: o.Level})))
 	o.Watch.Log = o.Log
-	if o.Redirect == nil {
-		o.Redirect = byInit()
-	}
+	o.Redirect = cmp.Or(o.Redirect, byInit())
 	if o.NameServers == nil {
 		var err error
 		if o.NameServers, err = destination.SystemServers(resolvConf); err != nil {
@@ -158,10 +150,4 @@ func one(l net.Listener, err error) ([]net.Listener, error) {
 		return nil, err
 	}
 	return []net.Listener{l}, nil
-}
-
-// addresses is what was bound.
-func (l listeners) addresses() Addresses {
-	first := func(bound []net.Listener) string { return bound[0].Addr().String() }
-	return Addresses{first(l.outbound), first(l.inbound), first(l.metrics), first(l.health), first(l.admin)}
 }

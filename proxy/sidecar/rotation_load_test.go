@@ -23,7 +23,8 @@ import (
 	"github.com/meshless-dev/meshless/test/testca"
 )
 
-// loadVariable sets how long TestRotationUnderLoad loads the proxies: MESHLESS_ROTATION_LOAD=10m go test -run TestRotationUnderLoad -v ./proxy/sidecar
+// loadVariable sets how long TestRotationUnderLoad loads the proxies: MESHLESS_ROTATION_LOAD=10m go test -run
+// TestRotationUnderLoad -v ./proxy/sidecar
 const (
 	loadVariable = "MESHLESS_ROTATION_LOAD"
 	loadDefault  = 8 * time.Second
@@ -50,9 +51,9 @@ func (s *rotation) settle() {
 	defer s.busy.Unlock()
 }
 
-// TestRotationUnderLoad loads the proxies while everything that can change does: leaves, keys, authorities, revocations, policy, and
-// files that are no good. A request that should succeed succeeds, a peer that is shut out stays out, and nothing
-// accumulates.
+// TestRotationUnderLoad loads the proxies while everything that can change does: leaves, keys, authorities,
+// revocations, policy, and files that are no good. A request that should succeed succeeds, a peer that is shut out
+// stays out, and nothing accumulates.
 func TestRotationUnderLoad(t *testing.T) {
 	noLeaks(t)
 	duration := loadDefault
@@ -245,11 +246,8 @@ func (s *rotation) rollAuthority() {
 type usage struct{ heap, goroutines, descriptors float64 }
 
 func measure() usage {
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
 	entries, _ := os.ReadDir("/proc/self/fd") // 0 where there is no /proc
-	return usage{float64(m.HeapAlloc), float64(runtime.NumGoroutine()), float64(len(entries))}
+	return usage{float64(liveHeap()), float64(runtime.NumGoroutine()), float64(len(entries))}
 }
 
 // checkUsage compares the first half of the samples with the second, which a leak of anything per request or per change

@@ -16,8 +16,8 @@ import (
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
-// resumingServer is a server of the same CA and identity that hands out session tickets, as one with a stolen key would,
-// or an older release. It returns its address; a client that has been there once holds a ticket.
+// resumingServer is a server of the same CA and identity that hands out session tickets, as one with a stolen key
+// would, or an older release. It returns its address; a client that has been there once holds a ticket.
 func resumingServer(t *testing.T, leaf tls.Certificate) string {
 	t.Helper()
 	config := serverWith(leaf)
@@ -72,8 +72,8 @@ func hasExtension(hello []byte, kind uint16) bool {
 const preSharedKey, earlyData = 41, 42 // extensions
 
 // TestOldTicket: a ticket of another server of the mesh opens nothing. The handshake is whole, with certificates on
-// both sides verified anew: a client that was revoked since, or shows none, is refused although its ticket was made while
-// it was good.
+// both sides verified anew: a client that was revoked since, or shows none, is refused although its ticket was made
+// while it was good.
 func TestOldTicket(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)

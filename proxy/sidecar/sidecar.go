@@ -64,7 +64,7 @@ type Sidecar struct {
 	draining  chan struct{}
 	drainOnce sync.Once
 	began     time.Time     // when draining was closed; read it only after that
-	ending    chan struct{} // closed when the process is to end once it has drained
+	ending    chan struct{} // closed when Run is to return once the sidecar has drained
 	endOnce   sync.Once
 }
 
@@ -124,7 +124,10 @@ func (s *Sidecar) makeServers() {
 }
 
 // Addresses are where the sidecar listens. Of a port that is bound to several addresses it is the first.
-func (s *Sidecar) Addresses() Addresses { return s.bound.addresses() }
+func (s *Sidecar) Addresses() Addresses {
+	first := func(bound []net.Listener) string { return bound[0].Addr().String() }
+	return Addresses{first(s.bound.outbound), first(s.bound.inbound), first(s.bound.metrics), first(s.bound.health), first(s.bound.admin)}
+}
 
 // adopt puts a new generation into force: new handshakes have it already, live connections are evaluated by it.
 func (s *Sidecar) adopt(next *identity.Snapshot) {
@@ -184,8 +187,8 @@ func (s *Sidecar) drain() {
 	})
 }
 
-// Shutdown lets no new inbound connection in and makes Run return when the live ones have ended, or Options.DrainTimeout
-// after the drain began. It does not wait for that, and may be called often.
+// Shutdown lets no new inbound connection in and makes Run return when the live ones have ended, or
+// Options.DrainTimeout after the drain began. It does not wait for that, and may be called often.
 func (s *Sidecar) Shutdown() {
 	s.drain()
 	s.endOnce.Do(func() { close(s.ending) })

@@ -10,13 +10,12 @@ import (
 	"encoding/binary"
 	"math/big"
 	"net/url"
-	"runtime"
 	"testing"
 	"time"
 )
 
-// junkCertificate is a certificate of n URI names: of nobody, and for nobody. Behind a leaf it counts for nothing, but is
-// parsed.
+// junkCertificate is a certificate of n URI names: of nobody, and for nobody. Behind a leaf it counts for nothing, but
+// is parsed.
 func junkCertificate(t testing.TB, n int) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -32,14 +31,6 @@ func junkCertificate(t testing.TB, n int) []byte {
 		t.Fatal(err)
 	}
 	return der
-}
-
-func liveHeap() uint64 {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
 }
 
 // TestStrangerFillsTheMemo: who has no key at all shows the server its own leaf (which any TLS server shows to

@@ -47,8 +47,8 @@ func buildOurs(tree, dir string, symbols bool) (b binaries, err error) {
 	return b, nil
 }
 
-// publish puts a new generation of our files into dir, as a render and the kubelet do. The key is sealed, as by default.
-// The server's address is in the map as that of a Service.
+// publish puts a new generation of our files into dir, as a render and the kubelet do. The key is sealed, as by
+// default. The server's address is in the map as that of a Service.
 func (a authority) publish(dir, name string, server netip.Addr) {
 	mesh := proxytest.Mesh(func(m *meshmap.Map) {
 		if server.IsValid() {

@@ -1,6 +1,6 @@
 // Command play runs two sidecars, a client's and a server's, and an app on this machine: without redirect rules, root,
-// containers or a cluster, for whoever wants to see or debug the proxy. It makes its own certificates, shows one request
-// that passes both sidecars, says what to try, and stays until it is interrupted. `make play` runs it, and with
+// containers or a cluster, for whoever wants to see or debug the proxy. It makes its own certificates, shows one
+// request that passes both sidecars, says what to try, and stays until it is interrupted. `make play` runs it, and with
 // PLAY=-once it ends after the request.
 package main
 
@@ -119,7 +119,8 @@ func (p *play) startApp(ctx context.Context) (netip.AddrPort, error) {
 		}),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 	}
-	p.running.Go(func() { _ = app.Serve(&proxyproto.Listener{Listener: l, ReadHeaderTimeout: time.Second}) }) // until it is closed
+	// until it is closed
+	p.running.Go(func() { _ = app.Serve(&proxyproto.Listener{Listener: l, ReadHeaderTimeout: time.Second}) })
 	context.AfterFunc(ctx, func() { app.Close() })
 	return netip.MustParseAddrPort(l.Addr().String()), nil
 }

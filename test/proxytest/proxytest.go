@@ -1,5 +1,5 @@
-// Package proxytest makes the proxy's files for tests, and puts them into a directory as the kubelet does. Tests and the
-// programs below test import it.
+// Package proxytest makes the proxy's files for tests, and puts them into a directory as the kubelet does. Tests and
+// the programs below test import it.
 package proxytest
 
 import (

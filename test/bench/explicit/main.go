@@ -1,6 +1,6 @@
-// Command explicit is our proxy as the bench measures it without redirect rules: its command line says where connections
-// go, in place of the kernel's connection tracking, and how many there may be, since all of the bench come from one
-// address. Everything else is the sidecar's own. It belongs to no image.
+// Command explicit is our proxy as the bench measures it without redirect rules: its command line says where
+// connections go, in place of the kernel's connection tracking, and how many there may be, since all of the bench come
+// from one address. Everything else is the sidecar's own. It belongs to no image.
 package main
 
 import (
