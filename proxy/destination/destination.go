@@ -1,17 +1,17 @@
-// Package destination answers which Service of the mesh, if any, is behind an address, and so who may answer there. The
-// mesh map alone says which identities are right. Which Service an address belongs to is said by the clusterIPs of the
-// map, by DNS, whose names are confirmed forward, or by both, which must then agree on who may answer. A clusterIP of
-// the map is the claim of a manifest, and never enough for plaintext.
+// Package destination tells which Service of the mesh, if any, is behind an address, and so who may answer there. Only
+// the mesh map says which identities are right. The clusterIPs of the map and DNS say which Service an address belongs
+// to; a name in DNS counts once its own address records confirm it. Where both find Services, they must agree on who
+// may answer. A clusterIP of the map is the claim of a manifest: it is never enough for plaintext.
 //
-// DNS is not believed at once when it has no name for an address. Three things stand against that. The forward scan
-// asks for the addresses of all Services of the mesh. The known-good probe asks the same DNS for a Service that every
-// cluster has, forward and backward. The grace cache keeps an address that was a Service's a short while ago. A
-// connection is refused while one of them has no answer.
+// DNS is not believed at once when it has no name for an address. The forward scan asks for the addresses of all
+// Services of the mesh. The known-good probe asks the same DNS for a Service that every cluster has, forward and
+// backward. The grace cache keeps an address that was a Service's a short while ago. A connection is refused while one
+// of them has no answer.
 //
-// What remains: an attacker who controls all that DNS says can send a connection to another Service of the mesh than
-// the app meant, or, with a name outside of the mesh that is consistent both ways, make an address look foreign that no
-// clusterIP names. So can a DNS that knows Services backward but not pods, for pods that are not headless. Use
-// outbound.unknown Deny or meshCIDRs where that matters.
+// What remains: an attacker who controls all answers of DNS can send a connection to another Service of the mesh than
+// the app meant. With a name outside of the mesh that is consistent both ways, he can make an address look foreign that
+// no clusterIP names. A DNS that knows Services backward, but not pods, does the same for pods that are not headless.
+// Use outbound.unknown Deny or meshCIDRs where that matters.
 package destination
 
 import (

@@ -45,7 +45,7 @@ func (d Destination) Accepts(id spiffeid.ID) bool {
 	return d.AnyMember || slices.ContainsFunc(d.Identities, func(pattern string) bool { return meshmap.MatchID(pattern, id) })
 }
 
-// Expected words for people who may answer.
+// Expected tells people who may answer.
 func (d Destination) Expected() string {
 	if d.AnyMember {
 		return "identities of trust domain " + d.TrustDomain
@@ -120,11 +120,12 @@ type match struct {
 	either   bool // endpoint or clusterIP
 }
 
-// Decide answers for one destination. The clusterIPs of the map and the names that DNS confirms count together; only
-// without either do meshCIDRs. A name of the mesh that is not confirmed refuses. So does a DNS that does not answer,
-// unless clusterIPs or names that it told earlier lead to mutual TLS, and a DNS whose denial proves nothing, unless
-// meshCIDRs do: the absence of an answer never turns encryption off. An address in a network of a federated trust
-// domain is that domain's, so a Service of ours that is found there as well refuses: nobody can be of both.
+// Decide answers for one destination. The clusterIPs of the map and the names that DNS confirms count together;
+// meshCIDRs count only where there is neither. The absence of an answer never turns encryption off. A name of the mesh
+// that is not confirmed refuses. A DNS that does not answer refuses too, unless clusterIPs or earlier names lead to
+// mutual TLS; a DNS whose denial proves nothing refuses unless meshCIDRs lead there as well. An address in a network of
+// a federated trust domain is that domain's: where a Service of ours is found there, it refuses, since nobody can be of
+// both.
 func (m *Map) Decide(dst netip.AddrPort, l Lookup) Destination {
 	addr := plain(dst.Addr())
 	var matches []match

@@ -15,8 +15,8 @@ type WatchOptions struct {
 	Log      *slog.Logger
 }
 
-// Watch calls changed once at the start, shortly after something in directory changed, and every Poll: inotify is not
-// to be had on every file system, and a directory may appear late. All calls come from the calling goroutine. Watch
+// Watch calls changed once at the start, shortly after something in directory changed, and every Poll: not every
+// file system has inotify, and a directory may appear late. All calls come from the calling goroutine. Watch
 // returns when ctx ends.
 func Watch(ctx context.Context, directory string, o WatchOptions, changed func()) {
 	if o.Poll <= 0 {

@@ -121,7 +121,8 @@ func (s *Snapshot) VerifyPeer(chain []*x509.Certificate, usage x509.ExtKeyUsage)
 	return s.verified.Verify(chain, usage, s.now())
 }
 
-// Remember is for the chain of a peer whose handshake is done; it returns what is to be kept of it (svid.Memo).
+// Remember keeps that the chain of a peer is verified, once its handshake is done. It returns the part of the chain that
+// counts (svid.Memo).
 func (s *Snapshot) Remember(chain []*x509.Certificate, usage x509.ExtKeyUsage) []*x509.Certificate {
 	return s.verified.Remember(chain, usage, s.now())
 }

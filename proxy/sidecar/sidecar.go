@@ -136,8 +136,7 @@ func (s *Sidecar) adopt(next *identity.Snapshot) {
 	s.firstOnce.Do(func() { close(s.first) })
 }
 
-// askReady is ready for those who ask again and again; the log says when the answer turns, since the kubelet's event
-// holds the status alone.
+// askReady is Ready for /readyz. It logs when the answer changes, since the kubelet's event holds the status alone.
 func (s *Sidecar) askReady() error {
 	err := s.Ready()
 	switch was := s.wasReady.Swap(err == nil); {
