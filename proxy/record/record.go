@@ -100,13 +100,13 @@ func (c *Conn) Open(out, in []byte) (data []byte, used int, err error) {
 	return data, used, err
 }
 
-// Room is how much Seal needs for n bytes of plaintext.
-func Room(n int) int { return n + (n/MaxPlaintext+1)*overhead + keyUpdateSize }
+// SealedLen is how much Seal needs for n bytes of plaintext.
+func SealedLen(n int) int { return n + (n/MaxPlaintext+1)*overhead + keyUpdateSize }
 
 // keyUpdateSize is that of the record which announces new keys.
 const keyUpdateSize = overhead + messageHeader + 1
 
-// Seal appends plaintext, in as few records as can be, to out, for which Room tells the capacity. The two must not
+// Seal appends plaintext, in as few records as can be, to out, for which SealedLen tells the capacity. The two must not
 // overlap. One byte of plaintext's capacity behind its end is used and put back; without it plaintext is copied. Behind
 // CloseNotify and Alert it is an error.
 func (c *Conn) Seal(out, plaintext []byte) ([]byte, error) {

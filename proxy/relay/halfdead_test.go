@@ -4,6 +4,7 @@ package relay_test
 
 import (
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -23,7 +24,7 @@ func hostileSession(t testing.TB, ts *tunnels) (c *tls.Conn, wire, app *net.TCPC
 	ends = make(chan relay.Result, 1)
 	var started sync.WaitGroup
 	started.Go(func() {
-		server, _, err := relay.Secure(relay.NewRaw(b, nil), relay.Server, ts.server.Clone(), time.Now().Add(10*time.Second))
+		server, _, err := relay.Secure(b, nil, relay.Server, ts.server.Clone(), time.Now().Add(10*time.Second))
 		if err != nil {
 			t.Error(err)
 			return
@@ -90,7 +91,7 @@ func TestNoDescriptors(t *testing.T) {
 	}
 	_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
 	t.Logf("%+v", r)
-	if r.Reason != relay.Failed {
+	if !errors.Is(r.Err, unix.EMFILE) {
 		t.Errorf("got %+v", r)
 	}
 	_ = near.SetReadDeadline(time.Now().Add(2 * time.Second))

@@ -77,7 +77,7 @@ func hostileServe(t testing.TB, ts *tunnels) (wire, app *net.TCPConn, begin func
 	_ = app.SetDeadline(time.Now().Add(60 * time.Second))
 	return wire, app, func() *relay.Session {
 		config := ts.server.Clone()
-		server, _, err := relay.Secure(relay.NewRaw(b, nil), relay.Server, config, time.Now().Add(10*time.Second))
+		server, _, err := relay.Secure(b, nil, relay.Server, config, time.Now().Add(10*time.Second))
 		if err != nil {
 			t.Error(err)
 			return nil

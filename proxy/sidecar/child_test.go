@@ -62,13 +62,16 @@ func runChild(encoded string) error {
 		}
 	}
 	l := listeners{outbound: bound[:1], inbound: bound[1], metrics: bound[2], health: bound[3], local: bound[4]}
-	p := newProxy(setup{
+	p, err := newProxy(setup{
 		args: podplan.ProxyArgs{Directory: s.Directory, DrainTimeout: time.Second}, log: slog.New(slog.NewJSONHandler(os.Stderr, nil)), listeners: l,
-		original:   func(*net.TCPConn) (netip.AddrPort, error) { return s.App, nil },
-		ownAddress: func(a netip.Addr) bool { return a == s.App.Addr() },
-		sources:    listen.Sources{V4: netip.MustParseAddr(api.InboundSource4)},
-		watch:      config.WatchOptions{Poll: 50 * time.Millisecond, Debounce: 5 * time.Millisecond},
+		originalDst: func(*net.TCPConn) (netip.AddrPort, error) { return s.App, nil },
+		ownAddress:  func(a netip.Addr) bool { return a == s.App.Addr() },
+		sources:     listen.Sources{V4: netip.MustParseAddr(api.InboundSource4)},
+		watch:       config.WatchOptions{Poll: 50 * time.Millisecond, Debounce: 5 * time.Millisecond},
 	})
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		defer cancel() // the parent has closed the pipe, or is dead

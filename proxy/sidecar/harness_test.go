@@ -86,9 +86,10 @@ func startPod(t testing.TB, ip string, app netip.AddrPort, files proxytest.Files
 	l := listeners{outbound: []net.Listener{mustListen(t, ip)}, inbound: mustListen(t, ip), metrics: mustListen(t, ip), health: mustListen(t, ip), local: mustListen(t, ip)}
 	inboundPort := listen.AddrPort(l.inbound.Addr()).Port()
 	p.dials(netip.AddrPort{})
-	p.proxy = newProxy(setup{
+	var err error
+	p.proxy, err = newProxy(setup{
 		args: podplan.ProxyArgs{Directory: p.dir, DrainTimeout: 2 * time.Second}, log: slog.New(slog.NewJSONHandler(p.logs, &slog.HandlerOptions{Level: p.level})), level: p.level, listeners: l,
-		original: func(c *net.TCPConn) (netip.AddrPort, error) {
+		originalDst: func(c *net.TCPConn) (netip.AddrPort, error) {
 			if listen.AddrPort(c.LocalAddr()).Port() == inboundPort {
 				return app, nil
 			}
@@ -98,6 +99,9 @@ func startPod(t testing.TB, ip string, app netip.AddrPort, files proxytest.Files
 		sources:    listen.Sources{V4: netip.MustParseAddr(api.InboundSource4)},
 		watch:      config.WatchOptions{Poll: pollInterval, Debounce: 5 * time.Millisecond},
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.done = make(chan error, 1)
 	go func() {

@@ -54,6 +54,7 @@ func runSidecar(a podplan.ProxyArgs, out io.Writer) error {
 	defer signal.Stop(signals)
 	ctx, kill := context.WithCancel(context.Background())
 	defer kill()
+	go followCPULimit(ctx, log)
 	ended := make(chan struct{})
 	defer close(ended)
 	go func() {

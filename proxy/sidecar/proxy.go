@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -19,18 +20,18 @@ import (
 	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/proxy/admin"
 	"github.com/meshless-dev/meshless/proxy/config"
+	"github.com/meshless-dev/meshless/proxy/connection"
 	"github.com/meshless-dev/meshless/proxy/identity"
-	"github.com/meshless-dev/meshless/proxy/inbound"
 	"github.com/meshless-dev/meshless/proxy/listen"
-	"github.com/meshless-dev/meshless/proxy/live"
-	"github.com/meshless-dev/meshless/proxy/outbound"
+	"github.com/meshless-dev/meshless/proxy/registry"
+	"github.com/meshless-dev/meshless/proxy/relay"
 	"github.com/meshless-dev/meshless/proxy/resolve"
 	"github.com/meshless-dev/meshless/proxy/sandbox"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
 const (
-	judgeInterval  = time.Minute // how often live connections are judged beside each new generation
+	verifyInterval = time.Minute // how often live connections are verified beside each new generation
 	vanishInterval = 15 * time.Second
 	drainPoll      = 100 * time.Millisecond
 	maxAdminConns  = 1024 // per port of metrics, health and admin
@@ -48,9 +49,10 @@ type proxy struct {
 	log       *slog.Logger
 	telemetry *telemetry.Telemetry
 	source    *identity.Source
-	live      *live.Registry
-	inbound   *inbound.Server
-	outbound  *outbound.Server
+	registry  *registry.Registry
+	engine    *relay.Engine
+	inbound   *connection.Server
+	outbound  *connection.Server
 	prober    *admin.Prober
 	servers   []boundServer
 	traffic   []net.Listener // of inbound and outbound
@@ -89,8 +91,8 @@ func bind(a podplan.ProxyArgs, log *slog.Logger, level *slog.LevelVar) (*proxy, 
 		log.Warn("name servers are unknown: private addresses are refused, unless a clusterIP of the mesh names them and the port takes mutual TLS", "error", err.Error())
 	}
 	sources := listen.Sources{V4: netip.MustParseAddr(api.InboundSource4), V6: netip.MustParseAddr(api.InboundSource6)}
-	return newProxy(setup{args: a, log: log, level: level, listeners: l, original: listen.Original, ownAddress: new(listen.OwnAddresses).Contains,
-		sources: sources, nameServers: servers}), nil
+	return newProxy(setup{args: a, log: log, level: level, listeners: l, originalDst: listen.KernelOriginalDst, ownAddress: new(listen.OwnAddresses).Contains,
+		sources: sources, nameServers: servers})
 }
 
 // setup is what differs between a pod and a test.
@@ -99,24 +101,30 @@ type setup struct {
 	log         *slog.Logger
 	level       *slog.LevelVar // of log
 	listeners   listeners
-	original    func(*net.TCPConn) (netip.AddrPort, error)
+	originalDst func(*net.TCPConn) (netip.AddrPort, error)
 	ownAddress  func(netip.Addr) bool
 	sources     listen.Sources
 	nameServers []netip.AddrPort
 	watch       config.WatchOptions
 }
 
-func newProxy(s setup) *proxy {
-	p := &proxy{args: s.args, log: s.log, telemetry: telemetry.New(s.log), live: live.New(),
+// newProxy starts nothing but the loops of the engine, which serve closes.
+func newProxy(s setup) (*proxy, error) {
+	engine, err := relay.NewEngine(runtime.GOMAXPROCS(0))
+	if err != nil {
+		return nil, err
+	}
+	p := &proxy{args: s.args, log: s.log, telemetry: telemetry.New(s.log), registry: registry.New(), engine: engine,
 		traffic: append(slices.Clone(s.listeners.outbound), s.listeners.inbound), first: make(chan struct{}), draining: make(chan struct{}), ending: make(chan struct{}), program: sandbox.OwnProgram()}
 	s.watch.Log = s.log
 	p.source = &identity.Source{Directory: s.args.Directory, Watch: s.watch, Log: s.log, OnGood: p.adopt,
 		OnBad: func(error) { p.telemetry.ReloadFailed() }}
 	resolver := resolve.New(resolve.Options{Servers: s.nameServers, Count: p.telemetry.Lookup})
-	p.outbound = outbound.New(outbound.Config{Listeners: s.listeners.outbound, Original: s.original, Current: p.source.Current,
-		Resolver: resolver, Live: p.live, Telemetry: p.telemetry})
-	p.inbound = inbound.New(inbound.Config{Listeners: []net.Listener{s.listeners.inbound}, Original: s.original, OwnAddress: s.ownAddress,
-		Current: p.source.Current, Live: p.live, Telemetry: p.telemetry, Sources: s.sources})
+	common := connection.Config{Listeners: s.listeners.outbound, OriginalDst: s.originalDst, Current: p.source.Current, Registry: p.registry, Engine: engine,
+		Telemetry: p.telemetry}
+	p.outbound = connection.NewOutbound(common, resolver)
+	common.Listeners = []net.Listener{s.listeners.inbound}
+	p.inbound = connection.NewInbound(connection.InboundConfig{Config: common, OwnAddress: s.ownAddress, Sources: s.sources})
 	p.prober = admin.NewProber(p.source.Current, s.sources, s.log)
 	c := admin.Config{Telemetry: p.telemetry, Source: p.source, Prober: p.prober, Ready: p.askReady, Drain: p.startDrain(false), Quit: p.startDrain(true), State: p.state,
 		Level: s.level, Pprof: s.args.Pprof}
@@ -126,7 +134,7 @@ func newProxy(s setup) *proxy {
 		server.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
 		p.servers = append(p.servers, boundServer{netutil.LimitListener(l, maxAdminConns), server})
 	}
-	return p
+	return p, nil
 }
 
 func listenAll() (l listeners, err error) {
@@ -158,10 +166,10 @@ func taken(port int, err error) error {
 	return fmt.Errorf("port %d, which meshless reserves in every pod: %w", port, err)
 }
 
-// adopt puts a new generation into force: new handshakes have it already, live connections are judged by it.
+// adopt puts a new generation into force: new handshakes have it already, live connections are verified by it.
 func (p *proxy) adopt(s *identity.Snapshot) {
 	p.telemetry.Generation(s)
-	p.live.Reconsider(s)
+	p.registry.Reconsider(s)
 	p.firstOnce.Do(func() { close(p.first) })
 }
 

@@ -8,20 +8,14 @@ import (
 	"sync"
 	"time"
 
-	"github.com/meshless-dev/meshless/proxy/live"
-	"github.com/meshless-dev/meshless/proxy/relay"
+	"github.com/meshless-dev/meshless/proxy/registry"
 )
 
-// serve runs the proxy until it has drained, until ctx ends, or until one of the admin servers fails. Metrics, health
-// and probes are served from the beginning to the end: the kubelet asks before the first generation and while the app
+// serve runs the proxy until it has drained, until ctx ends, or until an admin server or the engine fails. Metrics,
+// health and probes are served from the beginning to the end: the kubelet asks before the first generation and while the app
 // shuts down.
 func (p *proxy) serve(ctx context.Context) error {
-	engine, err := relay.NewEngine()
-	if err != nil {
-		return err
-	}
-	defer engine.Close()
-	p.inbound.Engine, p.outbound.Engine = engine, engine
+	defer p.engine.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var background sync.WaitGroup
@@ -33,9 +27,16 @@ func (p *proxy) serve(ctx context.Context) error {
 		})
 	}
 	background.Go(func() { p.source.Run(ctx) })
-	background.Go(func() { p.live.Run(ctx, live.Intervals{Judge: judgeInterval, Vanish: vanishInterval}) })
+	background.Go(func() { p.registry.Run(ctx, registry.Intervals{Verify: verifyInterval, Vanish: vanishInterval}) })
+	background.Go(func() {
+		select {
+		case err := <-p.engine.Failed():
+			cancel(fmt.Errorf("relay: %w", err))
+		case <-ctx.Done():
+		}
+	})
 	p.serveTraffic(ctx)
-	err = context.Cause(ctx)
+	err := context.Cause(ctx)
 	cancel(nil)
 	p.stopServers()
 	background.Wait()
@@ -48,30 +49,20 @@ func (p *proxy) serve(ctx context.Context) error {
 // serveTraffic waits for the first good generation, so that early connections wait in the kernel's queue and do not
 // fail; then it serves both directions until they have drained.
 func (p *proxy) serveTraffic(ctx context.Context) {
-	inboundCtx, stopInbound := context.WithCancel(ctx)
-	defer stopInbound()
-	outboundCtx, stopOutbound := context.WithCancel(ctx)
-	defer stopOutbound()
+	connections, cut := context.WithCancel(ctx)
 	var traffic sync.WaitGroup
 	defer func() {
-		stopInbound()
-		stopOutbound()
+		cut() // what is being looked up or dialed
 		p.closeTraffic(&traffic)
 	}()
 	select {
 	case <-p.first:
-		traffic.Go(func() { p.inbound.Serve(inboundCtx) })
-		traffic.Go(func() { p.outbound.Serve(outboundCtx) })
+		traffic.Go(func() { p.inbound.Serve(connections, p.draining) })
+		traffic.Go(func() { p.outbound.Serve(connections, nil) })
 		p.serving.Store(true)
 		time.AfterFunc(startsFor, p.program.Release)
 	case <-p.ending:
 		return
-	case <-ctx.Done():
-		return
-	}
-	select {
-	case <-p.draining:
-		stopInbound()
 	case <-ctx.Done():
 		return
 	}
@@ -110,7 +101,7 @@ func (p *proxy) closeTraffic(traffic *sync.WaitGroup) {
 	for _, l := range p.traffic {
 		l.Close() // again, or for the first time if no generation was ever good
 	}
-	p.live.AbortAll(errors.New("the proxy ends"))
+	p.registry.AbortAll(errors.New("the proxy ends"))
 	done := make(chan struct{})
 	go func() {
 		traffic.Wait()

@@ -1,4 +1,4 @@
-package listen
+package relay
 
 import (
 	"net"
@@ -11,13 +11,13 @@ import (
 // app waits for a node that is gone.
 const vanishedRetransmits = 8
 
-// Vanished tells whether the peer of c acknowledges nothing any more of what is under way to it. TCP_USER_TIMEOUT would
+// vanished tells whether the peer of c acknowledges nothing any more of what is under way to it. TCP_USER_TIMEOUT would
 // tell too, but it also ends the connection to a peer that is there and does not read, for which an app may have its
 // reasons: a closed window is no silence. Keepalive finds peers that vanish while nothing is under way.
-func Vanished(c *net.TCPConn) bool { return ask(c, VanishedSocket, false) }
+func vanished(c *net.TCPConn) bool { return ask(c, vanishedSocket, false) }
 
-// VanishedSocket is Vanished for a socket by its descriptor.
-func VanishedSocket(fd int) bool { return silent(fd, vanishedRetransmits) }
+// vanishedSocket is vanished for a socket by its descriptor.
+func vanishedSocket(fd int) bool { return silent(fd, vanishedRetransmits) }
 
 func silent(fd int, retransmits uint8) bool {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.SOL_TCP, unix.TCP_INFO)
@@ -27,14 +27,14 @@ func silent(fd int, retransmits uint8) bool {
 // tcpClose is TCP_CLOSE of include/net/tcp_states.h.
 const tcpClose = 7
 
-// WasReset tells whether a connection that reads as ended was reset. The kernel tells the error of a socket once: when
+// wasReset tells whether a connection that reads as ended was reset. The kernel tells the error of a socket once: when
 // a write has got it, a read sees an orderly end. An end that is one leaves the socket half open, until we have closed
 // our half too; do not ask after that. A connection that somebody has closed here counts as reset: its end was not
 // seen.
-func WasReset(c *net.TCPConn) bool { return ask(c, WasResetSocket, true) }
+func wasReset(c *net.TCPConn) bool { return ask(c, wasResetSocket, true) }
 
-// WasResetSocket is WasReset for a socket by its descriptor.
-func WasResetSocket(fd int) bool {
+// wasResetSocket is wasReset for a socket by its descriptor.
+func wasResetSocket(fd int) bool {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.SOL_TCP, unix.TCP_INFO)
 	return err != nil || info.State == tcpClose
 }
