@@ -161,8 +161,8 @@ func TestWhatWeWriteIsRead(t *testing.T) {
 	})
 }
 
-// TestRoom: sealing never outgrows what SealedLen tells.
-func TestRoom(t *testing.T) {
+// TestSealedLen: sealing never outgrows what SealedLen tells.
+func TestSealedLen(t *testing.T) {
 	s := handshake(t, false)
 	for _, n := range []int{1, record.MaxPlaintext - 1, record.MaxPlaintext, record.MaxPlaintext + 1, 5 * record.MaxPlaintext} {
 		room := record.SealedLen(n)

@@ -6,14 +6,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// vanishedRetransmits is how many retransmissions in a row may time out. They come after 0.2 s at least and at doubled
-// distances, so eight are 51 s of silence. The kernel itself gives up after fifteen, a quarter of an hour in which an
-// app waits for a node that is gone.
+// vanishedRetransmits is how many retransmissions in a row may time out. The first comes after 0.2 s at least, and each
+// interval doubles, so eight are 51 s of silence. The kernel itself gives up after fifteen: for a quarter of an hour an
+// app would wait for a node that is gone.
 const vanishedRetransmits = 8
 
-// vanished tells whether the peer of c acknowledges nothing any more of what is under way to it. TCP_USER_TIMEOUT would
-// tell too, but it also ends the connection to a peer that is there and does not read, for which an app may have its
-// reasons: a closed window is no silence. Keepalive finds peers that vanish while nothing is under way.
+// vanished tells whether the peer of c has stopped to acknowledge what is under way to it. TCP_USER_TIMEOUT would tell,
+// too, but it also ends the connection to a peer that is alive and does not read: a closed window is no silence.
+// Keepalive finds peers that vanish while nothing is under way.
 func vanished(c *net.TCPConn) bool { return ask(c, vanishedSocket, false) }
 
 // vanishedSocket is vanished for a socket by its descriptor.
@@ -28,9 +28,8 @@ func silent(fd int, retransmits uint8) bool {
 const tcpClose = 7
 
 // wasReset tells whether a connection that reads as ended was reset. The kernel tells the error of a socket once: when
-// a write has got it, a read sees an orderly end. An end that is one leaves the socket half open, until we have closed
-// our half too; do not ask after that. A connection that somebody has closed here counts as reset: its end was not
-// seen.
+// a write has got it, a read sees an orderly end. A real end leaves the socket half open until we have closed our half,
+// so do not ask after that. A connection that was closed here counts as reset: its end was not seen.
 func wasReset(c *net.TCPConn) bool { return ask(c, wasResetSocket, true) }
 
 // wasResetSocket is wasReset for a socket by its descriptor.
@@ -39,7 +38,7 @@ func wasResetSocket(fd int) bool {
 	return err != nil || info.State == tcpClose
 }
 
-// ask puts a question to the socket of a connection; of one that is closed here the answer is known.
+// ask puts a question to the socket of a connection. For one that is closed here the answer is given.
 func ask(c *net.TCPConn, question func(fd int) bool, closed bool) bool {
 	answer := closed
 	if raw, err := c.SyscallConn(); err == nil {
