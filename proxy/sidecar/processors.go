@@ -12,9 +12,9 @@ import (
 const limitInterval = 30 * time.Second
 
 // followCPULimit lets Go use one processor more than its default, until ctx ends. A loop of the relay that waits is in a
-// system call. While no processor is idle, the runtime's monitor takes those of system calls away again and again, which
-// makes a small message cost up to four times as much. The default follows the container's CPU limit (cgroup); setting a
-// number ends that, so the limit is read again here. GOMAXPROCS in the environment has precedence, and is not changed.
+// system call. While no processor is idle, the runtime's monitor takes those of system calls away again and again. With
+// one processor that doubles what a small message costs. The default follows the container's CPU limit (cgroup); setting
+// a number ends that, so the limit is read again here. GOMAXPROCS in the environment has precedence, and is not changed.
 func followCPULimit(ctx context.Context, log *slog.Logger) {
 	if os.Getenv("GOMAXPROCS") != "" {
 		log.Info("GOMAXPROCS is set by the environment", "gomaxprocs", runtime.GOMAXPROCS(0))
