@@ -21,12 +21,12 @@ const headerTimeout = 5 * time.Second
 // it, so no peer can write this header.
 func writeProxyHeader(app net.Conn, c *telemetry.Connection) error {
 	header, err := proxyHeader(c)
-	if err != nil {
-		return err
+	if err == nil {
+		_ = app.SetWriteDeadline(time.Now().Add(headerTimeout))
+		_, err = app.Write(header)
+		_ = app.SetWriteDeadline(time.Time{})
 	}
-	_ = app.SetWriteDeadline(time.Now().Add(headerTimeout))
-	defer app.SetWriteDeadline(time.Time{})
-	if _, err := app.Write(header); err != nil {
+	if err != nil {
 		return fmt.Errorf("PROXY protocol header: %w", err)
 	}
 	return nil
@@ -36,12 +36,8 @@ func proxyHeader(c *telemetry.Connection) ([]byte, error) {
 	h := proxyproto.HeaderProxyFromAddrs(2, net.TCPAddrFromAddrPort(c.Source), net.TCPAddrFromAddrPort(c.Destination))
 	if c.Peer != "" {
 		if err := h.SetTLVs([]proxyproto.TLV{{Type: proxyproto.PP2Type(api.ProxyProtocolSPIFFEID), Value: []byte(c.Peer)}}); err != nil {
-			return nil, fmt.Errorf("PROXY protocol header: %w", err)
+			return nil, err
 		}
 	}
-	bytes, err := h.Format()
-	if err != nil {
-		return nil, fmt.Errorf("PROXY protocol header: %w", err)
-	}
-	return bytes, nil
+	return h.Format()
 }

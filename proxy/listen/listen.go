@@ -18,7 +18,7 @@ import (
 // KeepAlive finds peers that vanished: 15 s idle, then 9 probes at 15 s.
 var KeepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 9}
 
-// Semaphore limits how many things run at once. Nil is no limit for a Server.
+// Semaphore limits how many things run at once. Nil is no limit.
 type Semaphore chan struct{}
 
 // NewSemaphore has n permits.
@@ -26,6 +26,9 @@ func NewSemaphore(n int) Semaphore { return make(Semaphore, n) }
 
 // Acquire waits for a permit; it is false when ctx ends first.
 func (s Semaphore) Acquire(ctx context.Context) bool {
+	if s == nil {
+		return true
+	}
 	select {
 	case s <- struct{}{}:
 		return true
@@ -45,7 +48,11 @@ func (s Semaphore) TryAcquire() bool {
 }
 
 // Release gives a permit back.
-func (s Semaphore) Release() { <-s }
+func (s Semaphore) Release() {
+	if s != nil {
+		<-s
+	}
+}
 
 // Server accepts from listeners, and holds a permit of each semaphore for every connection. It takes the permits before
 // the accept: what finds none waits in the kernel's queue, where it costs nothing.
@@ -74,14 +81,14 @@ type Conn struct {
 
 // Authenticated gives the permit for unauthenticated connections back. It may be called often.
 func (c *Conn) Authenticated() {
-	c.authenticated.Do(func() { c.server.release(c.server.Unauthenticated) })
+	c.authenticated.Do(c.server.Unauthenticated.Release)
 }
 
 // End resets the connection, unless it was closed before, and gives the other permit back. It is called once.
 func (c *Conn) End() {
 	Reset(c.TCPConn)
 	c.Authenticated()
-	c.server.release(c.server.Connections)
+	c.server.Connections.Release()
 	c.ended()
 }
 
@@ -114,26 +121,25 @@ func (s *Server) accept(ctx, accepting context.Context, l net.Listener, handlers
 	wait := time.Duration(0)
 	for s.acquire(accepting) {
 		c, err := l.Accept()
-		tcp, isTCP := c.(*net.TCPConn)
-		switch {
-		case err == nil && isTCP:
+		if tcp, ok := c.(*net.TCPConn); ok {
 			wait = 0
 			s.start(ctx, tcp, handlers)
 			continue
+		}
+		s.Unauthenticated.Release()
+		s.Connections.Release()
+		switch {
 		case err == nil:
 			c.Close()
+			continue
 		case accepting.Err() != nil || errors.Is(err, net.ErrClosed):
-			s.releaseBoth()
 			return
 		}
-		s.releaseBoth()
-		if err != nil {
-			s.OnError(err)
-			wait = min(max(2*wait, 5*time.Millisecond), time.Second) // EMFILE lasts; do not spin
-			select {
-			case <-time.After(wait):
-			case <-accepting.Done():
-			}
+		s.OnError(err)
+		wait = min(max(2*wait, 5*time.Millisecond), time.Second) // EMFILE lasts; do not spin
+		select {
+		case <-time.After(wait):
+		case <-accepting.Done():
 		}
 	}
 }
@@ -151,25 +157,14 @@ func (s *Server) start(ctx context.Context, tcp *net.TCPConn, handlers *sync.Wai
 
 // acquire takes both permits.
 func (s *Server) acquire(ctx context.Context) bool {
-	if s.Connections != nil && !s.Connections.Acquire(ctx) {
+	if !s.Connections.Acquire(ctx) {
 		return false
 	}
-	if s.Unauthenticated != nil && !s.Unauthenticated.Acquire(ctx) {
-		s.release(s.Connections)
+	if !s.Unauthenticated.Acquire(ctx) {
+		s.Connections.Release()
 		return false
 	}
 	return true
-}
-
-func (s *Server) releaseBoth() {
-	s.release(s.Unauthenticated)
-	s.release(s.Connections)
-}
-
-func (s *Server) release(semaphore Semaphore) {
-	if semaphore != nil {
-		semaphore.Release()
-	}
 }
 
 // config makes plain TCP sockets. Go's default since 1.24, Multipath TCP, has neither SO_ORIGINAL_DST nor splice(2).

@@ -108,11 +108,8 @@ func (r *Registry) Reconsider(s *identity.Snapshot) {
 	if r.current == nil || s.Number > r.current.Number {
 		r.current = s
 	}
-	s = r.current
 	r.mu.Unlock()
-	for _, e := range r.all() {
-		e.reconsider(s)
-	}
+	r.verifyAll()
 }
 
 // Len is the number of registered connections.
@@ -149,8 +146,11 @@ func (r *Registry) verifyAll() {
 	r.mu.Lock()
 	s := r.current
 	r.mu.Unlock()
-	if s != nil {
-		r.Reconsider(s)
+	if s == nil {
+		return
+	}
+	for _, e := range r.all() {
+		e.reconsider(s)
 	}
 }
 

@@ -59,7 +59,7 @@ func TestSlowReadersMemory(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
-	ends := make(chan relay.Result, many)
+	var ends []chan relay.Result
 	var sessions []*relay.Session
 	var apps []*net.TCPConn
 	for range many {
@@ -67,13 +67,8 @@ func TestSlowReadersMemory(t *testing.T) {
 		b, far := pair(t)
 		_ = wireA.SetReadBuffer(4096)
 		go func() { _ = tls.Client(wireA, ts.client).Handshake() }() // and it reads no more
-		server, _, err := relay.Secure(wireB, nil, relay.Server, ts.server.Clone(), time.Now().Add(10*time.Second))
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := relay.New(server, relay.Plain(b), relay.Options{})
-		s.Start(ts.engine, func(r relay.Result) { ends <- r })
-		sessions, apps = append(sessions, s), append(apps, far)
+		s, end := ts.accept(t, wireB, b)
+		sessions, apps, ends = append(sessions, s), append(apps, far), append(ends, end)
 	}
 	before := heap()
 	for _, app := range apps {
@@ -89,8 +84,8 @@ func TestSlowReadersMemory(t *testing.T) {
 	for _, s := range sessions {
 		s.Abort(errors.New("end"))
 	}
-	for range sessions {
-		wait(t, ends)
+	for _, end := range ends {
+		wait(t, end)
 	}
 }
 
@@ -181,12 +176,7 @@ func TestForgedRecordIsNoAlert(t *testing.T) {
 		_ = conn.Handshake()
 		_, _ = wireA.Write([]byte{23, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20})
 	}()
-	server, _, err := relay.Secure(wireB, nil, relay.Server, ts.server.Clone(), time.Now().Add(10*time.Second))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ends := make(chan relay.Result, 1)
-	relay.New(server, relay.Plain(b), relay.Options{}).Start(ts.engine, func(r relay.Result) { ends <- r })
+	_, ends := ts.accept(t, wireB, b)
 	var op *net.OpError
 	if r := wait(t, ends); !errors.As(r.Err, &op) || op.Op != "local error" {
 		t.Errorf("a forged record is no breach by the peer: %v", r.Err)

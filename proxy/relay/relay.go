@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -36,7 +37,7 @@ type Session struct {
 	options        Options
 	last           atomic.Int64 // when bytes moved last, in nanoseconds since the start
 	start          time.Time
-	unwatch        func()
+	timer          *time.Timer // calls checkIdle
 	done           func(Result)
 
 	endOnce sync.Once
@@ -95,7 +96,10 @@ func vanishedError(peer net.Addr) error {
 // Start relays until both directions have ended, closes both sides, and then calls done, in any goroutine. Without TLS
 // nobody uses the engine, and it may be nil.
 func (s *Session) Start(e *Engine, done func(Result)) {
-	s.done, s.unwatch = done, s.watch()
+	s.done = done
+	s.moved()
+	s.timer = time.AfterFunc(math.MaxInt64, s.checkIdle)
+	s.timer.Reset(s.options.Idle) // only now checkIdle may run, since it uses timer
 	if s.client.records != nil || s.server.records != nil {
 		e.add(s)
 		return
@@ -125,33 +129,18 @@ func (s *Session) orderlyEnd() (yes bool) {
 
 // conclude reports the end, after orderlyEnd or Abort.
 func (s *Session) conclude(received, sent int64) {
-	s.unwatch()
+	s.timer.Stop()
 	s.done(Result{Received: received, Sent: sent, Err: s.err})
 }
 
-// watch aborts the session when nothing has moved for the idle timeout. Whoever moves bytes only stores a time, and the
+// checkIdle aborts the session if nothing has moved for the idle timeout. Whoever moves bytes only stores a time; this
 // timer looks at it.
-func (s *Session) watch() (stop func()) {
-	s.moved()
-	var timer *time.Timer
-	var stopped atomic.Bool
-	set := make(chan struct{})
-	timer = time.AfterFunc(s.options.Idle, func() {
-		<-set // timer is assigned
-		if stopped.Load() {
-			return
-		}
-		if left := s.options.Idle - (time.Since(s.start) - time.Duration(s.last.Load())); left > 0 {
-			timer.Reset(left)
-			return
-		}
-		s.Abort(ErrIdle)
-	})
-	close(set)
-	return func() {
-		stopped.Store(true)
-		timer.Stop()
+func (s *Session) checkIdle() {
+	if left := s.options.Idle - (time.Since(s.start) - time.Duration(s.last.Load())); left > 0 {
+		s.timer.Reset(left)
+		return
 	}
+	s.Abort(ErrIdle) // does nothing to a session that has ended meanwhile
 }
 
 func (s *Session) moved() { s.last.Store(int64(time.Since(s.start))) }

@@ -88,6 +88,20 @@ func (ts *tunnels) handshake(t testing.TB) (client, server *relay.Side) {
 	return client, server
 }
 
+// accept serves wire, whose peer does its handshake now, for an app. It is nil after an error.
+func (ts *tunnels) accept(t testing.TB, wire, app *net.TCPConn) (*relay.Session, chan relay.Result) {
+	t.Helper()
+	server, _, err := relay.Secure(wire, nil, relay.Server, ts.server.Clone(), time.Now().Add(10*time.Second))
+	if err != nil {
+		t.Error(err)
+		return nil, nil
+	}
+	ends := make(chan relay.Result, 1)
+	s := relay.New(server, relay.Plain(app), relay.Options{})
+	s.Start(ts.engine, func(r relay.Result) { ends <- r })
+	return s, ends
+}
+
 // wantEnds waits for both sessions and returns their results.
 func (tn *tunnel) wantEnds(t testing.TB) []relay.Result {
 	t.Helper()
