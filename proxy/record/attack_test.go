@@ -75,7 +75,7 @@ func BenchmarkOpen(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				in := &opener{keys: k}
+				in := &incoming{keys: k}
 				if _, used, err := in.open(room, stream); err != nil || used != len(stream) {
 					b.Fatal(used, err)
 				}

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshless-dev/meshless/proxy/inbound"
+	"github.com/meshless-dev/meshless/proxy/connection"
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
@@ -63,7 +63,7 @@ func connectionsPossible(t *testing.T) int {
 	if testing.Short() {
 		n = 1500
 	}
-	if room := int(min(limit.Cur, 1<<20)) - openFiles(t) - 2*inbound.MaxUnauthenticated - 500; room < n {
+	if room := int(min(limit.Cur, 1<<20)) - openFiles(t) - 2*connection.MaxUnauthenticated - 500; room < n {
 		t.Logf("RLIMIT_NOFILE is %d: %d half-open connections instead of %d", limit.Cur, room, n)
 		n = room
 	}
@@ -124,7 +124,7 @@ func TestHandshakeFlood(t *testing.T) {
 	opened, end := halfOpen(t, addr, n, 3)
 	t.Logf("3 sources: %d opened, %d served", opened, m.server.inbound.Active())
 	eventually(t, "those beyond the shares of three sources are gone", func() bool {
-		return m.server.inbound.Active() <= 3*inbound.MaxUnauthenticatedPerSource+1
+		return m.server.inbound.Active() <= 3*connection.MaxUnauthenticatedPerSource+1
 	})
 	raw, err := dialerFrom(bystanderIP).Dial("tcp", addr)
 	if err != nil {
@@ -144,7 +144,7 @@ func TestHandshakeFlood(t *testing.T) {
 	opened, end = halfOpen(t, addr, n, 400)
 	active := m.server.inbound.Active()
 	t.Logf("400 sources: %d opened, %d served", opened, active)
-	if limit := inbound.MaxUnauthenticated + 50; active > limit {
+	if limit := connection.MaxUnauthenticated + 50; active > limit {
 		t.Errorf("%d connections are served, want at most %d", active, limit)
 	}
 	if err := m.server.Ready(); err != nil {

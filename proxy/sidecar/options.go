@@ -32,15 +32,16 @@ type Options struct {
 	Redirect    *Redirect        // how connections reach it; default: by the rules of meshless-init
 	NameServers []netip.AddrPort // asked in order; nil: those of /etc/resolv.conf; empty: none
 
-	MaxInbound  int // connections at once; default inbound.MaxConnections
-	MaxOutbound int // connections at once; default outbound.MaxConnections
+	MaxInbound  int // connections at once; default connection.MaxConnections
+	MaxOutbound int // connections at once; default connection.MaxConnections
 
 	Watch files.WatchOptions // how Directory is watched; defaults as there; its Log is ours
 	Now   func() time.Time   // clock of certificates and DNS answers; default time.Now
 
-	// Confine makes the process the sidecar's own, for good and for all that runs in it: the garbage collector keeps to
-	// the container's memory limit, Landlock and seccomp take what a proxy never needs, and pages of the start are
-	// given back. Default false; Main sets it. A process with two sidecars, or with anything else, cannot have it.
+	// Confine makes the process the sidecar's own, for good and for all that runs in it. The garbage collector keeps to
+	// the container's memory limit, and Go gets one processor more than its CPU limit. Landlock and seccomp take what a
+	// proxy never needs. Pages of the start are given back. Default false; Main sets it. A process with two sidecars, or
+	// with anything else, cannot have it.
 	Confine bool
 }
 
@@ -64,7 +65,7 @@ type Redirect struct {
 
 // byInit is the Redirect of a pod. The kernel's connection tracking knows where connections were going (Linux only).
 func byInit() *Redirect {
-	return &Redirect{Outbound: listen.Original, Inbound: listen.Original, OwnAddress: new(listen.OwnAddresses).Contains,
+	return &Redirect{Outbound: listen.KernelOriginalDst, Inbound: listen.KernelOriginalDst, OwnAddress: new(listen.OwnAddresses).Contains,
 		Sources: listen.Sources{V4: netip.MustParseAddr(api.InboundSource4), V6: netip.MustParseAddr(api.InboundSource6)}}
 }
 

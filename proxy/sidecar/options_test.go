@@ -21,7 +21,7 @@ func TestDefaultsAreAPods(t *testing.T) {
 	}
 	defer c.Close()
 	for name, original := range map[string]func(*net.TCPConn) (netip.AddrPort, error){"outbound": o.Redirect.Outbound, "inbound": o.Redirect.Inbound} {
-		if dst, err := listen.Redirected(c.(*net.TCPConn), original); err == nil {
+		if dst, err := listen.OriginalDst(c.(*net.TCPConn), original); err == nil {
 			t.Errorf("%s: a connection that nobody redirected goes to %s", name, dst)
 		}
 	}

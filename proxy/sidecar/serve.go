@@ -9,11 +9,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/meshless-dev/meshless/proxy/live"
+	"github.com/meshless-dev/meshless/proxy/registry"
 )
 
-// Run serves until Shutdown has drained, until ctx ends, which cuts what is open, or until one of the admin servers
-// fails; only the last is an error. Call it once. Metrics, health and probes are served from the beginning to the end:
+// Run serves until Shutdown has drained, until ctx ends, which cuts what is open, or until an admin server or the
+// engine fails; only the last two are errors. Call it once. Metrics, health and probes are served from the beginning to the end:
 // the kubelet asks before the first generation and while the app shuts down.
 func (s *Sidecar) Run(ctx context.Context) error {
 	defer s.engine.Close()
@@ -27,8 +27,18 @@ func (s *Sidecar) Run(ctx context.Context) error {
 			}
 		})
 	}
+	if s.options.Confine {
+		background.Go(func() { followCPULimit(serving, s.log) })
+	}
 	background.Go(func() { s.identity.Run(serving) })
-	background.Go(func() { s.live.Run(serving, live.Intervals{Judge: evaluateInterval, Vanish: vanishInterval}) })
+	background.Go(func() { s.registry.Run(serving, registry.Intervals{Verify: verifyInterval, Vanish: vanishInterval}) })
+	background.Go(func() {
+		select {
+		case err := <-s.engine.Failed():
+			fail(fmt.Errorf("relay: %w", err))
+		case <-serving.Done():
+		}
+	})
 	s.serveTraffic(serving)
 	err := context.Cause(serving)
 	fail(nil)
@@ -43,30 +53,20 @@ func (s *Sidecar) Run(ctx context.Context) error {
 // serveTraffic waits for the first good generation, so that early connections wait in the kernel's queue and do not
 // fail; then it serves both directions until they have drained.
 func (s *Sidecar) serveTraffic(ctx context.Context) {
-	inboundCtx, stopInbound := context.WithCancel(ctx)
-	defer stopInbound()
-	outboundCtx, stopOutbound := context.WithCancel(ctx)
-	defer stopOutbound()
+	connections, cut := context.WithCancel(ctx)
 	var traffic sync.WaitGroup
 	defer func() {
-		stopInbound()
-		stopOutbound()
+		cut() // what is being looked up or dialed
 		s.closeTraffic(&traffic)
 	}()
 	select {
 	case <-s.first:
-		traffic.Go(func() { s.inbound.Serve(inboundCtx) })
-		traffic.Go(func() { s.outbound.Serve(outboundCtx) })
+		traffic.Go(func() { s.inbound.Serve(connections, s.draining) })
+		traffic.Go(func() { s.outbound.Serve(connections, nil) })
 		s.serving.Store(true)
 		time.AfterFunc(startsFor, s.program.Release)
 	case <-s.ending:
 		return
-	case <-ctx.Done():
-		return
-	}
-	select {
-	case <-s.draining:
-		stopInbound()
 	case <-ctx.Done():
 		return
 	}
@@ -105,7 +105,7 @@ func (s *Sidecar) closeTraffic(traffic *sync.WaitGroup) {
 	for _, l := range slices.Concat(s.bound.outbound, s.bound.inbound) {
 		l.Close() // again, or for the first time if no generation was ever good
 	}
-	s.live.AbortAll(errors.New("the proxy ends"))
+	s.registry.AbortAll(errors.New("the proxy ends"))
 	done := make(chan struct{})
 	go func() {
 		traffic.Wait()

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,22 +20,21 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/meshless-dev/meshless/proxy/admin"
+	"github.com/meshless-dev/meshless/proxy/connection"
 	"github.com/meshless-dev/meshless/proxy/destination"
 	"github.com/meshless-dev/meshless/proxy/identity"
-	"github.com/meshless-dev/meshless/proxy/inbound"
 	"github.com/meshless-dev/meshless/proxy/listen"
-	"github.com/meshless-dev/meshless/proxy/live"
-	"github.com/meshless-dev/meshless/proxy/outbound"
+	"github.com/meshless-dev/meshless/proxy/registry"
 	"github.com/meshless-dev/meshless/proxy/relay"
 	"github.com/meshless-dev/meshless/proxy/sandbox"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
 const (
-	evaluateInterval = time.Minute // how often live connections are evaluated beside each new generation
-	vanishInterval   = 15 * time.Second
-	drainPoll        = 100 * time.Millisecond
-	maxAdminConns    = 1024 // per port of metrics, health and admin
+	verifyInterval = time.Minute // how often live connections are verified beside each new generation
+	vanishInterval = 15 * time.Second
+	drainPoll      = 100 * time.Millisecond
+	maxAdminConns  = 1024 // per port of metrics, health and admin
 	// of these per source address, where other pods can connect: they must not keep the kubelet out
 	maxAdminConnsOfOne = 64
 	shutdownBudget     = 2 * time.Second // for the last answers of the admin servers
@@ -48,10 +48,10 @@ type Sidecar struct {
 	log       *slog.Logger
 	telemetry *telemetry.Telemetry
 	identity  *identity.Watcher
-	live      *live.Registry
+	registry  *registry.Registry
 	engine    *relay.Engine
-	inbound   *inbound.Server
-	outbound  *outbound.Server
+	inbound   *connection.Server
+	outbound  *connection.Server
 	prober    *admin.Prober
 	bound     listeners
 	servers   []boundServer
@@ -84,24 +84,25 @@ func New(o Options) (*Sidecar, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sidecar{options: o, log: o.Log, telemetry: telemetry.New(o.Log), live: live.New(), bound: bound,
+	s := &Sidecar{options: o, log: o.Log, telemetry: telemetry.New(o.Log), registry: registry.New(), bound: bound,
 		first: make(chan struct{}), draining: make(chan struct{}), ending: make(chan struct{})}
 	if o.Confine {
 		s.program = sandbox.OwnProgram()
 		// nothing of a peer or of the directory has been read yet, and nobody listens after it
 		sandbox.Enter(o.Directory, o.Log)
 	}
-	if s.engine, err = relay.NewEngine(); err != nil {
+	if s.engine, err = relay.NewEngine(runtime.GOMAXPROCS(0)); err != nil {
 		bound.close()
 		return nil, err
 	}
 	s.identity = &identity.Watcher{Directory: o.Directory, Now: o.Now, Watch: o.Watch, Log: o.Log, OnGood: s.adopt,
 		OnBad: func(error) { s.telemetry.ReloadFailed() }}
 	resolver := destination.New(destination.Options{Servers: o.NameServers, Now: o.Now, Count: func(r destination.Result) { s.telemetry.Lookup(string(r)) }})
-	s.outbound = outbound.New(outbound.Config{Listeners: bound.outbound, Original: o.Redirect.Outbound, Current: s.identity.Current,
-		Resolver: resolver, Live: s.live, Engine: s.engine, Telemetry: s.telemetry, MaxConnections: o.MaxOutbound})
-	s.inbound = inbound.New(inbound.Config{Listeners: bound.inbound, Original: o.Redirect.Inbound, OwnAddress: o.Redirect.OwnAddress,
-		Current: s.identity.Current, Live: s.live, Engine: s.engine, Telemetry: s.telemetry, Sources: o.Redirect.Sources, MaxConnections: o.MaxInbound})
+	c := connection.Config{Current: s.identity.Current, Registry: s.registry, Engine: s.engine, Telemetry: s.telemetry}
+	c.Listeners, c.OriginalDst, c.MaxConnections = bound.outbound, o.Redirect.Outbound, o.MaxOutbound
+	s.outbound = connection.NewOutbound(c, resolver)
+	c.Listeners, c.OriginalDst, c.MaxConnections = bound.inbound, o.Redirect.Inbound, o.MaxInbound
+	s.inbound = connection.NewInbound(connection.InboundConfig{Config: c, OwnAddress: o.Redirect.OwnAddress, Sources: o.Redirect.Sources})
 	s.prober = admin.NewProber(s.identity.Current, o.Redirect.Sources, o.Log)
 	s.makeServers()
 	return s, nil
@@ -129,10 +130,10 @@ func (s *Sidecar) Addresses() Addresses {
 	return Addresses{first(s.bound.outbound), first(s.bound.inbound), first(s.bound.metrics), first(s.bound.health), first(s.bound.admin)}
 }
 
-// adopt puts a new generation into force: new handshakes have it already, live connections are evaluated by it.
+// adopt puts a new generation into force: new handshakes have it already, live connections are verified by it.
 func (s *Sidecar) adopt(next *identity.Snapshot) {
 	s.telemetry.Generation(next)
-	s.live.Reconsider(next)
+	s.registry.Reconsider(next)
 	s.firstOnce.Do(func() { close(s.first) })
 }
 

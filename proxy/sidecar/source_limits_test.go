@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshless-dev/meshless/proxy/inbound"
+	"github.com/meshless-dev/meshless/proxy/connection"
 	"github.com/meshless-dev/meshless/test/proxytest"
 	"github.com/meshless-dev/meshless/test/testca"
 )
@@ -61,7 +61,7 @@ func TestInboundFlood(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
 	addr := m.server.inboundAddr().String()
-	flood(t, addr, inbound.MaxUnauthenticated+100)
+	flood(t, addr, connection.MaxUnauthenticated+100)
 	m.server.wantMetric(t, `meshless_connections_refused_total{direction="inbound",reason="source_limit"}`)
 	config := m.tlsClient(m.ca.Issue(t, proxytest.ID("client")))
 	for range 3 {
@@ -70,7 +70,7 @@ func TestInboundFlood(t *testing.T) {
 			t.Fatal(err)
 		}
 		// sooner than the slots of a flood come free by themselves
-		_ = raw.SetDeadline(time.Now().Add(inbound.HandshakeTimeout))
+		_ = raw.SetDeadline(time.Now().Add(connection.HandshakeTimeout))
 		conn := tls.Client(raw, config)
 		if err := roundTrip(conn, "hello"); err != nil {
 			t.Errorf("another source: %v", err)
@@ -79,7 +79,7 @@ func TestInboundFlood(t *testing.T) {
 	}
 	eventually(t, "no more connections of the flooder are held than it has a share of", func() bool {
 		// those that are just being refused count too
-		return m.server.inbound.Active() <= inbound.MaxUnauthenticatedPerSource+10
+		return m.server.inbound.Active() <= connection.MaxUnauthenticatedPerSource+10
 	})
 }
 
@@ -88,7 +88,7 @@ func TestInboundFlood(t *testing.T) {
 func TestAuthenticatedSourceIsNotLimited(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
-	for i := range inbound.MaxUnauthenticatedPerSource + 50 {
+	for i := range connection.MaxUnauthenticatedPerSource + 50 {
 		if err := roundTrip(dial(t, m.client.outboundAddr()), "hello"); err != nil {
 			t.Fatalf("connection %d of one client: %v", i, err)
 		}

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/netset"
-	"github.com/meshless-dev/meshless/proxy/inbound"
+	"github.com/meshless-dev/meshless/proxy/connection"
 	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
@@ -76,21 +76,21 @@ func crowded(t *testing.T, m *mesh) string {
 	m.serverFiles.Workload.PermissivePorts = netset.PortsOf(int(open.Port()))
 	m.server.publish(t, m.serverFiles.Sealed(t))
 	l := mustListen(t, "127.0.0.40")
-	s := inbound.New(inbound.Config{Listeners: []net.Listener{l}, Current: m.server.identity.Current, Live: m.server.live, Engine: m.server.inbound.Engine, Telemetry: m.server.telemetry,
-		OwnAddress: func(netip.Addr) bool { return true },
-		Original: func(c *net.TCPConn) (netip.AddrPort, error) {
+	c := connection.Config{Listeners: []net.Listener{l}, Current: m.server.identity.Current, Registry: m.server.registry, Engine: m.server.engine, Telemetry: m.server.telemetry,
+		OriginalDst: func(c *net.TCPConn) (netip.AddrPort, error) {
 			if listen.AddrPort(c.RemoteAddr()).Addr() == netip.MustParseAddr(flooderIP) {
 				return open, nil
 			}
 			return m.app, nil
 		},
-		MaxConnections: 100, MaxUnauthenticated: 40, MaxUnauthenticatedPerSource: 10})
+		MaxConnections: 100}
+	s := connection.NewInbound(connection.InboundConfig{Config: c, OwnAddress: func(netip.Addr) bool { return true }, MaxUnauthenticated: 40, MaxUnauthenticatedPerSource: 10})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.Serve(t.Context())
+		s.Serve(t.Context(), nil)
 	}()
-	t.Cleanup(func() { m.server.live.AbortAll(net.ErrClosed); <-done })
+	t.Cleanup(func() { m.server.registry.AbortAll(net.ErrClosed); <-done })
 	return l.Addr().String()
 }
 

@@ -1,4 +1,4 @@
-package inbound
+package connection
 
 import (
 	"crypto/tls"
@@ -45,7 +45,7 @@ func sniff(c *net.TCPConn, deadline time.Time) (prefix []byte, what telemetry.De
 		return first, telemetry.DetectedPlaintext, nil
 	}
 	_ = c.SetReadDeadline(deadline)
-	r := &recorder{TCPConn: c, seen: first, unread: 1}
+	r := &replay{TCPConn: c, seen: first, unread: 1}
 	ours, isHello := parseHello(r)
 	switch {
 	case isHello && ours:
@@ -61,7 +61,7 @@ func sniff(c *net.TCPConn, deadline time.Time) (prefix []byte, what telemetry.De
 }
 
 // parseHello lets crypto/tls read the hello, in whatever pieces it comes, and stops there.
-func parseHello(r *recorder) (ours, isHello bool) {
+func parseHello(r *replay) (ours, isHello bool) {
 	stop := errors.New("seen enough")
 	_ = tls.Server(r, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		ours, isHello = slices.Contains(hello.SupportedProtos, api.ALPN), true
@@ -70,16 +70,16 @@ func parseHello(r *recorder) (ours, isHello bool) {
 	return ours, isHello
 }
 
-// recorder keeps what is read and swallows what is written, so that the connection can be served as if nobody had
+// replay keeps what is read and swallows what is written, so that the connection can be served as if nobody had
 // looked.
-type recorder struct {
+type replay struct {
 	*net.TCPConn
 	seen   []byte
 	unread int   // how much at the end of seen is still to be read
 	err    error // of the connection
 }
 
-func (r *recorder) Read(p []byte) (int, error) {
+func (r *replay) Read(p []byte) (int, error) {
 	if r.unread > 0 {
 		n := copy(p, r.seen[len(r.seen)-r.unread:])
 		r.unread -= n
@@ -96,8 +96,8 @@ func (r *recorder) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (r *recorder) Write(p []byte) (int, error)      { return len(p), nil }
-func (r *recorder) Close() error                     { return nil }
-func (r *recorder) SetDeadline(time.Time) error      { return nil }
-func (r *recorder) SetReadDeadline(time.Time) error  { return nil }
-func (r *recorder) SetWriteDeadline(time.Time) error { return nil }
+func (r *replay) Write(p []byte) (int, error)      { return len(p), nil }
+func (r *replay) Close() error                     { return nil }
+func (r *replay) SetDeadline(time.Time) error      { return nil }
+func (r *replay) SetReadDeadline(time.Time) error  { return nil }
+func (r *replay) SetWriteDeadline(time.Time) error { return nil }

@@ -1,7 +1,7 @@
-// Package live knows the connections that carry data, so that those whose peer is no longer acceptable end when a new
+// Package registry knows the connections that carry data. Those whose peer is no longer acceptable end when a new
 // generation of files arrives, or when the peer's certificate expires: trust that was withdrawn must not live on in old
 // connections.
-package live
+package registry
 
 import (
 	"context"
@@ -11,10 +11,11 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/proxy/identity"
+	"github.com/meshless-dev/meshless/proxy/reason"
 )
 
-// Judge tells whether a connection is still acceptable under a snapshot.
-type Judge func(*identity.Snapshot) error
+// Verify tells whether a connection is still acceptable under a snapshot.
+type Verify func(*identity.Snapshot) error
 
 // Registry holds live connections. Make it with New.
 type Registry struct {
@@ -26,8 +27,8 @@ type Registry struct {
 
 // Session is what carries the data of a connection.
 type Session interface {
-	// Abort ends the session. The registry calls it at most once, in any goroutine.
-	Abort(reason string, err error)
+	// Abort ends the session with an error, which is a *reason.Error. The registry calls it at most once, in any goroutine.
+	Abort(err error)
 	// Vanished is an error if one of the peers has not acknowledged for long what was sent to it: its node died, or the
 	// network between broke.
 	Vanished() error
@@ -36,30 +37,23 @@ type Session interface {
 // Entry is one registered connection.
 type Entry struct {
 	registry *Registry
-	judge    Judge
+	verify   Verify
 	session  Session
 }
-
-// Reasons with which connections are aborted.
-const (
-	NoLongerAccepted = "no_longer_accepted" // by a new generation, or since a certificate expired
-	PeerVanished     = "peer_vanished"      // what was sent is not acknowledged
-	ShutDown         = "shut_down"          // the drain timeout is over
-)
 
 // New makes an empty registry.
 func New() *Registry { return &Registry{entries: map[*Entry]struct{}{}} }
 
-// Add registers a connection that was accepted under snapshot. When a newer one arrived since, it judges at once: no
-// connection can slip between two generations.
-func (r *Registry) Add(snapshot *identity.Snapshot, judge Judge, session Session) *Entry {
-	e := &Entry{registry: r, judge: judge, session: session}
+// Add registers a connection that was accepted under snapshot. If a newer one has arrived since, that is asked at
+// once: no connection can slip between two generations.
+func (r *Registry) Add(snapshot *identity.Snapshot, verify Verify, session Session) *Entry {
+	e := &Entry{registry: r, verify: verify, session: session}
 	r.mu.Lock()
 	r.entries[e] = struct{}{}
 	newest, ended := r.current, r.ended
 	r.mu.Unlock()
 	if ended != nil {
-		e.end(ShutDown, ended)
+		e.end(reason.ShutDown, ended)
 		return e
 	}
 	if newest != nil && newest.Number > snapshot.Number {
@@ -75,22 +69,20 @@ func (e *Entry) Done() {
 	delete(e.registry.entries, e)
 }
 
-// reconsider judges outside the lock, and aborts only if the entry is still registered, so that abort is called once.
+// reconsider asks outside the lock, and aborts only if the entry is still registered: so Abort is called once.
 func (e *Entry) reconsider(s *identity.Snapshot) {
-	err := e.judge(s)
-	if err == nil {
-		return
+	if err := e.verify(s); err != nil {
+		e.end(reason.NoLongerAccepted, err)
 	}
-	e.end(NoLongerAccepted, err)
 }
 
-func (e *Entry) end(reason string, err error) {
+func (e *Entry) end(r reason.Reason, err error) {
 	e.registry.mu.Lock()
 	_, registered := e.registry.entries[e]
 	delete(e.registry.entries, e)
 	e.registry.mu.Unlock()
 	if registered {
-		e.session.Abort(reason, err)
+		e.session.Abort(reason.New(r, err))
 	}
 }
 
@@ -100,7 +92,7 @@ func (r *Registry) AbortAll(err error) {
 	r.ended = err
 	r.mu.Unlock()
 	for _, e := range r.all() {
-		e.end(ShutDown, err)
+		e.end(reason.ShutDown, err)
 	}
 }
 
@@ -110,17 +102,14 @@ func (r *Registry) all() []*Entry {
 	return slices.Collect(maps.Keys(r.entries))
 }
 
-// Reconsider judges every connection under s, or under the newest snapshot if s is not that.
+// Reconsider verifies every connection under s, or under the newest snapshot if s is not that.
 func (r *Registry) Reconsider(s *identity.Snapshot) {
 	r.mu.Lock()
 	if r.current == nil || s.Number > r.current.Number {
 		r.current = s
 	}
-	s = r.current
 	r.mu.Unlock()
-	for _, e := range r.all() {
-		e.reconsider(s)
-	}
+	r.verifyAll()
 }
 
 // Len is the number of registered connections.
@@ -132,40 +121,43 @@ func (r *Registry) Len() int {
 
 // Intervals of Run.
 type Intervals struct {
-	Judge  time.Duration // certificates expire between generations
+	Verify time.Duration // certificates expire between generations
 	Vanish time.Duration // between two looks for peers that have vanished
 }
 
 // Run looks after the connections at these intervals until ctx ends.
 func (r *Registry) Run(ctx context.Context, every Intervals) {
-	judge, vanish := time.NewTicker(every.Judge), time.NewTicker(every.Vanish)
-	defer judge.Stop()
+	verify, vanish := time.NewTicker(every.Verify), time.NewTicker(every.Vanish)
+	defer verify.Stop()
 	defer vanish.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-judge.C:
-			r.judgeAll()
+		case <-verify.C:
+			r.verifyAll()
 		case <-vanish.C:
 			r.endVanished()
 		}
 	}
 }
 
-func (r *Registry) judgeAll() {
+func (r *Registry) verifyAll() {
 	r.mu.Lock()
 	s := r.current
 	r.mu.Unlock()
-	if s != nil {
-		r.Reconsider(s)
+	if s == nil {
+		return
+	}
+	for _, e := range r.all() {
+		e.reconsider(s)
 	}
 }
 
 func (r *Registry) endVanished() {
 	for _, e := range r.all() {
 		if err := e.session.Vanished(); err != nil {
-			e.end(PeerVanished, err)
+			e.end(reason.PeerVanished, err)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package listen
+package relay
 
 import (
 	"fmt"
@@ -53,7 +53,7 @@ func TestVanished(t *testing.T) {
 		}
 	}
 	c.Close()
-	if Vanished(c.(*net.TCPConn)) {
+	if vanished(c.(*net.TCPConn)) {
 		t.Error("a closed connection counts as vanished")
 	}
 }
