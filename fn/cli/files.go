@@ -27,7 +27,7 @@ func readFolder(folder string) ([]*yaml.RNode, error) { return readFolderBut(fol
 
 // readFolderBut is readFolder without one file, named from the folder.
 func readFolderBut(folder, skip string) ([]*yaml.RNode, error) {
-	conflict := ""
+	conflict, starts := "", map[string][]int{}
 	var outside error
 	root, err := os.OpenRoot(folder)
 	if err != nil {
@@ -49,6 +49,7 @@ func readFolderBut(folder, skip string) ([]*yaml.RNode, error) {
 			if hasConflict(text) && conflict == "" {
 				conflict = filepath.Join(folder, name)
 			}
+			starts[filepath.ToSlash(name)] = documentStarts(text)
 			return false
 		},
 	}.Read()
@@ -61,6 +62,7 @@ func readFolderBut(folder, skip string) ([]*yaml.RNode, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", folder, unquoted(err))
 	}
+	numberLines(items, starts)
 	return items, nil
 }
 

@@ -69,10 +69,11 @@ func reportConfig(node *yaml.RNode, err error, r *report.Report) {
 
 // resultsNode is the report in the form of the function specification; nil when it is empty.
 func resultsNode(r *report.Report) (*yaml.RNode, error) {
-	if len(r.Results()) == 0 {
+	results := r.Results()
+	if len(results) == 0 {
 		return nil, nil
 	}
-	text, err := yaml.Marshal(r.Results())
+	text, err := yaml.Marshal(results)
 	if err != nil {
 		return nil, err
 	}

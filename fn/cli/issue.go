@@ -151,7 +151,7 @@ func (p *program) renderWith(folder string, items []*yaml.RNode, config *yaml.RN
 	if err != nil {
 		return nil, nil, err
 	}
-	r := &report.Report{}
+	r := &report.Report{Lines: true}
 	rendered := p.renderItems(items, config, o.render(), r)
 	return ca, ca.takeFrom(rendered), p.conclude(r)
 }

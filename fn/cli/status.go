@@ -15,8 +15,10 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/certs"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/verify"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
@@ -111,7 +113,7 @@ type revokedRow struct {
 // status reads the manifests. The authorities are those of the file of --ca where one is given, and the package is then
 // held against it.
 func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*status, error) {
-	leaves := verify.Check(items, verify.Options{Now: p.now(), Kinds: kindsIn(items)}, r)
+	leaves := verify.Check(items, verify.Options{Now: p.now(), JustWritten: true, Overrides: api.Overrides, Kinds: kindsIn(items)}, r).Leaves
 	state := verify.ReadState(items, r)
 	policy := policyIn(items)
 	authorities := state
@@ -143,7 +145,7 @@ func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*sta
 // certificateRow describes a leaf. The renewal window is that of the config among the items, or half of the leaf's
 // life.
 func (p *program) certificateRow(leaf verify.Leaf, renewBefore time.Duration, revoked map[string]certs.RevokedKey) certificateRow {
-	row := certificateRow{Identity: leaf.Identity, Secret: leaf.Secret.Namespace + "/" + leaf.Secret.Name, State: "Valid"}
+	row := certificateRow{Identity: leaf.Identity, Secret: manifest.EffectiveNamespace(leaf.Secret) + "/" + leaf.Secret.Name, State: "Valid"}
 	c := leaf.Certificate
 	if c == nil {
 		row.State, row.Issuer = "InCluster", leaf.IssuedBy

@@ -45,7 +45,7 @@ func Apply(items []*yaml.RNode, tls v1alpha1.TLS, r *report.Report) (rest []*yam
 		}
 	}
 	if !found {
-		r.Warn(report.Object{}, "spec.tls.controlPlane", "is true, and the input holds no static Pod of kube-apiserver, kube-controller-manager, kube-scheduler or etcd, and no KubeletConfiguration")
+		r.Warn(r.Config(), "spec.tls.controlPlane", "is true, and the input holds no static Pod of kube-apiserver, kube-controller-manager, kube-scheduler or etcd, and no KubeletConfiguration")
 	}
 	return rest
 }

@@ -152,9 +152,7 @@ func joinCurves(curves []int32) string {
 
 // writeAliasesOut resolves YAML aliases, since an edit of an anchor would show wherever it is named.
 func writeAliasesOut(item *yaml.RNode) error {
-	var has func(n *yaml.Node) bool
-	has = func(n *yaml.Node) bool { return n.Kind == yaml.AliasNode || slices.ContainsFunc(n.Content, has) }
-	if !has(item.YNode()) {
+	if !node.HasAlias(item.YNode()) {
 		return nil
 	}
 	return item.DeAnchor()

@@ -4,17 +4,15 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
-	"slices"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/podspec"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
@@ -78,20 +76,20 @@ func (b *builder) readMesh(item *yaml.RNode) error {
 		return fmt.Errorf("%s: is of trust domain %q, and another map of %q; draw one mesh at a time", report.ObjectOf(item), mesh.TrustDomain, b.graph.TrustDomain)
 	}
 	b.graph.TrustDomain = mesh.TrustDomain
-	b.meshes[namespaceOf(item)] = mesh
+	b.meshes[manifest.NamespaceOf(item)] = mesh
 	return nil
 }
 
 func (b *builder) readItem(item *yaml.RNode) error {
-	if item.GetAnnotations()[manifest.LocalConfigAnnotation] == "true" {
+	if manifest.IsLocalConfig(item) {
 		return nil
 	}
 	path, ok := b.kinds.Find(item)
 	switch {
 	case ok:
 		return b.addWorkload(item, path)
-	case manifest.HasPodTemplate(item):
-		return b.add(Node{Class: Outside, Namespace: namespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}, item, nil)
+	case len(manifest.PodFields(item)) > 0:
+		return b.add(Node{Class: Outside, Namespace: manifest.NamespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}, item, nil)
 	case manifest.IsList(item):
 		return fmt.Errorf("%s: is a list, which hides its objects; write them as documents of their own", report.ObjectOf(item))
 	case item.GetKind() == "Service" && item.GetApiVersion() == "v1":
@@ -99,7 +97,7 @@ func (b *builder) readItem(item *yaml.RNode) error {
 		if err := node.Decode(item, &service); err != nil {
 			return fmt.Errorf("%s: cannot be read: %w", report.ObjectOf(item), err)
 		}
-		service.Namespace = namespaceOf(item)
+		service.Namespace = manifest.NamespaceOf(item)
 		b.services = append(b.services, service)
 	}
 	return nil
@@ -116,29 +114,21 @@ func (b *builder) addWorkload(item *yaml.RNode, path []string) error {
 	if err := node.Decode(template, &pod); err != nil {
 		return fmt.Errorf("%s: cannot be read: %w", object, err)
 	}
-	n := Node{Class: Outside, Namespace: namespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}
-	annotation, injected := pod.Annotations[api.WorkloadAnnotation]
-	if !injected {
+	n := Node{Class: Outside, Namespace: manifest.NamespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}
+	if !podspec.Injected(&pod) {
 		return b.add(n, item, pod.Labels)
 	}
-	workload, err := podplan.ParseWorkload([]byte(annotation))
+	plan, err := podspec.Parse(&pod)
 	if err != nil {
-		return fmt.Errorf("%s: %w", object, err)
-	}
-	i := slices.IndexFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == api.InitName })
-	if i < 0 {
-		return fmt.Errorf("%s: is half injected: it lacks the init container %s; see `meshless verify`", object, api.InitName)
-	}
-	args, err := podplan.ParseInitArgs(pod.Spec.InitContainers[i].Args, io.Discard)
-	if err != nil {
-		return fmt.Errorf("%s: initContainers[%s]: %w", object, api.InitName, err)
+		return fmt.Errorf("%s: %s.%w; see `meshless verify`", object, strings.Join(path, "."), err)
 	}
 	mesh := b.meshes[n.Namespace]
 	if mesh == nil {
 		return fmt.Errorf("%s: the mesh map of its namespace (configmap %s/%s) is not in the input; give it the whole output", object, n.Namespace, api.MeshName)
 	}
-	n.Class, n.Identity, n.PlaintextPorts, n.PermissivePorts = Mesh, workload.SPIFFEID, args.ExcludeInboundPorts, workload.PermissivePorts.String()
-	n.PlaintextInterfaces, n.Bypass = args.ExcludeInboundInterfaces, bypass(args)
+	n.Class, n.Identity, n.PermissivePorts = Mesh, plan.Workload.SPIFFEID, plan.Workload.PermissivePorts.String()
+	n.PlaintextPorts, n.PlaintextInterfaces = plan.Redirect.ExcludeInboundPorts, plan.Redirect.ExcludeInboundInterfaces
+	n.Bypass = bypass(plan.Redirect)
 	if mesh.Inbound.Mode == meshmap.Permissive {
 		n.PermissivePorts = AllPorts
 	}
@@ -306,8 +296,4 @@ func (b *builder) finish() {
 		b.graph.Nodes = append(b.graph.Nodes, Node{ID: AnywhereID, Class: Anywhere, Name: "anywhere else", Kind: "outside of the mesh"})
 	}
 	b.graph.sorted()
-}
-
-func namespaceOf(item *yaml.RNode) string {
-	return cmp.Or(item.GetNamespace(), metav1.NamespaceDefault)
 }

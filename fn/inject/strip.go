@@ -1,14 +1,13 @@
 package inject
 
 import (
-	"fmt"
 	"slices"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/podspec"
 	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // written are the annotations that Apply writes.
@@ -23,7 +22,7 @@ func Strip(item *yaml.RNode, path []string) error {
 	}
 	template := found.YNode()
 	spec, annotations := node.Get(template, "spec"), node.Get(template, "metadata", "annotations")
-	if err := restoreHandlers(spec, node.Get(annotations, api.OriginalAnnotation)); err != nil {
+	if err := podspec.RestoreHandlers(spec, node.Get(annotations, api.OriginalAnnotation)); err != nil {
 		return err
 	}
 	dropNamed(spec, "volumes", api.VolumeName) // before initContainers, in the reverse order of Apply
@@ -55,34 +54,6 @@ func Injected(item *yaml.RNode, path []string) bool {
 	return node.Get(template, "metadata", "annotations", api.WorkloadAnnotation) != nil ||
 		hasNamed(node.Get(template, "spec"), "initContainers", api.InitName, api.ProxyName) ||
 		hasNamed(node.Get(template, "spec"), "containers", api.ProxyName)
-}
-
-// restoreHandlers puts the handlers of the annotation back. A text that is not what Apply wrote is an error: guessing
-// would lose a probe.
-func restoreHandlers(spec, annotation *yaml.Node) error {
-	if annotation == nil {
-		return nil
-	}
-	originals, err := yaml.Parse(annotation.Value)
-	if err != nil || originals.YNode().Kind != yaml.MappingNode {
-		return fmt.Errorf("annotation %s is damaged; restore the object from Git", api.OriginalAnnotation)
-	}
-	for _, key := range []string{"initContainers", "containers"} {
-		containers := node.Get(spec, key)
-		if containers == nil || containers.Kind != yaml.SequenceNode {
-			continue
-		}
-		for _, container := range containers.Content {
-			name := node.Get(container, "name")
-			if name == nil {
-				continue
-			}
-			for _, f := range handlerFields {
-				restoreHandler(node.Get(container, f.path...), podplan.HandlerKey(name.Value, f.name), node.Get(originals.YNode(), name.Value, f.name))
-			}
-		}
-	}
-	return nil
 }
 
 // dropEmptied removes a key whose value holds nothing any more, where it stands last: there Apply put it, and will put

@@ -18,7 +18,7 @@ func (m *Model) federation(r *report.Report) []meshmap.Federation {
 		field := fmt.Sprintf("spec.federation[%d]", i)
 		entry, err := f.Mesh()
 		if err != nil {
-			r.Error(report.Object{}, field+".bundle", "%v", err) // Validate has read it
+			r.Error(r.Config(), field+".bundle", "%v", err) // Validate has read it
 			continue
 		}
 		federation = append(federation, entry)

@@ -54,35 +54,20 @@ func (k Kinds) Find(item *yaml.RNode) ([]string, bool) {
 	if path, ok := k.TemplatePath(item); ok {
 		return path, true
 	}
-	return search(item.YNode(), nil, func(n *yaml.Node, _ string) bool {
-		return node.Get(n, "metadata", "annotations", api.WorkloadAnnotation) != nil
-	})
+	return injectedAt(item.YNode(), nil)
 }
 
-// HasPodTemplate tells whether an item of any kind holds a pod template: a mapping under a key that ends with
-// "template", with containers in its spec.
-func HasPodTemplate(item *yaml.RNode) bool {
-	_, found := search(item.YNode(), nil, func(n *yaml.Node, key string) bool {
-		containers := node.Get(n, "spec", "containers")
-		return strings.HasSuffix(strings.ToLower(key), "template") && containers != nil && containers.Kind == yaml.SequenceNode
-	})
-	return found
-}
-
-// search returns the path of the first mapping below n, reached through mappings alone, that is wanted.
-func search(n *yaml.Node, path []string, wanted func(n *yaml.Node, key string) bool) ([]string, bool) {
-	key := ""
-	if len(path) > 0 {
-		key = path[len(path)-1]
-	}
+// injectedAt is the path of the first mapping at or below n, reached through mappings alone, that carries the mark of
+// an injection.
+func injectedAt(n *yaml.Node, path []string) ([]string, bool) {
 	if n.Kind != yaml.MappingNode {
 		return nil, false
 	}
-	if wanted(n, key) {
+	if node.Get(n, "metadata", "annotations", api.WorkloadAnnotation) != nil {
 		return path, true
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		if found, ok := search(n.Content[i+1], append(path[:len(path):len(path)], n.Content[i].Value), wanted); ok {
+		if found, ok := injectedAt(n.Content[i+1], append(path[:len(path):len(path)], n.Content[i].Value)); ok {
 			return found, true
 		}
 	}

@@ -17,13 +17,10 @@ import (
 // Meshes are the mesh maps, one for each namespace of the mesh: every Service of the mesh, since any may be called, and
 // the policies of the namespace's own workloads. What the config's rules and the NetworkPolicies allow adds up.
 func (m *Model) Meshes(r *report.Report) map[string]*meshmap.Map {
-	var services []meshmap.Service
-	for _, s := range m.Services {
-		services = append(services, m.meshService(s, r))
-	}
+	services := fold(m.Services, r)
 	m.checkRules(r)
 	if m.Spec.Authorization.Mode == v1alpha1.AuthorizationDryRun {
-		r.Warn(report.Object{}, "spec.authorization.mode", "is DryRun: whoever no rule allows is logged, counted and let in. Set it to Enforce once the log names nobody who belongs in")
+		r.Warn(r.Config(), "spec.authorization.mode", "is DryRun: whoever no rule allows is logged, counted and let in. Set it to Enforce once the log names nobody who belongs in")
 	}
 	network, federation := m.networkRules(r), m.federation(r)
 	meshes := map[string]*meshmap.Map{}
@@ -48,11 +45,26 @@ func (m *Model) Meshes(r *report.Report) map[string]*meshmap.Map {
 	return meshes
 }
 
-func (m *Model) meshService(s *Service, r *report.Report) meshmap.Service {
+// FoldServices is what the mesh maps say of Services, from the plans of the workloads behind them. Workloads outside have no
+// plan; a Service that leads to both is reported.
+func FoldServices(inside, outside []*Workload, services []corev1.Service, clusterDomain string, r *report.Report) []meshmap.Service {
+	m := &Model{Workloads: inside, Outside: outside, Spec: v1alpha1.Spec{ClusterDomain: clusterDomain}}
+	m.addServices(services, r)
+	return fold(m.Services, r)
+}
+
+func fold(services []*Service, r *report.Report) (folded []meshmap.Service) {
+	for _, s := range services {
+		folded = append(folded, s.mesh(r))
+	}
+	return folded
+}
+
+func (s *Service) mesh(r *report.Report) meshmap.Service {
 	out := meshmap.Service{Host: s.Host, ClusterIPs: s.ClusterIPs}
 	for i, w := range s.Workloads {
 		out.Identities = append(out.Identities, w.ID.String())
-		if excluded := m.ExcludedInbound(w); i == 0 {
+		if excluded := w.Plan.Redirect.ExcludeInboundPorts; i == 0 {
 			out.PlaintextTargetPorts = excluded
 		} else {
 			out.PlaintextTargetPorts = netset.IntersectPorts(out.PlaintextTargetPorts, excluded)
@@ -65,7 +77,7 @@ func (m *Model) meshService(s *Service, r *report.Report) meshmap.Service {
 		}
 		port := netset.PortsOf(int(p.Port))
 		out.Ports = netset.UnionPorts(out.Ports, port)
-		if m.plaintext(s, p, r) {
+		if s.plaintext(p, r) {
 			out.PlaintextPorts = netset.UnionPorts(out.PlaintextPorts, port)
 		}
 	}
@@ -73,10 +85,10 @@ func (m *Model) meshService(s *Service, r *report.Report) meshmap.Service {
 }
 
 // plaintext tells whether the pods behind a port of a Service receive it without their proxy. All or none must.
-func (m *Model) plaintext(s *Service, p corev1.ServicePort, r *report.Report) bool {
+func (s *Service) plaintext(p corev1.ServicePort, r *report.Report) bool {
 	excluded := 0
 	for _, w := range s.Workloads {
-		if m.ExcludedInbound(w).Contains(targetPort(p, w)) {
+		if w.Plan.Redirect.ExcludeInboundPorts.Contains(TargetPort(p, w)) {
 			excluded++
 		}
 	}
@@ -107,7 +119,7 @@ func (m *Model) checkRules(r *report.Report) {
 	for i, rule := range m.Spec.Authorization.Rules {
 		field := fmt.Sprintf("spec.authorization.rules[%d]", i)
 		if !slices.ContainsFunc(m.Workloads, func(w *Workload) bool { return Matches(rule.To, w) }) {
-			r.Warn(report.Object{}, field+".to", "selects no workload of the mesh")
+			r.Warn(r.Config(), field+".to", "selects no workload of the mesh")
 		}
 		for _, w := range m.Workloads {
 			if Matches(rule.To, w) && len(m.peers(i, w.Namespace)) == 0 {

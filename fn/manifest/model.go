@@ -4,13 +4,13 @@
 package manifest
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
@@ -29,6 +29,7 @@ type Model struct {
 	Workloads   []*Workload // those in the mesh, in the order of the items
 	Outside     []*Workload // those that are not
 	Services    []*Service  // those with a workload in the mesh behind them
+	Ingresses   []networkingv1.Ingress
 	State       State
 
 	kinds Kinds
@@ -57,31 +58,32 @@ type State struct {
 func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 	td, err := spiffeid.TrustDomainFromString(spec.TrustDomain)
 	if err != nil {
-		r.Error(report.Object{}, "spec.trustDomain", "%v", err)
+		r.Error(r.Config(), "spec.trustDomain", "%v", err)
 		return nil
 	}
 	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]bool{}, peerIDs: map[ruleIn][]string{}, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}, Certificates: map[string]*yaml.RNode{}}}
 	var services []corev1.Service
-	var ingresses []networkingv1.Ingress
 	namespaces := map[string]corev1.Namespace{}
 	for _, item := range items {
 		switch {
 		case m.State.take(item):
-		case item.GetAnnotations()[LocalConfigAnnotation] == "true":
+		case IsLocalConfig(item):
+			m.kinds.WarnLocalWorkload(item, r)
 		case m.isWorkload(item):
 			m.addWorkload(item, r)
+			m.warnUnknownPods(item, r)
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Service":
 			if s, ok := decode[corev1.Service](item, report.ObjectOf(item), "", r); ok {
 				services = append(services, s)
 			}
 		case item.GetApiVersion() == "networking.k8s.io/v1" && item.GetKind() == "Ingress":
 			if i, ok := decode[networkingv1.Ingress](item, report.ObjectOf(item), "", r); ok {
-				ingresses = append(ingresses, i)
+				m.Ingresses = append(m.Ingresses, i)
 			}
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Namespace":
 			if n, ok := decode[corev1.Namespace](item, report.ObjectOf(item), "", r); ok {
 				if has(namespaces, n.Name) {
-					r.Error(report.ObjectOf(item), "", "is in the input twice%s; its labels decide what it may, so keep one", InFile(item))
+					r.Error(report.ObjectOf(item), "", "is in the input twice; its labels decide what it may, so keep one")
 				}
 				namespaces[n.Name] = n
 			}
@@ -92,14 +94,13 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 			r.Error(report.ObjectOf(item), "items", "a %s hides its workloads from the render; make it a List of v1, or write its items as documents of their own", item.GetKind())
 		default:
 			refuseStrayAnnotations(item, r)
-			warnUnknownKind(item, r)
+			m.warnUnknownPods(item, r)
 			m.warnOtherPolicy(item, r)
 		}
 	}
 	m.namespaces = namespaces
 	m.refuseRivals(items, r)
 	m.addServices(services, r)
-	m.warnExposed(services, ingresses, r)
 	m.checkNamespaces(namespaces, r)
 	return m
 }
@@ -109,10 +110,18 @@ func IsList(item *yaml.RNode) bool {
 	return strings.HasSuffix(item.GetKind(), "List") && item.Field("items") != nil
 }
 
-// warnUnknownKind says that pods will run outside of the mesh.
-func warnUnknownKind(item *yaml.RNode, r *report.Report) {
-	if HasPodTemplate(item) {
-		r.Warn(report.ObjectOf(item), "", "has a pod template, and %s of %s is no kind that meshless knows; its pods stay outside of the mesh. Name it in spec.workloads.templates", item.GetKind(), item.GetApiVersion())
+// warnUnknownPods says that pods will run outside of the mesh.
+func (m *Model) warnUnknownPods(item *yaml.RNode, r *report.Report) {
+	why := fmt.Sprintf("%s of %s is no kind that meshless knows", item.GetKind(), item.GetApiVersion())
+	if m.isWorkload(item) {
+		why = "it is not in the pod template that spec.workloads.templates names"
+	}
+	for _, field := range m.kinds.UnknownPodFields(item) {
+		way := "Name its pod template in spec.workloads.templates"
+		if strings.Contains(field, "[") || !strings.HasSuffix(field, ".spec.containers") {
+			way = "Only a whole pod template that no list holds can be named in spec.workloads.templates"
+		}
+		r.Warn(report.ObjectOf(item), field, "makes pods that stay outside of the mesh: %s. %s", why, way)
 	}
 }
 
@@ -162,8 +171,8 @@ func (s *State) take(item *yaml.RNode) bool {
 // replaced, and a planted authority would sign the mesh.
 func (m *Model) refuseRivals(items []*yaml.RNode, r *report.Report) {
 	for _, rival := range m.State.Rivals {
-		r.Error(report.ObjectOf(rival), "", "is a second CertificateAuthority%s; the first is %s%s. One package has one: restore the right one from Git and delete the other. "+
-			"Sub-packages with a mesh of their own are rendered on their own", InFile(rival), report.ObjectOf(m.State.Authority), InFile(m.State.Authority))
+		r.Error(report.ObjectOf(rival), "", "is a second CertificateAuthority; the first is %s. One package has one: restore the right one from Git and delete the other. "+
+			"Sub-packages with a mesh of their own are rendered on their own", report.NameOf(m.State.Authority))
 	}
 	var config *yaml.RNode
 	for _, item := range items {
@@ -174,19 +183,10 @@ func (m *Model) refuseRivals(items []*yaml.RNode, r *report.Report) {
 			continue // a validator's, beside the mutator's
 		}
 		if config != nil {
-			r.Error(report.ObjectOf(item), "", "is a second config%s; the first is %s%s. One package is one mesh; sub-packages with a mesh of their own are rendered on their own",
-				InFile(item), report.ObjectOf(config), InFile(config))
+			r.Error(report.ObjectOf(item), "", "is a second config; the first is %s. One package is one mesh; sub-packages with a mesh of their own are rendered on their own", report.NameOf(config))
 		}
 		config = item
 	}
-}
-
-// InFile names the file of an item, where the caller of the function said it.
-func InFile(item *yaml.RNode) string {
-	if file, _, err := kioutil.GetFileAnnotations(item); err == nil && file != "" {
-		return " (" + file + ")"
-	}
-	return ""
 }
 
 // Namespaces are those of the mesh, sorted.

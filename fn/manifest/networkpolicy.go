@@ -59,7 +59,7 @@ func (m *Model) addNetworkPolicy(item *yaml.RNode, r *report.Report) {
 	if len(spec.PolicyTypes) > 0 && !slices.Contains(spec.PolicyTypes, networkingv1.PolicyTypeIngress) {
 		return
 	}
-	p := &networkPolicy{object: object, namespace: cmp.Or(item.GetNamespace(), metav1.NamespaceDefault), ingress: spec.Ingress}
+	p := &networkPolicy{object: object, namespace: EffectiveNamespace(object), ingress: spec.Ingress}
 	var ok bool
 	if p.selector, ok = readSelector(&spec.PodSelector, object, "spec.podSelector", r); !ok {
 		return
@@ -120,7 +120,7 @@ func (m *Model) networkRules(r *report.Report) map[*Workload][]meshmap.Rule {
 		return nil
 	}
 	if len(m.networkPolicies) == 0 {
-		r.Warn(report.Object{}, "spec.authorization.fromNetworkPolicies", "is true, and the input holds no NetworkPolicy for ingress: nothing is closed by it")
+		r.Warn(r.Config(), "spec.authorization.fromNetworkPolicies", "is true, and the input holds no NetworkPolicy for ingress: nothing is closed by it")
 	}
 	slices.SortStableFunc(m.networkPolicies, func(a, b *networkPolicy) int {
 		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.object.Name, b.object.Name))

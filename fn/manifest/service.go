@@ -1,19 +1,16 @@
 package manifest
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // Service is a Service all of whose workloads are in the mesh.
@@ -21,6 +18,7 @@ type Service struct {
 	Object     report.Object
 	Name       string
 	Namespace  string
+	Type       corev1.ServiceType
 	Host       string       // <name>.<namespace>.svc.<clusterDomain>
 	ClusterIPs []netip.Addr // where the manifest fixes them
 	Ports      []corev1.ServicePort
@@ -41,12 +39,13 @@ func (m *Model) addServices(services []corev1.Service, r *report.Report) {
 		if len(service.Spec.Selector) == 0 || service.Spec.Type == corev1.ServiceTypeExternalName {
 			continue
 		}
-		s := &Service{
-			Object: report.Object{APIVersion: "v1", Kind: "Service", Namespace: service.Namespace, Name: service.Name},
-			Name:   service.Name, Namespace: cmp.Or(service.Namespace, metav1.NamespaceDefault), Ports: service.Spec.Ports,
-		}
+		object := report.Object{APIVersion: "v1", Kind: "Service", Namespace: service.Namespace, Name: service.Name}
+		s := &Service{Object: object, Name: service.Name, Namespace: EffectiveNamespace(object), Type: service.Spec.Type, Ports: service.Spec.Ports}
 		if len(validation.IsDNS1123Label(s.Name)) > 0 || len(validation.IsDNS1123Label(s.Namespace)) > 0 {
 			r.Error(s.Object, "metadata", "%q in namespace %q: Kubernetes accepts no such name for a Service, and it would get into a certificate", s.Name, s.Namespace)
+			continue
+		}
+		if !checkServicePorts(s.Ports, s.Object, r) {
 			continue
 		}
 		s.Host = fmt.Sprintf("%s.%s.svc.%s", s.Name, s.Namespace, m.Spec.ClusterDomain)
@@ -119,8 +118,8 @@ func (m *Model) refuseSharedIPs(r *report.Report) {
 	}
 }
 
-// targetPort resolves the target of a Service's port in one workload; 0 when the workload has no such named port.
-func targetPort(p corev1.ServicePort, w *Workload) uint16 {
+// TargetPort resolves the target of a Service's port in one workload; 0 when the workload has no such named port.
+func TargetPort(p corev1.ServicePort, w *Workload) uint16 {
 	switch {
 	case p.TargetPort.Type == intstr.String:
 		return w.Port(p.TargetPort.StrVal)
@@ -128,9 +127,4 @@ func targetPort(p corev1.ServicePort, w *Workload) uint16 {
 		return uint16(p.TargetPort.IntVal)
 	}
 	return uint16(p.Port)
-}
-
-// ExcludedInbound are the ports of the workload's pods that bypass the proxy.
-func (m *Model) ExcludedInbound(w *Workload) netset.Ports {
-	return netset.UnionPorts(m.Spec.Inbound.ExcludePorts.Set(), w.Overrides.ExcludeInboundPorts)
 }

@@ -1,9 +1,10 @@
 package manifest
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
+	"iter"
 	"path"
 	"slices"
 	"strings"
@@ -16,8 +17,10 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // Workload is an object that owns a pod template, or a Pod.
@@ -30,7 +33,9 @@ type Workload struct {
 	TemplatePath []string    // of the pod template in Node; empty for a Pod
 	Pod          corev1.PodTemplateSpec
 	Overrides    Overrides
-	Services     []*Service // that select it
+	// what its pods are told; nil for workloads outside the mesh
+	Plan     *podplan.Plan
+	Services []*Service // that select it
 }
 
 // SecretName is the name of the workload's Secret. Names that would be too long for Kubernetes end in a digest instead.
@@ -57,9 +62,23 @@ func (w *Workload) Field(below string) string {
 	return strings.Join(append(slices.Clone(w.TemplatePath), below), ".")
 }
 
-// Containers are all containers of the pod, init containers first.
-func (w *Workload) Containers() []corev1.Container {
-	return append(slices.Clone(w.Pod.Spec.InitContainers), w.Pod.Spec.Containers...)
+// Template is the pod template in Node, or nil.
+func (w *Workload) Template() *yaml.Node { return node.Get(w.Node.YNode(), w.TemplatePath...) }
+
+// Containers are all containers of the pod by their fields, init containers first.
+func (w *Workload) Containers() iter.Seq2[string, corev1.Container] {
+	return func(yield func(string, corev1.Container) bool) {
+		for i, c := range w.Pod.Spec.InitContainers {
+			if !yield(w.Field(fmt.Sprintf("spec.initContainers[%d]", i)), c) {
+				return
+			}
+		}
+		for i, c := range w.Pod.Spec.Containers {
+			if !yield(w.Field(fmt.Sprintf("spec.containers[%d]", i)), c) {
+				return
+			}
+		}
+	}
 }
 
 // Port resolves a named port of the pod; 0 when no container has it.
@@ -101,14 +120,14 @@ func (m *Model) addWorkload(item *yaml.RNode, r *report.Report) {
 	}
 	m.seen[id] = true
 	w.ID = id
-	m.checkPod(w, r)
+	w.Plan = m.plan(w, r)
 	m.Workloads = append(m.Workloads, w)
 }
 
 func (m *Model) readWorkload(item *yaml.RNode, r *report.Report) *Workload {
 	p, _ := m.kinds.TemplatePath(item)
 	w := &Workload{Node: item, Object: report.ObjectOf(item), Kind: item.GetKind(), Name: item.GetName(),
-		Namespace: cmp.Or(item.GetNamespace(), metav1.NamespaceDefault), TemplatePath: p}
+		Namespace: NamespaceOf(item), TemplatePath: p}
 	if w.Name == "" {
 		r.Error(w.Object, "metadata.name", "is missing; an identity needs a name (generateName makes a new one at every apply)")
 		return nil
@@ -134,8 +153,8 @@ func (m *Model) readWorkload(item *yaml.RNode, r *report.Report) *Workload {
 		r.Error(w.Object, w.Field("spec.containers"), "is empty")
 		return nil
 	}
-	w.Overrides, ok = readOverrides(w, r)
-	if !ok {
+	w.Overrides, ok = m.readOverrides(w, r)
+	if !checkContainerPorts(w, r) || !ok {
 		return nil
 	}
 	return w

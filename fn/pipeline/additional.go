@@ -53,9 +53,9 @@ func (c *certifier) checkAdditional(rolling []*x509.Certificate, mayIssue bool) 
 		case slices.ContainsFunc(rolling, func(other *x509.Certificate) bool {
 			return string(other.RawSubjectPublicKeyInfo) == string(ca.RawSubjectPublicKeyInfo)
 		}):
-			c.report.Error(report.Object{}, additionalField, "certificate %d (%q) is an authority of this mesh already", i+1, ca.Subject)
+			c.report.Error(c.report.Config(), additionalField, "certificate %d (%q) is an authority of this mesh already", i+1, ca.Subject)
 		case c.options.Now.After(ca.NotAfter):
-			c.report.Error(report.Object{}, additionalField, "certificate %d (%q) expired at %s; take it out, no proxy accepts what it signed", i+1, ca.Subject, ca.NotAfter.UTC().Format(time.RFC3339))
+			c.report.Error(c.report.Config(), additionalField, "certificate %d (%q) expired at %s; take it out, no proxy accepts what it signed", i+1, ca.Subject, ca.NotAfter.UTC().Format(time.RFC3339))
 		}
 	}
 	if mayIssue || c.report.Failed() {

@@ -147,7 +147,7 @@ func (c *certifier) judge(trust *issued, authorities certs.Authorities) map[*man
 func (c *certifier) refuseDuplicates(w *manifest.Workload, secret *yaml.RNode) {
 	for _, other := range c.model.State.Duplicate[w.ID.String()] {
 		c.report.Error(report.ObjectOf(other), "metadata.annotations["+api.IdentityAnnotation+"]",
-			"%s is also the identity of secret %s%s; delete one of them%s", w.ID, secret.GetName(), manifest.InFile(secret), manifest.InFile(other))
+			"%s is also the identity of %s; delete one of them", w.ID, report.NameOf(secret))
 	}
 }
 

@@ -25,7 +25,7 @@ func checkFederation(m *manifest.Model, ours []*x509.Certificate, now time.Time,
 		field := fmt.Sprintf("spec.federation[%d].bundle", i)
 		entry, err := f.Mesh()
 		if err != nil {
-			r.Error(report.Object{}, field, "%v", err)
+			r.Error(r.Config(), field, "%v", err)
 			continue
 		}
 		bundle, err := svid.ParseFederation(entry)
@@ -33,11 +33,11 @@ func checkFederation(m *manifest.Model, ours []*x509.Certificate, now time.Time,
 			err = svid.Disjoint(own, bundle)
 		}
 		if err != nil {
-			r.Error(report.Object{}, field, "%v", err)
+			r.Error(r.Config(), field, "%v", err)
 			continue
 		}
 		if until := bundle.Until(); now.After(until) {
-			r.Error(report.Object{}, field, "all of its authorities have expired, the last at %s; get the present bundle from the other side (`meshless bundle` prints it there), or take the entry out",
+			r.Error(r.Config(), field, "all of its authorities have expired, the last at %s; get the present bundle from the other side (`meshless bundle` prints it there), or take the entry out",
 				until.UTC().Format(time.RFC3339))
 		}
 	}

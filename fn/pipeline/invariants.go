@@ -84,7 +84,7 @@ func (c *certifier) warnCutShort(authorities certs.Authorities) {
 	if !c.policy.CutsShort(active, c.options.Now) || !active.Replaced.IsZero() {
 		return
 	}
-	c.report.Warn(report.Object{}, "spec.certificates.validity", "%s is more than the Active authority has left: it ends at %s, and every certificate that it signs ends with it. The next authority is made "+
+	c.report.Warn(c.report.Config(), "spec.certificates.validity", "%s is more than the Active authority has left: it ends at %s, and every certificate that it signs ends with it. The next authority is made "+
 		"for the new validity; `meshless issue --replace-ca` makes it at once", c.policy.Validity, active.Certificate.NotAfter.UTC().Format(time.RFC3339))
 }
 

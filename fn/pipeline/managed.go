@@ -54,7 +54,7 @@ func warnSwitch(m *manifest.Model, now time.Time, r *report.Report) {
 		warnForgotten(m, now, r)
 	}
 	if managed := m.Spec.UsesCertManager(); managed && sealed || !managed && len(state.Certificates) > 0 {
-		r.Warn(report.Object{}, "spec.certificates.issuer", "is %s, and the input holds state of another issuer, which is removed: pods of before and after trust each other only where their bundles overlap, see "+
+		r.Warn(r.Config(), "spec.certificates.issuer", "is %s, and the input holds state of another issuer, which is removed: pods of before and after trust each other only where their bundles overlap, see "+
 			"\"Changing the issuer\" in docs/certificates.md. In a kustomization, `meshless issue` clears the folder `%s`", m.Spec.Certificates.Issuer, StateFolder)
 	}
 }

@@ -12,8 +12,6 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
@@ -82,7 +80,7 @@ func (o *output) writeBundle(namespace string, issued *issued) *yaml.RNode {
 // writeConfigMap ensures one of the two ConfigMaps of a namespace and returns it.
 func (o *output) writeConfigMap(existing []*yaml.RNode, name, namespace, key, text string) *yaml.RNode {
 	var item *yaml.RNode
-	if i := slices.IndexFunc(existing, func(e *yaml.RNode) bool { return cmp.Or(e.GetNamespace(), metav1.NamespaceDefault) == namespace }); i >= 0 {
+	if i := slices.IndexFunc(existing, func(e *yaml.RNode) bool { return manifest.NamespaceOf(e) == namespace }); i >= 0 {
 		item = existing[i]
 	} else {
 		item = o.add("v1", "ConfigMap", path.Join(namespace, strings.TrimPrefix(name, api.NamePrefix)+".yaml"))

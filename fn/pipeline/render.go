@@ -11,6 +11,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/controlplane"
 	"github.com/meshless-dev/meshless/fn/inject"
+	"github.com/meshless-dev/meshless/fn/lint"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
@@ -54,15 +55,21 @@ func (o Options) progress(step string, done, total int) {
 // Run renders the items and returns the new list; the given nodes are not changed unless it may consume them. Findings
 // go to the report; when it has an error, the result is nil.
 func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.Report) []*yaml.RNode {
+	r.ConfigIs(report.Object{APIVersion: v1alpha1.APIVersion, Kind: v1alpha1.KindMutualTLS, Namespace: config.Namespace, Name: config.Name})
 	sealing := newSealing(config, r)
 	kinds := manifest.KindsOf(config.Spec)
 	check := o.Check && config.Spec.Issuance == v1alpha1.IssuanceNever
 	given := items
+	r.Locate(given)
 	items, injected := prepare(items, kinds, o.MayConsume && !check, r)
 	if r.Failed() {
 		return nil
 	}
+	r.Locate(items) // the copies, whose fields findings are about from now on
 	m := manifest.Build(controlplane.Apply(manifest.Flatten(items), config.Spec.TLS, r), config.Spec, r)
+	if m != nil {
+		lint.Check(m, r)
+	}
 	if r.Failed() {
 		return nil
 	}
@@ -80,8 +87,9 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	shared := &node.Shared{}
 	for i, w := range m.Workloads {
 		o.progress("injecting", i, len(m.Workloads))
-		if err := inject.Apply(m, w, shared, r); err != nil {
-			r.Error(w.Object, "", "%v", err)
+		refuse := func(field string, err error) { r.Error(w.Object, w.Field(field), "%v", err) }
+		if err := inject.Apply(w.Template(), &w.Pod, w.Plan, shared, refuse); err != nil {
+			r.Error(w.Object, w.Field("spec"), "%v", err)
 		}
 	}
 	for _, mesh := range meshes {
@@ -141,7 +149,7 @@ func prepare(items []*yaml.RNode, kinds manifest.Kinds, consume bool, r *report.
 // refuseHiddenState refuses state inside a List: it is removed and written one object at a time.
 func refuseHiddenState(item, part *yaml.RNode, r *report.Report) {
 	if item != part && (part.GetKind() == v1alpha1.KindCertificateAuthority || part.GetAnnotations()[api.IdentityAnnotation] != "") {
-		r.Error(report.ObjectOf(part), "", "is state of meshless inside a List%s; write it as a document of its own", manifest.InFile(item))
+		r.Error(report.ObjectOf(part), "", "is state of meshless inside a List; write it as a document of its own")
 	}
 }
 
@@ -184,9 +192,9 @@ func warnNamespaces(m *manifest.Model, r *report.Report) {
 func refuseChanges(before, after []*yaml.RNode, r *report.Report) {
 	const way = "With issuance Never nothing is changed: run the mutator (`kpt fn render`) or `meshless issue` with a config that issues, and commit what they write"
 	if item := missingFrom(before, after); item != nil {
-		r.Error(report.ObjectOf(item), "", "is not what a render leaves%s. %s", manifest.InFile(item), way)
+		r.Error(report.ObjectOf(item), "", "is not what a render leaves. %s", way)
 	} else if item := missingFrom(after, before); item != nil {
-		r.Error(report.ObjectOf(item), "", "is not needed by any workload%s. %s", manifest.InFile(item), way)
+		r.Error(report.ObjectOf(item), "", "is not needed by any workload. %s", way)
 	}
 }
 

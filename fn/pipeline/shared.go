@@ -20,7 +20,7 @@ func (c *certifier) sealedToOthers(authorities certs.Authorities) bool {
 	}
 	for _, a := range authorities {
 		if a.SealedKey != "" && a.Recipients != "" && a.Replaced.IsZero() && a.Recipients != c.sealing.ca.Digest() {
-			c.report.Error(report.Object{}, "spec.certificates.ca.recipients", "are others than those to whom the shared CertificateAuthority is sealed, and a new authority is due: this package alone would decide who "+
+			c.report.Error(c.report.Config(), "spec.certificates.ca.recipients", "are others than those to whom the shared CertificateAuthority is sealed, and a new authority is due: this package alone would decide who "+
 				"opens the CA of all. Give all packages the same; if they are to change, `meshless issue --ca FILE --replace-ca` seals a new authority to those of the package that it is run on")
 			return true
 		}
@@ -41,7 +41,7 @@ func (c *certifier) refuseWishes(mayIssue bool) {
 	case len(c.model.Workloads) == 0:
 		c.report.Error(report.Object{}, "", "nothing can be revoked, renewed or replaced: the input holds no workload that is in the mesh. Is this the right folder?")
 	case !mayIssue:
-		c.report.Error(report.Object{}, "spec.issuance", "is %s, so nothing can be revoked, renewed or replaced here; run the command with a config that issues", v1alpha1.IssuanceNever)
+		c.report.Error(c.report.Config(), "spec.issuance", "is %s, so nothing can be revoked, renewed or replaced here; run the command with a config that issues", v1alpha1.IssuanceNever)
 	}
 }
 

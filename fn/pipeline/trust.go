@@ -7,6 +7,7 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/certs"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/svid"
@@ -143,7 +144,7 @@ func (c *certifier) storedBundle(mayIssue bool) []*x509.Certificate {
 			stored = unionOf(stored, certificates)
 		case i > 0 && !sameCertificates(stored, certificates):
 			c.report.Error(report.ObjectOf(item), "data["+api.BundleFile+"]", "holds other authorities than the bundle of namespace %q; run `meshless issue` on the whole package",
-				c.model.State.Bundles[0].GetNamespace())
+				manifest.NamespaceOf(c.model.State.Bundles[0]))
 		default:
 			stored = certificates
 		}

@@ -1,16 +1,23 @@
 // Package report collects what a render has to say: errors, warnings and infos, each about one object and one field. It
 // is the only way from the rooms of the function to a person: as results of the ResourceList and as lines on stderr,
 // since kustomize never shows results and kpt decides by the exit code alone.
+//
+// A field is named by its whole path from the top of the object: names are joined by dots, an entry of a list follows as
+// its index, and a key that people choose stands in brackets, as in spec.template.spec.containers[0].name and
+// metadata.annotations[meshless.dev/inject]. Annotation and Data write the commonest.
 package report
 
 import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/GoogleContainerTools/kpt-functions-sdk/go/fn"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // Object names the object that a finding is about. The zero Object is no object in particular.
@@ -31,18 +38,41 @@ func ObjectOf(node *yaml.RNode) Object {
 	return o
 }
 
+// Annotation is the field of an object's annotation.
+func Annotation(key string) string { return "metadata.annotations[" + key + "]" }
+
+// Data is the field of a key of a ConfigMap or Secret.
+func Data(key string) string { return "data[" + key + "]" }
+
 // String is the form of error messages: `deployment prod/api`.
 func (o Object) String() string {
 	name := o.Name
 	if o.Namespace != "" {
 		name = o.Namespace + "/" + name
 	}
-	return strings.ToLower(o.Kind) + " " + name
+	return strings.TrimSpace(strings.ToLower(o.Kind) + " " + name)
 }
 
 // Report collects findings in the order in which they are made. The zero Report is empty and ready.
 type Report struct {
-	results fn.Results
+	// Lines says that the nodes of located items know their lines in the files that their annotations name. Those of a
+	// ResourceList know the lines of that.
+	Lines bool
+
+	findings []Finding
+	places   map[Object][]place
+	config   Object
+}
+
+// Finding is one of the things that a report has to say.
+type Finding struct {
+	Severity fn.Severity
+	Object   Object // zero: about no object in particular
+	Field    string // path, or empty: the object as a whole
+	Message  string
+	File     string // where the object stands, from the package's folder; empty where that is not known
+	Index    int    // of the object in the file
+	Line     int    // of the field, or of what holds it; 0 where that is not known
 }
 
 // Error adds a finding that fails the render. Field is a path like spec.template.spec.hostNetwork, or empty.
@@ -62,37 +92,70 @@ func (r *Report) Info(o Object, field, format string, args ...any) {
 }
 
 func (r *Report) add(severity fn.Severity, o Object, field, format string, args ...any) {
-	result := fn.GeneralResult(redact(fmt.Sprintf(format, args...)), severity)
-	if o != (Object{}) {
-		result.ResourceRef = &fn.ResourceRef{APIVersion: o.APIVersion, Kind: o.Kind, Namespace: o.Namespace, Name: o.Name}
+	f := Finding{Severity: severity, Object: o, Field: field, Message: redact(fmt.Sprintf(format, args...))}
+	if places := r.places[o]; len(places) > 0 {
+		at := places[len(places)-1] // of several of one name the last, which is too many
+		f.File, f.Index, f.Line = at.file, at.index, at.line(field)
 	}
-	if field != "" {
-		result.Field = &fn.Field{Path: field}
-	}
-	r.results = append(r.results, result)
+	r.findings = append(r.findings, f)
 }
 
-// Failed tells whether there is an error.
-func (r *Report) Failed() bool { return r.results.ExitCode() != 0 }
+// ConfigIs says which object is the config.
+func (r *Report) ConfigIs(o Object) { r.config = o }
 
-// Results are the findings in the form of the KRM function specification.
-func (r *Report) Results() fn.Results { return r.results }
+// Config is the object for findings about the config.
+func (r *Report) Config() Object {
+	if r.config == (Object{}) {
+		return Object{APIVersion: api.APIVersion, Kind: "MutualTLS"}
+	}
+	return r.config
+}
+
+// Add adds the findings of another report.
+func (r *Report) Add(other *Report) { r.findings = append(r.findings, other.findings...) }
+
+// Failed tells whether there is an error.
+func (r *Report) Failed() bool {
+	return slices.ContainsFunc(r.findings, func(f Finding) bool { return f.Severity == fn.Error })
+}
+
+// Findings are all, in the order in which they were made.
+func (r *Report) Findings() []Finding { return r.findings }
+
+// Results are the findings in the form of the KRM function specification, which knows no lines.
+func (r *Report) Results() fn.Results {
+	var results fn.Results
+	for _, f := range r.findings {
+		result := fn.GeneralResult(f.Message, f.Severity)
+		if o := f.Object; o != (Object{}) {
+			result.ResourceRef = &fn.ResourceRef{APIVersion: o.APIVersion, Kind: o.Kind, Namespace: o.Namespace, Name: o.Name}
+		}
+		if f.Field != "" {
+			result.Field = &fn.Field{Path: f.Field}
+		}
+		if f.File != "" {
+			result.File = &fn.File{Path: f.File, Index: f.Index}
+		}
+		results = append(results, result)
+	}
+	return results
+}
 
 // Errors are the messages of the errors, in the form of stderr.
 func (r *Report) Errors() []string {
 	var lines []string
-	for _, result := range r.results {
-		if result.Severity == fn.Error {
-			lines = append(lines, line(result))
+	for _, f := range r.findings {
+		if f.Severity == fn.Error {
+			lines = append(lines, f.text())
 		}
 	}
 	return lines
 }
 
-// WriteText writes a line for each finding: `error: deployment prod/api: spec.replicas: …`.
+// WriteText writes a line for each finding: `error: deployment prod/api: spec.replicas: … (api.yaml:7)`.
 func (r *Report) WriteText(w io.Writer) error {
-	for _, result := range r.results {
-		if _, err := fmt.Fprintf(w, "%s: %s\n", result.Severity, line(result)); err != nil {
+	for _, f := range r.findings {
+		if _, err := fmt.Fprintf(w, "%s: %s\n", f.Severity, f.text()); err != nil {
 			return err
 		}
 	}
@@ -106,13 +169,13 @@ func redact(message string) string {
 	return ageKey.ReplaceAllString(message, "AGE-SECRET-KEY-[redacted]")
 }
 
-func line(result *fn.Result) string {
+func (f Finding) text() string {
 	var parts []string
-	if ref := result.ResourceRef; ref != nil && (ref.Kind != "" || ref.Name != "") {
-		parts = append(parts, Object{Kind: ref.Kind, Namespace: ref.Namespace, Name: ref.Name}.String())
+	if f.Object.Kind != "" || f.Object.Name != "" {
+		parts = append(parts, f.Object.String())
 	}
-	if result.Field != nil {
-		parts = append(parts, result.Field.Path)
+	if f.Field != "" {
+		parts = append(parts, f.Field)
 	}
-	return strings.Join(append(parts, result.Message), ": ")
+	return strings.Join(append(parts, f.Message), ": ") + inFile(f.File, f.Line)
 }

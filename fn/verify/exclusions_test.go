@@ -31,16 +31,16 @@ func TestNoExclusions(t *testing.T) {
 		"none": {manifests, nil, nil},
 		"annotations": {annotated(`meshless.dev/exclude-inbound-ports: "22"`, `meshless.dev/permissive-ports: "80,81"`, `meshless.dev/exclude-outbound-uids: "1001"`,
 			`meshless.dev/exclude-outbound-cidrs: "fd00::/8,10.0.0.0/8"`, `meshless.dev/exclude-inbound-interfaces: net1`), nil, []string{
-			"deployment prod/web: has exclusions (permissive ports 80-81; inbound ports 22; inbound interfaces net1; outbound networks 10.0.0.0/8,fd00::/8; outbound users 1001), which --no-exclusions forbids"}},
+			"deployment prod/web: spec.template.spec: has exclusions (permissive ports 80-81; inbound ports 22; inbound interfaces net1; outbound networks 10.0.0.0/8,fd00::/8; outbound users 1001), which --no-exclusions forbids"}},
 		"config": {manifests, func(s *v1alpha1.Spec) {
 			s.Outbound.ExcludePorts = v1alpha1.PortList{{Ports: netset.PortsOf(25)}}
 			s.Outbound.ExcludeInterfaces = []string{"tun0"}
 			s.Outbound.ExcludeCIDRs = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
-		}, []string{"deployment prod/web: has exclusions (outbound ports 25; outbound networks 10.0.0.0/8; outbound interfaces tun0), which", "job ops/once: has exclusions (outbound ports 25; outbound"}},
+		}, []string{"deployment prod/web: spec.template.spec: has exclusions (outbound ports 25; outbound networks 10.0.0.0/8; outbound interfaces tun0), which", "job ops/once: spec.template.spec: has exclusions (outbound ports 25; outbound"}},
 		"permissive": {manifests, func(s *v1alpha1.Spec) { s.Inbound.Mode = meshmap.Permissive },
-			[]string{"deployment prod/web: has exclusions (every port permissive)", "job ops/once: has exclusions (every port permissive)"}},
+			[]string{"deployment prod/web: spec.template.spec: has exclusions (every port permissive)", "job ops/once: spec.template.spec: has exclusions (every port permissive)"}},
 		"permissive without a namespace": {nowhere, func(s *v1alpha1.Spec) { s.Inbound.Mode = meshmap.Permissive },
-			[]string{"deployment web: has exclusions (every port permissive)", "job ops/once: has exclusions (every port permissive)"}},
+			[]string{"deployment web: spec.template.spec: has exclusions (every port permissive)", "job ops/once: spec.template.spec: has exclusions (every port permissive)"}},
 		"inject: disabled": {outside, nil, []string{"job ops/once: is not in the mesh (meshless.dev/inject: disabled), which --no-exclusions forbids"}},
 		"hostNetwork": {strings.Replace(manifests, "restartPolicy: Never", "restartPolicy: Never\n      hostNetwork: true", 1), nil,
 			[]string{"job ops/once: is not in the mesh (hostNetwork: true), which --no-exclusions forbids"}},

@@ -3,6 +3,7 @@ package verify
 import (
 	"time"
 
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
@@ -22,9 +23,9 @@ type meshMap struct {
 // federation judges the bundles of federated trust domains in every mesh map; what all maps say alike is said once.
 func (c *checker) federation() {
 	said := map[string]bool{}
-	for _, m := range c.maps {
+	for _, m := range c.meshMaps {
 		bundles := []*svid.Bundle{}
-		if own := c.bundles[m.object.Namespace]; own != nil {
+		if own := c.bundles[manifest.EffectiveNamespace(m.object)]; own != nil {
 			bundles = append(bundles, own)
 		}
 		for _, f := range m.mesh.Federation {

@@ -59,17 +59,17 @@ var foreignWishes = map[string]foreign{
 
 // foreign warns of annotations and labels of a pod in the mesh that mean something to another mesh only, unless ours
 // are there as well: whoever brings manifests along thinks that they hold.
-func (c *checker) foreign(object report.Object, annotations, labels map[string]string) {
+func (c *checker) foreign(p *pod) {
 	if !c.options.EveryWorkload {
 		return
 	}
 	for _, place := range []struct {
 		name string
 		keys map[string]string
-	}{{"annotations", annotations}, {"labels", labels}} {
+	}{{"annotations", p.spec.Annotations}, {"labels", p.spec.Labels}} {
 		for _, key := range slices.Sorted(maps.Keys(place.keys)) {
 			if wish, known := foreignWishes[key]; known {
-				c.foreignWish(object, "metadata."+place.name+"["+key+"]", wish, annotations)
+				c.foreignWish(p.object, p.field("metadata."+place.name+"["+key+"]"), wish, p.spec.Annotations)
 			}
 		}
 	}

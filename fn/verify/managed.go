@@ -1,14 +1,12 @@
 package verify
 
 import (
-	"cmp"
 	"crypto"
 	"crypto/x509"
 	"fmt"
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/certs"
@@ -59,6 +57,13 @@ func (c *checker) readCertificate(item *yaml.RNode) {
 		return
 	}
 	spec := certificate.Spec
+	c.shaped(item, shape{apiVersion: manifest.ManagedAPIVersion, name: certificateName(identity), fields: []string{"spec"}})
+	if n := node.Get(item.YNode(), "spec"); n != nil {
+		if v, err := generic(n); err == nil {
+			whole, _ := v.(map[string]any)
+			c.managedSpecs = append(c.managedSpecs, managedCertificate{object, identity, whole})
+		}
+	}
 	wrong := func(field, format string, args ...any) {
 		c.report.Error(object, "spec."+field, format, args...)
 	}
@@ -79,7 +84,7 @@ func (c *checker) readCertificate(item *yaml.RNode) {
 	} else if *c.issuer != spec.IssuerRef { // a pod that has no other bundle would trust whatever CA its issuer names
 		wrong("issuerRef", "names another issuer (%s/%s) than the mesh's other Certificates (%s/%s); render the whole package again", spec.IssuerRef.Kind, spec.IssuerRef.Name, c.issuer.Kind, c.issuer.Name)
 	}
-	name := object.Namespace + "/" + spec.SecretName
+	name := namespacedName(object, spec.SecretName)
 	if other := c.managed[name]; other != nil {
 		wrong("secretName", "is %q, which %s writes as well", spec.SecretName, other.Secret)
 		return
@@ -89,58 +94,57 @@ func (c *checker) readCertificate(item *yaml.RNode) {
 	c.leaves = append(c.leaves, leaf)
 }
 
-// managedBundle checks whom a proxy trusts whose leaf cert-manager issues: ca.crt of its own Secret, or a ConfigMap,
-// and all proxies in the same way.
-func (c *checker) managedBundle(object report.Object, secret string, from files) {
+// managedBundle checks whom a proxy trusts whose leaf cert-manager issues: ca.crt of its own Secret, or a ConfigMap, and
+// all proxies in the same way.
+func (c *checker) managedBundle(p *pod) {
 	if len(c.bundles) > 0 {
-		c.report.Error(object, "volumes", "takes leaf and %s past the bundle of this mesh (configmap %s), which is among the manifests: one issuer serves the whole mesh; render the whole package again", api.BundleFile, api.BundleName)
+		c.report.Error(p.object, p.sources(), "takes leaf and %s past the bundle of this mesh (configmap %s), which is among the manifests: one issuer serves the whole mesh; render the whole package again", api.BundleFile, api.BundleName)
 		return
 	}
-	source := from[api.BundleFile]
-	configMap, isConfigMap := strings.CutPrefix(source, "configmap/")
-	switch {
-	case source == "secret/"+secret:
-		source = "its own Secret"
-	case !isConfigMap || configMap == api.BundleName:
-		c.report.Error(object, "volumes", "must take %s from the Secret that holds its leaf, or from the ConfigMap of spec.certificates.certManager.bundle", api.BundleFile)
+	source := "its own Secret"
+	if bundle := p.plan.Files.Bundle; bundle.Name == api.BundleName {
+		c.report.Error(p.object, p.sources(), "must take %s from the Secret that holds its leaf, or from the ConfigMap of spec.certificates.certManager.bundle", api.BundleFile)
 		return
+	} else if bundle.Name != "" {
+		source = "configmap/" + bundle.Name
 	}
 	if c.trust.source == "" {
-		c.trust = whom{object, source}
+		c.trust = whom{p.object, source}
 	} else if c.trust.source != source {
-		c.report.Error(object, "volumes", "takes %s from %s, and %s takes it from %s: they trust different authorities; render the whole package again", api.BundleFile, source, c.trust.object, c.trust.source)
+		c.report.Error(p.object, p.sources(), "takes %s from %s, and %s takes it from %s: they trust different authorities; render the whole package again", api.BundleFile, source, c.trust.object, c.trust.source)
 	}
 }
 
 // ownSource checks a workload that brings its own Secret. What is not among the manifests cannot be judged; the proxy
 // does it when it starts.
-func (c *checker) ownSource(object report.Object, own, secret, identity string, from files) {
-	if own != secret || from[api.PlainKeyFile] == "" {
-		c.report.Error(object, "volumes", "mounts secret %q with %s: neither a Certificate of cert-manager in the input writes it, nor does the annotation %s name it; the annotation takes the final name, after a namePrefix, and the package is to be rendered again",
+func (c *checker) ownSource(p *pod, own string) {
+	secret := p.plan.Files.LeafSecret
+	if own != secret || p.plan.Files.KeyFile != api.PlainKeyFile {
+		c.report.Error(p.object, p.sources(), "mounts secret %q with %s: neither a Certificate of cert-manager in the input writes it, nor does the annotation %s name it; the annotation takes the final name, after a namePrefix, and the package is to be rendered again",
 			secret, api.PlainKeyFile, api.TLSSecretAnnotation)
 		return
 	}
 	if len(c.bundles) > 0 {
-		c.ownBundle(object, from)
+		c.ownBundle(p)
 	} else {
-		c.managedBundle(object, secret, from)
+		c.managedBundle(p)
 	}
-	of := report.Object{APIVersion: "v1", Kind: "Secret", Namespace: object.Namespace, Name: secret}
-	c.leaves = append(c.leaves, Leaf{Secret: of, Identity: identity, IssuedBy: "the user"})
-	if item := c.given[namespacedName(object.Namespace, secret)]; item != nil {
-		c.ownSecret(of, item, object, identity, from)
+	of := report.Object{APIVersion: "v1", Kind: "Secret", Namespace: p.object.Namespace, Name: secret}
+	c.leaves = append(c.leaves, Leaf{Secret: of, Identity: p.plan.Workload.SPIFFEID, IssuedBy: "the user"})
+	if item := c.given[namespacedName(p.object, secret)]; item != nil {
+		c.ownSecret(of, item, p)
 	}
 }
 
 // ownSecret judges a user's Secret as the proxy would. Values that somebody opens later (SOPS) are taken as they are.
-func (c *checker) ownSecret(of report.Object, item *yaml.RNode, workload report.Object, identity string, from files) {
+func (c *checker) ownSecret(of report.Object, item *yaml.RNode, p *pod) {
 	keys := []string{api.LeafFile, api.PlainKeyFile}
-	if from[api.BundleFile] == "secret/"+of.Name {
+	if p.plan.Files.Bundle.Name == "" {
 		keys = append(keys, api.BundleFile)
 	}
 	for _, key := range keys {
 		if node.Get(item.YNode(), "data", key) == nil && node.Get(item.YNode(), "stringData", key) == nil {
-			c.report.Error(of, "data["+key+"]", "is missing, and %s takes it from there", workload)
+			c.report.Error(of, "data["+key+"]", "is missing, and %s takes it from there", p.object)
 		}
 	}
 	data := decodeData(item)
@@ -152,7 +156,7 @@ func (c *checker) ownSecret(of report.Object, item *yaml.RNode, workload report.
 		c.report.Error(of, "data["+api.LeafFile+"]", "%v; want the leaf and, if there are any, the intermediates that lead to its authority", err)
 		return
 	}
-	if err := c.judgeOwn(chain, workload.Namespace, identity); err != nil {
+	if err := c.judgeOwn(chain, manifest.EffectiveNamespace(p.object), p.plan.Workload.SPIFFEID); err != nil {
 		c.report.Error(of, "data["+api.LeafFile+"]", "%v", err)
 	}
 	if text := data[api.PlainKeyFile]; strings.Contains(text, "-----BEGIN") {
@@ -188,6 +192,7 @@ func belongs(key crypto.Signer, leaf *x509.Certificate) bool {
 	return ok && public.Equal(leaf.PublicKey)
 }
 
-func namespacedName(namespace, name string) string {
-	return cmp.Or(namespace, corev1.NamespaceDefault) + "/" + name
+// namespacedName names what stands beside an object, in the same namespace.
+func namespacedName(beside report.Object, name string) string {
+	return manifest.EffectiveNamespace(beside) + "/" + name
 }

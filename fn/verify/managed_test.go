@@ -65,7 +65,7 @@ func TestCheckManaged(t *testing.T) {
 		"other's Certificate": {edit(good, "secretName: meshless-tls-deployment-web", "secretName: other"), "neither a Certificate"},
 		"orphaned":            {good + "---\n" + strings.Replace(certificate, "web", "gone", 1) + "  annotations: {meshless.dev/identity: 'spiffe://cluster.local/ns/prod/a/b'}\nspec: {secretName: c, uris: ['spiffe://cluster.local/ns/prod/a/b'], usages: [digital signature, server auth, client auth], privateKey: {encoding: PKCS8, rotationPolicy: Always}}\n", "is the Certificate of spiffe://cluster.local/ns/prod/a/b, and no injected workload"},
 		"key of another":      {edit(good, "path: tls.key\n", "path: other.key\n"), "from one Secret"},
-		"bundle of another":   {edit(good, ofSecret, "              name: meshless-tls-deployment-web\n          - secret:\n              items: [{key: ca.crt, path: ca.crt}]\n              name: planted\n"), "must take ca.crt from the Secret that holds its leaf"},
+		"bundle of another":   {edit(good, ofSecret, "              name: meshless-tls-deployment-web\n          - secret:\n              items: [{key: ca.crt, path: ca.crt}]\n              name: planted\n"), "spec.template.spec.volumes[0].projected.sources[0].secret.items[2]: is missing, and must be"},
 		"bundle of ours":      {edit(bundled, "name: trust", "name: meshless-bundle"), "must take ca.crt from the Secret that holds its leaf"},
 		"two bundles":         {edit(bundled, "name: trust", "name: planted"), "they trust different authorities"},
 		"annotation gone":     {edit(own, "meshless.dev/tls-secret: mine", "a: b"), "neither a Certificate"},
@@ -86,7 +86,7 @@ func TestCheckManaged(t *testing.T) {
 func TestManagedLeaves(t *testing.T) {
 	text := managed(t, strings.Replace(manifests, "annotations: {a: b}", "annotations: {meshless.dev/tls-secret: mine}", 1), "")
 	r := &report.Report{}
-	leaves := verify.Check(parse(t, text), verify.Options{Now: now, EveryWorkload: true, Kinds: manifest.KindsOf(v1alpha1.Spec{})}, r)
+	leaves := verify.Check(parse(t, text), verify.Options{Now: now, EveryWorkload: true, Kinds: manifest.KindsOf(v1alpha1.Spec{})}, r).Leaves
 	got := map[string]string{}
 	for _, leaf := range leaves {
 		if leaf.Certificate != nil {

@@ -33,7 +33,7 @@ func TestDryRun(t *testing.T) {
 	}
 }
 
-// The environment of a proxy is that of FIPS 140-3 mode, or holds nothing that changes its cryptography.
+// The environment of a proxy is that of FIPS 140-3 mode, or empty.
 func TestEnvironment(t *testing.T) {
 	for _, mode := range []v1alpha1.SidecarMode{v1alpha1.NativeSidecar, v1alpha1.ContainerSidecar} {
 		good := renderedAs(t, mode)
@@ -45,7 +45,7 @@ func TestEnvironment(t *testing.T) {
 			text, want string // the one finding; none when empty
 		}{
 			"FIPS":            {env(fips, -1), ""},
-			"another":         {env("env: [{name: GOMEMLIMIT, value: 64MiB}]", 1), ""},
+			"another":         {env("env: [{name: GOMEMLIMIT, value: 64MiB}]", 1), "error: deployment prod/web"},
 			"GODEBUG":         {env("env: [{name: GODEBUG, value: tlsmlkem=0}]", 1), "error: deployment prod/web"},
 			"both":            {env("env: [{name: GODEBUG, value: \"fips140=on,tlsmlkem=0\"}]", 1), "error: deployment prod/web"},
 			"the last counts": {env("env: [{name: GODEBUG, value: fips140=on}, {name: GODEBUG, value: tlsmlkem=0}]", 1), "error: deployment prod/web"},

@@ -43,20 +43,16 @@ func (c *checker) refuseEncryptedLeaf(object report.Object, item *yaml.RNode) bo
 	return encrypted
 }
 
-// keySource checks that a pod takes from a Secret of ours the key that it holds, and an age identity only where it
-// needs one.
-func (c *checker) keySource(object report.Object, secret string, leaf *Leaf, from files) {
-	file := api.SealedKeyFile
-	if from[file] == "" {
-		file = api.PlainKeyFile
-	}
-	identity := strings.HasPrefix(from[api.IdentityFile], "secret/")
-	switch {
-	case leaf != nil && leaf.keyFile != file:
-		c.report.Error(object, "volumes", "takes %s from secret %q, which holds %s; render the whole package again", file, secret, leaf.keyFile)
-	case file == api.SealedKeyFile && !identity:
-		c.report.Error(object, "volumes", "lacks the Secret with the file %s", api.IdentityFile)
-	case file == api.PlainKeyFile && identity:
-		c.report.Error(object, "volumes", "mounts an age identity (%s) beside %s, which needs none; render again", api.IdentityFile, api.PlainKeyFile)
+// keySource checks that a pod takes from a Secret of ours the key that it holds, and an age identity only where it needs
+// one.
+func (c *checker) keySource(p *pod, leaf *Leaf) {
+	files := p.plan.Files
+	switch identity := files.Identity.Name != ""; {
+	case leaf != nil && leaf.keyFile != files.KeyFile:
+		c.report.Error(p.object, p.sources(), "takes %s from secret %q, which holds %s; render the whole package again", files.KeyFile, files.LeafSecret, leaf.keyFile)
+	case files.KeyFile == api.SealedKeyFile && !identity:
+		c.report.Error(p.object, p.sources(), "lacks the Secret with the file %s", api.IdentityFile)
+	case files.KeyFile == api.PlainKeyFile && identity:
+		c.report.Error(p.object, p.sources(), "mounts an age identity (%s) beside %s, which needs none; render again", api.IdentityFile, api.PlainKeyFile)
 	}
 }

@@ -97,13 +97,13 @@ func (s *State) readConfigMap(item *yaml.RNode) {
 	}
 	if text, ok := data[api.BundleFile]; ok {
 		if certificates, err := svid.ParseCertificates([]byte(text)); err == nil {
-			s.Bundles[item.GetNamespace()] = certificates
+			s.Bundles[manifest.NamespaceOf(item)] = certificates
 		}
 		if text := item.GetAnnotations()[api.RevokedAnnotation]; text != "" {
 			keys = strings.Split(text, ",")
 		}
-		s.listed[item.GetNamespace()] = keys
-		s.additional[item.GetNamespace()] = strings.Split(item.GetAnnotations()[api.AdditionalAnnotation], ",")
+		s.listed[manifest.NamespaceOf(item)] = keys
+		s.additional[manifest.NamespaceOf(item)] = strings.Split(item.GetAnnotations()[api.AdditionalAnnotation], ",")
 	}
 	for _, key := range keys {
 		if _, known := s.Revoked[key]; !known {

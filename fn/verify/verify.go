@@ -16,9 +16,11 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/seal"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/svid"
@@ -42,18 +44,39 @@ type Options struct {
 	EveryWorkload bool
 	// whatever a workload sends or takes without mutual TLS on purpose is an error, and so is one that is not injected
 	NoExclusions bool
-	Kinds        manifest.Kinds
+	// the pods were written a moment ago, by the code that would write them again: that they are what a plan says is known
+	JustWritten bool
+	// Overrides are the annotations by which a pod template may say otherwise than the config, without
+	// api.AnnotationPrefix; default v1alpha1.DefaultOverrides
+	Overrides []string
+	Kinds     manifest.Kinds
 }
 
-// Check reports what is wrong with the items and returns the leaves that it found, in the order of the items.
-func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
-	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, texts: map[string]bool{}, bundles: map[string]*svid.Bundle{}, meshes: map[string]*meshmap.Map{},
+// Result is what Check saw.
+type Result struct {
+	Leaves []Leaf  // in the order of the items
+	Images []Image // of the injected containers, by name
+}
+
+// Image is an image of ours as manifests name it.
+type Image struct {
+	Name       string `json:"name"`
+	Containers int    `json:"containers"` // how many run it
+}
+
+// Check reports what is wrong with the items.
+func Check(items []*yaml.RNode, o Options, r *report.Report) Result {
+	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, texts: map[string]bool{}, revoked: map[string][]string{}, bundles: map[string]*svid.Bundle{}, meshes: map[string]*meshmap.Map{},
 		managed: map[string]*Leaf{}, given: map[string]*yaml.RNode{}}
+	if c.options.Overrides == nil {
+		c.options.Overrides = v1alpha1.DefaultOverrides()
+	}
+	r.Locate(items)
 	if !c.wellFormed(items) {
-		return nil
+		return Result{}
 	}
 	if items = manifest.Flatten(items); !c.wellFormed(items) {
-		return nil
+		return Result{}
 	}
 	for _, item := range items {
 		c.readBundle(item)
@@ -62,27 +85,31 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
 		c.readSecret(item)
 		c.readCertificate(item)
 		if item.GetKind() == "Secret" {
-			c.given[namespacedName(item.GetNamespace(), item.GetName())] = item
+			c.given[namespacedName(report.ObjectOf(item), item.GetName())] = item
 		}
 	}
 	for _, item := range items {
 		c.item(item)
 	}
-	c.services(items)
+	c.readers()
+	c.maps(items)
 	c.federation()
 	if o.EveryWorkload {
-		c.orphans()
+		if !c.unread { // then it is not known who mounts what
+			c.orphans()
+		}
 		c.warnUneven()
+		c.uniform()
 	}
 	if o.EveryWorkload && c.workloads == 0 {
 		r.Error(report.Object{}, "", "there is no workload in the input: did what should have rendered it fail?")
 	}
-	return c.leaves
+	return Result{c.leaves, c.images()}
 }
 
 // Rendered is Check as the last step of a render, which knows best what is in the mesh.
 func Rendered(items []*yaml.RNode, kinds manifest.Kinds, now time.Time, r *report.Report) {
-	Check(items, Options{Now: now, Kinds: kinds}, r)
+	Check(items, Options{Now: now, JustWritten: true, Overrides: api.Overrides, Kinds: kinds}, r)
 }
 
 type checker struct {
@@ -93,44 +120,38 @@ type checker struct {
 	bundles  map[string]*svid.Bundle // by namespace
 	distinct []string                // namespaces whose bundles differ from those before
 	texts    map[string]bool
+	revoked  map[string][]string     // that each bundle lists, sorted, by namespace
 	meshes   map[string]*meshmap.Map // by namespace
-	maps     []meshMap               // the same, in the order of the items
+	meshMaps []meshMap               // the same, in the order of the items
 	reader   meshmap.Reader
 
 	// of Certificates of cert-manager, by "<namespace>/<name>" of the Secret that they write
-	managed map[string]*Leaf
-	given   map[string]*yaml.RNode // every Secret, by namespacedName
-	issuer  *issuerRef             // that of the first Certificate of cert-manager
-	trust   whom                   // where the first proxy takes its bundle from whose leaf cert-manager issues
+	managedSpecs []managedCertificate
+	managed      map[string]*Leaf
+	given        map[string]*yaml.RNode // every Secret, by namespacedName
+	issuer       *issuerRef             // that of the first Certificate of cert-manager
+	trust        whom                   // where the first proxy takes its bundle from whose leaf cert-manager issues
 
-	workloads int      // seen, injected or not
-	injected  []meshed // in the order of the items
+	workloads int    // seen, injected or not
+	pods      []*pod // in the order of the items
+	injected  []*pod // of pods
+	unread    bool   // an injected pod could not be read as a plan
 }
 
 // warnUneven warns, once, of a mesh that denies nobody, and of one whose proxies run in two ways.
 func (c *checker) warnUneven() {
-	for _, namespace := range slices.Sorted(maps.Keys(c.meshes)) {
-		if c.meshes[namespace].Inbound.DryRun {
-			c.report.Warn(report.Object{}, "", "authorization is a dry run (namespace %q, and maybe more): whoever no rule allows is let in. When the log names nobody who belongs in, set "+
-				"spec.authorization.mode: Enforce", namespace)
-			break
-		}
+	if i := slices.IndexFunc(c.meshMaps, func(m meshMap) bool { return m.mesh.Inbound.DryRun }); i >= 0 {
+		object := c.meshMaps[i].object
+		c.report.Warn(object, report.Data(api.MeshFile), "authorization is a dry run (namespace %q, and maybe more): whoever no rule allows is let in. When the log names nobody who belongs in, set "+
+			"spec.authorization.mode: Enforce", manifest.EffectiveNamespace(object))
 	}
 	byMode := map[bool]report.Object{}
 	for _, w := range slices.Backward(c.injected) {
-		byMode[w.fips] = w.object
+		byMode[w.plan.FIPS140] = w.object
 	}
 	if len(byMode) == 2 {
 		c.report.Warn(byMode[false], "", "its proxy does not run in FIPS 140-3 mode, and that of %s does: render the whole package again", byMode[true])
 	}
-}
-
-// meshed is an injected workload.
-type meshed struct {
-	object   report.Object
-	labels   map[string]string // of its pods
-	identity string
-	fips     bool // its proxy runs in FIPS 140-3 mode
 }
 
 // orphans reports leaves that no workload mounts: its kind may be one that only the config knows, or it has lost its
@@ -138,7 +159,7 @@ type meshed struct {
 func (c *checker) orphans() {
 	mounted := map[string]bool{}
 	for _, w := range c.injected {
-		mounted[w.identity] = true
+		mounted[w.plan.Workload.SPIFFEID] = true
 	}
 	for _, leaf := range c.leaves {
 		if !mounted[leaf.Identity] {
@@ -165,10 +186,10 @@ func (c *checker) wellFormed(items []*yaml.RNode) bool {
 			c.report.Error(object, "items", "is a list, which kubectl takes apart; make it a List of v1, or write its items as documents of their own")
 		case object.Kind == "List":
 			continue // its items are looked at one by one, and `kubectl get -o yaml` gives it no name
-		case seen[object] && item.GetAnnotations()[manifest.LocalConfigAnnotation] != "true":
+		case seen[manifest.Key(object)] && !manifest.IsLocalConfig(item):
 			c.report.Error(object, "", "stands twice in the input")
 		}
-		seen[object] = true
+		seen[manifest.Key(object)] = true
 	}
 	return !c.report.Failed()
 }
@@ -186,17 +207,24 @@ func isKustomization(item *yaml.RNode, object report.Object) bool {
 // item checks whatever may hold pods, and names of ours that somebody else uses.
 func (c *checker) item(item *yaml.RNode) {
 	object := report.ObjectOf(item)
-	if item.GetAnnotations()[manifest.LocalConfigAnnotation] == "true" {
+	if manifest.IsLocalConfig(item) {
+		if c.options.EveryWorkload {
+			c.options.Kinds.WarnLocalWorkload(item, c.report)
+		}
 		return
+	}
+	if fields := c.options.Kinds.UnknownPodFields(item); c.options.EveryWorkload {
+		for _, field := range fields {
+			c.report.Warn(object, field, "makes pods that are not in the mesh: meshless knows no pod template here")
+		}
+		if len(fields) > 0 {
+			c.outside(object, "its kind is unknown")
+		}
 	}
 	if path, ok := c.options.Kinds.Find(item); ok {
 		c.workloads++
 		c.workload(item, path)
 		return
-	}
-	if manifest.HasPodTemplate(item) && c.options.EveryWorkload {
-		c.report.Warn(object, "", "has a pod template, and is of no kind that meshless knows; its pods are not in the mesh")
-		c.outside(object, "its kind is unknown")
 	}
 	reserved := object.Kind == "ConfigMap" && (object.Name == api.BundleName || object.Name == api.MeshName)
 	if reserved && item.GetAnnotations()[api.IdentityAnnotation] == "" {
@@ -217,8 +245,12 @@ func (c *checker) readBundle(item *yaml.RNode) {
 			c.report.Error(object, "data["+api.MeshFile+"]", "%v", err)
 			return
 		}
-		c.meshes[item.GetNamespace()] = mesh
-		c.maps = append(c.maps, meshMap{object, mesh})
+		c.shaped(item, shape{apiVersion: "v1", name: api.MeshName, fields: []string{"data"}, data: []string{api.MeshFile}})
+		if want := "spiffe://" + mesh.TrustDomain; identity != want {
+			c.report.Error(object, "metadata.annotations["+api.IdentityAnnotation+"]", "is %q, and the map is of %q", identity, want)
+		}
+		c.meshes[manifest.EffectiveNamespace(object)] = mesh
+		c.meshMaps = append(c.meshMaps, meshMap{object, mesh})
 	}
 	if text, ok := data[api.BundleFile]; ok {
 		bundle, err := parseBundle(identity, text)
@@ -226,12 +258,25 @@ func (c *checker) readBundle(item *yaml.RNode) {
 			c.report.Error(object, "data["+api.BundleFile+"]", "%v", err)
 			return
 		}
-		c.bundles[item.GetNamespace()] = bundle
+		c.shaped(item, shape{apiVersion: "v1", name: api.BundleName, fields: []string{"data"}, data: []string{api.BundleFile}})
+		namespace := manifest.EffectiveNamespace(object)
+		c.bundles[namespace], c.revoked[namespace] = bundle, revokedKeys(item)
 		if !c.texts[text] { // most often all are the same, and a leaf is judged once
 			c.texts[text] = true
-			c.distinct = append(c.distinct, item.GetNamespace())
+			c.distinct = append(c.distinct, namespace)
 		}
 	}
+}
+
+// revokedKeys are the digests that a bundle lists, sorted; never nil.
+func revokedKeys(bundle *yaml.RNode) []string {
+	text := bundle.GetAnnotations()[api.RevokedAnnotation]
+	if text == "" {
+		return []string{}
+	}
+	keys := strings.Split(text, ",")
+	slices.Sort(keys)
+	return keys
 }
 
 // readSecret reads a leaf, and looks into every Secret for keys in the clear.
@@ -264,8 +309,11 @@ func (c *checker) readSecret(item *yaml.RNode) {
 	if len(c.bundles) == 0 {
 		c.report.Error(object, "", "there is no bundle (configmap %s) in the input to judge its certificate by", api.BundleName)
 	}
+	// sops: what SOPS needs to open the key
+	c.shaped(item, shape{apiVersion: "v1", name: object.Name, fields: []string{"type", "data", "stringData", seal.SOPSField}, data: []string{api.LeafFile, leaf.keyFile}, kind: "Opaque"})
+	c.leafNotAfter(item, leaf)
 	c.judge(&leaf)
-	c.secrets[object.Namespace+"/"+object.Name] = &leaf
+	c.secrets[namespacedName(object, object.Name)] = &leaf
 	c.leaves = append(c.leaves, leaf)
 }
 

@@ -76,6 +76,13 @@ func renderedWith(t *testing.T, change func(*v1alpha1.Spec)) string {
 // renderedFrom is the same of other manifests.
 func renderedFrom(t *testing.T, manifests string, change func(*v1alpha1.Spec)) string {
 	t.Helper()
+	text, _ := renderedBy(t, manifests, change)
+	return text
+}
+
+// renderedBy is renderedFrom with the config.
+func renderedBy(t *testing.T, manifests string, change func(*v1alpha1.Spec)) (string, *v1alpha1.MutualTLS) {
+	t.Helper()
 	recipient := func() string {
 		identity, err := age.GenerateX25519Identity()
 		if err != nil {
@@ -97,7 +104,7 @@ func renderedFrom(t *testing.T, manifests string, change func(*v1alpha1.Spec)) s
 	if err != nil {
 		t.Fatal(err)
 	}
-	return text
+	return text, config
 }
 
 func parse(t *testing.T, text string) []*yaml.RNode {
@@ -160,17 +167,17 @@ func TestCheck(t *testing.T) {
 		"orphaned Secret":     {without("kind: Job"), now, "and no injected workload of that identity is in the input"},
 		"twice":               {good + "---\n" + document("kind: Service"), now, "stands twice"},
 		"repeated key":        {good + "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {a: 1}\nspec: {a: 2}\n", now, `holds the key "spec" twice`},
-		"sidecar renamed":     {replace("- name: meshless-proxy", "- name: proxy"), now, "must start with meshless-init and meshless-proxy"},
+		"sidecar renamed":     {replace("- name: meshless-proxy", "- name: proxy"), now, "spec.template.spec.initContainers: lacks the container meshless-proxy"},
 		"half injected":       {replace("meshless.dev/workload: |", "other/workload: |"), now, "is half injected"},
 		"renamed afterwards":  {replace("kind: Deployment\nmetadata:\n  name: web", "kind: Deployment\nmetadata:\n  name: web2"), now, "is not what its identity"},
 		"moved afterwards":    {strings.ReplaceAll(good, "namespace: prod", "namespace: other"), now, "is not what its identity"},
 		"kind changed":        {replace("apps/v1\nkind: Deployment", "apps/v1\nkind: StatefulSet"), now, "is not what its identity"},
-		"proxy's user":        {replace("runAsUser: 15000", "runAsUser: 1000"), now, "lets uid 15000 pass, and the proxy runs as 1000"},
-		"proxy as root":       {replace("runAsUser: 15000", "runAsUser: 0"), now, "must run as a user of its own"},
-		"proxy not native":    {replace("restartPolicy: Always", "restartPolicy: Never"), now, "must have restartPolicy: Always"},
-		"proxy's files":       {replace("mountPath: /var/run/meshless", "mountPath: /elsewhere"), now, "must mount the volume"},
-		"init unprivileged":   {replace("- NET_ADMIN", "- NET_RAW"), now, "with the capability NET_ADMIN"},
-		"init's arguments":    {replace("- --proxy-uid=15000", "- --proxy-uid=1"), now, "lets uid 1 pass"},
+		"proxy's user":        {replace("runAsUser: 15000", "runAsUser: 1000"), now, "runAsUser: is 1000, and must be 15000"},
+		"proxy as root":       {replace("runAsUser: 15000", "runAsUser: 0"), now, "runAsUser: is 0, and must be 15000; the proxy runs as a user of its own"},
+		"proxy not native":    {replace("restartPolicy: Always", "restartPolicy: Never"), now, "spec.template.spec.initContainers[1].restartPolicy: is \"Never\", and must be \"Always\""},
+		"proxy's files":       {replace("mountPath: /var/run/meshless", "mountPath: /elsewhere"), now, "volumeMounts[0].mountPath: is \"/elsewhere\", and must be \"/var/run/meshless\""},
+		"init unprivileged":   {replace("- NET_ADMIN", "- NET_RAW"), now, "must be \"NET_ADMIN\"; init needs uid 0 and the capability NET_ADMIN"},
+		"init's arguments":    {replace("- --proxy-uid=15000", "- --proxy-uid=1"), now, "spec.template.spec.initContainers[1].securityContext.runAsUser: is 15000, and must be 1"},
 		"in another case":     {strings.ReplaceAll(replace("- NET_ADMIN", "- Net_Admin"), "- ALL", "- all"), now, ""},
 		"init's mapped IPv4":  {replace("- --proxy-uid=15000", "- --proxy-uid=15000\n        - --exclude-outbound-cidrs=::ffff:10.0.0.0/104"), now, "write it as an IPv4 network, 10.0.0.0/8"},
 		"init's nonsense":     {replace("- --proxy-uid=15000", "- --off"), now, "args:"},
@@ -186,8 +193,8 @@ func TestCheck(t *testing.T) {
 		"bundle gone":         {without("name: meshless-bundle\n  namespace: prod"), now, `must mount configmap "meshless-bundle"`},
 		"map gone":            {without("name: meshless-mesh\n  namespace: ops"), now, `must mount configmap "meshless-mesh"`},
 		"map damaged":         {replace("mode: Strict", "mode: Lax"), now, `"Lax" is neither Strict nor Permissive`},
-		"Service not in map":  {replace("web: deployment/web :80", "api: deployment/web :80"), now, "is not in the mesh map of namespace"},
-		"who may answer":      {replace("web: deployment/web :80", "web: deployment/api :80"), now, "is not in the mesh map of namespace"},
+		"Service not in map":  {replace("web: deployment/web :80", "api: deployment/web :80"), now, "service web.prod.svc.cluster.local is missing, and must be {"},
+		"who may answer":      {replace("web: deployment/web :80", "web: deployment/api :80"), now, "service web.prod.svc.cluster.local: identities is \"[spiffe://cluster.local/ns/prod/deployment/api]\", and must be \"[spiffe://cluster.local/ns/prod/deployment/web]\""},
 		"shadowed bundle":     {good + "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: meshless-bundle, namespace: else}\n", now, "is the name of a ConfigMap of meshless"},
 		"wrong identity":      {replace("meshless.dev/identity: spiffe://cluster.local/ns/prod/deployment/web", "meshless.dev/identity: spiffe://cluster.local/ns/prod/deployment/api"), now, "and the Secret is for"},
 		"no sealed key":       {regexp.MustCompile("tls.key.age: L.*").ReplaceAllString(good, "other: aGk="), now, "is not an armored age file"},
@@ -219,18 +226,18 @@ func TestCheckContainerMode(t *testing.T) {
 	const wait, drain, app, inits = "- /meshless-proxy\n              - wait", "- /meshless-proxy\n              - drain", "      - name: app\n        image: web:1\n", "      initContainers:\n"
 	for name, test := range map[string]struct{ text, want string }{
 		"untouched":         {good, ""},
-		"app first":         {strings.Replace(replace(app, "      - name: app2\n        image: web:1\n"), "      containers:\n", "      containers:\n"+app, 1), "containers: must start with meshless-proxy"},
-		"init not last":     {replace("        terminationMessagePolicy: FallbackToLogsOnError\n      volumes:", "        terminationMessagePolicy: FallbackToLogsOnError\n      - name: late\n        image: i\n      volumes:"), "initContainers: must end with meshless-init"},
-		"init gone":         {replace("- name: meshless-init", "- name: init"), "initContainers: must end with meshless-init"},
+		"app first":         {strings.Replace(replace(app, "      - name: app2\n        image: web:1\n"), "      containers:\n", "      containers:\n"+app, 1), "spec.template.spec.containers: is [\"app\",\"meshless-proxy\",\"app2\"], and must be [\"meshless-proxy\",\"app\",\"app2\"]"},
+		"init not last":     {replace("        terminationMessagePolicy: FallbackToLogsOnError\n      volumes:", "        terminationMessagePolicy: FallbackToLogsOnError\n      - name: late\n        image: i\n      volumes:"), "initContainers: is [\"meshless-init\",\"late\"], and must be [\"late\",\"meshless-init\"]; it must end with meshless-init"},
+		"init gone":         {replace("- name: meshless-init", "- name: init"), "spec.template.spec.initContainers: lacks the container meshless-init"},
 		"user's init first": {replace(inits, inits+"      - name: early\n        image: i\n"), ""},
-		"no wait":           {replace(wait, "- /meshless-proxy"), "must have the postStart hook"},
-		"another wait":      {replace(wait, "- /bin/true"), "must have the postStart hook"},
-		"wait's nonsense":   {replace(wait, wait+"\n              - forever"), "must have the postStart hook"},
-		"drain at start":    {replace(wait, drain), "must have the postStart hook"},
-		"wait at the end":   {replace(drain, wait), "must have the preStop hook"},
-		"no hooks":          {replace("lifecycle:", "unknown:"), "containers[meshless-proxy]: must have the preStop hook"},
-		"restartPolicy":     {replace("- name: meshless-proxy\n", "- name: meshless-proxy\n        restartPolicy: Always\n"), "must not have a restartPolicy"},
-		"proxy as root":     {replace("runAsUser: 15000", "runAsUser: 0"), "must run as a user of its own"},
+		"no wait":           {replace(wait, "- /meshless-proxy"), "lifecycle.postStart.exec.command[1]: is missing, and must be \"wait\"; it lets the app start only once mutual TLS works"},
+		"another wait":      {replace(wait, "- /bin/true"), "lifecycle.postStart.exec.command[0]: is \"/bin/true\", and must be \"/meshless-proxy\""},
+		"wait's nonsense":   {replace(wait, wait+"\n              - forever"), "lifecycle.postStart.exec.command[2]: is \"forever\", and must not be there"},
+		"drain at start":    {replace(wait, drain), "lifecycle.postStart.exec.command[1]: is \"drain\", and must be \"wait\""},
+		"wait at the end":   {replace(drain, wait), "lifecycle.preStop.exec.command[1]: is \"wait\", and must be \"drain\"; it keeps the proxy"},
+		"no hooks":          {replace("lifecycle:", "unknown:"), "spec.template.spec.containers[0].lifecycle: is missing"},
+		"restartPolicy":     {replace("- name: meshless-proxy\n", "- name: meshless-proxy\n        restartPolicy: Always\n"), "restartPolicy: is \"Always\", and must not be there"},
+		"proxy as root":     {replace("runAsUser: 15000", "runAsUser: 0"), "runAsUser: is 0, and must be 15000; the proxy runs as a user of its own"},
 		"app as the proxy":  {replace("- name: app\n", "- name: app\n        securityContext: {runAsUser: 15000}\n"), "runs as uid 15000, which is the proxy's"},
 		"init as the proxy": {replace(inits, inits+"      - name: early\n        image: i\n        securityContext: {runAsUser: 15000}\n"), "runs as uid 15000, which is the proxy's"},
 		"probe at the app":  {replace("path: /handlers/app/readinessProbe\n            port: 15021", "path: /healthz\n            port: 80"), "does not go through the proxy's health port"},

@@ -1,7 +1,6 @@
 package meshmap
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -33,11 +32,20 @@ func (m *Map) Federated(trustDomain string) *Federation {
 	return nil
 }
 
+// FieldError is one mistake in a field.
+type FieldError struct{ Path, Message string }
+
+func (e FieldError) Error() string { return e.Path + ": " + e.Message }
+
+func fieldErrorf(path, format string, args ...any) FieldError {
+	return FieldError{path, fmt.Sprintf(format, args...)}
+}
+
 // ValidateFederation checks what needs no certificate to be parsed: trust domains that are others and stand once,
 // networks that are disjoint from each other's and from meshCIDRs, and patterns of the entry's own trust domain. The
-// errors are in the order of the entries, each with its field like federation[0].cidrs.
-func ValidateFederation(own string, federation []Federation, meshCIDRs []netip.Prefix) []error {
-	var errs []error
+// errors are in the order of the entries, each with its field like federation[0].cidrs[0].
+func ValidateFederation(own string, federation []Federation, meshCIDRs []netip.Prefix) []FieldError {
+	var errs []FieldError
 	taken := map[netip.Prefix]string{}
 	for _, p := range meshCIDRs {
 		taken[p] = "outbound.meshCIDRs"
@@ -46,7 +54,7 @@ func ValidateFederation(own string, federation []Federation, meshCIDRs []netip.P
 	for i, f := range federation {
 		field := fmt.Sprintf("federation[%d]", i)
 		for _, err := range append(f.validate(own, seen), f.validateCIDRs(taken)...) {
-			errs = append(errs, fmt.Errorf("%s.%w", field, err))
+			errs = append(errs, FieldError{field + "." + err.Path, err.Message})
 		}
 		seen[f.TrustDomain] = true
 		for _, p := range f.CIDRs {
@@ -56,48 +64,48 @@ func ValidateFederation(own string, federation []Federation, meshCIDRs []netip.P
 	return errs
 }
 
-func (f Federation) validate(own string, seen map[string]bool) (errs []error) {
+func (f Federation) validate(own string, seen map[string]bool) (errs []FieldError) {
 	td, err := spiffeid.TrustDomainFromString(f.TrustDomain)
 	switch {
 	case err != nil || td.Name() != f.TrustDomain:
-		errs = append(errs, fmt.Errorf("trustDomain: %q is not the name of a SPIFFE trust domain, like example.org", f.TrustDomain))
+		errs = append(errs, fieldErrorf("trustDomain", "%q is not the name of a SPIFFE trust domain, like example.org", f.TrustDomain))
 	case f.TrustDomain == own:
-		errs = append(errs, fmt.Errorf("trustDomain: %q is our own; two meshes of one name cannot be told apart, rename one of them", own))
+		errs = append(errs, fieldErrorf("trustDomain", "%q is our own; two meshes of one name cannot be told apart, rename one of them", own))
 	case seen[f.TrustDomain]:
-		errs = append(errs, fmt.Errorf("trustDomain: %q is federated twice; write one entry with both bundles' certificates", f.TrustDomain))
+		errs = append(errs, fieldErrorf("trustDomain", "%q is federated twice; write one entry with both bundles' certificates", f.TrustDomain))
 	}
 	if strings.TrimSpace(f.Bundle) == "" {
-		errs = append(errs, errors.New("bundle: is missing; `meshless bundle` on the other side prints it"))
+		errs = append(errs, fieldErrorf("bundle", "is missing; `meshless bundle` on the other side prints it"))
 	}
 	for i, pattern := range f.Identities {
 		if err := ValidateIDPattern(pattern); err != nil {
-			errs = append(errs, fmt.Errorf("identities[%d]: %w", i, err))
+			errs = append(errs, fieldErrorf(fmt.Sprintf("identities[%d]", i), "%v", err))
 		} else if of := PatternDomain(pattern); of != f.TrustDomain {
-			errs = append(errs, fmt.Errorf("identities[%d]: %q is not of trust domain %q", i, pattern, f.TrustDomain))
+			errs = append(errs, fieldErrorf(fmt.Sprintf("identities[%d]", i), "%q is not of trust domain %q", pattern, f.TrustDomain))
 		}
 	}
 	if len(f.Identities) > 0 && len(f.CIDRs) == 0 {
-		errs = append(errs, errors.New("identities: say who may answer in cidrs, and there are none; whom to let in is said by rules"))
+		errs = append(errs, fieldErrorf("identities", "say who may answer in cidrs, and there are none; whom to let in is said by rules"))
 	}
 	return errs
 }
 
-func (f Federation) validateCIDRs(taken map[netip.Prefix]string) (errs []error) {
+func (f Federation) validateCIDRs(taken map[netip.Prefix]string) (errs []FieldError) {
 	for i, p := range f.CIDRs {
 		field := fmt.Sprintf("cidrs[%d]", i)
 		if err := netset.ValidatePrefix(p); err != nil { // it would match nothing, and leave plaintext
-			errs = append(errs, fmt.Errorf("%s: %w", field, err))
+			errs = append(errs, fieldErrorf(field, "%v", err))
 		}
 		for other, whose := range taken {
 			if p.Overlaps(other) {
-				errs = append(errs, fmt.Errorf("%s: %s overlaps with %s of %s; an address belongs to one trust domain", field, p, other, whose))
+				errs = append(errs, fieldErrorf(field, "%s overlaps with %s of %s; an address belongs to one trust domain", p, other, whose))
 			}
 		}
 		if slices.ContainsFunc(f.CIDRs[:i], p.Overlaps) {
-			errs = append(errs, fmt.Errorf("%s: %s overlaps with another of the list; write the wider one", field, p))
+			errs = append(errs, fieldErrorf(field, "%s overlaps with another of the list; write the wider one", p))
 		}
 	}
-	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) }) // taken is a map
+	slices.SortFunc(errs, func(a, b FieldError) int { return strings.Compare(a.Error(), b.Error()) }) // taken is a map
 	return errs
 }
 

@@ -139,7 +139,11 @@ func (m *Map) validate() error {
 	if m.Inbound.Default != AllowMesh && m.Inbound.Default != DenyDefault {
 		return fmt.Errorf("inbound.default: %q is neither AllowMesh nor Deny", m.Inbound.Default)
 	}
-	if errs := ValidateFederation(td.Name(), m.Federation, m.Outbound.MeshCIDRs); len(errs) > 0 {
+	var errs []error
+	for _, err := range ValidateFederation(td.Name(), m.Federation, m.Outbound.MeshCIDRs) {
+		errs = append(errs, err)
+	}
+	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
 	for _, s := range m.Services {

@@ -10,6 +10,7 @@
 package connection
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -41,8 +42,7 @@ type Config struct {
 	Engine      *relay.Engine
 	Telemetry   *telemetry.Telemetry
 
-	MaxConnections int           // default MaxConnections
-	Idle           time.Duration // default of package relay
+	MaxConnections int // default MaxConnections
 }
 
 // Server serves the connections of one direction. Make it with NewInbound or NewOutbound.
@@ -54,9 +54,7 @@ type Server struct {
 }
 
 func (s *Server) init(d reason.Direction, c Config, prepare func(context.Context, *conn) error) {
-	if c.MaxConnections <= 0 {
-		c.MaxConnections = MaxConnections
-	}
+	c.MaxConnections = cmp.Or(c.MaxConnections, MaxConnections)
 	s.Config, s.direction, s.prepare = c, d, prepare
 	s.listen = listen.Server{Name: string(d), Listeners: c.Listeners, Connections: listen.NewSemaphore(c.MaxConnections), Handle: s.handle,
 		OnError: c.Telemetry.AcceptFailed}
@@ -94,7 +92,7 @@ func (s *Server) handle(ctx context.Context, accepted *listen.Conn) {
 		return
 	}
 	c.log.Open(c.security)
-	session := relay.New(c.client, c.server, relay.Options{Idle: s.Idle, Prefix: c.prefix, Received: c.log.Received, Sent: c.log.Sent})
+	session := relay.New(c.client, c.server, relay.Options{Prefix: c.prefix, Received: c.log.Received, Sent: c.log.Sent})
 	entry := s.Registry.Add(c.snapshot, c.verify, session)
 	c.snapshot = nil // its key must not stay in memory for as long as a connection lives
 	session.Start(s.Engine, func(r relay.Result) {

@@ -1,6 +1,7 @@
 package connection
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -37,7 +38,6 @@ type InboundConfig struct {
 	Sources                     listen.Sources // from where the app is dialed
 	MaxUnauthenticated          int            // default MaxUnauthenticated
 	MaxUnauthenticatedPerSource int            // default MaxUnauthenticatedPerSource
-	HandshakeTimeout            time.Duration  // default HandshakeTimeout
 }
 
 // inbound is the inbound direction.
@@ -53,18 +53,10 @@ type inbound struct {
 
 // NewInbound makes a server of inbound connections.
 func NewInbound(c InboundConfig) *Server {
-	if c.MaxUnauthenticated <= 0 {
-		c.MaxUnauthenticated = MaxUnauthenticated
-	}
-	if c.MaxUnauthenticatedPerSource <= 0 {
-		c.MaxUnauthenticatedPerSource = MaxUnauthenticatedPerSource
-	}
-	if c.HandshakeTimeout <= 0 {
-		c.HandshakeTimeout = HandshakeTimeout
-	}
+	c.MaxUnauthenticatedPerSource = cmp.Or(c.MaxUnauthenticatedPerSource, MaxUnauthenticatedPerSource)
 	s := &inbound{config: c, unauthenticated: listen.NewSourceLimit(c.MaxUnauthenticatedPerSource)}
 	s.init(reason.Inbound, c.Config, s.prepare)
-	s.listen.Unauthenticated = listen.NewSemaphore(c.MaxUnauthenticated)
+	s.listen.Unauthenticated = listen.NewSemaphore(cmp.Or(c.MaxUnauthenticated, MaxUnauthenticated))
 	half := max(1, s.MaxConnections/2)
 	s.shares, s.plaintext = listen.NewSourceLimit(half), listen.NewSemaphore(half)
 	return &s.Server
@@ -79,14 +71,12 @@ type inboundConn struct {
 	dryRun   sync.Once // of the report that this connection would be denied
 }
 
-func (s *inbound) prepare(ctx context.Context, c *conn) error {
-	deadline := time.Now().Add(s.config.HandshakeTimeout)
-	known, err := s.admit(c)
-	if err != nil {
+func (s *inbound) prepare(ctx context.Context, common *conn) error {
+	c := &inboundConn{conn: common, in: s, deadline: time.Now().Add(HandshakeTimeout)}
+	if err := c.admit(); err != nil {
 		return err
 	}
-	in := &inboundConn{conn: c, in: s, known: known, deadline: deadline}
-	if err := s.locate(c); err != nil {
+	if err := s.locate(common); err != nil {
 		return err
 	}
 	switch {
@@ -95,38 +85,36 @@ func (s *inbound) prepare(ctx context.Context, c *conn) error {
 	case slices.Contains(api.ReservedPorts, int(c.dst.Port())):
 		return reason.New(reason.ReservedPort, fmt.Errorf("port %d is the proxy's own", c.dst.Port()))
 	}
-	if err := s.identify(c); err != nil {
+	if err := s.identify(common); err != nil {
 		return err
 	}
 	if !c.snapshot.Permissive(c.dst.Port()) {
-		return in.acceptTLS(ctx, nil)
+		return c.acceptTLS(ctx, nil)
 	}
-	prefix, what, err := sniff(c.TCPConn, in.deadline)
+	prefix, what, err := sniff(c.TCPConn, c.deadline)
 	s.Telemetry.Detected(what)
 	switch {
 	case err != nil:
 		return reason.New(reason.DetectionFailed, err)
 	case what == telemetry.DetectedMutualTLS:
-		return in.acceptTLS(ctx, prefix)
+		return c.acceptTLS(ctx, prefix)
 	}
-	return in.acceptPlaintext(ctx, prefix)
+	return c.acceptPlaintext(ctx, prefix)
 }
 
-// admit gives a connection its share of the places, if its source has one left. Known gives the place among the
-// unauthenticated ones back.
-func (s *inbound) admit(c *conn) (known func(), err error) {
-	source := c.log.Source.Addr()
-	share, ok := s.shares.Acquire(source)
+// admit gives a connection its share of the places, if its source has one left.
+func (c *inboundConn) admit() error {
+	source, limit := c.log.Source.Addr(), c.in.config.MaxUnauthenticatedPerSource
+	share, ok := c.in.shares.Acquire(source)
 	if !ok {
-		return nil, reason.New(reason.SourceLimit, fmt.Errorf("%s has half of all connections", source))
+		return reason.New(reason.SourceLimit, fmt.Errorf("%s has half of all connections", source))
 	}
 	c.release = append(c.release, share)
-	known, ok = s.unauthenticated.Acquire(source)
-	if !ok {
-		return nil, reason.New(reason.SourceLimit, fmt.Errorf("%s has %d connections that are not authenticated yet", source, s.config.MaxUnauthenticatedPerSource))
+	if c.known, ok = c.in.unauthenticated.Acquire(source); !ok {
+		return reason.New(reason.SourceLimit, fmt.Errorf("%s has %d connections that are not authenticated yet", source, limit))
 	}
-	c.release = append(c.release, known)
-	return known, nil
+	c.release = append(c.release, c.known)
+	return nil
 }
 
 // acceptTLS terminates mutual TLS; prefix is what was read from the peer already.

@@ -104,8 +104,7 @@ func (s Spec) federationShape() (shape []meshmap.Federation) {
 // federation checks everything that needs neither the time nor our own authorities, which the render knows.
 func (v *validator) federation(s Spec) {
 	for _, err := range meshmap.ValidateFederation(s.TrustDomain, s.federationShape(), s.Outbound.MeshCIDRs) {
-		field, message, _ := strings.Cut(err.Error(), ": ")
-		v.fail("spec."+field, "%s", message)
+		v.fail("spec."+err.Path, "%s", err.Message)
 	}
 	var bundles []*svid.Bundle
 	for i, f := range s.Federation {

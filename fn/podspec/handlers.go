@@ -1,7 +1,8 @@
-package inject
+package podspec
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -9,18 +10,19 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
-	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
-	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
-// handlerFields are where a container keeps its handlers, by the name that podplan.HandlerKey uses.
-var handlerFields = []struct {
+type handlerField struct {
 	name string
 	path []string
-}{
+}
+
+// handlerFields are where a container keeps its handlers, by the name that podplan.HandlerKey uses.
+var handlerFields = []handlerField{
 	{"livenessProbe", []string{"livenessProbe"}},
 	{"readinessProbe", []string{"readinessProbe"}},
 	{"startupProbe", []string{"startupProbe"}},
@@ -35,41 +37,74 @@ const (
 	grpc      = "grpc"
 )
 
-// rewriteHandlers points the handlers of every container to the proxy's health port, since the kubelet has no
-// certificate. It returns what the proxy shall perform instead, and the originals as YAML, by container and field.
-func rewriteHandlers(m *manifest.Model, w *manifest.Workload, spec *yaml.Node, r *report.Report) (map[string]podplan.Handler, string, error) {
-	handlers, originals := map[string]podplan.Handler{}, node.Object()
-	rewrite := func(list string, i int, c corev1.Container) {
-		for _, f := range handlerFields {
-			at := w.Field(fmt.Sprintf("spec.%s[%d].%s", list, i, strings.Join(f.path, ".")))
-			handler, kind, err := networkHandler(c, f.name)
-			if err != nil {
-				r.Error(w.Object, at, "%v", err)
+// Handlers reads the handlers of every container that the kubelet performs over the network, as the proxy shall perform
+// them: the kubelet has no certificate. Those of excluded ports, and those with a host of their own, stay as they are.
+// What cannot be resolved is handed to refuse, with its field below the pod template.
+func Handlers(pod *corev1.PodSpec, excluded netset.Ports, refuse func(field string, err error)) map[string]podplan.Handler {
+	var handlers map[string]podplan.Handler
+	eachHandler(pod, func(at place) {
+		handler, _, err := networkHandler(at.container, at.field.name)
+		switch {
+		case err != nil:
+			refuse(at.path(), err)
+		case handler != nil && !excluded.Contains(handlerPort(*handler)):
+			if handlers == nil {
+				handlers = map[string]podplan.Handler{}
 			}
-			if handler == nil || err != nil || m.ExcludedInbound(w).Contains(handlerPort(*handler)) {
-				continue
+			handlers[at.key()] = *handler
+		}
+	})
+	return handlers
+}
+
+// RewriteHandlers points handlers of the plan, by key, to the proxy's health port. It returns the originals as YAML, by
+// container and field; "" when there are none. Pod is what spec says. A handler in a form that cannot be edited is
+// handed to refuse.
+func RewriteHandlers(spec *yaml.Node, pod *corev1.PodSpec, handlers map[string]podplan.Handler, refuse func(field string, err error)) (string, error) {
+	if len(handlers) == 0 {
+		return "", nil
+	}
+	originals := node.Object()
+	eachHandler(pod, func(at place) {
+		if _, ours := handlers[at.key()]; !ours {
+			return
+		}
+		_, kind, _ := networkHandler(at.container, at.field.name)
+		original, ok := swapHandler(node.Get(node.Get(spec, at.list).Content[at.index], at.field.path...), kind, at.key())
+		if !ok {
+			refuse(at.path(), fmt.Errorf("%s cannot be rewritten; write it as a plain mapping", kind))
+			return
+		}
+		node.Set(node.Child(originals, at.container.Name), at.field.name, node.Object(kind, original))
+	})
+	return yaml.NewRNode(originals).String()
+}
+
+// place is where a container may have a handler.
+type place struct {
+	list      string // initContainers or containers
+	index     int
+	container corev1.Container
+	field     handlerField
+}
+
+func (p place) key() string { return podplan.HandlerKey(p.container.Name, p.field.name) }
+
+func (p place) path() string {
+	return fmt.Sprintf("spec.%s[%d].%s", p.list, p.index, strings.Join(p.field.path, "."))
+}
+
+func eachHandler(pod *corev1.PodSpec, visit func(place)) {
+	for _, list := range []struct {
+		name       string
+		containers []corev1.Container
+	}{{"initContainers", pod.InitContainers}, {"containers", pod.Containers}} {
+		for i, c := range list.containers {
+			for _, f := range handlerFields {
+				visit(place{list.name, i, c, f})
 			}
-			key := podplan.HandlerKey(c.Name, f.name)
-			original, ok := swapHandler(node.Get(node.Get(spec, list).Content[i], f.path...), kind, key)
-			if !ok {
-				r.Error(w.Object, at, "%s cannot be rewritten; write it as a plain mapping", kind)
-				continue
-			}
-			handlers[key] = *handler
-			node.Set(node.Child(originals, c.Name), f.name, node.Object(kind, original))
 		}
 	}
-	for i, c := range w.Pod.Spec.InitContainers {
-		rewrite("initContainers", i, c)
-	}
-	for i, c := range w.Pod.Spec.Containers {
-		rewrite("containers", i, c)
-	}
-	if len(handlers) == 0 {
-		return nil, "", nil
-	}
-	text, err := yaml.NewRNode(originals).String()
-	return handlers, text, err
 }
 
 // swapHandler replaces the handler of a kind in a probe or lifecycle field with ours and returns the node that was
@@ -83,6 +118,34 @@ func swapHandler(field *yaml.Node, kind, key string) (*yaml.Node, bool) {
 	field.Content[i-1].Value = httpGet
 	field.Content[i] = node.Object("path", podplan.HandlerPath(key), "port", api.HealthPort)
 	return original, true
+}
+
+// RestoreHandlers puts the handlers of the annotation back. A text that is not what Apply wrote is an error: guessing
+// would lose a probe.
+func RestoreHandlers(spec, annotation *yaml.Node) error {
+	if annotation == nil {
+		return nil
+	}
+	originals, err := yaml.Parse(annotation.Value)
+	if err != nil || originals.YNode().Kind != yaml.MappingNode {
+		return fmt.Errorf("annotation %s is damaged; restore the object from Git", api.OriginalAnnotation)
+	}
+	for _, key := range []string{"initContainers", "containers"} {
+		containers := node.Get(spec, key)
+		if containers == nil || containers.Kind != yaml.SequenceNode {
+			continue
+		}
+		for _, container := range containers.Content {
+			name := node.Get(container, "name")
+			if name == nil {
+				continue
+			}
+			for _, f := range handlerFields {
+				restoreHandler(node.Get(container, f.path...), podplan.HandlerKey(name.Value, f.name), node.Get(originals.YNode(), name.Value, f.name))
+			}
+		}
+	}
+	return nil
 }
 
 // restoreHandler undoes swapHandler where our handler still stands; one that was edited since is the user's.
@@ -201,12 +264,9 @@ func resolvePort(c corev1.Container, p intstr.IntOrString) (uint16, error) {
 	if p.Type == intstr.String {
 		if n, err := strconv.ParseInt(p.StrVal, 10, 32); err == nil {
 			number = int32(n)
+		} else if i := slices.IndexFunc(c.Ports, func(port corev1.ContainerPort) bool { return port.Name == p.StrVal }); i >= 0 {
+			number = c.Ports[i].ContainerPort
 		} else {
-			for _, port := range c.Ports {
-				if port.Name == p.StrVal {
-					return uint16(port.ContainerPort), nil
-				}
-			}
 			return 0, fmt.Errorf("container %q has no port named %q; add it to its ports", c.Name, p.StrVal)
 		}
 	}

@@ -1,4 +1,4 @@
-package manifest
+package lint
 
 import (
 	"slices"
@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 )
 
@@ -14,9 +15,9 @@ import (
 // rules never see.
 var defaults = []corev1.Capability{"SETUID", "NET_RAW", "CHOWN", "FOWNER"}
 
-// evasive is with which capabilities the manifest lets a container get around the redirect: it adds them, or it says
+// bypasses are with which capabilities the manifest lets a container get around the redirect: it adds them, or it says
 // root and does not drop them. What an image runs as is not known here.
-func evasive(w *Workload, s *corev1.SecurityContext) (ways []string) {
+func bypasses(w *manifest.Workload, s *corev1.SecurityContext) (ways []string) {
 	if canRewrite(s) {
 		return nil // said already
 	}
@@ -34,14 +35,14 @@ func evasive(w *Workload, s *corev1.SecurityContext) (ways []string) {
 
 // makesSetuid tells whether a container can give a program of its own to the proxy's user and set its setuid bit, and
 // run it with effect.
-func makesSetuid(w *Workload, s *corev1.SecurityContext) bool {
+func makesSetuid(w *manifest.Workload, s *corev1.SecurityContext) bool {
 	escalates := s == nil || s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation
 	return escalates && holds(w, s, "CHOWN") && holds(w, s, "FOWNER")
 }
 
 // checkProcesses warns of containers that see the proxy's process and can become its user, or look into any: they read
 // what it reads and holds, the age identity and the key among it.
-func checkProcesses(w *Workload, r *report.Report) {
+func checkProcesses(w *manifest.Workload, r *report.Report) {
 	shared := ""
 	switch share := w.Pod.Spec.ShareProcessNamespace; {
 	case share != nil && *share:
@@ -75,7 +76,7 @@ func checkProcesses(w *Workload, r *report.Report) {
 }
 
 // holds tells whether the manifest gives a container a capability. To another user than root it is not in force.
-func holds(w *Workload, s *corev1.SecurityContext, c corev1.Capability) bool {
+func holds(w *manifest.Workload, s *corev1.SecurityContext, c corev1.Capability) bool {
 	var user *int64
 	if w.Pod.Spec.SecurityContext != nil {
 		user = w.Pod.Spec.SecurityContext.RunAsUser
@@ -103,18 +104,18 @@ func adds(s *corev1.SecurityContext, c corev1.Capability) bool {
 		return false
 	}
 	return slices.ContainsFunc(s.Capabilities.Add, func(x corev1.Capability) bool {
-		return strings.EqualFold(string(x), "ALL") || SameCapability(x, c) || SameCapability(x, "CAP_"+c)
+		return strings.EqualFold(string(x), "ALL") || sameCapability(x, c) || sameCapability(x, "CAP_"+c)
 	})
 }
 
 // drops tells whether a container does without a capability. With the prefix, to containerd it is another, which nobody
 // has.
 func drops(s *corev1.SecurityContext, c corev1.Capability) bool {
-	return s.Capabilities != nil && slices.ContainsFunc(s.Capabilities.Drop, func(x corev1.Capability) bool { return SameCapability(x, "ALL") || SameCapability(x, c) })
+	return s.Capabilities != nil && slices.ContainsFunc(s.Capabilities.Drop, func(x corev1.Capability) bool { return sameCapability(x, "ALL") || sameCapability(x, c) })
 }
 
-// SameCapability compares two names of capabilities as container runtimes do: in any case.
-func SameCapability(a, b corev1.Capability) bool { return strings.EqualFold(string(a), string(b)) }
+// sameCapability compares two names of capabilities as container runtimes do: in any case.
+func sameCapability(a, b corev1.Capability) bool { return strings.EqualFold(string(a), string(b)) }
 
 // enumerate is "a, b and c".
 func enumerate(words []string) string {

@@ -1,0 +1,105 @@
+// Package lint looks for what a render cannot make safe: pods that cannot be in the mesh as they are are refused, and
+// what gets around the proxy, or is cut off by it, is warned of. It reads the model and changes nothing.
+package lint
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/meshless-dev/meshless/fn/manifest"
+	"github.com/meshless-dev/meshless/fn/podspec"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/api"
+)
+
+// foreignSidecars are the containers of other meshes: two redirects in one pod fight over every connection.
+var foreignSidecars = map[string]string{
+	"istio-proxy": "Istio", "istio-init": "Istio", "linkerd-proxy": "Linkerd", "linkerd-init": "Linkerd",
+	"consul-dataplane": "Consul", "kuma-sidecar": "Kuma", "kuma-init": "Kuma",
+}
+
+// foreignRequests are the annotations and labels by which a pod asks another mesh for injection.
+var foreignRequests = map[string]string{
+	"sidecar.istio.io/inject": "true", "linkerd.io/inject": "enabled",
+	"consul.hashicorp.com/connect-inject": "true", "kuma.io/sidecar-injection": "enabled",
+}
+
+// Check reports what is wrong with the workloads of the mesh and with the ways that lead to them.
+func Check(m *manifest.Model, r *report.Report) {
+	for _, w := range m.Workloads {
+		checkPod(w, r)
+	}
+	warnHostPorts(m, r)
+	warnExposed(m, r)
+}
+
+// checkPod refuses pods that cannot be in the mesh as they are.
+func checkPod(w *manifest.Workload, r *report.Report) {
+	if w.Pod.Spec.OS != nil && w.Pod.Spec.OS.Name == corev1.Windows {
+		r.Error(w.Object, w.Field("spec.os.name"), "a Windows pod cannot be redirected; set the annotation %s: disabled", api.InjectAnnotation)
+	}
+	if s := w.Pod.Spec.SecurityContext; s != nil {
+		checkUser(w, w.Field("spec.securityContext.runAsUser"), "the pod", s.RunAsUser, r)
+	}
+	for _, key := range slices.Sorted(maps.Keys(foreignRequests)) {
+		field, want := "annotations", foreignRequests[key]
+		if w.Pod.Annotations[key] != want {
+			field = "labels"
+		}
+		if w.Pod.Annotations[key] == want || w.Pod.Labels[key] == want {
+			r.Error(w.Object, w.Field("metadata."+field+"["+key+"]"), "%s: %s asks another mesh for its sidecar; remove it", key, want)
+		}
+	}
+	if err := w.Plan.Validate(); err != nil {
+		r.Error(w.Object, w.Field("metadata.annotations["+api.ProxyProtocolPortsAnnotation+"]"), "%v", err)
+	} else if err := podspec.Validate(w.Plan); err != nil {
+		r.Error(w.Object, w.Field("spec"), "%v; raise it in spec.proxy.resources or spec.init.resources of the config, or in the annotation %s", err, api.ProxyMemoryAnnotation)
+	}
+	if !w.Plan.Native {
+		checkContainerMode(w, r)
+	}
+	if err := w.Overrides.ExcludeOutboundUIDs.Validate(int64(w.Plan.Redirect.ProxyUID)); err != nil {
+		r.Error(w.Object, w.Field("metadata.annotations["+api.ExcludeOutboundUIDsAnnotation+"]"), "%v", err)
+	}
+	checkProcesses(w, r)
+	for field, c := range w.Containers() {
+		checkContainer(w, field, c, r)
+	}
+	for i, v := range w.Pod.Spec.Volumes {
+		if v.Name == api.VolumeName {
+			r.Error(w.Object, w.Field(fmt.Sprintf("spec.volumes[%d].name", i)), "%q is the name of the volume that is injected; rename yours", v.Name)
+		}
+	}
+}
+
+func checkContainer(w *manifest.Workload, field string, c corev1.Container, r *report.Report) {
+	if mesh := foreignSidecars[c.Name]; mesh != "" {
+		r.Error(w.Object, field+".name", "container %q is %s's; a pod can be in one mesh only", c.Name, mesh)
+	}
+	if s := c.SecurityContext; s != nil {
+		checkUser(w, field+".securityContext.runAsUser", fmt.Sprintf("container %q", c.Name), s.RunAsUser, r)
+		if canRewrite(s) {
+			r.Warn(w.Object, field+".securityContext", "container %q may change the pod's network rules (privileged, or NET_ADMIN), so it can bypass the proxy", c.Name)
+		}
+	}
+	if held := bypasses(w, c.SecurityContext); len(held) > 0 {
+		r.Warn(w.Object, field+".securityContext", "container %q may have %s, with which it can bypass the proxy; write capabilities: {drop: [ALL]} and add what it needs, "+
+			"or run it as another user than root, and allowPrivilegeEscalation: false with either", c.Name, enumerate(held))
+	}
+	for i, p := range c.Ports {
+		if slices.Contains(api.ReservedPorts, int(p.ContainerPort)) {
+			r.Error(w.Object, fmt.Sprintf("%s.ports[%d].containerPort", field, i), "container %q uses port %d, which is the proxy's; choose another", c.Name, p.ContainerPort)
+		}
+	}
+}
+
+// checkUser refuses the proxy's user for anyone else: that user's traffic leaves the pod unredirected, and in the
+// clear.
+func checkUser(w *manifest.Workload, field, who string, uid *int64, r *report.Report) {
+	if uid != nil && *uid == int64(w.Plan.Redirect.ProxyUID) {
+		r.Error(w.Object, field, "%s runs as uid %d, which is the proxy's; set spec.sidecar.uid", who, *uid)
+	}
+}

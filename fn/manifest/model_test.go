@@ -1,0 +1,67 @@
+package manifest_test
+
+import (
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/kustomize/kyaml/kio"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/manifest"
+	"github.com/meshless-dev/meshless/fn/report"
+)
+
+// TestBuildFindings: what the reader says of single manifests, with object and field.
+func TestBuildFindings(t *testing.T) {
+	const web = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: prod}
+spec: {template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: web:1, ports: [{name: http, containerPort: 80}]}]}}}
+`
+	const service = `
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: prod}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+`
+	for name, c := range map[string]struct{ manifests, want string }{
+		"nothing": {web + service, ""},
+		// 65616 is 80 in 16 bits
+		"containerPort": {strings.Replace(web, "containerPort: 80", "containerPort: 65616", 1),
+			"error: deployment prod/web: spec.template.spec.containers[0].ports[0].containerPort: 65616 is no port: want 1 to 65535"},
+		"no containerPort": {strings.Replace(web, "containerPort: 80", "containerPort: 0", 1),
+			"error: deployment prod/web: spec.template.spec.containers[0].ports[0].containerPort: 0 is no port: want 1 to 65535"},
+		"hostPort": {strings.Replace(web, "containerPort: 80", "containerPort: 80, hostPort: 65616", 1),
+			"error: deployment prod/web: spec.template.spec.containers[0].ports[0].hostPort: 65616 is no port: want 1 to 65535"},
+		"port": {web + strings.Replace(service, "port: 80", "port: -65456", 1),
+			"error: service prod/web: spec.ports[0].port: -65456 is no port: want 1 to 65535"},
+		"targetPort": {web + strings.Replace(service, "8080", "73616", 1),
+			"error: service prod/web: spec.ports[0].targetPort: 73616 is no port: want 1 to 65535"},
+		"local-config": {strings.Replace(web, "metadata: {name: web, ", `metadata: {name: web, annotations: {config.kubernetes.io/local-config: "true"}, `, 1),
+			"warning: deployment prod/web: metadata.annotations[config.kubernetes.io/local-config]: keeps it out of the mesh"},
+		"local config of a function": {`{apiVersion: e/v1, kind: F, metadata: {name: f, annotations: {config.kubernetes.io/local-config: "true"}}}`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config, err := v1alpha1.Load(yaml.MustParse("{apiVersion: meshless.dev/v1alpha1, kind: MutualTLS}"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			items, err := (&kio.ByteReader{Reader: strings.NewReader(c.manifests), OmitReaderAnnotations: true}).Read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := &report.Report{}
+			manifest.Build(items, config.Spec, r)
+			var said strings.Builder
+			if err := r.WriteText(&said); err != nil {
+				t.Fatal(err)
+			}
+			if got := said.String(); !strings.HasPrefix(got, c.want) || c.want == "" && got != "" || strings.Count(got, "\n") > 1 {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,137 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/node"
+)
+
+// place is where an object stands.
+type place struct {
+	file  string
+	index int
+	node  *yaml.Node // the object, for its lines; nil where they are not known
+}
+
+// Locate notes in which files the items stand, as their annotations say, so that findings name them. What a List holds
+// stands where the List does. Nothing is assumed of the items: they may be malformed.
+func (r *Report) Locate(items []*yaml.RNode) {
+	for _, item := range items {
+		if yaml.IsMissingOrNull(item) {
+			continue
+		}
+		at := placeOf(item.YNode())
+		if at.file == "" {
+			continue
+		}
+		r.locate(item.YNode(), at)
+	}
+}
+
+func (r *Report) locate(n *yaml.Node, at place) {
+	if r.Lines {
+		at.node = n
+	}
+	o := ObjectOf(yaml.NewRNode(n))
+	known := slices.IndexFunc(r.places[o], func(p place) bool { return p.file == at.file && p.index == at.index })
+	if r.places == nil {
+		r.places = map[Object][]place{}
+	}
+	if known >= 0 {
+		r.places[o][known] = at
+	} else {
+		r.places[o] = append(r.places[o], at)
+	}
+	if list := node.Get(n, "items"); o.Kind == "List" && list != nil && list.Kind == yaml.SequenceNode {
+		for _, part := range list.Content {
+			r.locate(part, at)
+		}
+	}
+}
+
+func placeOf(n *yaml.Node) place {
+	annotations := node.Get(n, "metadata", "annotations")
+	text := func(keys ...string) string {
+		for _, key := range keys {
+			if value := node.Get(annotations, key); value != nil {
+				return value.Value
+			}
+		}
+		return ""
+	}
+	index, err := strconv.Atoi(text(kioutil.IndexAnnotation, kioutil.LegacyIndexAnnotation))
+	if err != nil {
+		index = 0
+	}
+	return place{file: text(kioutil.PathAnnotation, kioutil.LegacyPathAnnotation), index: index}
+}
+
+// NameOf names an item in the message of another's finding: its object, and the file where that is known.
+func NameOf(item *yaml.RNode) string {
+	return ObjectOf(item).String() + inFile(placeOf(item.YNode()).file, 0)
+}
+
+// inFile is " (file:line)", without what is not known.
+func inFile(file string, line int) string {
+	switch {
+	case file == "":
+		return ""
+	case line == 0:
+		return " (" + file + ")"
+	}
+	return fmt.Sprintf(" (%s:%d)", file, line)
+}
+
+// line is that of a field, or of the innermost that holds it and knows its line.
+func (p place) line(field string) int {
+	if p.node == nil {
+		return 0
+	}
+	line := p.node.Line
+	for n := p.node; n != nil && field != ""; {
+		var step string
+		step, field = firstStep(field)
+		named := n // what the step names, and stands where a reader looks for it
+		switch i := node.Index(n, step); {
+		case i >= 0:
+			named, n = n.Content[i-1], n.Content[i]
+		case n.Kind == yaml.SequenceNode:
+			n = entry(n, step)
+			named = n
+		default:
+			return line
+		}
+		if named != nil {
+			line = cmp.Or(named.Line, line)
+		}
+	}
+	return line
+}
+
+// firstStep takes the first name, index or key off a path.
+func firstStep(path string) (step, rest string) {
+	if inner, bracketed := strings.CutPrefix(path, "["); bracketed {
+		step, rest, _ = strings.Cut(inner, "]")
+		return step, strings.TrimPrefix(rest, ".")
+	}
+	end := strings.IndexAny(path, ".[")
+	if end < 0 {
+		return path, ""
+	}
+	return path[:end], strings.TrimPrefix(path[end:], ".")
+}
+
+func entry(list *yaml.Node, index string) *yaml.Node {
+	i, err := strconv.Atoi(index)
+	if err != nil || i < 0 || i >= len(list.Content) {
+		return nil
+	}
+	return list.Content[i]
+}

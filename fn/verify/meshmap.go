@@ -1,0 +1,149 @@
+package verify
+
+import (
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/manifest"
+	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+)
+
+// maps folds the plans and the Services of the input into what a mesh map says of Services, and holds every map of the
+// input against it: a Service that a map lacks, or lists wrongly, would be dialed in the clear or refused. What the
+// config says for the whole mesh must stand in every map alike.
+func (c *checker) maps(items []*yaml.RNode) {
+	if len(c.meshMaps) == 0 || len(c.pods) == 0 && !c.options.EveryWorkload { // the state of a kustomization alone
+		return
+	}
+	if c.unread {
+		return // what must stand in the maps is not known
+	}
+	first := c.meshMaps[0]
+	want, workloads := c.fold(items, first.mesh.ClusterDomain)
+	c.certificates(workloads)
+	checked := map[*meshmap.Service][]difference{} // what maps that share their Services differ in
+	for _, m := range c.meshMaps {
+		c.alike(first, m)
+		c.policies(m)
+		var key *meshmap.Service
+		if len(m.mesh.Services) > 0 {
+			key = &m.mesh.Services[0]
+		}
+		found, ok := checked[key]
+		if !ok {
+			found = compareServices(m.mesh.Services, want)
+			checked[key] = found
+		}
+		for _, d := range found {
+			c.report.Error(m.object, "data["+api.MeshFile+"]", "%s %s, as the workloads behind it say; render the whole package again", d.path, d)
+		}
+	}
+}
+
+// fold is what the mesh maps must say of Services, and the workloads of the mesh with the Services in front of them.
+func (c *checker) fold(items []*yaml.RNode, clusterDomain string) ([]meshmap.Service, []*manifest.Workload) {
+	var inside, outside []*manifest.Workload
+	for _, p := range c.pods {
+		if p.plan != nil {
+			inside = append(inside, p.asWorkload())
+		} else {
+			outside = append(outside, p.asWorkload())
+		}
+	}
+	var services []corev1.Service
+	for _, item := range items {
+		if item.GetKind() != "Service" || item.GetApiVersion() != "v1" {
+			continue
+		}
+		var s corev1.Service
+		if err := node.Decode(item, &s); err != nil {
+			c.report.Error(report.ObjectOf(item), "spec", "cannot be read: %v", err)
+			continue
+		}
+		services = append(services, s)
+	}
+	return manifest.FoldServices(inside, outside, services, clusterDomain, c.report), inside
+}
+
+// compareServices lists the Services that one list has otherwise than another, by host.
+func compareServices(have, want []meshmap.Service) (list []difference) {
+	byHost := func(list []meshmap.Service) map[string]*meshmap.Service {
+		m := make(map[string]*meshmap.Service, len(list))
+		for i := range list {
+			m[list[i].Host] = &list[i]
+		}
+		return m
+	}
+	haves, wants := byHost(have), byHost(want)
+	for _, w := range want {
+		h := haves[w.Host]
+		if h == nil {
+			list = append(list, difference{"service " + w.Host, nil, w})
+			continue
+		}
+		for _, f := range []struct {
+			name       string
+			have, want string
+		}{
+			{"identities", fmt.Sprint(h.Identities), fmt.Sprint(w.Identities)},
+			{"clusterIPs", fmt.Sprint(h.ClusterIPs), fmt.Sprint(w.ClusterIPs)},
+			{"ports", h.Ports.String(), w.Ports.String()},
+			{"plaintextPorts", h.PlaintextPorts.String(), w.PlaintextPorts.String()},
+			{"plaintextTargetPorts", h.PlaintextTargetPorts.String(), w.PlaintextTargetPorts.String()},
+		} {
+			if f.have != f.want {
+				list = append(list, difference{"service " + w.Host + ": " + f.name, f.have, f.want})
+			}
+		}
+	}
+	for _, h := range have {
+		if wants[h.Host] == nil {
+			list = append(list, difference{"service " + h.Host, h, nil})
+		}
+	}
+	return list
+}
+
+// alike reports what one map says of the whole mesh otherwise than the first.
+func (c *checker) alike(first, m meshMap) {
+	of := func(m *meshmap.Map) *meshmap.Map {
+		out := *m
+		out.Services, out.RevokedKeys, out.Inbound.Policy = nil, nil, nil
+		return &out
+	}
+	have, errHave := jsonOf(of(m.mesh))
+	want, errWant := jsonOf(of(first.mesh))
+	if errHave != nil || errWant != nil {
+		c.report.Error(m.object, "data["+api.MeshFile+"]", "cannot be compared with that of namespace %q", manifest.EffectiveNamespace(first.object))
+		return
+	}
+	for _, d := range compare("", have, want) {
+		c.report.Error(m.object, "data["+api.MeshFile+"]", "%s %s, as in the map of namespace %q: one config says it for the whole mesh; render the whole package again",
+			d.path[1:], d, manifest.EffectiveNamespace(first.object))
+	}
+	revoked := c.revoked[manifest.EffectiveNamespace(m.object)]
+	if listed := slices.Sorted(slices.Values(m.mesh.RevokedKeys)); revoked != nil && !slices.Equal(listed, revoked) {
+		c.report.Error(m.object, "data["+api.MeshFile+"]", "revokedKeys are %s, and the bundle of the namespace says %s; render the whole package again", brief(listed), brief(revoked))
+	}
+}
+
+// policies reports policies of workloads that the namespace does not have.
+func (c *checker) policies(m meshMap) {
+	namespace, ids := manifest.EffectiveNamespace(m.object), map[string]bool{}
+	for _, p := range c.injected {
+		if p.namespace() == namespace {
+			ids[p.plan.Workload.SPIFFEID] = true
+		}
+	}
+	for _, policy := range m.mesh.Inbound.Policy {
+		if !ids[policy.Workload] {
+			c.report.Error(m.object, "data["+api.MeshFile+"]", "has a policy of %s, which is no workload of namespace %q in the input; render the whole package again", policy.Workload, namespace)
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package podplan
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
+)
+
+// Plan is all that one pod is told. The function writes it into the pod template (package podspec), init and proxy read
+// their parts of it, and whoever explains a pod reads the whole back. What can be said in two ways is said in one here:
+// defaults stand as values, sets are sorted.
+type Plan struct {
+	Workload Workload  // workload.json: the identity, and how the proxy treats inbound ports
+	Redirect InitArgs  // the command line of init: what does not pass the proxy
+	Serve    ProxyArgs // the command line of the proxy; Directory is api.Directory
+	// Native: the proxy is an init container that keeps running. Otherwise it is the first container, with hooks.
+	Native bool
+	// DrainDelay is how long the preStop hook of a proxy that is a plain container waits before it drains; 0 if Native.
+	DrainDelay  time.Duration
+	Init, Proxy Container
+	FIPS140     bool // the proxy's cryptography runs in FIPS 140-3 mode
+	Files       Files
+}
+
+// Container is what differs between the injected containers of two pods, beside the command line. Values are in the
+// spelling of Kubernetes.
+type Container struct {
+	Image, PullPolicy string
+	Resources         *Resources // nil: none are written
+}
+
+// Resources are quantities by the name of the resource.
+type Resources struct{ Requests, Limits map[string]string }
+
+// Files say where the proxy's volume takes its files from.
+type Files struct {
+	LeafSecret string // with api.LeafFile and KeyFile
+	KeyFile    string // api.SealedKeyFile or api.PlainKeyFile
+	Identity   Source // Secret with the age identity that opens a sealed key; zero with a plain key
+	Bundle     Source // ConfigMap with the trust bundle; zero: api.BundleFile is in LeafSecret
+}
+
+// Source is an object and the key of it that a file is taken from.
+type Source struct{ Name, Key string }
+
+// PortMode says what becomes of a connection to one port of a pod.
+type PortMode string
+
+// The modes of a port.
+const (
+	PortStrict     PortMode = "Strict"     // mutual TLS only
+	PortPermissive PortMode = "Permissive" // mutual TLS, and plaintext
+	PortExcluded   PortMode = "Excluded"   // it does not pass the proxy
+)
+
+// ID is the identity of the workload. It panics on a plan that neither a config nor Parse has made.
+func (p *Plan) ID() spiffeid.ID { return spiffeid.RequireFromString(p.Workload.SPIFFEID) }
+
+// PortMode is what becomes of a connection to a port, in a namespace whose mesh map has the given mode.
+func (p *Plan) PortMode(port uint16, namespace meshmap.Mode) PortMode {
+	switch {
+	case p.Redirect.ExcludeInboundPorts.Contains(port):
+		return PortExcluded
+	case namespace == meshmap.Permissive || p.Workload.PermissivePorts.Contains(port):
+		return PortPermissive
+	}
+	return PortStrict
+}
+
+// Drain is the command line of the preStop hook of a proxy that is a plain container.
+func (p *Plan) Drain() DrainArgs {
+	return DrainArgs{Delay: p.DrainDelay, Timeout: p.Serve.DrainTimeout}
+}
+
+// SetGracePeriod divides a pod's grace period, in seconds, into delay and drain timeout; nil is that of Kubernetes,
+// thirty. The last five seconds are left for the exit itself. A preStop hook is part of the period.
+func (p *Plan) SetGracePeriod(seconds *int64) {
+	total := DefaultDrainTimeout
+	if seconds != nil {
+		total = max(time.Second, time.Duration(*seconds)*time.Second-5*time.Second)
+	}
+	p.DrainDelay = 0
+	if !p.Native {
+		p.DrainDelay = min(DefaultDrainDelay, total/4)
+	}
+	p.Serve.DrainTimeout = total - p.DrainDelay
+}
+
+// Validate refuses plans that contradict themselves.
+func (p *Plan) Validate() error {
+	both := netset.IntersectPorts(p.Workload.ProxyProtocolPorts, p.Redirect.ExcludeInboundPorts)
+	if len(both) > 0 {
+		return fmt.Errorf("port %s never passes the proxy, which would write the header: it is excluded (%s, or spec.inbound.excludePorts "+
+			"of the config). Take it out of one of the two", both, api.ExcludeInboundPortsAnnotation)
+	}
+	return nil
+}
+
+// Exclusions lists what a workload sends or takes without mutual TLS, each way in words, like "outbound ports 25,5432".
+// The order is fixed. Namespace is the mode of the mesh map.
+func (p *Plan) Exclusions(namespace meshmap.Mode) []string {
+	var list []string
+	add := func(way, what string) {
+		if what != "" {
+			list = append(list, way+" "+what)
+		}
+	}
+	if namespace == meshmap.Permissive {
+		add("every port", "permissive")
+	} else {
+		add("permissive ports", p.Workload.PermissivePorts.String())
+	}
+	add("inbound ports", p.Redirect.ExcludeInboundPorts.String())
+	add("inbound interfaces", p.Redirect.ExcludeInboundInterfaces.String())
+	add("outbound ports", p.Redirect.ExcludeOutboundPorts.String())
+	add("outbound networks", netset.JoinPrefixes(p.Redirect.ExcludeOutboundCIDRs))
+	add("outbound interfaces", p.Redirect.ExcludeOutboundInterfaces.String())
+	add("outbound users", p.Redirect.ExcludeOutboundUIDs.String())
+	return list
+}
