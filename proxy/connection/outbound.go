@@ -41,15 +41,15 @@ func (s *outbound) prepare(ctx context.Context, c *conn) error {
 		return err
 	}
 	c.client = relay.Plain(c.TCPConn)
-	d, facts := s.resolve(ctx, c)
+	d, lookup := s.resolve(ctx, c)
 	c.log.Service = d.Host
 	switch d.Kind {
 	case destination.Mesh:
-		return s.connectTLS(ctx, c, meshDestination{c.dst, d, facts})
+		return s.connectTLS(ctx, c, meshDestination{c.dst, d, lookup})
 	case destination.Plaintext:
-		return s.connectPlaintext(ctx, c, facts, telemetry.Plaintext)
+		return s.connectPlaintext(ctx, c, lookup, telemetry.Plaintext)
 	case destination.Unknown:
-		return s.connectPlaintext(ctx, c, facts, telemetry.Passthrough)
+		return s.connectPlaintext(ctx, c, lookup, telemetry.Passthrough)
 	}
 	return reason.New(reason.UncertainDestination, errors.New(d.Reason))
 }
@@ -62,9 +62,9 @@ func (s *outbound) resolve(ctx context.Context, c *conn) (destination.Destinatio
 
 // verifyPlaintext tells whether a snapshot lets a connection to dst leave as plaintext: at its start, and again at every
 // new generation.
-func (s *outbound) verifyPlaintext(dst netip.AddrPort, facts destination.Lookup) registry.Verify {
+func (s *outbound) verifyPlaintext(dst netip.AddrPort, lookup destination.Lookup) registry.Verify {
 	return func(now *identity.Snapshot) error {
-		switch d := s.resolver.MapOf(now.Mesh).Decide(dst, facts); {
+		switch d := s.resolver.MapOf(now.Mesh).Decide(dst, lookup); {
 		case d.Kind == destination.Plaintext:
 			return nil
 		case d.Kind == destination.Unknown && now.Mesh.Outbound.Unknown == meshmap.Passthrough:
@@ -79,8 +79,8 @@ func (s *outbound) verifyPlaintext(dst netip.AddrPort, facts destination.Lookup)
 	}
 }
 
-func (s *outbound) connectPlaintext(ctx context.Context, c *conn, facts destination.Lookup, security telemetry.Security) error {
-	c.verify, c.security = s.verifyPlaintext(c.dst, facts), security
+func (s *outbound) connectPlaintext(ctx context.Context, c *conn, lookup destination.Lookup, security telemetry.Security) error {
+	c.verify, c.security = s.verifyPlaintext(c.dst, lookup), security
 	if err := c.verify(c.snapshot); err != nil {
 		return reason.New(reason.UnknownDestination, err)
 	}
@@ -96,7 +96,7 @@ func (s *outbound) connectPlaintext(ctx context.Context, c *conn, facts destinat
 type meshDestination struct {
 	addr  netip.AddrPort
 	who   destination.Destination
-	facts destination.Lookup
+	lookup destination.Lookup
 }
 
 func (m meshDestination) accept(id spiffeid.ID) error {
@@ -143,10 +143,10 @@ func (s *outbound) verifyMesh(m meshDestination, chain []*x509.Certificate) regi
 		if err != nil {
 			return err
 		}
-		d := s.resolver.MapOf(now.Mesh).Decide(m.addr, m.facts)
+		d := s.resolver.MapOf(now.Mesh).Decide(m.addr, m.lookup)
 		if d.Kind == destination.Mesh {
-			return meshDestination{m.addr, d, m.facts}.accept(id)
+			return meshDestination{m.addr, d, m.lookup}.accept(id)
 		}
-		return s.verifyPlaintext(m.addr, m.facts)(now)
+		return s.verifyPlaintext(m.addr, m.lookup)(now)
 	}
 }

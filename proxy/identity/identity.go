@@ -20,7 +20,7 @@ import (
 )
 
 // Snapshot is one good generation. It is immutable; connections keep the one that they began with, until they are
-// evaluated anew.
+// verified anew.
 type Snapshot struct {
 	Number   uint64 // counts good generations from 1
 	ID       spiffeid.ID

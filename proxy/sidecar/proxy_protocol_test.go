@@ -104,7 +104,7 @@ func TestDryRun(t *testing.T) {
 	if err := m.tlsExchange(t, config); err == nil {
 		t.Error("a dry run lets a stranger in")
 	}
-	m.server.publish(t, m.serverFiles.Sealed(t)) // evaluated again, and not counted twice
+	m.server.publish(t, m.serverFiles.Sealed(t)) // verified again, and not counted twice
 	if err := roundTrip(c, "again"); err != nil {
 		t.Errorf("cut by a dry run: %v", err)
 	}
