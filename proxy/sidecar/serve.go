@@ -12,8 +12,8 @@ import (
 )
 
 // serve runs the proxy until it has drained, until ctx ends, or until an admin server or the engine fails. Metrics,
-// health and probes are served from the beginning to the end: the kubelet asks before the first generation and while the app
-// shuts down.
+// health and probes are served from the beginning to the end: the kubelet asks before the first generation and while
+// the app shuts down.
 func (p *proxy) serve(ctx context.Context) error {
 	defer p.engine.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
