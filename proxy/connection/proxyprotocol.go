@@ -15,8 +15,8 @@ import (
 // wait.
 const headerTimeout = 5 * time.Second
 
-// writeProxyHeader tells the app who the peer is, before the first byte of the connection: a PROXY protocol header of version 2
-// with the addresses that the peer used and, where TLS proved it, its SPIFFE ID
+// writeProxyHeader tells the app who the peer is, before the first byte of the connection: a PROXY protocol header of
+// version 2 with the addresses that the peer used and, where TLS proved it, its SPIFFE ID
 // (https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt, section 2.2). What the peer itself sends comes after
 // it, so no peer can write this header.
 func writeProxyHeader(app net.Conn, c *telemetry.Connection) error {

@@ -27,7 +27,8 @@ type Registry struct {
 
 // Session is what carries the data of a connection.
 type Session interface {
-	// Abort ends the session with an error, which is a *reason.Error. The registry calls it at most once, in any goroutine.
+	// Abort ends the session with an error, which is a *reason.Error. The registry calls it at most once, in any
+	// goroutine.
 	Abort(err error)
 	// Vanished is an error if one of the peers has not acknowledged for long what was sent to it: its node died, or the
 	// network between broke.

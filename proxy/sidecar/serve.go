@@ -13,8 +13,8 @@ import (
 )
 
 // Run serves until Shutdown has drained, until ctx ends, which cuts what is open, or until an admin server or the
-// engine fails; only the last two are errors. Call it once. Metrics, health and probes are served from the beginning to the end:
-// the kubelet asks before the first generation and while the app shuts down.
+// engine fails; only the last two are errors. Call it once. Metrics, health and probes are served from the beginning to
+// the end: the kubelet asks before the first generation and while the app shuts down.
 func (s *Sidecar) Run(ctx context.Context) error {
 	defer s.engine.Close()
 	serving, fail := context.WithCancelCause(ctx)
