@@ -94,8 +94,8 @@ func (s *outbound) connectPlaintext(ctx context.Context, c *conn, lookup destina
 
 // meshDestination is a destination in the mesh and how we know that.
 type meshDestination struct {
-	addr  netip.AddrPort
-	who   destination.Destination
+	addr   netip.AddrPort
+	who    destination.Destination
 	lookup destination.Lookup
 }
 
