@@ -15,7 +15,7 @@
 //	socket               package net until attach, then the loop; the loop's goroutine closes it
 //	pair, half, buffers  the loop's goroutine
 //	record.Conn          the handshake's goroutine, then the loop's; one half opens with it, the other half seals
-//	Session.err          whoever wins endOnce; read after that
+//	Session.err          whoever calls end first; read after that
 //	Session.last         atomic; written as bytes move, read by the idle timer
 //
 // Any goroutine may call Abort and Vanished. Abort sets aborted and wakes the loop, which then closes the sockets.

@@ -85,6 +85,7 @@ func (e *Engine) add(s *Session) {
 	s.mu.Lock()
 	if s.aborted.Load() {
 		s.mu.Unlock()
+		s.abortSides()
 		s.conclude(0, 0)
 		return
 	}

@@ -117,6 +117,13 @@ func TestAbortAfterClose(t *testing.T) {
 		t.Cleanup(func() { r.Close(); w.Close() })
 		readers = append(readers, r)
 	}
+	if !fips140.Enabled() { // there goroutines move the bytes
+		late := own.open(t, 0) // its sessions end at once, and do not hang
+		late.wantEnds(t)
+		if _, err := late.near.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+			t.Errorf("the app of a session without a loop got %v, want a reset", err)
+		}
+	}
 	tn.ours.Abort(errors.New("late"))
 	tn.theirs.Abort(errors.New("late"))
 	for _, r := range readers {

@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"net"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -18,7 +19,7 @@ type pair struct {
 	client, server socket
 	toServer       half // what the client sends
 	toClient       half
-	ended          bool
+	ended          atomic.Bool
 }
 
 // socket is one end of a pair.
@@ -76,7 +77,7 @@ func (p *pair) vanished() error {
 
 // Turn implements epoll.Handler. It moves at most one buffer in each direction.
 func (p *pair) Turn() (more bool) {
-	if p.ended {
+	if p.ended.Load() {
 		return false
 	}
 	if p.session.aborted.Load() {
@@ -107,11 +108,7 @@ func (p *pair) Turn() (more bool) {
 
 // Fail implements epoll.Handler. It ends the session with an error.
 func (p *pair) Fail(err error) {
-	s := p.session
-	s.endOnce.Do(func() {
-		s.err = err
-		s.aborted.Store(true)
-	})
+	p.session.end(err)
 	p.finish()
 }
 
@@ -147,21 +144,21 @@ func (p *pair) sendAlert(h *half, err error) {
 	}
 }
 
-// finish closes both sockets. It reports in a goroutine of its own: a log that is stuck must not stop the loop.
+// finish closes both sockets. The loop's goroutine calls it, and after the loop's end whoever aborts. It reports in a
+// goroutine of its own: a log that is stuck must not stop the loop.
 func (p *pair) finish() {
-	if p.ended {
+	if p.ended.Swap(true) {
 		return
 	}
-	p.ended = true
-	orderly := p.session.orderlyEnd()
+	orderly := p.session.end(nil)
 	p.toServer.drop()
 	p.toClient.drop()
 	p.session.mu.Lock() // Vanished looks at sockets, and attach may still be adding the second one
 	for _, s := range []*socket{&p.client, &p.server} {
 		p.loop.Forget(&s.Socket)
-		// An app must see a reset. A proxy knows a cut stream by the missing close_notify, so it needs none where nothing
-		// is under way that must not arrive any more. There a reset does harm: for ten seconds conntrack keeps what a
-		// server has reset, and the chain guard of init then refuses a new connection from the same port.
+		// An app must see a reset. A proxy knows a cut stream by the missing close_notify, so it needs none where
+		// nothing is under way that must not arrive any more. There a reset does harm: for ten seconds conntrack keeps
+		// what a server has reset, and the chain guard of init then refuses a new connection from the same port.
 		s.Close(!orderly && !(s.tls && s.Settled()))
 	}
 	p.session.mu.Unlock()

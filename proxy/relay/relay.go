@@ -59,19 +59,31 @@ func New(client, server *Side, o Options) *Session {
 // Abort ends the session with err: both sides see a reset. Only the first call counts. Any goroutine may call it, at any
 // time.
 func (s *Session) Abort(err error) {
+	if !s.end(err) {
+		return
+	}
+	s.mu.Lock()
+	pair := s.pair
+	s.mu.Unlock()
+	if pair != nil {
+		pair.end()
+		return
+	}
+	s.abortSides()
+}
+
+func (s *Session) abortSides() {
+	s.client.abort()
+	s.server.abort()
+}
+
+// end decides how the session ends: in order if err is nil. It is true for the first call alone.
+func (s *Session) end(err error) (first bool) {
 	s.endOnce.Do(func() {
-		s.err = err
-		s.aborted.Store(true)
-		s.mu.Lock()
-		pair := s.pair
-		s.mu.Unlock()
-		if pair != nil {
-			pair.end()
-			return
-		}
-		s.client.abort()
-		s.server.abort()
+		s.err, first = err, true
+		s.aborted.Store(err != nil)
 	})
+	return first
 }
 
 // Vanished tells whether a side has not acknowledged for long what was sent to it.
@@ -114,20 +126,16 @@ func (s *Session) run() {
 	toClient.Go(func() { sent = s.flow(s.client, s.server, nil, s.options.Sent) })
 	received = s.flow(s.server, s.client, s.options.Prefix, s.options.Received)
 	toClient.Wait()
-	if s.orderlyEnd() {
+	if s.end(nil) {
 		s.client.close()
 		s.server.close()
+	} else {
+		s.abortSides() // again, if whoever aborts has done so already
 	}
 	s.conclude(received, sent)
 }
 
-// orderlyEnd is true if nobody has aborted the session, and from here on nobody can.
-func (s *Session) orderlyEnd() (yes bool) {
-	s.endOnce.Do(func() { yes = true })
-	return yes
-}
-
-// conclude reports the end, after orderlyEnd or Abort.
+// conclude reports the end that was decided.
 func (s *Session) conclude(received, sent int64) {
 	s.timer.Stop()
 	s.done(Result{Received: received, Sent: sent, Err: s.err})
