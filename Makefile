@@ -1,7 +1,7 @@
 # make help lists the targets. Go and git are enough for demo, build and test; Docker, root and a cluster are used where they are there.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo build test golden images e2e bench microbench fuzz lint clean
+.PHONY: help demo play build test golden images e2e bench microbench fuzz lint clean
 
 VERSION := $(shell sed -n 's/^const Version = "\(.*\)"$$/\1/p' internal/api/version.go)
 REGISTRY := ghcr.io/meshless-dev
@@ -16,6 +16,10 @@ help: ## List the targets
 
 demo: build ## Render examples/shop with keys of its own, and show what came of it
 	@KUSTOMIZE="go tool kustomize" bash examples/demo.sh
+
+PLAY :=
+play: ## Run two sidecars on this machine, without root or a cluster, to look at and debug; PLAY=-once ends after one request
+	@go run ./test/play $(PLAY)
 
 build: ## Build bin/meshless, and for Linux bin/meshless-proxy and bin/meshless-init
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/meshless ./cmd/meshless

@@ -2,6 +2,7 @@
 package meshless_test
 
 import (
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -20,8 +21,8 @@ const module = "github.com/meshless-dev/meshless/"
 // later ones. Rooms that stand in one entry must not import each other.
 var rooms = map[string][][]string{
 	"fn": {{"node"}, {"report"}, {"api/v1alpha1"}, {"podspec"}, {"manifest"}, {"policy", "lint", "certs", "seal", "controlplane"}, {"inject"}, {"verify"}, {"pipeline", "graph"}, {"cli"}},
-	"proxy": {{"sandbox"}, {"config"}, {"identity"}, {"policy"}, {"telemetry"}, {"listen"}, {"record"}, {"resolve"}, {"live"}, {"relay"},
-		{"inbound", "outbound"}, {"admin"}, {"sidecar"}},
+	"proxy": {{"epoll", "record"}, {"relay"}, {"sandbox"}, {"files"}, {"identity"}, {"authz"}, {"reason"}, {"telemetry"}, {"listen"}, {"destination"},
+		{"registry"}, {"connection"}, {"admin"}, {"sidecar"}},
 	"init":     {{"rules"}, {"apply"}},
 	"internal": {{"api"}, {"netset"}, {"meshmap"}, {"svid"}, {"podplan"}},
 }
@@ -66,6 +67,63 @@ func locate(folder string) (program, room string, ok bool) {
 
 func position(program, room string) int {
 	return slices.IndexFunc(rooms[program], func(entry []string) bool { return slices.Contains(entry, room) })
+}
+
+// TestLeaves: who audits how bytes are moved and protected needs to read these rooms alone.
+func TestLeaves(t *testing.T) {
+	leaves := []string{"proxy/epoll", "proxy/record", "proxy/relay"}
+	for file := range goFiles(t) {
+		if !slices.Contains(leaves, path.Dir(file)) || strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		tree, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, spec := range tree.Imports {
+			imported := strings.Trim(spec.Path.Value, `"`)
+			room, ours := strings.CutPrefix(imported, module)
+			domain, _, _ := strings.Cut(imported, "/")
+			if ours && !slices.Contains(leaves, room) ||
+				!ours && strings.Contains(domain, ".") && !strings.HasPrefix(imported, "golang.org/x/sys/") && !strings.HasPrefix(imported, "golang.org/x/crypto/") {
+				t.Errorf("%s imports %s", file, imported)
+			}
+		}
+	}
+}
+
+// TestGOMAXPROCS: setting it ends the runtime's own following of the container's CPU limit, so one place does it, and
+// follows the limit instead.
+func TestGOMAXPROCS(t *testing.T) {
+	const allowed = "proxy/sidecar/processors.go"
+	found := false
+	for file := range goFiles(t) {
+		tree, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(tree, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			name, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok || name.Sel.Name != "GOMAXPROCS" || len(call.Args) != 1 {
+				return true
+			}
+			if n, ok := call.Args[0].(*ast.BasicLit); ok && n.Value == "0" {
+				return true
+			}
+			found = found || file == allowed
+			if file != allowed {
+				t.Errorf("%s sets GOMAXPROCS", file)
+			}
+			return true
+		})
+	}
+	if !found {
+		t.Errorf("%s does not set GOMAXPROCS: this test finds nothing", allowed)
+	}
 }
 
 // TestPackageComments: every package says what it is for, how it is used and what it promises.

@@ -61,7 +61,7 @@ func meshes(t testing.TB, manifests string, spec v1alpha1.Spec) (map[string]*mes
 	return found, said.String()
 }
 
-// allowed decides as the proxy does (proxy/policy): a workload with a policy is closed to everyone whom no rule allows.
+// allowed decides as the proxy does (proxy/authz): a workload with a policy is closed to everyone whom no rule allows.
 func allowed(mesh *meshmap.Map, peer, local string, port uint16) bool {
 	from := spiffeid.RequireFromString("spiffe://cluster.local/ns/" + peer)
 	has := false

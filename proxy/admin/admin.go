@@ -26,18 +26,18 @@ import (
 // Config is what the handlers need.
 type Config struct {
 	Telemetry *telemetry.Telemetry
-	Source    *identity.Source
+	Identity  *identity.Watcher
 	Prober    *Prober
-	Ready     func() error // why the proxy is not ready; nil when it is
-	Drain     func()       // begins to drain; may be called often
-	Quit      func()       // begins to drain, and ends the process after that; may be called often
-	State     func() State // for /configz, /drain and /quit
+	Ready     func() error    // why the proxy is not ready; nil when it is
+	Drain     func()          // begins to drain; may be called often
+	Quit      func()          // begins to drain, and ends the process after that; may be called often
+	Activity  func() Activity // for /configz, /drain and /quit
 	Level     *slog.LevelVar
 	Pprof     bool // serve profiles
 }
 
-// State is the part of /configz that changes by itself, and the whole answer of /drain and /quit.
-type State struct {
+// Activity is the part of /configz that changes by itself, and the whole answer of /drain and /quit.
+type Activity struct {
 	InboundConnections  int  `json:"inboundConnections"`
 	OutboundConnections int  `json:"outboundConnections"`
 	Handlers            int  `json:"handlers"` // the app's probes and lifecycle handlers under way
@@ -45,7 +45,7 @@ type State struct {
 }
 
 // Idle tells whether nothing is under way.
-func (s State) Idle() bool { return s.InboundConnections+s.OutboundConnections+s.Handlers == 0 }
+func (a Activity) Idle() bool { return a.InboundConnections+a.OutboundConnections+a.Handlers == 0 }
 
 // Metrics is the handler of api.MetricsPort.
 func Metrics(c Config) http.Handler {
@@ -95,7 +95,7 @@ func Local(c Config) http.Handler {
 				return
 			}
 			begin()
-			writeJSON(w, c.State())
+			writeJSON(w, c.Activity())
 		})
 	}
 	mux.HandleFunc("GET "+LevelPath, func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, levelName(c.Level)) })
@@ -162,7 +162,7 @@ type configDump struct {
 	Authorities []certificate     `json:"authorities,omitempty"`
 	Mesh        *meshmap.Map      `json:"mesh,omitempty"`
 	Workload    *podplan.Workload `json:"workload,omitempty"`
-	State
+	Activity
 }
 
 type certificate struct {
@@ -175,11 +175,11 @@ type certificate struct {
 }
 
 func configz(w http.ResponseWriter, c Config) {
-	dump := configDump{Version: api.Version, State: c.State()}
-	if err := c.Source.Failure(); err != nil {
+	dump := configDump{Version: api.Version, Activity: c.Activity()}
+	if err := c.Identity.Failure(); err != nil {
 		dump.Failure = err.Error()
 	}
-	if s := c.Source.Current(); s != nil {
+	if s := c.Identity.Current(); s != nil {
 		dump.Generation, dump.SPIFFEID, dump.Mesh = s.Number, s.ID.String(), s.Mesh
 		dump.Workload = withoutHeaders(s.Workload)
 		dump.Leaf = &certificate{s.Leaf.Subject.String(), s.Leaf.Issuer.String(), s.Leaf.SerialNumber.Text(16), s.Leaf.NotBefore, s.Leaf.NotAfter, svid.KeyDigest(s.Leaf)}

@@ -280,7 +280,7 @@ func TestTimeoutOf(t *testing.T) {
 func local(t *testing.T, pprof bool) (c Config, ask func(method, path string) (int, string)) {
 	t.Helper()
 	level := new(slog.LevelVar)
-	c = Config{Telemetry: telemetry.New(slog.New(slog.DiscardHandler)), Source: &identity.Source{}, State: func() State { return State{} }, Level: level, Pprof: pprof}
+	c = Config{Telemetry: telemetry.New(slog.New(slog.DiscardHandler)), Identity: &identity.Watcher{}, Activity: func() Activity { return Activity{} }, Level: level, Pprof: pprof}
 	h := Local(c)
 	return c, func(method, path string) (int, string) {
 		w := httptest.NewRecorder()
@@ -363,7 +363,7 @@ func TestHandlerLogsWhenItTurns(t *testing.T) {
 // a browser can reach it, by DNS rebinding under a name of its own.
 func TestNoPageAsks(t *testing.T) {
 	begun := 0
-	c := Config{Telemetry: telemetry.New(slog.New(slog.DiscardHandler)), Source: &identity.Source{}, State: func() State { return State{} }, Level: new(slog.LevelVar),
+	c := Config{Telemetry: telemetry.New(slog.New(slog.DiscardHandler)), Identity: &identity.Watcher{}, Activity: func() Activity { return Activity{} }, Level: new(slog.LevelVar),
 		Pprof: true, Drain: func() { begun++ }, Quit: func() { begun++ }}
 	h := Local(c)
 	ask := func(method, path, host string, headers map[string]string) int {

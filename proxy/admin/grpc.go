@@ -54,11 +54,11 @@ func (t target) grpc(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return judgeHealth(response, body)
+	return checkHealth(response, body)
 }
 
-// judgeHealth is nil for SERVING alone. The trailers are complete, since the body was read to its end.
-func judgeHealth(response *http.Response, body []byte) error {
+// checkHealth is nil for SERVING alone. The trailers are complete, since the body was read to its end.
+func checkHealth(response *http.Response, body []byte) error {
 	if response.StatusCode != http.StatusOK {
 		return &unhealthy{fmt.Sprintf("gRPC health check: HTTP status %d", response.StatusCode)}
 	}

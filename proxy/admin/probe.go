@@ -36,8 +36,8 @@ const (
 type Prober struct {
 	current   func() *identity.Snapshot
 	sources   listen.Sources
-	probes    listen.Slots
-	lifecycle listen.Slots // apart, since these may take minutes and must not keep probes waiting
+	probes    listen.Semaphore
+	lifecycle listen.Semaphore // apart, since these may take minutes and must not keep probes waiting
 	log       *slog.Logger
 
 	mu      sync.Mutex
@@ -46,7 +46,7 @@ type Prober struct {
 
 // NewProber makes a Prober that dials the app from sources.
 func NewProber(current func() *identity.Snapshot, sources listen.Sources, log *slog.Logger) *Prober {
-	return &Prober{current: current, sources: sources, probes: listen.NewSlots(maxProbes), lifecycle: listen.NewSlots(maxLifecycle), log: log, failing: map[string]bool{}}
+	return &Prober{current: current, sources: sources, probes: listen.NewSemaphore(maxProbes), lifecycle: listen.NewSemaphore(maxLifecycle), log: log, failing: map[string]bool{}}
 }
 
 // Active is the number of handlers that are performed now.
@@ -72,17 +72,17 @@ func (p *Prober) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		plain(w, http.StatusInternalServerError, "meshless-proxy cannot tell the pod's address")
 		return
 	}
-	slots, timeout := p.probes, timeoutOf(key, handler)
+	permits, timeout := p.probes, timeoutOf(key, handler)
 	if isLifecycle(key) {
-		slots = p.lifecycle
+		permits = p.lifecycle
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 	defer cancel()
-	if !slots.Acquire(ctx) {
-		plain(w, http.StatusServiceUnavailable, fmt.Sprintf("meshless-proxy performs %d handlers already", cap(slots)))
+	if !permits.Acquire(ctx) {
+		plain(w, http.StatusServiceUnavailable, fmt.Sprintf("meshless-proxy performs %d handlers already", cap(permits)))
 		return
 	}
-	defer slots.Release()
+	defer permits.Release()
 	answer := &answer{ResponseWriter: w, status: http.StatusOK}
 	p.note(key, answer, p.perform(ctx, answer, r, target{handler: handler, addr: own, dialer: p.sources.Dialer(own, 0)}))
 }

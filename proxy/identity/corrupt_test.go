@@ -18,7 +18,7 @@ import (
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
-	"github.com/meshless-dev/meshless/proxy/config"
+	"github.com/meshless-dev/meshless/proxy/files"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/test/proxytest"
 	"github.com/meshless-dev/meshless/test/testca"
@@ -37,8 +37,8 @@ func full(t testing.TB) proxytest.Workload {
 		Workload: podplan.Workload{SPIFFEID: proxytest.ID("app"), PermissivePorts: netset.PortsOf(9090)}}
 }
 
-// judge reads the files as the proxy does, without a directory: there are many cases.
-func judge(f proxytest.Files) (*identity.Snapshot, error) {
+// check reads the files as the proxy does, without a directory: there are many cases.
+func check(f proxytest.Files) (*identity.Snapshot, error) {
 	g, err := generation(f)
 	if err != nil {
 		return nil, err
@@ -65,7 +65,7 @@ func secrets(t testing.TB, w proxytest.Workload, f proxytest.Files) []string {
 // but the render's commit protects it.
 func checkCorrupt(t *testing.T, good *identity.Snapshot, changed proxytest.Files, file string, private []string) (accepted bool) {
 	t.Helper()
-	got, err := judge(changed)
+	got, err := check(changed)
 	if err != nil {
 		for _, secret := range private {
 			if strings.Contains(err.Error(), secret) {
@@ -104,7 +104,7 @@ func TestTruncatedFiles(t *testing.T) {
 	w := full(t)
 	sealed := w.Sealed(t)
 	private := secrets(t, w, sealed)
-	good, err := judge(sealed)
+	good, err := check(sealed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func TestFlippedBits(t *testing.T) {
 	w := full(t)
 	sealed := w.Sealed(t)
 	private := secrets(t, w, sealed)
-	good, err := judge(sealed)
+	good, err := check(sealed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestSwappedFiles(t *testing.T) {
 					files = files.With(name, b[name])
 				}
 			}
-			got, err := judge(files)
+			got, err := check(files)
 			whole := mix == 0 || mix == 1<<len(names)-1
 			if (err == nil) != whole {
 				t.Errorf("accepted: %t, want %t (%v)", err == nil, whole, err)
@@ -200,10 +200,10 @@ func FuzzGeneration(f *testing.F) {
 		f.Add(uint8(i), sealed[name])
 		f.Add(uint8(i), append(bytes.Clone(sealed[name]), sealed[name]...))
 	}
-	f.Add(uint8(1), w.Plain(f)[config.PlainKeyFile])
+	f.Add(uint8(1), w.Plain(f)[api.PlainKeyFile])
 	f.Fuzz(func(t *testing.T, which uint8, content []byte) {
 		name := names[int(which)%len(names)]
-		s, err := judge(sealed.With(name, content))
+		s, err := check(sealed.With(name, content))
 		if err != nil {
 			return
 		}
@@ -216,16 +216,16 @@ func FuzzGeneration(f *testing.F) {
 	})
 }
 
-// generation is what package config makes of sealed files.
-func generation(files proxytest.Files) (*config.Generation, error) {
-	mesh, err := meshmap.Parse(files[api.MeshFile])
+// generation is what package files makes of sealed files.
+func generation(f proxytest.Files) (*files.Generation, error) {
+	mesh, err := meshmap.Parse(f[api.MeshFile])
 	if err != nil {
 		return nil, err
 	}
-	workload, err := podplan.ParseWorkload(files[api.WorkloadFile])
+	workload, err := podplan.ParseWorkload(f[api.WorkloadFile])
 	if err != nil {
 		return nil, err
 	}
-	return &config.Generation{Mesh: mesh, Workload: workload, LeafPEM: files[api.LeafFile], BundlePEM: files[api.BundleFile],
-		SealedKey: files[api.SealedKeyFile], Identity: files[api.IdentityFile]}, nil
+	return &files.Generation{Mesh: mesh, Workload: workload, LeafPEM: f[api.LeafFile], BundlePEM: f[api.BundleFile],
+		SealedKey: f[api.SealedKeyFile], Identity: f[api.IdentityFile]}, nil
 }

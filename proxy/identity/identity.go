@@ -16,11 +16,11 @@ import (
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/internal/svid"
-	"github.com/meshless-dev/meshless/proxy/config"
+	"github.com/meshless-dev/meshless/proxy/files"
 )
 
 // Snapshot is one good generation. It is immutable; connections keep the one that they began with, until they are
-// judged anew.
+// verified anew.
 type Snapshot struct {
 	Number   uint64 // counts good generations from 1
 	ID       spiffeid.ID
@@ -38,10 +38,10 @@ type Snapshot struct {
 	client      *tls.Config
 }
 
-// New judges a generation at the time that now tells, and keeps now for the handshakes to come. It checks that the key
+// New checks a generation at the time that now tells, and keeps now for the handshakes to come. It checks that the key
 // opens and is the leaf's, that the leaf is this workload's, and that peers with the same bundle will accept it on both
 // sides of TLS.
-func New(g *config.Generation, now func() time.Time) (*Snapshot, error) {
+func New(g *files.Generation, now func() time.Time) (*Snapshot, error) {
 	chain, err := svid.ParseCertificates(g.LeafPEM)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", api.LeafFile, err)
@@ -61,7 +61,7 @@ func New(g *config.Generation, now func() time.Time) (*Snapshot, error) {
 		return nil, fmt.Errorf("%s: %w", api.MeshFile, err)
 	}
 	s.verified = svid.NewMemo(s.Trust)
-	if err := s.judgeLeaf(chain); err != nil {
+	if err := s.verifyLeaf(chain); err != nil {
 		return nil, err
 	}
 	s.certificate = tls.Certificate{PrivateKey: key, Leaf: chain[0]}
@@ -73,7 +73,7 @@ func New(g *config.Generation, now func() time.Time) (*Snapshot, error) {
 }
 
 // bundle combines the authorities of ca.crt with the trust domain and the revoked keys of mesh.yaml.
-func bundle(g *config.Generation) (*svid.Bundle, error) {
+func bundle(g *files.Generation) (*svid.Bundle, error) {
 	td, err := spiffeid.TrustDomainFromString(g.Mesh.TrustDomain)
 	if err != nil {
 		return nil, fmt.Errorf("%s: trustDomain: %w", api.MeshFile, err)
@@ -89,9 +89,9 @@ func bundle(g *config.Generation) (*svid.Bundle, error) {
 	return b, nil
 }
 
-// judgeLeaf verifies our own leaf as a peer would. Sealing does not authenticate (age has no associated data): whoever
+// verifyLeaf verifies our own leaf as a peer would. Sealing does not authenticate (age has no associated data): whoever
 // writes to Git could swap two workloads' Secrets, and this is where that is noticed.
-func (s *Snapshot) judgeLeaf(chain []*x509.Certificate) error {
+func (s *Snapshot) verifyLeaf(chain []*x509.Certificate) error {
 	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
 		id, err := s.Bundle.Verify(chain, usage, s.now())
 		if err != nil {
@@ -115,13 +115,14 @@ func keyFits(leaf *x509.Certificate, key crypto.Signer) error {
 	return nil
 }
 
-// VerifyPeer judges a chain that a peer presented, at the present time. The identity may be of a federated trust
-// domain: the caller judges what it may. Every error is an *svid.Error.
+// VerifyPeer verifies a chain that a peer presented, at the present time. The identity may be of a federated trust
+// domain: the caller decides what it may. Every error is an *svid.Error.
 func (s *Snapshot) VerifyPeer(chain []*x509.Certificate, usage x509.ExtKeyUsage) (spiffeid.ID, error) {
 	return s.verified.Verify(chain, usage, s.now())
 }
 
-// Remember is for the chain of a peer whose handshake is done; it returns what is to be kept of it (svid.Memo).
+// Remember keeps that the chain of a peer is verified, once its handshake is done. It returns the part of the chain
+// that counts (svid.Memo).
 func (s *Snapshot) Remember(chain []*x509.Certificate, usage x509.ExtKeyUsage) []*x509.Certificate {
 	return s.verified.Remember(chain, usage, s.now())
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/internal/svid"
-	"github.com/meshless-dev/meshless/proxy/config"
+	"github.com/meshless-dev/meshless/proxy/files"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/test/proxytest"
 	"github.com/meshless-dev/meshless/test/testca"
@@ -37,7 +37,7 @@ func load(t *testing.T, f proxytest.Files) (*identity.Snapshot, error) {
 	t.Helper()
 	dir := t.TempDir()
 	f.Publish(t, dir)
-	g, err := config.Read(dir)
+	g, err := files.Read(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func TestNew(t *testing.T) {
 	for name, f := range map[string]proxytest.Files{
 		"sealed":                 sealed,
 		"plain":                  w.Plain(t),
-		"sealed wins over plain": sealed.With(config.PlainKeyFile, []byte("not a key")),
+		"sealed wins over plain": sealed.With(api.PlainKeyFile, []byte("not a key")),
 		"post-quantum": sealed.With(api.IdentityFile, []byte(hybrid.String())).
 			With(api.SealedKeyFile, proxytest.Seal(t, testca.KeyPEM(t, w.Leaf), hybrid.Recipient())),
 	} {
@@ -172,7 +172,7 @@ func TestKeyAlgorithms(t *testing.T) {
 			t.Fatal(err)
 		}
 		w := good(t)
-		f := w.Plain(t).With(config.PlainKeyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+		f := w.Plain(t).With(api.PlainKeyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 		// The leaf is P-256, so a readable key of another algorithm fails at the comparison and no earlier.
 		if _, err := load(t, f); err == nil || !strings.Contains(err.Error(), "does not belong to the leaf") {
 			t.Errorf("%s: %v", name, err)
@@ -184,7 +184,7 @@ func TestKeyAlgorithms(t *testing.T) {
 func TestUsable(t *testing.T) {
 	dir := t.TempDir()
 	good(t).Sealed(t).Publish(t, dir)
-	g, err := config.Read(dir)
+	g, err := files.Read(dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ import (
 	"filippo.io/age/armor"
 
 	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/proxy/config"
+	"github.com/meshless-dev/meshless/proxy/files"
 )
 
 const (
@@ -24,9 +24,9 @@ const (
 
 // openKey opens the sealed key, or reads the plain one where no sealed one is there. Errors of the parsers are
 // replaced, not wrapped: some of them quote what they read.
-func openKey(g *config.Generation) (crypto.Signer, error) {
+func openKey(g *files.Generation) (crypto.Signer, error) {
 	if g.SealedKey == nil {
-		return parseKey(g.PlainKey, config.PlainKeyFile)
+		return parseKey(g.PlainKey, api.PlainKeyFile)
 	}
 	identities, err := age.ParseIdentities(bytes.NewReader(g.Identity))
 	if err != nil {

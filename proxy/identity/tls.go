@@ -13,11 +13,11 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// Authorize judges an identity that is already verified. Its error ends the handshake and is what the handshake
+// Authorize decides about an identity that is already verified. Its error ends the handshake and is what the handshake
 // returns.
 type Authorize func(spiffeid.ID) error
 
-// buildTLS makes the configurations of this generation. Everything is judged in VerifyConnection, which runs on every
+// buildTLS makes the configurations of this generation. Everything is verified in VerifyConnection, which runs on every
 // handshake; sessions are never resumed, since a resumed one would outlive its bundle (CVE-2025-68121 and its kin).
 func (s *Snapshot) buildTLS() {
 	base := &tls.Config{
@@ -28,7 +28,8 @@ func (s *Snapshot) buildTLS() {
 	}
 	s.server = base.Clone()
 	s.server.Certificates = []tls.Certificate{s.certificate}
-	// RequireAnyClientCert: the chain is judged in VerifyConnection alone. ClientCAs only tells clients whom we trust.
+	// RequireAnyClientCert: the chain is verified in VerifyConnection alone. ClientCAs only tells clients whom we
+	// trust.
 	s.server.ClientAuth = tls.RequireAnyClientCert
 	s.server.ClientCAs = x509.NewCertPool()
 	for _, b := range append([]*svid.Bundle{s.Bundle}, s.Trust.Foreign()...) {

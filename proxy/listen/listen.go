@@ -18,14 +18,17 @@ import (
 // KeepAlive finds peers that vanished: 15 s idle, then 9 probes at 15 s.
 var KeepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 9}
 
-// Slots limits how many things run at once.
-type Slots chan struct{}
+// Semaphore limits how many things run at once. Nil is no limit.
+type Semaphore chan struct{}
 
-// NewSlots makes n slots.
-func NewSlots(n int) Slots { return make(Slots, n) }
+// NewSemaphore has n permits.
+func NewSemaphore(n int) Semaphore { return make(Semaphore, n) }
 
-// Acquire waits for a slot; it is false when ctx ends first.
-func (s Slots) Acquire(ctx context.Context) bool {
+// Acquire waits for a permit; it is false when ctx ends first.
+func (s Semaphore) Acquire(ctx context.Context) bool {
+	if s == nil {
+		return true
+	}
 	select {
 	case s <- struct{}{}:
 		return true
@@ -34,8 +37,8 @@ func (s Slots) Acquire(ctx context.Context) bool {
 	}
 }
 
-// Try takes a slot if one is free.
-func (s Slots) Try() bool {
+// TryAcquire takes a permit if one is free.
+func (s Semaphore) TryAcquire() bool {
 	select {
 	case s <- struct{}{}:
 		return true
@@ -44,16 +47,22 @@ func (s Slots) Try() bool {
 	}
 }
 
-// Release frees a slot.
-func (s Slots) Release() { <-s }
+// Release gives a permit back.
+func (s Semaphore) Release() {
+	if s != nil {
+		<-s
+	}
+}
 
-// Server accepts from listeners.
+// Server accepts from listeners, and holds a permit of each semaphore for every connection. It takes the permits before
+// the accept: what finds none waits in the kernel's queue, where it costs nothing.
 type Server struct {
-	Name      string // label of its goroutines in profiles
-	Listeners []net.Listener
-	Slots     []Slots // one of each is acquired before every accept
-	// runs in a goroutine of its own; closes c, and ends held then, perhaps after it has returned
-	Handle  func(c *net.TCPConn, held *Held)
+	Name            string // label of its goroutines in profiles
+	Listeners       []net.Listener
+	Connections     Semaphore // of all that are served
+	Unauthenticated Semaphore // of those whose peer is not known yet
+	// Handle runs in a goroutine of its own. It ends c, perhaps after it has returned.
+	Handle  func(ctx context.Context, c *Conn)
 	OnError func(error) // an accept failed and is tried again
 
 	active atomic.Int64
@@ -62,91 +71,101 @@ type Server struct {
 // Active is the number of connections that have not ended.
 func (s *Server) Active() int { return int(s.active.Load()) }
 
-// Held is the place that a connection takes: its slots, each of which is released once, at the latest by End.
-type Held struct {
-	slots []Slots
-	once  []sync.Once
-	end   func()
+// Conn is an accepted connection, with the permits that it holds.
+type Conn struct {
+	*net.TCPConn
+	server        *Server
+	authenticated sync.Once
+	ended         func()
 }
 
-// Release frees the slot of Server.Slots[i] before the connection ends.
-func (h *Held) Release(i int) { h.once[i].Do(h.slots[i].Release) }
-
-// End is called once, when the connection has ended.
-func (h *Held) End() {
-	h.releaseAll()
-	h.end()
+// Authenticated gives the permit for unauthenticated connections back. It may be called often.
+func (c *Conn) Authenticated() {
+	c.authenticated.Do(c.server.Unauthenticated.Release)
 }
 
-func (h *Held) releaseAll() {
-	for i := range h.slots {
-		h.Release(i)
-	}
+// End resets the connection, unless it was closed before, and gives the other permit back. It is called once.
+func (c *Conn) End() {
+	Reset(c.TCPConn)
+	c.Authenticated()
+	c.server.Connections.Release()
+	c.ended()
 }
 
-// Serve accepts until ctx ends, then closes the listeners and waits until all connections have ended. A slot is taken
-// before the accept: what finds no slot waits in the kernel's queue, where it costs nothing.
-func (s *Server) Serve(ctx context.Context) {
+// Serve accepts until stop is closed, which may be nil, or until ctx ends. Then it closes the listeners and waits until
+// all connections have ended. Handlers get ctx: stop lets them go on.
+func (s *Server) Serve(ctx context.Context, stop <-chan struct{}) {
+	accepting, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var loops, handlers sync.WaitGroup
 	for _, l := range s.Listeners {
-		stop := context.AfterFunc(ctx, func() { l.Close() })
-		defer stop()
-		loops.Go(func() { s.accept(ctx, l, &handlers) })
+		closeAtEnd := context.AfterFunc(accepting, func() { l.Close() })
+		defer closeAtEnd()
+		loops.Go(func() {
+			// those of connections inherit it
+			pprof.SetGoroutineLabels(pprof.WithLabels(ctx, pprof.Labels("meshless", s.Name)))
+			s.accept(ctx, accepting, l, &handlers)
+		})
 	}
+	go func() {
+		select {
+		case <-stop:
+			cancel()
+		case <-accepting.Done():
+		}
+	}()
 	loops.Wait()
 	handlers.Wait()
 }
 
-func (s *Server) accept(ctx context.Context, l net.Listener, handlers *sync.WaitGroup) {
-	pprof.SetGoroutineLabels(pprof.WithLabels(ctx, pprof.Labels("meshless", s.Name))) // those of connections inherit it
+func (s *Server) accept(ctx, accepting context.Context, l net.Listener, handlers *sync.WaitGroup) {
 	wait := time.Duration(0)
-	for {
-		held, ok := s.acquire(ctx)
-		if !ok {
+	for s.acquire(accepting) {
+		c, err := l.Accept()
+		if tcp, ok := c.(*net.TCPConn); ok {
+			wait = 0
+			s.start(ctx, tcp, handlers)
+			continue
+		}
+		s.Unauthenticated.Release()
+		s.Connections.Release()
+		switch {
+		case err == nil:
+			c.Close()
+			continue
+		case accepting.Err() != nil || errors.Is(err, net.ErrClosed):
 			return
 		}
-		c, err := l.Accept()
-		if err != nil {
-			held.releaseAll()
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return
-			}
-			s.OnError(err)
-			wait = min(max(2*wait, 5*time.Millisecond), time.Second) // EMFILE lasts; do not spin
-			select {
-			case <-time.After(wait):
-			case <-ctx.Done():
-			}
-			continue
+		s.OnError(err)
+		wait = min(max(2*wait, 5*time.Millisecond), time.Second) // EMFILE lasts; do not spin
+		select {
+		case <-time.After(wait):
+		case <-accepting.Done():
 		}
-		wait = 0
-		tcp, ok := c.(*net.TCPConn)
-		if !ok {
-			c.Close()
-			held.releaseAll()
-			continue
-		}
-		_ = tcp.SetKeepAliveConfig(KeepAlive) // without it the idle timeout still ends the connection
-		s.active.Add(1)
-		handlers.Add(1)
-		held.end = func() {
-			s.active.Add(-1)
-			handlers.Done()
-		}
-		go s.Handle(tcp, held)
 	}
 }
 
-func (s *Server) acquire(ctx context.Context) (*Held, bool) {
-	held := &Held{once: make([]sync.Once, len(s.Slots))}
-	for _, slots := range s.Slots {
-		if !slots.Acquire(ctx) {
-			held.releaseAll()
-			return nil, false
-		}
-		held.slots = append(held.slots, slots)
+// start serves a connection for which both permits are held.
+func (s *Server) start(ctx context.Context, tcp *net.TCPConn, handlers *sync.WaitGroup) {
+	_ = tcp.SetKeepAliveConfig(KeepAlive) // without it the idle timeout still ends the connection
+	s.active.Add(1)
+	handlers.Add(1)
+	go s.Handle(ctx, &Conn{TCPConn: tcp, server: s, ended: func() {
+		s.active.Add(-1)
+		handlers.Done()
+	}})
+}
+
+// acquire takes both permits.
+func (s *Server) acquire(ctx context.Context) bool {
+	if !s.Connections.Acquire(ctx) {
+		return false
 	}
-	return held, true
+	if !s.Unauthenticated.Acquire(ctx) {
+		s.Connections.Release()
+		return false
+	}
+	return true
 }
 
 // config makes plain TCP sockets. Go's default since 1.24, Multipath TCP, has neither SO_ORIGINAL_DST nor splice(2).
@@ -198,10 +217,11 @@ func AddrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-// Redirected returns the destination that the opener of c had dialed, by original. It is an error when that is unknown,
-// and when c came to our own listener directly: such a connection has no destination, and dialing it would loop.
-func Redirected(c *net.TCPConn, original func(*net.TCPConn) (netip.AddrPort, error)) (netip.AddrPort, error) {
-	dst, err := original(c)
+// OriginalDst is where the client of c wanted to go before init redirected it. Ask is KernelOriginalDst, but in tests.
+// It is an error when that is unknown, and when c came to our own listener directly: such a connection has no
+// destination, and dialing it would loop.
+func OriginalDst(c *net.TCPConn, ask func(*net.TCPConn) (netip.AddrPort, error)) (netip.AddrPort, error) {
+	dst, err := ask(c)
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("original destination is unknown, was the connection redirected by meshless-init? %w", err)
 	}

@@ -30,7 +30,7 @@ func start(t *testing.T, s *listen.Server) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { defer close(done); s.Serve(ctx) }()
+	go func() { defer close(done); s.Serve(ctx, nil) }()
 	stop = func() { cancel(); <-done }
 	t.Cleanup(stop)
 	return stop
@@ -51,7 +51,7 @@ func TestAcceptErrorsAreTriedAgain(t *testing.T) {
 	var reported atomic.Int64
 	served := make(chan struct{}, 1)
 	start(t, &listen.Server{Listeners: []net.Listener{l}, OnError: func(error) { reported.Add(1) },
-		Handle: func(c *net.TCPConn, held *listen.Held) { c.Close(); held.End(); served <- struct{}{} }})
+		Handle: func(_ context.Context, c *listen.Conn) { c.End(); served <- struct{}{} }})
 	c, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -67,21 +67,20 @@ func TestAcceptErrorsAreTriedAgain(t *testing.T) {
 	}
 }
 
-func TestSlots(t *testing.T) {
+func TestSemaphores(t *testing.T) {
 	l := loopback(t)
-	all, early := listen.NewSlots(3), listen.NewSlots(2)
+	all, early := listen.NewSemaphore(3), listen.NewSemaphore(2)
 	var running atomic.Int64
 	known, end := make(chan struct{}), make(chan struct{})
-	s := &listen.Server{Listeners: []net.Listener{l}, Slots: []listen.Slots{all, early}, OnError: func(err error) { t.Error(err) },
-		Handle: func(c *net.TCPConn, held *listen.Held) {
+	s := &listen.Server{Listeners: []net.Listener{l}, Connections: all, Unauthenticated: early, OnError: func(err error) { t.Error(err) },
+		Handle: func(_ context.Context, c *listen.Conn) {
 			running.Add(1)
 			<-known
-			held.Release(1)
-			held.Release(1) // once only
-			go func() {     // the slots are held beyond the handler
+			c.Authenticated()
+			c.Authenticated() // once only
+			go func() {       // the permit is held beyond the handler
 				<-end
-				c.Close()
-				held.End()
+				c.End()
 			}()
 		}}
 	stop := start(t, s)
@@ -112,11 +111,11 @@ func TestSlots(t *testing.T) {
 	settles(5, "after the first have ended")
 	stop()
 	if len(all) != 0 || len(early) != 0 || s.Active() != 0 {
-		t.Errorf("slots are still held: %d, %d", len(all), len(early))
+		t.Errorf("permits are still held: %d, %d", len(all), len(early))
 	}
 }
 
-func TestRedirected(t *testing.T) {
+func TestOriginalDst(t *testing.T) {
 	l := loopback(t)
 	defer l.Close()
 	accepted := make(chan *net.TCPConn, 1)
@@ -141,17 +140,17 @@ func TestRedirected(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{l.Addr().String(), "0.0.0.0:80", "[::]:80", "224.0.0.1:80", "[ff02::1]:80", "10.0.0.1:0"} {
-		if got, err := listen.Redirected(c, answer(bad, nil)); err == nil {
+		if got, err := listen.OriginalDst(c, answer(bad, nil)); err == nil {
 			t.Errorf("%s is accepted as %s", bad, got)
 		}
 	}
-	if _, err := listen.Redirected(c, answer("", errors.New("none"))); err == nil {
+	if _, err := listen.OriginalDst(c, answer("", errors.New("none"))); err == nil {
 		t.Error("a connection that was not redirected is accepted")
 	}
-	if _, err := listen.Redirected(c, listen.Original); err == nil {
+	if _, err := listen.OriginalDst(c, listen.KernelOriginalDst); err == nil {
 		t.Error("the kernel knows an original destination of a direct connection")
 	}
-	got, err := listen.Redirected(c, answer("[::ffff:10.0.0.1]:80", nil))
+	got, err := listen.OriginalDst(c, answer("[::ffff:10.0.0.1]:80", nil))
 	if err != nil || got.String() != "10.0.0.1:80" {
 		t.Errorf("got %s, %v", got, err)
 	}

@@ -12,8 +12,8 @@ import (
 // originalDst is SO_ORIGINAL_DST (linux/netfilter_ipv4.h) and IP6T_SO_ORIGINAL_DST (linux/netfilter_ipv6/ip6_tables.h).
 const originalDst = 80
 
-// Original asks the kernel's connection tracking for the destination before redirection.
-func Original(c *net.TCPConn) (netip.AddrPort, error) {
+// KernelOriginalDst asks the kernel's connection tracking for the destination before redirection.
+func KernelOriginalDst(c *net.TCPConn) (netip.AddrPort, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return netip.AddrPort{}, err

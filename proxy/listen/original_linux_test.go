@@ -67,7 +67,7 @@ func TestOriginalInKernel(t *testing.T) {
 	c, accepted := connect(t, loopback[0], loopback[0].Addr().String())
 	defer c.Close()
 	defer accepted.Close()
-	if got, err := listen.Redirected(accepted, listen.Original); err == nil {
+	if got, err := listen.OriginalDst(accepted, listen.KernelOriginalDst); err == nil {
 		t.Errorf("direct connection: got %s", got)
 	}
 }
@@ -77,7 +77,7 @@ func checkOriginal(t *testing.T, l net.Listener, dst string) {
 	c, accepted := connect(t, l, dst)
 	defer c.Close()
 	defer accepted.Close()
-	got, err := listen.Redirected(accepted, listen.Original)
+	got, err := listen.OriginalDst(accepted, listen.KernelOriginalDst)
 	if err != nil || got != netip.MustParseAddrPort(dst) {
 		t.Errorf("original destination is %s, %v; want %s", got, err, dst)
 	}

@@ -8,8 +8,8 @@ import (
 	"net/netip"
 )
 
-// Original works on Linux only; elsewhere the proxy builds, so that it can be developed, and refuses every redirected
-// connection.
-func Original(*net.TCPConn) (netip.AddrPort, error) {
+// KernelOriginalDst works on Linux only; elsewhere the proxy builds, so that it can be developed, and refuses every
+// redirected connection.
+func KernelOriginalDst(*net.TCPConn) (netip.AddrPort, error) {
 	return netip.AddrPort{}, errors.New("original destinations are a feature of Linux")
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // twin is a peer with the same keys, which can say what crypto/tls never would.
-func twin(t testing.TB, id uint16, isClient bool) (*opener, *keys) {
+func twin(t testing.TB, id uint16, isClient bool) (*incoming, *keys) {
 	t.Helper()
 	s := suites[id]
 	secret := bytes.Repeat([]byte{7}, s.hash().Size())
@@ -25,7 +25,7 @@ func twin(t testing.TB, id uint16, isClient bool) (*opener, *keys) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &opener{keys: in, isClient: isClient}, out
+	return &incoming{keys: in, isClient: isClient}, out
 }
 
 func unhex(t *testing.T, s string) []byte {

@@ -11,8 +11,8 @@ import (
 // work for nothing.
 const maxIdleRecords = 16
 
-// opener is the direction that arrives.
-type opener struct {
+// incoming is the direction that arrives.
+type incoming struct {
 	*keys
 	isClient     bool
 	updateWanted bool // the peer has asked for new keys of our direction
@@ -22,14 +22,14 @@ type opener struct {
 	messages     messages
 }
 
-// A peer may take new keys a few times at once, and beyond that once for each MiB that it sends: an update costs a
-// thousand times what its record costs to send.
+// A peer may take new keys a few times, and beyond that once for each MiB that it sends. An update costs us a thousand
+// times what it costs the peer to send it.
 const (
 	freeUpdates    = 16
 	bytesPerUpdate = 1 << 20
 )
 
-func (o *opener) open(out, in []byte) (data []byte, used int, err error) {
+func (o *incoming) open(out, in []byte) (data []byte, used int, err error) {
 	for {
 		record, err := first(in[used:])
 		if record == nil || err != nil {
@@ -60,7 +60,7 @@ func first(in []byte) ([]byte, error) {
 	return in[:headerSize+size], nil
 }
 
-// Missing is how many bytes are missing in part to the end of its first record, or of that record's header; 0 if the
+// Missing is how many bytes part lacks to the end of its first record, or of that record's header. It is 0 if the
 // record is whole, or cannot be one.
 func Missing(part []byte) int {
 	if len(part) < headerSize {
@@ -74,7 +74,7 @@ func Missing(part []byte) int {
 }
 
 // openOne decrypts one record and appends what it has for the app.
-func (o *opener) openOne(out, record []byte) ([]byte, error) {
+func (o *incoming) openOne(out, record []byte) ([]byte, error) {
 	before := len(out)
 	opened, err := o.aead.Open(out, o.next(), record[headerSize:], record[:headerSize])
 	if err != nil {
@@ -132,7 +132,7 @@ func alertOf(content []byte) error {
 }
 
 // handshake takes in messages that come after the handshake: tickets, which we never use, and new keys.
-func (o *opener) handshake(content []byte) error {
+func (o *incoming) handshake(content []byte) error {
 	if len(content) == 0 {
 		return localError(unexpectedMessage) // RFC 8446, section 5.1
 	}
@@ -159,7 +159,7 @@ func (o *opener) handshake(content []byte) error {
 	return nil
 }
 
-func (o *opener) update(requested byte) error {
+func (o *incoming) update(requested byte) error {
 	if o.updates++; o.updates > freeUpdates+int(o.received/bytesPerUpdate) {
 		return localError(unexpectedMessage)
 	}
@@ -177,7 +177,7 @@ func (o *opener) update(requested byte) error {
 	return nil
 }
 
-// messages cuts a stream of handshake messages, which records may divide anywhere, and keeps of them no more than it
+// messages splits a stream of handshake messages, which records may divide anywhere. It keeps no more of them than it
 // needs.
 type messages struct {
 	head []byte // of the message that is arriving: type and length, and the body of a KeyUpdate
@@ -191,8 +191,8 @@ const (
 
 func (m *messages) partial() bool { return len(m.head) > 0 }
 
-// next takes one message, or what there is of it, off the beginning of content. Body is that of a whole KeyUpdate; all
-// others have none.
+// next takes one message, or what there is of it, off the beginning of content. It returns a body only for a whole
+// KeyUpdate.
 func (m *messages) next(content []byte) (kind byte, body, rest []byte, err error) {
 	for len(m.head) < messageHeader {
 		if len(content) == 0 {

@@ -1,7 +1,7 @@
-// Package record protects the application data of a TLS 1.3 connection, once crypto/tls has done the handshake (RFC
-// 8446, section 5). It exists for what tls.Conn cannot do: many records in one system call, and a connection that holds
-// no buffer while nothing moves. It authenticates nobody: whoever made the handshake has done that, and a connection
-// without one has no keys to come here with.
+// Package record is the record layer of TLS 1.3: it protects application data once crypto/tls has done the handshake
+// (RFC 8446, section 5). It exists for what tls.Conn cannot do: many records in one system call, and a connection that
+// holds no buffer while nothing moves. It does no input or output, and it authenticates nobody: the handshake has done
+// that, and without a handshake there are no keys.
 package record
 
 import (
@@ -43,14 +43,13 @@ const (
 	userCanceled      tls.AlertError = 90
 )
 
-// maxRecords is after how many records new keys are taken. AES-GCM is safe for 2^24.5 full ones under one key (RFC
-// 8446, section 5.5).
+// maxRecords is how many records one key protects. AES-GCM is safe for 2^24.5 full ones (RFC 8446, section 5.5).
 const maxRecords = 1 << 23
 
-// Conn is the record layer of one connection: Open for what arrives, Seal for what leaves. It moves bytes and does no
-// input or output. It is for one goroutine.
+// Conn is the record layer of one connection: Open is for what arrives, Seal for what leaves. One goroutine at a time
+// may use it.
 type Conn struct {
-	in      opener
+	in      incoming
 	out     *keys
 	renewAt uint64 // record number at which out takes new keys
 	owed    bool   // the peer wants our direction to have new keys, too
@@ -80,14 +79,16 @@ func New(state tls.ConnectionState, isClient bool, secrets *Secrets) (*Conn, err
 		return nil, err
 	}
 	secrets.client, secrets.server = nil, nil
-	return &Conn{in: opener{keys: in, isClient: isClient}, out: out, renewAt: maxRecords}, nil
+	return &Conn{in: incoming{keys: in, isClient: isClient}, out: out, renewAt: maxRecords}, nil
 }
 
-// Open decrypts the whole records at the beginning of in, appends their application data to out, and tells how many
-// bytes of in it has used; the rest is the beginning of a record. For out, as much room as in has is enough, and the
-// two must not overlap. The end is io.EOF for close_notify, a *net.OpError "remote error" for an alert, and a "local
-// error", of which Alert can tell the peer, for anything that is not a valid record; data that came before it is
-// returned all the same. After an error nothing more may be opened.
+// Open decrypts the whole records at the beginning of in, and appends their application data to out. Used is how many
+// bytes of in it took; the rest is the beginning of a record. A capacity of len(in) is enough for out, and the two must
+// not overlap.
+//
+// The error is io.EOF for close_notify, and a *net.OpError otherwise: "remote error" for an alert of the peer, "local
+// error" for anything that is not a valid record. Alert makes of the latter what the peer is told. Data that came
+// before the error is returned. After an error nothing more may be opened.
 func (c *Conn) Open(out, in []byte) (data []byte, used int, err error) {
 	data, used, err = c.in.open(out, in)
 	if c.in.updateWanted {
@@ -100,15 +101,15 @@ func (c *Conn) Open(out, in []byte) (data []byte, used int, err error) {
 	return data, used, err
 }
 
-// Room is how much Seal needs for n bytes of plaintext.
-func Room(n int) int { return n + (n/MaxPlaintext+1)*overhead + keyUpdateSize }
+// SealedLen is how many bytes Seal appends at most for n bytes of plaintext.
+func SealedLen(n int) int { return n + (n/MaxPlaintext+1)*overhead + keyUpdateSize }
 
 // keyUpdateSize is that of the record which announces new keys.
 const keyUpdateSize = overhead + messageHeader + 1
 
-// Seal appends plaintext, in as few records as can be, to out, for which Room tells the capacity. The two must not
-// overlap. One byte of plaintext's capacity behind its end is used and put back; without it plaintext is copied. Behind
-// CloseNotify and Alert it is an error.
+// Seal appends plaintext to out, in as few records as possible. With the capacity of SealedLen out does not grow. The
+// two must not overlap. Seal writes to the byte behind the end of plaintext, if the capacity has one, and restores it;
+// otherwise it copies plaintext. After CloseNotify and Alert it returns net.ErrClosed.
 func (c *Conn) Seal(out, plaintext []byte) ([]byte, error) {
 	if c.ended {
 		return nil, net.ErrClosed
@@ -127,8 +128,8 @@ func (c *Conn) Seal(out, plaintext []byte) ([]byte, error) {
 	return out, nil
 }
 
-// appendKeyUpdate tells the peer that new keys follow, and takes them. Both halves of the connection are renewed apart,
-// so nothing is asked of the peer.
+// appendKeyUpdate tells the peer that new keys follow, and takes them. Each direction is renewed on its own, so nothing
+// is asked of the peer.
 func (c *Conn) appendKeyUpdate(out []byte) ([]byte, error) {
 	c.owed = false
 	out = c.out.seal(out, []byte{keyUpdate, 0, 0, 1, 0}, typeHandshake)
@@ -139,14 +140,14 @@ func (c *Conn) appendKeyUpdate(out []byte) ([]byte, error) {
 	return out, nil
 }
 
-// CloseNotify appends what tells the peer that no more data comes; the other direction stays open. The second time it
-// appends nothing.
+// CloseNotify appends the alert that ends our direction; the other direction stays open. The second time it appends
+// nothing.
 func (c *Conn) CloseNotify(out []byte) []byte {
 	const warning = 1
 	return c.appendAlert(out, warning, closeNotify)
 }
 
-// Alert appends what tells the peer why Open has failed, if it was the peer's fault.
+// Alert appends the alert that tells the peer why Open has failed. If that was not the peer's fault it appends nothing.
 func (c *Conn) Alert(out []byte, err error) []byte {
 	const fatal = 2
 	var local *net.OpError
@@ -165,8 +166,8 @@ func (c *Conn) appendAlert(out []byte, level byte, a tls.AlertError) []byte {
 	return c.out.seal(out, []byte{level, byte(a)}, typeAlert)
 }
 
-// seal appends one record. The content type goes behind the plaintext (RFC 8446, section 5.2), for as long as it is
-// needed: so a large plaintext is sealed record by record where it lies.
+// seal appends one record. The content type has to stand behind the plaintext (RFC 8446, section 5.2). It is written
+// there for a moment, so that a large plaintext is sealed record by record without a copy.
 func (k *keys) seal(out, plaintext []byte, contentType byte) []byte {
 	n := len(plaintext)
 	if cap(plaintext) == n {

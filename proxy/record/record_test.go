@@ -77,7 +77,7 @@ func pair(t testing.TB) (a, b *net.TCPConn) {
 
 // write sends what ours seals.
 func (s *session) write(plaintext []byte) error {
-	out, err := s.ours.Seal(make([]byte, 0, record.Room(len(plaintext))), plaintext)
+	out, err := s.ours.Seal(make([]byte, 0, record.SealedLen(len(plaintext))), plaintext)
 	if err != nil {
 		return err
 	}
@@ -161,11 +161,11 @@ func TestWhatWeWriteIsRead(t *testing.T) {
 	})
 }
 
-// TestRoom: sealing never outgrows what Room tells.
-func TestRoom(t *testing.T) {
+// TestSealedLen: sealing never outgrows what SealedLen tells.
+func TestSealedLen(t *testing.T) {
 	s := handshake(t, false)
 	for _, n := range []int{1, record.MaxPlaintext - 1, record.MaxPlaintext, record.MaxPlaintext + 1, 5 * record.MaxPlaintext} {
-		room := record.Room(n)
+		room := record.SealedLen(n)
 		if out, err := s.ours.Seal(make([]byte, 0, room), random(n)); err != nil || cap(out) != room {
 			t.Errorf("%d bytes do not fit into %d: %v", n, room, err)
 		}

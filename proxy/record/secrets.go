@@ -6,9 +6,9 @@ import (
 	"errors"
 )
 
-// Secrets takes the traffic secrets of one handshake from crypto/tls, which hands them out by one door alone: set it as
-// the KeyLogWriter of a configuration that serves this one handshake. It keeps, in memory, the two that protect
-// application data, until New takes them. The zero value is ready for use.
+// Secrets takes the traffic secrets of one handshake from crypto/tls, which hands them out in one way alone: set it as
+// the KeyLogWriter of a configuration that serves this one handshake. It keeps the two that protect application data in
+// memory, until New takes them. The zero value is ready for use.
 type Secrets struct {
 	client, server []byte
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/meshless-dev/meshless/proxy/record"
 )
 
-// class is a size of buffers. Most connections are small or idle, so each begins with small ones, and gets larger ones
+// class is a size of buffers. Most connections are small or idle, so each begins with small ones. It gets larger ones
 // while it fills those.
 type class int
 
@@ -18,71 +18,70 @@ const (
 	classes
 )
 
-// sizes tell how much is read into a buffer of a class; what that becomes, sealed or opened, fits into another one of
-// the same class.
+// sizes tell how much is read into a buffer of a class. What that becomes, sealed or opened, fits into another buffer
+// of the same class.
 var sizes = [classes]int{4 << 10, record.MaxRecord, 128 << 10}
 
-// maxLarge bounds the large buffers of all connections: some make bulk transfers fast, many would fill the container's
+// maxLarge bounds the large buffers of all connections. Some make bulk transfers fast; many would fill the container's
 // memory.
 const maxLarge = 64
 
 var (
-	pools       [classes]sync.Pool
-	largeLeases atomic.Int32
+	pools      [classes]sync.Pool
+	largeInUse atomic.Int32 // buffers, and the rights to siblings
 )
 
 func init() {
 	for c := range pools {
-		size := record.Room(sizes[c])
+		size := record.SealedLen(sizes[c])
 		pools[c].New = func() any { b := make([]byte, size); return &b }
 	}
 }
 
-// buffer is a lease of memory. A large one comes with the right to another one beside it, for what becomes of its
-// content: that must be of the same class.
+// buffer is memory from a pool. A half reads into one, and opens or seals from it into a sibling of the same class. So
+// a large one is counted twice from the beginning: it includes the right to its sibling.
 type buffer struct {
-	bytes []byte
-	class class
-	lease *[]byte
-	more  int32 // leases of large buffers that go back with this one, beside its own
+	bytes   []byte
+	class   class
+	memory  *[]byte // nil if it was released
+	sibling int32   // 1 while it has the right to a large sibling
 }
 
-// take takes a buffer of class c, or of the one below when there are too many large ones.
-func take(c class) buffer {
-	more := int32(0)
-	if c == large {
-		if largeLeases.Add(2) > maxLarge {
-			largeLeases.Add(-2)
-			c = medium
-		} else {
-			more = 1
-		}
+// acquire gets a buffer of class c, or of the class below when there are too many large ones.
+func acquire(c class) buffer {
+	if c != large {
+		return pooled(c, 0)
 	}
-	return lent(c, more)
-}
-
-func lent(c class, more int32) buffer {
-	lease := pools[c].Get().(*[]byte)
-	return buffer{bytes: *lease, class: c, lease: lease, more: more}
-}
-
-// beside takes a buffer of the same class.
-func (b *buffer) beside() buffer {
-	if b.class == large && b.more == 0 {
-		largeLeases.Add(1) // for a moment there is one too many
+	if largeInUse.Add(2) > maxLarge {
+		largeInUse.Add(-2)
+		return pooled(medium, 0)
 	}
-	b.more = 0
-	return lent(b.class, 0)
+	return pooled(large, 1)
 }
 
-// put gives the buffer back. It does nothing the second time.
-func (b *buffer) put() {
-	if b.lease == nil {
+func pooled(c class, sibling int32) buffer {
+	memory := pools[c].Get().(*[]byte)
+	return buffer{bytes: *memory, class: c, memory: memory, sibling: sibling}
+}
+
+// acquireSibling gets a buffer of the same class. The right to it passes from b to the sibling. A large b that has none
+// left gets one all the same, above maxLarge: the record that it holds has to go somewhere.
+func (b *buffer) acquireSibling() buffer {
+	if b.class == large && b.sibling == 0 {
+		largeInUse.Add(1)
+	}
+	b.sibling = 0
+	return pooled(b.class, 0)
+}
+
+// release gives the buffer back. It does nothing the second time.
+func (b *buffer) release() {
+	if b.memory == nil {
 		return
 	}
 	if b.class == large {
-		largeLeases.Add(-1 - b.more)
+		largeInUse.Add(-1 - b.sibling)
 	}
-	pools[b.class].Put(b.lease)
+	pools[b.class].Put(b.memory)
 	*b = buffer{}
 }

@@ -46,8 +46,8 @@ func (f *flow) run() error {
 // spliceChunk is how much is spliced between two updates of the counters.
 const spliceChunk = 4 << 20
 
-// splice moves bytes inside the kernel (splice(2), which net.TCPConn.ReadFrom uses when both ends are bare). Only the
-// source gets a deadline, and only so that the counters are updated: at that point nothing is in flight in the pipe, so
+// splice moves bytes inside the kernel (splice(2), which net.TCPConn.ReadFrom uses when both ends are plain). The
+// source alone gets a deadline, so that the counters are updated now and then. Nothing is in the pipe at that point, so
 // nothing is lost.
 func (f *flow) splice() error {
 	for {
@@ -59,15 +59,15 @@ func (f *flow) splice() error {
 		case err != nil:
 			return err
 		case n < spliceChunk:
-			return orderly(f.src.judgeEnd())
+			return orderly(f.src.verifyEnd())
 		}
 	}
 }
 
 // copy moves bytes through crypto/tls.
 func (f *flow) copy() error {
-	b := take(medium)
-	defer b.put()
+	b := acquire(medium)
+	defer b.release()
 	for {
 		n, readErr := f.src.read(b.bytes)
 		if err := f.write(b.bytes[:n]); err != nil {

@@ -4,6 +4,7 @@ package relay_test
 
 import (
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -20,16 +21,8 @@ func hostileSession(t testing.TB, ts *tunnels) (c *tls.Conn, wire, app *net.TCPC
 	t.Helper()
 	wire, b := pair(t)
 	a, app := pair(t)
-	ends = make(chan relay.Result, 1)
 	var started sync.WaitGroup
-	started.Go(func() {
-		server, _, err := relay.Secure(relay.NewRaw(b, nil), relay.Server, ts.server.Clone(), time.Now().Add(10*time.Second))
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		relay.New(server, relay.Plain(a), relay.Options{}).Start(ts.engine, func(r relay.Result) { ends <- r })
-	})
+	started.Go(func() { _, ends = ts.accept(t, b, a) })
 	c = tls.Client(wire, ts.client)
 	if err := c.Handshake(); err != nil {
 		t.Fatal(err)
@@ -90,7 +83,7 @@ func TestNoDescriptors(t *testing.T) {
 	}
 	_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
 	t.Logf("%+v", r)
-	if r.Reason != relay.Failed {
+	if !errors.Is(r.Err, unix.EMFILE) {
 		t.Errorf("got %+v", r)
 	}
 	_ = near.SetReadDeadline(time.Now().Add(2 * time.Second))

@@ -76,14 +76,7 @@ func hostileServe(t testing.TB, ts *tunnels) (wire, app *net.TCPConn, begin func
 	a, app := pair(t)
 	_ = app.SetDeadline(time.Now().Add(60 * time.Second))
 	return wire, app, func() *relay.Session {
-		config := ts.server.Clone()
-		server, _, err := relay.Secure(relay.NewRaw(b, nil), relay.Server, config, time.Now().Add(10*time.Second))
-		if err != nil {
-			t.Error(err)
-			return nil
-		}
-		s := relay.New(server, relay.Plain(a), relay.Options{})
-		s.Start(ts.engine, func(relay.Result) {})
+		s, _ := ts.accept(t, b, a)
 		return s
 	}
 }

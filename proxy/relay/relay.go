@@ -3,99 +3,98 @@ package relay
 import (
 	"errors"
 	"fmt"
-	"io"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
-
-	"github.com/meshless-dev/meshless/proxy/listen"
 )
 
-// Reasons why a relayed connection ended. Abort may give others.
-const (
-	Done      = "done"      // both directions ended in order
-	Reset     = "reset"     // one side reset it, or was reset
-	Truncated = "truncated" // TLS ended without close_notify
-	Alert     = "alert"     // the TLS peer sent an alert, such as that it refuses our certificate
-	Idle      = "idle"      // nothing moved for the idle timeout
-	Failed    = "failed"    // anything else
-)
-
+// How sessions end, beside errors of the kernel and those of a *net.OpError: "remote error" is an alert of the TLS
+// peer, "local error" its breach of the protocol.
 var (
-	errTruncated = errors.New("TLS stream ended without close_notify")
-	errIdle      = errors.New("nothing moved for the idle timeout")
+	ErrTruncated = errors.New("TLS stream ended without close_notify")
+	ErrIdle      = errors.New("nothing moved for the idle timeout")
 )
 
 // Options of a session.
 type Options struct {
-	Idle     time.Duration // a pair on which nothing moves for so long, in both directions, is ended; default 1 h
-	Prefix   []byte        // was read from opener already; goes to target first
-	Received func(int64)   // called as bytes from opener were passed on; may be nil
-	Sent     func(int64)   // called as bytes to opener were passed on; may be nil
+	Idle     time.Duration // after so long without a byte in either direction the session ends; default 1 h
+	Prefix   []byte        // was read from the client already; goes to the server first
+	Received func(int64)   // called as bytes from the client were passed on; may be nil
+	Sent     func(int64)   // called as bytes to the client were passed on; may be nil
 }
 
 // Result is how a session ended.
 type Result struct {
-	Received, Sent int64  // bytes from opener to target, and back
-	Reason         string // Done, Reset, ..., or what Abort was given
-	Err            error  // nil for Done
+	Received, Sent int64 // bytes from client to server, and back
+	Err            error // nil if both directions ended in order; what Abort was given, if that ended it
 }
 
-// Session relays between two sides. Make it with New; Start it once.
+// Session relays between a client, which has opened a connection, and the server. Make it with New; Start it once.
 type Session struct {
-	opener, target *Side
+	client, server *Side
 	options        Options
 	last           atomic.Int64 // when bytes moved last, in nanoseconds since the start
 	start          time.Time
-	unwatch        func()
+	timer          *time.Timer // calls checkIdle
 	done           func(Result)
 
 	endOnce sync.Once
 	aborted atomic.Bool
-	reason  string
-	err     error
+	err     error // set within endOnce
 
-	mu    sync.Mutex
-	joint *joint // the two sides in an engine; nil if goroutines move them
+	mu   sync.Mutex
+	pair *pair // in an engine; nil if goroutines move the bytes
 }
 
-// New makes a session between the side that opened the connection and its target.
-func New(opener, target *Side, o Options) *Session {
+// New makes a session.
+func New(client, server *Side, o Options) *Session {
 	if o.Idle <= 0 {
 		o.Idle = time.Hour
 	}
-	return &Session{opener: opener, target: target, options: o, start: time.Now()}
+	return &Session{client: client, server: server, options: o, start: time.Now()}
 }
 
-// Abort ends the session: both sides see a reset. Only the first call counts. It may be called at any time, from any
-// goroutine.
-func (s *Session) Abort(reason string, err error) {
+// Abort ends the session with err: both sides see a reset. Only the first call counts. Any goroutine may call it, at
+// any time.
+func (s *Session) Abort(err error) {
+	if !s.end(err) {
+		return
+	}
+	s.mu.Lock()
+	pair := s.pair
+	s.mu.Unlock()
+	if pair != nil {
+		pair.end()
+		return
+	}
+	s.abortSides()
+}
+
+func (s *Session) abortSides() {
+	s.client.abort()
+	s.server.abort()
+}
+
+// end decides how the session ends: in order if err is nil. It is true for the first call alone.
+func (s *Session) end(err error) (first bool) {
 	s.endOnce.Do(func() {
-		s.reason, s.err = reason, err
-		s.aborted.Store(true)
-		s.mu.Lock()
-		joint := s.joint
-		s.mu.Unlock()
-		if joint != nil {
-			joint.end()
-			return
-		}
-		s.opener.abort()
-		s.target.abort()
+		s.err, first = err, true
+		s.aborted.Store(err != nil)
 	})
+	return first
 }
 
 // Vanished tells whether a side has not acknowledged for long what was sent to it.
 func (s *Session) Vanished() error {
 	s.mu.Lock() // no socket of the engine is closed meanwhile
 	defer s.mu.Unlock()
-	if s.joint != nil {
-		return s.joint.vanished()
+	if s.pair != nil {
+		return s.pair.vanished()
 	}
-	for _, side := range []*Side{s.opener, s.target} {
-		if listen.Vanished(side.tcp) {
+	for _, side := range []*Side{s.client, s.server} {
+		if vanished(side.tcp) {
 			return vanishedError(side.tcp.RemoteAddr())
 		}
 	}
@@ -106,11 +105,14 @@ func vanishedError(peer net.Addr) error {
 	return fmt.Errorf("%s has acknowledged nothing for about a minute", peer)
 }
 
-// Start relays until both directions have ended, closes both sides, and then calls done, in any goroutine. What has
-// records is moved by the engine.
+// Start relays until both directions have ended, closes both sides, and then calls done, in any goroutine. Without TLS
+// nobody uses the engine, and it may be nil.
 func (s *Session) Start(e *Engine, done func(Result)) {
-	s.done, s.unwatch = done, s.watch()
-	if s.opener.records != nil || s.target.records != nil {
+	s.done = done
+	s.moved()
+	s.timer = time.AfterFunc(math.MaxInt64, s.checkIdle)
+	s.timer.Reset(s.options.Idle) // only now checkIdle may run, since it uses timer
+	if s.client.records != nil || s.server.records != nil {
 		e.add(s)
 		return
 	}
@@ -120,52 +122,33 @@ func (s *Session) Start(e *Engine, done func(Result)) {
 // run moves both directions by goroutines.
 func (s *Session) run() {
 	var received, sent int64
-	var back sync.WaitGroup
-	back.Go(func() { sent = s.flow(s.opener, s.target, nil, s.options.Sent) })
-	received = s.flow(s.target, s.opener, s.options.Prefix, s.options.Received)
-	back.Wait()
-	if s.orderlyEnd() {
-		s.opener.close()
-		s.target.close()
+	var toClient sync.WaitGroup
+	toClient.Go(func() { sent = s.flow(s.client, s.server, nil, s.options.Sent) })
+	received = s.flow(s.server, s.client, s.options.Prefix, s.options.Received)
+	toClient.Wait()
+	if s.end(nil) {
+		s.client.close()
+		s.server.close()
+	} else {
+		s.abortSides() // again, if whoever aborts has done so already
 	}
 	s.conclude(received, sent)
 }
 
-// orderlyEnd is true if nobody has aborted the session, and from here on nobody can.
-func (s *Session) orderlyEnd() (yes bool) {
-	s.endOnce.Do(func() { s.reason, yes = Done, true })
-	return yes
-}
-
-// conclude reports the end, after orderlyEnd or Abort.
+// conclude reports the end that was decided.
 func (s *Session) conclude(received, sent int64) {
-	s.unwatch()
-	s.done(Result{Received: received, Sent: sent, Reason: s.reason, Err: s.err})
+	s.timer.Stop()
+	s.done(Result{Received: received, Sent: sent, Err: s.err})
 }
 
-// watch aborts the session when nothing has moved for the idle timeout. Moving bytes only stores a time; the timer
-// looks at it.
-func (s *Session) watch() (stop func()) {
-	s.moved()
-	var timer *time.Timer
-	var stopped atomic.Bool
-	set := make(chan struct{})
-	timer = time.AfterFunc(s.options.Idle, func() {
-		<-set // timer is assigned
-		if stopped.Load() {
-			return
-		}
-		if left := s.options.Idle - (time.Since(s.start) - time.Duration(s.last.Load())); left > 0 {
-			timer.Reset(left)
-			return
-		}
-		s.Abort(Idle, errIdle)
-	})
-	close(set)
-	return func() {
-		stopped.Store(true)
-		timer.Stop()
+// checkIdle aborts the session if nothing has moved for the idle timeout. Whoever moves bytes only stores a time; this
+// timer looks at it.
+func (s *Session) checkIdle() {
+	if left := s.options.Idle - (time.Since(s.start) - time.Duration(s.last.Load())); left > 0 {
+		s.timer.Reset(left)
+		return
 	}
+	s.Abort(ErrIdle) // does nothing to a session that has ended meanwhile
 }
 
 func (s *Session) moved() { s.last.Store(int64(time.Since(s.start))) }
@@ -181,20 +164,7 @@ func (s *Session) flow(dst, src *Side, prefix []byte, count func(int64)) int64 {
 		err = dst.closeWrite()
 	}
 	if err != nil {
-		s.Abort(reasonOf(err), err)
+		s.Abort(err)
 	}
 	return f.total
-}
-
-func reasonOf(err error) string {
-	var op *net.OpError
-	switch {
-	case errors.Is(err, errTruncated), errors.Is(err, io.ErrUnexpectedEOF):
-		return Truncated
-	case errors.As(err, &op) && op.Op == "remote error":
-		return Alert
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ENOTCONN):
-		return Reset
-	}
-	return Failed
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/fips140"
 	"crypto/tls"
 	"crypto/x509"
+	"net"
 	"time"
 
 	"github.com/meshless-dev/meshless/proxy/record"
@@ -18,28 +19,29 @@ const (
 	Server Role = false
 )
 
-// Secure does a TLS 1.3 handshake over raw, until deadline, with a configuration that serves this one handshake. It
-// returns the side that comes of it and the certificates of the peer, which the configuration has judged. After an
-// error the caller closes the connection.
-func Secure(raw *Raw, role Role, config *tls.Config, deadline time.Time) (*Side, []*x509.Certificate, error) {
+// Secure does a TLS 1.3 handshake over c, until deadline, with a configuration that serves this one handshake. Prefix
+// is what was read from c before. It returns the side that results and the certificates of the peer, which the
+// configuration has verified. After an error the caller closes the connection.
+func Secure(c *net.TCPConn, prefix []byte, role Role, config *tls.Config, deadline time.Time) (*Side, []*x509.Certificate, error) {
 	// With FIPS, AES-GCM is approved only as crypto/tls itself drives it.
 	secrets, ours := new(record.Secrets), engineWorks && !fips140.Enabled()
 	if ours {
 		config.KeyLogWriter = secrets
 	}
+	raw := &rawConn{TCPConn: c, ahead: prefix, left: maxHandshake}
 	conn := tls.Server(raw, config)
 	if role == Client {
 		conn = tls.Client(raw, config)
 	}
-	_ = raw.SetDeadline(deadline)
+	_ = c.SetDeadline(deadline)
 	if err := conn.Handshake(); err != nil {
 		return nil, nil, err
 	}
-	_ = raw.SetDeadline(time.Time{})
+	_ = c.SetDeadline(time.Time{})
 	state := conn.ConnectionState()
-	side := &Side{tcp: raw.TCPConn, raw: raw}
+	side := &Side{tcp: c, raw: raw}
 	if !ours {
-		raw.open, side.tls = true, conn
+		raw.done, side.tls = true, conn
 		return side, state.PeerCertificates, nil
 	}
 	var err error

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -36,7 +37,7 @@ type tunnels struct {
 
 func newTunnels(t testing.TB) *tunnels {
 	t.Helper()
-	engine, err := relay.NewEngine()
+	engine, err := relay.NewEngine(runtime.NumCPU())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,14 +78,28 @@ func (ts *tunnels) handshake(t testing.TB) (client, server *relay.Side) {
 	var serverErr error
 	var handshake sync.WaitGroup
 	handshake.Go(func() {
-		server, _, serverErr = relay.Secure(relay.NewRaw(wireB, nil), relay.Server, ts.server.Clone(), deadline)
+		server, _, serverErr = relay.Secure(wireB, nil, relay.Server, ts.server.Clone(), deadline)
 	})
-	client, _, clientErr := relay.Secure(relay.NewRaw(wireA, nil), relay.Client, ts.client.Clone(), deadline)
+	client, _, clientErr := relay.Secure(wireA, nil, relay.Client, ts.client.Clone(), deadline)
 	handshake.Wait()
 	if err := errors.Join(clientErr, serverErr); err != nil {
 		t.Fatal(err)
 	}
 	return client, server
+}
+
+// accept serves wire, whose peer does its handshake now, for an app. It is nil after an error.
+func (ts *tunnels) accept(t testing.TB, wire, app *net.TCPConn) (*relay.Session, chan relay.Result) {
+	t.Helper()
+	server, _, err := relay.Secure(wire, nil, relay.Server, ts.server.Clone(), time.Now().Add(10*time.Second))
+	if err != nil {
+		t.Error(err)
+		return nil, nil
+	}
+	ends := make(chan relay.Result, 1)
+	s := relay.New(server, relay.Plain(app), relay.Options{})
+	s.Start(ts.engine, func(r relay.Result) { ends <- r })
+	return s, ends
 }
 
 // wantEnds waits for both sessions and returns their results.
@@ -165,7 +180,7 @@ func TestStreamsArriveWhole(t *testing.T) {
 		}
 		all.Go(func() {
 			for _, r := range tn.wantEnds(t) {
-				if r.Reason != relay.Done || r.Received != int64(sizes[0]) || r.Sent != int64(sizes[1]) {
+				if r.Err != nil || r.Received != int64(sizes[0]) || r.Sent != int64(sizes[1]) {
 					t.Errorf("connection %d of %v bytes ended as %+v", i, sizes, r)
 				}
 			}
@@ -185,14 +200,14 @@ func TestCutIsNoEnd(t *testing.T) {
 	if _, err := io.ReadFull(tn.far, make([]byte, 14)); err != nil {
 		t.Fatal(err)
 	}
-	tn.ours.Abort("cut", nil) // to the other session it looks as if the path between them broke
+	tn.ours.Abort(errors.New("cut")) // to the other session it looks as if the path between them broke
 	for name, c := range map[string]*net.TCPConn{"near": tn.near, "far": tn.far} {
 		if _, err := io.Copy(io.Discard, c); err == nil {
 			t.Errorf("%s saw an orderly end", name)
 		}
 	}
 	for _, r := range tn.wantEnds(t) {
-		if r.Reason == relay.Done {
+		if r.Err == nil {
 			t.Errorf("ended as %+v", r)
 		}
 	}
@@ -214,7 +229,7 @@ func TestResetPassesTheTunnel(t *testing.T) {
 			t.Fatal("the reset arrived as an orderly end")
 		}
 		for _, r := range tn.wantEnds(t) {
-			if r.Reason == relay.Done {
+			if r.Err == nil {
 				t.Fatalf("ended as %+v", r)
 			}
 		}
@@ -226,14 +241,15 @@ func TestAbortWhileBlocked(t *testing.T) {
 	tn := ts.open(t, 0)
 	_ = tn.near.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
 	_, _ = tn.near.Write(make([]byte, 64<<20)) // until nothing moves
-	tn.theirs.Abort("first", nil)
-	tn.theirs.Abort("second", nil)
-	reasons := map[string]bool{}
+	first, second := errors.New("first"), errors.New("second")
+	tn.theirs.Abort(first)
+	tn.theirs.Abort(second)
+	causes := map[error]bool{}
 	for _, r := range tn.wantEnds(t) {
-		reasons[r.Reason] = true
+		causes[r.Err] = true
 	}
-	if !reasons["first"] || reasons["second"] || reasons[relay.Done] {
-		t.Errorf("got %v", reasons)
+	if !causes[first] || causes[second] || causes[nil] {
+		t.Errorf("got %v", causes)
 	}
 	if err := tn.ours.Vanished(); err != nil {
 		t.Errorf("a session that has ended vanished: %v", err)
@@ -245,10 +261,11 @@ func TestAbortBeforeTheEngine(t *testing.T) {
 	near, a := pair(t)
 	client, _ := ts.handshake(t)
 	s := relay.New(relay.Plain(a), client, relay.Options{})
-	s.Abort("early", nil)
+	early := errors.New("early")
+	s.Abort(early)
 	ends := make(chan relay.Result, 1)
 	s.Start(ts.engine, func(r relay.Result) { ends <- r })
-	if r := wait(t, ends); r.Reason != "early" {
+	if r := wait(t, ends); r.Err != early {
 		t.Errorf("got %+v", r)
 	}
 	if _, err := near.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
@@ -272,7 +289,7 @@ func TestIdleTunnel(t *testing.T) {
 	}
 	idle := 0
 	for _, r := range tn.wantEnds(t) {
-		if r.Reason == relay.Idle {
+		if r.Err == relay.ErrIdle {
 			idle++
 		}
 	}
@@ -294,7 +311,7 @@ func TestEarlyData(t *testing.T) {
 				_, _ = conn.Write(make([]byte, n)) // with the last flight of the handshake
 				_ = conn.CloseWrite()
 			}()
-			server, _, err := relay.Secure(relay.NewRaw(wireB, nil), relay.Server, ts.server.Clone(), time.Now().Add(10*time.Second))
+			server, _, err := relay.Secure(wireB, nil, relay.Server, ts.server.Clone(), time.Now().Add(10*time.Second))
 			if err != nil {
 				t.Fatal(err)
 			}

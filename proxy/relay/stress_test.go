@@ -4,6 +4,8 @@ package relay_test
 
 import (
 	"crypto/rand"
+	"errors"
+	"fmt"
 	"io"
 	mathrand "math/rand/v2"
 	"net"
@@ -39,7 +41,7 @@ func TestStress(t *testing.T) {
 	stop := time.Now().Add(duration)
 	var all sync.WaitGroup
 	var mu sync.Mutex
-	rounds, reasons := 0, map[string]int{}
+	rounds, causes := 0, map[string]int{}
 	for worker := range uint64(12) {
 		all.Go(func() {
 			random := mathrand.New(mathrand.NewPCG(worker, 7))
@@ -48,14 +50,14 @@ func TestStress(t *testing.T) {
 				mu.Lock()
 				rounds++
 				for _, r := range results {
-					reasons[r.Reason]++
+					causes[fmt.Sprint(r.Err)]++
 				}
 				mu.Unlock()
 			}
 		})
 	}
 	all.Wait()
-	t.Logf("%d rounds: %v", rounds, reasons)
+	t.Logf("%d rounds: %v", rounds, causes)
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		runtime.GC()
 		g, fd := runtime.NumGoroutine(), hostileDescriptors(t)
@@ -106,14 +108,14 @@ func hostileRound(t *testing.T, ts *tunnels, random *mathrand.Rand) []relay.Resu
 			}
 			time.Sleep(delay)
 			for range times {
-				s.Abort("abort", nil)
+				s.Abort(errors.New("abort"))
 			}
 			_ = s.Vanished()
 		})
 	}
 	time.Sleep(time.Duration(random.IntN(8)) * time.Millisecond)
-	tn.ours.Abort("last", nil)
-	tn.theirs.Abort("last", nil)
+	tn.ours.Abort(errors.New("last"))
+	tn.theirs.Abort(errors.New("last"))
 	results := tn.wantEnds(t)
 	_ = tn.near.Close()
 	_ = tn.far.Close()

@@ -16,8 +16,9 @@ type call struct {
 	args         [6]uint32 // lower halves
 }
 
-// judge runs the filter. The machine of package bpf reads packets, which are big-endian, so every word is written so.
-func judge(t *testing.T, vm *bpf.VM, c call) uint32 {
+// evaluate runs the filter. The machine of package bpf reads packets, which are big-endian, so every word is written
+// so.
+func evaluate(t *testing.T, vm *bpf.VM, c call) uint32 {
 	t.Helper()
 	data := make([]byte, 64) // seccomp_data
 	binary.BigEndian.PutUint32(data[offsetNumber:], c.number)
@@ -40,7 +41,7 @@ func TestFilter(t *testing.T) {
 	names := map[uint32]string{allow.Val: "allow", deny.Val: "deny", lack.Val: "lack", kill.Val: "kill"}
 	want := func(answer bpf.RetConstant, c call) {
 		t.Helper()
-		if got := judge(t, vm, c); got != answer.Val {
+		if got := evaluate(t, vm, c); got != answer.Val {
 			t.Errorf("%+v: %s (%#x), want %s", c, names[got], got, names[answer.Val])
 		}
 	}

@@ -54,9 +54,9 @@ var (
 	kill  = bpf.RetConstant{Val: unix.SECCOMP_RET_KILL_PROCESS}
 )
 
-// filter is the program that judges every system call. What it does not name is allowed: the runtime's own profile,
-// RuntimeDefault, is below it. Calls that it allows whatever their arguments are cost nothing from Linux 5.11 on, which
-// keeps them in a bitmap.
+// filter is the program that decides about every system call. What it does not name is allowed: the runtime's own
+// profile, RuntimeDefault, is below it. Calls that it allows whatever their arguments are cost nothing from Linux 5.11
+// on, which keeps them in a bitmap.
 func filter() []bpf.Instruction {
 	program := []bpf.Instruction{
 		load(offsetArch),

@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -16,11 +14,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/internal/podplan"
-	"github.com/meshless-dev/meshless/proxy/config"
-	"github.com/meshless-dev/meshless/proxy/listen"
 )
 
 // childVariable, when it is set, makes this test binary a proxy of its own process: one that can be killed, or starved
@@ -32,9 +25,6 @@ type childSetup struct {
 	Directory string
 	App       netip.AddrPort
 }
-
-// childPorts is the first line that the child prints.
-type childPorts struct{ Inbound, Health, Metrics string }
 
 // init comes before TestMain and before flags are read, so that the child needs neither.
 func init() {
@@ -54,30 +44,21 @@ func runChild(encoded string) error {
 	if err := json.Unmarshal([]byte(encoded), &s); err != nil {
 		return err
 	}
-	bound := make([]net.Listener, 5)
-	for i := range bound {
-		var err error
-		if bound[i], err = net.Listen("tcp4", serverIP+":0"); err != nil {
-			return err
-		}
+	o := testOptions(serverIP, s.Directory, s.App)
+	o.DrainTimeout = time.Second
+	p, err := New(o)
+	if err != nil {
+		return err
 	}
-	l := listeners{outbound: bound[:1], inbound: bound[1], metrics: bound[2], health: bound[3], local: bound[4]}
-	p := newProxy(setup{
-		args: podplan.ProxyArgs{Directory: s.Directory, DrainTimeout: time.Second}, log: slog.New(slog.NewJSONHandler(os.Stderr, nil)), listeners: l,
-		original:   func(*net.TCPConn) (netip.AddrPort, error) { return s.App, nil },
-		ownAddress: func(a netip.Addr) bool { return a == s.App.Addr() },
-		sources:    listen.Sources{V4: netip.MustParseAddr(api.InboundSource4)},
-		watch:      config.WatchOptions{Poll: 50 * time.Millisecond, Debounce: 5 * time.Millisecond},
-	})
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		defer cancel() // the parent has closed the pipe, or is dead
 		obey(os.Stdin)
 	}()
-	if err := json.NewEncoder(os.Stdout).Encode(childPorts{l.inbound.Addr().String(), l.health.Addr().String(), l.metrics.Addr().String()}); err != nil {
+	if err := json.NewEncoder(os.Stdout).Encode(p.Addresses()); err != nil {
 		return err
 	}
-	return p.serve(ctx)
+	return p.Run(ctx)
 }
 
 // obey does what the parent says: "limit N" leaves room for N more descriptors.
@@ -97,9 +78,9 @@ func obey(in io.Reader) {
 	}
 }
 
-// child is a proxy in a process of its own.
+// child is a proxy in a process of its own. The first line that it prints is where it listens.
 type child struct {
-	childPorts
+	Addresses
 	cmd  *exec.Cmd
 	in   io.WriteCloser
 	out  *bufio.Reader
@@ -134,7 +115,7 @@ func startChild(t testing.TB, directory string, app netip.AddrPort) *child {
 	t.Cleanup(c.kill)
 	line, err := c.out.ReadBytes('\n')
 	if err == nil {
-		err = json.Unmarshal(line, &c.childPorts)
+		err = json.Unmarshal(line, &c.Addresses)
 	}
 	if err != nil {
 		c.kill()
@@ -162,19 +143,13 @@ func (c *child) limit(t testing.TB, more int) {
 	}
 }
 
-// get is the answer of a port of the child.
+// get is the answer of a port of the child; another status than 200 is an error.
 func (c *child) get(addr, path string) (string, error) {
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 3 * time.Second}
-	response, err := client.Get("http://" + addr + path)
-	if err != nil {
-		return "", err
+	status, body, err := fetch(http.MethodGet, addr, path)
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("%d: %s", status, body)
 	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", response.Status, body)
-	}
-	return string(body), err
+	return body, err
 }
 
 // awaitReady waits until the child says that it is.

@@ -13,7 +13,6 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
-	"github.com/meshless-dev/meshless/proxy/admin"
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
@@ -25,10 +24,10 @@ func TestDrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	m.server.startDrain(true)()
-	m.server.startDrain(false)() // again, by /drain: no harm
+	m.server.Shutdown()
+	m.server.drain() // again, by /drain: no harm
 	go func() { ended <- m.server.stopWhenDrained() }()
-	if err := m.server.ready(); err == nil || err.Error() != "draining" {
+	if err := m.server.Ready(); err == nil || err.Error() != "draining" {
 		t.Errorf("ready while draining: %v", err)
 	}
 	eventually(t, "new inbound connections are refused", func() bool {
@@ -91,7 +90,7 @@ func TestDrainWaitsForPreStop(t *testing.T) {
 		answer <- body
 	}()
 	eventually(t, "the handler runs", func() bool { return m.server.prober.Active() == 1 })
-	m.server.startDrain(true)()
+	m.server.Shutdown()
 	select {
 	case <-m.server.done:
 		t.Fatal("ended while the preStop handler ran")
@@ -140,7 +139,7 @@ func TestDrainTimeout(t *testing.T) {
 		t.Fatal(err)
 	}
 	begun := time.Now()
-	m.server.startDrain(true)()
+	m.server.Shutdown()
 	if err := m.server.stopWhenDrained(); err != nil {
 		t.Fatal(err)
 	}
@@ -150,29 +149,6 @@ func TestDrainTimeout(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); err == nil {
 		t.Error("connection lives on")
 	}
-}
-
-// get asks every admin server of the pod and returns the answer of the one that knows the path.
-func (p *pod) get(t *testing.T, method, path string) (int, string) {
-	t.Helper()
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
-	for _, s := range p.servers {
-		request, err := http.NewRequest(method, "http://"+s.listener.Addr().String()+path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		request.Header.Set(admin.DrainHeader, "1")
-		response, err := client.Do(request)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, _ := io.ReadAll(response.Body)
-		response.Body.Close()
-		if response.StatusCode != http.StatusNotFound {
-			return response.StatusCode, string(body)
-		}
-	}
-	return http.StatusNotFound, ""
 }
 
 func TestAdminPorts(t *testing.T) {
@@ -213,24 +189,4 @@ func TestRun(t *testing.T) {
 			t.Errorf("%v is accepted", args)
 		}
 	}
-}
-
-// TestConnectionFlood: more clients than may be unauthenticated at once; none is lost, since the rest waits in the
-// kernel's queue.
-func TestConnectionFlood(t *testing.T) {
-	noLeaks(t)
-	m := startMesh(t, echo)
-	var wg sync.WaitGroup
-	errs := make(chan error, 200)
-	for range 200 {
-		wg.Go(func() { errs <- exchange(m.client.outboundAddr(), "hello") })
-	}
-	wg.Wait()
-	close(errs)
-	for err := range errs {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	m.server.wantMetric(t, `meshless_connections_closed_total{direction="inbound",reason="done",security="mutual_tls"} 200`)
 }

@@ -218,7 +218,7 @@ func TestCorruptedReloads(t *testing.T) {
 	m := startMesh(t, echo)
 	good := m.serverFiles.Sealed(t)
 	m.server.publish(t, good)
-	leaf := m.server.source.Current().Leaf
+	leaf := m.server.identity.Current().Leaf
 	random := rand.New(rand.NewPCG(4, 4))
 	cases := 0
 	for name, content := range good {
@@ -237,7 +237,7 @@ func TestCorruptedReloads(t *testing.T) {
 			if err := exchange(m.client.outboundAddr(), "hello"); err != nil {
 				t.Errorf("%s of %s: the last good generation does not serve: %v", what, name, err)
 			}
-			if !m.server.source.Current().Leaf.Equal(leaf) {
+			if !m.server.identity.Current().Leaf.Equal(leaf) {
 				t.Errorf("%s of %s: another leaf is in use", what, name)
 			}
 		}

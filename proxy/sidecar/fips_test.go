@@ -179,11 +179,11 @@ func TestFIPSOnly(t *testing.T) {
 	sealed := startPod(t, otherIP, netip.MustParseAddrPort(otherIP+":1"), nil)
 	in("sealed").Publish(t, sealed.dir)
 	eventually(t, "the sealed key is refused", func() bool {
-		err := sealed.source.Failure() // at first it is that there are no files
+		err := sealed.identity.Failure() // at first it is that there are no files
 		return err != nil && (strings.HasPrefix(err.Error(), api.SealedKeyFile) || strings.HasPrefix(err.Error(), api.IdentityFile))
 	})
-	t.Logf("a sealed key: %v", sealed.source.Failure())
-	if sealed.ready() == nil {
+	t.Logf("a sealed key: %v", sealed.identity.Failure())
+	if sealed.Ready() == nil {
 		t.Error("the proxy is ready with a key that it cannot have opened")
 	}
 }

@@ -19,7 +19,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/podplan"
-	"github.com/meshless-dev/meshless/proxy/config"
+	"github.com/meshless-dev/meshless/proxy/admin"
+	"github.com/meshless-dev/meshless/proxy/files"
 	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/test/proxytest"
 	"github.com/meshless-dev/meshless/test/testca"
@@ -39,13 +40,13 @@ var pollInterval = 50 * time.Millisecond
 
 // pod is a proxy in this process, with its redirections replaced by what the test says.
 type pod struct {
-	*proxy
+	*Sidecar
 	dir    string
 	logs   *logBuffer
 	level  *slog.LevelVar
 	target atomic.Pointer[netip.AddrPort] // what the app of this pod dials next
 	stop   func()
-	done   chan error // what serve returned; closed after that
+	done   chan error // what Run returned; closed after that
 }
 
 // logBuffer is a log that can be read while it is written.
@@ -77,48 +78,50 @@ func mustListen(t testing.TB, ip string) net.Listener {
 
 // startPod starts a proxy on ip whose app listens on app, and waits until it is ready if there is something to be ready
 // with.
-func startPod(t testing.TB, ip string, app netip.AddrPort, files proxytest.Files) *pod {
+func startPod(t testing.TB, ip string, app netip.AddrPort, content proxytest.Files) *pod {
 	t.Helper()
 	p := &pod{dir: t.TempDir(), logs: &logBuffer{}, level: new(slog.LevelVar)}
-	if files != nil {
-		files.Publish(t, p.dir)
+	if content != nil {
+		content.Publish(t, p.dir)
 	}
-	l := listeners{outbound: []net.Listener{mustListen(t, ip)}, inbound: mustListen(t, ip), metrics: mustListen(t, ip), health: mustListen(t, ip), local: mustListen(t, ip)}
-	inboundPort := listen.AddrPort(l.inbound.Addr()).Port()
 	p.dials(netip.AddrPort{})
-	p.proxy = newProxy(setup{
-		args: podplan.ProxyArgs{Directory: p.dir, DrainTimeout: 2 * time.Second}, log: slog.New(slog.NewJSONHandler(p.logs, &slog.HandlerOptions{Level: p.level})), level: p.level, listeners: l,
-		original: func(c *net.TCPConn) (netip.AddrPort, error) {
-			if listen.AddrPort(c.LocalAddr()).Port() == inboundPort {
-				return app, nil
-			}
-			return *p.target.Load(), nil
-		},
-		ownAddress: func(a netip.Addr) bool { return a == netip.MustParseAddr(appIP) },
-		sources:    listen.Sources{V4: netip.MustParseAddr(api.InboundSource4)},
-		watch:      config.WatchOptions{Poll: pollInterval, Debounce: 5 * time.Millisecond},
-	})
+	o := testOptions(ip, p.dir, app)
+	o.Log, o.Level = slog.New(slog.NewJSONHandler(p.logs, &slog.HandlerOptions{Level: p.level})), p.level
+	o.Redirect.Outbound = func(*net.TCPConn) (netip.AddrPort, error) { return *p.target.Load(), nil }
+	var err error
+	if p.Sidecar, err = New(o); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.done = make(chan error, 1)
 	go func() {
-		p.done <- p.serve(ctx)
+		p.done <- p.Run(ctx)
 		close(p.done)
 	}()
 	p.stop = sync.OnceFunc(func() { cancel(); <-p.done })
 	t.Cleanup(p.stop)
-	if files != nil {
-		eventually(t, "the proxy is ready", func() bool { return p.ready() == nil })
+	if content != nil {
+		eventually(t, "the proxy is ready", func() bool { return p.Ready() == nil })
 	}
 	return p
 }
 
+// testOptions are those of a sidecar at ip whose app listens on app. It soon notices new files.
+func testOptions(ip, directory string, app netip.AddrPort) Options {
+	free := ip + ":0"
+	o := Options{Directory: directory, DrainTimeout: 2 * time.Second, NameServers: []netip.AddrPort{},
+		Addresses: Addresses{Outbound: free, Inbound: free, Metrics: free, Health: free, Admin: free},
+		Redirect:  Explicit(netip.AddrPort{}, app), Watch: files.WatchOptions{Poll: pollInterval, Debounce: 5 * time.Millisecond}}
+	o.Redirect.OwnAddress = func(a netip.Addr) bool { return a == netip.MustParseAddr(appIP) }
+	o.Redirect.Sources = listen.Sources{V4: netip.MustParseAddr(api.InboundSource4)}
+	return o
+}
+
 func (p *pod) dials(dst netip.AddrPort) { p.target.Store(&dst) }
 
-func (p *pod) outboundAddr() string { return p.traffic[0].Addr().String() }
-func (p *pod) inboundAddr() netip.AddrPort {
-	return listen.AddrPort(p.traffic[len(p.traffic)-1].Addr())
-}
-func (p *pod) generation() uint64 { return p.source.Current().Number }
+func (p *pod) outboundAddr() string        { return p.Addresses().Outbound }
+func (p *pod) inboundAddr() netip.AddrPort { return netip.MustParseAddrPort(p.Addresses().Inbound) }
+func (p *pod) generation() uint64          { return p.identity.Current().Number }
 
 // publish puts files into the pod's directory and waits until they are in use.
 func (p *pod) publish(t testing.TB, files proxytest.Files) {
@@ -138,23 +141,53 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// fetch is the answer of an admin port.
+func fetch(method, address, path string) (status int, body string, err error) {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	request, err := http.NewRequest(method, "http://"+address+path, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	request.Header.Set(admin.DrainHeader, "1")
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(text), err
+}
+
+// get is the answer of the admin port of the pod that knows the path.
+func (p *pod) get(t testing.TB, method, path string) (status int, body string) {
+	t.Helper()
+	for _, address := range []string{p.Addresses().Metrics, p.Addresses().Health, p.Addresses().Admin} {
+		var err error
+		if status, body, err = fetch(method, address, path); err != nil {
+			t.Fatal(err)
+		}
+		if status != http.StatusNotFound {
+			break
+		}
+	}
+	return status, body
+}
+
 // scrape is the text of the pod's metrics.
 func (p *pod) scrape(t testing.TB) string {
 	t.Helper()
-	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
-	for _, s := range p.servers {
-		response, err := c.Get("http://" + s.listener.Addr().String() + "/metrics")
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, _ := io.ReadAll(response.Body)
-		response.Body.Close()
-		if response.StatusCode == http.StatusOK {
-			return string(text)
-		}
+	_, text := p.get(t, http.MethodGet, "/metrics")
+	return text
+}
+
+// liveHeap is how many bytes are reachable.
+func liveHeap() uint64 {
+	for range 2 { // the second collects what the finalizers of the first, such as those of splice's pipes, let go
+		runtime.GC()
 	}
-	t.Fatal("no server has metrics")
-	return ""
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // wantMetric waits until the metrics have a line that begins so. A series that counts nothing yet is none.

@@ -37,10 +37,10 @@ var ownPod = hooks{health: loopback(api.HealthPort), admin: loopback(api.AdminPo
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
 // wait is the postStart hook. The kubelet starts the next container only after it, so that the app's first connection
-// finds a proxy. An error makes the kubelet start the proxy again; the app then meets closed ports, and nothing in the
-// clear.
-func (h hooks) wait(a podplan.WaitArgs) error {
-	ctx, cancel := context.WithTimeout(context.Background(), a.Timeout)
+// finds a proxy. An error makes the kubelet start the proxy again; until then the app meets closed ports, and nothing
+// leaves in the clear.
+func (h hooks) wait(ctx context.Context, a podplan.WaitArgs) error {
+	ctx, cancel := context.WithTimeout(ctx, a.Timeout)
 	defer cancel()
 	reason := errors.New("it was not asked")
 	for {
@@ -62,20 +62,22 @@ func (h hooks) wait(a podplan.WaitArgs) error {
 // drain is the preStop hook. The kubelet tells all containers of a pod to end at once, and the others still need the
 // proxy: it stays until nothing is under way. While the cluster learns that the pod ends, new inbound connections are
 // still taken; what the app opens is served to the end.
-func (h hooks) drain(a podplan.DrainArgs) error {
-	ctx := context.Background()
+func (h hooks) drain(ctx context.Context, a podplan.DrainArgs) error {
 	if h.ready(ctx) == nil { // who was not ready is in no Service, so nobody has to learn
-		time.Sleep(a.Delay)
+		select {
+		case <-time.After(a.Delay):
+		case <-ctx.Done():
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.Timeout)
 	defer cancel()
 	var failure error
 	for quiet := time.Duration(0); quiet < hookQuiet; {
-		state, err := h.state(ctx)
+		activity, err := h.activity(ctx)
 		switch {
 		case errors.Is(err, syscall.ECONNREFUSED):
 			return fmt.Errorf("the proxy has ended: %w", err)
-		case err == nil && state.Idle():
+		case err == nil && activity.Idle():
 			quiet += hookPoll
 		default:
 			quiet = 0
@@ -98,13 +100,13 @@ func (h hooks) ready(ctx context.Context) error {
 	return err
 }
 
-// state begins a drain, or asks how it goes.
-func (h hooks) state(ctx context.Context) (s admin.State, err error) {
+// activity begins a drain, or asks how it goes.
+func (h hooks) activity(ctx context.Context) (a admin.Activity, err error) {
 	body, err := ask(ctx, http.MethodPost, "http://"+h.admin+admin.DrainPath)
 	if err == nil {
-		err = json.Unmarshal(body, &s)
+		err = json.Unmarshal(body, &a)
 	}
-	return s, err
+	return a, err
 }
 
 // ask returns the body of an answer with status 200; the error of another status is its body.

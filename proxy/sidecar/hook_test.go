@@ -13,31 +13,14 @@ import (
 )
 
 // hooks are the lifecycle hooks of the pod, which find its ports elsewhere than in a real one.
-func (p *pod) hooks(t *testing.T) hooks {
-	t.Helper()
-	var h hooks
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
-	for path, into := range map[string]*string{"/livez": &h.health, "/configz": &h.admin} {
-		for _, s := range p.servers {
-			response, err := client.Get("http://" + s.listener.Addr().String() + path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			response.Body.Close()
-			if response.StatusCode == http.StatusOK {
-				*into = s.listener.Addr().String()
-			}
-		}
-	}
-	return h
-}
+func (p *pod) hooks() hooks { return hooks{health: p.Addresses().Health, admin: p.Addresses().Admin} }
 
 func TestWait(t *testing.T) {
 	noLeaks(t)
 	p := startPod(t, serverIP, netip.MustParseAddrPort(appIP+":1"), nil)
-	h := p.hooks(t)
+	h := p.hooks()
 	began := time.Now()
-	err := h.wait(podplan.WaitArgs{Timeout: 500 * time.Millisecond})
+	err := h.wait(t.Context(), podplan.WaitArgs{Timeout: 500 * time.Millisecond})
 	if err == nil || !strings.Contains(err.Error(), "not ready after 500ms: no good generation") {
 		t.Errorf("without files: %v, want why the proxy is not ready", err)
 	}
@@ -45,7 +28,7 @@ func TestWait(t *testing.T) {
 		t.Errorf("waited %v, want the timeout of 500 ms", took)
 	}
 	ready := make(chan error, 1)
-	go func() { ready <- h.wait(podplan.WaitArgs{Timeout: 10 * time.Second}) }()
+	go func() { ready <- h.wait(t.Context(), podplan.WaitArgs{Timeout: 10 * time.Second}) }()
 	select {
 	case err := <-ready:
 		t.Fatalf("ended with %v before the proxy was ready", err)
@@ -56,10 +39,10 @@ func TestWait(t *testing.T) {
 		t.Errorf("with files: %v", err)
 	}
 	p.stop()
-	if err := h.wait(podplan.WaitArgs{Timeout: 300 * time.Millisecond}); err == nil || !strings.Contains(err.Error(), "connection refused") {
+	if err := h.wait(t.Context(), podplan.WaitArgs{Timeout: 300 * time.Millisecond}); err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("without a proxy: %v", err)
 	}
-	if err := h.drain(podplan.DrainArgs{Timeout: 10 * time.Second}); err == nil || !strings.Contains(err.Error(), "has ended") {
+	if err := h.drain(t.Context(), podplan.DrainArgs{Timeout: 10 * time.Second}); err == nil || !strings.Contains(err.Error(), "has ended") {
 		t.Errorf("drain without a proxy: %v", err)
 	}
 }
@@ -70,13 +53,15 @@ func TestDrainHook(t *testing.T) {
 	slow(t)
 	noLeaks(t)
 	m := startMesh(t, echo)
-	h := m.server.hooks(t)
+	h := m.server.hooks()
 	c := dial(t, m.client.outboundAddr())
 	if err := roundTrip(c, "before"); err != nil {
 		t.Fatal(err)
 	}
 	began, ended := time.Now(), make(chan error, 1)
-	go func() { ended <- h.drain(podplan.DrainArgs{Delay: time.Second, Timeout: 20 * time.Second}) }()
+	go func() {
+		ended <- h.drain(t.Context(), podplan.DrainArgs{Delay: time.Second, Timeout: 20 * time.Second})
+	}()
 	if err := exchange(m.client.outboundAddr(), "who has not learned yet"); err != nil || time.Since(began) > time.Second {
 		t.Errorf("a new connection within the delay: %v, after %v", err, time.Since(began))
 	}
@@ -112,7 +97,7 @@ func TestDrainHook(t *testing.T) {
 	if len(m.server.done) > 0 {
 		t.Error("the proxy has ended without a signal")
 	}
-	m.server.startDrain(true)()
+	m.server.Shutdown()
 	if err := m.server.stopWhenDrained(); err != nil {
 		t.Error(err)
 	}
@@ -128,10 +113,10 @@ func TestDrainHookTimeout(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	if err := m.server.hooks(t).drain(podplan.DrainArgs{Timeout: m.server.args.DrainTimeout}); err != nil {
+	if err := m.server.hooks().drain(t.Context(), podplan.DrainArgs{Timeout: m.server.options.DrainTimeout}); err != nil {
 		t.Errorf("ended with %v", err)
 	}
-	m.server.startDrain(true)()
+	m.server.Shutdown()
 	if err := m.server.stopWhenDrained(); err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +130,7 @@ func TestDrainHookOfUnreadyProxy(t *testing.T) {
 	noLeaks(t)
 	p := startPod(t, serverIP, netip.MustParseAddrPort(appIP+":1"), nil)
 	began := time.Now()
-	if err := p.hooks(t).drain(podplan.DrainArgs{Delay: time.Minute, Timeout: time.Minute}); err != nil || time.Since(began) > 20*time.Second {
+	if err := p.hooks().drain(t.Context(), podplan.DrainArgs{Delay: time.Minute, Timeout: time.Minute}); err != nil || time.Since(began) > 20*time.Second {
 		t.Errorf("ended after %v with %v, want no delay for a proxy that nobody knows", time.Since(began), err)
 	}
 }

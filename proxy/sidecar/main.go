@@ -1,6 +1,3 @@
-// Package sidecar is the whole proxy: it encrypts and verifies what leaves the pod and what arrives at it, with the
-// identity that it finds in a directory. It needs no API access, no capability and no peer but the pods that it talks
-// to.
 package sidecar
 
 import (
@@ -15,12 +12,12 @@ import (
 	"syscall"
 
 	"github.com/meshless-dev/meshless/internal/podplan"
-	"github.com/meshless-dev/meshless/proxy/sandbox"
 )
 
 // Main runs a command line of meshless-proxy, without the program's name. It returns when the command has ended. Logs
 // and usage go to out.
 func Main(args []string, out io.Writer) error {
+	ctx := context.Background()
 	c, err := podplan.ParseProxyCommand(args, out)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -28,44 +25,41 @@ func Main(args []string, out io.Writer) error {
 	case err != nil:
 		return err
 	case c.Wait != nil:
-		return ownPod.wait(*c.Wait)
+		return ownPod.wait(ctx, *c.Wait)
 	case c.Drain != nil:
-		return ownPod.drain(*c.Drain)
+		return ownPod.drain(ctx, *c.Drain)
 	}
-	return runSidecar(*c.Serve, out)
+	return serve(ctx, *c.Serve, out)
 }
 
-// runSidecar serves until a signal ends it. Logs go to out as JSON, one object per line.
-func runSidecar(a podplan.ProxyArgs, out io.Writer) error {
+// serve runs the sidecar of this pod until a signal ends it: the first drains, the second ends at once. Logs go to out
+// as JSON, one object per line.
+func serve(ctx context.Context, a podplan.ProxyArgs, out io.Writer) error {
 	level := new(slog.LevelVar)
 	if err := level.UnmarshalText([]byte(a.LogLevel)); err != nil {
 		return fmt.Errorf("--log-level: %w", err)
 	}
 	log := slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{Level: level}))
-	sandbox.LimitMemory(log) // before Enter, behind which cgroups cannot be read
-	p, err := bind(a, log, level)
+	// a drain timeout of 0 cuts at once; in Options it would be the default
+	s, err := New(Options{Directory: a.Directory, DrainTimeout: max(a.DrainTimeout, 1), Pprof: a.Pprof, Log: log, Level: level, Confine: true})
 	if err != nil {
 		return err
 	}
-	// nothing of a peer or of the directory has been read yet, and nobody listens after it
-	sandbox.Enter(a.Directory, log)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
-	ctx, kill := context.WithCancel(context.Background())
+	ctx, kill := context.WithCancel(ctx)
 	defer kill()
-	ended := make(chan struct{})
-	defer close(ended)
 	go func() {
-		for _, act := range []func(){p.startDrain(true), kill} { // the first signal drains, the second ends at once
+		for _, act := range []func(){s.Shutdown, kill} {
 			select {
-			case s := <-signals:
-				log.Info("signal received", "signal", s.String())
+			case got := <-signals:
+				log.Info("signal received", "signal", got.String())
 				act()
-			case <-ended:
+			case <-ctx.Done():
 				return
 			}
 		}
 	}()
-	return p.serve(ctx)
+	return s.Run(ctx)
 }

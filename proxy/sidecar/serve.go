@@ -5,41 +5,46 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/meshless-dev/meshless/proxy/live"
-	"github.com/meshless-dev/meshless/proxy/relay"
+	"github.com/meshless-dev/meshless/proxy/registry"
 )
 
-// serve runs the proxy until it has drained, until ctx ends, or until one of the admin servers fails. Metrics, health
-// and probes are served from the beginning to the end: the kubelet asks before the first generation and while the app
-// shuts down.
-func (p *proxy) serve(ctx context.Context) error {
-	engine, err := relay.NewEngine()
-	if err != nil {
-		return err
-	}
-	defer engine.Close()
-	p.inbound.Engine, p.outbound.Engine = engine, engine
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+// Run serves until Shutdown has drained, until ctx ends, which cuts what is open, or until an admin server or the
+// engine fails; only the last two are errors. Call it once. Metrics, health and probes are served from the beginning to
+// the end: the kubelet asks before the first generation and while the app shuts down.
+func (s *Sidecar) Run(ctx context.Context) error {
+	defer s.engine.Close()
+	serving, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
 	var background sync.WaitGroup
-	for _, s := range p.servers {
+	for _, b := range s.servers {
 		background.Go(func() {
-			if err := s.server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
-				cancel(fmt.Errorf("serving %s: %w", s.listener.Addr(), err))
+			if err := b.server.Serve(b.listener); !errors.Is(err, http.ErrServerClosed) {
+				fail(fmt.Errorf("serving %s: %w", b.listener.Addr(), err))
 			}
 		})
 	}
-	background.Go(func() { p.source.Run(ctx) })
-	background.Go(func() { p.live.Run(ctx, live.Intervals{Judge: judgeInterval, Vanish: vanishInterval}) })
-	p.serveTraffic(ctx)
-	err = context.Cause(ctx)
-	cancel(nil)
-	p.stopServers()
+	if s.options.Confine {
+		background.Go(func() { followCPULimit(serving, s.log) })
+	}
+	background.Go(func() { s.identity.Run(serving) })
+	background.Go(func() { s.registry.Run(serving, registry.Intervals{Verify: verifyInterval, Vanish: vanishInterval}) })
+	background.Go(func() {
+		select {
+		case err := <-s.engine.Failed():
+			fail(fmt.Errorf("relay: %w", err))
+		case <-serving.Done():
+		}
+	})
+	s.serveTraffic(serving)
+	err := context.Cause(serving)
+	fail(nil)
+	s.stopServers(context.WithoutCancel(ctx))
 	background.Wait()
-	if errors.Is(err, context.Canceled) { // a second signal
+	if ctx.Err() != nil {
 		return nil
 	}
 	return err
@@ -47,37 +52,27 @@ func (p *proxy) serve(ctx context.Context) error {
 
 // serveTraffic waits for the first good generation, so that early connections wait in the kernel's queue and do not
 // fail; then it serves both directions until they have drained.
-func (p *proxy) serveTraffic(ctx context.Context) {
-	inboundCtx, stopInbound := context.WithCancel(ctx)
-	defer stopInbound()
-	outboundCtx, stopOutbound := context.WithCancel(ctx)
-	defer stopOutbound()
+func (s *Sidecar) serveTraffic(ctx context.Context) {
+	connections, cut := context.WithCancel(ctx)
 	var traffic sync.WaitGroup
 	defer func() {
-		stopInbound()
-		stopOutbound()
-		p.closeTraffic(&traffic)
+		cut() // what is being looked up or dialed
+		s.closeTraffic(&traffic)
 	}()
 	select {
-	case <-p.first:
-		traffic.Go(func() { p.inbound.Serve(inboundCtx) })
-		traffic.Go(func() { p.outbound.Serve(outboundCtx) })
-		p.serving.Store(true)
-		time.AfterFunc(startsFor, p.program.Release)
-	case <-p.ending:
+	case <-s.first:
+		traffic.Go(func() { s.inbound.Serve(connections, s.draining) })
+		traffic.Go(func() { s.outbound.Serve(connections, nil) })
+		s.serving.Store(true)
+		time.AfterFunc(startsFor, s.program.Release)
+	case <-s.ending:
 		return
 	case <-ctx.Done():
 		return
 	}
 	select {
-	case <-p.draining:
-		stopInbound()
-	case <-ctx.Done():
-		return
-	}
-	select {
-	case <-p.ending:
-		p.drained(ctx)
+	case <-s.ending:
+		s.drained(ctx)
 	case <-ctx.Done():
 	}
 }
@@ -86,31 +81,31 @@ func (p *proxy) serveTraffic(ctx context.Context) {
 // beginning of the drain: what a preStop hook has waited is part of the same grace period. What the app opens is still
 // served: to finish its work it may need others. Its preStop handler, too, runs through us and at the same time as our
 // own end.
-func (p *proxy) drained(ctx context.Context) {
-	timeout := time.NewTimer(time.Until(p.began.Add(p.args.DrainTimeout)))
+func (s *Sidecar) drained(ctx context.Context) {
+	timeout := time.NewTimer(time.Until(s.began.Add(s.options.DrainTimeout)))
 	defer timeout.Stop()
 	poll := time.NewTicker(drainPoll)
 	defer poll.Stop()
-	for p.inbound.Active()+p.outbound.Active()+p.prober.Active() > 0 {
+	for s.inbound.Active()+s.outbound.Active()+s.prober.Active() > 0 {
 		select {
 		case <-poll.C:
 		case <-timeout.C:
-			p.log.Warn("drain timeout: connections are cut", "inbound", p.inbound.Active(), "outbound", p.outbound.Active())
+			s.log.Warn("drain timeout: connections are cut", "inbound", s.inbound.Active(), "outbound", s.outbound.Active())
 			return
 		case <-ctx.Done():
 			return
 		}
 	}
-	p.log.Info("drained")
+	s.log.Info("drained")
 }
 
 // closeTraffic cuts the connections that are left. Those in their handshake are given a moment; the end of the process
 // cuts the rest.
-func (p *proxy) closeTraffic(traffic *sync.WaitGroup) {
-	for _, l := range p.traffic {
+func (s *Sidecar) closeTraffic(traffic *sync.WaitGroup) {
+	for _, l := range slices.Concat(s.bound.outbound, s.bound.inbound) {
 		l.Close() // again, or for the first time if no generation was ever good
 	}
-	p.live.AbortAll(errors.New("the proxy ends"))
+	s.registry.AbortAll(errors.New("the proxy ends"))
 	done := make(chan struct{})
 	go func() {
 		traffic.Wait()
@@ -123,12 +118,12 @@ func (p *proxy) closeTraffic(traffic *sync.WaitGroup) {
 }
 
 // stopServers lets the admin servers finish what they answer, within a short time.
-func (p *proxy) stopServers() {
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownBudget)
+func (s *Sidecar) stopServers(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, shutdownBudget)
 	defer cancel()
-	for _, s := range p.servers {
-		if s.server.Shutdown(ctx) != nil {
-			s.server.Close()
+	for _, b := range s.servers {
+		if b.server.Shutdown(ctx) != nil {
+			b.server.Close()
 		}
 	}
 }

@@ -16,7 +16,7 @@ func TestOldGenerationsAreFreed(t *testing.T) {
 	if err := roundTrip(c, "hello"); err != nil {
 		t.Fatal(err)
 	}
-	client, server := weak.Make(m.client.source.Current()), weak.Make(m.server.source.Current())
+	client, server := weak.Make(m.client.identity.Current()), weak.Make(m.server.identity.Current())
 	m.clientFiles.Leaf = m.ca.Issue(t, proxytest.ID("client"))
 	m.serverFiles.Leaf = m.ca.Issue(t, proxytest.ID("server"))
 	m.client.publish(t, m.clientFiles.Sealed(t))

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"strconv"
@@ -9,12 +10,13 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/meshless-dev/meshless/proxy/policy"
+	"github.com/meshless-dev/meshless/proxy/authz"
+	"github.com/meshless-dev/meshless/proxy/reason"
 )
 
 // Connection is one connection for the access log. Source is who opened it, Destination where it goes.
 type Connection struct {
-	Direction           Direction
+	Direction           reason.Direction
 	Source, Destination netip.AddrPort
 	Service             string // of the destination, where known
 	Self                string // SPIFFE ID of this pod, once a generation is in use
@@ -26,11 +28,11 @@ type Connection struct {
 }
 
 // Begin is a connection that has just been accepted.
-func (t *Telemetry) Begin(d Direction, source netip.AddrPort) *Connection {
+func (t *Telemetry) Begin(d reason.Direction, source netip.AddrPort) *Connection {
 	return &Connection{Direction: d, Source: netip.AddrPortFrom(source.Addr().Unmap(), source.Port()), Start: time.Now(), t: t}
 }
 
-// Open records that the connection begins to carry data.
+// Open counts that the connection begins to carry data.
 func (c *Connection) Open(s Security) {
 	c.Security = s
 	direction, security := string(c.Direction), string(s)
@@ -42,73 +44,68 @@ func (c *Connection) Open(s Security) {
 	}
 }
 
-// Received counts bytes from the one who opened the connection, after Open.
+// Received counts bytes from the client, after Open.
 func (c *Connection) Received(n int64) { c.received.Add(float64(n)) }
 
-// Sent counts bytes to the one who opened the connection, after Open.
+// Sent counts bytes to the client, after Open.
 func (c *Connection) Sent(n int64) { c.sent.Add(float64(n)) }
 
-// Close records the end of a connection after Open. Reason is of a small closed set; err is for the log and may be nil.
-func (c *Connection) Close(received, sent int64, reason string, err error) {
-	c.t.closed.WithLabelValues(string(c.Direction), string(c.Security), reason).Inc()
-	c.t.open.WithLabelValues(string(c.Direction), string(c.Security)).Dec()
-	c.log(levelOf(reason), "connection closed", reason, err, "security", string(c.Security), "bytes_received", received, "bytes_sent", sent)
-}
-
-// levelOf is that of the line about a connection that carried data: a warning where somebody was shut out, which the
-// other side of TLS 1.3 learns only after its handshake, or where a peer vanished.
-func levelOf(reason string) slog.Level {
-	switch reason {
-	case "alert", "no_longer_accepted", "peer_vanished":
-		return slog.LevelWarn
+// Close counts and logs the end of a connection after Open. Err is nil if both directions ended in order.
+func (c *Connection) Close(received, sent int64, err error) {
+	end := &reason.Error{Reason: reason.Done}
+	if err != nil {
+		end = reason.Of(err)
 	}
-	return slog.LevelInfo
+	c.t.closed.WithLabelValues(string(c.Direction), string(c.Security), string(end.Reason)).Inc()
+	c.t.open.WithLabelValues(string(c.Direction), string(c.Security)).Dec()
+	c.log("connection closed", end, "security", string(c.Security), "bytes_received", received, "bytes_sent", sent)
 }
 
-// Refusal is why a connection carries no data: a reason of a small closed set, and the details. A nil one is recorded
-// already.
-type Refusal struct {
-	Reason string
-	Err    error
-}
-
-// Refuse records the end of a connection that never carried data. In a flood all are counted, and not all are logged:
-// the log must not be what fills a disk.
-func (c *Connection) Refuse(reason string, err error) {
-	c.t.refused.WithLabelValues(string(c.Direction), reason).Inc()
-	if more, ok := c.t.floods.allow(string(c.Direction) + " " + reason); ok {
-		c.log(slog.LevelWarn, "connection refused", reason, err, more...)
+// Refuse counts and logs the end of a connection that never carried data. All are counted. Of many only some are
+// logged: strangers must not fill a disk.
+func (c *Connection) Refuse(err error) {
+	e := reason.Of(err)
+	c.t.refused.WithLabelValues(string(c.Direction), string(e.Reason)).Inc()
+	if e.Reason == reason.HandshakeFailed {
+		c.t.handshakeFailures.WithLabelValues(string(c.Direction), string(e.Cause)).Inc()
+	}
+	if d := new(authz.Denial); errors.As(err, &d) {
+		c.Denied(d, true)
+	}
+	if more, ok := c.t.lines.allow(string(c.Direction) + " " + string(e.Reason)); ok {
+		c.log("connection refused", e, more...)
 	}
 }
 
 // Denied counts a peer whom the policy denies. With a dry run the connection goes on, and this line is all that
 // happens.
-func (c *Connection) Denied(d *policy.Denial, enforced bool) {
+func (c *Connection) Denied(d *authz.Denial, enforced bool) {
 	c.t.denials.WithLabelValues(string(d.Reason), strconv.FormatBool(enforced)).Inc()
 	if enforced {
 		return
 	}
-	if more, ok := c.t.floods.allow("dry run"); ok {
+	if more, ok := c.t.lines.allow("dry run"); ok {
 		c.t.Log.Warn("connection would be denied", c.who(append([]any{"reason", string(d.Reason), "error", d.Error()}, more...)...)...)
 	}
 }
 
-// HandshakeDone records how long a completed handshake took.
+// HandshakeDone observes how long a completed handshake took.
 func (c *Connection) HandshakeDone(began time.Time) {
 	c.t.handshakes.WithLabelValues(string(c.Direction)).Observe(time.Since(began).Seconds())
 }
 
-func (c *Connection) log(level slog.Level, message, reason string, err error, more ...any) {
+func (c *Connection) log(message string, e *reason.Error, more ...any) {
+	level := e.Reason.Level()
 	if !c.t.Log.Enabled(context.Background(), level) {
 		return
 	}
-	args := append(c.who("duration_ms", time.Since(c.Start).Milliseconds(), "reason", reason), more...)
-	if err != nil {
-		if reason == reasonHandshake {
-			args = append(args, "handshake", handshakeReason(err))
-		}
-		args = append(args, "error", clip(err.Error()))
-		if hint := hintFor(c.Direction, reason, err); hint != "" {
+	args := append(c.who("duration_ms", time.Since(c.Start).Milliseconds(), "reason", string(e.Reason)), more...)
+	if e.Reason == reason.HandshakeFailed {
+		args = append(args, "handshake", string(e.Cause))
+	}
+	if e.Err != nil {
+		args = append(args, "error", truncate(e.Err.Error()))
+		if hint := e.Hint(c.Direction); hint != "" {
 			args = append(args, "hint", hint)
 		}
 	}
@@ -118,7 +115,7 @@ func (c *Connection) log(level slog.Level, message, reason string, err error, mo
 // who says who talks to whom, and then more. Inbound the peer is the source, outbound the destination.
 func (c *Connection) who(more ...any) []any {
 	source, destination := c.Peer, c.Self
-	if c.Direction == Outbound {
+	if c.Direction == reason.Outbound {
 		source, destination = c.Self, c.Peer
 	}
 	return append([]any{"direction", string(c.Direction), "src", c.Source.String(), "src_identity", source, "dst", c.Destination.String(),

@@ -11,18 +11,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/internal/svid"
+	"github.com/meshless-dev/meshless/proxy/authz"
 	"github.com/meshless-dev/meshless/proxy/identity"
-	"github.com/meshless-dev/meshless/proxy/policy"
-)
-
-// Direction is a side of the proxy.
-type Direction string
-
-// The directions.
-const (
-	Inbound  Direction = "inbound"
-	Outbound Direction = "outbound"
+	"github.com/meshless-dev/meshless/proxy/reason"
 )
 
 // Security is how the bytes of a connection travel between pods.
@@ -61,7 +52,7 @@ type Telemetry struct {
 	generation, reloadFailing                  prometheus.Gauge
 	leafNotBefore, leafNotAfter                prometheus.Gauge
 
-	floods floods
+	lines lineLimits
 }
 
 // New makes a registry of its own, with the metrics of the Go runtime and of the process.
@@ -118,17 +109,20 @@ func (t *Telemetry) makeFiles() {
 // begin lets the series that alerts look at start at 0: a series that appears with its first count has no increase that
 // anyone can see.
 func (t *Telemetry) begin() {
-	for _, d := range []Direction{Inbound, Outbound} {
+	for _, d := range []reason.Direction{reason.Inbound, reason.Outbound} {
 		for _, s := range []Security{MutualTLS, Plaintext, Passthrough} {
 			t.opened.WithLabelValues(string(d), string(s))
 		}
-		for _, reason := range handshakeReasons {
-			t.handshakeFailures.WithLabelValues(string(d), reason)
+		for _, r := range reason.Refusals {
+			t.refused.WithLabelValues(string(d), string(r))
+		}
+		for _, cause := range reason.Causes {
+			t.handshakeFailures.WithLabelValues(string(d), string(cause))
 		}
 	}
-	for _, reason := range policy.Reasons {
+	for _, denial := range authz.Reasons {
 		for _, enforced := range []bool{true, false} {
-			t.denials.WithLabelValues(string(reason), strconv.FormatBool(enforced))
+			t.denials.WithLabelValues(string(denial), strconv.FormatBool(enforced))
 		}
 	}
 	for _, result := range []Detection{DetectedMutualTLS, DetectedTLS, DetectedPlaintext, DetectedQuiet, DetectionFailed} {
@@ -162,7 +156,7 @@ func (t *Telemetry) ReloadFailed() {
 }
 
 // Limit records how many connections a direction takes at once.
-func (t *Telemetry) Limit(d Direction, connections int) {
+func (t *Telemetry) Limit(d reason.Direction, connections int) {
 	t.limit.WithLabelValues(string(d)).Set(float64(connections))
 }
 
@@ -177,9 +171,3 @@ func (t *Telemetry) Lookup(result string) { t.lookups.WithLabelValues(result).In
 
 // Detected counts what arrived on a port that takes plaintext beside mutual TLS.
 func (t *Telemetry) Detected(d Detection) { t.detections.WithLabelValues(string(d)).Inc() }
-
-// handshakeReasons are all values of the label reason of handshake failures.
-var handshakeReasons = []string{
-	string(svid.NoCertificate), string(svid.Malformed), string(svid.NotYetValid), string(svid.Expired), string(svid.UnknownAuthority), string(svid.WrongUsage),
-	string(svid.NotAnSVID), string(svid.WrongTrustDomain), string(svid.Revoked), reasonTimeout, reasonAlert, reasonEnded, reasonProtocol, reasonIdentity, reasonOneSided, reasonLarge,
-}

@@ -21,7 +21,7 @@ const readyTimeout = 15 * time.Second
 type bench struct {
 	options
 	dir         string // of everything that the run writes, but for its results
-	authority   *authority
+	authority   authority
 	ours        binaries
 	connections int // idle ones at most, as the limit of open files allows
 	host        *place

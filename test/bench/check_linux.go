@@ -81,18 +81,7 @@ func (r *pair) echoBytes(n int) (int, error) {
 
 // checkServerSide is a client of the server side, good and bad.
 func (b *bench) checkServerSide(r *pair, c *checked) error {
-	good, err := b.authority.issue("client")
-	if err != nil {
-		return err
-	}
-	stranger, err := newAuthority()
-	if err != nil {
-		return err
-	}
-	foreign, err := stranger.issue("client")
-	if err != nil {
-		return err
-	}
+	good, foreign := b.authority.issue("client"), newAuthority().issue("client")
 	state, err := b.exchangeTLS(r.serverSide.listen, good)
 	if err != nil {
 		return fmt.Errorf("a client with a certificate is refused: %w", err)
@@ -117,7 +106,7 @@ func (b *bench) checkServerSide(r *pair, c *checked) error {
 // or, as TLS 1.3 has it, of the answer.
 func (b *bench) exchangeTLS(target netip.AddrPort, leaf tls.Certificate) (tls.ConnectionState, error) {
 	roots := x509.NewCertPool()
-	roots.AddCert(b.authority.certificate)
+	roots.AddCert(b.authority.Certificate)
 	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: &tls.Config{RootCAs: roots, ServerName: serverHost, NextProtos: []string{api.ALPN},
 		ClientSessionCache: tls.NewLRUClientSessionCache(4), MinVersion: tls.VersionTLS13,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &leaf, nil }}}
@@ -147,14 +136,7 @@ func (b *bench) exchangeTLS(target netip.AddrPort, leaf tls.Certificate) (tls.Co
 
 // checkClientSide lets the client side meet a server of another authority.
 func (b *bench) checkClientSide(r *pair) error {
-	stranger, err := newAuthority()
-	if err != nil {
-		return err
-	}
-	foreign, err := stranger.issue("server")
-	if err != nil {
-		return err
-	}
+	foreign := newAuthority().issue("server")
 	l, err := tls.Listen("tcp4", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{foreign}, ClientAuth: tls.RequestClientCert, NextProtos: []string{api.ALPN}})
 	if err != nil {
 		return err

@@ -147,16 +147,13 @@ func run(args []string, out io.Writer) error {
 
 // newBench takes what a run needs of the machine; close gives it back.
 func newBench(o options) (b *bench, err error) {
-	b = &bench{options: o, lastPort: uint16(firstPort + rand.IntN(endPort-firstPort))} // another run may be at work
+	b = &bench{options: o, authority: newAuthority(), lastPort: uint16(firstPort + rand.IntN(endPort-firstPort))} // another run may be at work
 	if b.dir, err = os.MkdirTemp("", "meshless-bench-"); err != nil {
 		return nil, err
 	}
 	// Our proxy runs as another user in pods, and reads its files there.
 	if err = os.Chmod(b.dir, 0o755); err == nil {
 		b.connections, err = raiseFiles()
-	}
-	if err == nil {
-		b.authority, err = newAuthority()
 	}
 	if err == nil {
 		b.host, err = newPlace(false)

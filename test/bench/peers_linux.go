@@ -17,6 +17,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/podplan"
+	"github.com/meshless-dev/meshless/proxy/sidecar"
 	"github.com/meshless-dev/meshless/test/program"
 )
 
@@ -116,14 +117,17 @@ func startOurs(env []string) func(side) (command, error) {
 		if err := publishOurs(s, nil); err != nil {
 			return command{}, err
 		}
-		setup := map[string]any{"Directory": s.files(), "MaxConnections": s.bench.connections + 50, "Metrics": s.port(), "Health": s.port(), "Admin": s.admin.Port()}
+		free := "127.0.0.1:0"
+		at := sidecar.Addresses{Outbound: free, Inbound: free, Metrics: free, Health: free, Admin: s.admin.String()}
+		setup := map[string]any{"Directory": s.files(), "Connections": s.bench.connections + 50}
 		if s.client {
-			setup["Outbound"], setup["Inbound"], setup["Target"], setup["App"] = s.listen.Port(), s.port(), s.target, "0.0.0.0:0"
+			at.Outbound, setup["Target"] = s.listen.String(), s.target
 		} else {
-			setup["Outbound"], setup["Inbound"], setup["Target"], setup["App"] = s.port(), s.listen.Port(), "0.0.0.0:0", s.target
+			at.Inbound, setup["App"] = s.listen.String(), s.target
 		}
+		setup["Addresses"] = at
 		encoded, err := json.Marshal(setup)
-		return command{name: s.name(), argv: []string{s.ours.Explicit}, env: append([]string{"MESHLESS_BENCH_PROXY=" + string(encoded)}, env...)}, err
+		return command{name: s.name(), argv: []string{s.ours.Explicit, string(encoded)}, env: env}, err
 	}
 }
 
@@ -158,7 +162,8 @@ func publishOurs(s side, _ *process) error {
 	if s.passThrough || !s.client {
 		service = netip.Addr{}
 	}
-	return s.authority.publish(s.files(), s.name(), service)
+	s.authority.publish(s.files(), s.name(), service)
+	return nil
 }
 
 // settings are what the templates of the configs folder see.
@@ -200,11 +205,7 @@ func (s side) config(name string, tuned bool) (string, error) {
 
 // leaf issues the side a leaf and writes its files.
 func (s side) leaf() (pemFiles, error) {
-	leaf, err := s.authority.issue(s.name())
-	if err != nil {
-		return pemFiles{}, err
-	}
-	return s.authority.write(s.dir, leaf)
+	return s.authority.write(s.dir, s.authority.issue(s.name()))
 }
 
 func startNginx(tuned bool) func(side) (command, error) {

@@ -1,11 +1,12 @@
-// Package proxytest makes the proxy's files for tests, and puts them into a directory as the kubelet does. Tests alone
-// import it.
+// Package proxytest makes the proxy's files for tests, and puts them into a directory as the kubelet does. Tests and
+// the programs below test import it.
 package proxytest
 
 import (
 	"bytes"
 	"crypto/rand"
 	"crypto/tls"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -20,6 +21,17 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 	"github.com/meshless-dev/meshless/test/testca"
 )
+
+// Must takes the place of a testing.TB where there is none, in an Example or a program. What would fail a test panics.
+var Must testing.TB = must{}
+
+type must struct{ testing.TB }
+
+func (must) Helper() {}
+
+func (must) Fatal(args ...any) { panic(fmt.Sprint(args...)) }
+
+func (must) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
 
 // TrustDomain is that of every mesh of this package.
 const TrustDomain = "cluster.local"
@@ -65,7 +77,7 @@ func (w Workload) Sealed(tb testing.TB) Files {
 func (w Workload) Plain(tb testing.TB) Files {
 	tb.Helper()
 	f := w.unkeyed(tb)
-	f["tls.key"] = testca.KeyPEM(tb, w.Leaf)
+	f[api.PlainKeyFile] = testca.KeyPEM(tb, w.Leaf)
 	return f
 }
 

@@ -18,7 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/proxy/config"
+	"github.com/meshless-dev/meshless/proxy/files"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/test/program"
 )
@@ -161,7 +161,7 @@ func startProxy(t *testing.T, item *kyaml.RNode, objects []*kyaml.RNode) {
 			write(t, filepath.Join(dir, source.DownwardAPI.Items[0].Path), pod.Annotations[api.WorkloadAnnotation])
 		}
 	}
-	g, err := config.Read(dir)
+	g, err := files.Read(dir)
 	if err != nil {
 		t.Fatalf("%s %s: %v", item.GetKind(), item.GetName(), err)
 	}

@@ -1,0 +1,208 @@
+package connection
+
+import (
+	"cmp"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/proxy/authz"
+	"github.com/meshless-dev/meshless/proxy/identity"
+	"github.com/meshless-dev/meshless/proxy/listen"
+	"github.com/meshless-dev/meshless/proxy/reason"
+	"github.com/meshless-dev/meshless/proxy/relay"
+	"github.com/meshless-dev/meshless/proxy/telemetry"
+)
+
+// Default limits of inbound connections whose peer is not known yet.
+const (
+	MaxUnauthenticated = 1000
+	// MaxUnauthenticatedPerSource keeps places free for others while one address floods. It leaves room for the burst
+	// in which a client fills its connection pool, and for clients behind one translated address.
+	MaxUnauthenticatedPerSource = MaxUnauthenticated / 4
+)
+
+// InboundConfig is what the inbound direction needs beside Config.
+type InboundConfig struct {
+	Config
+	OwnAddress func(netip.Addr) bool // required; (*listen.OwnAddresses).Contains, but in tests
+
+	Sources                     listen.Sources // from where the app is dialed
+	MaxUnauthenticated          int            // default MaxUnauthenticated
+	MaxUnauthenticatedPerSource int            // default MaxUnauthenticatedPerSource
+}
+
+// inbound is the inbound direction.
+type inbound struct {
+	Server
+	config          InboundConfig
+	unauthenticated *listen.SourceLimit // of connections whose peer is not known yet
+	shares          *listen.SourceLimit // of all connections
+	// plaintext is for those of Permissive ports. Nobody knows who they are, so they must not fill the places of the
+	// others.
+	plaintext listen.Semaphore
+}
+
+// NewInbound makes a server of inbound connections.
+func NewInbound(c InboundConfig) *Server {
+	c.MaxUnauthenticatedPerSource = cmp.Or(c.MaxUnauthenticatedPerSource, MaxUnauthenticatedPerSource)
+	s := &inbound{config: c, unauthenticated: listen.NewSourceLimit(c.MaxUnauthenticatedPerSource)}
+	s.init(reason.Inbound, c.Config, s.prepare)
+	s.listen.Unauthenticated = listen.NewSemaphore(cmp.Or(c.MaxUnauthenticated, MaxUnauthenticated))
+	half := max(1, s.MaxConnections/2)
+	s.shares, s.plaintext = listen.NewSourceLimit(half), listen.NewSemaphore(half)
+	return &s.Server
+}
+
+// inboundConn is one inbound connection on its way to the app.
+type inboundConn struct {
+	*conn
+	in       *inbound
+	known    func()    // gives the place among the unauthenticated connections of its source back; may be called often
+	deadline time.Time // of everything before the relay
+	dryRun   sync.Once // of the report that this connection would be denied
+}
+
+func (s *inbound) prepare(ctx context.Context, common *conn) error {
+	c := &inboundConn{conn: common, in: s, deadline: time.Now().Add(HandshakeTimeout)}
+	if err := c.admit(); err != nil {
+		return err
+	}
+	if err := s.locate(common); err != nil {
+		return err
+	}
+	switch {
+	case !s.config.OwnAddress(c.dst.Addr()):
+		return reason.New(reason.ForeignAddress, fmt.Errorf("%s is no address of this pod", c.dst.Addr()))
+	case slices.Contains(api.ReservedPorts, int(c.dst.Port())):
+		return reason.New(reason.ReservedPort, fmt.Errorf("port %d is the proxy's own", c.dst.Port()))
+	}
+	if err := s.identify(common); err != nil {
+		return err
+	}
+	if !c.snapshot.Permissive(c.dst.Port()) {
+		return c.acceptTLS(ctx, nil)
+	}
+	prefix, what, err := sniff(c.TCPConn, c.deadline)
+	s.Telemetry.Detected(what)
+	switch {
+	case err != nil:
+		return reason.New(reason.DetectionFailed, err)
+	case what == telemetry.DetectedMutualTLS:
+		return c.acceptTLS(ctx, prefix)
+	}
+	return c.acceptPlaintext(ctx, prefix)
+}
+
+// admit gives a connection its share of the places, if its source has one left.
+func (c *inboundConn) admit() error {
+	source, limit := c.log.Source.Addr(), c.in.config.MaxUnauthenticatedPerSource
+	share, ok := c.in.shares.Acquire(source)
+	if !ok {
+		return reason.New(reason.SourceLimit, fmt.Errorf("%s has half of all connections", source))
+	}
+	c.release = append(c.release, share)
+	if c.known, ok = c.in.unauthenticated.Acquire(source); !ok {
+		return reason.New(reason.SourceLimit, fmt.Errorf("%s has %d connections that are not authenticated yet", source, limit))
+	}
+	c.release = append(c.release, c.known)
+	return nil
+}
+
+// acceptTLS terminates mutual TLS; prefix is what was read from the peer already.
+func (c *inboundConn) acceptTLS(ctx context.Context, prefix []byte) error {
+	var peer spiffeid.ID
+	var wouldDeny *authz.Denial
+	config := c.snapshot.ServerConfig(func(claimed spiffeid.ID) (err error) {
+		peer = claimed
+		wouldDeny, err = c.authorize(claimed, c.snapshot)
+		return err
+	})
+	began := time.Now()
+	side, chain, err := relay.Secure(c.TCPConn, prefix, relay.Server, config, c.deadline)
+	if err != nil {
+		_ = c.Close() // in order, so that the alert which tells the peer why arrives
+		return handshakeFailed(err)
+	}
+	// Only now is the identity proved: crypto/tls looks at the peer's signature after it has asked us about the
+	// certificate, and certificates are public.
+	c.log.Peer = peer.String()
+	c.reportDryRun(wouldDeny)
+	c.log.HandshakeDone(began)
+	chain = c.snapshot.Remember(chain, x509.ExtKeyUsageClientAuth)
+	c.client, c.security = side, telemetry.MutualTLS
+	c.verify = func(now *identity.Snapshot) error {
+		id, err := now.VerifyPeer(chain, x509.ExtKeyUsageClientAuth)
+		if err != nil {
+			return err
+		}
+		wouldDeny, err := c.authorize(id, now)
+		c.reportDryRun(wouldDeny)
+		return err
+	}
+	return c.dialApp(ctx)
+}
+
+// authorize asks the policy. With a dry run it denies nobody of the trust domain; what it would deny is returned apart.
+// A peer of another trust domain is denied all the same: federation opens what a rule names, and the dry run is about
+// rules that are not complete yet.
+func (c *inboundConn) authorize(peer spiffeid.ID, snapshot *identity.Snapshot) (wouldDeny *authz.Denial, err error) {
+	err = authz.Authorize(authz.Request{Peer: peer, Local: snapshot.ID, Port: c.dst.Port()}, snapshot.Mesh)
+	denial := new(authz.Denial)
+	if !snapshot.Mesh.Inbound.DryRun || !errors.As(err, &denial) || denial.Foreign() {
+		return nil, err
+	}
+	return denial, nil
+}
+
+// reportDryRun reports, once for a connection, that it would be denied.
+func (c *inboundConn) reportDryRun(wouldDeny *authz.Denial) {
+	if wouldDeny != nil {
+		c.dryRun.Do(func() { c.log.Denied(wouldDeny, false) })
+	}
+}
+
+// acceptPlaintext serves a Permissive port; prefix is what was read from the peer already.
+func (c *inboundConn) acceptPlaintext(ctx context.Context, prefix []byte) error {
+	permits := c.in.plaintext
+	if !permits.TryAcquire() {
+		return reason.New(reason.PlaintextLimit, fmt.Errorf("%d connections in plaintext are there already", cap(permits)))
+	}
+	c.release = append(c.release, permits.Release)
+	c.client, c.prefix, c.security = relay.Plain(c.TCPConn), prefix, telemetry.Plaintext
+	dst := c.dst
+	c.verify = func(now *identity.Snapshot) error {
+		if now.Permissive(dst.Port()) {
+			return nil
+		}
+		return fmt.Errorf("port %d takes mutual TLS only now", dst.Port())
+	}
+	return c.dialApp(ctx)
+}
+
+// dialApp connects to the app. Only from here on does the peer count as known.
+func (c *inboundConn) dialApp(ctx context.Context) error {
+	_ = c.SetDeadline(time.Time{})
+	c.known()
+	c.Authenticated()
+	app, err := c.dial(ctx, c.in.config.Sources.Dialer(c.dst.Addr(), ConnectTimeout))
+	if err != nil {
+		return err
+	}
+	if c.snapshot.Workload.ProxyProtocolPorts.Contains(c.dst.Port()) {
+		if err := writeProxyHeader(app, c.log); err != nil {
+			listen.Reset(app)
+			return reason.New(reason.ProxyProtocol, err)
+		}
+	}
+	c.server = relay.Plain(app)
+	return nil
+}

@@ -1,0 +1,152 @@
+package connection
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/proxy/destination"
+	"github.com/meshless-dev/meshless/proxy/identity"
+	"github.com/meshless-dev/meshless/proxy/listen"
+	"github.com/meshless-dev/meshless/proxy/reason"
+	"github.com/meshless-dev/meshless/proxy/registry"
+	"github.com/meshless-dev/meshless/proxy/relay"
+	"github.com/meshless-dev/meshless/proxy/telemetry"
+)
+
+// outbound is the outbound direction.
+type outbound struct {
+	Server
+	resolver *destination.Resolver
+}
+
+// NewOutbound makes a server of outbound connections.
+func NewOutbound(c Config, r *destination.Resolver) *Server {
+	s := &outbound{resolver: r}
+	s.init(reason.Outbound, c, s.prepare)
+	return &s.Server
+}
+
+func (s *outbound) prepare(ctx context.Context, c *conn) error {
+	if err := s.locate(c); err != nil {
+		return err
+	}
+	if err := s.identify(c); err != nil {
+		return err
+	}
+	c.client = relay.Plain(c.TCPConn)
+	d, lookup := s.resolve(ctx, c)
+	c.log.Service = d.Host
+	switch d.Kind {
+	case destination.Mesh:
+		return s.connectTLS(ctx, c, meshDestination{c.dst, d, lookup})
+	case destination.Plaintext:
+		return s.connectPlaintext(ctx, c, lookup, telemetry.Plaintext)
+	case destination.Unknown:
+		return s.connectPlaintext(ctx, c, lookup, telemetry.Passthrough)
+	}
+	return reason.New(reason.UncertainDestination, errors.New(d.Reason))
+}
+
+func (s *outbound) resolve(ctx context.Context, c *conn) (destination.Destination, destination.Lookup) {
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	return s.resolver.Resolve(ctx, c.snapshot.Mesh, c.dst)
+}
+
+// verifyPlaintext tells whether a snapshot lets a connection to dst leave as plaintext: at its start, and again at
+// every new generation.
+func (s *outbound) verifyPlaintext(dst netip.AddrPort, lookup destination.Lookup) registry.Verify {
+	return func(now *identity.Snapshot) error {
+		switch d := s.resolver.MapOf(now.Mesh).Decide(dst, lookup); {
+		case d.Kind == destination.Plaintext:
+			return nil
+		case d.Kind == destination.Unknown && now.Mesh.Outbound.Unknown == meshmap.Passthrough:
+			return nil
+		case d.Kind == destination.Unknown:
+			return fmt.Errorf("%s is not in the mesh, and outbound.unknown is %s", dst, now.Mesh.Outbound.Unknown)
+		case d.Kind == destination.Mesh:
+			return fmt.Errorf("%s is in the mesh now, plaintext must not go there", dst)
+		default:
+			return errors.New(d.Reason)
+		}
+	}
+}
+
+func (s *outbound) connectPlaintext(ctx context.Context, c *conn, lookup destination.Lookup, security telemetry.Security) error {
+	c.verify, c.security = s.verifyPlaintext(c.dst, lookup), security
+	if err := c.verify(c.snapshot); err != nil {
+		return reason.New(reason.UnknownDestination, err)
+	}
+	server, err := c.dial(ctx, listen.Dialer(ConnectTimeout))
+	if err != nil {
+		return err
+	}
+	c.server = relay.Plain(server)
+	return nil
+}
+
+// meshDestination is a destination in the mesh and how we know that.
+type meshDestination struct {
+	addr   netip.AddrPort
+	who    destination.Destination
+	lookup destination.Lookup
+}
+
+func (m meshDestination) accept(id spiffeid.ID) error {
+	if m.who.Accepts(id) {
+		return nil
+	}
+	return &errWrongIdentity{fmt.Sprintf("%s answers at %s (%s), where only %s may", id, m.addr, m.who.Host, m.who.Expected())}
+}
+
+// connectTLS dials exactly the address that the app dialed. It succeeds only if the server there has proved an identity
+// that may answer.
+func (s *outbound) connectTLS(ctx context.Context, c *conn, m meshDestination) error {
+	server, err := c.dial(ctx, listen.Dialer(ConnectTimeout))
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	var id spiffeid.ID
+	config, mutual := c.snapshot.ClientConfig(func(claimed spiffeid.ID) error {
+		id = claimed
+		return m.accept(claimed)
+	})
+	side, chain, err := relay.Secure(server, nil, relay.Client, config, began.Add(HandshakeTimeout))
+	if err == nil && !mutual.Load() {
+		err = errNotMutual
+	}
+	if err != nil {
+		listen.Reset(server)
+		return handshakeFailed(err)
+	}
+	c.log.Peer = id.String() // proved by now, and not before: crypto/tls looks at the signature last
+	c.log.HandshakeDone(began)
+	chain = c.snapshot.Remember(chain, x509.ExtKeyUsageServerAuth)
+	c.server, c.security, c.verify = side, telemetry.MutualTLS, s.verifyMesh(m, chain)
+	return nil
+}
+
+// verifyMesh tells whether the server would still be accepted. A destination that has left the mesh map stays: nothing
+// is expected of it any more, and it is encrypted at that. It ends if only the map had named it, since DNS did not
+// answer: it may be in the mesh by another name.
+func (s *outbound) verifyMesh(m meshDestination, chain []*x509.Certificate) registry.Verify {
+	return func(now *identity.Snapshot) error {
+		id, err := now.VerifyPeer(chain, x509.ExtKeyUsageServerAuth)
+		if err != nil {
+			return err
+		}
+		d := s.resolver.MapOf(now.Mesh).Decide(m.addr, m.lookup)
+		if d.Kind == destination.Mesh {
+			return meshDestination{m.addr, d, m.lookup}.accept(id)
+		}
+		return s.verifyPlaintext(m.addr, m.lookup)(now)
+	}
+}

@@ -1,0 +1,154 @@
+package sidecar
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
+	"github.com/meshless-dev/meshless/proxy/destination"
+	"github.com/meshless-dev/meshless/proxy/files"
+	"github.com/meshless-dev/meshless/proxy/listen"
+)
+
+// Options are what a Sidecar is told. The zero value is the sidecar of a pod, but for Confine. Neither the app nor the
+// files in Directory can set any of them: they come from whoever starts the process.
+type Options struct {
+	Directory    string        // holds the identity, the bundle and the mesh map; default api.Directory
+	DrainTimeout time.Duration // how long connections may finish after Shutdown; default podplan.DefaultDrainTimeout
+	Pprof        bool          // serve Go's profiles on the admin port; default false
+
+	Log   *slog.Logger   // default: JSON on standard error, one object per line, from Level on
+	Level *slog.LevelVar // level of Log, which /loglevel of the admin port sets; default: a new one, at info
+
+	Addresses   Addresses        // where the sidecar listens; default: the ports of package api
+	Redirect    *Redirect        // how connections reach it; default: by the rules of meshless-init
+	NameServers []netip.AddrPort // asked in order; nil: those of /etc/resolv.conf; empty: none
+
+	MaxInbound  int // connections at once; default connection.MaxConnections
+	MaxOutbound int // connections at once; default connection.MaxConnections
+
+	Watch files.WatchOptions // how Directory is watched; defaults as there; its Log is ours
+	Now   func() time.Time   // clock of certificates and DNS answers; default time.Now
+
+	// Confine makes the process the sidecar's own, for good and for all that runs in it. The garbage collector keeps to
+	// the container's memory limit, and Go gets one processor more than its CPU limit. Landlock and seccomp take what a
+	// proxy never needs. Pages of the start are given back. Default false; Main sets it. A process with two sidecars,
+	// or with anything else, cannot have it.
+	Confine bool
+}
+
+// Addresses are where a Sidecar listens, each host:port, where port 0 is any that is free.
+type Addresses struct {
+	Outbound string // what the app opens; default api.OutboundPort on both loopback addresses
+	Inbound  string // what arrives; default api.InboundPort on all addresses
+	Metrics  string // default api.MetricsPort on all addresses
+	Health   string // default api.HealthPort on all addresses
+	Admin    string // default api.AdminPort on 127.0.0.1; it has no authentication, so it is for loopback alone
+}
+
+// Redirect is how connections reach the sidecar, and how it reaches the app. All functions are needed.
+type Redirect struct {
+	Outbound   func(*net.TCPConn) (netip.AddrPort, error) // where the app was going
+	Inbound    func(*net.TCPConn) (netip.AddrPort, error) // where the peer was going
+	OwnAddress func(netip.Addr) bool                      // whether that is an address of this pod; others are refused
+	// from where the app is dialed; the zero value leaves it to the system
+	Sources listen.Sources
+}
+
+// byInit is the Redirect of a pod. The kernel's connection tracking knows where connections were going (Linux only).
+func byInit() *Redirect {
+	return &Redirect{Outbound: listen.KernelOriginalDst, Inbound: listen.KernelOriginalDst, OwnAddress: new(listen.OwnAddresses).Contains,
+		Sources: listen.Sources{V4: netip.MustParseAddr(api.InboundSource4), V6: netip.MustParseAddr(api.InboundSource6)}}
+}
+
+// Explicit is the Redirect of a sidecar without redirect rules, as on a laptop: whatever connects to its outbound port
+// is sent to outbound, and whatever connects to its inbound port is sent to app. The zero AddrPort is for a direction
+// that nobody uses; what comes there is refused.
+func Explicit(outbound, app netip.AddrPort) *Redirect {
+	fixed := func(dst netip.AddrPort) func(*net.TCPConn) (netip.AddrPort, error) {
+		return func(*net.TCPConn) (netip.AddrPort, error) { return dst, nil }
+	}
+	return &Redirect{Outbound: fixed(outbound), Inbound: fixed(app), OwnAddress: func(a netip.Addr) bool { return a == app.Addr() }}
+}
+
+const resolvConf = "/etc/resolv.conf"
+
+// withDefaults fills what is not set.
+func (o Options) withDefaults() Options {
+	o.Directory = cmp.Or(o.Directory, api.Directory)
+	o.DrainTimeout = cmp.Or(o.DrainTimeout, podplan.DefaultDrainTimeout)
+	o.Level = cmp.Or(o.Level, new(slog.LevelVar))
+	o.Log = cmp.Or(o.Log, slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: o.Level})))
+	o.Watch.Log = o.Log
+	o.Redirect = cmp.Or(o.Redirect, byInit())
+	if o.NameServers == nil {
+		var err error
+		if o.NameServers, err = destination.SystemServers(resolvConf); err != nil {
+			o.Log.Warn("name servers are unknown: private addresses are refused, unless a clusterIP of the mesh names them and the port takes mutual TLS", "error", err.Error())
+		}
+	}
+	return o
+}
+
+// listeners are the ports of a sidecar; each is bound to one or more addresses.
+type listeners struct{ outbound, inbound, metrics, health, admin []net.Listener }
+
+func (l listeners) close() {
+	for _, bound := range slices.Concat(l.outbound, l.inbound, l.metrics, l.health, l.admin) {
+		bound.Close()
+	}
+}
+
+// bind binds all ports or none: a sidecar that lacks one must not look alive.
+func (a Addresses) bind() (l listeners, err error) {
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	for _, p := range []struct {
+		into    *[]net.Listener
+		address string
+		port    int // of a pod
+		bind    func(port int) ([]net.Listener, error)
+	}{
+		{&l.outbound, a.Outbound, api.OutboundPort, listen.Loopback},
+		{&l.inbound, a.Inbound, api.InboundPort, everywhere},
+		{&l.metrics, a.Metrics, api.MetricsPort, everywhere},
+		{&l.health, a.Health, api.HealthPort, everywhere},
+		{&l.admin, a.Admin, api.AdminPort, func(port int) ([]net.Listener, error) { return listenAt(loopback(port)) }},
+	} {
+		if p.address != "" {
+			*p.into, err = listenAt(p.address)
+		} else if *p.into, err = p.bind(p.port); err != nil {
+			err = fmt.Errorf("port %d, which meshless reserves in every pod: %w", p.port, err)
+		}
+		if err != nil {
+			return l, err
+		}
+	}
+	return l, nil
+}
+
+func everywhere(port int) ([]net.Listener, error) { return one(listen.Everywhere(port)) }
+
+func listenAt(address string) ([]net.Listener, error) {
+	var c net.ListenConfig
+	c.SetMultipathTCP(false) // as in package listen
+	return one(c.Listen(context.Background(), "tcp", address))
+}
+
+func one(l net.Listener, err error) ([]net.Listener, error) {
+	if err != nil {
+		return nil, err
+	}
+	return []net.Listener{l}, nil
+}

@@ -1,0 +1,195 @@
+// Package sidecar is the whole proxy: it encrypts and verifies what leaves the pod and what arrives at it, with the
+// identity that it finds in a directory. It needs no API access, no capability and no peer but the pods that it talks
+// to.
+//
+// Main is the program meshless-proxy. New makes a sidecar for another program, such as a test or a debugger: with
+// Explicit it needs no redirect rules and no root, and a process may hold several.
+package sidecar
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/netutil"
+
+	"github.com/meshless-dev/meshless/proxy/admin"
+	"github.com/meshless-dev/meshless/proxy/connection"
+	"github.com/meshless-dev/meshless/proxy/destination"
+	"github.com/meshless-dev/meshless/proxy/identity"
+	"github.com/meshless-dev/meshless/proxy/listen"
+	"github.com/meshless-dev/meshless/proxy/registry"
+	"github.com/meshless-dev/meshless/proxy/relay"
+	"github.com/meshless-dev/meshless/proxy/sandbox"
+	"github.com/meshless-dev/meshless/proxy/telemetry"
+)
+
+const (
+	verifyInterval = time.Minute // how often live connections are verified beside each new generation
+	vanishInterval = 15 * time.Second
+	drainPoll      = 100 * time.Millisecond
+	maxAdminConns  = 1024 // per port of metrics, health and admin
+	// of these per source address, where other pods can connect: they must not keep the kubelet out
+	maxAdminConnsOfOne = 64
+	shutdownBudget     = 2 * time.Second // for the last answers of the admin servers
+	// from the first connections on; what the start needed of the program is then released
+	startsFor = 2 * time.Second
+)
+
+// Sidecar is a proxy with every port bound. Make it with New.
+type Sidecar struct {
+	options   Options
+	log       *slog.Logger
+	telemetry *telemetry.Telemetry
+	identity  *identity.Watcher
+	registry  *registry.Registry
+	engine    *relay.Engine
+	inbound   *connection.Server
+	outbound  *connection.Server
+	prober    *admin.Prober
+	bound     listeners
+	servers   []boundServer
+	program   sandbox.Program // to be released
+
+	first     chan struct{} // closed at the first good generation
+	firstOnce sync.Once
+	serving   atomic.Bool // inbound and outbound accept
+	wasReady  atomic.Bool // as /readyz answered last
+	draining  chan struct{}
+	drainOnce sync.Once
+	began     time.Time     // when draining was closed; read it only after that
+	ending    chan struct{} // closed when Run is to return once the sidecar has drained
+	endOnce   sync.Once
+}
+
+type boundServer struct {
+	listener net.Listener
+	server   *http.Server
+}
+
+// New binds every port of a sidecar. Nothing is served and no file is read before Run, which is to be called then. The
+// error is of a port that cannot be bound; no port is then.
+func New(o Options) (*Sidecar, error) {
+	o = o.withDefaults()
+	if o.Confine {
+		sandbox.LimitMemory(o.Log) // before Enter, behind which cgroups cannot be read
+	}
+	bound, err := o.Addresses.bind()
+	if err != nil {
+		return nil, err
+	}
+	s := &Sidecar{options: o, log: o.Log, telemetry: telemetry.New(o.Log), registry: registry.New(), bound: bound,
+		first: make(chan struct{}), draining: make(chan struct{}), ending: make(chan struct{})}
+	if o.Confine {
+		s.program = sandbox.OwnProgram()
+		// nothing of a peer or of the directory has been read yet, and nobody listens after it
+		sandbox.Enter(o.Directory, o.Log)
+	}
+	if s.engine, err = relay.NewEngine(runtime.GOMAXPROCS(0)); err != nil {
+		bound.close()
+		return nil, err
+	}
+	s.identity = &identity.Watcher{Directory: o.Directory, Now: o.Now, Watch: o.Watch, Log: o.Log, OnGood: s.adopt,
+		OnBad: func(error) { s.telemetry.ReloadFailed() }}
+	resolver := destination.New(destination.Options{Servers: o.NameServers, Now: o.Now, Count: func(r destination.Result) { s.telemetry.Lookup(string(r)) }})
+	c := connection.Config{Current: s.identity.Current, Registry: s.registry, Engine: s.engine, Telemetry: s.telemetry}
+	c.Listeners, c.OriginalDst, c.MaxConnections = bound.outbound, o.Redirect.Outbound, o.MaxOutbound
+	s.outbound = connection.NewOutbound(c, resolver)
+	c.Listeners, c.OriginalDst, c.MaxConnections = bound.inbound, o.Redirect.Inbound, o.MaxInbound
+	s.inbound = connection.NewInbound(connection.InboundConfig{Config: c, OwnAddress: o.Redirect.OwnAddress, Sources: o.Redirect.Sources})
+	s.prober = admin.NewProber(s.identity.Current, o.Redirect.Sources, o.Log)
+	s.makeServers()
+	return s, nil
+}
+
+// makeServers makes the servers of metrics, health and admin.
+func (s *Sidecar) makeServers() {
+	c := admin.Config{Telemetry: s.telemetry, Identity: s.identity, Prober: s.prober, Ready: s.askReady, Drain: s.drain, Quit: s.Shutdown, Activity: s.activity,
+		Level: s.options.Level, Pprof: s.options.Pprof}
+	serve := func(listeners []net.Listener, ofOne int, h http.Handler) {
+		server := admin.Server(h)
+		server.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
+		for _, l := range listeners {
+			s.servers = append(s.servers, boundServer{netutil.LimitListener(listen.LimitSources(l, ofOne), maxAdminConns), server})
+		}
+	}
+	serve(s.bound.metrics, maxAdminConnsOfOne, admin.Metrics(c))
+	serve(s.bound.health, maxAdminConnsOfOne, admin.Health(c))
+	serve(s.bound.admin, maxAdminConns, admin.Local(c))
+}
+
+// Addresses are where the sidecar listens. Of a port that is bound to several addresses it is the first.
+func (s *Sidecar) Addresses() Addresses {
+	first := func(bound []net.Listener) string { return bound[0].Addr().String() }
+	return Addresses{first(s.bound.outbound), first(s.bound.inbound), first(s.bound.metrics), first(s.bound.health), first(s.bound.admin)}
+}
+
+// adopt puts a new generation into force: new handshakes have it already, live connections are verified by it.
+func (s *Sidecar) adopt(next *identity.Snapshot) {
+	s.telemetry.Generation(next)
+	s.registry.Reconsider(next)
+	s.firstOnce.Do(func() { close(s.first) })
+}
+
+// askReady is Ready for /readyz. It logs when the answer changes, since the kubelet's event holds the status alone.
+func (s *Sidecar) askReady() error {
+	err := s.Ready()
+	switch was := s.wasReady.Swap(err == nil); {
+	case was && err != nil && !closed(s.draining):
+		s.log.Error("not ready any more", "error", err.Error())
+	case !was && err == nil:
+		s.log.Info("ready")
+	}
+	return err
+}
+
+// Ready is nil when connections can be expected to work, as /readyz answers.
+func (s *Sidecar) Ready() error {
+	snapshot := s.identity.Current()
+	switch {
+	case closed(s.draining):
+		return errors.New("draining")
+	case snapshot == nil && s.identity.Failure() != nil:
+		return fmt.Errorf("no good generation of files yet: %w", s.identity.Failure())
+	case snapshot == nil:
+		return errors.New("files are not read yet")
+	case !s.serving.Load():
+		return errors.New("listeners are not served yet")
+	}
+	return snapshot.Usable()
+}
+
+func (s *Sidecar) activity() admin.Activity {
+	return admin.Activity{InboundConnections: s.inbound.Active(), OutboundConnections: s.outbound.Active(), Handlers: s.prober.Active(), Draining: closed(s.draining)}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// drain lets no new inbound connection in. What is open stays, and what the app opens is served.
+func (s *Sidecar) drain() {
+	s.drainOnce.Do(func() {
+		s.log.Info("draining: no new inbound connections", "inbound", s.inbound.Active(), "outbound", s.outbound.Active())
+		s.began = time.Now()
+		close(s.draining)
+	})
+}
+
+// Shutdown lets no new inbound connection in and makes Run return when the live ones have ended, or
+// Options.DrainTimeout after the drain began. It does not wait for that, and may be called often.
+func (s *Sidecar) Shutdown() {
+	s.drain()
+	s.endOnce.Do(func() { close(s.ending) })
+}

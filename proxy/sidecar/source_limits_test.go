@@ -1,0 +1,137 @@
+package sidecar
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/meshless-dev/meshless/proxy/connection"
+	"github.com/meshless-dev/meshless/test/proxytest"
+	"github.com/meshless-dev/meshless/test/testca"
+)
+
+// Sources of the floods.
+const (
+	flooderIP   = "127.0.0.21"
+	bystanderIP = "127.0.0.22"
+)
+
+func dialerFrom(ip string) *net.Dialer {
+	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}, Timeout: 2 * time.Second}
+}
+
+// flood keeps n idle connections from flooderIP to addr open, opens each again when it ends, and returns once all were
+// opened for the first time. The pause bounds what the attack costs the machine.
+func flood(t *testing.T, addr string, n int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var all, first sync.WaitGroup
+	t.Cleanup(func() { cancel(); all.Wait() })
+	first.Add(n)
+	for range n {
+		all.Go(func() {
+			opened := sync.OnceFunc(first.Done)
+			defer opened()
+			for ctx.Err() == nil {
+				c, err := dialerFrom(flooderIP).DialContext(ctx, "tcp", addr)
+				opened()
+				if err == nil {
+					stop := context.AfterFunc(ctx, func() { c.Close() })
+					_, _ = c.Read(make([]byte, 1)) // until the proxy ends it
+					stop()
+					c.Close()
+				}
+				select {
+				case <-ctx.Done():
+				case <-time.After(200 * time.Millisecond):
+				}
+			}
+		})
+	}
+	first.Wait()
+}
+
+// TestInboundFlood: one address that opens more idle connections than there are slots does not keep another out.
+func TestInboundFlood(t *testing.T) {
+	noLeaks(t)
+	m := startMesh(t, echo)
+	addr := m.server.inboundAddr().String()
+	flood(t, addr, connection.MaxUnauthenticated+100)
+	m.server.wantMetric(t, `meshless_connections_refused_total{direction="inbound",reason="source_limit"}`)
+	config := m.tlsClient(m.ca.Issue(t, proxytest.ID("client")))
+	for range 3 {
+		raw, err := dialerFrom(bystanderIP).Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// sooner than the slots of a flood come free by themselves
+		_ = raw.SetDeadline(time.Now().Add(connection.HandshakeTimeout))
+		conn := tls.Client(raw, config)
+		if err := roundTrip(conn, "hello"); err != nil {
+			t.Errorf("another source: %v", err)
+		}
+		conn.Close()
+	}
+	eventually(t, "no more connections of the flooder are held than it has a share of", func() bool {
+		// those that are just being refused count too
+		return m.server.inbound.Active() <= connection.MaxUnauthenticatedPerSource+10
+	})
+}
+
+// TestAuthenticatedSourceIsNotLimited: the share is of those who have not proved who they are, and given back by those
+// who have.
+func TestAuthenticatedSourceIsNotLimited(t *testing.T) {
+	noLeaks(t)
+	m := startMesh(t, echo)
+	for i := range connection.MaxUnauthenticatedPerSource + 50 {
+		if err := roundTrip(dial(t, m.client.outboundAddr()), "hello"); err != nil {
+			t.Fatalf("connection %d of one client: %v", i, err)
+		}
+	}
+}
+
+// TestConnectionFlood: a client that fills its connection pool at once is no attack. None of its connections is lost,
+// since the rest waits in the kernel's queue.
+func TestConnectionFlood(t *testing.T) {
+	noLeaks(t)
+	m := startMesh(t, echo)
+	var wg sync.WaitGroup
+	errs := make(chan error, 200)
+	for range 200 {
+		wg.Go(func() { errs <- exchange(m.client.outboundAddr(), "hello") })
+	}
+	wg.Wait()
+	close(errs)
+	for err := range errs {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.server.wantMetric(t, `meshless_connections_closed_total{direction="inbound",reason="done",security="mutual_tls"} 200`)
+}
+
+// TestAdminFlood: idle connections of one pod do not keep the kubelet from the health port, nor Prometheus from the
+// metrics.
+func TestAdminFlood(t *testing.T) {
+	noLeaks(t)
+	p := startPod(t, serverIP, netip.MustParseAddrPort(appIP+":1"), workload(t, testca.New(t, proxytest.TrustDomain), "server").Sealed(t))
+	client := http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: dialerFrom(bystanderIP).DialContext}}
+	for addr, path := range map[string]string{p.Addresses().Metrics: "/metrics", p.Addresses().Health: "/readyz"} {
+		flood(t, addr, maxAdminConns+100)
+		for range 3 {
+			response, err := client.Get("http://" + addr + path)
+			if err != nil { // within the client's timeout
+				t.Fatalf("%s is not served to another source: %v", path, err)
+			}
+			response.Body.Close()
+			if response.StatusCode != http.StatusOK {
+				t.Errorf("%s: %s", path, response.Status)
+			}
+		}
+	}
+}

@@ -1,0 +1,151 @@
+package sidecar
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/proxy/connection"
+	"github.com/meshless-dev/meshless/proxy/listen"
+	"github.com/meshless-dev/meshless/test/proxytest"
+)
+
+// TestClaimedIdentityIsNotLogged: anybody gets a pod's certificate by connecting to it. Shown without its key, it must
+// not put the pod's name into the log as one who was there, nor into the report of a dry run, from which an operator
+// would write rules.
+func TestClaimedIdentityIsNotLogged(t *testing.T) {
+	noLeaks(t)
+	m := startMesh(t, echo, denyAll, dryRun)
+	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claimed := tls.Certificate{Certificate: m.ca.Issue(t, proxytest.ID("victim")).Certificate, PrivateKey: other}
+	for range 20 {
+		if err := m.tlsExchange(t, m.tlsClient(claimed)); err == nil {
+			t.Fatal("a certificate without its key was accepted")
+		}
+	}
+	m.server.wantMetric(t, `meshless_handshake_failures_total{direction="inbound",reason="not_tls"} 20`)
+	for _, lie := range []string{`"src_identity":"` + proxytest.ID("victim"), "connection would be denied"} {
+		if strings.Contains(m.server.logs.String(), lie) {
+			t.Errorf("the log holds %s", lie)
+		}
+	}
+}
+
+// TestLargeHandshake: a stranger cannot make us hold what crypto/tls would take, a quarter of a megabyte for each
+// connection.
+func TestLargeHandshake(t *testing.T) {
+	noLeaks(t)
+	m := startMesh(t, echo)
+	large := m.ca.Issue(t, proxytest.ID("client"), func(c *x509.Certificate) {
+		for range 4000 {
+			c.DNSNames = append(c.DNSNames, "a-long-name-that-nobody-needs.example")
+		}
+	})
+	if err := m.tlsExchange(t, m.tlsClient(large)); err == nil {
+		t.Error("accepted")
+	}
+	m.server.wantMetric(t, `meshless_handshake_failures_total{direction="inbound",reason="too_large"} 1`)
+	chain := m.ca.Issue(t, proxytest.ID("client"))
+	for range 8 { // a chain that somebody may really have
+		chain.Certificate = append(chain.Certificate, m.ca.Certificate.Raw)
+	}
+	if err := m.tlsExchange(t, m.tlsClient(chain)); err != nil {
+		t.Errorf("a long chain: %v", err)
+	}
+}
+
+// crowded is a server of few places: flooderIP gets the app behind a Permissive port, everybody else the one behind a
+// Strict port.
+func crowded(t *testing.T, m *mesh) string {
+	t.Helper()
+	open := startApp(t, func(c *net.TCPConn) {
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
+		echo(c)
+	})
+	m.serverFiles.Workload.PermissivePorts = netset.PortsOf(open.Port())
+	m.server.publish(t, m.serverFiles.Sealed(t))
+	l := mustListen(t, "127.0.0.40")
+	c := connection.Config{Listeners: []net.Listener{l}, Current: m.server.identity.Current, Registry: m.server.registry, Engine: m.server.engine, Telemetry: m.server.telemetry,
+		OriginalDst: func(c *net.TCPConn) (netip.AddrPort, error) {
+			if listen.AddrPort(c.RemoteAddr()).Addr() == netip.MustParseAddr(flooderIP) {
+				return open, nil
+			}
+			return m.app, nil
+		},
+		MaxConnections: 100}
+	s := connection.NewInbound(connection.InboundConfig{Config: c, OwnAddress: func(netip.Addr) bool { return true }, MaxUnauthenticated: 40, MaxUnauthenticatedPerSource: 10})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Serve(t.Context(), nil)
+	}()
+	t.Cleanup(func() { m.server.registry.AbortAll(net.ErrClosed); <-done })
+	return l.Addr().String()
+}
+
+// TestPlaintextDoesNotStarve: whoever may speak plaintext to one port is nobody known, and must not close the others by
+// what it holds open.
+func TestPlaintextDoesNotStarve(t *testing.T) {
+	m := startMesh(t, echo)
+	addr := crowded(t, m)
+	for range 120 {
+		c, err := dialerFrom(flooderIP).Dial("tcp", addr)
+		if err != nil {
+			continue // a refusal can be seen as early as that
+		}
+		t.Cleanup(func() { c.Close() })
+		_, _ = c.Write([]byte("x"))
+	}
+	m.server.wantMetric(t, `meshless_connections_refused_total{direction="inbound",reason="source_limit"}`)
+	m.memberGetsIn(t, addr, bystanderIP)
+}
+
+// TestMemberDoesNotStarve: one member that holds all it can leaves half to the others.
+func TestMemberDoesNotStarve(t *testing.T) {
+	m := startMesh(t, func(c *net.TCPConn) {
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
+		echo(c)
+	})
+	addr := crowded(t, m)
+	config := m.tlsClient(m.ca.Issue(t, proxytest.ID("client")))
+	held := 0
+	for range 70 {
+		raw, err := dialerFrom("127.0.0.23").Dial("tcp", addr)
+		if err != nil {
+			continue
+		}
+		t.Cleanup(func() { raw.Close() })
+		_ = raw.SetDeadline(time.Now().Add(10 * time.Second))
+		if roundTrip(tls.Client(raw, config), "mine") == nil {
+			held++
+		}
+	}
+	if held != 50 {
+		t.Errorf("one source holds %d of 100", held)
+	}
+	m.memberGetsIn(t, addr, bystanderIP)
+}
+
+func (m *mesh) memberGetsIn(t *testing.T, addr, from string) {
+	t.Helper()
+	raw, err := dialerFrom(from).Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	_ = raw.SetDeadline(time.Now().Add(10 * time.Second))
+	if err := roundTrip(tls.Client(raw, m.tlsClient(m.ca.Issue(t, proxytest.ID("client")))), "hello"); err != nil {
+		t.Errorf("a member is kept out: %v", err)
+	}
+}

@@ -1,0 +1,63 @@
+package telemetry
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/time/rate"
+)
+
+// What strangers can make the log hold is bounded: so many lines per second of each kind, so many at once before that
+// counts, and so many bytes of an error.
+const (
+	linesPerSecond = 20
+	lineBurst      = 200
+	maxError       = 1 << 10
+)
+
+// lineLimit limits the lines of one kind.
+type lineLimit struct {
+	lines    *rate.Limiter
+	unlogged atomic.Int64
+}
+
+// lineLimits holds one of each kind, so that many lines of one do not hide another. Kinds are of small closed sets.
+type lineLimits struct {
+	mu    sync.Mutex
+	kinds map[string]*lineLimit
+}
+
+func (l *lineLimits) of(kind string) *lineLimit {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.kinds == nil {
+		l.kinds = map[string]*lineLimit{}
+	}
+	if l.kinds[kind] == nil {
+		l.kinds[kind] = &lineLimit{lines: rate.NewLimiter(linesPerSecond, lineBurst)}
+	}
+	return l.kinds[kind]
+}
+
+// allow tells whether a line of a kind may be logged, and what to add to it: how many before it were not.
+func (l *lineLimits) allow(kind string) (more []any, ok bool) {
+	limit := l.of(kind)
+	if !limit.lines.Allow() {
+		limit.unlogged.Add(1)
+		return nil, false
+	}
+	if n := limit.unlogged.Swap(0); n > 0 {
+		more = []any{"unlogged", n}
+	}
+	return more, true
+}
+
+// truncate bounds what a peer can write into the log: the error of a certificate quotes its names before anything of it
+// is verified.
+func truncate(text string) string {
+	if len(text) <= maxError {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxError], "") + "..."
+}
