@@ -30,15 +30,13 @@ type Model struct {
 	Outside     []*Workload // those that are not
 	Services    []*Service  // those with a workload in the mesh behind them
 	Ingresses   []networkingv1.Ingress
-	State       State
+	// those in the input, by name
+	NamespaceObjects map[string]corev1.Namespace
+	NetworkPolicies  []*yaml.RNode // of any API group; none unless the config asks for them
+	State            State
 
 	kinds Kinds
 	seen  map[spiffeid.ID]bool
-
-	namespaces      map[string]corev1.Namespace // those in the input, by name
-	networkPolicies []*networkPolicy            // none unless the config asks for them
-
-	peerIDs map[ruleIn][]string // answers of peers
 }
 
 // State is what an earlier render left, found by annotation and never by name.
@@ -61,9 +59,8 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		r.Error(r.Config(), "spec.trustDomain", "%v", err)
 		return nil
 	}
-	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]bool{}, peerIDs: map[ruleIn][]string{}, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}, Certificates: map[string]*yaml.RNode{}}}
+	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]bool{}, NamespaceObjects: map[string]corev1.Namespace{}, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}, Certificates: map[string]*yaml.RNode{}}}
 	var services []corev1.Service
-	namespaces := map[string]corev1.Namespace{}
 	for _, item := range items {
 		switch {
 		case m.State.take(item):
@@ -82,26 +79,24 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 			}
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Namespace":
 			if n, ok := decode[corev1.Namespace](item, report.ObjectOf(item), "", r); ok {
-				if has(namespaces, n.Name) {
+				if has(m.NamespaceObjects, n.Name) {
 					r.Error(report.ObjectOf(item), "", "is in the input twice; its labels decide what it may, so keep one")
 				}
-				namespaces[n.Name] = n
+				m.NamespaceObjects[n.Name] = n
 			}
-		case spec.Authorization.FromNetworkPolicies && isNetworkPolicy(item):
-			refuseStrayAnnotations(item, r)
-			m.addNetworkPolicy(item, r)
 		case IsList(item):
 			r.Error(report.ObjectOf(item), "items", "a %s hides its workloads from the render; make it a List of v1, or write its items as documents of their own", item.GetKind())
 		default:
 			refuseStrayAnnotations(item, r)
 			m.warnUnknownPods(item, r)
-			m.warnOtherPolicy(item, r)
+			if spec.Authorization.FromNetworkPolicies && strings.HasSuffix(item.GetKind(), "NetworkPolicy") {
+				m.NetworkPolicies = append(m.NetworkPolicies, item)
+			}
 		}
 	}
-	m.namespaces = namespaces
 	m.refuseRivals(items, r)
 	m.addServices(services, r)
-	m.checkNamespaces(namespaces, r)
+	m.checkNamespaces(r)
 	return m
 }
 
@@ -201,9 +196,9 @@ func (m *Model) Namespaces() []string {
 
 // checkNamespaces refuses namespaces whose pod-security level forbids NET_ADMIN, without which no redirect can be made.
 // Both baseline and restricted do (Kubernetes documentation, "Pod Security Standards").
-func (m *Model) checkNamespaces(namespaces map[string]corev1.Namespace, r *report.Report) {
+func (m *Model) checkNamespaces(r *report.Report) {
 	for _, name := range m.Namespaces() {
-		namespace := namespaces[name]
+		namespace := m.NamespaceObjects[name]
 		if level := namespace.Labels["pod-security.kubernetes.io/enforce"]; level == "baseline" || level == "restricted" {
 			r.Error(report.Object{APIVersion: "v1", Kind: "Namespace", Name: name}, "metadata.labels",
 				"pod-security.kubernetes.io/enforce: %s forbids the capability NET_ADMIN of the init container; set it to privileged, or exclude the namespace in spec.workloads", level)

@@ -1,4 +1,4 @@
-package manifest
+package policy
 
 import (
 	"fmt"
@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 )
 
@@ -62,7 +63,7 @@ var runtimeLabels = map[string][]string{
 }
 
 // judgePod tells whether a selector selects the pods of a workload.
-func judgePod(s labels.Selector, w *Workload) verdict {
+func judgePod(s labels.Selector, w *manifest.Workload) verdict {
 	missing := func(key string) bool {
 		atRuntime := func(l string) bool { return l == key || strings.HasSuffix(l, "/") && strings.HasPrefix(key, l) }
 		return slices.ContainsFunc(runtimeLabels[""], atRuntime) || slices.ContainsFunc(runtimeLabels[w.Kind], atRuntime)
@@ -79,14 +80,14 @@ func judgePod(s labels.Selector, w *Workload) verdict {
 
 // peerFinder finds the identities that the peers of NetworkPolicies mean.
 type peerFinder struct {
-	model     *Model
+	model     *manifest.Model
 	report    *report.Report
-	workloads map[string][]*Workload // of the mesh, by namespace
-	spaces    []string               // namespaces that the input holds or names, sorted
+	workloads map[string][]*manifest.Workload // of the mesh, by namespace
+	spaces    []string                        // namespaces that the input holds or names, sorted
 }
 
-func newPeerFinder(m *Model, r *report.Report) *peerFinder {
-	f := &peerFinder{model: m, report: r, workloads: map[string][]*Workload{}}
+func newPeerFinder(m *manifest.Model, r *report.Report) *peerFinder {
+	f := &peerFinder{model: m, report: r, workloads: map[string][]*manifest.Workload{}}
 	spaces := map[string]bool{}
 	for _, w := range m.Workloads {
 		f.workloads[w.Namespace] = append(f.workloads[w.Namespace], w)
@@ -95,7 +96,7 @@ func newPeerFinder(m *Model, r *report.Report) *peerFinder {
 	for _, w := range m.Outside {
 		spaces[w.Namespace] = true
 	}
-	for name := range m.namespaces {
+	for name := range m.NamespaceObjects {
 		spaces[name] = true
 	}
 	f.spaces = slices.Sorted(maps.Keys(spaces))
@@ -210,13 +211,13 @@ func (l *lookup) namespaces(s, pods labels.Selector) (selected []string, named b
 		if len(validation.IsDNS1123Label(name)) > 0 {
 			continue // no namespace is called so, and "*" would be a pattern
 		}
-		object, known := l.model.namespaces[name]
+		object, known := l.model.NamespaceObjects[name]
 		have := labels.Merge(object.Labels, labels.Set{corev1.LabelMetadataName: name})
 		switch judge(s, have, func(string) bool { return !known }) {
 		case yes:
 			selected = append(selected, name)
 		case unknown:
-			if pods.Empty() || slices.ContainsFunc(l.workloads[name], func(w *Workload) bool { return judgePod(pods, w) != no }) {
+			if pods.Empty() || slices.ContainsFunc(l.workloads[name], func(w *manifest.Workload) bool { return judgePod(pods, w) != no }) {
 				untold = append(untold, name)
 			}
 		}
