@@ -32,8 +32,8 @@ func (m *Model) federation(r *report.Report) []meshmap.Federation {
 func (m *Model) refuseOurs(p netip.Prefix, field string, r *report.Report) {
 	for _, s := range m.Services {
 		for _, ip := range s.ClusterIPs {
-			if p.Contains(ip.Unmap()) {
-				r.Error(s.Object, "spec", "has the address %s, which is in %s, a network of another trust domain (%s.cidrs); narrow the network", ip, p, field)
+			if p.Contains(ip) {
+				r.Error(s.Object, s.addressFields[ip], "has the address %s, which is in %s, a network of another trust domain (%s.cidrs); narrow the network", ip, p, field)
 			}
 		}
 	}

@@ -41,12 +41,12 @@ type Model struct {
 
 // State is what an earlier render left, found by annotation and never by name.
 type State struct {
-	Authority *yaml.RNode              // CertificateAuthority
-	Rivals    []*yaml.RNode            // further CertificateAuthorities
-	Leaves    map[string]*yaml.RNode   // Secrets by SPIFFE ID
-	Bundles   []*yaml.RNode            // ConfigMaps with api.BundleFile
-	Meshes    []*yaml.RNode            // ConfigMaps with api.MeshFile
-	Duplicate map[string][]*yaml.RNode // further Secrets of a SPIFFE ID that has one
+	Authority          *yaml.RNode              // CertificateAuthority
+	FurtherAuthorities []*yaml.RNode            // CertificateAuthorities beside Authority
+	Leaves             map[string]*yaml.RNode   // Secrets by SPIFFE ID
+	Bundles            []*yaml.RNode            // ConfigMaps with api.BundleFile
+	Meshes             []*yaml.RNode            // ConfigMaps with api.MeshFile
+	Duplicate          map[string][]*yaml.RNode // further Secrets of a SPIFFE ID that has one
 
 	Certificates map[string]*yaml.RNode // Certificates of cert-manager by SPIFFE ID; derived at every render
 }
@@ -80,7 +80,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Namespace":
 			if n, ok := decode[corev1.Namespace](item, report.ObjectOf(item), "", r); ok {
 				if has(m.NamespaceObjects, n.Name) {
-					r.Error(report.ObjectOf(item), "", "is in the input twice; its labels decide what it may, so keep one")
+					r.Error(report.ObjectOf(item), "metadata.name", "is in the input twice; its labels decide what it may, so keep one")
 				}
 				m.NamespaceObjects[n.Name] = n
 			}
@@ -94,7 +94,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 			}
 		}
 	}
-	m.refuseRivals(items, r)
+	m.refuseDuplicates(items, r)
 	m.addServices(services, r)
 	m.checkNamespaces(r)
 	return m
@@ -129,7 +129,7 @@ func (m *Model) isWorkload(item *yaml.RNode) bool {
 func (s *State) take(item *yaml.RNode) bool {
 	if item.GetKind() == v1alpha1.KindCertificateAuthority && item.GetApiVersion() == api.APIVersion {
 		if s.Authority != nil {
-			s.Rivals = append(s.Rivals, item)
+			s.FurtherAuthorities = append(s.FurtherAuthorities, item)
 		} else {
 			s.Authority = item
 		}
@@ -162,11 +162,11 @@ func (s *State) take(item *yaml.RNode) bool {
 	return true
 }
 
-// refuseRivals refuses a second CertificateAuthority or config: whichever were taken, the other's leaves would be
+// refuseDuplicates refuses a second CertificateAuthority or config: whichever were taken, the other's leaves would be
 // replaced, and a planted authority would sign the mesh.
-func (m *Model) refuseRivals(items []*yaml.RNode, r *report.Report) {
-	for _, rival := range m.State.Rivals {
-		r.Error(report.ObjectOf(rival), "", "is a second CertificateAuthority; the first is %s. One package has one: restore the right one from Git and delete the other. "+
+func (m *Model) refuseDuplicates(items []*yaml.RNode, r *report.Report) {
+	for _, duplicate := range m.State.FurtherAuthorities {
+		r.Error(report.ObjectOf(duplicate), "kind", "is a second CertificateAuthority; the first is %s. One package has one: restore the right one from Git and delete the other. "+
 			"Sub-packages with a mesh of their own are rendered on their own", report.NameOf(m.State.Authority))
 	}
 	var config *yaml.RNode
@@ -178,7 +178,7 @@ func (m *Model) refuseRivals(items []*yaml.RNode, r *report.Report) {
 			continue // a validator's, beside the mutator's
 		}
 		if config != nil {
-			r.Error(report.ObjectOf(item), "", "is a second config; the first is %s. One package is one mesh; sub-packages with a mesh of their own are rendered on their own", report.NameOf(config))
+			r.Error(report.ObjectOf(item), "kind", "is a second config; the first is %s. One package is one mesh; sub-packages with a mesh of their own are rendered on their own", report.NameOf(config))
 		}
 		config = item
 	}
@@ -200,7 +200,7 @@ func (m *Model) checkNamespaces(r *report.Report) {
 	for _, name := range m.Namespaces() {
 		namespace := m.NamespaceObjects[name]
 		if level := namespace.Labels["pod-security.kubernetes.io/enforce"]; level == "baseline" || level == "restricted" {
-			r.Error(report.Object{APIVersion: "v1", Kind: "Namespace", Name: name}, "metadata.labels",
+			r.Error(report.Object{APIVersion: "v1", Kind: "Namespace", Name: name}, "metadata.labels[pod-security.kubernetes.io/enforce]",
 				"pod-security.kubernetes.io/enforce: %s forbids the capability NET_ADMIN of the init container; set it to privileged, or exclude the namespace in spec.workloads", level)
 		}
 	}
@@ -210,10 +210,11 @@ func (m *Model) checkNamespaces(r *report.Report) {
 func decode[T any](item *yaml.RNode, of report.Object, field string, r *report.Report) (T, bool) {
 	var object T
 	if err := node.Decode(item, &object); err != nil {
-		r.Error(of, field, "cannot be read: %v", err)
+		path, message := node.FieldOf(err)
+		r.Error(of, report.Below(field, path), "cannot be read: %s", message)
 		return object, false
 	}
 	return object, true
 }
 
-func has[V any](m map[string]V, key string) bool { _, ok := m[key]; return ok }
+func has[K comparable, V any](m map[K]V, key K) bool { _, ok := m[key]; return ok }

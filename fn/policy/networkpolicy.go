@@ -51,11 +51,13 @@ func readNetworkPolicy(item *yaml.RNode, object report.Object, r *report.Report)
 	if n := node.Get(item.YNode(), "spec"); n != nil {
 		mistakes, err := node.DecodeStrict(yaml.NewRNode(n), &spec)
 		if err != nil {
-			r.Error(object, "spec", "cannot be read: %v", err)
+			path, message := node.FieldOf(err)
+			r.Error(object, report.Below("spec", path), "cannot be read: %s", message)
 			return nil
 		}
 		for _, mistake := range mistakes {
-			r.Error(object, "spec", "%v", mistake)
+			path, message := node.FieldOf(mistake)
+			r.Error(object, report.Below("spec", path), "%s", message)
 		}
 	}
 	if len(spec.PolicyTypes) > 0 && !slices.Contains(spec.PolicyTypes, networkingv1.PolicyTypeIngress) {

@@ -41,6 +41,14 @@ func ObjectOf(node *yaml.RNode) Object {
 // Annotation is the field of an object's annotation.
 func Annotation(key string) string { return "metadata.annotations[" + key + "]" }
 
+// Below is the field at a path below another field, "" being the object as a whole in both.
+func Below(field, path string) string {
+	if field == "" || path == "" || path[0] == '[' {
+		return field + path
+	}
+	return field + "." + path
+}
+
 // Data is the field of a key of a ConfigMap or Secret.
 func Data(key string) string { return "data[" + key + "]" }
 
