@@ -155,14 +155,14 @@ func networkRules(m *manifest.Model, policies []*networkPolicy, r *report.Report
 func (p *networkPolicy) selects(workloads []*manifest.Workload, rules map[*manifest.Workload][]meshmap.Rule, r *report.Report) []*manifest.Workload {
 	var selected []*manifest.Workload
 	for _, w := range workloads {
-		found := judgePod(p.selector, w)
-		if found == no {
+		found := matchPod(p.selector, w)
+		if found == noMatch {
 			continue
 		}
 		if _, known := rules[w]; !known {
 			rules[w] = nil
 		}
-		if found == yes {
+		if found == fullMatch {
 			selected = append(selected, w)
 			continue
 		}

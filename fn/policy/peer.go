@@ -20,28 +20,29 @@ import (
 // AnyMember is the pattern of the identities of all workloads of a trust domain.
 func AnyMember(trustDomain string) string { return "spiffe://" + trustDomain + "/ns/*/*/*" }
 
-// verdict is what a selector says of labels of which some may not be known.
-type verdict int
+// match is how labels, of which some may not be known, meet a selector.
+type match int
 
 const (
-	no verdict = iota
-	unknown
-	yes
+	noMatch match = iota
+	unknownMatch
+	fullMatch
 )
 
-// judge compares a selector with labels; missing tells of a label that is not there whether it may be, in the cluster.
-func judge(s labels.Selector, have labels.Set, missing func(key string) bool) verdict {
+// matchLabels compares a selector with labels; missing tells of a label that is not there whether it may be, in the
+// cluster.
+func matchLabels(s labels.Selector, have labels.Set, missing func(key string) bool) match {
 	requirements, some := s.Requirements()
 	if !some {
-		return no
+		return noMatch
 	}
-	result := yes
+	result := fullMatch
 	for _, requirement := range requirements {
 		switch key := requirement.Key(); {
 		case !have.Has(key) && missing(key):
-			result = unknown
+			result = unknownMatch
 		case !requirement.Matches(have):
-			return no
+			return noMatch
 		}
 	}
 	return result
@@ -62,8 +63,8 @@ var runtimeLabels = map[string][]string{
 	"Service":     {"serving.knative.dev/", "pod-template-hash"},
 }
 
-// judgePod tells whether a selector selects the pods of a workload.
-func judgePod(s labels.Selector, w *manifest.Workload) verdict {
+// matchPod tells whether a selector selects the pods of a workload.
+func matchPod(s labels.Selector, w *manifest.Workload) match {
 	missing := func(key string) bool {
 		atRuntime := func(l string) bool { return l == key || strings.HasSuffix(l, "/") && strings.HasPrefix(key, l) }
 		return slices.ContainsFunc(runtimeLabels[""], atRuntime) || slices.ContainsFunc(runtimeLabels[w.Kind], atRuntime)
@@ -75,7 +76,7 @@ func judgePod(s labels.Selector, w *manifest.Workload) verdict {
 		// its name is a label of its pods, under two keys
 		have = labels.Merge(have, labels.Set{"job-name": w.Name, "batch.kubernetes.io/job-name": w.Name})
 	}
-	return judge(s, have, missing)
+	return matchLabels(s, have, missing)
 }
 
 // peerFinder finds the identities that the peers of NetworkPolicies mean.
@@ -213,11 +214,11 @@ func (l *lookup) namespaces(s, pods labels.Selector) (selected []string, named b
 		}
 		object, known := l.model.NamespaceObjects[name]
 		have := labels.Merge(object.Labels, labels.Set{corev1.LabelMetadataName: name})
-		switch judge(s, have, func(string) bool { return !known }) {
-		case yes:
+		switch matchLabels(s, have, func(string) bool { return !known }) {
+		case fullMatch:
 			selected = append(selected, name)
-		case unknown:
-			if pods.Empty() || slices.ContainsFunc(l.workloads[name], func(w *manifest.Workload) bool { return judgePod(pods, w) != no }) {
+		case unknownMatch:
+			if pods.Empty() || slices.ContainsFunc(l.workloads[name], func(w *manifest.Workload) bool { return matchPod(pods, w) != noMatch }) {
 				untold = append(untold, name)
 			}
 		}
@@ -236,10 +237,10 @@ func (l *lookup) members(namespace string, pods labels.Selector) []string {
 	}
 	var ids []string
 	for _, w := range l.workloads[namespace] {
-		switch judgePod(pods, w) {
-		case yes:
+		switch matchPod(pods, w) {
+		case fullMatch:
 			ids = append(ids, w.ID.String())
-		case unknown:
+		case unknownMatch:
 			l.warn("does not let %s in: it selects its pods by a label that they get at run time only, and they have one identity. Select by labels of the pod template, or write the spiffeID into "+
 				"spec.authorization.rules", w.Object)
 		}

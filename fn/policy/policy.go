@@ -14,8 +14,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/meshmap"
 )
 
-// Compile returns the policies of the workloads that have one; a policy without a rule lets nobody in. What the config's
-// rules and the NetworkPolicies allow adds up. After an error there is none.
+// Compile returns the policies of the workloads that have one; a policy without a rule lets nobody in. What the
+// config's rules and the NetworkPolicies allow adds up. After an error there is none.
 func Compile(m *manifest.Model, r *report.Report) map[*manifest.Workload]meshmap.Policy {
 	read := readNetworkPolicies(m, r)
 	if r.Failed() {

@@ -2,8 +2,8 @@
 // is the only way from the rooms of the function to a person: as results of the ResourceList and as lines on stderr,
 // since kustomize never shows results and kpt decides by the exit code alone.
 //
-// A field is named by its whole path from the top of the object: names are joined by dots, an entry of a list follows as
-// its index, and a key that people choose stands in brackets, as in spec.template.spec.containers[0].name and
+// A field is named by its whole path from the top of the object: names are joined by dots, an entry of a list follows
+// as its index, and a key that people choose stands in brackets, as in spec.template.spec.containers[0].name and
 // metadata.annotations[meshless.dev/inject]. Annotation and Data write the commonest.
 package report
 
