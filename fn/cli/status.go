@@ -18,6 +18,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/verify"
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
@@ -112,7 +113,7 @@ type revokedRow struct {
 // status reads the manifests. The authorities are those of the file of --ca where one is given, and the package is then
 // held against it.
 func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*status, error) {
-	leaves := verify.Check(items, verify.Options{Now: p.now(), Kinds: kindsIn(items)}, r)
+	leaves := verify.Check(items, verify.Options{Now: p.now(), JustWritten: true, Overrides: api.Overrides, Kinds: kindsIn(items)}, r).Leaves
 	state := verify.ReadState(items, r)
 	policy := policyIn(items)
 	authorities := state

@@ -14,6 +14,8 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/certs"
+	"github.com/meshless-dev/meshless/fn/manifest"
+	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/verify"
@@ -21,9 +23,9 @@ import (
 
 // verifyOptions are the flags of `meshless verify`.
 type verifyOptions struct {
-	now, format, base, ca string
-	minLeft               time.Duration
-	noExclusions          bool
+	now, format, base, ca, config string
+	minLeft                       time.Duration
+	noExclusions                  bool
 }
 
 func (p *program) verifyCommand() *cobra.Command {
@@ -44,6 +46,7 @@ several packages share. With either, DIR may be a kustomization, of which the st
 	}
 	cmd.Flags().StringVar(&o.base, "base", "", "folder or file with the state that is deployed; an error where this one goes back behind it")
 	cmd.Flags().StringVar(&o.ca, "ca", "", "file of the CertificateAuthority that this package shares; an error where its bundles are behind it")
+	cmd.Flags().StringVar(&o.config, "config", "", "file of the config; an error where the manifests are not what it asks for, images and overrides among it")
 	cmd.Flags().DurationVar(&o.minLeft, "min-left", 0, "fail when a certificate expires, or somebody has to issue, sooner than that, like 240h")
 	cmd.Flags().BoolVar(&o.noExclusions, "no-exclusions", false, "fail for every workload that leaves ports, networks, interfaces or users out of the mesh, takes plaintext, or is not in it")
 	cmd.Flags().StringVarP(&o.format, "output", "o", "text", "text or json")
@@ -74,13 +77,22 @@ func (p *program) verify(args []string, o verifyOptions) error {
 	if err != nil {
 		return err
 	}
+	config, err := p.verifyConfig(items, o.config)
+	if err != nil {
+		return err
+	}
 	r := &report.Report{Lines: true}
-	leaves := verify.Check(items, verify.Options{Now: p.now(), EveryWorkload: !stateOnly, NoExclusions: o.noExclusions, Kinds: kindsIn(items)}, r)
+	result := verify.Check(items, verify.Options{Now: p.now(), EveryWorkload: !stateOnly, NoExclusions: o.noExclusions, Overrides: config.Spec.Workloads.Overrides,
+		Kinds: manifest.KindsOf(config.Spec)}, r)
+	leaves := result.Leaves
+	if o.config != "" {
+		p.against(items, config, r)
+	}
 	if err := p.verifyState(args, items, leaves, o, r); err != nil {
 		return err
 	}
 	if o.format == "json" {
-		return p.concludeJSON(r, len(items), len(leaves), stateOnly)
+		return p.concludeJSON(r, verdict{Objects: len(items), Certificates: len(leaves), Images: result.Images, StateOnly: stateOnly})
 	}
 	if err := p.conclude(r); err != nil {
 		return err
@@ -89,8 +101,56 @@ func (p *program) verify(args []string, o verifyOptions) error {
 		_, err = fmt.Fprintf(p.out, "ok: the state, with %d certificates; what the cluster gets is checked by `kustomize build … | meshless verify -`\n", len(leaves))
 		return err
 	}
-	_, err = fmt.Fprintf(p.out, "ok: %d objects, %d certificates\n", len(items), len(leaves))
-	return err
+	if _, err = fmt.Fprintf(p.out, "ok: %d objects, %d certificates\n", len(items), len(leaves)); err != nil {
+		return err
+	}
+	for _, image := range result.Images {
+		if _, err := fmt.Fprintf(p.out, "image: %s in %d containers\n", image.Name, image.Containers); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// verifyConfig is the config of a file, or that among the items, or the default.
+func (p *program) verifyConfig(items []*yaml.RNode, file string) (*v1alpha1.MutualTLS, error) {
+	if file == "" {
+		config := &v1alpha1.MutualTLS{Spec: specIn(items)}
+		config.Default()
+		return config, nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("--config: %w", err)
+	}
+	n, err := yaml.Parse(string(text))
+	if err == nil {
+		err = node.CheckItem(n)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--config %s: %w", file, err)
+	}
+	config, err := v1alpha1.Load(n)
+	if err != nil {
+		return nil, fmt.Errorf("--config %s: %w", file, err)
+	}
+	return config, nil
+}
+
+// against holds the items against a config: a render with it, which may make nothing, must leave them as they are.
+func (p *program) against(items []*yaml.RNode, config *v1alpha1.MutualTLS, r *report.Report) {
+	if r.Failed() {
+		return // what is wrong without a config would be said twice
+	}
+	never := *config
+	never.Spec.Issuance = v1alpha1.IssuanceNever
+	rendered := &report.Report{}
+	out := pipeline.Run(items, &never, pipeline.Options{Now: p.now()}, rendered)
+	if rendered.Failed() {
+		r.Add(rendered)
+		return
+	}
+	verify.Against(items, out, r)
 }
 
 // verifyState judges what no single object shows: deadlines, and the state beside that of the base and of a shared
@@ -214,13 +274,14 @@ type verdict struct {
 	Objects      int  `json:"objects"`
 	Certificates int  `json:"certificates"`
 	// a kustomization's state was checked, and not what the cluster gets
-	StateOnly bool      `json:"stateOnly,omitempty"`
-	Findings  []finding `json:"findings"`
+	StateOnly bool           `json:"stateOnly,omitempty"`
+	Images    []verify.Image `json:"images"` // of the injected containers
+	Findings  []finding      `json:"findings"`
 }
 
 // concludeJSON prints the findings on standard output, and fails as conclude does.
-func (p *program) concludeJSON(r *report.Report, objects, certificates int, stateOnly bool) error {
-	out := verdict{OK: !r.Failed(), Objects: objects, Certificates: certificates, StateOnly: stateOnly, Findings: []finding{}}
+func (p *program) concludeJSON(r *report.Report, out verdict) error {
+	out.OK, out.Findings = !r.Failed(), []finding{}
 	for _, f := range r.Findings() {
 		out.Findings = append(out.Findings, finding{
 			Severity: string(f.Severity), Message: f.Message, Kind: f.Object.Kind, Namespace: f.Object.Namespace, Name: f.Object.Name,

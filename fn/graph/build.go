@@ -121,7 +121,7 @@ func (b *builder) addWorkload(item *yaml.RNode, path []string) error {
 	}
 	plan, err := podspec.Parse(&pod)
 	if err != nil {
-		return fmt.Errorf("%s: %s: %w; see `meshless verify`", object, strings.Join(path, "."), err)
+		return fmt.Errorf("%s: %s.%w; see `meshless verify`", object, strings.Join(path, "."), err)
 	}
 	mesh := b.meshes[n.Namespace]
 	if mesh == nil {

@@ -267,8 +267,8 @@ func TestBuildRefuses(t *testing.T) {
 		"not rendered":  {string(raw), "there is no mesh map"},
 		"map gone":      {without("name: meshless-mesh\n  namespace: prod"), "the mesh map of its namespace (configmap prod/meshless-mesh) is not in the input"},
 		"map damaged":   {strings.Replace(text, "mode: Strict", "mode: Lax", 1), `"Lax" is neither Strict nor Permissive`},
-		"half injected": {strings.Replace(text, "name: meshless-init", "name: other", 1), "is half injected"},
-		"arguments":     {strings.Replace(text, "--proxy-uid=15000", "--off", 1), "initContainers[meshless-init]"},
+		"half injected": {strings.Replace(text, "name: meshless-init", "name: other", 1), "spec.template.spec.initContainers: lacks the container meshless-init"},
+		"arguments":     {strings.Replace(text, "--proxy-uid=15000", "--off", 1), "spec.template.spec.initContainers[0].args: flag provided"},
 		"twice":         {text + "---\n" + string(raw), "stands twice"},
 		"a list":        {"apiVersion: apps/v1\nkind: DeploymentList\nmetadata: {name: x}\nitems: []\n---\n" + text, "is a list"},
 	} {

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshless-dev/meshless/fn/manifest"
+	"github.com/meshless-dev/meshless/fn/podspec"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 )
@@ -54,6 +55,8 @@ func checkPod(w *manifest.Workload, r *report.Report) {
 	}
 	if err := w.Plan.Validate(); err != nil {
 		r.Error(w.Object, w.Field("metadata.annotations["+api.ProxyProtocolPortsAnnotation+"]"), "%v", err)
+	} else if err := podspec.Validate(w.Plan); err != nil {
+		r.Error(w.Object, w.Field("spec"), "%v; raise it in spec.proxy.resources or spec.init.resources of the config, or in the annotation %s", err, api.ProxyMemoryAnnotation)
 	}
 	if !w.Plan.Native {
 		checkContainerMode(w, r)

@@ -113,17 +113,21 @@ func quantity(field func(*Overrides) *string) func(*Overrides, string) error {
 
 // readOverrides reads the annotations of a pod template. An unknown or malformed one is an error: whoever wrote it
 // meant something.
-func readOverrides(w *Workload, r *report.Report) (Overrides, bool) {
+func (m *Model) readOverrides(w *Workload, r *report.Report) (Overrides, bool) {
 	var o Overrides
 	good := true
 	for _, key := range slices.Sorted(maps.Keys(w.Pod.Annotations)) {
-		if !ours(key) || key == api.WorkloadAnnotation || key == api.OriginalAnnotation {
+		name, ours := strings.CutPrefix(key, api.AnnotationPrefix)
+		if !ours {
 			continue
 		}
 		field := w.Field("metadata.annotations[" + key + "]")
 		parse, known := overrideParsers[key]
 		if !known {
 			r.Error(w.Object, field, "is unknown; known are %s", strings.Join(slices.Sorted(maps.Keys(overrideParsers)), ", "))
+			good = false
+		} else if !slices.Contains(m.Spec.Workloads.Overrides, name) {
+			r.Error(w.Object, field, "is not among the annotations that spec.workloads.overrides of the config allows: take it out, or have whoever owns the config allow %q", name)
 			good = false
 		} else if err := parse(&o, w.Pod.Annotations[key]); err != nil {
 			r.Error(w.Object, field, "%v", err)

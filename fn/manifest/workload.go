@@ -153,7 +153,7 @@ func (m *Model) readWorkload(item *yaml.RNode, r *report.Report) *Workload {
 		r.Error(w.Object, w.Field("spec.containers"), "is empty")
 		return nil
 	}
-	w.Overrides, ok = readOverrides(w, r)
+	w.Overrides, ok = m.readOverrides(w, r)
 	if !checkContainerPorts(w, r) || !ok {
 		return nil
 	}

@@ -119,6 +119,9 @@ func (r *Report) Config() Object {
 	return r.config
 }
 
+// Add adds the findings of another report.
+func (r *Report) Add(other *Report) { r.findings = append(r.findings, other.findings...) }
+
 // Failed tells whether there is an error.
 func (r *Report) Failed() bool {
 	return slices.ContainsFunc(r.findings, func(f Finding) bool { return f.Severity == fn.Error })

@@ -57,6 +57,13 @@ func (c *checker) readCertificate(item *yaml.RNode) {
 		return
 	}
 	spec := certificate.Spec
+	c.shaped(item, shape{apiVersion: manifest.ManagedAPIVersion, name: certificateName(identity), fields: []string{"spec"}})
+	if n := node.Get(item.YNode(), "spec"); n != nil {
+		if v, err := generic(n); err == nil {
+			whole, _ := v.(map[string]any)
+			c.managedSpecs = append(c.managedSpecs, managedCertificate{object, identity, whole})
+		}
+	}
 	wrong := func(field, format string, args ...any) {
 		c.report.Error(object, "spec."+field, format, args...)
 	}

@@ -86,7 +86,7 @@ func TestCheckManaged(t *testing.T) {
 func TestManagedLeaves(t *testing.T) {
 	text := managed(t, strings.Replace(manifests, "annotations: {a: b}", "annotations: {meshless.dev/tls-secret: mine}", 1), "")
 	r := &report.Report{}
-	leaves := verify.Check(parse(t, text), verify.Options{Now: now, EveryWorkload: true, Kinds: manifest.KindsOf(v1alpha1.Spec{})}, r)
+	leaves := verify.Check(parse(t, text), verify.Options{Now: now, EveryWorkload: true, Kinds: manifest.KindsOf(v1alpha1.Spec{})}, r).Leaves
 	got := map[string]string{}
 	for _, leaf := range leaves {
 		if leaf.Certificate != nil {

@@ -25,7 +25,8 @@ func (c *checker) maps(items []*yaml.RNode) {
 		return // what must stand in the maps is not known
 	}
 	first := c.meshMaps[0]
-	want := c.fold(items, first.mesh.ClusterDomain)
+	want, workloads := c.fold(items, first.mesh.ClusterDomain)
+	c.certificates(workloads)
 	checked := map[*meshmap.Service][]difference{} // what maps that share their Services differ in
 	for _, m := range c.meshMaps {
 		c.alike(first, m)
@@ -45,8 +46,8 @@ func (c *checker) maps(items []*yaml.RNode) {
 	}
 }
 
-// fold is what the mesh maps must say of Services.
-func (c *checker) fold(items []*yaml.RNode, clusterDomain string) []meshmap.Service {
+// fold is what the mesh maps must say of Services, and the workloads of the mesh with the Services in front of them.
+func (c *checker) fold(items []*yaml.RNode, clusterDomain string) ([]meshmap.Service, []*manifest.Workload) {
 	var inside, outside []*manifest.Workload
 	for _, p := range c.pods {
 		if p.plan != nil {
@@ -67,7 +68,7 @@ func (c *checker) fold(items []*yaml.RNode, clusterDomain string) []meshmap.Serv
 		}
 		services = append(services, s)
 	}
-	return manifest.FoldServices(inside, outside, services, clusterDomain, c.report)
+	return manifest.FoldServices(inside, outside, services, clusterDomain, c.report), inside
 }
 
 // compareServices lists the Services that one list has otherwise than another, by host.

@@ -16,9 +16,11 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/seal"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/svid"
@@ -44,19 +46,37 @@ type Options struct {
 	NoExclusions bool
 	// the pods were written a moment ago, by the code that would write them again: that they are what a plan says is known
 	JustWritten bool
-	Kinds       manifest.Kinds
+	// Overrides are the annotations by which a pod template may say otherwise than the config, without
+	// api.AnnotationPrefix; default v1alpha1.DefaultOverrides
+	Overrides []string
+	Kinds     manifest.Kinds
 }
 
-// Check reports what is wrong with the items and returns the leaves that it found, in the order of the items.
-func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
+// Result is what Check saw.
+type Result struct {
+	Leaves []Leaf  // in the order of the items
+	Images []Image // of the injected containers, by name
+}
+
+// Image is an image of ours as manifests name it.
+type Image struct {
+	Name       string `json:"name"`
+	Containers int    `json:"containers"` // how many run it
+}
+
+// Check reports what is wrong with the items.
+func Check(items []*yaml.RNode, o Options, r *report.Report) Result {
 	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, texts: map[string]bool{}, revoked: map[string][]string{}, bundles: map[string]*svid.Bundle{}, meshes: map[string]*meshmap.Map{},
 		managed: map[string]*Leaf{}, given: map[string]*yaml.RNode{}}
+	if c.options.Overrides == nil {
+		c.options.Overrides = v1alpha1.DefaultOverrides()
+	}
 	r.Locate(items)
 	if !c.wellFormed(items) {
-		return nil
+		return Result{}
 	}
 	if items = manifest.Flatten(items); !c.wellFormed(items) {
-		return nil
+		return Result{}
 	}
 	for _, item := range items {
 		c.readBundle(item)
@@ -79,16 +99,17 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) []Leaf {
 			c.orphans()
 		}
 		c.warnUneven()
+		c.uniform()
 	}
 	if o.EveryWorkload && c.workloads == 0 {
 		r.Error(report.Object{}, "", "there is no workload in the input: did what should have rendered it fail?")
 	}
-	return c.leaves
+	return Result{c.leaves, c.images()}
 }
 
 // Rendered is Check as the last step of a render, which knows best what is in the mesh.
 func Rendered(items []*yaml.RNode, kinds manifest.Kinds, now time.Time, r *report.Report) {
-	Check(items, Options{Now: now, JustWritten: true, Kinds: kinds}, r)
+	Check(items, Options{Now: now, JustWritten: true, Overrides: api.Overrides, Kinds: kinds}, r)
 }
 
 type checker struct {
@@ -105,10 +126,11 @@ type checker struct {
 	reader   meshmap.Reader
 
 	// of Certificates of cert-manager, by "<namespace>/<name>" of the Secret that they write
-	managed map[string]*Leaf
-	given   map[string]*yaml.RNode // every Secret, by namespacedName
-	issuer  *issuerRef             // that of the first Certificate of cert-manager
-	trust   whom                   // where the first proxy takes its bundle from whose leaf cert-manager issues
+	managedSpecs []managedCertificate
+	managed      map[string]*Leaf
+	given        map[string]*yaml.RNode // every Secret, by namespacedName
+	issuer       *issuerRef             // that of the first Certificate of cert-manager
+	trust        whom                   // where the first proxy takes its bundle from whose leaf cert-manager issues
 
 	workloads int    // seen, injected or not
 	pods      []*pod // in the order of the items
@@ -118,12 +140,10 @@ type checker struct {
 
 // warnUneven warns, once, of a mesh that denies nobody, and of one whose proxies run in two ways.
 func (c *checker) warnUneven() {
-	for _, namespace := range slices.Sorted(maps.Keys(c.meshes)) {
-		if c.meshes[namespace].Inbound.DryRun {
-			c.report.Warn(report.Object{}, "", "authorization is a dry run (namespace %q, and maybe more): whoever no rule allows is let in. When the log names nobody who belongs in, set "+
-				"spec.authorization.mode: Enforce", namespace)
-			break
-		}
+	if i := slices.IndexFunc(c.meshMaps, func(m meshMap) bool { return m.mesh.Inbound.DryRun }); i >= 0 {
+		object := c.meshMaps[i].object
+		c.report.Warn(object, report.Data(api.MeshFile), "authorization is a dry run (namespace %q, and maybe more): whoever no rule allows is let in. When the log names nobody who belongs in, set "+
+			"spec.authorization.mode: Enforce", manifest.EffectiveNamespace(object))
 	}
 	byMode := map[bool]report.Object{}
 	for _, w := range slices.Backward(c.injected) {
@@ -225,6 +245,10 @@ func (c *checker) readBundle(item *yaml.RNode) {
 			c.report.Error(object, "data["+api.MeshFile+"]", "%v", err)
 			return
 		}
+		c.shaped(item, shape{apiVersion: "v1", name: api.MeshName, fields: []string{"data"}, data: []string{api.MeshFile}})
+		if want := "spiffe://" + mesh.TrustDomain; identity != want {
+			c.report.Error(object, "metadata.annotations["+api.IdentityAnnotation+"]", "is %q, and the map is of %q", identity, want)
+		}
 		c.meshes[manifest.EffectiveNamespace(object)] = mesh
 		c.meshMaps = append(c.meshMaps, meshMap{object, mesh})
 	}
@@ -234,6 +258,7 @@ func (c *checker) readBundle(item *yaml.RNode) {
 			c.report.Error(object, "data["+api.BundleFile+"]", "%v", err)
 			return
 		}
+		c.shaped(item, shape{apiVersion: "v1", name: api.BundleName, fields: []string{"data"}, data: []string{api.BundleFile}})
 		namespace := manifest.EffectiveNamespace(object)
 		c.bundles[namespace], c.revoked[namespace] = bundle, revokedKeys(item)
 		if !c.texts[text] { // most often all are the same, and a leaf is judged once
@@ -284,6 +309,9 @@ func (c *checker) readSecret(item *yaml.RNode) {
 	if len(c.bundles) == 0 {
 		c.report.Error(object, "", "there is no bundle (configmap %s) in the input to judge its certificate by", api.BundleName)
 	}
+	// sops: what SOPS needs to open the key
+	c.shaped(item, shape{apiVersion: "v1", name: object.Name, fields: []string{"type", "data", "stringData", seal.SOPSField}, data: []string{api.LeafFile, leaf.keyFile}, kind: "Opaque"})
+	c.leafNotAfter(item, leaf)
 	c.judge(&leaf)
 	c.secrets[namespacedName(object, object.Name)] = &leaf
 	c.leaves = append(c.leaves, leaf)

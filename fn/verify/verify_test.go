@@ -76,6 +76,13 @@ func renderedWith(t *testing.T, change func(*v1alpha1.Spec)) string {
 // renderedFrom is the same of other manifests.
 func renderedFrom(t *testing.T, manifests string, change func(*v1alpha1.Spec)) string {
 	t.Helper()
+	text, _ := renderedBy(t, manifests, change)
+	return text
+}
+
+// renderedBy is renderedFrom with the config.
+func renderedBy(t *testing.T, manifests string, change func(*v1alpha1.Spec)) (string, *v1alpha1.MutualTLS) {
+	t.Helper()
 	recipient := func() string {
 		identity, err := age.GenerateX25519Identity()
 		if err != nil {
@@ -97,7 +104,7 @@ func renderedFrom(t *testing.T, manifests string, change func(*v1alpha1.Spec)) s
 	if err != nil {
 		t.Fatal(err)
 	}
-	return text
+	return text, config
 }
 
 func parse(t *testing.T, text string) []*yaml.RNode {

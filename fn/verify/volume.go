@@ -32,9 +32,11 @@ func (c *checker) volume(p *pod) {
 }
 
 // sources is the path of the sources of the proxy's volume.
-func (p *pod) sources() string {
+func (p *pod) sources() string { return p.field(p.sourcesField()) }
+
+func (p *pod) sourcesField() string {
 	i := slices.IndexFunc(p.spec.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == api.VolumeName })
-	return p.field(fmt.Sprintf("spec.volumes[%d].projected.sources", i))
+	return fmt.Sprintf("spec.volumes[%d].projected.sources", i)
 }
 
 // holds checks that the Secret is there and the workload's.

@@ -70,8 +70,9 @@ func (c *checker) workload(item *yaml.RNode, path []string) {
 	c.injected = append(c.injected, p)
 	c.foreign(p)
 	c.exclusions(p)
-	if err := plan.Validate(); err != nil {
-		c.report.Error(p.object, p.field("metadata.annotations["+api.WorkloadAnnotation+"]"), "%v; render again", err)
+	c.overrides(p)
+	if err := podspec.Validate(plan); err != nil {
+		c.report.Error(p.object, p.field("spec"), "%v; render again", err)
 	}
 	c.others(p)
 	c.volume(p)

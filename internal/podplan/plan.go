@@ -73,7 +73,9 @@ func (p *Plan) PortMode(port uint16, namespace meshmap.Mode) PortMode {
 }
 
 // Drain is the command line of the preStop hook of a proxy that is a plain container.
-func (p *Plan) Drain() DrainArgs { return DrainArgs{Delay: p.DrainDelay, Timeout: p.Serve.DrainTimeout} }
+func (p *Plan) Drain() DrainArgs {
+	return DrainArgs{Delay: p.DrainDelay, Timeout: p.Serve.DrainTimeout}
+}
 
 // SetGracePeriod divides a pod's grace period, in seconds, into delay and drain timeout; nil is that of Kubernetes,
 // thirty. The last five seconds are left for the exit itself. A preStop hook is part of the period.

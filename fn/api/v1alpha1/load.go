@@ -61,6 +61,9 @@ func (c *MutualTLS) Default() {
 	fill(&s.Certificates.Validity.Duration, 720*time.Hour)
 	fill(&s.Certificates.RenewBefore.Duration, s.Certificates.Validity.Duration/2)
 	s.TLS.setDefaults()
+	if s.Workloads.Overrides == nil {
+		s.Workloads.Overrides = DefaultOverrides()
+	}
 	fill(&s.Inbound.Mode, meshmap.Strict)
 	fill(&s.Outbound.Unknown, meshmap.Passthrough)
 	fill(&s.Authorization.Mode, AuthorizationEnforce)
@@ -74,6 +77,12 @@ func (c *MutualTLS) Default() {
 		fill(&s.Init.Image, api.InitIPTablesImage)
 	}
 	fill(&s.Init.Image, api.InitImage)
+}
+
+// DefaultOverrides are the annotations that pod templates may use where the config does not say: all but the one that
+// chooses the proxy's program.
+func DefaultOverrides() []string {
+	return slices.DeleteFunc(slices.Clone(api.Overrides), func(name string) bool { return api.AnnotationPrefix+name == api.ProxyImageAnnotation })
 }
 
 // fromConfigMap reads the flat keys that people write under configMap: in a Kptfile.

@@ -107,6 +107,10 @@ type WorkloadSelectors struct {
 	Exclude []Selector `json:"exclude,omitempty"` // takes out what include took in
 
 	Templates []PodTemplate `json:"templates,omitempty"` // kinds of custom resources that hold a pod template
+
+	// annotations by which pod templates may say otherwise than this config, without meshless.dev/; an empty list allows
+	// none; default all but proxy-image, since whoever chooses the proxy's program holds the workload's key
+	Overrides []string `json:"overrides,omitempty"`
 }
 
 // PodTemplate says where a kind of custom resource keeps its pod template. Those of Argo Rollouts, OpenShift

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
@@ -45,6 +46,7 @@ func (c *MutualTLS) Validate() error {
 	v.selectors("spec.workloads.include", c.Spec.Workloads.Include)
 	v.selectors("spec.workloads.exclude", c.Spec.Workloads.Exclude)
 	v.templates(c.Spec.Workloads.Templates)
+	v.overrides(c.Spec.Workloads.Overrides)
 	v.rules(c.Spec)
 	v.federation(c.Spec)
 	v.images(c.Spec)
@@ -144,6 +146,12 @@ func (v *validator) templates(templates []PodTemplate) {
 		if slices.Contains(strings.Split(t.Path, "."), "") {
 			v.fail(field+".path", "%q is not a path like spec.template", t.Path)
 		}
+	}
+}
+
+func (v *validator) overrides(names []string) {
+	for i, name := range names {
+		v.oneOf(fmt.Sprintf("spec.workloads.overrides[%d]", i), name, api.Overrides...)
 	}
 }
 

@@ -1,0 +1,78 @@
+package verify
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
+)
+
+// images counts the containers of ours by their image.
+func (c *checker) images() []Image {
+	counts := map[string]int{}
+	for _, p := range c.injected {
+		counts[p.plan.Init.Image]++
+		counts[p.plan.Proxy.Image]++
+	}
+	images := make([]Image, 0, len(counts))
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		images = append(images, Image{name, counts[name]})
+	}
+	return images
+}
+
+// uniform reports workloads that were given something else than most, which one config says for the whole mesh: above all
+// another image, since whoever chooses the program of a proxy has its key.
+func (c *checker) uniform() {
+	for _, of := range []struct {
+		field func(*pod) string
+		value func(*pod) string // "" for a workload that is not asked
+	}{
+		{func(p *pod) string { return p.place(api.InitName) + ".image" }, func(p *pod) string { return p.plan.Init.Image }},
+		{func(p *pod) string { return p.place(api.ProxyName) + ".image" }, func(p *pod) string {
+			if _, chosen := p.spec.Annotations[api.ProxyImageAnnotation]; chosen {
+				return "" // overrides judges it
+			}
+			return p.plan.Proxy.Image
+		}},
+		{(*pod).sourcesField, func(p *pod) string { return source(p.plan.Files.Identity) }},
+		{(*pod).sourcesField, func(p *pod) string { return source(p.plan.Files.Bundle) }},
+	} {
+		counts := map[string]int{}
+		for _, p := range c.injected {
+			counts[of.value(p)]++
+		}
+		delete(counts, "")
+		most := ""
+		for _, candidate := range slices.Sorted(maps.Keys(counts)) {
+			if counts[candidate] > counts[most] {
+				most = candidate
+			}
+		}
+		for _, p := range c.injected {
+			if value := of.value(p); value != "" && value != most {
+				c.report.Error(p.object, p.field(of.field(p)), "takes %q, and most workloads take %q: one config says it for all; render the whole package again", value, most)
+			}
+		}
+	}
+}
+
+// source is an object and a key of it in one text; "" where there is none.
+func source(s podplan.Source) string {
+	if s.Name == "" {
+		return ""
+	}
+	return s.Name + "[" + s.Key + "]"
+}
+
+// overrides reports annotations that say otherwise than the config, where the config does not let them.
+func (c *checker) overrides(p *pod) {
+	for _, key := range slices.Sorted(maps.Keys(p.spec.Annotations)) {
+		name, ours := strings.CutPrefix(key, api.AnnotationPrefix)
+		if ours && slices.Contains(api.Overrides, name) && !slices.Contains(c.options.Overrides, name) {
+			c.report.Error(p.object, p.field("metadata.annotations["+key+"]"), "is not among the annotations that spec.workloads.overrides of the config allows (without --config: all but %s)", api.ProxyImageAnnotation)
+		}
+	}
+}

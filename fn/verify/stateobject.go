@@ -1,0 +1,125 @@
+package verify
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/manifest"
+	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/api"
+)
+
+// shape is what a render writes into one kind of state object, beside what it says. Labels and annotations of others are
+// welcome: a kustomization puts its own on everything.
+type shape struct {
+	apiVersion, name string
+	fields           []string // beside apiVersion, kind and metadata
+	data             []string
+	kind             string // the field type of a Secret
+}
+
+// shaped reports fields of a state object that a render does not write. Some of them are worse than noise: immutable: true
+// keeps the next renewal from being applied.
+func (c *checker) shaped(item *yaml.RNode, s shape) {
+	object := report.ObjectOf(item)
+	wrong := func(field, have, want string) {
+		if have != want {
+			c.report.Error(object, field, "is %q, and must be %q; restore the object from Git, or render again", have, want)
+		}
+	}
+	wrong("apiVersion", object.APIVersion, s.apiVersion)
+	wrong("metadata.name", object.Name, s.name)
+	only := func(at *yaml.Node, prefix string, allowed ...string) {
+		if at == nil {
+			return
+		}
+		for i := 0; i+1 < len(at.Content); i += 2 {
+			if key := at.Content[i].Value; !slices.Contains(allowed, key) {
+				c.report.Error(object, prefix+key, "is no field that a render writes; take it out, or restore the object from Git")
+			}
+		}
+	}
+	only(item.YNode(), "", append([]string{"apiVersion", "kind", "metadata"}, s.fields...)...)
+	only(node.Get(item.YNode(), "metadata"), "metadata.", "name", "namespace", "labels", "annotations")
+	only(node.Get(item.YNode(), "data"), "data.", s.data...)
+	if s.kind != "" {
+		kind, _ := item.GetString("type")
+		wrong("type", kind, s.kind)
+	}
+}
+
+// leafNotAfter holds what people read of a Secret against what its certificate says.
+func (c *checker) leafNotAfter(item *yaml.RNode, leaf Leaf) {
+	if have, want := item.GetAnnotations()[api.NotAfterAnnotation], leaf.Certificate.NotAfter.UTC().Format(time.RFC3339); have != want {
+		c.report.Error(leaf.Secret, "metadata.annotations["+api.NotAfterAnnotation+"]", "is %q, and the certificate expires at %s; restore the Secret from Git", have, want)
+	}
+	if item.GetAnnotations()[api.RecipientsAnnotation] == "" {
+		c.report.Error(leaf.Secret, "metadata.annotations["+api.RecipientsAnnotation+"]", "is missing: it says to whom the key is sealed; restore the Secret from Git")
+	}
+}
+
+// certificates holds the Certificates of cert-manager against the Services of their workloads, and against each other: one
+// config asks for all of them.
+func (c *checker) certificates(workloads []*manifest.Workload) {
+	names := map[string][]string{} // by identity
+	for _, w := range workloads {
+		names[w.ID.String()] = w.DNSNames()
+	}
+	var first map[string]any
+	for _, m := range c.managedSpecs {
+		want := map[string]any{}
+		maps.Copy(want, m.spec)
+		if list := names[m.identity]; len(list) > 0 {
+			want["dnsNames"] = anys(list)
+		} else {
+			delete(want, "dnsNames")
+		}
+		if first == nil {
+			first = m.spec
+		}
+		for _, key := range []string{"duration", "renewBefore", "privateKey", "issuerRef", "usages", "isCA"} {
+			want[key] = first[key]
+		}
+		for key := range want {
+			if !slices.Contains(certificateFields, key) {
+				delete(want, key)
+			}
+		}
+		for _, d := range compare("spec", m.spec, want) {
+			c.report.Error(m.object, d.path, "%s, as its Services and the mesh's other Certificates say; render the whole package again", d)
+		}
+		for _, key := range []string{"duration", "renewBefore", "isCA"} {
+			if m.spec[key] == nil {
+				c.report.Error(m.object, "spec."+key, "is missing; render the whole package again")
+			}
+		}
+		if key, _ := m.spec["privateKey"].(map[string]any); key["algorithm"] == nil {
+			c.report.Error(m.object, "spec.privateKey.algorithm", "is missing; render the whole package again")
+		}
+	}
+}
+
+// certificateFields are those of the spec of a Certificate that a render writes.
+var certificateFields = []string{"secretName", "issuerRef", "isCA", "uris", "dnsNames", "usages", "privateKey", "duration", "renewBefore"}
+
+// managedCertificate is a Certificate of cert-manager as it stands in the input.
+type managedCertificate struct {
+	object   report.Object
+	identity string
+	spec     map[string]any
+}
+
+// certificateName is what a render calls the Certificate of an identity; "" for one that no render made.
+func certificateName(identity string) string {
+	parts := strings.Split(identity, "/")
+	if len(parts) < 2 {
+		return ""
+	}
+	w := manifest.Workload{Kind: parts[len(parts)-2], Name: parts[len(parts)-1]}
+	return w.SecretName()
+}
