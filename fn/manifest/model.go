@@ -63,7 +63,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 	var services []corev1.Service
 	for _, item := range items {
 		switch {
-		case m.State.take(item):
+		case m.State.keep(item):
 		case IsLocalConfig(item):
 			m.kinds.WarnLocalWorkload(item, r)
 		case m.isWorkload(item):
@@ -125,8 +125,8 @@ func (m *Model) isWorkload(item *yaml.RNode) bool {
 	return ok
 }
 
-// take keeps an item that is state and tells whether it was.
-func (s *State) take(item *yaml.RNode) bool {
+// keep keeps an item that is state and tells whether it was.
+func (s *State) keep(item *yaml.RNode) bool {
 	if item.GetKind() == v1alpha1.KindCertificateAuthority && item.GetApiVersion() == api.APIVersion {
 		if s.Authority != nil {
 			s.FurtherAuthorities = append(s.FurtherAuthorities, item)
