@@ -2,8 +2,10 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 	"slices"
 	"strings"
 
@@ -16,7 +18,7 @@ import (
 var graphFormats = []struct {
 	name  string
 	write func(io.Writer, graph.Graph) error
-}{{"mermaid", graph.WriteMermaid}, {"dot", graph.WriteDOT}, {"svg", graph.WriteSVG}, {"json", graph.WriteJSON}}
+}{{"mermaid", graph.WriteMermaid}, {"dot", graph.WriteDOT}, {"svg", writeSVG}, {"json", graph.WriteJSON}}
 
 func (p *program) graphCommand() *cobra.Command {
 	var names []string
@@ -68,4 +70,21 @@ func (p *program) graph(args []string, format string, names []string) error {
 	}
 	_, err = p.out.Write(text.Bytes())
 	return err
+}
+
+// writeSVG lets Graphviz lay the graph out.
+func writeSVG(w io.Writer, g graph.Graph) error {
+	var text, failure bytes.Buffer
+	if err := graph.WriteDOT(&text, g); err != nil {
+		return err
+	}
+	dot := exec.Command("dot", "-Tsvg")
+	dot.Stdin, dot.Stdout, dot.Stderr = &text, w, &failure
+	switch err := dot.Run(); {
+	case errors.Is(err, exec.ErrNotFound):
+		return errors.New("--output: svg needs dot of Graphviz in the PATH; install it (apt-get install graphviz, brew install graphviz), or take -o dot")
+	case err != nil:
+		return fmt.Errorf("--output: dot -Tsvg: %w: %s", err, strings.TrimSpace(failure.String()))
+	}
+	return nil
 }

@@ -1,5 +1,5 @@
 // Package graph draws who may talk to whom, for the people who review a change. Build reads rendered manifests, nothing
-// else; the writers turn the graph into Mermaid, DOT, SVG and JSON. Equal manifests give equal bytes in any order of
+// else; the writers turn the graph into Mermaid, DOT and JSON. Equal manifests give equal bytes in any order of
 // the items, and no name in them can end its quotes.
 package graph
 

@@ -2,8 +2,6 @@ package graph_test
 
 import (
 	"bytes"
-	"encoding/xml"
-	"errors"
 	"flag"
 	"io"
 	"os"
@@ -29,7 +27,7 @@ import (
 
 var update = flag.Bool("update", false, "write the expected pictures")
 
-var writers = map[string]func(io.Writer, graph.Graph) error{"mmd": graph.WriteMermaid, "dot": graph.WriteDOT, "svg": graph.WriteSVG, "json": graph.WriteJSON}
+var writers = map[string]func(io.Writer, graph.Graph) error{"mmd": graph.WriteMermaid, "dot": graph.WriteDOT, "json": graph.WriteJSON}
 
 var kinds = manifest.KindsOf(v1alpha1.Spec{})
 
@@ -121,47 +119,6 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// A box of the SVG does not lie over another one, and everything is on the page.
-func TestSVGBoxes(t *testing.T) {
-	number := `"(-?[\d.]+)"`
-	boxes := regexp.MustCompile(`class="box" x=` + number + ` y=` + number + ` width=` + number + ` height=` + number)
-	page := regexp.MustCompile(`class="page" width=` + number + ` height=` + number)
-	for _, name := range []string{"small", "large", "open"} {
-		g, err := graph.Build(rendered(t, "testdata/"+name), kinds)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text := draw(t, g, "svg")
-		var all [][4]float64
-		for _, m := range boxes.FindAllStringSubmatch(text, -1) {
-			all = append(all, [4]float64{float(t, m[1]), float(t, m[2]), float(t, m[3]), float(t, m[4])})
-		}
-		if len(all) != len(g.Nodes) && name != "large" { // large has a source that stands for a namespace
-			t.Errorf("%s: %d boxes of %d nodes", name, len(all), len(g.Nodes))
-		}
-		size := page.FindStringSubmatch(text)
-		for i, a := range all {
-			if a[0] < 0 || a[1] < 0 || a[0]+a[2] > float(t, size[1]) || a[1]+a[3] > float(t, size[2]) {
-				t.Errorf("%s: box %d is off the page: %v", name, i, a)
-			}
-			for _, b := range all[:i] {
-				if a[0] < b[0]+b[2] && b[0] < a[0]+a[2] && a[1] < b[1]+b[3] && b[1] < a[1]+a[3] {
-					t.Errorf("%s: boxes %v and %v overlap", name, a, b)
-				}
-			}
-		}
-	}
-}
-
-func float(t *testing.T, s string) float64 {
-	t.Helper()
-	var f float64
-	if err := yaml.Unmarshal([]byte(s), &f); err != nil {
-		t.Fatal(err)
-	}
-	return f
-}
-
 // hostile are names that try to end their quotes in each format. Kubernetes would refuse them; whoever reviews a pull
 // request looks at the picture before.
 var hostile = []string{
@@ -191,7 +148,6 @@ func TestHostileNames(t *testing.T) {
 	structure := map[string]func(string) string{
 		"mmd": func(text string) string { return mermaid.ReplaceAllString(text, `""`) },
 		"dot": func(text string) string { return dot.ReplaceAllString(text, `""`) },
-		"svg": func(text string) string { return svgStructure(t, text) },
 	}
 	for format, of := range structure {
 		want := of(draw(t, evil("harmless"), format))
@@ -208,38 +164,6 @@ func TestHostileNames(t *testing.T) {
 			if !allowed.MatchString(strings.Trim(quoted, `"`)) {
 				t.Errorf("mermaid: %q is written as %s", name, quoted)
 			}
-		}
-	}
-}
-
-// svgStructure is the elements and attribute names of an XML text, and the values of all attributes that carry no
-// coordinates.
-func svgStructure(t *testing.T, text string) string {
-	t.Helper()
-	var out strings.Builder
-	decoder := xml.NewDecoder(strings.NewReader(text))
-	for {
-		token, err := decoder.Token()
-		if errors.Is(err, io.EOF) {
-			return out.String()
-		}
-		if err != nil {
-			t.Fatalf("is no XML: %v\n%s", err, text)
-		}
-		switch token := token.(type) {
-		case xml.StartElement:
-			out.WriteString("<" + token.Name.Local)
-			for _, a := range token.Attr {
-				out.WriteString(" " + a.Name.Local)
-				if a.Name.Local == "class" {
-					out.WriteString("=" + a.Value)
-				}
-			}
-			out.WriteString(">\n")
-		case xml.EndElement:
-			out.WriteString("</>\n")
-		case xml.Directive, xml.ProcInst, xml.Comment:
-			t.Errorf("holds %T", token)
 		}
 	}
 }
