@@ -23,15 +23,17 @@ type place struct {
 // Locate notes in which files the items stand, as their annotations say, so that findings name them. What a List holds
 // stands where the List does. Nothing is assumed of the items: they may be malformed.
 func (r *Report) Locate(items []*yaml.RNode) {
-	for _, item := range items {
+	for i, item := range items {
 		if yaml.IsMissingOrNull(item) {
 			continue
 		}
 		at := placeOf(item.YNode())
-		if at.file == "" {
-			continue
+		if r.File != "" {
+			at = place{file: r.File, index: i}
 		}
-		r.locate(item.YNode(), at)
+		if at.file != "" {
+			r.locate(item.YNode(), at)
+		}
 	}
 }
 

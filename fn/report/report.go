@@ -66,6 +66,8 @@ type Report struct {
 	// Lines says that the nodes of located items know their lines in the files that their annotations name. Those of a
 	// ResourceList know the lines of that.
 	Lines bool
+	// File is where all items stand; empty where their annotations say it.
+	File string
 
 	findings []Finding
 	places   map[Object][]place
