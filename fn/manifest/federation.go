@@ -40,7 +40,7 @@ func (m *Model) refuseOurs(p netip.Prefix, field string, r *report.Report) {
 	for _, w := range m.Workloads {
 		for _, x := range w.Overrides.ExcludeOutboundCIDRs {
 			if p.Overlaps(x) {
-				r.Error(w.Object, w.Field("metadata.annotations["+api.ExcludeOutboundCIDRsAnnotation+"]"),
+				r.Error(w.Object, w.Field(report.Annotation(api.ExcludeOutboundCIDRsAnnotation)),
 					"%s overlaps with %s, a network of another trust domain (%s.cidrs), where plaintext must not go", x, p, field)
 			}
 		}

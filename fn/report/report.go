@@ -4,7 +4,7 @@
 //
 // A field is named by its whole path from the top of the object: names are joined by dots, an entry of a list follows
 // as its index, and a key that people choose stands in brackets, as in spec.template.spec.containers[0].name and
-// metadata.annotations[meshless.dev/inject]. Annotation and Data write the commonest.
+// metadata.annotations[meshless.dev/inject]. Annotation, Data and Below write them.
 package report
 
 import (
@@ -70,7 +70,7 @@ type Report struct {
 	File string
 
 	findings []Finding
-	places   map[Object][]place
+	places   map[Object]place
 	config   Object
 }
 
@@ -103,8 +103,7 @@ func (r *Report) Info(o Object, field, format string, args ...any) {
 
 func (r *Report) add(severity fn.Severity, o Object, field, format string, args ...any) {
 	f := Finding{Severity: severity, Object: o, Field: field, Message: redact(fmt.Sprintf(format, args...))}
-	if places := r.places[o]; len(places) > 0 {
-		at := places[len(places)-1] // of several of one name the last, which is too many
+	if at, known := r.places[o]; known {
 		f.File, f.Index, f.Line = at.file, at.index, at.line(field)
 	}
 	r.findings = append(r.findings, f)
