@@ -20,7 +20,7 @@ RUN rm -f modules.txt && mkdir -p /out/etc \
  && go build -trimpath -ldflags "-s -w" -o /out/meshless ./cmd/meshless \
  && go build -trimpath -ldflags "-s -w" -o /out/meshless-proxy ./cmd/meshless-proxy \
  && go build -trimpath -ldflags "-s -w" -o /out/meshless-init ./cmd/meshless-init \
- && go build -trimpath -ldflags "-s -w" -o /out/shop ./examples/shop/app
+ && go build -trimpath -ldflags "-s -w" -o /out/app ./test/app
 # kustomize and kpt run a function with `--user nobody`, which Docker looks up in the image.
 RUN printf 'root:x:0:0:root:/:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\nmeshless:x:15000:15000:meshless:/:/sbin/nologin\n' > /out/etc/passwd \
  && printf 'root:x:0:\nnobody:x:65534:\nmeshless:x:15000:\n' > /out/etc/group
@@ -70,12 +70,13 @@ COPY --from=build /out/meshless-init /meshless-init
 USER 0:0
 ENTRYPOINT ["/meshless-init"]
 
+# test/app under the name that the examples use: one image for examples and tests.
 FROM scratch AS shop
 LABEL org.opencontainers.image.title="shop" \
-      org.opencontainers.image.description="example application of meshless" \
+      org.opencontainers.image.description="example and test application of meshless" \
       org.opencontainers.image.source="https://github.com/meshless-dev/meshless" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /out/etc/ /etc/
-COPY --from=build /out/shop /shop
+COPY --from=build /out/app /app
 USER 65534:65534
-ENTRYPOINT ["/shop"]
+ENTRYPOINT ["/app"]

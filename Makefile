@@ -1,7 +1,7 @@
 # make help lists the targets. Go and git are enough for demo, build and test; Docker, root and a cluster are used where they are there.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo build test images e2e bench microbench fuzz lint clean
+.PHONY: help demo build test golden images e2e bench microbench fuzz lint clean
 
 VERSION := $(shell sed -n 's/^const Version = "\(.*\)"$$/\1/p' internal/api/version.go)
 REGISTRY := ghcr.io/meshless-dev
@@ -22,8 +22,17 @@ build: ## Build bin/meshless, and for Linux bin/meshless-proxy and bin/meshless-
 	CGO_ENABLED=0 GOOS=linux go build -trimpath -ldflags "-s -w" -o bin/meshless-proxy ./cmd/meshless-proxy
 	CGO_ENABLED=0 GOOS=linux go build -trimpath -ldflags "-s -w" -o bin/meshless-init ./cmd/meshless-init
 
-test: ## Run every test that this machine can run; what it cannot run says so
-	go test $(RACE) -count=1 -timeout 20m ./...
+TEST := ./...
+# Modules of their own, for what tests alone need; they run with the whole or with all of test/.
+MODULES := $(patsubst %/go.mod,%,$(wildcard test/*/go.mod))
+test: ## Run every test that this machine can run; what it cannot run says so; TEST=./fn/... is one room
+	go test $(RACE) -count=1 -timeout 20m $(TEST)
+	@for module in $(if $(filter ./... ./test/...,$(TEST)),$(MODULES)); do \
+	  (cd $$module && go test $(RACE) -count=1 -timeout 20m ./...) || exit 1; \
+	done
+
+golden: ## Write the golden files and the generated pages anew
+	go test -count=1 $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n1 dirname | sort -u) -update
 
 images: ## Build the images under the tag that the examples use
 	@for target in $(IMAGES); do \
@@ -49,10 +58,11 @@ fuzz: ## Run every fuzz test for ten seconds
 	  done; \
 	done
 
-lint: ## gofmt, go vet, staticcheck, and govulncheck where its data can be reached
+lint: ## gofmt, go vet, staticcheck (staticcheck.conf), and govulncheck where its data can be reached
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted"; exit 1; }
 	go vet ./... && go vet -tags e2e ./test/...
 	go run $(STATICCHECK) -tags e2e ./...
+	@for module in $(MODULES); do (cd $$module && go vet ./... && go run $(STATICCHECK) ./...) || exit 1; done
 	@if out=$$(go run $(GOVULNCHECK) ./... 2>&1); then echo "govulncheck: no known vulnerability"; \
 	elif grep -q 'fetching vulnerabilities' <<<"$$out"; then echo "govulncheck: skipped, its data cannot be reached here"; \
 	else echo "$$out"; exit 1; fi

@@ -1,5 +1,5 @@
 // Package examples tests that every example with a Kptfile is what its README says: a kpt package and a kustomization
-// at once, rendered by the function as it is committed. Whether the result works is shown in e2e, and so is what the
+// at once, rendered by the function as it is committed. Whether the result works is shown in test, and so is what the
 // folders for Argo CD and Flux hold.
 package examples
 

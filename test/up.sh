@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Brings up a real single-node Kubernetes on this machine and loads what the cluster tests need: the images of the Dockerfile,
-# `bash`, which examples/pod runs, and test/standin, which takes the place of real applications. Then:
+# the application of the tests under their name for it, and `bash`, which examples/pod runs. Then:
 #
 #	export KUBECONFIG=/tmp/kube/admin.conf
 #	make e2e
 #
-# ENV_DIR holds kube-build.sh, kube-up.sh and base-images.sh (default: ../shared/env beside the repository); D is the cluster's state.
+# ENV_DIR holds kube-build.sh, kube-up.sh and base-images.sh (default: test/env); D is the cluster's state.
 # On a cluster of your own this script is not needed: push the images, or load them with `kind load docker-image`.
 set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
-ENV_DIR=${ENV_DIR:-$top/../shared/env}
+ENV_DIR=${ENV_DIR:-$top/test/env}
 export D=${D:-/tmp/kube}
 export DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0} # a Docker without buildx has the classic builder only
 
@@ -46,13 +46,9 @@ if ! docker image inspect bash:latest >/dev/null 2>&1; then
   printf 'FROM debian:bookworm-slim\nRUN apt-get update -qq && apt-get install -y -qq --no-install-recommends iputils-ping\nCMD ["bash"]\n' |
     docker build -q -t bash:latest -
 fi
-context=$(mktemp -d)
-trap 'rm -rf "$context"' EXIT
-(cd "$top" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$context/standin" ./test/standin)
-printf 'nobody:x:65534:65534:nobody:/:/sbin/nologin\n' >"$context/passwd"
-docker build -q -f "$top/test/standin/Dockerfile" -t meshless-test/standin:latest "$context"
-images+=(meshless-test/standin:latest)
-bash "$top/test/cluster/kinds/image.sh"
+# The manifests of the tests name no version.
+docker tag "ghcr.io/meshless-dev/shop:$version" meshless-test/app:latest
+images+=(meshless-test/app:latest)
 docker save "${images[@]}" | ctr -a "$D/containerd/sock" -n k8s.io images import - >/dev/null
 # Ready is more than up: pods need the node and their service account.
 export KUBECONFIG=$D/admin.conf

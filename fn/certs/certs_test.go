@@ -55,6 +55,7 @@ func bundle(t testing.TB, l certs.Authorities) *svid.Bundle {
 func TestEveryAlgorithm(t *testing.T) {
 	for _, algorithm := range v1alpha1.KeyAlgorithms {
 		t.Run(algorithm, func(t *testing.T) {
+			skipSlow(t, algorithm)
 			p := policy(algorithm)
 			l := roll(t, p, nil, start)
 			request := certs.Request{ID: web, DNSNames: []string{"web", "web.prod.svc"}, Recipients: "r"}

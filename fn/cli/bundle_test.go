@@ -55,6 +55,7 @@ func run(t *testing.T, args ...string) string {
 // TestBundleOverTime: at every render of a year the document parses, holds exactly what the ConfigMap publishes, and
 // its sequence number grows exactly when the authorities change.
 func TestBundleOverTime(t *testing.T) {
+	slow(t)
 	folder, identity := mesh(t, "cluster.local", "")
 	t.Setenv("MESHLESS_CA_IDENTITY", identity)
 	td := spiffeid.RequireTrustDomainFromString("cluster.local")

@@ -24,6 +24,9 @@ type bounds struct {
 // TestCostOfWorkload bounds what the function allocates and holds for a workload, and that it grows with the number of
 // workloads and no faster.
 func TestCostOfWorkload(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	if underRace {
 		t.Skip("the race detector allocates on its own; the tests without it hold this")
 	}

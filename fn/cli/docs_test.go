@@ -141,8 +141,8 @@ func TestAnnotationsAreDocumented(t *testing.T) {
 			continue
 		}
 		found++
-		if !strings.Contains(string(page), "| `"+annotation+"` |") {
-			t.Errorf("docs/annotations.md has no row for %s", annotation)
+		if !strings.Contains(string(page), "\n- **`"+annotation+"`**") {
+			t.Errorf("docs/annotations.md has no item for %s", annotation)
 		}
 	}
 	if found < 10 {

@@ -18,6 +18,7 @@ const runbooks = "../../docs/runbooks.md"
 // TestRunbooks follows every runbook of docs/runbooks.md as a person would: each script in testdata/runbook says what
 // has happened and what time it is, and runs the commands of the page word by word ("step NAME N").
 func TestRunbooks(t *testing.T) {
+	slow(t)
 	p := params("testdata/runbook")
 	setup := p.Setup
 	p.Setup = func(env *testscript.Env) error {

@@ -167,6 +167,7 @@ func (f *fleet) check() {
 // TestSharedCA: two packages that know nothing of each other share a CertificateAuthority over three signing periods.
 // One is issued daily, the other every six weeks, and nobody ever refuses anybody.
 func TestSharedCA(t *testing.T) {
+	slow(t)
 	f := newFleet(t)
 	promoted := 0
 	for day := range 3*90 + 30 {

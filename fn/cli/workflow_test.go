@@ -94,6 +94,7 @@ func TestWorkflowIsSound(t *testing.T) {
 // TestWorkflow runs the jobs against a repository: "job NAME" runs the scripts of a job in a fresh clone, as a runner
 // does.
 func TestWorkflow(t *testing.T) {
+	slow(t)
 	p := params("testdata/workflow")
 	setup := p.Setup
 	p.Setup = func(env *testscript.Env) error {

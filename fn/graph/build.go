@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -178,7 +179,9 @@ func (b *builder) joinServices() {
 	for _, s := range b.services {
 		front := Service{Name: s.Name}
 		for _, p := range s.Spec.Ports {
-			front.Ports = netset.UnionPorts(front.Ports, netset.PortsOf(int(p.Port)))
+			if p.Port > 0 && p.Port <= math.MaxUint16 {
+				front.Ports = front.Ports.Union(netset.PortsOf(uint16(p.Port)))
+			}
 		}
 		if s.Spec.Type != corev1.ServiceTypeExternalName && len(s.Spec.Selector) > 0 {
 			for _, i := range b.labels.Select(s.Namespace, s.Spec.Selector) {
@@ -267,7 +270,7 @@ func (b *builder) edge(from, to string, ports netset.Ports) {
 		if len(old.Ports) == 0 || len(ports) == 0 {
 			ports = nil
 		} else {
-			ports = netset.UnionPorts(old.Ports, ports)
+			ports = old.Ports.Union(ports)
 		}
 	}
 	b.edges[key] = Edge{From: from, To: to, Ports: ports}

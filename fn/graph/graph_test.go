@@ -169,6 +169,18 @@ func TestHostileNames(t *testing.T) {
 }
 
 // What is not understood is refused, with what to do.
+// TestNoSuchPort: a port of a Service that is none is not drawn as another one.
+func TestNoSuchPort(t *testing.T) {
+	const service = "apiVersion: v1\nkind: Service\nmetadata: {name: outside}\nspec: {type: ExternalName, externalName: example.org, ports: [{port: 70000}, {port: 443}]}\n"
+	g, err := graph.Build(append(rendered(t, "testdata/small"), parse(t, service)...), kinds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := draw(t, g, "json"); !strings.Contains(text, `"outside"`) || strings.Contains(text, "4464") {
+		t.Errorf("port 70000 is drawn as 4464:\n%s", text)
+	}
+}
+
 func TestBuildRefuses(t *testing.T) {
 	text, err := kio.StringAll(rendered(t, "testdata/small"))
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package inject edits pod templates: Strip takes out what an earlier injection put in, Apply puts it in anew. Edits are
-// made on YAML nodes, so that comments, order, quotes and unknown fields of everything else survive. The package sees
-// names of Secrets only, never keys.
+// Package inject edits pod templates: Strip takes out what an earlier injection put in, Apply puts it in anew. Edits
+// are made on YAML nodes, so that comments, order, quotes and unknown fields of everything else survive. The package
+// sees names of Secrets only, never keys.
 package inject
 
 import (
@@ -21,8 +21,8 @@ const kubectlDefault = "kubectl.kubernetes.io/default-container"
 
 // Apply writes a plan into a pod template, which must be stripped: init container, sidecar, volume and annotations; and
 // it points the handlers of the app to the proxy. Pod is what the template says. What is the same in many workloads is
-// one node of shared, so nothing of ours must be changed afterwards but taken out whole. A handler that cannot be edited
-// is handed to refuse, with its field below the template.
+// one node of shared, so nothing of ours must be changed afterwards but taken out whole. A handler that cannot be
+// edited is handed to refuse, with its field below the template.
 func Apply(template *yaml.Node, pod *corev1.PodTemplateSpec, p *podplan.Plan, shared *node.Shared, refuse func(field string, err error)) error {
 	spec := node.Get(template, "spec")
 	if spec == nil || spec.Kind != yaml.MappingNode {

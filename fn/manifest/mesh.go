@@ -21,7 +21,7 @@ func (m *Model) Meshes(policies map[*Workload]meshmap.Policy, r *report.Report) 
 	for _, namespace := range m.Namespaces() {
 		meshes[namespace] = &meshmap.Map{
 			APIVersion: api.APIVersion, Kind: "Mesh", TrustDomain: m.Spec.TrustDomain, ClusterDomain: m.Spec.ClusterDomain,
-			Outbound: meshmap.Outbound{Unknown: m.Spec.Outbound.Unknown, MeshCIDRs: netset.UnionPrefixes(m.Spec.Outbound.MeshCIDRs)},
+			Outbound: meshmap.Outbound{Unknown: m.Spec.Outbound.Unknown, MeshCIDRs: netset.Prefixes(m.Spec.Outbound.MeshCIDRs).Union()},
 			Inbound: meshmap.Inbound{Mode: m.Spec.Inbound.Mode, Default: m.Spec.Authorization.Default,
 				DryRun: m.Spec.Authorization.Mode == v1alpha1.AuthorizationDryRun},
 			Services: services, Federation: federation,
@@ -36,8 +36,8 @@ func (m *Model) Meshes(policies map[*Workload]meshmap.Policy, r *report.Report) 
 	return meshes
 }
 
-// FoldServices is what the mesh maps say of Services, from the plans of the workloads behind them. Workloads outside have no
-// plan; a Service that leads to both is reported.
+// FoldServices is what the mesh maps say of Services, from the plans of the workloads behind them. Workloads outside
+// have no plan; a Service that leads to both is reported.
 func FoldServices(inside, outside []*Workload, services []corev1.Service, clusterDomain string, r *report.Report) []meshmap.Service {
 	m := &Model{Workloads: inside, Outside: outside, Spec: v1alpha1.Spec{ClusterDomain: clusterDomain}}
 	m.addServices(services, r)
@@ -58,7 +58,7 @@ func (s *Service) mesh(r *report.Report) meshmap.Service {
 		if excluded := w.Plan.Redirect.ExcludeInboundPorts; i == 0 {
 			out.PlaintextTargetPorts = excluded
 		} else {
-			out.PlaintextTargetPorts = netset.IntersectPorts(out.PlaintextTargetPorts, excluded)
+			out.PlaintextTargetPorts = out.PlaintextTargetPorts.Intersect(excluded)
 		}
 	}
 	slices.Sort(out.Identities)
@@ -66,10 +66,10 @@ func (s *Service) mesh(r *report.Report) meshmap.Service {
 		if p.Protocol != corev1.ProtocolTCP && p.Protocol != "" {
 			continue
 		}
-		port := netset.PortsOf(int(p.Port))
-		out.Ports = netset.UnionPorts(out.Ports, port)
+		port := netset.PortsOf(uint16(p.Port))
+		out.Ports = out.Ports.Union(port)
 		if s.plaintext(p, r) {
-			out.PlaintextPorts = netset.UnionPorts(out.PlaintextPorts, port)
+			out.PlaintextPorts = out.PlaintextPorts.Union(port)
 		}
 	}
 	return out

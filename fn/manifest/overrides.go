@@ -3,7 +3,6 @@ package manifest
 import (
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -23,7 +22,7 @@ type Overrides struct {
 	Disabled                                            bool
 	ExcludeInboundPorts                                 netset.Ports
 	ExcludeOutboundPorts                                netset.Ports
-	ExcludeOutboundCIDRs                                []netip.Prefix
+	ExcludeOutboundCIDRs                                netset.Prefixes
 	ExcludeInboundInterfaces, ExcludeOutboundInterfaces netset.Interfaces
 	ExcludeOutboundUIDs                                 netset.UIDs
 	PermissivePorts                                     netset.Ports
@@ -46,14 +45,11 @@ var overrideParsers = map[string]func(o *Overrides, value string) error{
 		o.Pprof = value == "enabled"
 		return enabledOrDisabled(value)
 	},
-	api.ExcludeInboundPortsAnnotation:  ports(func(o *Overrides) *netset.Ports { return &o.ExcludeInboundPorts }),
-	api.ExcludeOutboundPortsAnnotation: ports(func(o *Overrides) *netset.Ports { return &o.ExcludeOutboundPorts }),
-	api.ProxyProtocolPortsAnnotation:   ports(func(o *Overrides) *netset.Ports { return &o.ProxyProtocolPorts }),
-	api.PermissivePortsAnnotation:      ports(func(o *Overrides) *netset.Ports { return &o.PermissivePorts }),
-	api.ExcludeOutboundCIDRsAnnotation: func(o *Overrides, value string) (err error) {
-		o.ExcludeOutboundCIDRs, err = netset.ParsePrefixes(value)
-		return err
-	},
+	api.ExcludeInboundPortsAnnotation:      ports(func(o *Overrides) *netset.Ports { return &o.ExcludeInboundPorts }),
+	api.ExcludeOutboundPortsAnnotation:     ports(func(o *Overrides) *netset.Ports { return &o.ExcludeOutboundPorts }),
+	api.ProxyProtocolPortsAnnotation:       ports(func(o *Overrides) *netset.Ports { return &o.ProxyProtocolPorts }),
+	api.PermissivePortsAnnotation:          ports(func(o *Overrides) *netset.Ports { return &o.PermissivePorts }),
+	api.ExcludeOutboundCIDRsAnnotation:     func(o *Overrides, value string) error { return o.ExcludeOutboundCIDRs.UnmarshalText([]byte(value)) },
 	api.ExcludeInboundInterfacesAnnotation: func(o *Overrides, value string) error { return o.ExcludeInboundInterfaces.UnmarshalText([]byte(value)) },
 	api.ExcludeOutboundInterfacesAnnotation: func(o *Overrides, value string) error {
 		return o.ExcludeOutboundInterfaces.UnmarshalText([]byte(value))

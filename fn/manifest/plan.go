@@ -21,12 +21,12 @@ func (m *Model) plan(w *Workload, r *report.Report) *podplan.Plan {
 		Workload: podplan.Workload{SPIFFEID: w.ID.String(), PermissivePorts: o.PermissivePorts, ProxyProtocolPorts: o.ProxyProtocolPorts},
 		Redirect: podplan.InitArgs{
 			ProxyUID:                  int(spec.Sidecar.UID),
-			ExcludeInboundPorts:       netset.UnionPorts(spec.Inbound.ExcludePorts.Set(), o.ExcludeInboundPorts),
-			ExcludeOutboundPorts:      netset.UnionPorts(spec.Outbound.ExcludePorts.Set(), o.ExcludeOutboundPorts),
-			ExcludeOutboundCIDRs:      netset.UnionPrefixes(spec.Outbound.ExcludeCIDRs, o.ExcludeOutboundCIDRs),
-			ExcludeInboundInterfaces:  netset.UnionInterfaces(spec.Inbound.ExcludeInterfaces, o.ExcludeInboundInterfaces),
-			ExcludeOutboundInterfaces: netset.UnionInterfaces(spec.Outbound.ExcludeInterfaces, o.ExcludeOutboundInterfaces),
-			ExcludeOutboundUIDs:       netset.UnionUIDs(spec.Outbound.ExcludeUIDs, o.ExcludeOutboundUIDs),
+			ExcludeInboundPorts:       spec.Inbound.ExcludePorts.Set().Union(o.ExcludeInboundPorts),
+			ExcludeOutboundPorts:      spec.Outbound.ExcludePorts.Set().Union(o.ExcludeOutboundPorts),
+			ExcludeOutboundCIDRs:      netset.Prefixes(spec.Outbound.ExcludeCIDRs).Union(o.ExcludeOutboundCIDRs),
+			ExcludeInboundInterfaces:  netset.Interfaces(spec.Inbound.ExcludeInterfaces).Union(o.ExcludeInboundInterfaces),
+			ExcludeOutboundInterfaces: netset.Interfaces(spec.Outbound.ExcludeInterfaces).Union(o.ExcludeOutboundInterfaces),
+			ExcludeOutboundUIDs:       netset.UIDs(spec.Outbound.ExcludeUIDs).Union(o.ExcludeOutboundUIDs),
 			Backend:                   spec.Init.Backend,
 		},
 		Serve:   podplan.ProxyArgs{Directory: api.Directory, LogLevel: cmp.Or(o.LogLevel, spec.Proxy.LogLevel), Pprof: o.Pprof},
@@ -58,8 +58,8 @@ func (m *Model) files(w *Workload) podplan.Files {
 	return f
 }
 
-// The defaults set CPU and memory requests, since a HorizontalPodAutoscaler cannot compute a utilization without, and no
-// CPU limit, which would throttle handshakes.
+// The defaults set CPU and memory requests, since a HorizontalPodAutoscaler cannot compute a utilization without, and
+// no CPU limit, which would throttle handshakes.
 var (
 	proxyResources = corev1.ResourceRequirements{Requests: quantities("10m", "32Mi"), Limits: quantities("", "256Mi")}
 	initResources  = corev1.ResourceRequirements{Requests: quantities("10m", "16Mi"), Limits: quantities("", "64Mi")}
@@ -76,10 +76,10 @@ func quantities(cpu, memory string) corev1.ResourceList {
 	return l
 }
 
-// resources are what the config asks for, or the defaults when it asks for nothing, and beside them what annotations say:
-// proxy-cpu (a request) and proxy-memory (a request and the limit). A pod that has resources as a whole (spec.resources)
-// shares them out itself. The defaults are then left out, since what its containers ask for must fit into what the pod
-// has.
+// resources are what the config asks for, or the defaults when it asks for nothing, and beside them what annotations
+// say: proxy-cpu (a request) and proxy-memory (a request and the limit). A pod that has resources as a whole
+// (spec.resources) shares them out itself. The defaults are then left out, since what its containers ask for must fit
+// into what the pod has.
 func resources(w *Workload, configured *corev1.ResourceRequirements, defaults corev1.ResourceRequirements, o Overrides) *podplan.Resources {
 	if w.Pod.Spec.Resources != nil && configured == nil && o.CPU == "" && o.Memory == "" {
 		return nil

@@ -27,6 +27,7 @@ func List(values ...any) *yaml.Node {
 	return n
 }
 
+// Value builds the node of a string, a list of strings, a boolean or a number; a node is its own.
 func Value(v any) *yaml.Node {
 	switch v := v.(type) {
 	case *yaml.Node:

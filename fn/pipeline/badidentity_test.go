@@ -159,6 +159,9 @@ func TestRevokedDatesAreNotBelieved(t *testing.T) {
 // TestManyRevoked: as many as bundles have room for are kept, and more are refused instead of written where no cluster
 // would take them.
 func TestManyRevoked(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	w := newWorld(t)
 	config := w.config(t, plainConfig)
 	good, _ := w.mustRun(t, parse(t, twoDeployments), config)

@@ -1,7 +1,6 @@
 package pipeline_test
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/env"
 )
 
 // FuzzRender: whatever the manifests hold, a render ends with an error or with an output that renders to itself, and
@@ -73,15 +73,12 @@ func stripped(t testing.TB, items []*yaml.RNode) string {
 
 // The applications of others render, and their manifests are not otherwise changed.
 func TestCorpus(t *testing.T) {
-	files, err := filepath.Glob("../../../shared/corpus/*.yaml")
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	files, err := filepath.Glob(filepath.Join(env.Corpus(t), "*.yaml"))
 	if err != nil {
 		t.Fatal(err)
-	}
-	if len(files) == 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("needs ../shared/corpus beside the repository")
-		}
-		t.Skip("needs ../shared/corpus beside the repository")
 	}
 	for _, file := range files {
 		for mode, text := range map[string]string{"Native": plainConfig, "Container": containerConfig} {

@@ -115,8 +115,8 @@ func law(t *testing.T, data []byte) {
 	}
 }
 
-// TestParseWrite: parse of what was written is the plan, for thousands of plans. The seed is fixed, since a fuzzer finds
-// the rest.
+// TestParseWrite: parse of what was written is the plan, for thousands of plans. The seed is fixed, since a fuzzer
+// finds the rest.
 func TestParseWrite(t *testing.T) {
 	random := rand.New(rand.NewPCG(13, 0))
 	for range 1000 {

@@ -114,8 +114,8 @@ func ResourcesOf(r corev1.ResourceRequirements) *podplan.Resources {
 	return &podplan.Resources{Requests: quantities(r.Requests), Limits: quantities(r.Limits)}
 }
 
-// Derive completes a plan with what the pod itself decides: its handlers, and the time that its grace period leaves. The
-// pod is one without injection. What cannot be resolved is handed to refuse.
+// Derive completes a plan with what the pod itself decides: its handlers, and the time that its grace period leaves.
+// The pod is one without injection. What cannot be resolved is handed to refuse.
 func Derive(p *podplan.Plan, pod *corev1.PodSpec, refuse func(field string, err error)) {
 	p.SetGracePeriod(pod.TerminationGracePeriodSeconds)
 	p.Workload.Handlers = Handlers(pod, p.Redirect.ExcludeInboundPorts, refuse)

@@ -14,8 +14,8 @@ type SecretUse struct {
 	Field  string // below the pod template, like spec.containers[0].envFrom[1]
 }
 
-// SecretUses lists how the containers of a pod get at Secrets, but for the proxy's own volume: volumes, projected volumes,
-// environment variables, and whole environments. Ephemeral containers are no part of a template.
+// SecretUses lists how the containers of a pod get at Secrets, but for the proxy's own volume: volumes, projected
+// volumes, environment variables, and whole environments. Ephemeral containers are no part of a template.
 func SecretUses(spec *corev1.PodSpec) (uses []SecretUse) {
 	add := func(secret, format string, args ...any) {
 		if secret != "" {

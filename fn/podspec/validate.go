@@ -13,7 +13,8 @@ import (
 // minMemory is the least memory limit with which init and proxy start: what Go's runtime and their programs take.
 var minMemory = resource.MustParse("16Mi")
 
-// Validate refuses plans that contradict themselves, and containers that could not live with the resources that they get.
+// Validate refuses plans that contradict themselves, and containers that could not live with the resources that they
+// get.
 func Validate(p *podplan.Plan) error {
 	return errors.Join(p.Validate(), checkResources(api.InitName, p.Init.Resources), checkResources(api.ProxyName, p.Proxy.Resources))
 }

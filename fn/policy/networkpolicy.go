@@ -199,14 +199,14 @@ func openedPorts(w *manifest.Workload, ports []networkingv1.NetworkPolicyPort) (
 			return nil, true
 		case p.Port.Type == intstr.String:
 			if number := w.Port(p.Port.StrVal); number != 0 {
-				set = netset.UnionPorts(set, netset.PortsOf(int(number)))
+				set = set.Union(netset.PortsOf(number))
 			}
 		default: // check has looked at the numbers
 			last := p.Port.IntVal
 			if p.EndPort != nil {
 				last = *p.EndPort
 			}
-			set = netset.UnionPorts(set, netset.Ports{{First: uint16(p.Port.IntVal), Last: uint16(last)}})
+			set = set.Union(netset.Ports{{First: uint16(p.Port.IntVal), Last: uint16(last)}})
 		}
 	}
 	return set, len(set) > 0

@@ -7,8 +7,8 @@ import (
 	"github.com/meshless-dev/meshless/fn/report"
 )
 
-// Against reports where items are not what a render leaves of them: a render of its own output changes nothing. Only what
-// the objects say counts, not how it is written.
+// Against reports where items are not what a render leaves of them: a render of its own output changes nothing. Only
+// what the objects say counts, not how it is written.
 func Against(items, rendered []*yaml.RNode, r *report.Report) {
 	left := map[report.Object]*yaml.RNode{}
 	for _, item := range manifest.Flatten(rendered) {

@@ -23,8 +23,8 @@ func (c *checker) images() []Image {
 	return images
 }
 
-// uniform reports workloads that were given something else than most, which one config says for the whole mesh: above all
-// another image, since whoever chooses the program of a proxy has its key.
+// uniform reports workloads that were given something else than most, which one config says for the whole mesh: above
+// all another image, since whoever chooses the program of a proxy has its key.
 func (c *checker) uniform() {
 	for _, of := range []struct {
 		field func(*pod) string

@@ -94,8 +94,8 @@ func (c *checker) readCertificate(item *yaml.RNode) {
 	c.leaves = append(c.leaves, leaf)
 }
 
-// managedBundle checks whom a proxy trusts whose leaf cert-manager issues: ca.crt of its own Secret, or a ConfigMap, and
-// all proxies in the same way.
+// managedBundle checks whom a proxy trusts whose leaf cert-manager issues: ca.crt of its own Secret, or a ConfigMap,
+// and all proxies in the same way.
 func (c *checker) managedBundle(p *pod) {
 	if len(c.bundles) > 0 {
 		c.report.Error(p.object, p.sources(), "takes leaf and %s past the bundle of this mesh (configmap %s), which is among the manifests: one issuer serves the whole mesh; render the whole package again", api.BundleFile, api.BundleName)

@@ -27,18 +27,15 @@ func (c *checker) maps(items []*yaml.RNode) {
 	first := c.meshMaps[0]
 	want, workloads := c.fold(items, first.mesh.ClusterDomain)
 	c.certificates(workloads)
-	checked := map[*meshmap.Service][]difference{} // what maps that share their Services differ in
+	checked := map[meshmap.Digest][]difference{} // what maps of the same Services differ in
 	for _, m := range c.meshMaps {
 		c.alike(first, m)
 		c.policies(m)
-		var key *meshmap.Service
-		if len(m.mesh.Services) > 0 {
-			key = &m.mesh.Services[0]
-		}
-		found, ok := checked[key]
+		digest := m.mesh.ServicesDigest()
+		found, ok := checked[digest]
 		if !ok {
 			found = compareServices(m.mesh.Services, want)
-			checked[key] = found
+			checked[digest] = found
 		}
 		for _, d := range found {
 			c.report.Error(m.object, "data["+api.MeshFile+"]", "%s %s, as the workloads behind it say; render the whole package again", d.path, d)

@@ -42,6 +42,9 @@ var configured = []mutation{
 // TestMutations: every field of every object that a render writes is changed, one at a time: given another value, taken
 // out, doubled, turned round, and given a neighbor. Each change is a finding, or stands in a list of harmless ones.
 func TestMutations(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	used := map[string]bool{}
 	for name, change := range map[string]func(*v1alpha1.Spec){
 		"native":    func(*v1alpha1.Spec) {},

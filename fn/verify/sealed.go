@@ -43,8 +43,8 @@ func (c *checker) refuseEncryptedLeaf(object report.Object, item *yaml.RNode) bo
 	return encrypted
 }
 
-// keySource checks that a pod takes from a Secret of ours the key that it holds, and an age identity only where it needs
-// one.
+// keySource checks that a pod takes from a Secret of ours the key that it holds, and an age identity only where it
+// needs one.
 func (c *checker) keySource(p *pod, leaf *Leaf) {
 	files := p.plan.Files
 	switch identity := files.Identity.Name != ""; {

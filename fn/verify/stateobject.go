@@ -14,8 +14,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 )
 
-// shape is what a render writes into one kind of state object, beside what it says. Labels and annotations of others are
-// welcome: a kustomization puts its own on everything.
+// shape is what a render writes into one kind of state object, beside what it says. Labels and annotations of others
+// are welcome: a kustomization puts its own on everything.
 type shape struct {
 	apiVersion, name string
 	fields           []string // beside apiVersion, kind and metadata
@@ -23,8 +23,8 @@ type shape struct {
 	kind             string // the field type of a Secret
 }
 
-// shaped reports fields of a state object that a render does not write. Some of them are worse than noise: immutable: true
-// keeps the next renewal from being applied.
+// shaped reports fields of a state object that a render does not write. Some of them are worse than noise: immutable:
+// true keeps the next renewal from being applied.
 func (c *checker) shaped(item *yaml.RNode, s shape) {
 	object := report.ObjectOf(item)
 	wrong := func(field, have, want string) {
@@ -63,8 +63,8 @@ func (c *checker) leafNotAfter(item *yaml.RNode, leaf Leaf) {
 	}
 }
 
-// certificates holds the Certificates of cert-manager against the Services of their workloads, and against each other: one
-// config asks for all of them.
+// certificates holds the Certificates of cert-manager against the Services of their workloads, and against each other:
+// one config asks for all of them.
 func (c *checker) certificates(workloads []*manifest.Workload) {
 	names := map[string][]string{} // by identity
 	for _, w := range workloads {

@@ -10,8 +10,8 @@ import (
 	"github.com/meshless-dev/meshless/fn/verify"
 )
 
-// TestTenants: what somebody who may edit manifests after the render, or beside it, could do to get around the mesh. Each
-// is a finding that names object and field. (findings/structure.md of issue 13, "What verify lets through".)
+// TestTenants: what somebody who may edit manifests after the render, or beside it, could do to get around the mesh.
+// Each is a finding that names object and field.
 func TestTenants(t *testing.T) {
 	good := rendered(t)
 	edit := func(old, with string) string {

@@ -44,7 +44,8 @@ type Options struct {
 	EveryWorkload bool
 	// whatever a workload sends or takes without mutual TLS on purpose is an error, and so is one that is not injected
 	NoExclusions bool
-	// the pods were written a moment ago, by the code that would write them again: that they are what a plan says is known
+	// the pods were written a moment ago, by the code that would write them again: that they are what a plan says is
+	// known
 	JustWritten bool
 	// Overrides are the annotations by which a pod template may say otherwise than the config, without
 	// api.AnnotationPrefix; default v1alpha1.DefaultOverrides

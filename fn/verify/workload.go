@@ -226,8 +226,8 @@ func (c *checker) others(p *pod) {
 	}
 }
 
-// readers reports apps that get at a Secret of ours: the key of a workload, or the age identity that opens the keys of its
-// namespace.
+// readers reports apps that get at a Secret of ours: the key of a workload, or the age identity that opens the keys of
+// its namespace.
 func (c *checker) readers() {
 	identities := map[string]bool{}
 	for _, p := range c.injected {

@@ -40,8 +40,8 @@ func TestApplyReplaces(t *testing.T) {
 	want, err := rules.New(everything(t), true)
 	must(t, err)
 	first := apply(t, ns, everything(t))
-	if !strings.HasSuffix(first, "\n"+want.String()+rules.ApartText()) {
-		t.Errorf("printed\n%s\nwant at its end\n%s%s", first, want, rules.ApartText())
+	if !strings.HasSuffix(first, "\n"+want.String()+rules.ZoneText()) {
+		t.Errorf("printed\n%s\nwant at its end\n%s%s", first, want, rules.ZoneText())
 	}
 	if diff := cmp.Diff(first, apply(t, ns, everything(t))); diff != "" {
 		t.Errorf("second run differs: %s", diff)
@@ -116,11 +116,11 @@ func TestReadBackNoticesDifferences(t *testing.T) {
 			// malformed on purpose
 			c.AddRule(&nftables.Rule{Table: table, Chain: prerouting, Exprs: encode(redirect), UserData: []byte{0, 200, 1}})
 		}, "rule 1 is meta l4proto tcp redirect to :15006"},
-		"a chain too much":      {func(c *nftables.Conn) { c.AddChain(&nftables.Chain{Table: table, Name: "more"}) }, "4 chains instead of 3"},
-		"no table":              {func(c *nftables.Conn) { c.DelTable(table) }, "0 chains instead of 3"},
-		"no rules in the guard": {func(c *nftables.Conn) { c.FlushChain(&nftables.Chain{Table: table, Name: rules.Guard}) }, "chain guard: rule 1 is missing: meta skuid 15000 ip daddr"},
-		"a rule before the guard's": {func(c *nftables.Conn) {
-			c.InsertRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Table: table, Name: rules.Guard}, Exprs: returns})
+		"a chain too much":              {func(c *nftables.Conn) { c.AddChain(&nftables.Chain{Table: table, Name: "more"}) }, "4 chains instead of 3"},
+		"no table":                      {func(c *nftables.Conn) { c.DelTable(table) }, "0 chains instead of 3"},
+		"no rules in the egress filter": {func(c *nftables.Conn) { c.FlushChain(&nftables.Chain{Table: table, Name: rules.EgressFilter}) }, "chain guard: rule 1 is missing: meta skuid 15000 ip daddr"},
+		"a rule before the egress filter's": {func(c *nftables.Conn) {
+			c.InsertRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Table: table, Name: rules.EgressFilter}, Exprs: returns})
 		}, "chain guard: rule 1 is return"},
 		"another priority": {func(c *nftables.Conn) {
 			c.FlushChain(prerouting)

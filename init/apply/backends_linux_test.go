@@ -38,6 +38,25 @@ func forEachBackend(t *testing.T, test func(*testing.T, testBackend)) {
 	}
 }
 
+// forEachFamily runs a test with every back end, in each family.
+func forEachFamily(t *testing.T, test func(*testing.T, testBackend, family)) {
+	t.Helper()
+	forEachBackend(t, func(t *testing.T, b testBackend) {
+		for name, f := range families {
+			t.Run(name, func(t *testing.T) { test(t, b, f) })
+		}
+	})
+}
+
+// lab is a pod and a peer with their servers, in one family, after the back end has written the rules.
+func (b testBackend) lab(t *testing.T, f family, args podplan.InitArgs) lab {
+	t.Helper()
+	l := newLab(t)
+	populate(t, l, f)
+	b.apply(t, l.pod, args)
+	return l
+}
+
 // requirePrograms skips a test that runs iptables where it is not installed; in CI that is a failure.
 func requirePrograms(t *testing.T) {
 	t.Helper()

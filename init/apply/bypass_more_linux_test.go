@@ -25,50 +25,38 @@ import (
 )
 
 // TestBypassIn: ways into the pod, from whoever can send it packets: another pod, or the node.
-func TestBypassIn(t *testing.T) {
-	forEachBackend(t, func(t *testing.T, b testBackend) {
-		for name, f := range families {
-			t.Run(name, func(t *testing.T) {
-				l := newLab(t)
-				populate(t, l, f)
-				must(t, inside(t, l.peer, addInboundSource6))
-				toApp := step{ns: l.peer, host: f.pod, port: appPort, answers: "app"}
-				if _, line, err := connect(t, l.peer, 0, "", hostPort(f.pod, appPort)); err != nil || !strings.HasPrefix(line, "app ") {
-					t.Fatalf("the control fails: without rules the app answers %q, %v", line, err)
-				}
-				b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
-				toApp.answers = "inbound"
-				for _, w := range []way{
-					{name: "plain"},
-					{name: "data with the SYN", dial: fastOpen},
-					{name: "multipath TCP", proto: unix.IPPROTO_MPTCP},
-					{name: "from a port of the proxy", prepare: func(fd int, f family) error {
-						domain := unix.AF_INET6
-						if parseAddr(f.pod).Is4() {
-							domain = unix.AF_INET
-						}
-						return unix.Bind(fd, sockaddr(f.peer, api.InboundPort, domain))
-					}},
-					{name: "mark", prepare: socketOption(unix.SO_MARK, 1)},
-				} {
-					t.Run(w.name, func(t *testing.T) {
-						w.host, w.port = func(f family) string { return f.pod }, appPort
-						line, err := w.attempt(t, l.peer, who{"root of the node", 0, []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW}}, f, name == "IPv6")
-						if server, _, _ := strings.Cut(line, " "); server != "inbound" && !missing(err) {
-							t.Errorf("got %q, %v, want the inbound proxy", line, err)
-						}
-					})
-				}
-				t.Run("as one of its users", func(t *testing.T) {
-					// the user of a remote socket is nothing that the rules see
-					asProxy := toApp
-					asProxy.uid = proxyUID
-					asProxy.check(t)
-				})
-				t.Run("control", toApp.check)
-			})
-		}
-	})
+func TestBypassIn(t *testing.T) { forEachFamily(t, testBypassIn) }
+
+func testBypassIn(t *testing.T, b testBackend, f family) {
+	l := newLab(t)
+	populate(t, l, f)
+	must(t, inside(t, l.peer, addInboundSource6))
+	if _, line, err := connect(t, l.peer, 0, "", hostPort(f.pod, appPort)); err != nil || !strings.HasPrefix(line, "app ") {
+		t.Fatalf("the control fails: without rules the app answers %q, %v", line, err)
+	}
+	b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
+	node := who{"root of the node", 0, []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW}}
+	for _, w := range []way{
+		{name: "plain"},
+		{name: "data with the SYN", dial: fastOpen},
+		{name: "multipath TCP", proto: unix.IPPROTO_MPTCP},
+		{name: "from a port of the proxy", prepare: func(fd int, f family) error {
+			return unix.Bind(fd, sockaddr(f.peer, api.InboundPort, f.domain))
+		}},
+		{name: "mark", prepare: socketOption(unix.SO_MARK, 1)},
+	} {
+		t.Run(w.name, func(t *testing.T) {
+			w.host, w.port = func(f family) string { return f.pod }, appPort
+			line, err := w.attempt(t, l.peer, node, f)
+			if server, _, _ := strings.Cut(line, " "); server != "inbound" && !missing(err) {
+				t.Errorf("got %q, %v, want the inbound proxy", line, err)
+			}
+		})
+	}
+	asProxy := l.in(f)
+	asProxy.uid = proxyUID // the user of a remote socket is nothing that the rules see
+	t.Run("as one of its users", asProxy.check)
+	t.Run("control", l.in(f).check)
 }
 
 // Two ends that open the same connection at once need no listener (RFC 9293, section 3.5). Each SYN is redirected, so
@@ -98,10 +86,10 @@ func testSimultaneousOpen(t *testing.T, b testBackend) {
 		}
 		done := make(chan string, 1)
 		go func() {
-			line, _ := open(f.peer, f.pod, there, here).attempt(t, l.peer, bareRoot, f, false)
+			line, _ := open(f.peer, f.pod, there, here).attempt(t, l.peer, bareRoot, f)
 			done <- line
 		}()
-		app, _ = open(f.pod, f.peer, here, there).attempt(t, l.pod, appUser, f, false)
+		app, _ = open(f.pod, f.peer, here, there).attempt(t, l.pod, appUser, f)
 		return app, <-done
 	}
 	met := false
@@ -127,10 +115,8 @@ func testSimultaneousOpen(t *testing.T, b testBackend) {
 func TestKnownBypassRawPackets(t *testing.T) { forEachBackend(t, testRawPackets) }
 
 func testRawPackets(t *testing.T, b testBackend) {
-	l := newLab(t)
 	f := families["IPv4"]
-	populate(t, l, f)
-	b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
+	l := b.lab(t, f, podplan.InitArgs{ProxyUID: proxyUID})
 	// control, and the peer's hardware address is known
 	step{ns: l.pod, uid: appUID, host: f.peer, port: servicePort, answers: "outbound"}.check(t)
 	step{ns: l.pod, uid: proxyUID, host: f.peer, port: servicePort, answers: "peer"}.check(t)
@@ -239,10 +225,8 @@ const userNamespace = "MESHLESS_TEST_USER_NAMESPACE"
 func TestBypassUserNamespace(t *testing.T) { forEachBackend(t, testUserNamespace) }
 
 func testUserNamespace(t *testing.T, b testBackend) {
-	l := newLab(t)
 	f := families["IPv4"]
-	populate(t, l, f)
-	b.apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID})
+	l := b.lab(t, f, podplan.InitArgs{ProxyUID: proxyUID})
 	running, err := os.ReadFile("/proc/self/exe")
 	must(t, err)
 	self := filepath.Join(t.TempDir(), "child") // where other users may pass
@@ -283,7 +267,7 @@ func testUserNamespace(t *testing.T, b testBackend) {
 		}
 		return nil
 	}))
-	step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t)
+	l.out(f, appUID, "outbound").check(t)
 }
 
 // TestInUserNamespace is the child: it says what it may do.

@@ -12,14 +12,14 @@ import (
 func parseAddr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 func foreignSource(f family) string { // an address that the pod does not have
-	if parseAddr(f.pod).Is4() {
+	if f.domain == unix.AF_INET {
 		return "10.55.0.5"
 	}
 	return "fd55::5"
 }
 
 func secondAddress(f family) string {
-	if parseAddr(f.pod).Is4() {
+	if f.domain == unix.AF_INET {
 		return secondPod4
 	}
 	return secondPod6
@@ -76,11 +76,7 @@ func borrowProxy(fd int, f family) error {
 }
 
 func reopen(fd int, f family) error {
-	domain := unix.AF_INET6
-	if parseAddr(f.pod).Is4() {
-		domain = unix.AF_INET
-	}
-	again, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	again, err := unix.Socket(f.domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}

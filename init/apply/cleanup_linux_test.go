@@ -51,11 +51,9 @@ func TestRemove(t *testing.T) { forEachBackend(t, testRemove) }
 
 func testRemove(t *testing.T, b testBackend) {
 	requirePrograms(t)
-	l := newLab(t)
 	f := families["IPv6"]
-	populate(t, l, f)
-	b.apply(t, l.pod, labArgs(t))
-	step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t) // control
+	l := b.lab(t, f, labArgs(t))
+	l.out(f, appUID, "outbound").check(t) // control
 	if !holdsSource6(t, l.pod) {
 		t.Fatal("the control fails: lo has no ::6")
 	}
@@ -72,7 +70,7 @@ func testRemove(t *testing.T, b testBackend) {
 	if held := residue(t, l.pod); held != nil || holdsSource6(t, l.pod) {
 		t.Errorf("left are %q, ::6: %t", held, holdsSource6(t, l.pod))
 	}
-	step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "peer"}.check(t)
+	l.out(f, appUID, "peer").check(t)
 	if _, line, err := connect(t, l.peer, 0, "", hostPort(f.pod, appPort)); err != nil || !strings.HasPrefix(line, "app ") {
 		t.Errorf("peer to the app: %q, %v", line, err)
 	}
@@ -80,7 +78,7 @@ func testRemove(t *testing.T, b testBackend) {
 		t.Errorf("a second removal printed %q, %v", text, err)
 	}
 	b.apply(t, l.pod, labArgs(t)) // and the mesh can be put back
-	step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t)
+	l.out(f, appUID, "outbound").check(t)
 }
 
 // What three runs with three back ends left goes at once, and what belongs to others stays, in nftables and in both

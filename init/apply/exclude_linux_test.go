@@ -33,50 +33,46 @@ func addInterface(t *testing.T, l lab, name string, number int) {
 }
 
 // An excluded interface is one by its whole name, in the direction that the config names; an excluded user is that
-// user. Everything else is as it is without. Each hole stands beside the controls that show how far it reaches.
-func TestExclusions(t *testing.T) { forEachBackend(t, testExclusions) }
+// user. Everything else is as it is without. Each bypass stands beside the controls that show how far it reaches.
+func TestExclusions(t *testing.T) { forEachFamily(t, testExclusions) }
 
-func testExclusions(t *testing.T, b testBackend) {
+func testExclusions(t *testing.T, b testBackend, f family) {
 	const uid, other = 2001, 2002
-	for name, f := range families {
-		t.Run(name, func(t *testing.T) {
-			l := newLab(t)
-			populate(t, l, f)
-			for i, device := range []string{"net1", "net10", "tun0"} {
-				addInterface(t, l, device, i+1)
-			}
-			at := func(format string, number int) string { return fmt.Sprintf(format, number) }
-			s := seconds[name]
-			for i := range 3 {
-				serve(t, l.pod, hostPort(at(s.pod, i+1), appPort), "app")
-			}
-			b.apply(t, l.pod, podplan.InitArgs{
-				ProxyUID: proxyUID, ExcludeInboundInterfaces: netset.Interfaces{"net1"}, ExcludeOutboundInterfaces: netset.Interfaces{"tun0"}, ExcludeOutboundUIDs: netset.UIDs{uid},
-			})
-			for _, c := range []step{
-				{name: "in by the excluded interface", ns: l.peer, host: at(s.pod, 1), port: appPort, answers: "app"},
-				{name: "control: in by an interface whose name begins so", ns: l.peer, host: at(s.pod, 2), port: appPort, answers: "inbound"},
-				{name: "control: in by the interface that is excluded outbound", ns: l.peer, host: at(s.pod, 3), port: appPort, answers: "inbound"},
-				{name: "control: in by eth0", ns: l.peer, host: f.pod, port: appPort, answers: "inbound"},
-				{name: "out by the interface that is excluded inbound", ns: l.pod, uid: appUID, host: at(s.peer, 1), port: servicePort, answers: "outbound"},
-				{name: "out by the excluded interface", ns: l.pod, uid: appUID, host: at(s.peer, 3), port: servicePort, answers: "peer"},
-				{name: "root out by the excluded interface", ns: l.pod, uid: 0, host: at(s.peer, 3), port: servicePort, answers: "peer"},
-				{name: "control: out by eth0", ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"},
-				{name: "out as the excluded user", ns: l.pod, uid: uid, host: f.foreign, port: servicePort, answers: "peer"},
-				{name: "control: out as another user", ns: l.pod, uid: other, host: f.foreign, port: servicePort, answers: "outbound"},
-				{name: "control: out as root", ns: l.pod, uid: 0, host: f.foreign, port: servicePort, answers: "outbound"},
-				{name: "the proxy, led back to the pod's own address there", ns: l.pod, uid: proxyUID, host: at(s.pod, 1), port: appPort, answers: "inbound"},
-			} {
-				t.Run(c.name, c.check)
-			}
-			// The connection of such a socket is carried by others of the kernel's, which must count as the user's:
-			// also for the proxy's own user, should its dialer do so.
-			multipath := way{proto: unix.IPPROTO_MPTCP}
-			line, err := multipath.attempt(t, l.pod, who{"the excluded user", uid, nil}, f, name == "IPv6")
-			if !strings.HasPrefix(line, "peer ") && !missing(err) {
-				t.Errorf("multipath TCP of the excluded user: %q, %v", line, err)
-			}
-		})
+	l := newLab(t)
+	populate(t, l, f)
+	for i, device := range []string{"net1", "net10", "tun0"} {
+		addInterface(t, l, device, i+1)
+	}
+	at := func(format string, number int) string { return fmt.Sprintf(format, number) }
+	s := seconds[f.name]
+	for i := range 3 {
+		serve(t, l.pod, hostPort(at(s.pod, i+1), appPort), "app")
+	}
+	b.apply(t, l.pod, podplan.InitArgs{
+		ProxyUID: proxyUID, ExcludeInboundInterfaces: netset.Interfaces{"net1"}, ExcludeOutboundInterfaces: netset.Interfaces{"tun0"}, ExcludeOutboundUIDs: netset.UIDs{uid},
+	})
+	for _, c := range []step{
+		{name: "in by the excluded interface", ns: l.peer, host: at(s.pod, 1), port: appPort, answers: "app"},
+		{name: "control: in by an interface whose name begins so", ns: l.peer, host: at(s.pod, 2), port: appPort, answers: "inbound"},
+		{name: "control: in by the interface that is excluded outbound", ns: l.peer, host: at(s.pod, 3), port: appPort, answers: "inbound"},
+		{name: "control: in by eth0", ns: l.peer, host: f.pod, port: appPort, answers: "inbound"},
+		{name: "out by the interface that is excluded inbound", ns: l.pod, uid: appUID, host: at(s.peer, 1), port: servicePort, answers: "outbound"},
+		{name: "out by the excluded interface", ns: l.pod, uid: appUID, host: at(s.peer, 3), port: servicePort, answers: "peer"},
+		{name: "root out by the excluded interface", ns: l.pod, uid: 0, host: at(s.peer, 3), port: servicePort, answers: "peer"},
+		{name: "control: out by eth0", ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"},
+		{name: "out as the excluded user", ns: l.pod, uid: uid, host: f.foreign, port: servicePort, answers: "peer"},
+		{name: "control: out as another user", ns: l.pod, uid: other, host: f.foreign, port: servicePort, answers: "outbound"},
+		{name: "control: out as root", ns: l.pod, uid: 0, host: f.foreign, port: servicePort, answers: "outbound"},
+		{name: "the proxy, led back to the pod's own address there", ns: l.pod, uid: proxyUID, host: at(s.pod, 1), port: appPort, answers: "inbound"},
+	} {
+		t.Run(c.name, c.check)
+	}
+	// The connection of such a socket is carried by others of the kernel's, which must count as the user's:
+	// also for the proxy's own user, should its dialer do so.
+	multipath := way{proto: unix.IPPROTO_MPTCP}
+	line, err := multipath.attempt(t, l.pod, who{"the excluded user", uid, nil}, f)
+	if !strings.HasPrefix(line, "peer ") && !missing(err) {
+		t.Errorf("multipath TCP of the excluded user: %q, %v", line, err)
 	}
 }
 

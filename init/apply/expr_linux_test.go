@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,6 +49,62 @@ func TestDecodeInvertsEncode(t *testing.T) {
 	}
 }
 
+// TestDecodeInvertsEncodeEverywhere does so for each combination of the conditions that package rules knows, and sees
+// that each kind has a codec.
+func TestDecodeInvertsEncodeEverywhere(t *testing.T) {
+	for kind, c := range codecs {
+		if c.encode == nil || c.set == nil {
+			t.Fatalf("kind %d of package rules has no codec", kind)
+		}
+	}
+	var seen [rules.Kinds]bool
+	options := [][]string{
+		{"", "-s 127.0.0.6/32 ", "-s ::6/128 "},
+		{"", "-d 10.3.128.0/17 ", "-d ::1/128 ", "! -d 127.0.0.0/8 ", "! -d 2001:db8::/33 "},
+		{"", "-i net1 "}, {"", "-o lo ", "-o lo1 "},
+		{"", "-m owner --uid-owner 1 ", "-m owner --socket-exists ! --uid-owner 4294967295 "},
+		{"", "-m conntrack --ctdir ORIGINAL ", "-m conntrack --ctstate INVALID "},
+		{"-j RETURN", "-p tcp -j DROP", "-p tcp -j REJECT --reject-with tcp-reset", "-p tcp -j REDIRECT --to-ports 15001",
+			"-p tcp -m tcp --dport 1 -j RETURN", "-p tcp -m tcp --dport 1:65535 -j DROP"},
+	}
+	var from func(int, string)
+	from = func(i int, spec string) {
+		if i < len(options) {
+			for _, option := range options[i] {
+				from(i+1, spec+option)
+			}
+			return
+		}
+		want, err := rules.ParseIPTables(spec)
+		must(t, err)
+		if got, err := decode(encode(want)); err != nil || got != want {
+			t.Fatalf("%s: got %s (%v), want %s", spec, got, err, want)
+		}
+		for kind := range seen {
+			seen[kind] = seen[kind] || rules.Kind(kind).In(want)
+		}
+	}
+	from(0, "")
+	if slices.Contains(seen[:], false) {
+		t.Errorf("not every kind was tried: %v", seen)
+	}
+}
+
+// FuzzDecode: a rule of iptables, whatever it is, reads back from the kernel's expressions as itself.
+func FuzzDecode(f *testing.F) {
+	f.Add("-s 127.0.0.6/32 -o lo -j RETURN")
+	f.Add("! -d 127.0.0.0/8 -p tcp -m tcp --dport 9000:9010 -m owner --socket-exists ! --uid-owner 7 -j DROP")
+	f.Fuzz(func(t *testing.T, spec string) {
+		want, err := rules.ParseIPTables(spec)
+		if err != nil {
+			return
+		}
+		if got, err := decode(encode(want)); err != nil || got != want {
+			t.Errorf("%s: got %s (%v)", spec, got, err)
+		}
+	})
+}
+
 func TestDecodeRefusesForeignExpressions(t *testing.T) {
 	for _, exprs := range [][]expr.Any{
 		{&expr.Counter{}},
@@ -68,6 +125,9 @@ func TestDecodeRefusesForeignExpressions(t *testing.T) {
 		{&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 1}, equal([]byte{6})},
 		{&expr.Redir{RegisterProtoMin: 1}},
 	} {
+		if len(exprs) > 1 {
+			exprs = append(exprs, &expr.Verdict{Kind: expr.VerdictReturn}) // or it would be refused for that alone
+		}
 		if r, err := decode(exprs); err == nil {
 			t.Errorf("%s: got rule %s, want an error", describe(exprs), r)
 		}

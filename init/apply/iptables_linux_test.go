@@ -90,7 +90,7 @@ func testIPTablesReplaces(t *testing.T, b testBackend) {
 		t.Errorf("a foreign rule comes before ours in\n%s", text)
 	}
 	if ours, theirs := strings.Index(text, "-j MESHLESS_GUARD"), strings.Index(text, "-A OUTPUT -d 192.0.2.2/32"); ours > theirs {
-		t.Errorf("a foreign rule comes before the guard in\n%s", text)
+		t.Errorf("a foreign rule comes before the egress filter in\n%s", text)
 	}
 }
 
@@ -149,17 +149,15 @@ func testIPTablesManyRules(t *testing.T, b testBackend) {
 func TestReplacementHasNoWindow(t *testing.T) { forEachBackend(t, testNoWindow) }
 
 func testNoWindow(t *testing.T, b testBackend) {
-	l := newLab(t)
 	f := families["IPv4"]
-	populate(t, l, f)
-	b.apply(t, l.pod, labArgs(t))
+	l := b.lab(t, f, labArgs(t))
 	done := make(chan struct{})
 	var all sync.WaitGroup
 	all.Go(func() {
 		defer close(done)
 		for i := range 15 {
 			args := labArgs(t)
-			args.ExcludeInboundPorts = netset.PortsOf(excludedIn, 3000+i)
+			args.ExcludeInboundPorts = netset.PortsOf(excludedIn, uint16(3000+i))
 			b.apply(t, l.pod, args)
 		}
 	})
@@ -170,8 +168,8 @@ func testNoWindow(t *testing.T, b testBackend) {
 			replacing = false
 		default:
 		}
-		step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t)
-		step{ns: l.peer, host: f.pod, port: appPort, answers: "inbound"}.check(t)
+		l.out(f, appUID, "outbound").check(t)
+		l.in(f).check(t)
 		if t.Failed() {
 			break
 		}
@@ -207,7 +205,7 @@ func TestSwitchingBackends(t *testing.T) {
 				}
 				step{ns: l.pod, uid: appUID, host: f.foreign, port: excludedOut, answers: "outbound"}.check(t)
 				step{ns: l.peer, host: f.pod, port: excludedIn, answers: "inbound"}.check(t)
-				step{ns: l.pod, uid: proxyUID, host: f.foreign, port: servicePort, answers: "peer"}.check(t)
+				l.out(f, proxyUID, "peer").check(t)
 			})
 		}
 	}
@@ -262,8 +260,8 @@ func TestAutoWithoutNFTables(t *testing.T) {
 			}
 			f := families["IPv6"]
 			populate(t, l, f)
-			step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t)
-			step{ns: l.peer, host: f.pod, port: appPort, answers: "inbound"}.check(t)
+			l.out(f, appUID, "outbound").check(t)
+			l.in(f).check(t)
 		})
 	}
 }
@@ -346,7 +344,7 @@ func TestLegacyNeedsNoMore(t *testing.T) {
 		return s.apply(podplan.InitArgs{ProxyUID: proxyUID, Backend: podplan.BackendIPTables}, &out)
 	}))
 	if n := strings.Count(out.String(), "-I OUTPUT -p tcp -j MESHLESS_GUARD\n"); n != 2 {
-		t.Errorf("the guard is printed %d times, want for both families:\n%s", n, &out)
+		t.Errorf("the egress filter is printed %d times, want for both families:\n%s", n, &out)
 	}
 }
 

@@ -20,7 +20,8 @@ const (
 )
 
 // writeNFTables puts the rules into the kernel over netlink and returns them as read back, in nft's words. Where the
-// kernel lacks no more than the reset of the guard, the guard drops, and a comment in front of the text says so.
+// kernel lacks no more than the reset of the egress filter, the egress filter drops, and a comment in front of the text
+// says so.
 func writeNFTables(want rules.Ruleset) (string, error) { return writeNFTablesBy(replace, want) }
 
 func writeNFTablesBy(replace func(*nftables.Conn, rules.Ruleset) error, want rules.Ruleset) (string, error) {
@@ -44,18 +45,18 @@ func writeNFTablesBy(replace func(*nftables.Conn, rules.Ruleset) error, want rul
 	if err != nil {
 		return "", err
 	}
-	switch err := setApart(); {
+	switch err := setZone(); {
 	case noNFTables(err):
 		return note + noZones(err) + got.String(), nil
 	case err != nil:
 		return "", err
 	}
-	return note + got.String() + rules.ApartText(), nil
+	return note + got.String() + rules.ZoneText(), nil
 }
 
-// noReset is what is printed where the guard drops because of this error.
+// noReset is what is printed where the egress filter drops because of this error.
 func noReset(err error) string {
-	return fmt.Sprintf("# this kernel cannot reject (%s), so the guard drops: what it refuses gets no error and waits in vain\n", cause(err))
+	return fmt.Sprintf("# this kernel cannot reject (%s), so the egress filter drops: what it refuses gets no error and waits in vain\n", cause(err))
 }
 
 // configure bounds every wait, and makes room for long rule sets.

@@ -19,12 +19,14 @@ import (
 
 // family is one IP family's addresses in the laboratory.
 type family struct {
+	name                                                string
+	domain                                              int // of sockets
 	pod, peer, foreign, excluded, loopback, source, any string
 }
 
 var families = map[string]family{
-	"IPv4": {pod4, peer4, foreign4, excluded4, "127.0.0.1", api.InboundSource4, "0.0.0.0"},
-	"IPv6": {pod6, peer6, foreign6, excluded6, "::1", api.InboundSource6, "::"},
+	"IPv4": {"IPv4", unix.AF_INET, pod4, peer4, foreign4, excluded4, "127.0.0.1", api.InboundSource4, "0.0.0.0"},
+	"IPv6": {"IPv6", unix.AF_INET6, pod6, peer6, foreign6, excluded6, "::1", api.InboundSource6, "::"},
 }
 
 // Ports of the laboratory's servers.
@@ -71,6 +73,16 @@ type step struct {
 	port    int
 	answers string // name of the server; "refused": a reset
 	client  string // as the server sees it; empty: not checked
+}
+
+// out is a connection of the pod to a Service, by a process of the user.
+func (l lab) out(f family, uid int, answers string) step {
+	return step{ns: l.pod, uid: uid, host: f.foreign, port: servicePort, answers: answers}
+}
+
+// in is a connection of the peer to the app, which the inbound proxy answers.
+func (l lab) in(f family) step {
+	return step{ns: l.peer, host: f.pod, port: appPort, answers: "inbound"}
 }
 
 func steps(l lab, f family) []step {
@@ -144,18 +156,12 @@ func (s step) check(t *testing.T) {
 	}
 }
 
-func TestRouting(t *testing.T) { forEachBackend(t, testRouting) }
+func TestRouting(t *testing.T) { forEachFamily(t, testRouting) }
 
-func testRouting(t *testing.T, b testBackend) {
-	for name, f := range families {
-		t.Run(name, func(t *testing.T) {
-			l := newLab(t)
-			populate(t, l, f)
-			b.apply(t, l.pod, labArgs(t))
-			for _, s := range steps(l, f) {
-				t.Run(s.name, s.check)
-			}
-		})
+func testRouting(t *testing.T, b testBackend, f family) {
+	l := b.lab(t, f, labArgs(t))
+	for _, s := range steps(l, f) {
+		t.Run(s.name, s.check)
 	}
 }
 
@@ -196,8 +202,8 @@ func testRoutingIPv6Only(t *testing.T, b testBackend) {
 	}))
 	later := families["IPv4"]
 	populate(t, l, later)
-	step{ns: l.pod, uid: appUID, host: later.foreign, port: servicePort, answers: "outbound"}.check(t)
-	step{ns: l.peer, host: later.pod, port: appPort, answers: "inbound"}.check(t)
+	l.out(later, appUID, "outbound").check(t)
+	l.in(later).check(t)
 }
 
 // IPv6 that appears behind init's back must not be a way around the proxy.
@@ -216,8 +222,8 @@ func testIPv6EnabledLater(t *testing.T, b testBackend) {
 	}))
 	f := families["IPv6"]
 	populate(t, l, f)
-	step{ns: l.pod, uid: appUID, host: f.foreign, port: servicePort, answers: "outbound"}.check(t)
-	step{ns: l.peer, host: f.pod, port: appPort, answers: "inbound"}.check(t)
+	l.out(f, appUID, "outbound").check(t)
+	l.in(f).check(t)
 }
 
 // A peer on the same link addresses packets to the pod's loopback addresses, and the pod's sysctls even let them in.
@@ -266,10 +272,8 @@ func deleteAddress(device, address string) error {
 func TestApplyAgainKeepsConnections(t *testing.T) { forEachBackend(t, testApplyAgainKeepsConnections) }
 
 func testApplyAgainKeepsConnections(t *testing.T, b testBackend) {
-	l := newLab(t)
 	f := families["IPv4"]
-	populate(t, l, f)
-	b.apply(t, l.pod, labArgs(t))
+	l := b.lab(t, f, labArgs(t))
 	in, line, err := connect(t, l.peer, 0, "", hostPort(f.pod, appPort))
 	if err != nil || !strings.HasPrefix(line, "inbound ") {
 		t.Fatalf("got %q, %v", line, err)
@@ -290,9 +294,9 @@ func testApplyAgainKeepsConnections(t *testing.T, b testBackend) {
 }
 
 // UDP is not ours: DNS, QUIC and the rest leave and arrive as if there were no rules.
-func TestUDPIsUntouched(t *testing.T) { forEachBackend(t, testUDPIsUntouched) }
+func TestUDPIsNotRedirected(t *testing.T) { forEachBackend(t, testUDPIsNotRedirected) }
 
-func testUDPIsUntouched(t *testing.T, b testBackend) {
+func testUDPIsNotRedirected(t *testing.T, b testBackend) {
 	l := newLab(t)
 	b.apply(t, l.pod, labArgs(t))
 	for name, f := range families {
@@ -329,18 +333,17 @@ func checkDatagram(t *testing.T, from, to netns.NsHandle, listen, target string)
 }
 
 // What is not TCP at all, here a protocol of no name (253, RFC 3692), is not ours either: NetworkPolicies are for that.
-func TestOtherProtocolsAreUntouched(t *testing.T) { forEachBackend(t, testOtherProtocols) }
+func TestOtherProtocolsAreNotRedirected(t *testing.T) { forEachBackend(t, testOtherProtocols) }
 
 func testOtherProtocols(t *testing.T, b testBackend) {
 	const protocol = 253
 	l := newLab(t)
 	b.apply(t, l.pod, labArgs(t))
-	for name, domain := range map[string]int{"IPv4": unix.AF_INET, "IPv6": unix.AF_INET6} {
-		f := families[name]
+	for name, f := range families {
 		t.Run(name, func(t *testing.T) {
 			raw := func(ns netns.NsHandle) (fd int) {
 				must(t, inside(t, ns, func() (err error) {
-					fd, err = unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+					fd, err = unix.Socket(f.domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 					return err
 				}))
 				t.Cleanup(func() { unix.Close(fd) })
@@ -349,7 +352,7 @@ func testOtherProtocols(t *testing.T, b testBackend) {
 			server, client := raw(l.peer), raw(l.pod)
 			limit := unix.NsecToTimeval(patience.Nanoseconds())
 			must(t, unix.SetsockoptTimeval(server, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit))
-			must(t, unix.Sendto(client, []byte("something"), 0, sockaddr(f.foreign, 0, domain)))
+			must(t, unix.Sendto(client, []byte("something"), 0, sockaddr(f.foreign, 0, f.domain)))
 			buffer := make([]byte, 128)
 			if n, _, err := unix.Recvfrom(server, buffer, 0); err != nil || !strings.HasSuffix(string(buffer[:max(n, 0)]), "something") {
 				t.Errorf("got %q, %v, want the packet", buffer[:max(n, 0)], err)

@@ -21,7 +21,7 @@ const (
 )
 
 // Tables are those of iptables that hold chains of ours, in the order in which they are written, one commit each: the
-// guard comes first, so that what is not redirected yet is refused.
+// egress filter comes first, so that what is not redirected yet is refused.
 var Tables = []string{"filter", "nat"}
 
 // builtin is the chain of iptables from which a jump leads to ours.
@@ -100,69 +100,6 @@ func (s Ruleset) restore(out *strings.Builder, table string, held Saved) {
 
 // jump leads from the hook to our chain. UDP and the rest do not even get there.
 func jump(c Chain) string { return "-p tcp -j " + c.own() }
-
-// IPTables is the rule as iptables-save prints it, without its chain.
-func (r Rule) IPTables() string {
-	var words []string
-	say := func(format string, args ...any) { words = append(words, fmt.Sprintf(format, args...)) }
-	if r.Source.IsValid() {
-		say("-s %s/%d", r.Source, r.Source.BitLen())
-	}
-	if r.Dest.IsValid() && r.Dest.Bits() > 0 { // everything of the family, which is no condition
-		not := ""
-		if r.Outside {
-			not = "! "
-		}
-		say("%s-d %s", not, r.Dest)
-	}
-	if r.In != "" {
-		say("-i %s", r.In)
-	}
-	if r.Loopback {
-		say("-o lo")
-	}
-	if r.Out != "" {
-		say("-o %s", r.Out)
-	}
-	if r.onlyTCP() {
-		say("-p tcp")
-	}
-	switch {
-	case r.Ports.First == 0:
-	case r.Ports.First == r.Ports.Last:
-		say("-m tcp --dport %d", r.Ports.First)
-	default:
-		say("-m tcp --dport %d:%d", r.Ports.First, r.Ports.Last)
-	}
-	if r.UID != 0 {
-		say("-m owner --uid-owner %d", r.UID)
-	}
-	if r.NotUID != 0 {
-		// without the first, packets of no socket are another user's
-		say("-m owner --socket-exists ! --uid-owner %d", r.NotUID)
-	}
-	switch r.Tracked {
-	case Original:
-		say("-m conntrack --ctdir ORIGINAL")
-	case Invalid:
-		say("-m conntrack --ctstate INVALID")
-	}
-	switch {
-	case r.RedirectTo != 0:
-		say("-j REDIRECT --to-ports %d", r.RedirectTo)
-	case r.Refuse == Reset:
-		say("-j REJECT --reject-with tcp-reset")
-	case r.Refuse == Drop:
-		say("-j DROP")
-	default:
-		say("-j RETURN")
-	}
-	return strings.Join(words, " ")
-}
-
-func (r Rule) onlyIPv4() bool {
-	return r.Source.Is4() || r.Dest.Addr().Is4()
-}
 
 // canonical is the rule without what iptables' text cannot hold: a destination that is every address, and the reason.
 func (r Rule) canonical() Rule {

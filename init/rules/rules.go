@@ -1,7 +1,7 @@
 // Package rules decides which TCP connections of a pod pass through the proxy: it turns the command line of
 // meshless-init into the chains that package apply puts into the kernel. It is pure and runs on any operating system,
-// so that every configuration has a text golden (testdata/). The rule set was measured on a real kernel
-// (research/injection.md, section 2).
+// so that every configuration has a text golden (testdata/). docs/init.md says why the rules are as they are; tests of
+// package apply and test/kernel measure them on a real kernel.
 //
 // What it promises: TCP from outside reaches the proxy's inbound port, TCP to outside reaches its outbound port,
 // whatever the IP family, and what should and did not is refused; each exception is a rule that says why. What it does
@@ -24,10 +24,16 @@ const Table = "meshless"
 
 // The chains. The first two are named like their hooks.
 const (
-	Prerouting = "prerouting" // what arrives at the pod
-	Output     = "output"     // what the pod sends
-	Guard      = "guard"      // what the pod sends, after NAT
+	Prerouting   = "prerouting" // what arrives at the pod
+	Output       = "output"     // what the pod sends
+	EgressFilter = "guard"      // what the pod sends, after NAT
 )
+
+// The names of tables and chains that are in the kernel stay, whatever this package calls them: an init of a later
+// release replaces and removes by name what an earlier one left in a running pod.
+
+// Loopback is the interface through which a pod speaks to itself.
+const Loopback = "lo"
 
 // MaxWhy is how long nft lets a rule's comment be, in bytes (NFTNL_UDATA_COMMENT_MAXLEN).
 const MaxWhy = 128
@@ -36,16 +42,17 @@ const MaxWhy = 128
 type Ruleset struct{ Chains []Chain }
 
 // Chain is a base chain; its rules are tried in order, and what none decides is accepted as it is. The chains of type
-// nat see the first packet of a connection only, so redirected connections survive a replacement of the rules; Guard
-// sees every packet.
+// nat see the first packet of a connection only, so redirected connections survive a replacement of the rules;
+// EgressFilter sees
+// every packet.
 type Chain struct {
-	Name  string // Prerouting, Output or Guard
+	Name  string // Prerouting, Output or EgressFilter
 	Rules []Rule
 }
 
 // Type is the kind of the chain in nftables, and the table of iptables that has it: nat or filter.
 func (c Chain) Type() string {
-	if c.Name == Guard {
+	if c.Name == EgressFilter {
 		return "filter"
 	}
 	return "nat"
@@ -53,16 +60,16 @@ func (c Chain) Type() string {
 
 // Hook is where packets come to the chain: Prerouting or Output.
 func (c Chain) Hook() string {
-	if c.Name == Guard {
+	if c.Name == EgressFilter {
 		return Output
 	}
 	return c.Name
 }
 
 // Priority is the chain's place among those of its hook: that of NAT, which nft calls dstnat in prerouting and by its
-// number only in output, and for Guard that of filter.
+// number only in output, and for EgressFilter that of filter.
 func (c Chain) Priority() int {
-	if c.Name == Guard {
+	if c.Name == EgressFilter {
 		return 0
 	}
 	return -100
@@ -73,14 +80,13 @@ func (c Chain) Priority() int {
 type Rule struct {
 	UID uint32 // user that opened the sending socket
 	// the sending socket was opened by another user; one whose user is not known does not count
-	NotUID   uint32
-	Tracked  Tracking         // what conntrack says of the packet
-	Loopback bool             // leaves through lo
-	In, Out  string           // name of the interface, not lo, through which it comes or leaves
-	Source   netip.Addr       // source address
-	Dest     netip.Prefix     // network of the destination
-	Outside  bool             // the destination is of Dest's family, but not in Dest
-	Ports    netset.PortRange // TCP destination port
+	NotUID  uint32
+	Tracked Tracking         // what conntrack says of the packet
+	In, Out string           // name of the interface through which it comes or leaves; Out may be Loopback
+	Source  netip.Prefix     // network of the source
+	Dest    netip.Prefix     // network of the destination
+	NotDest netip.Prefix     // the destination is of its family, but not in it
+	Ports   netset.PortRange // TCP destination port
 
 	RedirectTo uint16  // port of the proxy, and TCP only; 0 does not redirect
 	Refuse     Refusal // of TCP only; the zero value with no RedirectTo returns: the connection stays as it is
@@ -90,6 +96,8 @@ type Rule struct {
 var (
 	loopback4 = netip.MustParsePrefix("127.0.0.0/8")
 	loopback6 = netip.MustParsePrefix("::1/128")
+	source4   = netip.MustParsePrefix(api.InboundSource4 + "/32")
+	source6   = netip.MustParsePrefix(api.InboundSource6 + "/128")
 )
 
 // New is the rule set for a command line. Without ipv6 the rules that only IPv6 could match are left out, but for those
@@ -100,10 +108,10 @@ func New(args podplan.InitArgs, ipv6 bool) (Ruleset, error) {
 	if err := validate(args); err != nil {
 		return Ruleset{}, err
 	}
-	set := Ruleset{Chains: []Chain{{Prerouting, prerouting(args)}, {Output, output(args)}, {Guard, guard(args)}}}
+	set := Ruleset{Chains: []Chain{{Prerouting, prerouting(args)}, {Output, output(args)}, {EgressFilter, egressFilter(args)}}}
 	if !ipv6 {
 		for i := range set.Chains {
-			set.Chains[i].Rules = slices.DeleteFunc(set.Chains[i].Rules, func(r Rule) bool { return r.onlyIPv6() && r.Dest != loopback6 })
+			set.Chains[i].Rules = slices.DeleteFunc(set.Chains[i].Rules, func(r Rule) bool { return r.onlyIPv6() && r.Dest != loopback6 && r.NotDest != loopback6 })
 		}
 	}
 	return set, nil
@@ -114,19 +122,12 @@ func validate(args podplan.InitArgs) error {
 		return err
 	}
 	for _, ports := range []netset.Ports{args.ExcludeInboundPorts, args.ExcludeOutboundPorts} {
-		for _, r := range ports {
-			if r.First == 0 || r.Last < r.First {
-				return fmt.Errorf("ports %d-%d: not a range of 1 to 65535", r.First, r.Last)
-			}
+		if err := ports.Validate(); err != nil {
+			return err
 		}
 	}
-	for _, p := range args.ExcludeOutboundCIDRs {
-		if !p.IsValid() || p != p.Masked() {
-			return fmt.Errorf("--exclude-outbound-cidrs: %q is not a network like 10.1.0.0/16", p)
-		}
-		if p.Addr().Is4In6() {
-			return fmt.Errorf("--exclude-outbound-cidrs: %q never matches a packet: write it as an IPv4 network", p)
-		}
+	if err := args.ExcludeOutboundCIDRs.Validate(); err != nil {
+		return fmt.Errorf("--exclude-outbound-cidrs: %w", err)
 	}
 	return nil
 }
@@ -167,22 +168,22 @@ func prerouting(args podplan.InitArgs) []Rule {
 // the inbound proxy's source addresses before the hairpin, or the proxy would dial itself for ever (istio#14443).
 func output(args podplan.InitArgs) []Rule {
 	rules := []Rule{
-		{Loopback: true, Source: netip.MustParseAddr(api.InboundSource4), Why: "the inbound proxy delivers to the app"},
-		{Loopback: true, Source: netip.MustParseAddr(api.InboundSource6), Why: "the inbound proxy delivers to the app"},
+		{Out: Loopback, Source: source4, Why: "the inbound proxy delivers to the app"},
+		{Out: Loopback, Source: source6, Why: "the inbound proxy delivers to the app"},
 	}
 	rules = append(rules, hairpin(args)...)
 	rules = append(rules, Rule{UID: uint32(args.ProxyUID), Why: "the proxy's own connections leave the pod, or it would dial itself"})
-	rules = append(rules, untouched(args)...)
+	rules = append(rules, bypass(args)...)
 	return append(rules, Rule{RedirectTo: api.OutboundPort, Why: "all other TCP to outside passes the proxy"})
 }
 
-// untouched is what stays as it is although it is not the proxy's: Output does not redirect it, and Guard does not
-// refuse it. One list, so that the two cannot differ.
-func untouched(args podplan.InitArgs) []Rule {
+// bypass is what passes without the proxy although it is not the proxy's own: Output does not redirect it, and
+// EgressFilter does not refuse it. It is one list, so that the two cannot differ.
+func bypass(args podplan.InitArgs) []Rule {
 	rules := []Rule{
 		// App to own pod address: direct, since no peer is involved (istio#7563). It carries no more than localhost
 		// does.
-		{Loopback: true, Why: "within the pod"},
+		{Out: Loopback, Why: "within the pod"},
 		// Loopback addresses leave through lo, unless a policy route says otherwise; even then they are nobody else's.
 		{Dest: loopback4, Why: "loopback addresses are the pod itself"},
 		{Dest: loopback6, Why: "loopback addresses are the pod itself"},
@@ -209,18 +210,19 @@ func untouched(args podplan.InitArgs) []Rule {
 func hairpin(args podplan.InitArgs) []Rule {
 	rules := plaintextPorts(args)
 	rules = append(rules,
-		Rule{Dest: loopback4, Outside: true, RedirectTo: api.InboundPort, Why: "a Service of ours led back to this pod"},
-		Rule{Dest: loopback6, Outside: true, RedirectTo: api.InboundPort, Why: "a Service of ours led back to this pod"},
+		Rule{NotDest: loopback4, RedirectTo: api.InboundPort, Why: "a Service of ours led back to this pod"},
+		Rule{NotDest: loopback6, RedirectTo: api.InboundPort, Why: "a Service of ours led back to this pod"},
 	)
 	for i := range rules {
-		rules[i].UID, rules[i].Loopback = uint32(args.ProxyUID), true
+		rules[i].UID, rules[i].Out = uint32(args.ProxyUID), Loopback
 	}
 	return rules
 }
 
-// onlyTCP tells whether the rule must ask for TCP.
-func (r Rule) onlyTCP() bool { return r.Ports.First != 0 || r.RedirectTo != 0 || r.Refuse != 0 }
+func (r Rule) onlyIPv4() bool {
+	return r.Source.Addr().Is4() || r.Dest.Addr().Is4() || r.NotDest.Addr().Is4()
+}
 
 func (r Rule) onlyIPv6() bool {
-	return r.Source.Is6() || r.Dest.Addr().Is6()
+	return r.Source.Addr().Is6() || r.Dest.Addr().Is6() || r.NotDest.Addr().Is6()
 }

@@ -67,7 +67,7 @@ func TestGoldens(t *testing.T) {
 			for _, c := range set.Chains[:2] {
 				checkChain(t, c)
 			}
-			checkGuard(t, set.Chains[1], set.Chains[2], uint32(args.ProxyUID))
+			checkEgressFilter(t, set.Chains[1], set.Chains[2], uint32(args.ProxyUID))
 		})
 	}
 }
@@ -79,7 +79,7 @@ func TestDocsShowTheRules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(docs), "```\n"+want+"```\n") || !strings.Contains(string(docs), "```\n"+ApartText()+"```\n") {
+	if !strings.Contains(string(docs), "```\n"+want+"```\n") || !strings.Contains(string(docs), "```\n"+ZoneText()+"```\n") {
 		t.Errorf("docs/init.md does not show\n%s", want)
 	}
 }
@@ -97,14 +97,14 @@ func checkGolden(t *testing.T, path, header, want, got string) {
 	}
 }
 
-// checkChain checks what must hold for every configuration, so that a golden written anew cannot hide a hole.
+// checkChain checks what must hold for every configuration, so that a golden written anew cannot hide a bypass.
 func checkChain(t *testing.T, c Chain) {
 	t.Helper()
 	for i, r := range c.Rules {
 		if len(r.Why) == 0 || len(r.Why) > MaxWhy || strings.ContainsAny(r.Why, "\"\n") {
 			t.Errorf("%s rule %d: comment %q is none that nft takes", c.Name, i, r.Why)
 		}
-		if r.In == "" && r.Out == "" && !r.Loopback && !r.Dest.IsValid() && r.UID == 0 && r.Ports.First == 0 && r.RedirectTo == 0 {
+		if r.In == "" && r.Out == "" && !r.Dest.IsValid() && !r.NotDest.IsValid() && r.UID == 0 && r.Ports.First == 0 && r.RedirectTo == 0 {
 			t.Errorf("%s rule %d returns everything: %s", c.Name, i, r)
 		}
 	}
@@ -115,34 +115,34 @@ func checkChain(t *testing.T, c Chain) {
 	}
 }
 
-// checkGuard checks that the guard refuses all that the chain output redirects, and what it lets pass is, rule for
-// rule, what output leaves alone.
-func checkGuard(t *testing.T, output, guard Chain, proxy uint32) {
+// checkEgressFilter checks that the egress filter refuses all that the chain output redirects, and what it lets pass
+// is, rule for rule, what output leaves alone.
+func checkEgressFilter(t *testing.T, output, filter Chain, proxy uint32) {
 	t.Helper()
 	after := func(c Chain) int {
 		return 1 + slices.IndexFunc(c.Rules, func(r Rule) bool { r.Why = ""; return r == Rule{UID: proxy} })
 	}
-	left, passed := output.Rules[after(output):len(output.Rules)-1], guard.Rules[after(guard):len(guard.Rules)-2]
-	if !slices.Equal(left, passed) || after(output) == 0 || after(guard) == 0 {
-		t.Errorf("output leaves alone %v, and the guard lets pass %v", left, passed)
+	left, passed := output.Rules[after(output):len(output.Rules)-1], filter.Rules[after(filter):len(filter.Rules)-2]
+	if !slices.Equal(left, passed) || after(output) == 0 || after(filter) == 0 {
+		t.Errorf("output leaves alone %v, and the egress filter lets pass %v", left, passed)
 	}
 	for i, want := range []Rule{{NotUID: proxy, Tracked: Original, Refuse: Reset}, {NotUID: proxy, Tracked: Invalid, Refuse: Drop}} {
-		got := guard.Rules[len(guard.Rules)-2+i]
+		got := filter.Rules[len(filter.Rules)-2+i]
 		if got.Why = ""; got != want {
-			t.Errorf("the guard ends with %s, want %s", got, want)
+			t.Errorf("the egress filter ends with %s, want %s", got, want)
 		}
 	}
-	for i, r := range guard.Rules {
+	for i, r := range filter.Rules {
 		if len(r.Why) == 0 || len(r.Why) > MaxWhy || strings.ContainsAny(r.Why, "\"\n") {
-			t.Errorf("guard rule %d: comment %q is none that nft takes", i, r.Why)
+			t.Errorf("egress filter rule %d: comment %q is none that nft takes", i, r.Why)
 		}
-		if i < after(guard)-1 && (r.UID != proxy || r.Refuse != Reset || !r.Dest.IsValid() || r.Ports.First != api.OutboundPort) {
-			t.Errorf("guard rule %d stands before the proxy's: %s", i, r)
+		if i < after(filter)-1 && (r.UID != proxy || r.Refuse != Reset || !r.Dest.IsValid() || r.Ports.First != api.OutboundPort) {
+			t.Errorf("egress filter rule %d stands before the proxy's: %s", i, r)
 		}
 	}
-	for i, c := range (Ruleset{Chains: []Chain{output, guard}}).Dropping().Chains {
+	for i, c := range (Ruleset{Chains: []Chain{output, filter}}).Dropping().Chains {
 		for j, r := range c.Rules {
-			if was := []Chain{output, guard}[i].Rules[j]; r.Refuse == Reset || (r.Refuse == 0) != (was.Refuse == 0) {
+			if was := []Chain{output, filter}[i].Rules[j]; r.Refuse == Reset || (r.Refuse == 0) != (was.Refuse == 0) {
 				t.Errorf("%s rule %d without resets is %s, was %s", c.Name, j, r, was)
 			}
 		}

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -170,4 +171,38 @@ func (n Saved) chain(name string) (specs []string) {
 		}
 	}
 	return specs
+}
+
+// split cuts a line into words as iptables-restore does: double quotes hold words together, a backslash takes the next
+// character as it is.
+func split(line string) ([]string, error) {
+	var words []string
+	var word strings.Builder
+	quoted, started := false, false
+	for i := 0; i < len(line); i++ {
+		switch c := line[i]; {
+		case c == '\\' && i+1 < len(line):
+			i++
+			word.WriteByte(line[i])
+			started = true
+		case c == '"':
+			quoted, started = !quoted, true
+		case (c == ' ' || c == '\t') && !quoted:
+			if started {
+				words = append(words, word.String())
+			}
+			word.Reset()
+			started = false
+		default:
+			word.WriteByte(c)
+			started = true
+		}
+	}
+	if quoted {
+		return nil, errors.New("a quote without end")
+	}
+	if started {
+		words = append(words, word.String())
+	}
+	return words, nil
 }

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -90,26 +91,26 @@ func TestCompareNoticesDifferences(t *testing.T) {
 	set := full(t)
 	held := restored(set, IPv4)
 	for name, c := range map[string]struct{ old, with, want string }{
-		"a rule in front":      {"-A MESHLESS_PREROUTING", "-A MESHLESS_PREROUTING -j RETURN\n-A MESHLESS_PREROUTING", "rule 1 is -j RETURN, meant was -d 127.0.0.0/8 -p tcp -j REDIRECT --to-ports 15006"},
-		"a rule behind":        {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "-A MESHLESS_OUTPUT -j RETURN\n-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "meant was no further rule"},
-		"a rule less":          {"-A MESHLESS_OUTPUT -p tcp -j REDIRECT --to-ports 15001\n", "", "is missing: -p tcp -j REDIRECT --to-ports 15001"},
-		"another user":         {"-A MESHLESS_OUTPUT -m owner --uid-owner 15000", "-A MESHLESS_OUTPUT -m owner --uid-owner 15001", "--uid-owner 15001"},
-		"another port":         {"--to-ports 15001", "--to-ports 15002", "--to-ports 15002"},
-		"not negated":          {"! -d 127", "-d 127", "meant was ! -d 127.0.0.0/8"},
-		"another extension":    {"-A MESHLESS_OUTPUT -p tcp -j REDIRECT", "-A MESHLESS_OUTPUT -p tcp -m mark --mark 1 -j REDIRECT", "-m mark"},
-		"another interface":    {"-s 127.0.0.6/32 -o lo", "-s 127.0.0.6/32 -o eth0", "eth0"},
-		"no jump":              {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n", "", "OUTPUT does not begin with"},
-		"a jump too much":      {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n", "-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n", "3 jumps"},
-		"no guard":             {"-A OUTPUT -p tcp -j MESHLESS_GUARD\n", "", "table filter: chain OUTPUT does not begin with"},
-		"a rule before it":     {"-A OUTPUT -p tcp -j MESHLESS_GUARD", "-A OUTPUT -j ACCEPT\n-A OUTPUT -p tcp -j MESHLESS_GUARD", "table filter: chain OUTPUT does not begin with"},
-		"a gap in the guard":   {"-A MESHLESS_GUARD -o lo -j RETURN", "-A MESHLESS_GUARD -j RETURN", "chain MESHLESS_GUARD: rule 3 is -j RETURN, meant was -o lo -j RETURN"},
-		"answers refused":      {" -m conntrack --ctdir ORIGINAL", "", "meant was -p tcp -m owner --socket-exists ! --uid-owner 15000 -m conntrack --ctdir ORIGINAL"},
-		"orphans refused":      {"--socket-exists ! --uid", "! --uid", "not ours"},
-		"another refusal":      {"--ctdir ORIGINAL -j REJECT --reject-with tcp-reset", "--ctdir ORIGINAL -j DROP", "--ctdir ORIGINAL -j DROP, meant was"},
-		"a foreign rule first": {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "-A OUTPUT -j ACCEPT\n-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "OUTPUT does not begin with"},
-		"a narrower jump":      {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "-A OUTPUT -p tcp -m tcp --dport 1 -j MESHLESS_OUTPUT", "OUTPUT does not begin with"},
-		"a chain of ours":      {":MESHLESS_OUTPUT", ":MESHLESS_OLD - [0:0]\n:MESHLESS_OUTPUT", "3 chains instead of 2"},
-		"no chain":             {":MESHLESS_OUTPUT - [0:0]\n", "", "1 chains instead of 2"},
+		"a rule in front":            {"-A MESHLESS_PREROUTING", "-A MESHLESS_PREROUTING -j RETURN\n-A MESHLESS_PREROUTING", "rule 1 is -j RETURN, meant was -d 127.0.0.0/8 -p tcp -j REDIRECT --to-ports 15006"},
+		"a rule behind":              {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "-A MESHLESS_OUTPUT -j RETURN\n-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "meant was no further rule"},
+		"a rule less":                {"-A MESHLESS_OUTPUT -p tcp -j REDIRECT --to-ports 15001\n", "", "is missing: -p tcp -j REDIRECT --to-ports 15001"},
+		"another user":               {"-A MESHLESS_OUTPUT -m owner --uid-owner 15000", "-A MESHLESS_OUTPUT -m owner --uid-owner 15001", "--uid-owner 15001"},
+		"another port":               {"--to-ports 15001", "--to-ports 15002", "--to-ports 15002"},
+		"not negated":                {"! -d 127", "-d 127", "meant was ! -d 127.0.0.0/8"},
+		"another extension":          {"-A MESHLESS_OUTPUT -p tcp -j REDIRECT", "-A MESHLESS_OUTPUT -p tcp -m mark --mark 1 -j REDIRECT", "-m mark"},
+		"another interface":          {"-s 127.0.0.6/32 -o lo", "-s 127.0.0.6/32 -o eth0", "eth0"},
+		"no jump":                    {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n", "", "OUTPUT does not begin with"},
+		"a jump too much":            {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n", "-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n", "3 jumps"},
+		"no egress filter":           {"-A OUTPUT -p tcp -j MESHLESS_GUARD\n", "", "table filter: chain OUTPUT does not begin with"},
+		"a rule before it":           {"-A OUTPUT -p tcp -j MESHLESS_GUARD", "-A OUTPUT -j ACCEPT\n-A OUTPUT -p tcp -j MESHLESS_GUARD", "table filter: chain OUTPUT does not begin with"},
+		"a gap in the egress filter": {"-A MESHLESS_GUARD -o lo -j RETURN", "-A MESHLESS_GUARD -j RETURN", "chain MESHLESS_GUARD: rule 3 is -j RETURN, meant was -o lo -j RETURN"},
+		"answers refused":            {" -m conntrack --ctdir ORIGINAL", "", "meant was -p tcp -m owner --socket-exists ! --uid-owner 15000 -m conntrack --ctdir ORIGINAL"},
+		"orphans refused":            {"--socket-exists ! --uid", "! --uid", "not ours"},
+		"another refusal":            {"--ctdir ORIGINAL -j REJECT --reject-with tcp-reset", "--ctdir ORIGINAL -j DROP", "--ctdir ORIGINAL -j DROP, meant was"},
+		"a foreign rule first":       {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "-A OUTPUT -j ACCEPT\n-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "OUTPUT does not begin with"},
+		"a narrower jump":            {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "-A OUTPUT -p tcp -m tcp --dport 1 -j MESHLESS_OUTPUT", "OUTPUT does not begin with"},
+		"a chain of ours":            {":MESHLESS_OUTPUT", ":MESHLESS_OLD - [0:0]\n:MESHLESS_OUTPUT", "3 chains instead of 2"},
+		"no chain":                   {":MESHLESS_OUTPUT - [0:0]\n", "", "1 chains instead of 2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := strings.Replace(held, c.old, c.with, 1)
@@ -135,8 +136,8 @@ func TestRestoreReplaces(t *testing.T) {
 	want := "*nat\n:MESHLESS_PREROUTING - [0:0]\n:MESHLESS_OUTPUT - [0:0]\n" +
 		"-D PREROUTING -p tcp -j MESHLESS_PREROUTING\n-D OUTPUT -p tcp -j MESHLESS_OUTPUT\n-D OUTPUT -m comment --comment \"old one\" -j MESHLESS_OLD\n" +
 		"-F MESHLESS_OLD\n-X MESHLESS_OLD\n#"
-	if guard := "*filter\n:MESHLESS_GUARD - [0:0]\n-D OUTPUT -p tcp -j MESHLESS_GUARD\n#"; !strings.HasPrefix(got, guard) {
-		t.Errorf("got\n%s\nwant at its begin\n%s", got, guard)
+	if filter := "*filter\n:MESHLESS_GUARD - [0:0]\n-D OUTPUT -p tcp -j MESHLESS_GUARD\n#"; !strings.HasPrefix(got, filter) {
+		t.Errorf("got\n%s\nwant at its begin\n%s", got, filter)
 	}
 	if !strings.Contains(got, want) || strings.Contains(got, "CNI") {
 		t.Errorf("got\n%s\nwant in it\n%s", got, want)
@@ -166,7 +167,7 @@ func TestParseIPTablesRefuses(t *testing.T) {
 		"-s 10.0.0.0/8 -j RETURN", "-s x -j RETURN", "-d 10.0.0.1/8 -j RETURN", "! -s 10.0.0.1 -j RETURN", "! -o lo -j RETURN", "-o lo+ -j RETURN", "-j RETURN -j RETURN",
 		"-p tcp -m tcp --dport 0 -j RETURN", "-p tcp -m tcp --dport 1,2 -j RETURN", "-m owner --uid-owner 0 -j RETURN", "-m owner --gid-owner 1 -j RETURN",
 		"-m owner ! --uid-owner 1 -j RETURN", "-m owner --socket-exists -j RETURN", "-m owner --socket-exists --uid-owner 1 -j RETURN", "-m owner ! --socket-exists ! --uid-owner 1 -j RETURN",
-		"-m conntrack --ctdir REPLY -j RETURN", "-m conntrack --ctstate INVALID,NEW -j RETURN", "-m conntrack ! --ctstate INVALID -j RETURN", "-m conntrack --ctdir ORIGINAL --ctstate INVALID -j RETURN", "! -j RETURN", "-m comment --comment x -j RETURN", `-o "lo -j RETURN`, "-i lo -j RETURN", "-g RETURN", "!", "! -d ::/0 -j RETURN", "-p tcp -m tcp --dport 1 -m tcp --dport 2 -j RETURN",
+		"-m conntrack --ctdir REPLY -j RETURN", "-m conntrack --ctstate INVALID,NEW -j RETURN", "-m conntrack ! --ctstate INVALID -j RETURN", "-m conntrack --ctdir ORIGINAL --ctstate INVALID -j RETURN", "! -j RETURN", "-m comment --comment x -j RETURN", `-o "lo -j RETURN`, "-i lo -j RETURN", "-g RETURN", "!", "! -d ::/0 -j RETURN", "! -s 10.0.0.1/32 -d 10.0.0.2/32 -j RETURN", "-m -i net1 tcp -j RETURN", "-m socket -j RETURN", "-p tcp -m tcp --dport 080 -j RETURN", "\"-j RETURN\"", "-j RETURN -j DROP", "-p tcp -m tcp --dport 1 -m tcp --dport 2 -j RETURN",
 	} {
 		if r, err := ParseIPTables(spec); err == nil {
 			t.Errorf("%q: got %s, want an error", spec, r.IPTables())
@@ -206,4 +207,72 @@ func FuzzParseIPTables(f *testing.F) {
 			t.Fatalf("%q reads as %+v, writes as %q, which reads as %+v (%v)", spec, r, r.IPTables(), again, err)
 		}
 	})
+}
+
+// TestEveryKindIsWritten: the table has each kind, iptables writes each once, and each reads as what was written.
+func TestEveryKindIsWritten(t *testing.T) {
+	if order := slices.Sorted(slices.Values(iptablesOrder)); len(order) != int(Kinds) || len(slices.Compact(order)) != int(Kinds) {
+		t.Errorf("iptables writes the kinds %v", iptablesOrder)
+	}
+	seen := [Kinds]bool{}
+	for _, c := range full(t).Chains {
+		for _, r := range c.Rules {
+			for k := range Kinds {
+				seen[k] = seen[k] || k.In(r)
+			}
+		}
+	}
+	for k, f := range forms {
+		if f.nft == nil || f.iptables == "" || f.get == nil || f.set == nil || !seen[k] {
+			t.Errorf("kind %d is not whole, or no rule has it", k)
+		}
+	}
+}
+
+// everyRule calls f with each combination of conditions and verdicts, of each with several values.
+func everyRule(f func(Rule)) {
+	prefix := netip.MustParsePrefix
+	fields := [][]func(*Rule){
+		{func(r *Rule) {}, func(r *Rule) { r.UID = 1 }, func(r *Rule) { r.NotUID = 1<<32 - 1 }},
+		{func(r *Rule) {}, func(r *Rule) { r.Tracked = Original }, func(r *Rule) { r.Tracked = Invalid }},
+		{func(r *Rule) {}, func(r *Rule) { r.In = "net1" }},
+		{func(r *Rule) {}, func(r *Rule) { r.Out = Loopback }, func(r *Rule) { r.Out = "lo1" }},
+		{func(r *Rule) {}, func(r *Rule) { r.Source = prefix("127.0.0.6/32") }, func(r *Rule) { r.Source = prefix("::6/128") }},
+		{func(r *Rule) {}, func(r *Rule) { r.Dest = prefix("10.3.128.0/17") }, func(r *Rule) { r.Dest = prefix("::1/128") },
+			func(r *Rule) { r.NotDest = prefix("127.0.0.0/8") }, func(r *Rule) { r.NotDest = prefix("2001:db8::/33") }},
+		{func(r *Rule) {}, func(r *Rule) { r.Ports = netset.PortRange{First: 1, Last: 1} }, func(r *Rule) { r.Ports = netset.PortRange{First: 1, Last: 65535} }},
+		{func(r *Rule) {}, func(r *Rule) { r.Refuse = Drop }, func(r *Rule) { r.Refuse = Reset }, func(r *Rule) { r.RedirectTo = 65535 }},
+	}
+	var from func(int, Rule)
+	from = func(i int, r Rule) {
+		if i == len(fields) {
+			f(r)
+			return
+		}
+		for _, set := range fields[i] {
+			with := r
+			set(&with)
+			from(i+1, with)
+		}
+	}
+	from(0, Rule{})
+}
+
+// TestParseInvertsIPTables: every rule that is written is read again. Two rules that
+// differ are written differently, for nft too.
+func TestParseInvertsIPTables(t *testing.T) {
+	written := map[string]bool{}
+	n := 0
+	everyRule(func(want Rule) {
+		text := want.IPTables()
+		got, err := ParseIPTables(text)
+		if err != nil || got != want {
+			t.Fatalf("%+v is written as %q and reads as %+v (%v)", want, text, got, err)
+		}
+		written[text], written[want.String()] = true, true
+		n++
+	})
+	if len(written) != 2*n {
+		t.Errorf("%d rules are written in %d ways", n, len(written)/2)
+	}
 }

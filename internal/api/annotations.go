@@ -46,8 +46,8 @@ const (
 	TLSSecretAnnotation = AnnotationPrefix + "tls-secret"
 )
 
-// Overrides are the annotations by which a pod template may say otherwise than the config, without AnnotationPrefix. The
-// config says which of them count (spec.workloads.overrides).
+// Overrides are the annotations by which a pod template may say otherwise than the config, without AnnotationPrefix.
+// The config says which of them count (spec.workloads.overrides).
 var Overrides = []string{
 	"inject", "exclude-inbound-ports", "exclude-inbound-interfaces", "exclude-outbound-ports", "exclude-outbound-cidrs", "exclude-outbound-interfaces",
 	"exclude-outbound-uids", "proxy-protocol-ports", "pprof", "permissive-ports", "proxy-cpu", "proxy-memory", "proxy-image", "log-level", "tls-secret",

@@ -101,7 +101,7 @@ func (f Federation) validateCIDRs(taken map[netip.Prefix]string) (errs []FieldEr
 				errs = append(errs, fieldErrorf(field, "%s overlaps with %s of %s; an address belongs to one trust domain", p, other, whose))
 			}
 		}
-		if slices.ContainsFunc(f.CIDRs[:i], p.Overlaps) {
+		if netset.Prefixes(f.CIDRs[:i]).Overlaps(p) {
 			errs = append(errs, fieldErrorf(field, "%s overlaps with another of the list; write the wider one", p))
 		}
 	}

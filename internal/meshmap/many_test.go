@@ -1,6 +1,8 @@
 package meshmap_test
 
 import (
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -9,6 +11,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // maps are those of several namespaces: Services shared and not, policies of their own, none of either.
@@ -50,6 +53,50 @@ func TestManyMeshes(t *testing.T) {
 		if diff := cmp.Diff(m, got, addrs); diff != "" {
 			t.Errorf("map %d read with others:\n%s", i, diff)
 		}
+	}
+}
+
+// TestServicesDigest: maps whose Services are told apart by one field, or by which of two texts a part of it ends,
+// differ, and a Writer notices what changed in the very Services that it wrote before.
+func TestServicesDigest(t *testing.T) {
+	if mesh().ServicesDigest() != mesh().ServicesDigest() {
+		t.Error("two maps of the same Services differ")
+	}
+	seen := map[meshmap.Digest]string{mesh().ServicesDigest(): "the map"}
+	for name, change := range map[string]func(*meshmap.Map, *meshmap.Service){
+		"trust domain":   func(m *meshmap.Map, _ *meshmap.Service) { m.TrustDomain += "x" },
+		"cluster domain": func(m *meshmap.Map, _ *meshmap.Service) { m.ClusterDomain += "x" },
+		"moved letter": func(m *meshmap.Map, _ *meshmap.Service) {
+			m.TrustDomain, m.ClusterDomain = "cluster.localc", "luster.local"
+		},
+		"host":       func(_ *meshmap.Map, s *meshmap.Service) { s.Host = "x" + s.Host },
+		"no address": func(_ *meshmap.Map, s *meshmap.Service) { s.ClusterIPs = nil },
+		"address": func(_ *meshmap.Map, s *meshmap.Service) {
+			s.ClusterIPs = []netip.Addr{netip.MustParseAddr("10.96.9.9")}
+		},
+		"identity":      func(_ *meshmap.Map, s *meshmap.Service) { s.Identities = []string{s.Identities[0] + "x"} },
+		"identities":    func(_ *meshmap.Map, s *meshmap.Service) { s.Identities = append(slices.Clone(s.Identities), webID) },
+		"ports":         func(_ *meshmap.Map, s *meshmap.Service) { s.Ports = netset.PortsOf(80, 81) },
+		"plaintext":     func(_ *meshmap.Map, s *meshmap.Service) { s.PlaintextPorts = netset.PortsOf(9091) },
+		"plaintext two": func(_ *meshmap.Map, s *meshmap.Service) { s.PlaintextTargetPorts = netset.PortsOf(9092) },
+		"none":          func(m *meshmap.Map, _ *meshmap.Service) { m.Services = nil },
+	} {
+		m := mesh()
+		change(m, &m.Services[0])
+		if other, ok := seen[m.ServicesDigest()]; ok {
+			t.Errorf("%s: has the digest of %s", name, other)
+		}
+		seen[m.ServicesDigest()] = name
+	}
+	writer, m := &meshmap.Writer{}, mesh()
+	if _, err := writer.Marshal(m); err != nil {
+		t.Fatal(err)
+	}
+	m.Services[0].PlaintextPorts = netset.PortsOf(9091)
+	got, err := writer.Marshal(m)
+	want, wantErr := m.Marshal()
+	if diff := cmp.Diff(string(want), string(got)); err != nil || wantErr != nil || diff != "" {
+		t.Errorf("Services that changed are written as before (%v, %v):\n%s", err, wantErr, diff)
 	}
 }
 

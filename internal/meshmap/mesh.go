@@ -1,5 +1,5 @@
-// Package meshmap holds the mesh map, mesh.yaml: who is who for the workloads of one namespace. The function writes it, the proxy reads
-// it back. One struct, one writer, one strict parser; the package knows no Kubernetes types.
+// Package meshmap holds the mesh map, mesh.yaml: who is who for the workloads of one namespace. The function writes it,
+// the proxy reads it back. One struct, one writer, one strict parser; the package knows no Kubernetes types.
 package meshmap
 
 import (
@@ -205,7 +205,7 @@ func ValidateIDPattern(pattern string) error {
 	if _, err := spiffeid.FromString(strings.ReplaceAll(pattern, "*", "x")); err != nil {
 		return fmt.Errorf("pattern %q: %w", pattern, err)
 	}
-	if td, _, _ := strings.Cut(strings.TrimPrefix(pattern, "spiffe://"), "/"); strings.Contains(td, "*") {
+	if strings.Contains(PatternDomain(pattern), "*") {
 		return fmt.Errorf("pattern %q: the trust domain is fixed, * may stand in the path only", pattern)
 	}
 	return nil

@@ -23,15 +23,20 @@ import (
 //	    web: deployment/web :80
 //	    db: {answers: statefulset/db :5432, clusterIPs: [10.96.0.9], plaintextPorts: "9187"}
 type wireMesh struct {
-	APIVersion    string                            `json:"apiVersion"`
-	Kind          string                            `json:"kind"`
-	TrustDomain   string                            `json:"trustDomain"`
-	ClusterDomain string                            `json:"clusterDomain"`
-	Outbound      Outbound                          `json:"outbound"`
-	Inbound       Inbound                           `json:"inbound"`
-	Services      map[string]map[string]wireService `json:"services,omitempty"`
-	Federation    []Federation                      `json:"federation,omitempty"`
-	RevokedKeys   []string                          `json:"revokedKeys,omitempty"`
+	wireHead
+	Services    map[string]map[string]wireService `json:"services,omitempty"`
+	TrustDomain string                            `json:"trustDomain"`
+}
+
+// wireHead is the fields that stand before the Services in the file.
+type wireHead struct {
+	APIVersion    string       `json:"apiVersion"`
+	ClusterDomain string       `json:"clusterDomain"`
+	Federation    []Federation `json:"federation,omitempty"`
+	Inbound       Inbound      `json:"inbound"`
+	Kind          string       `json:"kind"`
+	Outbound      Outbound     `json:"outbound"`
+	RevokedKeys   []string     `json:"revokedKeys,omitempty"`
 }
 
 // wireService is one Service: a text when it has nothing but answers.

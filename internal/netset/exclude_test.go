@@ -52,7 +52,7 @@ func TestPrefixes(t *testing.T) {
 		"": "", "10.1.0.0/16": "10.1.0.0/16", "fd00::/8, 10.1.0.0/16,10.0.0.0/8,fd00::/8,10.1.0.0/16": "fd00::/8,10.1.0.0/16,10.0.0.0/8", "::/0,0.0.0.0/0,": "::/0,0.0.0.0/0",
 	} {
 		prefixes, err := netset.ParsePrefixes(text)
-		if got := spelled(prefixes); err != nil || got != want {
+		if got := prefixes.String(); err != nil || got != want {
 			t.Errorf("%q is %q, %v; want %q", text, got, err, want)
 		}
 	}
@@ -67,19 +67,17 @@ func TestPrefixes(t *testing.T) {
 	if err := netset.ValidatePrefix(netip.Prefix{}); err == nil {
 		t.Error("what is no network: accepted")
 	}
-	some := []netip.Prefix{netip.MustParsePrefix("fd00::/8"), netip.MustParsePrefix("10.0.0.0/8")}
-	if got := spelled(netset.UnionPrefixes(some, nil, some[:1])); got != "10.0.0.0/8,fd00::/8" {
+	some := netset.Prefixes{netip.MustParsePrefix("fd00::/8"), netip.MustParsePrefix("10.0.0.0/8")}
+	if got := some.Union(nil, some[:1]).String(); got != "10.0.0.0/8,fd00::/8" {
 		t.Errorf("the union is %s", got)
 	}
-	if spelled(some) != "fd00::/8,10.0.0.0/8" {
+	if some.String() != "fd00::/8,10.0.0.0/8" {
 		t.Error("the union has sorted its argument")
 	}
-}
-
-func spelled(prefixes []netip.Prefix) string {
-	parts := make([]string, len(prefixes))
-	for i, p := range prefixes {
-		parts[i] = p.String()
+	if addr := netip.MustParseAddr; !some.Contains(addr("10.255.0.1")) || some.Contains(addr("11.0.0.0")) || !some.Contains(addr("fd01::1")) {
+		t.Error("Contains is wrong")
 	}
-	return strings.Join(parts, ",")
+	if prefix := netip.MustParsePrefix; !some.Overlaps(prefix("10.1.0.0/16")) || !some.Overlaps(prefix("::/0")) || some.Overlaps(prefix("11.0.0.0/8")) {
+		t.Error("Overlaps is wrong")
+	}
 }

@@ -24,10 +24,10 @@ func TestPorts(t *testing.T) {
 	if err != nil || !ports.Contains(9010) || ports.Contains(9011) || ports.Contains(21) {
 		t.Error("Contains is wrong")
 	}
-	if got := netset.IntersectPorts(ports, netset.PortsOf(9005, 22, 23)).String(); got != "22,9005" {
+	if got := ports.Intersect(netset.PortsOf(9005, 22, 23)).String(); got != "22,9005" {
 		t.Errorf("the intersection is %s", got)
 	}
-	if got := netset.UnionPorts(ports, netset.PortsOf(23), nil).String(); got != "22-23,9000-9010" {
+	if got := ports.Union(netset.PortsOf(23), nil).String(); got != "22-23,9000-9010" {
 		t.Errorf("the union is %s", got)
 	}
 }

@@ -1,5 +1,3 @@
-// Package netset holds the sets in which exclusions are said: TCP ports, networks, interfaces and users. Each has one
-// text form and one strict parser; two equal sets have one spelling.
 package netset
 
 import (
@@ -12,39 +10,56 @@ import (
 // PortRange is an inclusive range of TCP ports.
 type PortRange struct{ First, Last uint16 }
 
-// Ports is a set of TCP ports, written "80,9000-9010". ParsePorts and MarshalText keep it sorted and merged, so that
-// two equal sets have one spelling.
+// String is "80" or "9000-9010".
+func (r PortRange) String() string {
+	if r.First == r.Last {
+		return strconv.Itoa(int(r.First))
+	}
+	return fmt.Sprintf("%d-%d", r.First, r.Last)
+}
+
+// Ports is a set of TCP ports, written "80,9000-9010". ParsePorts, PortsOf, Union and Intersect keep it sorted and
+// merged, so that two equal sets have one spelling.
 type Ports []PortRange
 
 // ParsePorts reads "80,9000-9010"; the empty string is the empty set. Port 0, a reversed range and anything that is not
 // a number are errors that quote the part at fault.
 func ParsePorts(s string) (Ports, error) {
-	if strings.TrimSpace(s) == "" {
-		return nil, nil
+	ranges, err := parseList(s, parseRange)
+	return Ports(ranges).merged(), err
+}
+
+func parseRange(s string) (PortRange, error) {
+	first, last, isRange := strings.Cut(s, "-")
+	if !isRange {
+		last = first
 	}
-	var ports Ports
-	for part := range strings.SplitSeq(s, ",") {
-		first, last, isRange := strings.Cut(strings.TrimSpace(part), "-")
-		from, err := parsePort(first)
-		to := from
-		if err == nil && isRange {
-			to, err = parsePort(last)
-		}
-		if err != nil || to < from {
-			return nil, fmt.Errorf("%q is not a port (1 to 65535) or a range like 9000-9010", part)
-		}
-		ports = append(ports, PortRange{from, to})
+	from, err := strconv.ParseUint(first, 10, 16)
+	to, err2 := strconv.ParseUint(last, 10, 16)
+	r := PortRange{uint16(from), uint16(to)}
+	if err != nil || err2 != nil || (Ports{r}).Validate() != nil {
+		return PortRange{}, fmt.Errorf("%q is not a port (1 to 65535) or a range like 9000-9010", s)
 	}
-	return ports.merged(), nil
+	return r, nil
 }
 
 // PortsOf is the set of the given ports.
-func PortsOf(numbers ...int) Ports {
+func PortsOf(numbers ...uint16) Ports {
 	var ports Ports
 	for _, n := range numbers {
-		ports = append(ports, PortRange{uint16(n), uint16(n)})
+		ports = append(ports, PortRange{n, n})
 	}
 	return ports.merged()
+}
+
+// Validate refuses port 0 and reversed ranges.
+func (p Ports) Validate() error {
+	for _, r := range p {
+		if r.First == 0 || r.Last < r.First {
+			return fmt.Errorf("ports %d-%d: not a range of 1 to 65535", r.First, r.Last)
+		}
+	}
+	return nil
 }
 
 // Contains tells whether port is in the set.
@@ -52,25 +67,22 @@ func (p Ports) Contains(port uint16) bool {
 	return slices.ContainsFunc(p, func(r PortRange) bool { return r.First <= port && port <= r.Last })
 }
 
-// String is the text that ParsePorts reads.
-func (p Ports) String() string {
-	parts := make([]string, len(p))
-	for i, r := range p {
-		parts[i] = strconv.Itoa(int(r.First))
-		if r.Last != r.First {
-			parts[i] += "-" + strconv.Itoa(int(r.Last))
-		}
-	}
-	return strings.Join(parts, ",")
+// Union is the set of the ports that are in any of the sets.
+func (p Ports) Union(others ...Ports) Ports {
+	return slices.Concat(append([]Ports{p}, others...)...).merged()
 }
 
-// MarshalText writes the set as String does.
-func (p Ports) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
-
-// UnmarshalText reads what ParsePorts reads.
-func (p *Ports) UnmarshalText(text []byte) (err error) {
-	*p, err = ParsePorts(string(text))
-	return err
+// Intersect is the set of the ports that are in both sets.
+func (p Ports) Intersect(other Ports) Ports {
+	var out Ports
+	for _, x := range p {
+		for _, y := range other {
+			if first, last := max(x.First, y.First), min(x.Last, y.Last); first <= last {
+				out = append(out, PortRange{first, last})
+			}
+		}
+	}
+	return out.merged()
 }
 
 // merged sorts the ranges and joins those that touch.
@@ -87,26 +99,14 @@ func (p Ports) merged() Ports {
 	return out
 }
 
-func parsePort(s string) (uint16, error) {
-	n, err := strconv.ParseUint(s, 10, 16)
-	if err == nil && n == 0 {
-		err = strconv.ErrRange
-	}
-	return uint16(n), err
-}
+// String is the text that ParsePorts reads.
+func (p Ports) String() string { return joinList(p, PortRange.String) }
 
-// UnionPorts is the set of the ports that are in any of the sets.
-func UnionPorts(sets ...Ports) Ports { return Ports(slices.Concat(sets...)).merged() }
+// MarshalText writes the set as String does.
+func (p Ports) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
-// IntersectPorts is the set of the ports that are in both sets.
-func IntersectPorts(a, b Ports) Ports {
-	var out Ports
-	for _, x := range a {
-		for _, y := range b {
-			if first, last := max(x.First, y.First), min(x.Last, y.Last); first <= last {
-				out = append(out, PortRange{first, last})
-			}
-		}
-	}
-	return out.merged()
+// UnmarshalText reads what ParsePorts reads.
+func (p *Ports) UnmarshalText(text []byte) (err error) {
+	*p, err = ParsePorts(string(text))
+	return err
 }

@@ -4,7 +4,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/netip"
 	"strconv"
 	"time"
 
@@ -29,7 +28,7 @@ type InitArgs struct {
 	ExcludeInboundPorts       netset.Ports
 	ExcludeInboundInterfaces  netset.Interfaces
 	ExcludeOutboundPorts      netset.Ports
-	ExcludeOutboundCIDRs      []netip.Prefix
+	ExcludeOutboundCIDRs      netset.Prefixes
 	ExcludeOutboundInterfaces netset.Interfaces
 	ExcludeOutboundUIDs       netset.UIDs
 	Backend                   Backend
@@ -48,7 +47,7 @@ func (a InitArgs) Args() []string {
 		args = append(args, "--exclude-outbound-ports="+a.ExcludeOutboundPorts.String())
 	}
 	if len(a.ExcludeOutboundCIDRs) > 0 {
-		args = append(args, "--exclude-outbound-cidrs="+netset.JoinPrefixes(a.ExcludeOutboundCIDRs))
+		args = append(args, "--exclude-outbound-cidrs="+a.ExcludeOutboundCIDRs.String())
 	}
 	if len(a.ExcludeOutboundInterfaces) > 0 {
 		args = append(args, "--exclude-outbound-interfaces="+a.ExcludeOutboundInterfaces.String())
@@ -76,10 +75,7 @@ func ParseInitArgs(args []string, usage io.Writer) (InitArgs, error) {
 	fs.TextVar(&a.ExcludeInboundPorts, "exclude-inbound-ports", netset.Ports{}, "ports on which peers reach the app without the proxy, like 22,9000-9010")
 	fs.TextVar(&a.ExcludeInboundInterfaces, "exclude-inbound-interfaces", netset.Interfaces{}, "interfaces through which the app is reached without the proxy, like net1,docker0")
 	fs.TextVar(&a.ExcludeOutboundPorts, "exclude-outbound-ports", netset.Ports{}, "ports that the app reaches without the proxy")
-	fs.Func("exclude-outbound-cidrs", "networks that the app reaches without the proxy, like 10.1.0.0/16,fd00::/8", func(s string) (err error) {
-		a.ExcludeOutboundCIDRs, err = netset.ParsePrefixes(s)
-		return err
-	})
+	fs.TextVar(&a.ExcludeOutboundCIDRs, "exclude-outbound-cidrs", netset.Prefixes{}, "networks that the app reaches without the proxy, like 10.1.0.0/16,fd00::/8")
 	fs.TextVar(&a.ExcludeOutboundInterfaces, "exclude-outbound-interfaces", netset.Interfaces{}, "interfaces through which the app reaches others without the proxy")
 	fs.TextVar(&a.ExcludeOutboundUIDs, "exclude-outbound-uids", netset.UIDs{}, "users whose processes reach others without the proxy, like 1001,1002")
 	fs.Func("backend", "Auto, NFTables or IPTables (default Auto)", func(s string) error {

@@ -8,7 +8,6 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
-	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // Plan is all that one pod is told. The function writes it into the pod template (package podspec), init and proxy read
@@ -93,7 +92,7 @@ func (p *Plan) SetGracePeriod(seconds *int64) {
 
 // Validate refuses plans that contradict themselves.
 func (p *Plan) Validate() error {
-	both := netset.IntersectPorts(p.Workload.ProxyProtocolPorts, p.Redirect.ExcludeInboundPorts)
+	both := p.Workload.ProxyProtocolPorts.Intersect(p.Redirect.ExcludeInboundPorts)
 	if len(both) > 0 {
 		return fmt.Errorf("port %s never passes the proxy, which would write the header: it is excluded (%s, or spec.inbound.excludePorts "+
 			"of the config). Take it out of one of the two", both, api.ExcludeInboundPortsAnnotation)
@@ -118,7 +117,7 @@ func (p *Plan) Exclusions(namespace meshmap.Mode) []string {
 	add("inbound ports", p.Redirect.ExcludeInboundPorts.String())
 	add("inbound interfaces", p.Redirect.ExcludeInboundInterfaces.String())
 	add("outbound ports", p.Redirect.ExcludeOutboundPorts.String())
-	add("outbound networks", netset.JoinPrefixes(p.Redirect.ExcludeOutboundCIDRs))
+	add("outbound networks", p.Redirect.ExcludeOutboundCIDRs.String())
 	add("outbound interfaces", p.Redirect.ExcludeOutboundInterfaces.String())
 	add("outbound users", p.Redirect.ExcludeOutboundUIDs.String())
 	return list

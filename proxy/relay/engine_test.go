@@ -49,6 +49,9 @@ func TestUrgentData(t *testing.T) {
 // TestSlowReadersMemory: clients of one proxy that ask for much and do not read. Beyond maxLarge leases each may hold a
 // medium buffer and no more.
 func TestSlowReadersMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	ts := newTunnels(t)
 	const many = 150
 	heap := func() uint64 {

@@ -114,6 +114,9 @@ func hostileLatencies(t *testing.T, ts *tunnels, n int) []time.Duration {
 // TestNewKeysStarveOthers: clients that change their keys at nearly every record cost a loop 30 ms for each buffer, and
 // whoever is in the same loop waits for all of them.
 func TestNewKeysStarveOthers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	ts := newTunnels(t)
 	quiet := hostileLatencies(t, ts, 200)
 	const attackers = 24

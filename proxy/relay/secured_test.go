@@ -309,6 +309,9 @@ func TestEarlyData(t *testing.T) {
 
 // TestInFIPSMode runs the tests above where crypto/tls keeps its records.
 func TestInFIPSMode(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	if fips140.Enabled() {
 		t.Skip("this is FIPS mode")
 	}

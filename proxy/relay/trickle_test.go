@@ -33,6 +33,9 @@ func (s *slowWire) Write(p []byte) (int, error) {
 
 // TestTrickle: the longest record, one byte at a time. What arrives must not be copied whole for every byte.
 func TestTrickle(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	ts := newTunnels(t)
 	wire, app, begin := hostileServe(t, ts)
 	done := make(chan *relay.Session, 1)

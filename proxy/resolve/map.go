@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // Kind says how a connection to a destination is to be made.
@@ -156,7 +157,7 @@ func (m *Map) Decide(dst netip.AddrPort, facts Facts) Destination {
 		return d
 	case facts.Err != nil:
 		return Destination{Kind: Refused, Reason: "dns: " + facts.Err.Error()}
-	case slices.ContainsFunc(m.mesh.Outbound.MeshCIDRs, func(p netip.Prefix) bool { return p.Contains(addr) }):
+	case netset.Prefixes(m.mesh.Outbound.MeshCIDRs).Contains(addr):
 		return Destination{Kind: Mesh, AnyMember: true, TrustDomain: m.mesh.TrustDomain}
 	case foreign != nil:
 		return Destination{Kind: Mesh, Identities: foreign.Identities, AnyMember: len(foreign.Identities) == 0, TrustDomain: foreign.TrustDomain}
@@ -170,7 +171,7 @@ func (m *Map) Decide(dst netip.AddrPort, facts Facts) Destination {
 // meshCIDRs do not hold it.
 func (m *Map) federated(addr netip.Addr) *meshmap.Federation {
 	for i, f := range m.mesh.Federation {
-		if slices.ContainsFunc(f.CIDRs, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+		if netset.Prefixes(f.CIDRs).Contains(addr) {
 			return &m.mesh.Federation[i]
 		}
 	}

@@ -39,7 +39,7 @@ func announcing(t *testing.T, mode meshmap.Mode) *mesh {
 	t.Helper()
 	m := &mesh{ca: testca.New(t, proxytest.TrustDomain), app: startApp(t, reportHeader)}
 	m.serverFiles = workload(t, m.ca, "server", func(mesh *meshmap.Map) { mesh.Inbound.Mode = mode })
-	m.serverFiles.Workload.ProxyProtocolPorts = netset.PortsOf(int(m.app.Port()))
+	m.serverFiles.Workload.ProxyProtocolPorts = netset.PortsOf(m.app.Port())
 	m.server = startPod(t, serverIP, m.app, m.serverFiles.Sealed(t))
 	return m
 }

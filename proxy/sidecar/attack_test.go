@@ -140,6 +140,7 @@ func TestTruncation(t *testing.T) {
 }
 
 func TestSlowHandshake(t *testing.T) {
+	slow(t)
 	noLeaks(t)
 	m := startMesh(t, echo)
 	begun := time.Now()

@@ -67,6 +67,7 @@ func quiet(t *testing.T) {
 // TestIdleConnectionCost measures connections that have carried data and are idle, and takes off what client and app
 // themselves cost.
 func TestIdleConnectionCost(t *testing.T) {
+	slow(t)
 	quiet(t)
 	m := startMesh(t, echo)
 	cost := func(addr string) float64 {

@@ -132,6 +132,7 @@ func forward(t *testing.T, l net.Listener, dst string) {
 }
 
 func TestDrainTimeout(t *testing.T) {
+	slow(t)
 	noLeaks(t)
 	m := startMesh(t, echo)
 	c := dial(t, m.client.outboundAddr())

@@ -21,6 +21,7 @@ import (
 // TestOutOfDescriptors starves a proxy of file descriptors: it waits between accepts instead of spinning, connections
 // that are open do not notice, and it serves and renews again when there is room.
 func TestOutOfDescriptors(t *testing.T) {
+	slow(t)
 	noLeaks(t)
 	ca := testca.New(t, proxytest.TrustDomain)
 	m := &mesh{ca: ca, serverFiles: workload(t, ca, "server")}

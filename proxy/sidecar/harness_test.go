@@ -297,3 +297,11 @@ func noLeaks(t testing.TB) {
 		t.Errorf("%d goroutines before, %d after:\n%s", before, after, stacks[:runtime.Stack(stacks, true)])
 	})
 }
+
+// slow skips with -short a test that takes seconds.
+func slow(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+}

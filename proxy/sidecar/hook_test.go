@@ -67,6 +67,7 @@ func TestWait(t *testing.T) {
 // TestDrainHook: peers that do not know yet that the pod ends still get in; the app, which was told to end at the same
 // time, can work to its end.
 func TestDrainHook(t *testing.T) {
+	slow(t)
 	noLeaks(t)
 	m := startMesh(t, echo)
 	h := m.server.hooks(t)
@@ -119,6 +120,7 @@ func TestDrainHook(t *testing.T) {
 
 // TestDrainHookTimeout: hook and signal share one grace period; what the hook has waited, the end does not wait again.
 func TestDrainHookTimeout(t *testing.T) {
+	slow(t)
 	noLeaks(t)
 	m := startMesh(t, echo)
 	c := dial(t, m.client.outboundAddr())

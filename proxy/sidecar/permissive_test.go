@@ -77,6 +77,7 @@ func TestPermissiveForeignTLS(t *testing.T) {
 }
 
 func TestPermissiveServerFirst(t *testing.T) {
+	slow(t)
 	noLeaks(t)
 	m := startMesh(t, func(c *net.TCPConn) { _, _ = io.WriteString(c, "220 ready\r\n") }, permissive)
 	if got, err := io.ReadAll(dial(t, m.server.inboundAddr().String())); err != nil || string(got) != "220 ready\r\n" {
@@ -85,6 +86,7 @@ func TestPermissiveServerFirst(t *testing.T) {
 }
 
 func TestPermissiveHalfHello(t *testing.T) {
+	slow(t)
 	noLeaks(t)
 	m := startMesh(t, echo, permissive)
 	c := dial(t, m.server.inboundAddr().String())
@@ -99,7 +101,7 @@ func TestPermissiveHalfHello(t *testing.T) {
 func TestPermissiveEnds(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
-	m.serverFiles.Workload.PermissivePorts = netset.PortsOf(int(m.app.Port()))
+	m.serverFiles.Workload.PermissivePorts = netset.PortsOf(m.app.Port())
 	m.server.publish(t, m.serverFiles.Sealed(t))
 	c := dial(t, m.server.inboundAddr().String())
 	if err := roundTrip(c, "plain"); err != nil {

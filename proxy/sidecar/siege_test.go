@@ -316,6 +316,7 @@ func garbage(t testing.TB, config *tls.Config, n int) []byte {
 
 // TestGarbage: 200 connections of noise at once, to a Strict port, a Permissive one, and the app's own.
 func TestGarbage(t *testing.T) {
+	slow(t)
 	noLeaks(t)
 	for name, mode := range map[string]func(*meshmap.Map){"Strict": func(*meshmap.Map) {}, "Permissive": permissive} {
 		t.Run(name, func(t *testing.T) {
@@ -354,6 +355,7 @@ func TestGarbage(t *testing.T) {
 // TestStuckReaders: peers that send or are sent to, and never read, cost a bounded amount of memory, and end at once
 // when they are cut off.
 func TestStuckReaders(t *testing.T) {
+	slow(t)
 	noLeaks(t)
 	const n = 50
 	for name, test := range map[string]struct {

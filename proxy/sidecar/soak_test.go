@@ -54,6 +54,7 @@ func (s *soak) settle() {
 // files that are no good. A request that should succeed succeeds, a peer that is shut out stays out, and nothing
 // accumulates.
 func TestSoak(t *testing.T) {
+	slow(t)
 	noLeaks(t)
 	duration := soakDefault
 	if text := os.Getenv(soakVariable); text != "" {

@@ -73,7 +73,7 @@ func crowded(t *testing.T, m *mesh) string {
 		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		echo(c)
 	})
-	m.serverFiles.Workload.PermissivePorts = netset.PortsOf(int(open.Port()))
+	m.serverFiles.Workload.PermissivePorts = netset.PortsOf(open.Port())
 	m.server.publish(t, m.serverFiles.Sealed(t))
 	l := mustListen(t, "127.0.0.40")
 	s := inbound.New(inbound.Config{Listeners: []net.Listener{l}, Current: m.server.source.Current, Live: m.server.live, Engine: m.server.inbound.Engine, Telemetry: m.server.telemetry,

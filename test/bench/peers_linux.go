@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"embed"
 	"encoding/json"
 	"errors"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/podplan"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 //go:embed configs
@@ -89,22 +89,11 @@ func noNginx(b *bench) string {
 	return ""
 }
 
-func noGhostunnel(b *bench) string {
-	if b.ghostunnel() == "" {
+func noGhostunnel(*bench) string {
+	if program.Lookup("ghostunnel") == "" {
 		return "no ghostunnel here: bash test/interop/ghostunnel.sh builds it"
 	}
 	return ""
-}
-
-// ghostunnel is where the program is, or "".
-func (b *bench) ghostunnel() string {
-	home, _ := os.UserHomeDir()
-	built := filepath.Join(cmp.Or(os.Getenv("KBIN"), filepath.Join(home, ".cache", "kube-bin")), "ghostunnel")
-	if _, err := os.Stat(built); err == nil {
-		return built
-	}
-	path, _ := exec.LookPath("ghostunnel")
-	return path
 }
 
 func noNamespaces(*bench) string {
@@ -239,7 +228,7 @@ func startStunnel(s side) (command, error) {
 
 func startGhostunnel(s side) (command, error) {
 	f, err := s.leaf()
-	argv := []string{s.ghostunnel(), s.name(), "--listen=" + s.listen.String(), "--target=" + s.target.String(),
+	argv := []string{program.Lookup("ghostunnel"), s.name(), "--listen=" + s.listen.String(), "--target=" + s.target.String(),
 		"--cert=" + f.Cert, "--key=" + f.Key, "--cacert=" + f.CA, "--cipher-suites=AES", "--quiet=all"}
 	if s.client {
 		argv = append(argv, "--override-server-name="+serverHost)

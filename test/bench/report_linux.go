@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // report is a run: what was measured where, and every figure of every repetition. It is the JSON of -o.
@@ -100,7 +102,7 @@ func versions(b *bench) map[string]string {
 		"nginx":      {"nginx -v", `nginx/(\S+)`},
 		"haproxy":    {"haproxy -v", `version (\d[^-+\s]*)`},
 		"stunnel":    {"stunnel4 -version", `stunnel (\d\S*)`},
-		"ghostunnel": {"go version -m " + b.ghostunnel(), `/ghostunnel\s+v(\d\S*)`},
+		"ghostunnel": {"go version -m " + program.Lookup("ghostunnel"), `/ghostunnel\s+v(\d\S*)`},
 	} {
 		argv := strings.Fields(ask.command)
 		out, _ := exec.Command(argv[0], argv[1:]...).CombinedOutput() // without the program there is no version

@@ -1,7 +1,6 @@
 package consumers
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,36 +12,16 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/test/example"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
-// bin holds the meshless binary of this checkout.
-var bin string
+func TestMain(m *testing.M) { os.Exit(program.Main(m)) }
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "meshless-consumers")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		err = example.Build(filepath.Join(dir, "meshless"), "cmd/meshless")
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	bin = dir
-	return m.Run()
-}
-
-// need skips a test whose surroundings are missing; in CI it fails it.
+// need skips a test whose surroundings are missing (program.Missing).
 func need(t *testing.T, what string, there bool) {
 	t.Helper()
-	switch {
-	case there:
-	case os.Getenv("CI") == "true":
-		t.Fatalf("needs %s", what)
-	default:
-		t.Skipf("needs %s", what)
+	if !there {
+		program.Missing(t, "%s", what)
 	}
 }
 
@@ -61,7 +40,7 @@ func needKpt(t *testing.T) {
 func kpt(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "kpt", args...)
-	cmd.Env = append(os.Environ(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+	cmd.Env = program.WithMeshless(t)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
@@ -98,7 +77,7 @@ func TestKustomizeRunsTheImage(t *testing.T) {
 	needImage(t)
 	for _, name := range []string{"pod", "shop"} {
 		t.Run(name, func(t *testing.T) {
-			e := example.Copy(t, "../../examples/"+name, bin)
+			e := example.Copy(t, "../../examples/"+name)
 			e.Issue(t, time.Now())
 			byBinary := e.Render(t)
 			e.Containerize(t)
@@ -116,7 +95,7 @@ func TestKptRendersThePackage(t *testing.T) {
 	needKpt(t)
 	for _, name := range []string{"pod", "shop"} {
 		t.Run(name, func(t *testing.T) {
-			e := example.Copy(t, "../../examples/"+name, bin)
+			e := example.Copy(t, "../../examples/"+name)
 			mustKpt(t, "fn", "render", e.Dir)
 			first := files(t, e.Dir)
 			if _, ok := first["/mtls/ca.yaml"]; !ok {
@@ -127,7 +106,7 @@ func TestKptRendersThePackage(t *testing.T) {
 			if diff := cmp.Diff(first, files(t, e.Dir)); diff != "" {
 				t.Errorf("a second kpt fn render changes the package:\n%s", diff)
 			}
-			mustKpt(t, "fn", "eval", "--exec", filepath.Join(bin, "meshless"), "--fn-config", filepath.Join(e.Dir, "mtls.yaml"), e.Dir)
+			mustKpt(t, "fn", "eval", "--exec", program.Meshless(t), "--fn-config", filepath.Join(e.Dir, "mtls.yaml"), e.Dir)
 			e.IssuePackage(t, time.Now())
 			if diff := cmp.Diff(first, files(t, e.Dir)); diff != "" {
 				t.Errorf("the binary changes what the image rendered:\n%s", diff)
@@ -138,8 +117,8 @@ func TestKptRendersThePackage(t *testing.T) {
 
 func TestKptRunsTheBinary(t *testing.T) {
 	needKpt(t)
-	e := example.Copy(t, "../../examples/shop", bin)
-	mustKpt(t, "fn", "eval", "--exec", filepath.Join(bin, "meshless"), "--fn-config", filepath.Join(e.Dir, "mtls.yaml"), e.Dir)
+	e := example.Copy(t, "../../examples/shop")
+	mustKpt(t, "fn", "eval", "--exec", program.Meshless(t), "--fn-config", filepath.Join(e.Dir, "mtls.yaml"), e.Dir)
 	e.VerifyDir(t)
 }
 
@@ -147,7 +126,7 @@ func TestKptRunsTheBinary(t *testing.T) {
 func TestKptKeepsThePackageOnError(t *testing.T) {
 	needImage(t)
 	needKpt(t)
-	e := example.Copy(t, "../../examples/pod", bin)
+	e := example.Copy(t, "../../examples/pod")
 	e.Edit(t, "pod.yaml", func(s string) string {
 		return strings.Replace(s, "image: bash", "image: bash\n      securityContext: {runAsUser: 15000}", 1)
 	})

@@ -20,6 +20,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/test/example"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // fluxBuild is what Flux's kustomize-controller does with a folder: kustomize as a library, without plugins
@@ -37,7 +38,7 @@ func fluxBuild(dir string) (string, error) {
 
 // Flux refuses a kustomization with the function in it, and takes what was rendered as it is.
 func TestFluxSyncsWhatWasRendered(t *testing.T) {
-	e := example.Copy(t, "../../examples/shop", bin)
+	e := example.Copy(t, "../../examples/shop")
 	e.Issue(t, time.Now())
 	if _, err := fluxBuild(e.Dir); err == nil || !strings.Contains(err.Error(), "external plugins disabled; unable to load external plugin 'MutualTLS'") {
 		t.Errorf("Flux says of the source: %v", err)
@@ -61,7 +62,7 @@ func TestFluxSyncsWhatWasRendered(t *testing.T) {
 
 // A kpt package syncs as it is: what is no manifest is local config, which kustomize leaves out.
 func TestFluxSyncsAPackage(t *testing.T) {
-	e := example.Copy(t, "../../examples/shop", bin)
+	e := example.Copy(t, "../../examples/shop")
 	remove(t, e, "kustomization.yaml", "base/kustomization.yaml", "mtls")
 	e.IssuePackage(t, time.Now())
 	var resources []string // as Flux's generator lists them
@@ -98,12 +99,12 @@ func TestFluxRenderScript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("PATH", filepath.Dir(example.Kustomize(t))+string(os.PathListSeparator)+os.Getenv("PATH"))
+	t.Setenv("PATH", filepath.Dir(program.Kustomize(t))+string(os.PathListSeparator)+os.Getenv("PATH"))
 	for _, role := range []string{"AUTHOR", "COMMITTER"} {
 		t.Setenv("GIT_"+role+"_NAME", "ci")
 		t.Setenv("GIT_"+role+"_EMAIL", "ci@example.com")
 	}
-	e := example.Copy(t, "../../examples/pod", bin)
+	e := example.Copy(t, "../../examples/pod")
 	e.Issue(t, time.Now())
 	origin := t.TempDir()
 	git(t, origin, "init", "-q", "--bare")
@@ -115,7 +116,7 @@ func TestFluxRenderScript(t *testing.T) {
 		git(t, e.Dir, "commit", "-q", "--allow-empty", "-m", "source")
 		cmd := exec.CommandContext(t.Context(), script, ".", "rendered/pod")
 		cmd.Dir = e.Dir
-		cmd.Env = append(os.Environ(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+		cmd.Env = program.WithMeshless(t)
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
@@ -326,8 +327,8 @@ func TestArgoCDPluginGenerates(t *testing.T) {
 			}
 		}
 	}
-	t.Setenv("PATH", filepath.Dir(example.Kustomize(t))+string(os.PathListSeparator)+os.Getenv("PATH"))
-	e := example.Copy(t, "../../examples/shop", bin)
+	t.Setenv("PATH", filepath.Dir(program.Kustomize(t))+string(os.PathListSeparator)+os.Getenv("PATH"))
+	e := example.Copy(t, "../../examples/shop")
 	e.Issue(t, time.Now())
 	generate := func() (stdout, stderr string, err error) {
 		t.Chdir(e.Dir)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/test/example"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // kptfile replaces the Kptfile of an example by one with this pipeline.
@@ -73,10 +74,10 @@ func TestKptEval(t *testing.T) {
 	needKpt(t)
 	for name, function := range map[string][]string{
 		"image": {"--image", api.FnImage},
-		"exec":  {"--exec", filepath.Join(bin, "meshless")},
+		"exec":  {"--exec", program.Meshless(t)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e := example.Copy(t, "../../examples/shop", bin)
+			e := example.Copy(t, "../../examples/shop")
 			eval := append([]string{"fn", "eval", e.Dir, "--fn-config", filepath.Join(e.Dir, "mtls.yaml")}, function...)
 			mustKpt(t, eval...)
 			e.VerifyDir(t)
@@ -93,7 +94,7 @@ func TestKptEval(t *testing.T) {
 func TestKptInlineConfig(t *testing.T) {
 	needImage(t)
 	needKpt(t)
-	e := example.Copy(t, "../../examples/pod", bin)
+	e := example.Copy(t, "../../examples/pod")
 	kptfile(t, e, "  mutators:\n"+step(t, e, "        validity: 48h\n"))
 	remove(t, e, "mtls.yaml", "kustomization.yaml", "mtls")
 	mustKpt(t, "fn", "render", e.Dir)
@@ -112,7 +113,7 @@ func TestKptInlineConfig(t *testing.T) {
 // validated renders the shop with kpt and leaves a package whose only step is the validator, with issuance: Never.
 func validated(t *testing.T) *example.Example {
 	t.Helper()
-	e := example.Copy(t, "../../examples/shop", bin)
+	e := example.Copy(t, "../../examples/shop")
 	remove(t, e, "kustomization.yaml", "base/kustomization.yaml", "mtls/kustomization.yaml")
 	// what an inline config cannot say
 	e.Edit(t, "mtls.yaml", func(text string) string { return text[:strings.Index(text, "  authorization:")] })
@@ -189,7 +190,7 @@ func TestKptValidatorFails(t *testing.T) {
 func TestKptSubpackages(t *testing.T) {
 	needImage(t)
 	needKpt(t)
-	e := example.Copy(t, "../../examples/shop", bin)
+	e := example.Copy(t, "../../examples/shop")
 	remove(t, e, "kustomization.yaml", "base/kustomization.yaml")
 	for _, name := range []string{"web", "db"} {
 		text, err := os.ReadFile(filepath.Join(e.Dir, "base", name+".yaml"))
@@ -222,7 +223,7 @@ func TestKptSubpackages(t *testing.T) {
 func TestKptKeepsMovedState(t *testing.T) {
 	needImage(t)
 	needKpt(t)
-	e := example.Copy(t, "../../examples/pod", bin)
+	e := example.Copy(t, "../../examples/pod")
 	remove(t, e, "kustomization.yaml", "mtls/kustomization.yaml")
 	mustKpt(t, "fn", "render", e.Dir)
 	first := files(t, e.Dir)

@@ -13,13 +13,14 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/test/example"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // command runs a program with the function on the PATH and returns what it printed on both streams.
 func command(t *testing.T, stdin, name string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), name, args...)
-	cmd.Env = append(os.Environ(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+	cmd.Env = program.WithMeshless(t)
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs
 	err = cmd.Run()
@@ -29,7 +30,7 @@ func command(t *testing.T, stdin, name string, args ...string) (stdout, stderr s
 // verifyOutput is `meshless verify -`.
 func verifyOutput(t *testing.T, rendered string) (stderr string, ok bool) {
 	t.Helper()
-	_, stderr, err := command(t, rendered, filepath.Join(bin, "meshless"), "verify", "-")
+	_, stderr, err := command(t, rendered, program.Meshless(t), "verify", "-")
 	return stderr, err == nil
 }
 
@@ -38,7 +39,7 @@ func TestKubectlRunsTheImage(t *testing.T) {
 	needImage(t)
 	_, err := exec.LookPath("kubectl")
 	need(t, "kubectl", err == nil)
-	e := example.Copy(t, "../../examples/shop", bin)
+	e := example.Copy(t, "../../examples/shop")
 	e.Issue(t, time.Now())
 	byBinary := e.Render(t)
 	out, stderr, err := command(t, "", "kubectl", "kustomize", "--enable-alpha-plugins", e.Dir)
@@ -68,12 +69,12 @@ func TestKubectlRunsTheImage(t *testing.T) {
 // neither.
 func TestKustomizeFlagsChangeNothing(t *testing.T) {
 	needImage(t)
-	e := example.Copy(t, "../../examples/pod", bin)
+	e := example.Copy(t, "../../examples/pod")
 	e.Issue(t, time.Now())
 	e.Containerize(t)
 	plain := e.Render(t)
 	for _, flags := range [][]string{{"--network"}, {"--network", "--network-name=bridge"}, {"--as-current-user"}, {"--env=MESHLESS_CA_IDENTITY=x"}} {
-		out, stderr, err := command(t, "", example.Kustomize(t), append([]string{"build", "--enable-alpha-plugins", e.Dir}, flags...)...)
+		out, stderr, err := command(t, "", program.Kustomize(t), append([]string{"build", "--enable-alpha-plugins", e.Dir}, flags...)...)
 		if err != nil {
 			t.Errorf("kustomize build %v: %v\n%s", flags, err, stderr)
 		} else if diff := cmp.Diff(plain, out); diff != "" {
@@ -84,9 +85,9 @@ func TestKustomizeFlagsChangeNothing(t *testing.T) {
 
 // kustomize leaves an exec function out and says nothing, without --enable-exec: verify is there to notice.
 func TestKustomizeSkipsSilently(t *testing.T) {
-	e := example.Copy(t, "../../examples/pod", bin)
+	e := example.Copy(t, "../../examples/pod")
 	e.Issue(t, time.Now())
-	out, stderr, err := command(t, "", example.Kustomize(t), "build", "--enable-alpha-plugins", e.Dir)
+	out, stderr, err := command(t, "", program.Kustomize(t), "build", "--enable-alpha-plugins", e.Dir)
 	if err != nil || stderr != "" || strings.Contains(out, api.ProxyName) {
 		t.Fatalf("kustomize skips an exec function silently no more (%v, %s); then the documents may stop to warn of it", err, stderr)
 	}
@@ -103,13 +104,13 @@ func TestKustomizeFnRun(t *testing.T) {
 		"without":     "resources: []\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			e := example.Copy(t, "../../examples/shop", bin)
+			e := example.Copy(t, "../../examples/shop")
 			for _, folder := range []string{"", "base/", "more/"} {
 				write(t, e, folder+"kustomization.yaml", kustomization)
 			}
 			remove(t, e, "mtls")
 			run := func() {
-				if out, stderr, err := command(t, "", example.Kustomize(t), "fn", "run", "--enable-exec", e.Dir); err != nil {
+				if out, stderr, err := command(t, "", program.Kustomize(t), "fn", "run", "--enable-exec", e.Dir); err != nil {
 					t.Fatalf("kustomize fn run: %v\n%s%s", err, out, stderr)
 				}
 			}
@@ -148,7 +149,7 @@ const px = "namespace: prod\nnamePrefix: px-\n"
 // early lays out a base with a Deployment and a Service and an overlay; the config lies in a folder of it.
 func early(t *testing.T, overlay, configIn string) *example.Example {
 	t.Helper()
-	e := example.Copy(t, "../../examples/pod", bin)
+	e := example.Copy(t, "../../examples/pod")
 	remove(t, e, "pod.yaml", "mtls")
 	write(t, e, "base/web.yaml", webOfNoNamespace)
 	write(t, e, "base/kustomization.yaml", "resources: [web.yaml]\n")
@@ -167,14 +168,14 @@ func moveConfig(t *testing.T, e *example.Example, folder string) {
 // issueSays runs `meshless issue`, which must succeed or not and say something.
 func issueSays(t *testing.T, dir, want string, succeeds bool) {
 	t.Helper()
-	if _, stderr, err := command(t, "", filepath.Join(bin, "meshless"), "issue", dir); (err == nil) != succeeds || !strings.Contains(stderr, want) {
+	if _, stderr, err := command(t, "", program.Meshless(t), "issue", dir); (err == nil) != succeeds || !strings.Contains(stderr, want) {
 		t.Errorf("meshless issue %s: %v, want %q in\n%s", filepath.Base(dir), err, want, stderr)
 	}
 }
 
 func build(t *testing.T, e *example.Example) (stdout, stderr string, err error) {
 	t.Helper()
-	return command(t, "", example.Kustomize(t), "build", "--enable-alpha-plugins", "--enable-exec", e.Dir)
+	return command(t, "", program.Kustomize(t), "build", "--enable-alpha-plugins", "--enable-exec", e.Dir)
 }
 
 // In a base the function sees names before prefix and namespace are set. It cannot know, and warns of the missing

@@ -2,12 +2,9 @@ package controlplane
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,27 +13,10 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
-	"github.com/meshless-dev/meshless/test/example"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
-// meshless is the command of this checkout.
-var meshless string
-
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "meshless-controlplane")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		meshless = filepath.Join(dir, "meshless")
-		err = example.Build(meshless, "cmd/meshless")
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { os.Exit(program.Main(m)) }
 
 const (
 	rsa128 = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"
@@ -127,7 +107,7 @@ func render(t *testing.T, tls string) map[string][]string {
 	cluster, ca := recipient(t), recipient(t)
 	list := "apiVersion: config.kubernetes.io/v1\nkind: ResourceList\nfunctionConfig:\n  apiVersion: meshless.dev/v1alpha1\n  kind: MutualTLS\n  metadata: {name: mtls}\n  spec:\n" +
 		"    sealing: {recipients: [" + cluster + "]}\n    certificates: {ca: {recipients: [" + ca + "]}}\n    tls: " + tls + "\nitems:\n" + strings.Join(items, "\n") + "\n"
-	cmd := exec.CommandContext(t.Context(), meshless)
+	cmd := exec.CommandContext(t.Context(), program.Meshless(t))
 	cmd.Stdin = strings.NewReader(list)
 	var out, messages bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &messages
@@ -181,22 +161,13 @@ func commandsOf(t *testing.T, rendered string) map[string][]string {
 // binaries finds kube-apiserver and an etcd that is new enough, or skips; in CI it fails.
 func binaries(t *testing.T) (apiserver, etcd string) {
 	t.Helper()
-	home, _ := os.UserHomeDir()
-	kbin := cmp.Or(os.Getenv("KBIN"), filepath.Join(home, ".cache/kube-bin"))
-	missing := t.Skipf
-	if os.Getenv("CI") == "true" {
-		missing = t.Fatalf
-	}
-	apiserver = filepath.Join(kbin, "kube-apiserver")
-	if _, err := os.Stat(apiserver); err != nil {
-		missing("needs kube-apiserver in $KBIN: %v", err)
-	}
-	for _, candidate := range []string{os.Getenv("ETCD"), filepath.Join(kbin, "etcd"), "etcd"} {
+	apiserver = program.Find(t, "kube-apiserver", "test/README.md says what builds it")
+	for _, candidate := range program.Candidates("etcd") {
 		if help, err := exec.CommandContext(t.Context(), candidate, "--help").CombinedOutput(); err == nil && bytes.Contains(help, []byte("--tls-min-version")) {
 			return apiserver, candidate
 		}
 	}
-	missing("needs an etcd that has --tls-min-version, 3.5.8 or later, as $ETCD, in $KBIN or in PATH; test/controlplane/etcd.sh builds one")
+	program.Missing(t, "an etcd that has --tls-min-version, 3.5.8 or later, as $ETCD, in $KBIN or in PATH; test/controlplane/etcd.sh builds one")
 	return "", ""
 }
 

@@ -1,7 +1,6 @@
 package controlplane
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -18,9 +17,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // node is a control-plane node in miniature: a folder with certificates and data, and ports of its own.
@@ -98,7 +98,7 @@ func newKey(t *testing.T) *rsa.PrivateKey {
 
 // process is a running program; its output is printed when the test has failed.
 type process struct {
-	output *syncBuffer
+	output *program.Output
 	exited chan struct{}
 }
 
@@ -110,7 +110,7 @@ func (n *node) start(t *testing.T, binary string, command []string, env ...strin
 	for i, word := range command[1:] {
 		words[i] = n.replace.Replace(word)
 	}
-	p := &process{output: &syncBuffer{}, exited: make(chan struct{})}
+	p := &process{output: &program.Output{}, exited: make(chan struct{})}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	cmd := exec.CommandContext(ctx, binary, words...)
 	cmd.Dir, cmd.Env = n.dir, append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + n.dir}, env...)
@@ -127,7 +127,7 @@ func (n *node) start(t *testing.T, binary string, command []string, env ...strin
 		cancel()
 		<-p.exited
 		if t.Failed() {
-			t.Logf("%s %s\n%s", binary, strings.Join(words, " "), p.output.tail())
+			t.Logf("%s %s\n%s", binary, strings.Join(words, " "), tail(p.output))
 		}
 	})
 	return p
@@ -168,29 +168,13 @@ func (p *process) mustExit(t *testing.T, want string) {
 		t.Fatalf("it runs, and should have refused with %q", want)
 	}
 	if !strings.Contains(p.output.String(), want) {
-		t.Errorf("it ended without saying %q:\n%s", want, p.output.tail())
+		t.Errorf("it ended without saying %q:\n%s", want, tail(p.output))
 	}
 }
 
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
-func (s *syncBuffer) tail() string {
-	text := s.String()
+// tail is the end of what a program printed.
+func tail(o *program.Output) string {
+	text := o.String()
 	if cut := len(text) - 4000; cut > 0 {
 		return fmt.Sprintf("… %s", text[cut:])
 	}

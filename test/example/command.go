@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // Containerize makes kustomize run the image instead of the binary.
@@ -25,17 +26,17 @@ func (e *Example) Verify(tb testing.TB, rendered string) {
 	if err := os.WriteFile(file, []byte(rendered), 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	e.run(tb, filepath.Join(e.bin, "meshless"), "verify", filepath.Dir(file))
+	e.run(tb, program.Meshless(tb), "verify", filepath.Dir(file))
 }
 
 // VerifyDir checks the package as it stands.
 func (e *Example) VerifyDir(tb testing.TB) {
 	tb.Helper()
-	e.run(tb, filepath.Join(e.bin, "meshless"), "verify", e.Dir)
+	e.run(tb, program.Meshless(tb), "verify", e.Dir)
 }
 
 // IssuePackage renders the example as a kpt package.
 func (e *Example) IssuePackage(tb testing.TB, now time.Time) {
 	tb.Helper()
-	e.run(tb, filepath.Join(e.bin, "meshless"), "issue", "--kpt", "--now", now.UTC().Format(time.RFC3339), e.Dir)
+	e.Issue(tb, now, "--kpt")
 }

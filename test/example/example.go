@@ -20,39 +20,29 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
-// module is the path that programs are built from, so that tests of any folder build the same.
-const module = "github.com/meshless-dev/meshless/"
-
-// Build builds a program of the repository, such as "cmd/meshless" or "examples/shop/app", static as in the images:
-// containers of the tests hold nothing else.
-func Build(binary, pkg string) error {
-	cmd := exec.Command("go", "build", "-o", binary, module+pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
-	}
-	return nil
-}
+// AppImage is the image of test/app, under the name that the examples use.
+const AppImage = "ghcr.io/meshless-dev/shop:" + api.Version
 
 // Example is the copy.
 type Example struct {
 	Dir     string
-	bin     string              // folder of the meshless binary
-	cluster *age.X25519Identity // opens workload keys
-	ca      *age.X25519Identity // opens the CA's
+	Cluster *age.X25519Identity // opens workload keys
+	ca      *age.X25519Identity // opens the CA's key
 }
 
-// Copy copies the example at dir; bin is the folder of a binary called meshless.
-func Copy(tb testing.TB, dir, bin string) *Example {
+// Copy copies the example at dir. The TestMain of its users is program.Main.
+func Copy(tb testing.TB, dir string) *Example {
 	tb.Helper()
-	e := &Example{Dir: filepath.Join(tb.TempDir(), filepath.Base(dir)), bin: bin, cluster: newIdentity(tb), ca: newIdentity(tb)}
+	e := &Example{Dir: filepath.Join(tb.TempDir(), filepath.Base(dir)), Cluster: NewIdentity(tb), ca: NewIdentity(tb)}
 	if err := os.CopyFS(e.Dir, os.DirFS(dir)); err != nil {
 		tb.Fatal(err)
 	}
-	recipients := []string{e.cluster.Recipient().String(), e.ca.Recipient().String()} // in the order of the file
+	recipients := []string{e.Cluster.Recipient().String(), e.ca.Recipient().String()} // in the order of the file
 	e.Edit(tb, "mtls.yaml", func(text string) string {
+		text = strings.Replace(text, "container: {image: "+api.FnImage+"}", "exec: {path: meshless}", 1)
 		return regexp.MustCompile(`age1[a-z0-9]{20,}`).ReplaceAllStringFunc(text, func(string) string {
 			if len(recipients) == 0 {
 				tb.Fatalf("%s/mtls.yaml holds more than two recipients", dir)
@@ -65,13 +55,11 @@ func Copy(tb testing.TB, dir, bin string) *Example {
 	if len(recipients) > 0 {
 		tb.Fatalf("%s/mtls.yaml holds too few recipients", dir)
 	}
-	e.Edit(tb, "mtls.yaml", func(text string) string {
-		return strings.Replace(text, "container: {image: "+api.FnImage+"}", "exec: {path: meshless}", 1)
-	})
 	return e
 }
 
-func newIdentity(tb testing.TB) *age.X25519Identity {
+// NewIdentity makes an age identity.
+func NewIdentity(tb testing.TB) *age.X25519Identity {
 	tb.Helper()
 	identity, err := age.GenerateX25519Identity()
 	if err != nil {
@@ -98,69 +86,89 @@ func (e *Example) Edit(tb testing.TB, file string, change func(string) string) {
 	}
 }
 
-// Issue makes the certificates that are missing or due at the time.
-func (e *Example) Issue(tb testing.TB, now time.Time) {
+// Replace replaces a text of a file, wherever it stands there. One that is not there fails the test.
+func (e *Example) Replace(tb testing.TB, file, old, with string) {
 	tb.Helper()
-	e.run(tb, filepath.Join(e.bin, "meshless"), "issue", "--now", now.UTC().Format(time.RFC3339), e.Dir)
+	e.Edit(tb, file, func(text string) string { return strings.ReplaceAll(text, old, with) })
+}
+
+// Issue makes the certificates that are missing or due at the time, with more flags of `meshless issue`, and returns
+// what the command tells people.
+func (e *Example) Issue(tb testing.TB, now time.Time, flags ...string) string {
+	tb.Helper()
+	return e.Meshless(tb, now, append([]string{"issue", e.Dir}, flags...)...)
+}
+
+// Meshless runs the command as if it were now, and returns what it tells people.
+func (e *Example) Meshless(tb testing.TB, now time.Time, args ...string) string {
+	tb.Helper()
+	_, told := e.run(tb, program.Meshless(tb), append(args, "--now", now.UTC().Format(time.RFC3339))...)
+	tb.Logf("meshless %s:\n%s", strings.Join(args, " "), told)
+	return told
 }
 
 // Render runs kustomize with the function and returns the manifests.
 func (e *Example) Render(tb testing.TB) string {
 	tb.Helper()
-	rendered := e.run(tb, Kustomize(tb), "build", "--enable-alpha-plugins", "--enable-exec", e.Dir)
+	rendered := e.Plain(tb, "--enable-alpha-plugins", "--enable-exec")
 	if strings.Contains(rendered, "AGE-SECRET-KEY") || strings.Contains(rendered, "PRIVATE KEY-----") {
 		tb.Fatal("the rendered manifests hold a key in the clear")
 	}
 	return rendered
 }
 
-func (e *Example) run(tb testing.TB, name string, args ...string) string {
+// Plain is `kustomize build` with flags; without any, it is for a kustomization without the function.
+func (e *Example) Plain(tb testing.TB, flags ...string) string {
+	tb.Helper()
+	rendered, _ := e.run(tb, program.Kustomize(tb), append(append([]string{"build"}, flags...), e.Dir)...)
+	return rendered
+}
+
+func (e *Example) run(tb testing.TB, name string, args ...string) (stdout, stderr string) {
 	tb.Helper()
 	cmd := exec.CommandContext(tb.Context(), name, args...)
-	cmd.Env = append(os.Environ(), "PATH="+e.bin+string(os.PathListSeparator)+os.Getenv("PATH"), "MESHLESS_CA_IDENTITY="+e.ca.String())
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		tb.Fatalf("%s %s: %v\n%s", filepath.Base(name), strings.Join(args, " "), err, &stderr)
+	cmd.Env = append(program.WithMeshless(tb), "MESHLESS_CA_IDENTITY="+e.ca.String())
+	var out, told bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &told
+	if err := cmd.Run(); err != nil {
+		tb.Fatalf("%s %s: %v\n%s", filepath.Base(name), strings.Join(args, " "), err, &told)
 	}
-	return string(out)
+	return out.String(), told.String()
 }
 
-// Kustomize is the path of $KUSTOMIZE, or of the version that go.mod names as a tool.
-func Kustomize(tb testing.TB) string {
-	tb.Helper()
-	if path := os.Getenv("KUSTOMIZE"); path != "" {
-		return path
+// IdentitySecret is the manifest that whoever runs the platform applies to a namespace once. It holds the identities;
+// of none, that of the cluster.
+func (e *Example) IdentitySecret(namespace string, identities ...*age.X25519Identity) string {
+	if len(identities) == 0 {
+		identities = []*age.X25519Identity{e.Cluster}
 	}
-	// builds it, and prints where it is
-	out, err := exec.CommandContext(tb.Context(), "go", "tool", "-n", "kustomize").CombinedOutput()
-	if err != nil {
-		tb.Fatalf("go tool kustomize: %v\n%s", err, out)
+	var lines strings.Builder
+	for _, identity := range identities {
+		fmt.Fprintln(&lines, identity)
 	}
-	return strings.TrimSpace(string(out))
-}
-
-// IdentitySecret is the manifest that whoever runs the platform applies to a namespace once.
-func (e *Example) IdentitySecret(namespace string) string {
 	return fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: meshless-identity, namespace: %s}\nstringData: {%s: %q}\n",
-		namespace, api.IdentityFile, e.cluster)
+		namespace, api.IdentityFile, lines.String())
 }
 
 // Leaf opens the certificate that a workload's Secret holds, as a thief of the namespace's Secrets could.
 func (e *Example) Leaf(tb testing.TB, secret corev1.Secret) tls.Certificate {
 	tb.Helper()
-	opened, err := age.Decrypt(armor.NewReader(bytes.NewReader(secret.Data[api.SealedKeyFile])), e.cluster)
-	if err != nil {
-		tb.Fatalf("Secret %s: open the key: %v", secret.Name, err)
-	}
-	key, err := io.ReadAll(opened)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	leaf, err := tls.X509KeyPair(secret.Data[api.LeafFile], key)
+	leaf, err := Open(secret, e.Cluster)
 	if err != nil {
 		tb.Fatalf("Secret %s: %v", secret.Name, err)
 	}
 	return leaf
+}
+
+// Open opens the certificate in a workload's Secret with an identity.
+func Open(secret corev1.Secret, identity age.Identity) (tls.Certificate, error) {
+	opened, err := age.Decrypt(armor.NewReader(bytes.NewReader(secret.Data[api.SealedKeyFile])), identity)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("open the key: %w", err)
+	}
+	key, err := io.ReadAll(opened)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(secret.Data[api.LeafFile], key)
 }

@@ -13,11 +13,13 @@ import (
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+
+	"github.com/meshless-dev/meshless/test/lab"
 )
 
 // testCurl asks the app behind our port as a script would.
 func (m *mesh) testCurl(t *testing.T) {
-	curl := program(t, "curl", "curl")
+	curl := installed(t, "curl", "curl")
 	at := m.service("acme-api", 8080)
 	ask := func(host string, more ...string) (int, string) {
 		args := []string{"-q", "--silent", "--show-error", "--fail", "--max-time", "10", "--tlsv1.3", "--cacert", m.bundle, "--capath", m.dir + "/none",
@@ -81,7 +83,7 @@ func (m *mesh) testClients(t *testing.T) {
 			} {
 				t.Run(who, func(t *testing.T) {
 					answer, err := bufio.NewReader(connect(t, m, c.as, at, c.server)).ReadString('\n')
-					refused(t, who, answer, err)
+					lab.WantRefused(t, who, answer, err)
 				})
 			}
 		})

@@ -1,80 +1,25 @@
 package interop
 
 import (
-	"cmp"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 
-	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/test/example"
 	"github.com/meshless-dev/meshless/test/lab"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
-const shopImage = "ghcr.io/meshless-dev/shop:" + api.Version
+func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
 
-func TestMain(m *testing.M) {
-	lab.Enter()
-	os.Exit(run(m))
-}
-
-// binDir holds the programs of this repository, built once.
-var binDir string
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "meshless-interop-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	binDir = dir
-	return m.Run()
-}
-
-var build = sync.OnceValue(func() error {
-	for name, pkg := range map[string]string{"meshless": "cmd/meshless", "meshless-proxy": "cmd/meshless-proxy", "meshless-init": "cmd/meshless-init", "shop": "examples/shop/app"} {
-		if err := example.Build(filepath.Join(binDir, name), pkg); err != nil {
-			return err
-		}
-	}
-	return nil
-})
-
-// newLab makes a node that has the images of this repository.
-func newLab(t *testing.T) *lab.Lab {
-	t.Helper()
-	lab.Require(t)
-	if err := build(); err != nil {
-		t.Fatal(err)
-	}
-	return lab.New(t, map[string]lab.Image{
-		api.InitImage:  {Binary: filepath.Join(binDir, "meshless-init"), Entrypoint: "/meshless-init", UID: 0},
-		api.ProxyImage: {Binary: filepath.Join(binDir, "meshless-proxy"), Entrypoint: "/meshless-proxy", UID: api.DefaultUID},
-		shopImage:      {Binary: filepath.Join(binDir, "shop"), Entrypoint: "/shop", UID: 65534},
-	})
-}
-
-// missing skips the test; with CI=true it fails, so that a skip cannot hide there.
-func missing(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatalf(format+", and CI=true", args...)
-	}
-	t.Skipf(format, args...)
-}
-
-// program is the path of a program of this machine, or skips, naming the Debian package that has it.
-func program(t *testing.T, name, pkg string) string {
+// installed is the path of a program of this machine, or skips, naming the Debian package that has it.
+func installed(t *testing.T, name, pkg string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		missing(t, "needs %s: apt-get install %s", name, pkg)
+		program.Missing(t, "%s: apt-get install %s", name, pkg)
 	}
 	return path
 }
@@ -82,24 +27,13 @@ func program(t *testing.T, name, pkg string) string {
 // ghostunnel is the path of the program, which Debian does not have.
 func ghostunnel(t *testing.T) string {
 	t.Helper()
-	if path := os.Getenv("GHOSTUNNEL"); path != "" {
-		return path
-	}
-	home, _ := os.UserHomeDir() // none leaves a relative path, which LookPath refuses
-	kbin := cmp.Or(os.Getenv("KBIN"), filepath.Join(home, ".cache/kube-bin"))
-	for _, name := range []string{filepath.Join(kbin, "ghostunnel"), "ghostunnel"} {
-		if path, err := exec.LookPath(name); err == nil {
-			return path
-		}
-	}
-	missing(t, "needs ghostunnel as $GHOSTUNNEL, in $KBIN or in PATH; test/interop/ghostunnel.sh builds it")
-	return ""
+	return program.Find(t, "ghostunnel", "test/interop/ghostunnel.sh builds it")
 }
 
 // nginx is the path of the program and the directive that loads its stream module, empty where that is compiled in.
 func nginx(t *testing.T) (path, load string) {
 	t.Helper()
-	path = program(t, "nginx", "nginx libnginx-mod-stream")
+	path = installed(t, "nginx", "nginx libnginx-mod-stream")
 	built, err := exec.CommandContext(t.Context(), path, "-V").CombinedOutput()
 	if err != nil {
 		t.Fatalf("nginx -V: %v\n%s", err, built)
@@ -112,7 +46,7 @@ func nginx(t *testing.T) (path, load string) {
 		module = filepath.Join(string(dir[1]), module)
 	}
 	if _, err := os.Stat(module); err != nil {
-		missing(t, "needs nginx's stream module: apt-get install libnginx-mod-stream (%v)", err)
+		program.Missing(t, "nginx's stream module: apt-get install libnginx-mod-stream (%v)", err)
 	}
 	return path, "load_module " + module + ";"
 }

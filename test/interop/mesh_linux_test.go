@@ -43,8 +43,8 @@ type mesh struct {
 
 func startMesh(t *testing.T, algorithm string) *mesh {
 	t.Helper()
-	m := &mesh{Lab: newLab(t), dir: t.TempDir()}
-	shop := example.Copy(t, "../../examples/shop", binDir)
+	m := &mesh{Lab: lab.NewMeshless(t, nil), dir: t.TempDir()}
+	shop := example.Copy(t, "../../examples/shop")
 	shop.Edit(t, "mtls.yaml", func(text string) string {
 		return strings.Replace(text, "  certificates:\n", "  certificates:\n    keyAlgorithm: "+algorithm+"\n", 1)
 	})
@@ -118,21 +118,14 @@ func TestInterop(t *testing.T) {
 	for _, algorithm := range v1alpha1.KeyAlgorithms {
 		t.Run(algorithm, func(t *testing.T) {
 			m := startMesh(t, algorithm)
-			for _, step := range []struct {
-				name string
-				test func(*testing.T)
-			}{
-				{"openssl verify", m.testVerify},
-				{"openssl s_client", m.testOpenSSLClient},
-				{"openssl s_client is refused", m.testOpenSSLClientRefused},
-				{"curl", m.testCurl},
-				{"clients", m.testClients},
-				{"servers", m.testServers},
-				{"curl to openssl s_server", m.testCurlToOpenSSL},
-				{"server with a protocol of its own", m.testOwnProtocol},
-			} {
-				t.Run(step.name, step.test)
-			}
+			t.Run("openssl verify", m.testVerify)
+			t.Run("openssl s_client", m.testOpenSSLClient)
+			t.Run("openssl s_client is refused", m.testOpenSSLClientRefused)
+			t.Run("curl", m.testCurl)
+			t.Run("clients", m.testClients)
+			t.Run("servers", m.testServers)
+			t.Run("curl to openssl s_server", m.testCurlToOpenSSL)
+			t.Run("server with a protocol of its own", m.testOwnProtocol)
 		})
 	}
 }

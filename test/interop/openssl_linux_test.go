@@ -16,7 +16,7 @@ const request = "GET /healthz HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n
 // testVerify lets openssl judge the certificates by RFC 5280 to the letter, for both sides of TLS and every name of the
 // Service.
 func (m *mesh) testVerify(t *testing.T) {
-	openssl := program(t, "openssl", "openssl")
+	openssl := installed(t, "openssl", "openssl")
 	verify := func(args ...string) (int, string) {
 		args = append([]string{"verify", "-x509_strict", "-no-CApath", "-no-CAstore", "-CAfile", m.bundle}, args...)
 		return m.outside.start(t, openssl, args...).wait(t)
@@ -83,7 +83,7 @@ func (m *mesh) sClient(t *testing.T, as *member, to netip.AddrPort, server strin
 	if as != nil {
 		args = append(args, "-cert", as.cert, "-key", as.key)
 	}
-	return m.outside.start(t, program(t, "openssl", "openssl"), append(args, more...)...)
+	return m.outside.start(t, installed(t, "openssl", "openssl"), append(args, more...)...)
 }
 
 func (m *mesh) testOpenSSLClient(t *testing.T) {

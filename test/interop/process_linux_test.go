@@ -1,21 +1,19 @@
 package interop
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/meshless-dev/meshless/test/lab"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // patience bounds every wait for a foreign program and every exchange; nothing here takes a second by itself.
@@ -52,7 +50,7 @@ type process struct {
 	name  string
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
-	out   output
+	out   program.Output
 	done  chan struct{} // closed when it has ended and its output is complete
 }
 
@@ -177,37 +175,4 @@ func (s *station) mustDial(t *testing.T, to netip.AddrPort) net.Conn {
 		t.Fatal(err)
 	}
 	return conn
-}
-
-// refused wants the connection closed without a byte of the app, and not by the time-out: who is told no is not left
-// waiting.
-func refused(t *testing.T, who, answer string, err error) {
-	t.Helper()
-	var netErr net.Error
-	switch {
-	case answer != "":
-		t.Errorf("%s was answered: %q", who, answer)
-	case err == nil:
-		t.Errorf("%s: no answer and no error", who)
-	case errors.As(err, &netErr) && netErr.Timeout():
-		t.Errorf("%s was left waiting: %v", who, err)
-	}
-}
-
-// output is a bytes.Buffer that the copying goroutine of exec and tests may use at once.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/lab"
 )
 
 // servePort is where foreign servers listen: the target port of web's Service.
@@ -69,7 +70,7 @@ func (m *mesh) testServers(t *testing.T) {
 				for _, at := range addresses {
 					logged := m.apiProxyLogs(fmt.Sprintf("%s answers at %s", m.db.id, at))
 					answer, err := m.exchange(t, at, "secret of the shop")
-					refused(t, "client of a wrong server at "+at.String(), answer, err)
+					lab.WantRefused(t, "client of a wrong server at "+at.String(), answer, err)
 					logged(t)
 				}
 			})
@@ -141,7 +142,7 @@ func (m *mesh) testOwnProtocol(t *testing.T) {
 	m.sServer(t, m.web, "-rev", "-alpn", "http/1.1")
 	logged := m.apiProxyLogs("no application protocol")
 	answer, err := m.exchange(t, m.service("acme-web", 80), "secret of the shop")
-	refused(t, "client of a server with another ALPN", answer, err)
+	lab.WantRefused(t, "client of a server with another ALPN", answer, err)
 	logged(t)
 }
 
@@ -160,7 +161,7 @@ func (m *mesh) sServer(t *testing.T, as *member, mode ...string) *process {
 	t.Helper()
 	args := []string{"s_server", "-4", "-accept", fmt.Sprint(servePort), "-cert", as.cert, "-key", as.key,
 		"-CAfile", m.bundle, "-no-CApath", "-no-CAstore", "-Verify", "1", "-verify_return_error"}
-	server := m.outside.start(t, program(t, "openssl", "openssl"), append(args, mode...)...)
+	server := m.outside.start(t, installed(t, "openssl", "openssl"), append(args, mode...)...)
 	server.await(t, "ACCEPT")
 	return server
 }
@@ -244,7 +245,7 @@ func reverse(listener net.Listener) {
 func (m *mesh) testCurlToOpenSSL(t *testing.T) {
 	m.sServer(t, m.web, "-www")
 	url := "http://" + m.service("acme-web", 80).String() + "/"
-	code, page := m.apiPod.start(t, program(t, "curl", "curl"), "-q", "--silent", "--show-error", "--fail", "--max-time", "10", url).wait(t)
+	code, page := m.apiPod.start(t, installed(t, "curl", "curl"), "-q", "--silent", "--show-error", "--fail", "--max-time", "10", url).wait(t)
 	if code != 0 || !strings.Contains(page, "New, TLSv1.3") || !strings.Contains(page, m.api.id) {
 		t.Errorf("curl %s: exit code %d, want s_server's page with the client's certificate:\n%s", url, code, page)
 	}

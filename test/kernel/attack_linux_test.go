@@ -130,12 +130,12 @@ func (r *running) testDirectHits(t *testing.T) {
 			at := netip.AddrPortFrom(r.api.IP(family), port)
 			for who, config := range map[string]*tls.Config{"stranger": nil, "member": member} {
 				answer, err := speak(t, r.out, at, config, "GET /configz HTTP/1.0\r\n\r\n")
-				refused(t, who+" at "+at.String(), answer, err)
+				lab.WantRefused(t, who+" at "+at.String(), answer, err)
 				hits++
 			}
 			// by its proxy, and so with its certificate
 			answer, err := speak(t, r.web, at, nil, "GET /configz HTTP/1.0\r\n\r\n")
-			refused(t, "web's app at "+at.String(), answer, err)
+			lab.WantRefused(t, "web's app at "+at.String(), answer, err)
 			hits++
 		}
 	}
@@ -219,10 +219,10 @@ func (r *running) testLoopbackOnly(t *testing.T) {
 			for who, config := range map[string]*tls.Config{"stranger": nil, "member": member} {
 				// a silent one would be left waiting for its handshake
 				answer, err := speak(t, r.out, at, config, request)
-				refused(t, who+" at "+at.String(), answer, err)
+				lab.WantRefused(t, who+" at "+at.String(), answer, err)
 			}
 			answer, err := speak(t, r.db, at, nil, request)
-			refused(t, "db's app at "+at.String(), answer, err)
+			lab.WantRefused(t, "db's app at "+at.String(), answer, err)
 			if reached.Load() != 0 {
 				t.Errorf("%s of %s was reached", loopback, p.Name)
 			}
@@ -267,7 +267,7 @@ func (r *running) testForgedDestination(t *testing.T) {
 		before := r.refusals(t, r.web, "foreign_address")
 		for who, config := range map[string]*tls.Config{"stranger": nil, "member": member} {
 			answer, err := speak(t, r.out, netip.AddrPortFrom(forged, 8080), config, request)
-			refused(t, who+" at "+forged.String(), answer, err)
+			lab.WantRefused(t, who+" at "+forged.String(), answer, err)
 		}
 		if got := r.refusals(t, r.web, "foreign_address") - before; got != 2 {
 			t.Errorf("%d connections to %s were refused as foreign, want 2", got, forged)
@@ -440,7 +440,7 @@ func (r *running) testFromWithin(t *testing.T) {
 		} {
 			for range 20 { // a loop would use up descriptors at once
 				answer, err := speak(t, r.api, at, nil, request)
-				refused(t, "api's app at "+at.String(), answer, err)
+				lab.WantRefused(t, "api's app at "+at.String(), answer, err)
 			}
 		}
 		if answer, err := speak(t, r.api, netip.AddrPortFrom(own, 8080), nil, request); !strings.Contains(answer, "200 OK") {

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/test/lab"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // excludedUser may leave the pod without the proxy, as the config of TestBypass says.
@@ -30,7 +30,7 @@ const excludedUser = 1001
 // socket is in init/apply (TestBypassOut, TestBypassIn); here are the real init, the real proxy and the rendered
 // config.
 func TestBypass(t *testing.T) {
-	r := startShopIn(t, newLab(t), fmt.Sprintf("  outbound: {excludeUIDs: [%d]}\n", excludedUser), time.Now())
+	r := startShopIn(t, lab.NewMeshless(t, nil), fmt.Sprintf("  outbound: {excludeUIDs: [%d]}\n", excludedUser), time.Now())
 	w := &bypass{running: r, mirror: map[int]netip.AddrPort{}}
 	w.mirror[4], w.mirror[6] = w.serve(t, 4), w.serve(t, 6)
 	t.Run("every user", w.testUsers)
@@ -237,7 +237,7 @@ func (w *bypass) testAgain(t *testing.T) {
 	}
 	initAgain := func() (text string, err error) {
 		err = w.api.NS.Do(func() error { // never outside of it: it would redirect this machine
-			cmd := exec.Command(filepath.Join(binDir, "meshless-init"), args...)
+			cmd := exec.Command(program.Built(t, "cmd/meshless-init"), args...)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 			out, err := cmd.CombinedOutput()
 			text = string(out)

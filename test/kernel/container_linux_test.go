@@ -15,21 +15,13 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/podplan"
-	"github.com/meshless-dev/meshless/test/example"
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
 // TestContainerMode runs the shop with sidecars that are plain containers, as clusters before Kubernetes 1.29 need
 // them.
 func TestContainerMode(t *testing.T) {
-	r := &running{Lab: newLab(t)}
-	r.shop = example.Copy(t, "../../examples/shop", binDir)
-	r.shop.Edit(t, "mtls.yaml", func(text string) string { return text + "  sidecar: {mode: Container}\n" })
-	r.shop.Issue(t, time.Now())
-	r.objects = r.render(t)
-	if err := r.Apply(r.objects); err != nil {
-		t.Fatal(err)
-	}
+	r := applyShop(t, lab.NewMeshless(t, nil), "  sidecar: {mode: Container}\n", time.Now())
 	r.db = r.StartPod("StatefulSet/acme-shop/acme-db")
 	r.api = r.StartPod("Deployment/acme-shop/acme-api") // whose readiness probe asks the db through both proxies
 	t.Run("requests arrive encrypted", r.testContainerEncryption)
@@ -86,12 +78,7 @@ func (r *running) testContainerEncryption(t *testing.T) {
 
 // testQuit runs the report: its first connection finds a proxy; the pod would never end, but for POST /quit.
 func (r *running) testQuit(t *testing.T) {
-	p := r.StartPod("CronJob/acme-shop/acme-report")
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	if code, err := p.Container("report").Wait(ctx); err != nil || code != 0 || !strings.Contains(p.Container("report").Log(), "secret-order") {
-		t.Errorf("report ended with %d, %v and printed %q", code, err, p.Container("report").Log())
-	}
+	p := r.report(t, "secret-order")
 	proxy := p.Container(api.ProxyName)
 	if !proxy.Running() {
 		t.Fatal("the proxy has ended by itself")
@@ -104,6 +91,8 @@ func (r *running) testQuit(t *testing.T) {
 	if resp.StatusCode != http.StatusOK {
 		t.Errorf("POST /quit: %s", resp.Status)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
 	if code, err := proxy.Wait(ctx); err != nil || code != 0 {
 		t.Errorf("the proxy ended with %d, %v, want 0: the Job would count as failed", code, err)
 	}
@@ -131,7 +120,7 @@ func (r *running) testContainerStop(t *testing.T) {
 	late, lateIn := r.toDB(t)
 	put(t, late, lateIn, "later-order")
 	answer, err := speak(t, r.db, netip.AddrPortFrom(r.api.IP4, 8080), nil, request)
-	refused(t, "a new client of a pod that ends", answer, err)
+	lab.WantRefused(t, "a new client of a pod that ends", answer, err)
 	select {
 	case got := <-stopped:
 		t.Fatalf("the pod has ended (%v, %v) while its connections were open", got.codes, got.err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/test/lab"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // iptablesFolders are the parts of Debian's iptables as an image holds them, with the programs of one variant only, so
@@ -19,15 +20,12 @@ func iptablesFolders(t *testing.T, variant string) map[string]string {
 	bin := t.TempDir()
 	for _, name := range []string{"iptables", "ip6tables"} {
 		for _, verb := range []string{"restore", "save"} {
-			program := name + "-" + variant + "-" + verb
-			data, err := os.ReadFile(filepath.Join("/usr/sbin", program)) // all are one binary, which looks at its name
+			tool := name + "-" + variant + "-" + verb
+			data, err := os.ReadFile(filepath.Join("/usr/sbin", tool)) // all are one binary, which looks at its name
 			if err != nil {
-				if os.Getenv("CI") == "true" {
-					t.Fatalf("needs iptables, and CI=true: %v", err)
-				}
-				t.Skipf("needs both variants of iptables: apt-get install iptables: %v", err)
+				program.Missing(t, "both variants of iptables: apt-get install iptables: %v", err)
 			}
-			if err := os.WriteFile(filepath.Join(bin, program), data, 0o755); err != nil {
+			if err := os.WriteFile(filepath.Join(bin, tool), data, 0o755); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -40,7 +38,7 @@ func iptablesFolders(t *testing.T, variant string) map[string]string {
 func TestIPTables(t *testing.T) {
 	for _, variant := range []string{"nft", "legacy"} {
 		t.Run(variant, func(t *testing.T) {
-			r := startShopIn(t, labWith(t, iptablesFolders(t, variant)), "  init: {backend: IPTables}\n", time.Now())
+			r := startShopIn(t, lab.NewMeshless(t, iptablesFolders(t, variant)), "  init: {backend: IPTables}\n", time.Now())
 			for _, p := range []*lab.Pod{r.db, r.api, r.web} {
 				printed := p.Container(api.InitName).Log()
 				for _, want := range []string{"iptables-" + variant + ", as --backend=IPTables says", "# ip6tables-" + variant, "-A MESHLESS_PREROUTING", "-I OUTPUT -p tcp -j MESHLESS_OUTPUT"} {
@@ -49,27 +47,20 @@ func TestIPTables(t *testing.T) {
 					}
 				}
 			}
-			for _, step := range []struct {
-				name string
-				test func(*testing.T)
-			}{
-				{"IPv4 requests arrive encrypted", func(t *testing.T) { r.testEncryption(t, 4) }},
-				{"IPv6 requests arrive encrypted", func(t *testing.T) { r.testEncryption(t, 6) }},
-				{"members use TLS on a permissive port", r.testPermissive},
-				{"strict port refuses strangers", r.testStrangers},
-				{"policy refuses members", r.testPolicy},
-				{"client refuses wrong server", r.testWrongServer},
-				{"plain destinations stay reachable", r.testPassthrough},
-				{"job ends by itself", r.testJob},
-				{"open ports are open, the others are not", r.testOpenPorts},
-				{"ports bound to loopback stay private", r.testLoopbackOnly},
-				{"forged destinations are refused", r.testForgedDestination},
-				{"own Service passes the proxy", r.testOwnService},
-				{"probes tell the truth", r.testProbes},
-				{"SIGTERM ends cleanly", r.testStop},
-			} {
-				t.Run(step.name, step.test)
-			}
+			t.Run("IPv4 requests arrive encrypted", func(t *testing.T) { r.testEncryption(t, 4) })
+			t.Run("IPv6 requests arrive encrypted", func(t *testing.T) { r.testEncryption(t, 6) })
+			t.Run("members use TLS on a permissive port", r.testPermissive)
+			t.Run("strict port refuses strangers", r.testStrangers)
+			t.Run("policy refuses members", r.testPolicy)
+			t.Run("client refuses wrong server", r.testWrongServer)
+			t.Run("plain destinations stay reachable", r.testPassthrough)
+			t.Run("job ends by itself", r.testJob)
+			t.Run("open ports are open, the others are not", r.testOpenPorts)
+			t.Run("ports bound to loopback stay private", r.testLoopbackOnly)
+			t.Run("forged destinations are refused", r.testForgedDestination)
+			t.Run("own Service passes the proxy", r.testOwnService)
+			t.Run("probes tell the truth", r.testProbes)
+			t.Run("SIGTERM ends cleanly", r.testStop)
 		})
 	}
 }

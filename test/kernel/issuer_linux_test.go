@@ -75,8 +75,8 @@ func (i *issuer) fulfil(t *testing.T, manifests string, objects *lab.Objects) (c
 // and after side by side; db brings a Secret of its own all the while. Pods of both kinds ask each other, in every
 // mixture, and every one is answered.
 func TestChangingTheIssuer(t *testing.T) {
-	r, pki := &running{Lab: newLab(t)}, newIssuer(t)
-	r.shop = example.Copy(t, "../../examples/shop", binDir)
+	r, pki := &running{Lab: lab.NewMeshless(t, nil)}, newIssuer(t)
+	r.shop = example.Copy(t, "../../examples/shop")
 	r.shop.Edit(t, "base/db.yaml", func(text string) string {
 		labels := "      labels: {app.kubernetes.io/name: db, app.kubernetes.io/part-of: shop}\n    spec:\n"
 		return strings.Replace(text, labels, "      annotations: {meshless.dev/tls-secret: db-tls}\n"+labels, 1)

@@ -3,14 +3,10 @@
 package kernel
 
 import (
-	"os"
 	"testing"
+
+	"github.com/meshless-dev/meshless/test/program"
 )
 
-// TestShop cannot be run here; with CI=true that is a failure, so that it is run somewhere.
-func TestShop(t *testing.T) {
-	if os.Getenv("CI") == "true" {
-		t.Fatal("needs Linux's network namespaces, and CI=true: run it on Linux")
-	}
-	t.Skip("needs Linux's network namespaces")
-}
+// TestShop cannot be run here.
+func TestShop(t *testing.T) { program.Missing(t, "Linux's network namespaces") }

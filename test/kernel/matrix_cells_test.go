@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/meshless-dev/meshless/test/talk"
+	"github.com/meshless-dev/meshless/test/app/talk"
 )
 
 // side says whether a pod of the matrix has been injected.
@@ -78,11 +78,11 @@ func (c cell) String() string {
 func (c cell) expect() outcome {
 	switch {
 	case c.kind == localhost, c.kind == ownIP:
-		// research/injection.md, rule (c): no peer is involved, whatever the port's mode
+		// docs/init.md, "Why these rules": no peer is involved, whatever the port's mode
 		return local
 	case c.mode == outOfMesh, c.mode == excluded: // DNS confirms that the mesh map's plaintext port is meant
 		return plaintext
-	case c.client == captured: // to the own VIP as well: rule (b), the own inbound proxy terminates and judges
+	case c.client == captured: // to the own VIP as well: the own inbound proxy terminates and judges
 		return encrypted
 	case c.mode == permissive:
 		return plaintext

@@ -7,8 +7,8 @@ import (
 	"testing"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/app/talk"
 	"github.com/meshless-dev/meshless/test/lab"
-	"github.com/meshless-dev/meshless/test/talk"
 )
 
 // judge holds what was seen of a cell against what must be seen.

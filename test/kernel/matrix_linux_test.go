@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/app/talk"
 	"github.com/meshless-dev/meshless/test/example"
 	"github.com/meshless-dev/meshless/test/lab"
-	"github.com/meshless-dev/meshless/test/talk"
 )
 
 // field is the running matrix: two nodes, with pods that are dialed from the first.
@@ -53,9 +53,9 @@ func TestMatrix(t *testing.T) {
 // startField renders the workloads and starts them.
 func startField(t *testing.T) *field {
 	t.Helper()
-	f := &field{Lab: newLab(t), dialers: map[side]*lab.Pod{}, services: map[side]*lab.Pod{}, stateful: map[side]*lab.Pod{}, watches: map[*lab.Pod]*lab.Watch{}}
+	f := &field{Lab: lab.NewMeshless(t, nil), dialers: map[side]*lab.Pod{}, services: map[side]*lab.Pod{}, stateful: map[side]*lab.Pod{}, watches: map[*lab.Pod]*lab.Watch{}}
 	f.second = f.AddNode()
-	pkg := example.Copy(t, "../../examples/pod", binDir)
+	pkg := example.Copy(t, "../../examples/pod")
 	pkg.Edit(t, "pod.yaml", func(string) string { return matrixManifests(matrix()) })
 	pkg.Issue(t, time.Now())
 	if err := f.Apply(parse(t, pkg.Render(t)+"\n---\n"+pkg.IdentitySecret("matrix"))); err != nil {

@@ -5,13 +5,11 @@ import (
 	"strings"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/example"
 )
 
-// talkImage and talkApp are the image and the container of package talk in the matrix's pods.
-const (
-	talkImage = "ghcr.io/meshless-dev/talk:" + api.Version
-	talkApp   = "talk"
-)
+// talkApp is the container of the matrix's pods: `app talk`.
+const talkApp = "talk"
 
 // probedPort is open in every pod of the matrix and belongs to no cell.
 const probedPort = 20000
@@ -55,10 +53,10 @@ spec:
       containers:
         - name: %s
           image: %s
-          args: [%q]
+          args: [talk, %q]
           readinessProbe: {tcpSocket: {port: %d}}
           securityContext: {runAsUser: 10003, readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
-`, kind, name, more, annotations, talkApp, talkImage, ports, probedPort)
+`, kind, name, more, annotations, talkApp, example.AppImage, ports, probedPort)
 }
 
 func service(name, app, more, ports string) string {

@@ -3,9 +3,7 @@ package kernel
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -61,21 +59,6 @@ func client(certificates ...tls.Certificate) *tls.Config {
 	return config
 }
 
-// refused wants the connection closed without a byte of the app, and not by the time-out: a stranger is told no, not
-// left waiting.
-func refused(t *testing.T, who, answer string, err error) {
-	t.Helper()
-	var netErr net.Error
-	switch {
-	case answer != "":
-		t.Errorf("%s was answered: %q", who, answer)
-	case err == nil:
-		t.Errorf("%s: no answer and no error", who)
-	case errors.As(err, &netErr) && netErr.Timeout():
-		t.Errorf("%s was left waiting: %v", who, err)
-	}
-}
-
 // testStrangers knocks at api's strict port with everything but a certificate of the mesh.
 func (r *running) testStrangers(t *testing.T) {
 	stranger := testca.New(t, "cluster.local").Issue(t, id("deployment/acme-api"))
@@ -89,7 +72,7 @@ func (r *running) testStrangers(t *testing.T) {
 				"client of TLS 1.2": old,
 			} {
 				answer, err := speak(t, r.out, at, config, request)
-				refused(t, who+" at "+at.String(), answer, err)
+				lab.WantRefused(t, who+" at "+at.String(), answer, err)
 			}
 			member := client(r.leaf(t, "deployment/acme-web"))
 			if answer, err := speak(t, r.out, at, member, request); !strings.Contains(answer, "200 OK") {
@@ -104,9 +87,9 @@ func (r *running) testPolicy(t *testing.T) {
 	for _, family := range []int{4, 6} {
 		db := netip.AddrPortFrom(r.db.IP(family), 5432)
 		answer, err := speak(t, r.out, db, client(r.leaf(t, "deployment/acme-web")), "GET\n")
-		refused(t, "certificate of web", answer, err)
+		lab.WantRefused(t, "certificate of web", answer, err)
 		answer, err = greeting(t, r.web, r.db.IP(family))
-		refused(t, "web through its proxy", answer, err)
+		lab.WantRefused(t, "web through its proxy", answer, err)
 		if answer, err := greeting(t, r.api, r.db.IP(family)); !strings.Contains(answer, "shop db") {
 			t.Errorf("the control, api through its proxy, is refused: %q, %v", answer, err)
 		}
@@ -130,7 +113,7 @@ func (r *running) testWrongServer(t *testing.T) {
 		}
 		r.Misdirect("acme-shop", "acme-web", r.api)
 		answer, err := ask()
-		refused(t, "a client of web led to api", answer, err)
+		lab.WantRefused(t, "a client of web led to api", answer, err)
 		r.Misdirect("acme-shop", "acme-web", nil)
 		if answer, err := ask(); answer != "ok\n" {
 			t.Errorf("the control, web itself, answers %q, %v", answer, err)

@@ -10,12 +10,12 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/meshless-dev/meshless/test/app/load"
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
@@ -33,7 +33,7 @@ func (r *running) testRenewal(t *testing.T) {
 		t.Errorf("renewal changes workloads, so that every pod would restart:\n%s", diff)
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	load := r.keepAsking(ctx)
+	asked := r.keepAsking(ctx)
 	if err := r.Apply(renewed); err != nil {
 		t.Fatal(err)
 	}
@@ -46,44 +46,39 @@ func (r *running) testRenewal(t *testing.T) {
 			t.Errorf("%s: leaf of %s by %x became leaf of %s by %x, want the same identity by another authority",
 				p.Name, before[p].URIs[0], before[p].AuthorityKeyId, after.URIs[0], after.AuthorityKeyId)
 		}
-		load.awaitMore(t, 100)
+		asked.awaitMore(t, 100)
 	}
 	stop()
-	load.done.Wait()
-	if n := load.failed.Load(); n > 0 {
-		t.Errorf("%d of %d requests failed, the first: %v", n, load.failed.Load()+load.good.Load(), load.first.Load())
+	asked.done.Wait()
+	if s := asked.Stats(false); s.Failed > 0 {
+		t.Errorf("requests failed: %s", s)
 	}
 	if diff := cmp.Diff(processes, r.processes()); diff != "" {
 		t.Errorf("processes restarted:\n%s", diff)
 	}
-	t.Logf("%d requests, none lost", load.good.Load())
+	t.Logf("%d requests answered", asked.Stats(false).Answered())
 	r.objects = renewed
 }
 
-// load is requests that run until its context ends.
-type load struct {
-	good, failed atomic.Int64
-	first        atomic.Value // error
-	done         sync.WaitGroup
+// asking is requests that run until its context ends.
+type asking struct {
+	load.Ledger
+	done sync.WaitGroup
 }
 
 // keepAsking asks web, which asks api, which asks db, from two clients without a pause, over both families.
-func (r *running) keepAsking(ctx context.Context) *load {
-	l := &load{}
+func (r *running) keepAsking(ctx context.Context) *asking {
+	a := &asking{}
 	for _, family := range []int{4, 6} {
 		url := r.webURL(family)
-		l.done.Go(func() {
+		a.done.Go(func() {
 			for ctx.Err() == nil {
-				if err := ask(r.out.HTTP(), url); err != nil {
-					l.failed.Add(1)
-					l.first.CompareAndSwap(nil, err)
-					continue
-				}
-				l.good.Add(1)
+				started := time.Now()
+				a.Record(ask(r.out.HTTP(), url), false, time.Since(started))
 			}
 		})
 	}
-	return l
+	return a
 }
 
 func ask(client *http.Client, url string) error {
@@ -100,12 +95,12 @@ func ask(client *http.Client, url string) error {
 }
 
 // awaitMore waits until n more requests have been answered.
-func (l *load) awaitMore(t *testing.T, n int64) {
+func (a *asking) awaitMore(t *testing.T, n int) {
 	t.Helper()
-	goal := l.good.Load() + n
-	for deadline := time.Now().Add(20 * time.Second); l.good.Load() < goal; time.Sleep(10 * time.Millisecond) {
+	goal := a.Stats(false).Answered() + n
+	for deadline := time.Now().Add(20 * time.Second); a.Stats(false).Answered() < goal; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("only %d requests answered, want %d; %d failed: %v", l.good.Load(), goal, l.failed.Load(), l.first.Load())
+			t.Fatalf("want %d requests answered: %s", goal, a.Stats(false))
 		}
 	}
 }

@@ -16,20 +16,13 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/test/example"
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
 // TestSandbox looks at proxies that have confined themselves: the kernel says so, and they work on, through a renewal
 // too.
 func TestSandbox(t *testing.T) {
-	r := &running{Lab: newLab(t)}
-	r.shop = example.Copy(t, "../../examples/shop", binDir)
-	r.shop.Issue(t, time.Now().Add(-20*24*time.Hour)) // the leaves are valid, and due
-	r.objects = r.render(t)
-	if err := r.Apply(r.objects); err != nil {
-		t.Fatal(err)
-	}
+	r := applyShop(t, lab.NewMeshless(t, nil), "", time.Now().Add(-20*24*time.Hour)) // the leaves are valid, and due
 	r.out = r.AddPod("outside", "client")
 	r.db = r.StartPod("StatefulSet/acme-shop/acme-db")
 	r.api = r.StartPod("Deployment/acme-shop/acme-api")

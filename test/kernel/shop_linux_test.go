@@ -29,7 +29,7 @@ spec:
   template:
     metadata: {labels: {app: legacy}}
     spec:
-      containers: [{name: legacy, image: "` + shopImage + `", args: [db], ports: [{containerPort: 5432}], readinessProbe: {tcpSocket: {port: 5432}}}]
+      containers: [{name: legacy, image: "` + example.AppImage + `", args: [db], ports: [{containerPort: 5432}], readinessProbe: {tcpSocket: {port: 5432}}}]
 ---
 apiVersion: v1
 kind: Service
@@ -48,14 +48,28 @@ type running struct {
 // startShop issues certificates at the given times, one after the other, renders, and starts every pod.
 func startShop(t *testing.T, issued ...time.Time) *running {
 	t.Helper()
-	return startShopIn(t, newLab(t), "", issued...)
+	return startShopIn(t, lab.NewMeshless(t, nil), "", issued...)
 }
 
-// startShopIn is startShop in a lab, which built the programs, and with more lines of the config's spec.
+// startShopIn is startShop in a lab, and with more lines of the config's spec.
 func startShopIn(t *testing.T, l *lab.Lab, config string, issued ...time.Time) *running {
 	t.Helper()
-	r := &running{Lab: l}
-	r.shop = example.Copy(t, "../../examples/shop", binDir)
+	r := applyShop(t, l, config, issued...)
+	if err := r.Apply(parse(t, outside)); err != nil {
+		t.Fatal(err)
+	}
+	r.out = r.AddPod("outside", "client")
+	r.legacy = r.StartPod("Deployment/outside/legacy")
+	r.db = r.StartPod("StatefulSet/acme-shop/acme-db")
+	r.api = r.StartPod("Deployment/acme-shop/acme-api")
+	r.web = r.StartPod("Deployment/acme-shop/acme-web")
+	return r
+}
+
+// applyShop is startShopIn without any pod.
+func applyShop(t *testing.T, l *lab.Lab, config string, issued ...time.Time) *running {
+	t.Helper()
+	r := &running{Lab: l, shop: example.Copy(t, "../../examples/shop")}
 	if config != "" {
 		r.shop.Edit(t, "mtls.yaml", func(text string) string { return text + config })
 	}
@@ -63,16 +77,9 @@ func startShopIn(t *testing.T, l *lab.Lab, config string, issued ...time.Time) *
 		r.shop.Issue(t, at)
 	}
 	r.objects = r.render(t)
-	for _, objects := range []*lab.Objects{r.objects, parse(t, outside)} {
-		if err := r.Apply(objects); err != nil {
-			t.Fatal(err)
-		}
+	if err := r.Apply(r.objects); err != nil {
+		t.Fatal(err)
 	}
-	r.out = r.AddPod("outside", "client")
-	r.legacy = r.StartPod("Deployment/outside/legacy")
-	r.db = r.StartPod("StatefulSet/acme-shop/acme-db")
-	r.api = r.StartPod("Deployment/acme-shop/acme-api")
-	r.web = r.StartPod("Deployment/acme-shop/acme-web")
 	return r
 }
 
@@ -112,25 +119,18 @@ func TestShop(t *testing.T) {
 	// The CA has signed for 100 of its 90 days, so that the next render changes it. The leaves are 20 of 30 days old:
 	// valid, and due.
 	r := startShop(t, time.Now().Add(-100*day), time.Now().Add(-20*day))
-	for _, step := range []struct {
-		name string
-		test func(*testing.T)
-	}{
-		{"containers are confined", r.testConfinement},
-		{"IPv4 requests arrive encrypted", func(t *testing.T) { r.testEncryption(t, 4) }},
-		{"IPv6 requests arrive encrypted", func(t *testing.T) { r.testEncryption(t, 6) }},
-		{"members use TLS on a permissive port", r.testPermissive},
-		{"strict port refuses strangers", r.testStrangers},
-		{"policy refuses members", r.testPolicy},
-		{"client refuses wrong server", r.testWrongServer},
-		{"plain destinations stay reachable", r.testPassthrough},
-		{"job ends by itself", r.testJob},
-		{"renewal loses no request", r.testRenewal},
-		{"probes tell the truth", r.testProbes},
-		{"SIGTERM ends cleanly", r.testStop},
-	} {
-		t.Run(step.name, step.test)
-	}
+	t.Run("containers are confined", r.testConfinement)
+	t.Run("IPv4 requests arrive encrypted", func(t *testing.T) { r.testEncryption(t, 4) })
+	t.Run("IPv6 requests arrive encrypted", func(t *testing.T) { r.testEncryption(t, 6) })
+	t.Run("members use TLS on a permissive port", r.testPermissive)
+	t.Run("strict port refuses strangers", r.testStrangers)
+	t.Run("policy refuses members", r.testPolicy)
+	t.Run("client refuses wrong server", r.testWrongServer)
+	t.Run("plain destinations stay reachable", r.testPassthrough)
+	t.Run("job ends by itself", r.testJob)
+	t.Run("renewal loses no request", r.testRenewal)
+	t.Run("probes tell the truth", r.testProbes)
+	t.Run("SIGTERM ends cleanly", r.testStop)
 }
 
 func (r *running) testConfinement(t *testing.T) {
@@ -223,14 +223,21 @@ func (r *running) testPassthrough(t *testing.T) {
 	}
 }
 
-// testJob runs the report: the app ends by itself, the native sidecar does not keep the pod.
-func (r *running) testJob(t *testing.T) {
+// report runs the report until its app has ended, and wants it to have printed an order.
+func (r *running) report(t *testing.T, order string) *lab.Pod {
+	t.Helper()
 	p := r.StartPod("CronJob/acme-shop/acme-report")
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if code, err := p.Container("report").Wait(ctx); err != nil || code != 0 || !strings.Contains(p.Container("report").Log(), "secret-order-over-ipv4") {
+	if code, err := p.Container("report").Wait(ctx); err != nil || code != 0 || !strings.Contains(p.Container("report").Log(), order) {
 		t.Errorf("report ended with %d, %v and printed %q", code, err, p.Container("report").Log())
 	}
+	return p
+}
+
+// testJob runs the report: the app ends by itself, the native sidecar does not keep the pod.
+func (r *running) testJob(t *testing.T) {
+	p := r.report(t, "secret-order-over-ipv4")
 	if codes, err := p.StopSidecars(); err != nil || !cmp.Equal(codes, map[string]int{api.ProxyName: 0}) {
 		t.Errorf("sidecars ended with %v, %v, want exit code 0", codes, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -90,9 +91,12 @@ func openPacketSocket(device string, filter ...bpf.Instruction) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	index := 0
+	var index int // 0 is every device
 	if device != "" {
-		index, err = interfaceIndex(device)
+		var found *net.Interface
+		if found, err = net.InterfaceByName(device); err == nil {
+			index = found.Index
+		}
 	}
 	if err == nil && len(filter) > 0 {
 		err = attach(fd, filter)
@@ -122,20 +126,6 @@ func attach(fd int, filter []bpf.Instruction) error {
 		raw[i] = unix.SockFilter{Code: p.Op, Jt: p.Jt, Jf: p.Jf, K: p.K}
 	}
 	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(raw)), Filter: &raw[0]})
-}
-
-func interfaceIndex(name string) (int, error) {
-	request, err := unix.NewIfreq(name)
-	if err != nil {
-		return 0, err
-	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer unix.Close(fd)
-	err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, request)
-	return int(request.Uint32()), err
 }
 
 // Stop ends it once what is under way has arrived: when nothing comes for a moment, or after 2 s. It may be called

@@ -3,18 +3,18 @@
 package lab
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // process is what enter needs to become a container; it travels in the environment variable enterVariable.
@@ -35,7 +35,7 @@ const enterVariable = "MESHLESS_LAB_CONTAINER"
 type Container struct {
 	Name string
 	cmd  *exec.Cmd
-	log  syncBuffer
+	log  program.Output
 	done chan struct{} // closed when the process has ended and its output is complete
 }
 
@@ -181,22 +181,4 @@ func (c *Container) Stop(grace time.Duration) (int, error) {
 func (c *Container) Kill() {
 	c.cmd.Process.Kill()
 	<-c.done
-}
-
-// syncBuffer is a bytes.Buffer that the copying goroutine of exec and tests may use at once.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }

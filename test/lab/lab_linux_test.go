@@ -7,8 +7,6 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -17,12 +15,10 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/meshless-dev/meshless/test/lab"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
-func TestMain(m *testing.M) {
-	lab.Enter()
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
 
 const manifests = `
 apiVersion: apps/v1
@@ -91,13 +87,7 @@ data: {c: gamma}
 func startPlain(t *testing.T) (l *lab.Lab, db, client *lab.Pod) {
 	t.Helper()
 	lab.Require(t)
-	shop := filepath.Join(t.TempDir(), "shop")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", shop, "github.com/meshless-dev/meshless/examples/shop/app")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the shop: %v\n%s", err, out)
-	}
-	l = lab.New(t, map[string]lab.Image{"shop": {Binary: shop, Entrypoint: "/shop", UID: 65534}})
+	l = lab.New(t, map[string]lab.Image{"shop": {Binary: program.Built(t, "test/app"), Entrypoint: "/app", UID: 65534}})
 	apply(t, l, manifests)
 	return l, l.StartPod("StatefulSet/plain/db"), l.AddPod("plain", "client")
 }
@@ -173,7 +163,7 @@ func TestContainerIsConfined(t *testing.T) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	if want := []string{"dev", "etc", "files", "proc", "shop"}; !slices.Equal(names, want) {
+	if want := []string{"app", "dev", "etc", "files", "proc"}; !slices.Equal(names, want) {
 		t.Errorf("root holds %q, want %q", names, want)
 	}
 	files := root + "/files/"

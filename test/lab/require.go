@@ -5,17 +5,14 @@ package lab
 import (
 	"os"
 	"testing"
+
+	"github.com/meshless-dev/meshless/test/program"
 )
 
-// Require skips the test where the lab cannot work: without root. With CI=true it fails instead, so that a skip cannot
-// hide there.
+// Require skips the test where the lab cannot work: without root (program.Missing).
 func Require(tb testing.TB) {
 	tb.Helper()
-	if os.Geteuid() == 0 {
-		return
+	if os.Geteuid() != 0 {
+		program.Missing(tb, "root to make network namespaces: sudo -E go test ./test/kernel/...")
 	}
-	if os.Getenv("CI") == "true" {
-		tb.Fatal("needs root to make network namespaces, and CI=true: run it as root")
-	}
-	tb.Skip("needs root to make network namespaces: sudo -E go test ./test/kernel/...")
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/proxy/config"
 	"github.com/meshless-dev/meshless/proxy/identity"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // flux builds and decrypts a folder as kustomize-controller does; without a key the Kustomization has no
@@ -30,7 +31,7 @@ func flux(t *testing.T, folder, key string) (string, error) {
 	if key != "" {
 		args = append(args, write(t, filepath.Join(t.TempDir(), "age.agekey"), key+"\n"))
 	}
-	cmd := exec.CommandContext(t.Context(), program(t, "flux-decrypt", "FLUX_DECRYPT"), args...)
+	cmd := exec.CommandContext(t.Context(), program.Find(t, "flux-decrypt", "test/sops/programs.sh builds it"), args...)
 	cmd.Env = []string{"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH")}
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr

@@ -2,7 +2,6 @@ package sops
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/tls"
 	"fmt"
 	"os"
@@ -20,52 +19,15 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/test/example"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
-// bin holds the meshless binary of this checkout.
-var bin string
-
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "meshless-sops")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		err = example.Build(filepath.Join(dir, "meshless"), "cmd/meshless")
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	bin = dir
-	return m.Run()
-}
-
-// program is the path of a program that programs.sh builds.
-func program(t *testing.T, name, variable string) string {
-	t.Helper()
-	if path := os.Getenv(variable); path != "" {
-		return path
-	}
-	home, _ := os.UserHomeDir() // none leaves a relative path, which LookPath refuses
-	kbin := cmp.Or(os.Getenv("KBIN"), filepath.Join(home, ".cache/kube-bin"))
-	for _, candidate := range []string{filepath.Join(kbin, name), name} {
-		if path, err := exec.LookPath(candidate); err == nil {
-			return path
-		}
-	}
-	message := fmt.Sprintf("needs %s as $%s, in $KBIN or in PATH; test/sops/programs.sh builds it", name, variable)
-	if os.Getenv("CI") == "true" {
-		t.Fatal(message)
-	}
-	t.Skip(message)
-	return ""
-}
+func TestMain(m *testing.M) { os.Exit(program.Main(m)) }
 
 // shop is the example in the format SOPS, issued. key is the cluster's age identity.
 func shop(t *testing.T) (e *example.Example, key string) {
 	t.Helper()
-	e = example.Copy(t, "../../examples/shop", bin)
+	e = example.Copy(t, "../../examples/shop")
 	e.Edit(t, "mtls.yaml", func(text string) string {
 		return strings.Replace(text, "  sealing:\n", "  sealing:\n    format: SOPS\n", 1)
 	})
@@ -76,7 +38,7 @@ func shop(t *testing.T) (e *example.Example, key string) {
 // sops runs the real program with an age identity, and nothing else of the machine that could decrypt.
 func sops(t *testing.T, key string, args ...string) (stdout string, err error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), program(t, "sops", "SOPS"), args...)
+	cmd := exec.CommandContext(t.Context(), program.Find(t, "sops", "test/sops/programs.sh builds it"), args...)
 	cmd.Env = []string{"HOME=" + t.TempDir(), "SOPS_AGE_KEY=" + key}
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr
@@ -98,7 +60,7 @@ func mustSops(t *testing.T, key string, args ...string) string {
 // issue runs `meshless issue` without the CA's identity, so that it can keep or refuse and not make anything new.
 func issue(t *testing.T, dir string) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "meshless"), "issue", dir)
+	cmd := exec.CommandContext(t.Context(), program.Meshless(t), "issue", dir)
 	cmd.Env = []string{"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH")}
 	out, err := cmd.CombinedOutput()
 	return string(out), err

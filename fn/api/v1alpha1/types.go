@@ -108,8 +108,8 @@ type WorkloadSelectors struct {
 
 	Templates []PodTemplate `json:"templates,omitempty"` // kinds of custom resources that hold a pod template
 
-	// annotations by which pod templates may say otherwise than this config, without meshless.dev/; an empty list allows
-	// none; default all but proxy-image, since whoever chooses the proxy's program holds the workload's key
+	// annotations by which pod templates may say otherwise than this config, without meshless.dev/; an empty list
+	// allows none; default all but proxy-image, since whoever chooses the proxy's program holds the workload's key
 	Overrides []string `json:"overrides,omitempty"`
 }
 

@@ -10,9 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshless-dev/meshless/test/cluster/kinds/stage"
-	"github.com/meshless-dev/meshless/test/cluster/kube"
-	"github.com/meshless-dev/meshless/test/cluster/rotation/chain"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
@@ -33,7 +31,7 @@ metadata: {name: plain-server, labels: {app: plain-server}}
 spec:
   automountServiceAccountToken: false
   terminationGracePeriodSeconds: 1
-  containers: [{name: app, image: "meshless-test/standin:latest", imagePullPolicy: IfNotPresent, args: [serve, --port, "8080"]}]
+  containers: [{name: app, image: "meshless-test/app:latest", imagePullPolicy: IfNotPresent, args: [serve, --port, "8080"]}]
 ---
 apiVersion: v1
 kind: Service
@@ -48,7 +46,7 @@ spec:
   terminationGracePeriodSeconds: 1
   containers:
     - name: caller
-      image: meshless-test/standin:latest
+      image: meshless-test/app:latest
       imagePullPolicy: IfNotPresent
       args: [load, --rate, "1", --port, "8090", "http://plain-server:8080/"]
       env: [{name: MARKER, value: ` + clearMarker + `}]
@@ -59,11 +57,11 @@ func TestChaos(t *testing.T) {
 	stage.RequireNode(t)
 	n := seed(t)
 	t.Logf("CHAOS_SEED=%d", n)
-	a := chain.New(t, chain.NewFolder(t, "../rotation/chain/folder", namespace))
+	a := stage.NewChain(t, namespace)
 	a.Folder.Replace(t, "mtls.yaml", "mode: Permissive", "mode: Strict")
-	kube.Must(t, control, "-n", namespace, "apply", "-f", "-")
+	stage.Must(t, control, "-n", namespace, "apply", "-f", "-")
 	a.Folder.Issue(t, daysAgo(25))
-	wire := lab.SearchHost(t, chain.Marker, clearMarker)
+	wire := lab.SearchHost(t, stage.Marker, clearMarker)
 	a.Apply(t)
 	a.Rollout(t)
 	a.InForce(t)
@@ -81,7 +79,7 @@ func TestChaos(t *testing.T) {
 func daysAgo(n float64) time.Time { return time.Now().Add(-time.Duration(n * 24 * float64(time.Hour))) }
 
 // commits are what happens meanwhile: renewal of every leaf, promotion of an authority, and revocation of a key.
-func commits(t *testing.T, a *chain.App) []func() {
+func commits(t *testing.T, a *stage.Chain) []func() {
 	return []func(){
 		func() { a.Folder.Issue(t, daysAgo(9.5)) },
 		func() { a.Folder.Issue(t, daysAgo(6.9), "--renew", "deployment/back", "--renew", "deployment/client") },
@@ -93,7 +91,7 @@ func commits(t *testing.T, a *chain.App) []func() {
 }
 
 // run kills until its time is over, and commits in between.
-func (k *killer) run(t *testing.T, a *chain.App) {
+func (k *killer) run(t *testing.T, a *stage.Chain) {
 	t.Helper()
 	started, first, pending := time.Now(), k.order(), commits(t, a)
 	part := lasts / time.Duration(len(pending)+1)
@@ -118,16 +116,16 @@ func (k *killer) run(t *testing.T, a *chain.App) {
 }
 
 // comeBack waits until every pod is Ready, the very ones of before, and every proxy uses what was committed last.
-func comeBack(t *testing.T, a *chain.App) {
+func comeBack(t *testing.T, a *stage.Chain) {
 	t.Helper()
 	started := time.Now()
-	kube.Poll(t, back, func() error {
-		pods, err := chain.Pods(namespace, chain.Selector)
+	stage.Poll(t, back, func() error {
+		pods, err := a.Present()
 		if err != nil {
 			return err
 		}
 		for _, p := range pods {
-			if !p.Ready || !slices.ContainsFunc(a.Pods, func(b chain.Pod) bool { return b.UID == p.UID }) {
+			if !p.Ready || !slices.ContainsFunc(a.Pods, func(b stage.Replica) bool { return b.UID == p.UID }) {
 				return fmt.Errorf("%s: ready: %v, restarted %d times", p.Name, p.Ready, p.Restarts)
 			}
 		}
@@ -143,10 +141,10 @@ func comeBack(t *testing.T, a *chain.App) {
 
 // wantAllTalk waits until a second passes in which nothing fails, as Services learn last of all, and then wants none of
 // many fresh requests to fail.
-func wantAllTalk(t *testing.T, a *chain.App) {
+func wantAllTalk(t *testing.T, a *stage.Chain) {
 	t.Helper()
-	t.Logf("during all that:\n%s", chain.Describe(a.TakeStats(t)))
-	kube.Poll(t, 60*time.Second, func() error {
+	t.Logf("during all that:\n%s", stage.Describe(a.TakeStats(t)))
+	stage.Poll(t, 60*time.Second, func() error {
 		time.Sleep(time.Second)
 		for caller, s := range a.TakeStats(t) {
 			if s.Failed > 0 || s.Requests == 0 {
@@ -155,7 +153,7 @@ func wantAllTalk(t *testing.T, a *chain.App) {
 		}
 		return nil
 	})
-	a.AwaitRequests(t, 50, chain.Callers...)
+	a.AwaitRequests(t, 50, stage.Callers...)
 	for caller, s := range a.TakeStats(t) {
 		if s.Failed > 0 {
 			t.Errorf("%s, after all that: %s", caller, s)
@@ -164,21 +162,21 @@ func wantAllTalk(t *testing.T, a *chain.App) {
 }
 
 // wantSecret wants the marker nowhere on the wire, and that of the control.
-func wantSecret(t *testing.T, a *chain.App, wire *lab.Search) {
+func wantSecret(t *testing.T, a *stage.Chain, wire *lab.Search) {
 	t.Helper()
 	t.Logf("%d frames, %d missed; in the clear: %v", wire.Frames, wire.Missed(), wire.Seen[clearMarker])
 	if wire.Missed() > 0 {
 		t.Errorf("%d frames could not be looked at", wire.Missed())
 	}
-	for way, n := range wire.Seen[chain.Marker] {
-		t.Errorf("%d frames with a request passed in the clear: %s; the first of all at %s", n, way, wire.First[chain.Marker])
+	for way, n := range wire.Seen[stage.Marker] {
+		t.Errorf("%d frames with a request passed in the clear: %s; the first of all at %s", n, way, wire.First[stage.Marker])
 	}
 	if len(wire.Seen[clearMarker]) == 0 {
 		t.Error("the requests of the plain pods were not seen: this test could not fail")
 	}
 	for _, p := range a.Pods {
-		metrics := kube.Metrics(t, namespace, p.Name)
-		if n := kube.Opened(t, metrics, "inbound", "plaintext"); n > 0 {
+		metrics := stage.Metrics(t, namespace, p.Name)
+		if n := stage.Opened(t, metrics, "inbound", "plaintext"); n > 0 {
 			t.Errorf("%s took %v connections in the clear", p.Name, n)
 		}
 	}

@@ -14,21 +14,20 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshless-dev/meshless/test/cluster/kinds/stage"
-	"github.com/meshless-dev/meshless/test/cluster/rotation/chain"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
 )
 
 // Names of programs in the pods of the chain, as the kernel has them.
 const (
 	proxyProgram = "meshless-proxy"
-	appProgram   = "standin"
+	appProgram   = "app"
 	pauseProgram = "pause" // of the sandbox: without it the kubelet makes another, in which init runs anew
 )
 
 // killer kills, and starts again what nobody else would.
 type killer struct {
 	random *rand.Rand
-	pods   []chain.Pod
+	pods   []stage.Replica
 	killed map[string]int // how often, by kind
 }
 
@@ -98,7 +97,7 @@ func (k *killer) killProgram(t *testing.T, program string) {
 	running := processes(t, program)
 	var pids []int
 	for pid, uid := range running {
-		if slices.ContainsFunc(k.pods, func(p chain.Pod) bool { return string(p.UID) == uid }) {
+		if slices.ContainsFunc(k.pods, func(p stage.Replica) bool { return string(p.UID) == uid }) {
 			pids = append(pids, pid)
 		}
 	}
@@ -108,7 +107,7 @@ func (k *killer) killProgram(t *testing.T, program string) {
 	}
 	slices.Sort(pids)
 	pid := pids[k.random.IntN(len(pids))]
-	at := slices.IndexFunc(k.pods, func(p chain.Pod) bool { return string(p.UID) == running[pid] })
+	at := slices.IndexFunc(k.pods, func(p stage.Replica) bool { return string(p.UID) == running[pid] })
 	t.Logf("kill %s of %s, process %d", program, k.pods[at].Name, pid)
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
 		t.Errorf("kill %d: %v", pid, err)

@@ -16,7 +16,8 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
-	"github.com/meshless-dev/meshless/test/cluster/kube"
+	"github.com/meshless-dev/meshless/test/app/load"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
 	"github.com/meshless-dev/meshless/test/example"
 )
 
@@ -44,7 +45,7 @@ func TestCorpus(t *testing.T) {
 			t.Run("servers saw who called", s.testIdentities)
 			t.Run("strangers are refused", s.testStrangers)
 			s.wantNoFailures(t, before, s.waitForCalls(t, before, 1))
-			s.wantNoRestarts(t)
+			stage.WantNoRestarts(t, stage.Pods(t, s.name, ""))
 			if _, ok := s.services["frontend-external"]; ok {
 				t.Run("people outside reach the frontend once it is permissive", func(t *testing.T) { s.testPermissive(t, e) })
 			}
@@ -68,18 +69,15 @@ func (s *stood) wantCalled(t *testing.T) {
 // deploy renders and applies the application, and waits until all of it is Ready.
 func (s *stood) deploy(t *testing.T) *example.Example {
 	t.Helper()
-	kube.NewNamespace(t, s.name)
-	e := example.Copy(t, "../../../examples/pod", kube.BinDir)
-	e.Edit(t, "pod.yaml", func(string) string { return s.manifests(t) })
-	e.Edit(t, "kustomization.yaml", func(text string) string { return text + "namespace: " + s.name + "\n" })
+	stage.NewNamespace(t, s.name)
+	e := stage.Package(t, s.name, s.manifests(t), "")
 	e.Issue(t, time.Now())
-	rendered := e.Render(t)
-	e.Verify(t, rendered)
-	kube.Must(t, e.IdentitySecret(s.name), "apply", "-f", "-")
+	stage.Must(t, e.IdentitySecret(s.name), "apply", "-f", "-")
+	rendered := stage.Render(t, e)
 	started := time.Now()
-	kube.Must(t, rendered, "apply", "-f", "-")
+	stage.Must(t, rendered, "apply", "-f", "-")
 	for _, name := range slices.Sorted(maps.Keys(s.deployments)) {
-		kube.Must(t, "", "-n", s.name, "rollout", "status", "deployment/"+name, "--timeout=110s")
+		stage.Rollout(t, s.name, "deployment/"+name)
 	}
 	t.Logf("all Ready after %v", time.Since(started).Round(time.Second))
 	s.waitForListeners(t)
@@ -91,13 +89,13 @@ func (s *stood) deploy(t *testing.T) *example.Example {
 func (s *stood) waitForListeners(t *testing.T) {
 	t.Helper()
 	for name, d := range s.deployments {
-		kube.Must(t, "", "-n", s.name, "exec", "deployment/"+name, "-c", d.container, "--", "/standin", "call", "--retries", "60", fmt.Sprintf("http://localhost:%d/healthz", d.port))
+		stage.Must(t, "", "-n", s.name, "exec", "deployment/"+name, "-c", d.container, "--", "/app", "call", "--retries", "60", fmt.Sprintf("http://localhost:%d/healthz", d.port))
 	}
 }
 
 // testDefaults wants the mesh map to be that of a config that says nothing about who may call whom.
 func (s *stood) testDefaults(t *testing.T) {
-	text := kube.Must(t, "", "-n", s.name, "get", "configmap", api.MeshName, "-o", `jsonpath={.data.mesh\.yaml}`)
+	text := stage.Must(t, "", "-n", s.name, "get", "configmap", api.MeshName, "-o", `jsonpath={.data.mesh\.yaml}`)
 	mesh, err := meshmap.Parse([]byte(text))
 	if err != nil {
 		t.Fatal(err)
@@ -121,37 +119,19 @@ func (s *stood) testDefaults(t *testing.T) {
 
 func (s *stood) host(service string) string { return service + "." + s.name + ".svc.cluster.local" }
 
-// outcome is what a stand-in tells about the calls to one target.
-type outcome struct {
-	OK        int    `json:"ok"`
-	Failed    int    `json:"failed"`
-	LastError string `json:"last_error"`
-}
-
-// printed is a line of `standin call`.
-type printed struct {
-	URL    string `json:"url"`
-	Status int    `json:"status"`
-	Body   string `json:"body"`
-	Error  string `json:"error"`
-}
-
-// outcomes asks every stand-in that calls. They are asked from within their containers, since their ports are Strict.
-func (s *stood) outcomes(t *testing.T) map[pair]outcome {
+// outcomes asks every stand-in what came of its calls. They are asked from within their containers, since their ports
+// are Strict.
+func (s *stood) outcomes(t *testing.T) map[pair]load.Stats {
 	t.Helper()
-	all := map[pair]outcome{}
-	asked := map[string]map[string]outcome{}
+	all := map[pair]load.Stats{}
+	asked := map[string]map[string]load.Stats{}
 	for _, p := range slices.Concat(s.pairs, s.nowhere) {
 		if asked[p.from] == nil {
 			d := s.deployments[p.from]
-			out := kube.Must(t, "", "-n", s.name, "exec", "deployment/"+p.from, "-c", d.container, "--", "/standin", "call", fmt.Sprintf("http://localhost:%d/calls", d.port))
-			var line printed
-			if err := json.Unmarshal([]byte(out), &line); err != nil {
-				t.Fatalf("%s printed %q: %v", p.from, out, err)
-			}
-			var targets map[string]outcome
-			if err := json.Unmarshal([]byte(line.Body), &targets); err != nil {
-				t.Fatalf("%s told %q: %v", p.from, line.Body, err)
+			a := stage.Call(t, s.name, "deployment/"+p.from, d.container, fmt.Sprintf("http://localhost:%d/calls", d.port))[0]
+			var targets map[string]load.Stats
+			if err := json.Unmarshal([]byte(a.Body), &targets); err != nil {
+				t.Fatalf("%s told %+v: %v", p.from, a, err)
 			}
 			asked[p.from] = targets
 		}
@@ -165,13 +145,13 @@ func (s *stood) outcomes(t *testing.T) map[pair]outcome {
 }
 
 // waitForCalls waits until every pair has talked so many times more than before.
-func (s *stood) waitForCalls(t *testing.T, before map[pair]outcome, more int) (now map[pair]outcome) {
+func (s *stood) waitForCalls(t *testing.T, before map[pair]load.Stats, more int) (now map[pair]load.Stats) {
 	t.Helper()
-	kube.Poll(t, 2*time.Minute, func() error {
+	stage.Poll(t, 2*time.Minute, func() error {
 		now = s.outcomes(t)
 		var silent []error
 		for _, p := range s.pairs {
-			if now[p].OK < before[p].OK+more {
+			if now[p].Answered() < before[p].Answered()+more {
 				silent = append(silent, fmt.Errorf("%s does not get through to %s: %+v, before %+v", p.from, p.to, now[p], before[p]))
 			}
 		}
@@ -181,17 +161,17 @@ func (s *stood) waitForCalls(t *testing.T, before map[pair]outcome, more int) (n
 }
 
 // wantNoFailures wants no call between the two to have failed, and none to nobody to have got through.
-func (s *stood) wantNoFailures(t *testing.T, before, after map[pair]outcome) {
+func (s *stood) wantNoFailures(t *testing.T, before, after map[pair]load.Stats) {
 	t.Helper()
 	total := 0
 	for _, p := range s.pairs {
-		total += after[p].OK - before[p].OK
+		total += after[p].Answered() - before[p].Answered()
 		if after[p].Failed > before[p].Failed {
-			t.Errorf("%s to %s: %d calls failed after all were ready: %s", p.from, p.to, after[p].Failed-before[p].Failed, after[p].LastError)
+			t.Errorf("%s to %s: %d calls failed after all were ready; of all, %s", p.from, p.to, after[p].Failed-before[p].Failed, after[p])
 		}
 	}
 	for _, p := range s.nowhere {
-		if after[p].OK > 0 {
+		if after[p].Answered() > 0 {
 			t.Errorf("%s called %s, which is not there: %+v", p.from, p.to, after[p])
 		}
 	}
@@ -201,17 +181,14 @@ func (s *stood) wantNoFailures(t *testing.T, before, after map[pair]outcome) {
 // pods are the pods of the application by Deployment.
 func (s *stood) pods(t *testing.T) map[string]corev1.Pod {
 	t.Helper()
-	var list corev1.PodList
-	if err := json.Unmarshal([]byte(kube.Must(t, "", "-n", s.name, "get", "pods", "-o", "json")), &list); err != nil {
-		t.Fatal(err)
-	}
+	list := stage.Pods(t, s.name, "")
 	pods := map[string]corev1.Pod{}
-	for _, pod := range list.Items {
+	for _, pod := range list {
 		replicaSet := strings.TrimSuffix(pod.Name, pod.Name[strings.LastIndex(pod.Name, "-"):])
 		pods[replicaSet[:strings.LastIndex(replicaSet, "-")]] = pod
 	}
-	if len(pods) != len(s.deployments) || len(list.Items) != len(pods) {
-		t.Fatalf("%d pods of %d Deployments, want one of each of %d", len(list.Items), len(pods), len(s.deployments))
+	if len(pods) != len(s.deployments) || len(list) != len(pods) {
+		t.Fatalf("%d pods of %d Deployments, want one of each of %d", len(list), len(pods), len(s.deployments))
 	}
 	return pods
 }
@@ -236,8 +213,7 @@ func (s *stood) behind(service string) []string {
 func (s *stood) testProbes(t *testing.T) {
 	var urls []string
 	for name, pod := range s.pods(t) {
-		ready := func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue }
-		if !slices.ContainsFunc(pod.Status.Conditions, ready) {
+		if !stage.IsReady(pod) {
 			t.Errorf("%s is not Ready", pod.Name)
 		}
 		for _, c := range pod.Spec.Containers {
@@ -262,15 +238,4 @@ func (s *stood) testProbes(t *testing.T) {
 		}
 	}
 	t.Logf("%d probes pass", len(urls))
-}
-
-func (s *stood) wantNoRestarts(t *testing.T) {
-	t.Helper()
-	for _, pod := range s.pods(t) {
-		for _, status := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
-			if status.RestartCount > 0 {
-				t.Errorf("container %s of %s restarted %d times", status.Name, pod.Name, status.RestartCount)
-			}
-		}
-	}
 }

@@ -6,7 +6,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/meshless-dev/meshless/test/cluster/kube"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
 )
 
-func TestMain(m *testing.M) { os.Exit(kube.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(stage.Main(m)) }

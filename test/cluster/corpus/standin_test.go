@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -18,10 +19,12 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/kio"
 	kyaml "sigs.k8s.io/kustomize/kyaml/yaml"
 	"sigs.k8s.io/yaml"
+
+	"github.com/meshless-dev/meshless/test/env"
 )
 
 const (
-	standinImage = "meshless-test/standin:latest"
+	appImage = "meshless-test/app:latest"
 	// callsPort is where the stand-in of a container without ports tells about its calls. No Service leads there.
 	callsPort = 8090
 )
@@ -67,8 +70,8 @@ type stood struct {
 //   - env: what the stand-in must know is added, nothing is taken away.
 //   - init containers: a shell script that waits for an address of its environment is the stand-in that does.
 //   - resource requests: 5m, 16Mi, since twelve Deployments ask for more than two cores have. Limits stay.
-//   - probes: exec probes, which are of the image, are dropped (neither application has one). HTTP, TCP and gRPC ones stay, but start at once, and readiness
-//     probes run every second: the originals wait up to 20 s for a JVM.
+//   - probes: exec probes, which are of the image, are dropped (neither application has one). HTTP, TCP and gRPC ones
+//     stay, but start at once, and readiness probes run every second: the originals wait up to 20 s for a JVM.
 //
 // Service accounts, security contexts, volumes, ports, labels and annotations stay as they are. So does a Service of
 // type LoadBalancer: here nobody gives it an address, and its NodePort works.
@@ -162,7 +165,7 @@ func (s *stood) standIn(object *kyaml.RNode) error {
 	})
 }
 
-// container turns an app container into `standin auto`.
+// container turns an app container into `app standin`.
 func (s *stood) container(name string, c *kyaml.RNode) error {
 	var typed corev1.Container
 	if err := yaml.Unmarshal([]byte(c.MustString()), &typed); err != nil {
@@ -198,7 +201,7 @@ func (s *stood) container(name string, c *kyaml.RNode) error {
 			return err
 		}
 	}
-	return replaceImage(c, []string{"auto"})
+	return replaceImage(c, []string{"standin"})
 }
 
 // addresses are the values host:port of a container's environment, each once.
@@ -218,7 +221,7 @@ func addresses(c *kyaml.RNode) []string {
 
 func replaceImage(c *kyaml.RNode, args []string) error {
 	err := c.PipeE(kyaml.Clear("command"))
-	for field, value := range map[string]any{"image": standinImage, "imagePullPolicy": "Never", "args": args} {
+	for field, value := range map[string]any{"image": appImage, "imagePullPolicy": "Never", "args": args} {
 		if err == nil {
 			err = c.PipeE(kyaml.SetField(field, node(value)))
 		}
@@ -261,14 +264,9 @@ func (s *stood) quicken(c *kyaml.RNode, name string) error {
 // read is the manifests of an application, from outside the repository: they are the work of others.
 func (a application) read(t *testing.T) []byte {
 	t.Helper()
-	file := "../../../../shared/corpus/" + a.name + ".yaml"
-	manifests, err := os.ReadFile(file)
-	if err == nil {
-		return manifests
+	manifests, err := os.ReadFile(filepath.Join(env.Corpus(t), a.name+".yaml"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("needs ../shared/corpus beside the repository: %v", err)
-	}
-	t.Skipf("needs ../shared/corpus beside the repository: %v", err)
-	return nil
+	return manifests
 }

@@ -3,7 +3,6 @@
 package corpus
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
@@ -15,7 +14,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/test/cluster/kube"
+	"github.com/meshless-dev/meshless/test/app/client"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
 	"github.com/meshless-dev/meshless/test/example"
 	"github.com/meshless-dev/meshless/test/lab"
 )
@@ -35,7 +35,7 @@ spec:
   automountServiceAccountToken: false
   containers:
     - name: app
-      image: ` + standinImage + `
+      image: ` + appImage + `
       imagePullPolicy: Never
       args: [serve, --port, "8080"]
       readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
@@ -52,23 +52,23 @@ spec:
   automountServiceAccountToken: false
   containers:
     - name: app
-      image: ` + standinImage + `
+      image: ` + appImage + `
       imagePullPolicy: Never
-      args: [auto]
+      args: [standin]
       env: [{name: PLAIN_ADDR, value: "plain:8080"}, {name: MARKER, value: ` + marker + `}]
 `
 
 func deployOutside(t *testing.T) {
 	t.Helper()
-	kube.NewNamespace(t, outside)
-	kube.Must(t, outsidePods, "-n", outside, "apply", "-f", "-")
-	kube.Must(t, "", "-n", outside, "wait", "--for=condition=Ready", "pod/plain", "pod/stranger", "--timeout=60s")
+	stage.NewNamespace(t, outside)
+	stage.Must(t, outsidePods, "-n", outside, "apply", "-f", "-")
+	stage.Must(t, "", "-n", outside, "wait", "--for=condition=Ready", "pod/plain", "pod/stranger", "--timeout=60s")
 }
 
 // testEncryption looks for the marker among all packets of this machine, when the pods are here.
 func (s *stood) testEncryption(t *testing.T) {
 	ips := s.ips(t)
-	if !kube.Here(t, slices.Collect(maps.Values(ips))...) {
+	if !stage.Here(t, slices.Collect(maps.Values(ips))...) {
 		return
 	}
 	var capture *lab.Capture
@@ -96,11 +96,11 @@ func (s *stood) testEncryption(t *testing.T) {
 func (s *stood) wantNoMarker(t *testing.T, capture *lab.Capture) {
 	t.Helper()
 	var control netip.Addr
-	if err := control.UnmarshalText([]byte(kube.Must(t, "", "-n", outside, "get", "pod", "plain", "-o", "jsonpath={.status.podIP}"))); err != nil {
+	if err := control.UnmarshalText([]byte(stage.Must(t, "", "-n", outside, "get", "pod", "plain", "-o", "jsonpath={.status.podIP}"))); err != nil {
 		t.Fatal(err)
 	}
 	var clusterIP netip.Addr
-	if err := clusterIP.UnmarshalText([]byte(kube.Must(t, "", "-n", outside, "get", "service", "plain", "-o", "jsonpath={.spec.clusterIP}"))); err != nil {
+	if err := clusterIP.UnmarshalText([]byte(stage.Must(t, "", "-n", outside, "get", "service", "plain", "-o", "jsonpath={.spec.clusterIP}"))); err != nil {
 		t.Fatal(err)
 	}
 	seen := 0
@@ -171,7 +171,7 @@ func (s *stood) ips(t *testing.T) map[string]netip.Addr {
 // testMetrics wants nothing but mutual TLS, either way, and no handshake that failed.
 func (s *stood) testMetrics(t *testing.T) {
 	var metrics map[string]string
-	kube.Eventually(t, func() error { // which of the pods behind a Service a connection goes to is chance
+	stage.Eventually(t, func() error { // which of the pods behind a Service a connection goes to is chance
 		metrics = s.metrics(t)
 		return s.silent(t, metrics)
 	})
@@ -182,12 +182,12 @@ func (s *stood) testMetrics(t *testing.T) {
 			{"outbound", "plaintext", "left in the clear"},
 			{"outbound", "passthrough", "left for a destination outside the mesh"},
 		} {
-			if n := kube.Opened(t, metrics[name], of.direction, of.security); n > 0 {
+			if n := stage.Opened(t, metrics[name], of.direction, of.security); n > 0 {
 				t.Errorf("%s: %v connections %s", name, n, of.means)
 			}
 		}
 		for series, means := range map[string]string{"meshless_handshake_failures_total": "failed in their handshake", "meshless_denials_total": "were denied"} {
-			if n := kube.Metric(t, metrics[name], series); n > 0 {
+			if n := stage.Metric(t, metrics[name], series); n > 0 {
 				t.Errorf("%s: %v connections %s", name, n, means)
 			}
 		}
@@ -198,11 +198,11 @@ func (s *stood) testMetrics(t *testing.T) {
 func (s *stood) silent(t *testing.T, metrics map[string]string) error {
 	t.Helper()
 	for _, p := range s.pairs {
-		if kube.Opened(t, metrics[p.from], "outbound", "mutual_tls") == 0 {
+		if stage.Opened(t, metrics[p.from], "outbound", "mutual_tls") == 0 {
 			return fmt.Errorf("%s: no connection by mutual TLS left, though it calls %s", p.from, p.to)
 		}
 		for _, server := range s.behind(p.service()) {
-			if kube.Opened(t, metrics[server], "inbound", "mutual_tls") == 0 {
+			if stage.Opened(t, metrics[server], "inbound", "mutual_tls") == 0 {
 				return fmt.Errorf("%s: no connection by mutual TLS arrived, though %s calls %s", server, p.from, p.to)
 			}
 		}
@@ -217,7 +217,7 @@ func (s *stood) testIdentities(t *testing.T) {
 		var seen []string
 		for _, server := range s.behind(p.service()) {
 			if logs[server] == "" {
-				logs[server] = kube.Must(t, "", "-n", s.name, "logs", "deployment/"+server, "-c", api.ProxyName)
+				logs[server] = stage.Must(t, "", "-n", s.name, "logs", "deployment/"+server, "-c", api.ProxyName)
 			}
 			seen = append(seen, logs[server])
 		}
@@ -248,16 +248,16 @@ func (s *stood) testPermissive(t *testing.T, e *example.Example) {
 	old := s.pods(t)["frontend"].Name
 	s.annotate(t, "frontend", "meshless.dev/permissive-ports", "8080")
 	e.Edit(t, "pod.yaml", func(string) string { return s.manifests(t) })
-	kube.Must(t, e.Render(t), "apply", "-f", "-")
-	kube.Must(t, "", "-n", s.name, "rollout", "status", "deployment/frontend", "--timeout=110s")
-	kube.Must(t, "", "-n", s.name, "wait", "--for=delete", "pod/"+old, "--timeout=60s")
+	stage.Must(t, e.Render(t), "apply", "-f", "-")
+	stage.Must(t, "", "-n", s.name, "rollout", "status", "deployment/frontend", "--timeout=110s")
+	stage.Must(t, "", "-n", s.name, "wait", "--for=delete", "pod/"+old, "--timeout=60s")
 	open := []string{s.nodeURL(t, "frontend-external"), s.serviceURL("frontend"), s.serviceURL("frontend-external")}
 	wantAnswers(t, s.serviceURLs(t), func(url string) bool { return slices.Contains(open, url) })
 	before := s.waitForCalls(t, nil, 1)
 	s.wantNoFailures(t, before, s.waitForCalls(t, before, 1))
 	metrics := s.metrics(t)["frontend"]
 	for _, security := range []string{"plaintext", "mutual_tls"} {
-		if kube.Opened(t, metrics, "inbound", security) == 0 {
+		if stage.Opened(t, metrics, "inbound", security) == 0 {
 			t.Errorf("no connection by %s arrived at the permissive frontend", security)
 		}
 	}
@@ -283,8 +283,8 @@ func (s *stood) serviceURL(name string) string {
 // nodeURL is the port that a Service opens on the node.
 func (s *stood) nodeURL(t *testing.T, name string) string {
 	t.Helper()
-	port := kube.Must(t, "", "-n", s.name, "get", "service", name, "-o", "jsonpath={.spec.ports[0].nodePort}")
-	host := kube.Must(t, "", "get", "nodes", "-o", `jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}`)
+	port := stage.Must(t, "", "-n", s.name, "get", "service", name, "-o", "jsonpath={.spec.ports[0].nodePort}")
+	host := stage.Must(t, "", "get", "nodes", "-o", `jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}`)
 	return "http://" + net.JoinHostPort(host, port) + "/"
 }
 
@@ -311,29 +311,13 @@ func wantAnswers(t *testing.T, urls []string, open func(url string) bool) {
 }
 
 // fromOutside calls each URL once from the pod outside the mesh.
-func fromOutside(t *testing.T, urls []string) []printed {
+func fromOutside(t *testing.T, urls []string) []stage.Answer {
 	t.Helper()
 	if len(urls) == 0 {
 		return nil
 	}
-	// Where a call fails, so does the command.
-	out, err := kube.Kubectl("", append([]string{"-n", outside, "exec", "stranger", "--", "/standin", "call", "--retries", "0"}, urls...)...)
-	var answers []printed
-	for line := range strings.Lines(out) {
-		var got printed
-		if failed := json.Unmarshal([]byte(line), &got); failed != nil {
-			t.Fatalf("the stranger printed %q: %v", line, failed)
-		}
-		answers = append(answers, got)
-	}
-	if len(answers) != len(urls) {
-		t.Fatalf("%d answers to %d calls: %v", len(answers), len(urls), err)
-	}
-	return answers
+	return stage.Call(t, outside, "stranger", "app", urls...)
 }
-
-// mostPrinted is how much of an answer a stand-in prints.
-const mostPrinted = 64 << 10
 
 // metrics are the metrics of each Deployment's proxy. Their port is open to everyone, as is that of the probes.
 func (s *stood) metrics(t *testing.T) map[string]string {
@@ -345,7 +329,7 @@ func (s *stood) metrics(t *testing.T) map[string]string {
 	}
 	metrics := map[string]string{}
 	for i, got := range fromOutside(t, urls) {
-		if got.Error != "" || !strings.Contains(got.Body, "meshless_build_info") || len(got.Body) >= mostPrinted {
+		if got.Error != "" || !strings.Contains(got.Body, "meshless_build_info") || len(got.Body) >= client.MaxBody {
 			t.Fatalf("metrics of %s: status %d, error %q, %d bytes", names[i], got.Status, got.Error, len(got.Body))
 		}
 		metrics[names[i]] = got.Body

@@ -10,8 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/test/cluster/kinds/stage"
-	"github.com/meshless-dev/meshless/test/cluster/kube"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
@@ -41,7 +40,7 @@ func testDeletedPod(t *testing.T) {
 	for _, namespace := range []string{plain, mesh} {
 		stage.ResetLoad(t, namespace)
 		victim := stage.Pods(t, namespace, "app=web")[0].Name
-		kube.Must(t, "", "-n", namespace, "delete", "pod", victim, "--wait")
+		stage.Must(t, "", "-n", namespace, "delete", "pod", victim, "--wait")
 		stage.Rollout(t, namespace, "deployment/web")
 	}
 	stage.WantNoMoreFailures(t, mesh, plain)
@@ -59,17 +58,17 @@ func testInitAgain(t *testing.T) {
 		}
 	}
 	args := []string{"-n", mesh, "debug", "load", "--image=" + init.Image, "--image-pull-policy=IfNotPresent", "--profile=netadmin", "--container=again", "--arguments-only", "--"}
-	kube.Must(t, "", append(args, init.Args...)...)
-	kube.Eventually(t, func() error {
+	stage.Must(t, "", append(args, init.Args...)...)
+	stage.Eventually(t, func() error {
 		for _, s := range stage.Pod(t, mesh, "load").Status.EphemeralContainerStatuses {
 			if s.State.Terminated != nil && s.State.Terminated.ExitCode == 0 {
 				return nil
 			}
 		}
-		return fmt.Errorf("the second init has not ended well: %s", kube.Must(t, "", "-n", mesh, "get", "pod", "load", "-o", "jsonpath={.status.ephemeralContainerStatuses}"))
+		return fmt.Errorf("the second init has not ended well: %s", stage.Must(t, "", "-n", mesh, "get", "pod", "load", "-o", "jsonpath={.status.ephemeralContainerStatuses}"))
 	})
 	rules := func(container string) string {
-		log := kube.Must(t, "", "-n", mesh, "logs", "load", "-c", container)
+		log := stage.Must(t, "", "-n", mesh, "logs", "load", "-c", container)
 		at := strings.Index(log, "chain prerouting")
 		if at < 0 {
 			t.Fatalf("%s printed no rules:\n%s", container, log)
@@ -90,10 +89,10 @@ func testKilledProxy(t *testing.T) {
 	watch := watchWire(t)
 	stage.ResetLoad(t, mesh)
 	for n := range int32(2) {
-		kube.Eventually(t, func() error { return restarts(t, "load", api.ProxyName, n) })
+		stage.Eventually(t, func() error { return restarts(t, "load", api.ProxyName, n) })
 		stage.Ctr(t, "tasks", "kill", "-s", "SIGKILL", stage.ContainerID(t, stage.Pod(t, mesh, "load"), api.ProxyName))
 	}
-	kube.Eventually(t, func() error { return restarts(t, "load", api.ProxyName, 2) })
+	stage.Eventually(t, func() error { return restarts(t, "load", api.ProxyName, 2) })
 	if s := stage.LoadStats(t, mesh); s.Failed == 0 {
 		t.Error("no request failed while the proxy was dead: this test could not see plaintext")
 	}
@@ -108,7 +107,7 @@ func testMemory(t *testing.T) {
 	watch := watchWire(t)
 	pod := stage.Pods(t, mesh, "app=web")[0]
 	squeeze(t, pod)
-	kube.Eventually(t, func() error { return restarts(t, pod.Name, api.ProxyName, 1) })
+	stage.Eventually(t, func() error { return restarts(t, pod.Name, api.ProxyName, 1) })
 	status, _ := stage.Container(stage.Pod(t, mesh, pod.Name), api.ProxyName)
 	if ended := status.LastTerminationState.Terminated; ended == nil || ended.Reason != "OOMKilled" {
 		t.Errorf("the proxy of %s ended as %+v, want OOMKilled", pod.Name, status.LastTerminationState)
@@ -131,7 +130,7 @@ func recovers(t *testing.T) {
 	t.Helper()
 	stage.Rollout(t, mesh, "deployment/web")
 	stage.Ready(t, mesh, "pod/load")
-	kube.Eventually(t, func() error { // the Service takes a moment to have both replicas again
+	stage.Eventually(t, func() error { // the Service takes a moment to have both replicas again
 		stage.ResetLoad(t, mesh)
 		if s := stage.LoadStats(t, mesh); s.Failed > 0 || len(serving(t)) < 2 {
 			return fmt.Errorf("%d of %d requests fail, %d replicas serve", s.Failed, s.Requests, len(serving(t)))
@@ -146,7 +145,7 @@ func recovers(t *testing.T) {
 // serving are the addresses that the Service leads to.
 func serving(t *testing.T) []string {
 	t.Helper()
-	return strings.Fields(kube.Must(t, "", "-n", mesh, "get", "endpointslices", "-l", "kubernetes.io/service-name=web", "-o",
+	return strings.Fields(stage.Must(t, "", "-n", mesh, "get", "endpointslices", "-l", "kubernetes.io/service-name=web", "-o",
 		`jsonpath={range .items[*].endpoints[?(@.conditions.ready==true)]}{.addresses[0]}{"\n"}{end}`))
 }
 

@@ -14,8 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/test/cluster/kinds/stage"
-	"github.com/meshless-dev/meshless/test/cluster/kube"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
 )
 
 // testSandbox kills the process that holds the pod's namespaces. The kubelet makes a sandbox anew and starts everything
@@ -26,7 +25,7 @@ func testSandbox(t *testing.T) {
 	pod := stage.Pods(t, mesh, "app=web")[0]
 	before, _ := stage.Container(pod, api.InitName)
 	stage.Ctr(t, "tasks", "kill", "-s", "SIGKILL", stage.SandboxID(t, pod))
-	kube.Eventually(t, func() error {
+	stage.Eventually(t, func() error {
 		now := stage.Pod(t, mesh, pod.Name)
 		init, _ := stage.Container(now, api.InitName)
 		proxy, _ := stage.Container(now, api.ProxyName)
@@ -38,14 +37,14 @@ func testSandbox(t *testing.T) {
 	stage.Rollout(t, mesh, "deployment/web")
 	watch.wantEncrypted(t)
 	now := stage.Pod(t, mesh, pod.Name)
-	if rules := kube.Must(t, "", "-n", mesh, "logs", pod.Name, "-c", api.InitName); !strings.Contains(rules, "chain output") {
+	if rules := stage.Must(t, "", "-n", mesh, "logs", pod.Name, "-c", api.InitName); !strings.Contains(rules, "chain output") {
 		t.Errorf("the second init printed no rules:\n%s", rules)
 	}
 	a := stage.Call(t, plain, "load", "load", "http://"+now.Status.PodIP+":8080/")[0]
 	if a.Error == "" {
 		t.Errorf("%s answers plaintext since its sandbox was made anew: %+v", pod.Name, a)
 	}
-	kube.Eventually(t, func() error {
+	stage.Eventually(t, func() error {
 		if len(serving(t)) < 2 {
 			return fmt.Errorf("the Service leads to %v only", serving(t))
 		}
@@ -67,14 +66,14 @@ func testKubelet(t *testing.T) {
 	kubelet.Kill(t)
 	started := time.Now()
 	kubelet.Start(t, nil)
-	kube.Eventually(t, func() error { // its lease, and a pod that starts, show that it is back
-		text := kube.Must(t, "", "-n", "kube-node-lease", "get", "leases", "-o", "jsonpath={.items[0].spec.renewTime}")
+	stage.Eventually(t, func() error { // its lease, and a pod that starts, show that it is back
+		text := stage.Must(t, "", "-n", "kube-node-lease", "get", "leases", "-o", "jsonpath={.items[0].spec.renewTime}")
 		if renewed, err := time.Parse(time.RFC3339Nano, text); err != nil || renewed.Before(started) {
 			return fmt.Errorf("the kubelet has not renewed its lease since %s: %v", text, err)
 		}
 		return nil
 	})
-	kube.Must(t, "", "-n", plain, "run", "after", "--image=meshless-test/standin:latest", "--image-pull-policy=IfNotPresent", "--restart=Never", "--", "serve")
+	stage.Must(t, "", "-n", plain, "run", "after", "--image=meshless-test/app:latest", "--image-pull-policy=IfNotPresent", "--restart=Never", "--", "serve")
 	stage.Ready(t, plain, "pod/after")
 	stage.WantNoMoreFailures(t, mesh, plain)
 	if after := counts(t); after != before {
@@ -102,7 +101,7 @@ func squeeze(t *testing.T, pod corev1.Pod) {
 	t.Helper()
 	id := stage.ContainerID(t, pod, api.ProxyName)
 	limit := memoryLimit(t, stage.PID(t, id))
-	kube.Eventually(t, func() error {
+	stage.Eventually(t, func() error {
 		if status, _ := stage.Container(stage.Pod(t, mesh, pod.Name), api.ProxyName); status.ContainerID != "containerd://"+id || status.State.Running == nil {
 			return nil
 		}

@@ -14,19 +14,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/test/cluster/kube"
-	"github.com/meshless-dev/meshless/test/cluster/rotation/chain"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
+	"github.com/meshless-dev/meshless/test/example"
 )
 
-const (
-	folder = "../rotation/chain/folder"
-	set    = "configmap/chain" // the ApplySet, by which prune knows what it applied before
-)
+// set is the ApplySet, by which prune knows what it applied before.
+const set = "configmap/chain"
 
 // TestGitOps deploys the chain once, and goes on from what the step before left.
 func TestGitOps(t *testing.T) {
 	t.Setenv("KUBECTL_APPLYSET", "true") // of kubectl: --prune --applyset is alpha
-	a := chain.New(t, chain.NewFolder(t, folder, "gitops"))
+	a := stage.NewChain(t, "gitops")
 	a.Folder.Replace(t, "mtls.yaml", "mode: Permissive", "mode: Strict")
 	a.Folder.Issue(t, time.Now().Add(-20*24*time.Hour)) // due, and valid
 	a.Apply(t)
@@ -34,7 +32,7 @@ func TestGitOps(t *testing.T) {
 	a.InForce(t)
 	for _, step := range []struct {
 		name string
-		test func(*testing.T, *chain.App)
+		test func(*testing.T, *stage.Chain)
 	}{
 		{"a second apply changes nothing", testAgain},
 		{"server-side apply takes over", testServerSide},
@@ -67,7 +65,7 @@ func snapshot(t *testing.T, namespace string) map[string]object {
 			object
 		} `json:"items"`
 	}
-	if err := json.Unmarshal([]byte(kube.Must(t, "", "-n", namespace, "get", kinds, "-o", "json", "--show-managed-fields")), &list); err != nil {
+	if err := json.Unmarshal([]byte(stage.Must(t, "", "-n", namespace, "get", kinds, "-o", "json", "--show-managed-fields")), &list); err != nil {
 		t.Fatal(err)
 	}
 	all := map[string]object{}
@@ -99,51 +97,55 @@ func wantSame(t *testing.T, before, now map[string]object) {
 }
 
 // testAgain: the same commit once more, and one for which `meshless issue` found nothing to do.
-func testAgain(t *testing.T, a *chain.App) {
-	before := settled(t, a.Folder.Namespace)
+func testAgain(t *testing.T, a *stage.Chain) {
+	before := settled(t, a.Namespace)
 	first := a.Rendered.Text
 	if told := a.Folder.Issue(t, time.Now().Add(-20*24*time.Hour+time.Minute)); !strings.Contains(told, "nothing is due") {
 		t.Errorf("a second run says %q", told)
 	}
-	if diff := cmp.Diff(first, a.Folder.Render(t)); diff != "" {
+	if diff := cmp.Diff(first, stage.Render(t, a.Folder)); diff != "" {
 		t.Errorf("a second render differs:\n%s", diff)
 	}
-	if out := kube.Must(t, first, "diff", "-f", "-"); out != "" {
+	if out := stage.Must(t, first, "diff", "-f", "-"); out != "" {
 		t.Errorf("kubectl diff prints\n%s", out)
 	}
-	for line := range strings.Lines(kube.Must(t, first, "apply", "-f", "-")) {
+	for line := range strings.Lines(stage.Must(t, first, "apply", "-f", "-")) {
 		if !strings.HasSuffix(strings.TrimSpace(line), " unchanged") {
 			t.Errorf("kubectl apply says %s", line)
 		}
 	}
-	wantSame(t, before, snapshot(t, a.Folder.Namespace))
+	wantSame(t, before, snapshot(t, a.Namespace))
 }
 
 // testServerSide applies on the server's side, over what was applied on the client's, and in a namespace where nothing
 // is yet. Neither restarts a pod, twice changes nothing, and renewed certificates are no conflict.
-func testServerSide(t *testing.T, a *chain.App) {
-	fresh := chain.NewFolder(t, folder, "gitops-fresh")
+func testServerSide(t *testing.T, a *stage.Chain) {
+	const freshNamespace = "gitops-fresh"
+	fresh := stage.ChainFolder(t, freshNamespace)
 	fresh.Replace(t, "app.yaml", "replicas: 2", "replicas: 0") // it is the objects that count here
 	fresh.Replace(t, "app.yaml", "replicas: 1", "replicas: 0")
 	fresh.Replace(t, "guest.yaml", "replicas: 1", "replicas: 0")
-	kube.NewNamespace(t, fresh.Namespace)
+	stage.NewNamespace(t, freshNamespace)
 	fresh.Issue(t, time.Now().Add(-20*24*time.Hour))
-	for _, f := range []*chain.Folder{fresh, a.Folder} {
-		rendered := f.Render(t)
-		kube.Must(t, rendered, "apply", "--server-side", "-f", "-")
-		before := settled(t, f.Namespace)
-		kube.Must(t, rendered, "apply", "--server-side", "-f", "-")
-		kube.Must(t, rendered, "diff", "--server-side", "-f", "-")
-		wantSame(t, before, snapshot(t, f.Namespace))
+	for _, f := range []struct {
+		namespace string
+		*example.Example
+	}{{freshNamespace, fresh}, {a.Namespace, a.Folder}} {
+		rendered := stage.Render(t, f.Example)
+		stage.Must(t, rendered, "apply", "--server-side", "-f", "-")
+		before := settled(t, f.namespace)
+		stage.Must(t, rendered, "apply", "--server-side", "-f", "-")
+		stage.Must(t, rendered, "diff", "--server-side", "-f", "-")
+		wantSame(t, before, snapshot(t, f.namespace))
 		wantManagers(t, before, rendered)
 		f.Issue(t, time.Now())
-		renewed := f.Render(t)
+		renewed := stage.Render(t, f.Example)
 		if renewed == rendered {
-			t.Errorf("%s: nothing was renewed", f.Namespace)
+			t.Errorf("%s: nothing was renewed", f.namespace)
 		}
-		kube.Must(t, renewed, "apply", "--server-side", "-f", "-")
+		stage.Must(t, renewed, "apply", "--server-side", "-f", "-")
 	}
-	a.Rendered = chain.Read(t, a.Folder.Render(t))
+	a.Rendered = stage.Read(t, stage.Render(t, a.Folder))
 	a.Unchanged(t)
 }
 
@@ -185,20 +187,20 @@ func wantManagers(t *testing.T, all map[string]object, rendered string) {
 
 // testPrune takes guest out of the folder. Its Deployment goes, what that owned, and its Secret; everything else stays
 // as it is.
-func testPrune(t *testing.T, a *chain.App) {
+func testPrune(t *testing.T, a *stage.Chain) {
 	prune(t, a, a.Rendered.Text) // the set learns what there is
-	before := settled(t, a.Folder.Namespace)
+	before := settled(t, a.Namespace)
 	a.Folder.Replace(t, "kustomization.yaml", "guest.yaml, ", "")
 	a.Folder.Issue(t, time.Now())
-	a.Rendered = chain.Read(t, a.Folder.Render(t))
+	a.Rendered = stage.Read(t, stage.Render(t, a.Folder))
 	prune(t, a, a.Rendered.Text)
 	var gone []string
-	kube.Poll(t, 30*time.Second, func() error {
-		now := snapshot(t, a.Folder.Namespace)
+	stage.Poll(t, 30*time.Second, func() error {
+		now := snapshot(t, a.Namespace)
 		gone = slices.DeleteFunc(slices.Sorted(maps.Keys(before)), func(name string) bool { _, still := now[name]; return still })
 		return wantGone(gone)
 	})
-	a.Pods = slices.DeleteFunc(a.Pods, func(p chain.Pod) bool { return p.App == "guest" })
+	a.Pods = slices.DeleteFunc(a.Pods, func(p stage.Replica) bool { return p.App == "guest" })
 	a.Unchanged(t)
 	a.InForce(t)
 }
@@ -224,9 +226,9 @@ type pruned struct{ gone []string }
 func (p *pruned) Error() string { return "pruned: " + strings.Join(p.gone, ", ") }
 
 // prune applies, and removes what the set applied before and does not hold any more.
-func prune(t *testing.T, a *chain.App, manifests string) {
+func prune(t *testing.T, a *stage.Chain, manifests string) {
 	t.Helper()
-	kube.Must(t, manifests, "-n", a.Folder.Namespace, "apply", "--server-side", "--force-conflicts", "--prune", "--applyset="+set, "-f", "-")
+	stage.Must(t, manifests, "-n", a.Namespace, "apply", "--server-side", "--force-conflicts", "--prune", "--applyset="+set, "-f", "-")
 }
 
 // leftovers are what is still in the namespace and speaks of us.

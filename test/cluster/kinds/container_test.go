@@ -10,8 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/test/cluster/kinds/stage"
-	"github.com/meshless-dev/meshless/test/cluster/kube"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
 )
 
 // containerMode gives our containers limits equal to their requests, so that a Guaranteed pod stays one.
@@ -34,13 +33,13 @@ func TestContainerMode(t *testing.T) {
 		}
 	})
 	t.Run("kubectl chooses the app", func(t *testing.T) {
-		if out := kube.Must(t, "", "-n", namespace, "exec", "deployment/web", "--", "/standin", "call", "http://127.0.0.1:8080/"); !strings.Contains(out, "127.0.0.1") {
+		if out := stage.Must(t, "", "-n", namespace, "exec", "deployment/web", "--", "/app", "call", "http://127.0.0.1:8080/"); !strings.Contains(out, "127.0.0.1") {
 			t.Errorf("without -c, kubectl exec printed %q", out)
 		}
 	})
 	t.Run("a Job that tells the proxy to quit ends", func(t *testing.T) {
-		kube.Must(t, "", "-n", namespace, "wait", "--for=condition=complete", "job/once", "--timeout=100s")
-		kube.Eventually(t, func() error {
+		stage.Must(t, "", "-n", namespace, "wait", "--for=condition=complete", "job/once", "--timeout=100s")
+		stage.Eventually(t, func() error {
 			pod := stage.Pods(t, namespace, "job-name=stays")[0]
 			app, _ := stage.Container(pod, "stays")
 			if proxy, _ := stage.Container(pod, api.ProxyName); app.State.Terminated == nil || proxy.State.Running == nil {
@@ -51,14 +50,14 @@ func TestContainerMode(t *testing.T) {
 	})
 	t.Run("a rollout under load fails no request", func(t *testing.T) {
 		stage.ResetLoad(t, namespace)
-		kube.Must(t, "", "-n", namespace, "rollout", "restart", "deployment/web")
+		stage.Must(t, "", "-n", namespace, "rollout", "restart", "deployment/web")
 		stage.Rollout(t, namespace, "deployment/web")
 		stage.WantNoFailure(t, namespace)
-		if n := stage.Opened(t, namespace, "load", "outbound", "mutual_tls"); n == 0 {
+		if n := stage.OpenedBy(t, namespace, "load", "outbound", "mutual_tls"); n == 0 {
 			t.Error("the load opened no connection by mutual TLS")
 		}
 		for _, security := range []string{"plaintext", "passthrough"} {
-			if n := stage.Opened(t, namespace, "load", "outbound", security); n > 0 {
+			if n := stage.OpenedBy(t, namespace, "load", "outbound", security); n > 0 {
 				t.Errorf("the load opened %v connections of %s", n, security)
 			}
 		}

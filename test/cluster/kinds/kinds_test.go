@@ -10,8 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/test/cluster/kinds/stage"
-	"github.com/meshless-dev/meshless/test/cluster/kube"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
 )
 
 const (
@@ -27,16 +26,16 @@ metadata: {name: stranger}
 spec:
   automountServiceAccountToken: false
   terminationGracePeriodSeconds: 7
-  containers: [{name: client, image: "meshless-test/standin:latest", imagePullPolicy: IfNotPresent, args: [serve]}]
+  containers: [{name: client, image: "meshless-test/app:latest", imagePullPolicy: IfNotPresent, args: [serve]}]
 `
 
 // TestKinds deploys all of testdata/kinds.yaml once; the steps look at it from many sides.
 func TestKinds(t *testing.T) {
-	kube.NewNamespace(t, stranger)
-	kube.Must(t, outside, "-n", stranger, "apply", "-f", "-")
+	stage.NewNamespace(t, stranger)
+	stage.Must(t, outside, "-n", stranger, "apply", "-f", "-")
 	stage.Deploy(t, namespace, "testdata/kinds.yaml", "")
 	stage.Rollout(t, namespace, "deployment/web", "deployment/many", "deployment/probed", "statefulset/member", "daemonset/agent")
-	stage.Ready(t, namespace, "pods", "-l", "app in (web,member,agent,set,controller,client,load,many,odd)")
+	stage.Ready(t, namespace, "pods", "-l", "app in (web,member,agent,set,controller,client,load,many,probed)")
 	stage.Ready(t, stranger, "pod/stranger")
 
 	t.Run("every Service answers, by mutual TLS", testServices)
@@ -95,14 +94,14 @@ func testServices(t *testing.T) {
 		{url: "http://many:83/", host: "many-", port: 8003, plain: true},
 	})
 	for _, pod := range stage.Pods(t, namespace, "app in (web,agent,set,controller,many)") {
-		if pod.Labels["app"] != "web" && stage.Opened(t, namespace, pod.Name, "inbound", "mutual_tls") == 0 {
+		if pod.Labels["app"] != "web" && stage.OpenedBy(t, namespace, pod.Name, "inbound", "mutual_tls") == 0 {
 			t.Errorf("%s: no connection by mutual TLS arrived", pod.Name)
 		}
-		if n := stage.Opened(t, namespace, pod.Name, "inbound", "plaintext"); n > 0 {
+		if n := stage.OpenedBy(t, namespace, pod.Name, "inbound", "plaintext"); n > 0 {
 			t.Errorf("%s: %v connections arrived in the clear", pod.Name, n)
 		}
 	}
-	if n := stage.Opened(t, namespace, "client", "outbound", "plaintext"); n != 1 {
+	if n := stage.OpenedBy(t, namespace, "client", "outbound", "plaintext"); n != 1 {
 		t.Errorf("the client opened %v connections in the clear, want 1, to the port that opted out", n)
 	}
 	wantStranger(t, map[string]bool{"http://web.kinds/": false, "http://many.kinds:81/": false, "http://agent.kinds:8080/": false, "http://many.kinds:83/": true})
@@ -140,7 +139,7 @@ func testMembers(t *testing.T) {
 		{url: "http://member-0.members:7000/", host: "member-0", port: 7000, plain: true},
 	})
 	for _, pod := range []string{"member-0", "member-1"} {
-		if stage.Opened(t, namespace, pod, "inbound", "mutual_tls") == 0 {
+		if stage.OpenedBy(t, namespace, pod, "inbound", "mutual_tls") == 0 {
 			t.Errorf("%s: no connection by mutual TLS arrived", pod)
 		}
 	}
@@ -149,25 +148,25 @@ func testMembers(t *testing.T) {
 // testNodePorts calls the node's port from outside of the mesh: web takes mutual TLS only, there as everywhere; the
 // port of many that opted out answers.
 func testNodePorts(t *testing.T) {
-	node := kube.Must(t, "", "get", "nodes", "-o", `jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}`)
+	node := stage.Must(t, "", "get", "nodes", "-o", `jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}`)
 	at := func(service string) string {
-		return fmt.Sprintf("http://%s:%s/", node, kube.Must(t, "", "-n", namespace, "get", "service", service, "-o", "jsonpath={.spec.ports[0].nodePort}"))
+		return fmt.Sprintf("http://%s:%s/", node, stage.Must(t, "", "-n", namespace, "get", "service", service, "-o", "jsonpath={.spec.ports[0].nodePort}"))
 	}
 	wantStranger(t, map[string]bool{at("many-node"): true, at("web-node"): false})
 }
 
 // testDatagrams: UDP passes both ways beside the proxies, through a Service that has a TCP port as well.
 func testDatagrams(t *testing.T) {
-	kube.Must(t, "", "-n", namespace, "wait", "--for=condition=complete", "job/datagram", "--timeout=60s")
-	if out := kube.Must(t, "", "-n", namespace, "logs", "job/datagram", "-c", "odd"); !strings.Contains(out, "odd: anybody there?") {
+	stage.Must(t, "", "-n", namespace, "wait", "--for=condition=complete", "job/datagram", "--timeout=60s")
+	if out := stage.Must(t, "", "-n", namespace, "logs", "job/datagram", "-c", "datagram"); !strings.Contains(out, "app: anybody there?") {
 		t.Errorf("the datagram came back as %q", out)
 	}
 }
 
 func testJobs(t *testing.T) {
-	kube.Must(t, "", "-n", namespace, "create", "job", "tonight", "--from=cronjob/nightly")
+	stage.Must(t, "", "-n", namespace, "create", "job", "tonight", "--from=cronjob/nightly")
 	for _, job := range []string{"once", "tonight"} {
-		kube.Must(t, "", "-n", namespace, "wait", "--for=condition=complete", "job/"+job, "--timeout=60s")
+		stage.Must(t, "", "-n", namespace, "wait", "--for=condition=complete", "job/"+job, "--timeout=60s")
 		pods := stage.Pods(t, namespace, "job-name="+job)
 		if len(pods) != 1 || pods[0].Status.Phase != corev1.PodSucceeded {
 			t.Fatalf("%s: %d pods, the first %v, want one that succeeded", job, len(pods), pods[0].Status.Phase)
@@ -176,7 +175,7 @@ func testJobs(t *testing.T) {
 		if ended := proxy.State.Terminated; ended == nil || ended.ExitCode != 0 {
 			t.Errorf("%s: the proxy is %+v, want it ended without an error", job, proxy.State)
 		}
-		out := kube.Must(t, "", "-n", namespace, "logs", "job/"+job, "-c", strings.Replace(job, "tonight", "nightly", 1))
+		out := stage.Must(t, "", "-n", namespace, "logs", "job/"+job, "-c", strings.Replace(job, "tonight", "nightly", 1))
 		if !strings.Contains(out, api.InboundSource4) {
 			t.Errorf("%s printed %q, want the answer of web, which its proxy dialed", job, out)
 		}
@@ -187,7 +186,7 @@ func testJobs(t *testing.T) {
 // own sidecar.
 func testInits(t *testing.T) {
 	for container, want := range map[string]string{"ask": api.InboundSource4, "ask-helper": `\"port\":9001`} {
-		if out := kube.Must(t, "", "-n", namespace, "logs", "deployment/many", "-c", container); !strings.Contains(out, want) {
+		if out := stage.Must(t, "", "-n", namespace, "logs", "deployment/many", "-c", container); !strings.Contains(out, want) {
 			t.Errorf("init container %s printed %q, want %s in it", container, out, want)
 		}
 	}
@@ -205,11 +204,11 @@ func testInits(t *testing.T) {
 func testRollout(t *testing.T) {
 	stage.ResetLoad(t, namespace)
 	before := stage.Pods(t, namespace, "app=web")
-	kube.Must(t, "", "-n", namespace, "rollout", "restart", "deployment/web")
+	stage.Must(t, "", "-n", namespace, "rollout", "restart", "deployment/web")
 	stage.Rollout(t, namespace, "deployment/web")
-	kube.Eventually(t, func() error {
+	stage.Eventually(t, func() error {
 		for _, old := range before {
-			if out, err := kube.Kubectl("", "-n", namespace, "get", "pod", old.Name, "--ignore-not-found", "-o", "name"); err != nil || out != "" {
+			if out, err := stage.Kubectl("", "-n", namespace, "get", "pod", old.Name, "--ignore-not-found", "-o", "name"); err != nil || out != "" {
 				return fmt.Errorf("%s is still there: %v", old.Name, err)
 			}
 		}

@@ -5,13 +5,12 @@ package kinds
 import (
 	"fmt"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/meshless-dev/meshless/test/cluster/kinds/stage"
-	"github.com/meshless-dev/meshless/test/cluster/kube"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // secured is a pod, and a Deployment of it, that even a restricted namespace takes, as long as it is in no mesh.
@@ -24,7 +23,7 @@ spec:
   securityContext: {runAsNonRoot: true, runAsUser: 1001, seccompProfile: {type: RuntimeDefault}}
   containers:
     - name: app
-      image: meshless-test/standin:latest
+      image: meshless-test/app:latest
       imagePullPolicy: IfNotPresent
       args: [serve]
       securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
@@ -38,7 +37,7 @@ spec:
   selector: {matchLabels: {app: behind}}
   template:
     metadata: {labels: {app: behind}}
-    spec: {automountServiceAccountToken: false, containers: [{name: app, image: "meshless-test/standin:latest", imagePullPolicy: IfNotPresent, args: [serve]}]}
+    spec: {automountServiceAccountToken: false, containers: [{name: app, image: "meshless-test/app:latest", imagePullPolicy: IfNotPresent, args: [serve]}]}
 `
 
 const enforce = "pod-security.kubernetes.io/enforce"
@@ -48,22 +47,22 @@ const enforce = "pod-security.kubernetes.io/enforce"
 // Without our containers the same pods are taken, which is the control.
 func TestPodSecurity(t *testing.T) {
 	const namespace = "kinds-levels"
-	kube.NewNamespace(t, namespace)
+	stage.NewNamespace(t, namespace)
 	forced := stage.Package(t, namespace, secured+deployed, "")
 	forced.Issue(t, time.Now())
-	kube.Must(t, forced.IdentitySecret(namespace), "apply", "-f", "-")
+	stage.Must(t, forced.IdentitySecret(namespace), "apply", "-f", "-")
 	rendered := forced.Render(t)
 	for _, level := range []string{"baseline", "restricted"} {
 		t.Run(level+": the render refuses", func(t *testing.T) { wantRenderRefused(t, namespace, level) })
 		t.Run(level+": the API server refuses", func(t *testing.T) {
-			kube.Must(t, "", "label", "--overwrite", "namespace", namespace, enforce+"="+level)
-			kube.Must(t, secured, "-n", namespace, "apply", "--dry-run=server", "-f", "-")
-			out, err := kube.Kubectl(rendered, "apply", "-f", "-")
+			stage.Must(t, "", "label", "--overwrite", "namespace", namespace, enforce+"="+level)
+			stage.Must(t, secured, "-n", namespace, "apply", "--dry-run=server", "-f", "-")
+			out, err := stage.Kubectl(rendered, "apply", "-f", "-")
 			if want := fmt.Sprintf("violates PodSecurity %q", level+":latest"); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "NET_ADMIN") {
 				t.Errorf("got %v\n%s, want %s because of NET_ADMIN", err, out, want)
 			}
-			kube.Eventually(t, func() error {
-				out := kube.Must(t, "", "-n", namespace, "get", "deployment", "behind", "-o", `jsonpath={.status.conditions[?(@.type=="ReplicaFailure")].message}`)
+			stage.Eventually(t, func() error {
+				out := stage.Must(t, "", "-n", namespace, "get", "deployment", "behind", "-o", `jsonpath={.status.conditions[?(@.type=="ReplicaFailure")].message}`)
 				if !strings.Contains(out, "NET_ADMIN") || !strings.Contains(out, level) {
 					return fmt.Errorf("the Deployment says %q of its pods", out)
 				}
@@ -72,12 +71,12 @@ func TestPodSecurity(t *testing.T) {
 			if pods := stage.Pods(t, namespace, ""); len(pods) > 0 {
 				t.Errorf("%d pods are there, the first %s", len(pods), pods[0].Name)
 			}
-			kube.Must(t, "", "-n", namespace, "delete", "deployment", "behind", "--wait")
+			stage.Must(t, "", "-n", namespace, "delete", "deployment", "behind", "--wait")
 		})
 	}
 	t.Run("privileged: it runs", func(t *testing.T) {
-		kube.Must(t, "", "label", "--overwrite", "namespace", namespace, enforce+"=privileged")
-		kube.Must(t, rendered, "apply", "-f", "-")
+		stage.Must(t, "", "label", "--overwrite", "namespace", namespace, enforce+"=privileged")
+		stage.Must(t, rendered, "apply", "-f", "-")
 		stage.Ready(t, namespace, "pod/alone")
 		stage.Rollout(t, namespace, "deployment/behind")
 	})
@@ -88,12 +87,12 @@ func wantRenderRefused(t *testing.T, namespace, level string) {
 	t.Helper()
 	labelled := fmt.Sprintf("---\napiVersion: v1\nkind: Namespace\nmetadata: {name: %s, labels: {%s: %s}}\n", namespace, enforce, level)
 	e := stage.Package(t, namespace, secured+labelled, "")
-	out, err := exec.CommandContext(t.Context(), filepath.Join(kube.BinDir, "meshless"), "issue", e.Dir).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), program.Meshless(t), "issue", e.Dir).CombinedOutput()
 	if want := fmt.Sprintf("%s: %s forbids the capability NET_ADMIN", enforce, level); err == nil || !strings.Contains(string(out), want) {
 		t.Errorf("meshless issue: %v\n%s, want an error with %q", err, out, want)
 	}
 	e = stage.Package(t, namespace, secured+strings.Replace(labelled, level, "privileged", 1), "")
-	if out, err := exec.CommandContext(t.Context(), filepath.Join(kube.BinDir, "meshless"), "issue", e.Dir).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), program.Meshless(t), "issue", e.Dir).CombinedOutput(); err != nil {
 		t.Errorf("the control, a privileged namespace: %v\n%s", err, out)
 	}
 }

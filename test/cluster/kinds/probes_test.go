@@ -11,15 +11,14 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/podplan"
-	"github.com/meshless-dev/meshless/test/cluster/kinds/stage"
-	"github.com/meshless-dev/meshless/test/cluster/kube"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
 )
 
 // testProbes: the Deployment probed is Ready, which takes a yes of each of its nine probes. What must fail is in the
 // pod unready: its containers run, and none is ready.
 func testProbes(t *testing.T) {
 	kinds := map[string]bool{}
-	for _, c := range stage.Pods(t, namespace, "app=odd")[0].Spec.Containers {
+	for _, c := range stage.Pods(t, namespace, "app=probed")[0].Spec.Containers {
 		for name, probe := range map[string]*corev1.Probe{"startup": c.StartupProbe, "readiness": c.ReadinessProbe, "liveness": c.LivenessProbe} {
 			switch {
 			case probe.Exec != nil:
@@ -32,7 +31,7 @@ func testProbes(t *testing.T) {
 	if !kinds["exec"] {
 		t.Error("no exec probe is left as it was")
 	}
-	kube.Eventually(t, func() error {
+	stage.Eventually(t, func() error {
 		pod := stage.Pod(t, namespace, "unready")
 		for _, c := range pod.Spec.Containers {
 			status, ok := stage.Container(pod, c.Name)
@@ -46,9 +45,9 @@ func testProbes(t *testing.T) {
 		}
 		return nil
 	})
-	log := func() string { return kube.Must(t, "", "-n", namespace, "logs", "unready", "-c", api.ProxyName) }
+	log := func() string { return stage.Must(t, "", "-n", namespace, "logs", "unready", "-c", api.ProxyName) }
 	for _, c := range []string{"headers", "scheme", "socket", "grpc"} {
-		kube.Eventually(t, func() error {
+		stage.Eventually(t, func() error {
 			if key := podplan.HandlerKey(c, "readinessProbe"); !strings.Contains(log(), key) {
 				return fmt.Errorf("the proxy does not log that %s fails", key)
 			}
@@ -63,7 +62,7 @@ func testProbes(t *testing.T) {
 // probedPod is the pod of the Deployment probed.
 func probedPod(t *testing.T) corev1.Pod {
 	t.Helper()
-	return stage.Pods(t, namespace, "app=odd")[0]
+	return stage.Pods(t, namespace, "app=probed")[0]
 }
 
 // tell lets a container of probed answer its health checks with no, or with yes again.
@@ -76,7 +75,7 @@ func tell(t *testing.T, port int, path string) {
 
 func testLiveness(t *testing.T) {
 	tell(t, 9191, "/fail")
-	kube.Eventually(t, func() error {
+	stage.Eventually(t, func() error {
 		slow, _ := stage.Container(probedPod(t), "slow")
 		if slow.RestartCount == 0 || !slow.Ready {
 			return fmt.Errorf("container slow: %d restarts, ready: %v", slow.RestartCount, slow.Ready)
@@ -84,16 +83,16 @@ func testLiveness(t *testing.T) {
 		return nil
 	})
 	stage.WantNoRestarts(t, []corev1.Pod{probedPod(t)}, "slow")
-	stage.Ready(t, namespace, "pods", "-l", "app=odd")
+	stage.Ready(t, namespace, "pods", "-l", "app=probed")
 }
 
 func testReadiness(t *testing.T) {
-	client := func() stage.Answer { return stage.Call(t, namespace, "client", "client", "http://odd/")[0] }
+	client := func() stage.Answer { return stage.Call(t, namespace, "client", "client", "http://probed/")[0] }
 	if a := client(); a.Error != "" {
 		t.Fatalf("before: %+v", a)
 	}
 	tell(t, 9090, "/fail")
-	kube.Eventually(t, func() error {
+	stage.Eventually(t, func() error {
 		if grpc, _ := stage.Container(probedPod(t), "grpc"); grpc.Ready {
 			return fmt.Errorf("container grpc is still ready")
 		}
@@ -103,7 +102,7 @@ func testReadiness(t *testing.T) {
 		return nil
 	})
 	tell(t, 9090, "/heal")
-	kube.Eventually(t, func() error {
+	stage.Eventually(t, func() error {
 		if a := client(); a.Error != "" {
 			return fmt.Errorf("the Service does not lead to the pod again: %+v", a)
 		}

@@ -17,8 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/test/cluster/kinds/stage"
-	"github.com/meshless-dev/meshless/test/cluster/kube"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
 	"github.com/meshless-dev/meshless/test/example"
 )
 
@@ -66,14 +65,14 @@ func inMode(args []string, mode string) []string {
 // the other's: it cleans up at its start.
 func wantRulesOf(t *testing.T, mode string) {
 	t.Helper()
-	ip := kube.Must(t, "", "-n", namespace, "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
+	ip := stage.Must(t, "", "-n", namespace, "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
 	written := map[string]func() bool{
 		"nftables": func() bool {
 			return strings.Contains(output(t, "nft", "list", "ruleset"), ip+" . tcp . 80 : goto")
 		},
 		"iptables": func() bool { return strings.Contains(output(t, "iptables-save", "-t", "nat"), "-d "+ip+"/32") },
 	}
-	kube.Eventually(t, func() error {
+	stage.Eventually(t, func() error {
 		for other, is := range written {
 			if is() != (other == mode) {
 				return fmt.Errorf("rules of %s are there: %v", other, is())
@@ -103,27 +102,27 @@ func testWays(t *testing.T) {
 		{"its own clusterIP", web, "web", "http://web/"},
 	} {
 		t.Run(way.name, func(t *testing.T) {
-			before := stage.Opened(t, namespace, web, "inbound", "mutual_tls")
-			kube.Eventually(t, func() error {
+			before := stage.OpenedBy(t, namespace, web, "inbound", "mutual_tls")
+			stage.Eventually(t, func() error {
 				if a := stage.Call(t, namespace, way.pod, way.container, way.url)[0]; a.Error != "" || a.Host != web || !a.ByProxy() {
 					return fmt.Errorf("%s: %+v, want the answer of %s, by its proxy", way.url, a, web)
 				}
 				return nil
 			})
-			if after := stage.Opened(t, namespace, web, "inbound", "mutual_tls"); after <= before {
+			if after := stage.OpenedBy(t, namespace, web, "inbound", "mutual_tls"); after <= before {
 				t.Errorf("connections by mutual TLS were %v and are %v", before, after)
 			}
 		})
 	}
-	if n := stage.Opened(t, namespace, web, "inbound", "plaintext"); n > 0 {
+	if n := stage.OpenedBy(t, namespace, web, "inbound", "plaintext"); n > 0 {
 		t.Errorf("%v connections arrived in the clear", n)
 	}
 }
 
 // testNode calls the node's port from the node: with the client's certificate, and, as the control, without one.
 func testNode(t *testing.T, e *example.Example) {
-	port := kube.Must(t, "", "-n", namespace, "get", "service", "node", "-o", "jsonpath={.spec.ports[0].nodePort}")
-	address := kube.Must(t, "", "get", "nodes", "-o", `jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}`) + ":" + port
+	port := stage.Must(t, "", "-n", namespace, "get", "service", "node", "-o", "jsonpath={.spec.ports[0].nodePort}")
+	address := stage.Must(t, "", "get", "nodes", "-o", `jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}`) + ":" + port
 	web := stage.Pods(t, namespace, "app=web")[0].Name
 	member := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: asClient(t, e), DisableKeepAlives: true}}
 	page, err := get(member, "https://"+address+"/")
@@ -134,7 +133,7 @@ func testNode(t *testing.T, e *example.Example) {
 	if page, err := get(stranger, "http://"+address+"/"); err == nil {
 		t.Errorf("the node's port answers plaintext: %+v", page)
 	}
-	if n := stage.Opened(t, namespace, web, "inbound", "plaintext"); n > 0 {
+	if n := stage.OpenedBy(t, namespace, web, "inbound", "plaintext"); n > 0 {
 		t.Errorf("%v connections arrived in the clear", n)
 	}
 }
@@ -144,11 +143,11 @@ func testNode(t *testing.T, e *example.Example) {
 func asClient(t *testing.T, e *example.Example) *tls.Config {
 	t.Helper()
 	var secret corev1.Secret
-	if err := json.Unmarshal([]byte(kube.Must(t, "", "-n", namespace, "get", "secret", api.NamePrefix+"pod-client", "-o", "json")), &secret); err != nil {
+	if err := json.Unmarshal([]byte(stage.Must(t, "", "-n", namespace, "get", "secret", api.NamePrefix+"pod-client", "-o", "json")), &secret); err != nil {
 		t.Fatal(err)
 	}
 	var bundle corev1.ConfigMap
-	if err := json.Unmarshal([]byte(kube.Must(t, "", "-n", namespace, "get", "configmap", api.BundleName, "-o", "json")), &bundle); err != nil {
+	if err := json.Unmarshal([]byte(stage.Must(t, "", "-n", namespace, "get", "configmap", api.BundleName, "-o", "json")), &bundle); err != nil {
 		t.Fatal(err)
 	}
 	roots := x509.NewCertPool()
@@ -158,11 +157,11 @@ func asClient(t *testing.T, e *example.Example) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{e.Leaf(t, secret)}, RootCAs: roots, ServerName: "web." + namespace + ".svc.cluster.local"}
 }
 
-func get(client *http.Client, url string) (page stage.Page, err error) {
+func get(client *http.Client, url string) (answer stage.Answer, err error) {
 	response, err := client.Get(url)
 	if err != nil {
-		return page, err
+		return answer, err
 	}
 	defer response.Body.Close()
-	return page, json.NewDecoder(response.Body).Decode(&page)
+	return answer, json.NewDecoder(response.Body).Decode(&answer.Page)
 }

@@ -5,7 +5,6 @@ package rotation
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -13,24 +12,13 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/svid"
-	"github.com/meshless-dev/meshless/test/cluster/kube"
-	"github.com/meshless-dev/meshless/test/cluster/rotation/chain"
+	"github.com/meshless-dev/meshless/test/app/load"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
+	"github.com/meshless-dev/meshless/test/example"
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
 const namespace = "rotation"
-
-// outsider asks back in plaintext, from outside of the mesh.
-const outsider = `
-apiVersion: v1
-kind: Pod
-metadata: {name: outsider, labels: {app: outsider}}
-spec:
-  automountServiceAccountToken: false
-  terminationGracePeriodSeconds: 1
-  containers:
-    - {name: caller, image: "meshless-test/standin:latest", imagePullPolicy: IfNotPresent, args: [load, --rate, "5", --keepalive, --port, "8090", "http://back:8080/"]}
-`
 
 // days before now is when a step is made, so that all that follow of 25 days are past, and what was made is valid now.
 func days(before float64) time.Time {
@@ -39,31 +27,31 @@ func days(before float64) time.Time {
 
 // rotation is the chain while it is changed.
 type rotation struct {
-	*chain.App
+	*stage.Chain
 	here bool               // the test can knock at pods
-	cuts map[string]float64 // chain.App.Cuts, when the last change was seen
+	cuts map[string]float64 // stage.Chain.Cuts, when the last change was seen
 }
 
 // outcome is what a change did while it came into force.
 type outcome struct {
-	stats map[string]chain.Stats
+	stats map[string]load.Stats
 	cuts  map[string]float64 // connections that were cut
 }
 
 // TestRotation deploys the chain once; the steps change it one after the other.
 func TestRotation(t *testing.T) {
-	r := &rotation{App: chain.New(t, chain.NewFolder(t, "chain/folder", namespace))}
-	kube.Must(t, outsider, "-n", namespace, "apply", "-f", "-")
+	r := &rotation{Chain: stage.NewChain(t, namespace)}
+	stage.Must(t, stage.Outsider(5, "http://back:8080/"), "-n", namespace, "apply", "-f", "-")
 	r.Folder.Issue(t, days(25))
 	r.Apply(t)
 	r.Rollout(t)
-	r.here = kube.Here(t, r.IPs()...)
+	r.here = stage.Here(t, r.IPs()...)
 	if r.here && os.Geteuid() == 0 {
-		wire := lab.SearchHost(t, chain.Marker)
+		wire := lab.SearchHost(t, stage.Marker)
 		defer func() {
 			wire.Stop()
-			for way, n := range wire.Seen[chain.Marker] {
-				t.Errorf("%d frames with a request passed in the clear: %s; the first of all at %s", n, way, wire.First[chain.Marker])
+			for way, n := range wire.Seen[stage.Marker] {
+				t.Errorf("%d frames with a request passed in the clear: %s; the first of all at %s", n, way, wire.First[stage.Marker])
 			}
 			t.Logf("%d frames, %d missed", wire.Frames, wire.Missed())
 			r.Plaintext(t)
@@ -98,7 +86,7 @@ func TestRotation(t *testing.T) {
 func (r *rotation) settle(t *testing.T) {
 	t.Helper()
 	r.TakeStats(t)
-	r.AwaitRequests(t, 40, chain.Callers...)
+	r.AwaitRequests(t, 40, stage.Callers...)
 	r.TakeStats(t)
 	r.cuts = r.Cuts(t)
 }
@@ -114,12 +102,12 @@ func (r *rotation) apply(t *testing.T) outcome {
 
 func (r *rotation) after(t *testing.T) outcome {
 	t.Helper()
-	r.AwaitRequests(t, 40, chain.Callers...)
+	r.AwaitRequests(t, 40, stage.Callers...)
 	o := outcome{stats: r.TakeStats(t), cuts: r.Cuts(t)}
 	for app, before := range r.cuts {
 		r.cuts[app], o.cuts[app] = o.cuts[app], o.cuts[app]-before
 	}
-	t.Logf("under it:\n%s\nconnections that were cut: %v", chain.Describe(o.stats), o.cuts)
+	t.Logf("under it:\n%s\nconnections that were cut: %v", stage.Describe(o.stats), o.cuts)
 	r.Unchanged(t)
 	r.wantServed(t)
 	return o
@@ -133,7 +121,7 @@ func (r *rotation) wantServed(t *testing.T) {
 	}
 	middle := r.open(t, "middle")
 	for _, p := range r.Of("front", "middle", "back") {
-		shown, err := chain.Knock(t, p, middle)
+		shown, err := stage.Knock(t, p, middle)
 		if err != nil && p.App == "back" {
 			// it is let in anywhere but where a policy says otherwise; here it is the one that a policy names
 			t.Errorf("%s refuses middle: %v", p.Name, err)
@@ -166,7 +154,7 @@ func (o outcome) wantNoFailure(t *testing.T, callers ...string) {
 // wantUnnoticed wants no failed request of anybody, and no connection that was cut: kept ones live on.
 func (o outcome) wantUnnoticed(t *testing.T) {
 	t.Helper()
-	o.wantNoFailure(t, chain.Callers...)
+	o.wantNoFailure(t, stage.Callers...)
 	for app, n := range o.cuts {
 		if n != 0 {
 			t.Errorf("%s: %v connections were cut", app, n)
@@ -184,24 +172,24 @@ func (o outcome) wantCut(t *testing.T, apps ...string) {
 
 // testStrict: an outsider's plaintext passes before and not after.
 func (r *rotation) testStrict(t *testing.T) {
-	before := r.outsider(t)
+	before := r.TakeStatsOf(t, "outsider")
 	if before.Requests == 0 || before.Failed == before.Requests {
 		t.Errorf("the outsider should get in as long as the mode is Permissive: %s", before)
 	}
 	r.Folder.Replace(t, "mtls.yaml", "mode: Permissive", "mode: Strict")
 	r.Folder.Issue(t, days(24))
 	r.apply(t).wantUnnoticed(t)
-	r.outsider(t)
+	r.TakeStatsOf(t, "outsider")
 	r.wantOutsiderRefused(t)
-	kube.Must(t, "", "-n", namespace, "delete", "pod", "outsider", "--wait=false")
+	stage.Must(t, "", "-n", namespace, "delete", "pod", "outsider", "--wait=false")
 }
 
 // wantOutsiderRefused wants that no request of the outsider is answered any more.
 func (r *rotation) wantOutsiderRefused(t *testing.T) {
 	t.Helper()
-	var after chain.Stats
-	kube.Poll(t, 20*time.Second, func() error {
-		after.Add(r.outsider(t))
+	var after load.Stats
+	stage.Poll(t, 20*time.Second, func() error {
+		after.Add(r.TakeStatsOf(t, "outsider"))
 		if after.Requests < 10 {
 			return fmt.Errorf("the outsider has asked %d times", after.Requests)
 		}
@@ -210,16 +198,6 @@ func (r *rotation) wantOutsiderRefused(t *testing.T) {
 	if after.Failed != after.Requests {
 		t.Errorf("the outsider gets in although the mode is Strict: %s", after)
 	}
-}
-
-// outsider takes the outsider's stats.
-func (r *rotation) outsider(t *testing.T) chain.Stats {
-	t.Helper()
-	var s chain.Stats
-	if err := json.Unmarshal(r.Ask(t, "outsider", "/reset"), &s); err != nil {
-		t.Fatal(err)
-	}
-	return s
 }
 
 // testRenewal: every leaf is due, none of the bundles changes.
@@ -272,7 +250,7 @@ func (r *rotation) testRevokeOld(t *testing.T, old tls.Certificate) {
 	r.knock(t, "front", old, true)
 	r.Folder.Meshless(t, days(6.7), "revoke", r.Folder.Dir, svid.KeyDigest(old.Leaf))
 	seen := r.apply(t)
-	seen.wantNoFailure(t, chain.Callers...)
+	seen.wantNoFailure(t, stage.Callers...)
 	seen.wantCut(t, "middle", "guest", "back") // connections that back had taken with that key, at one of their ends
 	r.knock(t, "front", old, false)
 	r.knock(t, "front", r.open(t, "back"), true)
@@ -301,7 +279,7 @@ func (r *rotation) knock(t *testing.T, deployment string, c tls.Certificate, wel
 		return
 	}
 	for _, p := range r.Of(deployment) {
-		if _, err := chain.Knock(t, p, c); (err == nil) != welcome {
+		if _, err := stage.Knock(t, p, c); (err == nil) != welcome {
 			t.Errorf("%s: the certificate of %s with key %s: %v; should it be let in? %v", p.Name, c.Leaf.URIs[0], svid.KeyDigest(c.Leaf), err, welcome)
 		}
 	}
@@ -310,9 +288,9 @@ func (r *rotation) knock(t *testing.T, deployment string, c tls.Certificate, wel
 // testRecipient: the cluster gets a new age identity beside the old one, and every key is made anew for the new
 // recipient. testPolicy takes the old one out.
 func (r *rotation) testRecipient(t *testing.T) {
-	old, fresh := r.Folder.Cluster, chain.NewIdentity(t)
+	old, fresh := r.Folder.Cluster, example.NewIdentity(t)
 	before := r.Rendered
-	kube.Must(t, r.Folder.IdentitySecret(fresh, old), "apply", "-f", "-")
+	stage.Must(t, r.Folder.IdentitySecret(namespace, fresh, old), "apply", "-f", "-")
 	r.Folder.Replace(t, "mtls.yaml", old.Recipient().String(), fresh.Recipient().String())
 	r.Folder.Cluster = fresh
 	r.Folder.Issue(t, days(6.5))
@@ -330,7 +308,7 @@ func (r *rotation) testRecipient(t *testing.T) {
 // testPolicy: from now on middle alone may ask back. guest, which could, is refused, and its open connections end. With
 // it the old identity leaves the cluster.
 func (r *rotation) testPolicy(t *testing.T) {
-	kube.Must(t, r.Folder.IdentitySecret(r.Folder.Cluster), "apply", "-f", "-")
+	stage.Must(t, r.Folder.IdentitySecret(namespace), "apply", "-f", "-")
 	r.Folder.Replace(t, "mtls.yaml", "{rules: []}", "{rules: [{to: {kind: Deployment, name: back}, ports: [8080], from: [{kind: Deployment, name: middle}]}]}")
 	r.Folder.Issue(t, days(6.4))
 	seen := r.apply(t)

@@ -6,10 +6,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/test/cluster/kube"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
 )
 
-const shopImage = "ghcr.io/meshless-dev/shop:" + api.Version
-
-func TestMain(m *testing.M) { os.Exit(kube.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(stage.Main(m)) }

@@ -3,7 +3,6 @@
 package shop
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -12,10 +11,8 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/test/cluster/kube"
+	"github.com/meshless-dev/meshless/test/cluster/stage"
 	"github.com/meshless-dev/meshless/test/example"
 	"github.com/meshless-dev/meshless/test/lab"
 )
@@ -28,9 +25,9 @@ metadata: {name: legacy, labels: {app: legacy}}
 spec:
   automountServiceAccountToken: false
   containers:
-    - {name: db, image: "` + shopImage + `", args: [db]}
+    - {name: db, image: "` + example.AppImage + `", args: [db]}
     - name: api
-      image: "` + shopImage + `"
+      image: "` + example.AppImage + `"
       args: [api]
       env: [{name: DB_ADDR, value: "127.0.0.1:5432"}]
       readinessProbe: {httpGet: {path: /readyz, port: 8080}, periodSeconds: 1}
@@ -48,24 +45,24 @@ const (
 
 // TestShop deploys the rendered shop once; the steps look at it from several sides.
 func TestShop(t *testing.T) {
-	kube.NewNamespace(t, stranger)
-	kube.Must(t, outside, "-n", stranger, "apply", "-f", "-")
-	kube.NewNamespace(t, namespace)
-	e := example.Copy(t, "../../../examples/shop", kube.BinDir)
+	stage.NewNamespace(t, stranger)
+	stage.Must(t, outside, "-n", stranger, "apply", "-f", "-")
+	stage.NewNamespace(t, namespace)
+	e := example.Copy(t, "../../../examples/shop")
 	e.Issue(t, time.Now().Add(-20*24*time.Hour)) // 30 days valid, due in the last 15: valid, and due
-	kube.Must(t, e.IdentitySecret(namespace), "apply", "-f", "-")
-	kube.Must(t, e.Render(t), "apply", "-f", "-")
+	stage.Must(t, e.IdentitySecret(namespace), "apply", "-f", "-")
+	stage.Must(t, e.Render(t), "apply", "-f", "-")
 	for _, workload := range []string{"statefulset/acme-db", "deployment/acme-api", "deployment/acme-web"} {
-		kube.Must(t, "", "-n", namespace, "rollout", "status", workload, "--timeout=90s")
+		stage.Must(t, "", "-n", namespace, "rollout", "status", workload, "--timeout=90s")
 	}
-	kube.Must(t, "", "-n", stranger, "wait", "--for=condition=Ready", "pod/legacy", "--timeout=60s")
+	stage.Must(t, "", "-n", stranger, "wait", "--for=condition=Ready", "pod/legacy", "--timeout=60s")
 	// A pod is ready a moment before kube-proxy leads its Service to it.
-	kube.Poll(t, 30*time.Second, func() error {
-		_, err := kube.Kubectl("", "get", "--raw", "/api/v1/namespaces/"+namespace+"/services/acme-web:http/proxy/")
+	stage.Poll(t, 30*time.Second, func() error {
+		_, err := stage.Kubectl("", "get", "--raw", "/api/v1/namespaces/"+namespace+"/services/acme-web:http/proxy/")
 		return err
 	})
 	t.Run("init prints its rules", func(t *testing.T) {
-		rules := kube.Must(t, "", "-n", namespace, "logs", "statefulset/acme-db", "-c", api.InitName)
+		rules := stage.Must(t, "", "-n", namespace, "logs", "statefulset/acme-db", "-c", api.InitName)
 		wantChains(t, rules)
 	})
 	t.Run("traffic between pods is encrypted", testEncryption)
@@ -90,8 +87,8 @@ func testEncryption(t *testing.T) {
 	const marker = "secret-order-on-a-real-cluster"
 	pods := podIPs(t)
 	capture := captureHere(t, pods)
-	kube.Must(t, marker, "create", "--raw", "/api/v1/namespaces/"+namespace+"/services/acme-web:http/proxy/", "-f", "-")
-	if page := kube.Must(t, "", "get", "--raw", "/api/v1/namespaces/"+namespace+"/services/acme-web:http/proxy/"); !strings.Contains(page, marker) {
+	stage.Must(t, marker, "create", "--raw", "/api/v1/namespaces/"+namespace+"/services/acme-web:http/proxy/", "-f", "-")
+	if page := stage.Must(t, "", "get", "--raw", "/api/v1/namespaces/"+namespace+"/services/acme-web:http/proxy/"); !strings.Contains(page, marker) {
 		t.Errorf("the page does not show the order: %s", page)
 	}
 	if capture != nil {
@@ -102,15 +99,15 @@ func testEncryption(t *testing.T) {
 		if strings.HasPrefix(pod, "acme-web") { // permissive: the order came in the clear
 			continue
 		}
-		metrics := kube.Metrics(t, namespace, pod)
-		if n := kube.Opened(t, metrics, "inbound", "mutual_tls"); n == 0 {
+		metrics := stage.Metrics(t, namespace, pod)
+		if n := stage.Opened(t, metrics, "inbound", "mutual_tls"); n == 0 {
 			t.Errorf("%s: no connection by mutual TLS arrived:\n%s", pod, metrics)
 		}
-		if n := kube.Opened(t, metrics, "inbound", "plaintext"); n > 0 {
+		if n := stage.Opened(t, metrics, "inbound", "plaintext"); n > 0 {
 			t.Errorf("%s: %v connections arrived in the clear", pod, n)
 		}
 	}
-	log := kube.Must(t, "", "-n", namespace, "logs", "acme-db-0", "-c", api.ProxyName)
+	log := stage.Must(t, "", "-n", namespace, "logs", "acme-db-0", "-c", api.ProxyName)
 	if want := "spiffe://cluster.local/ns/acme-shop/deployment/acme-api"; !strings.Contains(log, want) {
 		t.Errorf("the log of db's proxy names no %s:\n%s", want, log)
 	}
@@ -119,7 +116,7 @@ func testEncryption(t *testing.T) {
 // captureHere captures when the pods are on this machine, and else returns nil.
 func captureHere(t *testing.T, pods map[string]netip.Addr) *lab.Capture {
 	t.Helper()
-	if !kube.Here(t, slices.Collect(maps.Values(pods))...) {
+	if !stage.Here(t, slices.Collect(maps.Values(pods))...) {
 		return nil
 	}
 	capture, err := lab.CaptureHost(t)
@@ -173,13 +170,13 @@ func testRenewal(t *testing.T, e *example.Example) {
 	const expiry = "meshless_leaf_not_after_timestamp_seconds"
 	pods, before := podIPs(t), map[string]float64{}
 	for pod := range pods {
-		before[pod] = kube.Metric(t, kube.Metrics(t, namespace, pod), expiry)
+		before[pod] = stage.Metric(t, stage.Metrics(t, namespace, pod), expiry)
 	}
 	e.Issue(t, time.Now())
-	kube.Must(t, e.Render(t), "apply", "-f", "-")
+	stage.Must(t, e.Render(t), "apply", "-f", "-")
 	for pod := range pods {
-		kube.Poll(t, 2*time.Minute, func() error {
-			if kube.Metric(t, kube.Metrics(t, namespace, pod), expiry) <= before[pod] {
+		stage.Poll(t, 2*time.Minute, func() error {
+			if stage.Metric(t, stage.Metrics(t, namespace, pod), expiry) <= before[pod] {
 				return fmt.Errorf("%s still serves the certificate that expires at %v", pod, before[pod])
 			}
 			return nil
@@ -188,7 +185,7 @@ func testRenewal(t *testing.T, e *example.Example) {
 	if now := podIPs(t); !maps.Equal(pods, now) {
 		t.Errorf("renewal replaced pods: %v are now %v", pods, now)
 	}
-	if page := kube.Must(t, "", "get", "--raw", "/api/v1/namespaces/"+namespace+"/services/acme-web:http/proxy/"); !strings.Contains(page, "Orders") {
+	if page := stage.Must(t, "", "get", "--raw", "/api/v1/namespaces/"+namespace+"/services/acme-web:http/proxy/"); !strings.Contains(page, "Orders") {
 		t.Errorf("after the renewal the page is %s", page)
 	}
 }
@@ -200,10 +197,10 @@ func testJob(t *testing.T) {
 		"report-now":   func(job string) string { return job },
 		"report-plain": func(job string) string { return strings.ReplaceAll(job, "acme-api:8080", legacy) },
 	} {
-		job := kube.Must(t, "", "-n", namespace, "create", "job", name, "--from=cronjob/acme-report", "--dry-run=client", "-o", "json")
-		kube.Must(t, change(job), "-n", namespace, "apply", "-f", "-")
-		kube.Must(t, "", "-n", namespace, "wait", "--for=condition=complete", "job/"+name, "--timeout=90s")
-		if out := kube.Must(t, "", "-n", namespace, "logs", "job/"+name, "-c", "report"); !strings.Contains(out, "orders so far") {
+		job := stage.Must(t, "", "-n", namespace, "create", "job", name, "--from=cronjob/acme-report", "--dry-run=client", "-o", "json")
+		stage.Must(t, change(job), "-n", namespace, "apply", "-f", "-")
+		stage.Must(t, "", "-n", namespace, "wait", "--for=condition=complete", "job/"+name, "--timeout=90s")
+		if out := stage.Must(t, "", "-n", namespace, "logs", "job/"+name, "-c", "report"); !strings.Contains(out, "orders so far") {
 			t.Errorf("%s printed %q", name, out)
 		}
 	}
@@ -219,28 +216,19 @@ func testOutside(t *testing.T) {
 		{"impostor", namespace, api, "Failed"}, // in the namespace, but without a sidecar
 		{"neighbour", stranger, legacy, "Succeeded"},
 	} {
-		kube.Must(t, "", "-n", test.namespace, "run", test.name, "--image="+shopImage, "--restart=Never", "--env=API_ADDR="+test.api, "--", "report")
-		kube.Must(t, "", "-n", test.namespace, "wait", "--for=jsonpath={.status.phase}="+test.phase, "pod/"+test.name, "--timeout=60s")
-		if out := kube.Must(t, "", "-n", test.namespace, "logs", test.name); strings.Contains(out, "orders so far") != (test.phase == "Succeeded") {
+		stage.Must(t, "", "-n", test.namespace, "run", test.name, "--image="+example.AppImage, "--restart=Never", "--env=API_ADDR="+test.api, "--", "report")
+		stage.Must(t, "", "-n", test.namespace, "wait", "--for=jsonpath={.status.phase}="+test.phase, "pod/"+test.name, "--timeout=60s")
+		if out := stage.Must(t, "", "-n", test.namespace, "logs", test.name); strings.Contains(out, "orders so far") != (test.phase == "Succeeded") {
 			t.Errorf("%s printed %q", test.name, out)
 		}
 	}
 }
 
 func testNoRestarts(t *testing.T) {
-	var pods corev1.PodList
-	if err := json.Unmarshal([]byte(kube.Must(t, "", "-n", namespace, "get", "pods", "-l", "app.kubernetes.io/part-of=shop", "-o", "json")), &pods); err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range pods.Items {
-		for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
-			if s.RestartCount > 0 {
-				t.Errorf("container %s of %s restarted %d times", s.Name, p.Name, s.RestartCount)
-			}
-		}
-	}
-	if len(pods.Items) < 4 {
-		t.Errorf("%d pods, want db, api and two of web", len(pods.Items))
+	pods := stage.Pods(t, namespace, "app.kubernetes.io/part-of=shop")
+	stage.WantNoRestarts(t, pods)
+	if len(pods) < 4 {
+		t.Errorf("%d pods, want db, api and two of web", len(pods))
 	}
 }
 
@@ -248,7 +236,7 @@ func testNoRestarts(t *testing.T) {
 func podIPs(t *testing.T) map[string]netip.Addr {
 	t.Helper()
 	ips := map[string]netip.Addr{}
-	out := kube.Must(t, "", "-n", namespace, "get", "pods", "-l", "app.kubernetes.io/part-of=shop,app.kubernetes.io/name!=report",
+	out := stage.Must(t, "", "-n", namespace, "get", "pods", "-l", "app.kubernetes.io/part-of=shop,app.kubernetes.io/name!=report",
 		"-o", `jsonpath={range .items[*]}{.metadata.name}={.status.podIP}{"\n"}{end}`)
 	for line := range strings.FieldsSeq(out) {
 		name, ip, _ := strings.Cut(line, "=")
@@ -263,5 +251,5 @@ func podIPs(t *testing.T) map[string]netip.Addr {
 
 func clusterIP(t *testing.T, namespace, name string) string {
 	t.Helper()
-	return kube.Must(t, "", "-n", namespace, "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
+	return stage.Must(t, "", "-n", namespace, "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
 }

@@ -1,0 +1,217 @@
+package meshless_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+// columns is how wide a line of a comment or of prose may be, with tabs of four.
+const columns = 120
+
+// TestWidthOfComments: comments can be read beside code, in a terminal and in a review. Directives and words that
+// cannot be broken, as addresses, may be wider.
+func TestWidthOfComments(t *testing.T) {
+	for file := range goFiles(t) {
+		lines := strings.Split(read(t, file), "\n")
+		forEachComment(t, file, func(first int, text string) {
+			for i := range strings.Split(text, "\n") {
+				line := lines[first-1+i]
+				if i == 0 && !strings.HasPrefix(strings.TrimSpace(line), "/") {
+					continue // behind code, whose width gofmt leaves to its author
+				}
+				if width(line) > columns && len(strings.Fields(line)) > 2 && !strings.HasPrefix(text, "//go:") {
+					t.Errorf("%s:%d: a comment of %d columns; at most %d", file, first+i, width(line), columns)
+				}
+			}
+		})
+	}
+}
+
+// generated are the pages that a test writes from the source.
+var generated = []string{"docs/reference.md"}
+
+// linkDefinition is a line of Markdown like "[name]: address".
+var linkDefinition = regexp.MustCompile(`^\[[^\]]+\]: `)
+
+// TestWidthOfPages: so it is with prose. Headings, tables, blocks of code and definitions of links are of one line.
+func TestWidthOfPages(t *testing.T) {
+	for _, page := range pages(t) {
+		if slices.Contains(generated, page) {
+			continue
+		}
+		fenced := false
+		for i, line := range strings.Split(read(t, page), "\n") {
+			text := strings.TrimSpace(line)
+			if strings.HasPrefix(text, "```") {
+				fenced = !fenced
+			}
+			if fenced || strings.HasPrefix(text, "|") || strings.HasPrefix(text, "#") || linkDefinition.MatchString(line) {
+				continue
+			}
+			if width(line) > columns && len(strings.Fields(line)) > 2 {
+				t.Errorf("%s:%d: a line of %d columns; at most %d", page, i+1, width(line), columns)
+			}
+		}
+	}
+}
+
+func width(line string) int {
+	return utf8.RuneCountInString(strings.ReplaceAll(line, "\t", "    "))
+}
+
+// TestDocComments: every exported identifier of the packages says what it is.
+func TestDocComments(t *testing.T) {
+	for file := range goFiles(t) {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		tree, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range undocumented(tree) {
+			t.Errorf("%s: %s has no doc comment", file, name)
+		}
+	}
+}
+
+// undocumented are the exported names of a file without a comment of their own, or of the group that they stand in.
+// Methods of types that are not exported, and Error and String, which say the same everywhere, need none.
+func undocumented(tree *ast.File) []string {
+	var found []string
+	note := func(name *ast.Ident, comments ...*ast.CommentGroup) {
+		if name.IsExported() && !slices.ContainsFunc(comments, func(c *ast.CommentGroup) bool { return c != nil }) {
+			found = append(found, name.Name)
+		}
+	}
+	for _, decl := range tree.Decls {
+		switch d := decl.(type) {
+		case *ast.FuncDecl:
+			if d.Recv == nil || isExported(d.Recv.List[0].Type) && d.Name.Name != "Error" && d.Name.Name != "String" {
+				note(d.Name, d.Doc)
+			}
+		case *ast.GenDecl:
+			for _, spec := range d.Specs {
+				switch s := spec.(type) {
+				case *ast.TypeSpec:
+					note(s.Name, d.Doc, s.Doc, s.Comment)
+				case *ast.ValueSpec:
+					for _, name := range s.Names {
+						note(name, d.Doc, s.Doc, s.Comment)
+					}
+				}
+			}
+		}
+	}
+	return found
+}
+
+// isExported tells whether a receiver is of an exported type.
+func isExported(receiver ast.Expr) bool {
+	if pointer, ok := receiver.(*ast.StarExpr); ok {
+		receiver = pointer.X
+	}
+	name, ok := receiver.(*ast.Ident)
+	return !ok || name.IsExported() // what is no name is a generic type
+}
+
+// TestExamples: packages that others may want to use show how.
+func TestExamples(t *testing.T) {
+	for _, folder := range []string{"internal/meshmap", "internal/netset", "internal/svid"} {
+		files, err := filepath.Glob(folder + "/*_test.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(files, func(file string) bool { return strings.Contains(read(t, file), "\nfunc Example") }) {
+			t.Errorf("%s has no Example", folder)
+		}
+	}
+}
+
+var (
+	address  = regexp.MustCompile(`(https?://|github\.com/)\S+`)
+	pageName = regexp.MustCompile(`[\w./-]*\w\.md\b`)
+	pageLink = regexp.MustCompile(`\]\(([^)#:\s]+)[^):]*\)`)
+)
+
+// TestReferences: comments and pages name nothing that a reader of the repository cannot open. test/env alone looks
+// beside the repository, for the corpus.
+func TestReferences(t *testing.T) {
+	for file := range goFiles(t) {
+		forEachComment(t, file, func(line int, text string) {
+			if strings.Contains(text, "shared/") && path.Dir(file) != "test/env" {
+				t.Errorf("%s:%d: names a folder outside of the repository", file, line)
+			}
+			for _, name := range pageName.FindAllString(address.ReplaceAllString(text, ""), -1) {
+				if !exists(name, path.Join("docs", name), path.Join(path.Dir(file), name)) {
+					t.Errorf("%s:%d: there is no %s", file, line, name)
+				}
+			}
+		})
+	}
+	for _, page := range pages(t) {
+		text := read(t, page)
+		if strings.Contains(text, "../shared") {
+			t.Errorf("%s: names a folder outside of the repository", page)
+		}
+		for _, link := range pageLink.FindAllStringSubmatch(text, -1) {
+			if !exists(path.Join(path.Dir(page), link[1])) {
+				t.Errorf("%s: there is no %s", page, link[1])
+			}
+		}
+	}
+}
+
+func exists(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { _, err := os.Stat(name); return err == nil })
+}
+
+// forEachComment calls found with each comment of a Go file and the line where it begins.
+func forEachComment(t *testing.T, file string, found func(line int, text string)) {
+	t.Helper()
+	files := token.NewFileSet()
+	tree, err := parser.ParseFile(files, file, nil, parser.ParseComments|parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, group := range tree.Comments {
+		for _, comment := range group.List {
+			found(files.Position(comment.Pos()).Line, comment.Text)
+		}
+	}
+}
+
+// pages are the Markdown files of the repository.
+func pages(t *testing.T) []string {
+	t.Helper()
+	var found []string
+	err := filepath.WalkDir(".", func(file string, _ fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(file, ".md") && !strings.Contains(file, "testdata") {
+			found = append(found, filepath.ToSlash(file))
+		}
+		return err
+	})
+	if err != nil || len(found) == 0 {
+		t.Fatalf("no pages found (%v)", err)
+	}
+	return found
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
