@@ -19,8 +19,8 @@ type place struct {
 	node  *yaml.Node // the object, for its lines; nil where they are not known
 }
 
-// Locate notes in which files the items stand, as their annotations say, so that findings name them. Of several items of
-// one name the last counts: that is the one too many. What a List holds stands where the List does. The items may be
+// Locate notes in which files the items stand, as their annotations say, so that findings name them. Of several items
+// of one name the last counts: that is the one too many. What a List holds stands where the List does. The items may be
 // malformed.
 func (r *Report) Locate(items []*yaml.RNode) {
 	for i, item := range items {
