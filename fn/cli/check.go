@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -86,9 +88,14 @@ func (p *program) readItems(args []string) ([]*yaml.RNode, error) {
 		defer f.Close()
 		in, name = f, args[0]
 	}
-	items, err := (&kio.ByteReader{Reader: in, OmitReaderAnnotations: true}).Read()
+	text, err := io.ReadAll(in)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	items, err := (&kio.ByteReader{Reader: bytes.NewReader(text), OmitReaderAnnotations: true}).Read()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	numberDocuments(items, documentStarts(text))
 	return items, nil
 }

@@ -6,6 +6,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
 )
@@ -47,10 +48,10 @@ func (p *program) renderItems(items []*yaml.RNode, configNode *yaml.RNode, o pip
 }
 
 // reportConfig reports each mistake of a config with its field.
-func reportConfig(node *yaml.RNode, err error, r *report.Report) {
+func reportConfig(config *yaml.RNode, err error, r *report.Report) {
 	object := report.Object{}
-	if !yaml.IsMissingOrNull(node) && node.YNode().Kind == yaml.MappingNode {
-		object = report.ObjectOf(node)
+	if !yaml.IsMissingOrNull(config) && config.YNode().Kind == yaml.MappingNode {
+		object = report.ObjectOf(config)
 	}
 	var all interface{ Unwrap() []error }
 	mistakes := []error{err}
@@ -62,7 +63,8 @@ func reportConfig(node *yaml.RNode, err error, r *report.Report) {
 		if errors.As(mistake, &field) {
 			r.Error(object, field.Path, "%s", field.Message)
 		} else {
-			r.Error(object, "", "%v", mistake)
+			path, message := node.FieldOf(mistake)
+			r.Error(object, path, "%s", message)
 		}
 	}
 }

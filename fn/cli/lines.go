@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"regexp"
 
-	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 )
 
@@ -34,23 +33,26 @@ func isEmpty(document []byte) bool {
 	return true
 }
 
-// numberLines makes the lines of items, which the reader counts within each document, those of their files. Where
-// documents and items do not pair (a List that was taken apart has one document) the file's own numbers stay.
+// numberLines makes the lines of items, which the reader counts within each document, those of their files.
 func numberLines(items []*yaml.RNode, starts map[string][]int) {
-	count := map[string]int{}
+	byFile := map[string][]*yaml.RNode{}
 	for _, item := range items {
-		file, _, _ := kioutil.GetFileAnnotations(item)
-		count[file]++
+		file := pathOf(item)
+		byFile[file] = append(byFile[file], item)
 	}
-	seen := map[string]int{}
-	for _, item := range items {
-		file, _, _ := kioutil.GetFileAnnotations(item)
-		if of := starts[file]; len(of) == count[file] {
-			shiftLines(item.YNode(), of[seen[file]])
-		} else if len(of) != 1 {
+	for file, items := range byFile {
+		numberDocuments(items, starts[file])
+	}
+}
+
+// numberDocuments does so for one file. A List that is its only document was taken apart, and its lines are right.
+func numberDocuments(items []*yaml.RNode, starts []int) {
+	for i, item := range items {
+		if len(items) == len(starts) {
+			shiftLines(item.YNode(), starts[i])
+		} else if len(starts) != 1 {
 			shiftLines(item.YNode(), -1) // none is better than a wrong one
 		}
-		seen[file]++
 	}
 }
 

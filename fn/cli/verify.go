@@ -81,7 +81,7 @@ func (p *program) verify(args []string, o verifyOptions) error {
 	if err != nil {
 		return err
 	}
-	r := &report.Report{Lines: true}
+	r := reportOn(args)
 	result := verify.Check(items, verify.Options{Now: p.now(), EveryWorkload: !stateOnly, NoExclusions: o.noExclusions, Overrides: config.Spec.Workloads.Overrides,
 		Kinds: manifest.KindsOf(config.Spec)}, r)
 	leaves := result.Leaves
@@ -205,6 +205,17 @@ func isStateSource(args []string) bool {
 	}
 	_, _, err := readAuthorityFile(args[0])
 	return err == nil
+}
+
+// reportOn is a report that names places in what is verified. Lines of a stream say nothing to anybody.
+func reportOn(args []string) *report.Report {
+	switch {
+	case isFolder(args):
+		return &report.Report{Lines: true}
+	case len(args) > 0 && args[0] != "-":
+		return &report.Report{Lines: true, File: args[0]}
+	}
+	return &report.Report{}
 }
 
 // readChecked reads what is verified; of a kustomization, its state.

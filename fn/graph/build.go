@@ -14,6 +14,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/podspec"
+	"github.com/meshless-dev/meshless/fn/policy"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
@@ -247,7 +248,7 @@ func (b *builder) admit(to *Node, rules []meshmap.Rule) {
 // matching are the IDs of the nodes whose SPIFFE ID a pattern matches. Most patterns are plain identities and are
 // looked up; that of every workload is a node, since an edge from each would hide what is said.
 func (b *builder) matching(pattern string) []string {
-	if pattern == manifest.AnyMember(b.graph.TrustDomain) {
+	if pattern == policy.AnyMember(b.graph.TrustDomain) {
 		return nil
 	}
 	if !strings.Contains(pattern, "*") {
@@ -283,7 +284,7 @@ func (b *builder) finish() {
 		switch {
 		case e.From == AnyMeshID:
 			special[e.From] = Node{ID: e.From, Class: AnyMesh, Name: "any identity of the mesh", Identity: "spiffe://" + b.graph.TrustDomain}
-		case e.From == manifest.AnyMember(b.graph.TrustDomain):
+		case e.From == policy.AnyMember(b.graph.TrustDomain):
 			special[e.From] = Node{ID: e.From, Class: Identity, Name: "every workload of the mesh", Identity: e.From}
 		case meshmap.ValidateIDPattern(e.From) == nil && meshmap.PatternDomain(e.From) != b.graph.TrustDomain:
 			td := meshmap.PatternDomain(e.From)

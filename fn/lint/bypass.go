@@ -10,13 +10,12 @@ import (
 	"github.com/meshless-dev/meshless/fn/report"
 )
 
-// defaults are those capabilities of containerd's default set that matter here (CRI-O leaves NET_RAW out): a process
-// becomes the proxy's user, by itself or by a setuid file that it makes for that user, or it writes packets that the
-// rules never see.
+// defaults are the capabilities of containerd's default set that matter here (CRI-O leaves NET_RAW out). With them a
+// process becomes the proxy's user, by itself or by a setuid file of that user, or it writes packets past the rules.
 var defaults = []corev1.Capability{"SETUID", "NET_RAW", "CHOWN", "FOWNER"}
 
-// bypasses are with which capabilities the manifest lets a container get around the redirect: it adds them, or it says
-// root and does not drop them. What an image runs as is not known here.
+// bypasses are the capabilities by which a container can get around the redirect. The manifest adds them, or it says
+// root and does not drop them. The user of an image is not known here.
 func bypasses(w *manifest.Workload, s *corev1.SecurityContext) (ways []string) {
 	if canRewrite(s) {
 		return nil // said already
@@ -40,8 +39,8 @@ func makesSetuid(w *manifest.Workload, s *corev1.SecurityContext) bool {
 	return escalates && holds(w, s, "CHOWN") && holds(w, s, "FOWNER")
 }
 
-// checkProcesses warns of containers that see the proxy's process and can become its user, or look into any: they read
-// what it reads and holds, the age identity and the key among it.
+// checkProcesses warns of containers that see the proxy's process, and can become its user or look into any process.
+// They read what the proxy reads and holds: the age identity and the key.
 func checkProcesses(w *manifest.Workload, r *report.Report) {
 	shared := ""
 	switch share := w.Pod.Spec.ShareProcessNamespace; {

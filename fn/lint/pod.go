@@ -54,7 +54,7 @@ func checkPod(w *manifest.Workload, r *report.Report) {
 		}
 	}
 	if err := w.Plan.Validate(); err != nil {
-		r.Error(w.Object, w.Field("metadata.annotations["+api.ProxyProtocolPortsAnnotation+"]"), "%v", err)
+		r.Error(w.Object, w.Field(report.Annotation(api.ProxyProtocolPortsAnnotation)), "%v", err)
 	} else if err := podspec.Validate(w.Plan); err != nil {
 		r.Error(w.Object, w.Field("spec"), "%v; raise it in spec.proxy.resources or spec.init.resources of the config, or in the annotation %s", err, api.ProxyMemoryAnnotation)
 	}
@@ -62,7 +62,7 @@ func checkPod(w *manifest.Workload, r *report.Report) {
 		checkContainerMode(w, r)
 	}
 	if err := w.Overrides.ExcludeOutboundUIDs.Validate(int64(w.Plan.Redirect.ProxyUID)); err != nil {
-		r.Error(w.Object, w.Field("metadata.annotations["+api.ExcludeOutboundUIDsAnnotation+"]"), "%v", err)
+		r.Error(w.Object, w.Field(report.Annotation(api.ExcludeOutboundUIDsAnnotation)), "%v", err)
 	}
 	checkProcesses(w, r)
 	for field, c := range w.Containers() {

@@ -32,15 +32,15 @@ func (m *Model) federation(r *report.Report) []meshmap.Federation {
 func (m *Model) refuseOurs(p netip.Prefix, field string, r *report.Report) {
 	for _, s := range m.Services {
 		for _, ip := range s.ClusterIPs {
-			if p.Contains(ip.Unmap()) {
-				r.Error(s.Object, "spec", "has the address %s, which is in %s, a network of another trust domain (%s.cidrs); narrow the network", ip, p, field)
+			if p.Contains(ip) {
+				r.Error(s.Object, s.addressFields[ip], "has the address %s, which is in %s, a network of another trust domain (%s.cidrs); narrow the network", ip, p, field)
 			}
 		}
 	}
 	for _, w := range m.Workloads {
 		for _, x := range w.Overrides.ExcludeOutboundCIDRs {
 			if p.Overlaps(x) {
-				r.Error(w.Object, w.Field("metadata.annotations["+api.ExcludeOutboundCIDRsAnnotation+"]"),
+				r.Error(w.Object, w.Field(report.Annotation(api.ExcludeOutboundCIDRsAnnotation)),
 					"%s overlaps with %s, a network of another trust domain (%s.cidrs), where plaintext must not go", x, p, field)
 			}
 		}

@@ -1,8 +1,6 @@
 package manifest
 
 import (
-	"cmp"
-	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,14 +13,10 @@ import (
 )
 
 // Meshes are the mesh maps, one for each namespace of the mesh: every Service of the mesh, since any may be called, and
-// the policies of the namespace's own workloads. What the config's rules and the NetworkPolicies allow adds up.
-func (m *Model) Meshes(r *report.Report) map[string]*meshmap.Map {
+// the policies of the namespace's own workloads, of those that have one.
+func (m *Model) Meshes(policies map[*Workload]meshmap.Policy, r *report.Report) map[string]*meshmap.Map {
 	services := fold(m.Services, r)
-	m.checkRules(r)
-	if m.Spec.Authorization.Mode == v1alpha1.AuthorizationDryRun {
-		r.Warn(r.Config(), "spec.authorization.mode", "is DryRun: whoever no rule allows is logged, counted and let in. Set it to Enforce once the log names nobody who belongs in")
-	}
-	network, federation := m.networkRules(r), m.federation(r)
+	federation := m.federation(r)
 	meshes := map[string]*meshmap.Map{}
 	for _, namespace := range m.Namespaces() {
 		meshes[namespace] = &meshmap.Map{
@@ -34,10 +28,7 @@ func (m *Model) Meshes(r *report.Report) map[string]*meshmap.Map {
 		}
 	}
 	for _, w := range m.Workloads {
-		policy, named := m.policy(w)
-		rules, selected := network[w]
-		policy.Rules = append(policy.Rules, rules...)
-		if named || selected {
+		if policy, named := policies[w]; named {
 			inbound := &meshes[w.Namespace].Inbound
 			inbound.Policy = append(inbound.Policy, policy)
 		}
@@ -96,68 +87,4 @@ func (s *Service) plaintext(p corev1.ServicePort, r *report.Report) bool {
 		r.Error(s.Object, "spec.ports", "port %d is excluded from the mesh by some of the workloads behind it and not by others; exclude it everywhere or nowhere", p.Port)
 	}
 	return excluded == len(s.Workloads)
-}
-
-// policy is what the authorization rules say of a workload, with selectors resolved to SPIFFE IDs, and whether any rule
-// names it. A rule whose peers are nobody still closes the workload.
-func (m *Model) policy(w *Workload) (meshmap.Policy, bool) {
-	policy, named := meshmap.Policy{Workload: w.ID.String()}, false
-	for i, rule := range m.Spec.Authorization.Rules {
-		if !Matches(rule.To, w) {
-			continue
-		}
-		named = true
-		if from := m.peers(i, w.Namespace); len(from) > 0 {
-			policy.Rules = append(policy.Rules, meshmap.Rule{Ports: rule.Ports.Set(), From: from})
-		}
-	}
-	return policy, named
-}
-
-// checkRules warns of rules that name nobody: most often a mistyped selector.
-func (m *Model) checkRules(r *report.Report) {
-	for i, rule := range m.Spec.Authorization.Rules {
-		field := fmt.Sprintf("spec.authorization.rules[%d]", i)
-		if !slices.ContainsFunc(m.Workloads, func(w *Workload) bool { return Matches(rule.To, w) }) {
-			r.Warn(r.Config(), field+".to", "selects no workload of the mesh")
-		}
-		for _, w := range m.Workloads {
-			if Matches(rule.To, w) && len(m.peers(i, w.Namespace)) == 0 {
-				r.Warn(w.Object, "", "%s.from selects no workload of the mesh (without a namespace: of namespace %q), so the rule opens nothing", field, w.Namespace)
-			}
-		}
-	}
-}
-
-// peers are the identities that the peers of a rule select. A selector without a namespace means the namespace of the
-// workload that the rule opens, as in a NetworkPolicy: a name that somebody takes in another namespace opens nothing.
-// The answer is the same for every workload of a namespace, and looked for once.
-func (m *Model) peers(rule int, namespace string) []string {
-	key := ruleIn{rule, namespace}
-	ids, known := m.peerIDs[key]
-	if known {
-		return ids
-	}
-	for _, peer := range m.Spec.Authorization.Rules[rule].From {
-		if peer.SPIFFEID != "" {
-			ids = append(ids, peer.SPIFFEID)
-			continue
-		}
-		selector := peer.Selector
-		selector.Namespace = cmp.Or(selector.Namespace, namespace)
-		for _, w := range m.Workloads {
-			if Matches(selector, w) {
-				ids = append(ids, w.ID.String())
-			}
-		}
-	}
-	slices.Sort(ids)
-	m.peerIDs[key] = slices.Compact(ids)
-	return m.peerIDs[key]
-}
-
-// ruleIn is an authorization rule, by its index, as it opens workloads of one namespace.
-type ruleIn struct {
-	rule      int
-	namespace string
 }

@@ -30,25 +30,23 @@ type Model struct {
 	Outside     []*Workload // those that are not
 	Services    []*Service  // those with a workload in the mesh behind them
 	Ingresses   []networkingv1.Ingress
-	State       State
+	// those in the input, by name
+	NamespaceObjects map[string]corev1.Namespace
+	NetworkPolicies  []*yaml.RNode // of any API group; none unless the config asks for them
+	State            State
 
 	kinds Kinds
 	seen  map[spiffeid.ID]bool
-
-	namespaces      map[string]corev1.Namespace // those in the input, by name
-	networkPolicies []*networkPolicy            // none unless the config asks for them
-
-	peerIDs map[ruleIn][]string // answers of peers
 }
 
 // State is what an earlier render left, found by annotation and never by name.
 type State struct {
-	Authority *yaml.RNode              // CertificateAuthority
-	Rivals    []*yaml.RNode            // further CertificateAuthorities
-	Leaves    map[string]*yaml.RNode   // Secrets by SPIFFE ID
-	Bundles   []*yaml.RNode            // ConfigMaps with api.BundleFile
-	Meshes    []*yaml.RNode            // ConfigMaps with api.MeshFile
-	Duplicate map[string][]*yaml.RNode // further Secrets of a SPIFFE ID that has one
+	Authority          *yaml.RNode              // CertificateAuthority
+	FurtherAuthorities []*yaml.RNode            // CertificateAuthorities beside Authority
+	Leaves             map[string]*yaml.RNode   // Secrets by SPIFFE ID
+	Bundles            []*yaml.RNode            // ConfigMaps with api.BundleFile
+	Meshes             []*yaml.RNode            // ConfigMaps with api.MeshFile
+	Duplicate          map[string][]*yaml.RNode // further Secrets of a SPIFFE ID that has one
 
 	Certificates map[string]*yaml.RNode // Certificates of cert-manager by SPIFFE ID; derived at every render
 }
@@ -61,12 +59,11 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		r.Error(r.Config(), "spec.trustDomain", "%v", err)
 		return nil
 	}
-	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]bool{}, peerIDs: map[ruleIn][]string{}, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}, Certificates: map[string]*yaml.RNode{}}}
+	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]bool{}, NamespaceObjects: map[string]corev1.Namespace{}, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}, Certificates: map[string]*yaml.RNode{}}}
 	var services []corev1.Service
-	namespaces := map[string]corev1.Namespace{}
 	for _, item := range items {
 		switch {
-		case m.State.take(item):
+		case m.State.keep(item):
 		case IsLocalConfig(item):
 			m.kinds.WarnLocalWorkload(item, r)
 		case m.isWorkload(item):
@@ -82,26 +79,24 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 			}
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Namespace":
 			if n, ok := decode[corev1.Namespace](item, report.ObjectOf(item), "", r); ok {
-				if has(namespaces, n.Name) {
-					r.Error(report.ObjectOf(item), "", "is in the input twice; its labels decide what it may, so keep one")
+				if has(m.NamespaceObjects, n.Name) {
+					r.Error(report.ObjectOf(item), "metadata.name", "is in the input twice; its labels decide what it may, so keep one")
 				}
-				namespaces[n.Name] = n
+				m.NamespaceObjects[n.Name] = n
 			}
-		case spec.Authorization.FromNetworkPolicies && isNetworkPolicy(item):
-			refuseStrayAnnotations(item, r)
-			m.addNetworkPolicy(item, r)
 		case IsList(item):
 			r.Error(report.ObjectOf(item), "items", "a %s hides its workloads from the render; make it a List of v1, or write its items as documents of their own", item.GetKind())
 		default:
 			refuseStrayAnnotations(item, r)
 			m.warnUnknownPods(item, r)
-			m.warnOtherPolicy(item, r)
+			if spec.Authorization.FromNetworkPolicies && strings.HasSuffix(item.GetKind(), "NetworkPolicy") {
+				m.NetworkPolicies = append(m.NetworkPolicies, item)
+			}
 		}
 	}
-	m.namespaces = namespaces
-	m.refuseRivals(items, r)
+	m.refuseDuplicates(items, r)
 	m.addServices(services, r)
-	m.checkNamespaces(namespaces, r)
+	m.checkNamespaces(r)
 	return m
 }
 
@@ -130,11 +125,11 @@ func (m *Model) isWorkload(item *yaml.RNode) bool {
 	return ok
 }
 
-// take keeps an item that is state and tells whether it was.
-func (s *State) take(item *yaml.RNode) bool {
+// keep keeps an item that is state and tells whether it was.
+func (s *State) keep(item *yaml.RNode) bool {
 	if item.GetKind() == v1alpha1.KindCertificateAuthority && item.GetApiVersion() == api.APIVersion {
 		if s.Authority != nil {
-			s.Rivals = append(s.Rivals, item)
+			s.FurtherAuthorities = append(s.FurtherAuthorities, item)
 		} else {
 			s.Authority = item
 		}
@@ -167,11 +162,11 @@ func (s *State) take(item *yaml.RNode) bool {
 	return true
 }
 
-// refuseRivals refuses a second CertificateAuthority or config: whichever were taken, the other's leaves would be
+// refuseDuplicates refuses a second CertificateAuthority or config: whichever were taken, the other's leaves would be
 // replaced, and a planted authority would sign the mesh.
-func (m *Model) refuseRivals(items []*yaml.RNode, r *report.Report) {
-	for _, rival := range m.State.Rivals {
-		r.Error(report.ObjectOf(rival), "", "is a second CertificateAuthority; the first is %s. One package has one: restore the right one from Git and delete the other. "+
+func (m *Model) refuseDuplicates(items []*yaml.RNode, r *report.Report) {
+	for _, duplicate := range m.State.FurtherAuthorities {
+		r.Error(report.ObjectOf(duplicate), "kind", "is a second CertificateAuthority; the first is %s. One package has one: restore the right one from Git and delete the other. "+
 			"Sub-packages with a mesh of their own are rendered on their own", report.NameOf(m.State.Authority))
 	}
 	var config *yaml.RNode
@@ -183,7 +178,7 @@ func (m *Model) refuseRivals(items []*yaml.RNode, r *report.Report) {
 			continue // a validator's, beside the mutator's
 		}
 		if config != nil {
-			r.Error(report.ObjectOf(item), "", "is a second config; the first is %s. One package is one mesh; sub-packages with a mesh of their own are rendered on their own", report.NameOf(config))
+			r.Error(report.ObjectOf(item), "kind", "is a second config; the first is %s. One package is one mesh; sub-packages with a mesh of their own are rendered on their own", report.NameOf(config))
 		}
 		config = item
 	}
@@ -201,11 +196,11 @@ func (m *Model) Namespaces() []string {
 
 // checkNamespaces refuses namespaces whose pod-security level forbids NET_ADMIN, without which no redirect can be made.
 // Both baseline and restricted do (Kubernetes documentation, "Pod Security Standards").
-func (m *Model) checkNamespaces(namespaces map[string]corev1.Namespace, r *report.Report) {
+func (m *Model) checkNamespaces(r *report.Report) {
 	for _, name := range m.Namespaces() {
-		namespace := namespaces[name]
+		namespace := m.NamespaceObjects[name]
 		if level := namespace.Labels["pod-security.kubernetes.io/enforce"]; level == "baseline" || level == "restricted" {
-			r.Error(report.Object{APIVersion: "v1", Kind: "Namespace", Name: name}, "metadata.labels",
+			r.Error(report.Object{APIVersion: "v1", Kind: "Namespace", Name: name}, "metadata.labels[pod-security.kubernetes.io/enforce]",
 				"pod-security.kubernetes.io/enforce: %s forbids the capability NET_ADMIN of the init container; set it to privileged, or exclude the namespace in spec.workloads", level)
 		}
 	}
@@ -215,10 +210,11 @@ func (m *Model) checkNamespaces(namespaces map[string]corev1.Namespace, r *repor
 func decode[T any](item *yaml.RNode, of report.Object, field string, r *report.Report) (T, bool) {
 	var object T
 	if err := node.Decode(item, &object); err != nil {
-		r.Error(of, field, "cannot be read: %v", err)
+		path, message := node.FieldOf(err)
+		r.Error(of, report.Below(field, path), "cannot be read: %s", message)
 		return object, false
 	}
 	return object, true
 }
 
-func has[V any](m map[string]V, key string) bool { _, ok := m[key]; return ok }
+func has[K comparable, V any](m map[K]V, key K) bool { _, ok := m[key]; return ok }

@@ -117,7 +117,7 @@ func (m *Model) readOverrides(w *Workload, r *report.Report) (Overrides, bool) {
 		if !ours {
 			continue
 		}
-		field := w.Field("metadata.annotations[" + key + "]")
+		field := w.Field(report.Annotation(key))
 		parse, known := overrideParsers[key]
 		if !known {
 			r.Error(w.Object, field, "is unknown; known are %s", strings.Join(slices.Sorted(maps.Keys(overrideParsers)), ", "))
@@ -137,7 +137,7 @@ func (m *Model) readOverrides(w *Workload, r *report.Report) (Overrides, bool) {
 func refuseStrayAnnotations(item *yaml.RNode, r *report.Report) {
 	for _, key := range slices.Sorted(maps.Keys(item.GetAnnotations())) {
 		if ours(key) {
-			r.Error(report.ObjectOf(item), "metadata.annotations["+key+"]", "has no effect here; write it on the pod template (spec.template.metadata.annotations)")
+			r.Error(report.ObjectOf(item), report.Annotation(key), "has no effect here; write it on the pod template (spec.template.metadata.annotations)")
 		}
 	}
 }

@@ -23,6 +23,8 @@ type Service struct {
 	ClusterIPs []netip.Addr // where the manifest fixes them
 	Ports      []corev1.ServicePort
 	Workloads  []*Workload
+
+	addressFields map[netip.Addr]string // of ClusterIPs, where each is written
 }
 
 // DNSNames are the names by which clients call the Service, the longest first. The name alone is not among them: it
@@ -41,15 +43,15 @@ func (m *Model) addServices(services []corev1.Service, r *report.Report) {
 		}
 		object := report.Object{APIVersion: "v1", Kind: "Service", Namespace: service.Namespace, Name: service.Name}
 		s := &Service{Object: object, Name: service.Name, Namespace: EffectiveNamespace(object), Type: service.Spec.Type, Ports: service.Spec.Ports}
-		if len(validation.IsDNS1123Label(s.Name)) > 0 || len(validation.IsDNS1123Label(s.Namespace)) > 0 {
-			r.Error(s.Object, "metadata", "%q in namespace %q: Kubernetes accepts no such name for a Service, and it would get into a certificate", s.Name, s.Namespace)
+		if bad := badName(validation.IsDNS1123Label(s.Name), s.Namespace); bad != "" {
+			r.Error(s.Object, bad, "%q in namespace %q: Kubernetes accepts no such name for a Service, and it would get into a certificate", s.Name, s.Namespace)
 			continue
 		}
 		if !checkServicePorts(s.Ports, s.Object, r) {
 			continue
 		}
 		s.Host = fmt.Sprintf("%s.%s.svc.%s", s.Name, s.Namespace, m.Spec.ClusterDomain)
-		s.ClusterIPs = m.clusterIPs(service, s.Object, r)
+		s.readAddresses(service.Spec, r)
 		inside, outside := pick(m.Workloads, inMesh.Select(s.Namespace, service.Spec.Selector)), pick(m.Outside, outOfMesh.Select(s.Namespace, service.Spec.Selector))
 		if len(inside) > 0 && len(outside) > 0 {
 			r.Error(s.Object, "spec.selector", "selects %s, which is in the mesh, and %s, which is not; clients could not tell which answers. "+
@@ -84,24 +86,31 @@ func pick(workloads []*Workload, numbers []int) []*Workload {
 	return picked
 }
 
-// clusterIPs are the addresses of a Service that its manifest fixes.
-func (m *Model) clusterIPs(service corev1.Service, o report.Object, r *report.Report) []netip.Addr {
-	texts := slices.Concat([]string{service.Spec.ClusterIP}, service.Spec.ClusterIPs, service.Spec.ExternalIPs, []string{service.Spec.LoadBalancerIP})
-	var addrs []netip.Addr
-	for _, text := range texts {
+// readAddresses reads the addresses of a Service that its manifest fixes.
+func (s *Service) readAddresses(spec corev1.ServiceSpec, r *report.Report) {
+	s.addressFields = map[netip.Addr]string{}
+	read := func(field, text string) {
 		if text == "" || text == corev1.ClusterIPNone {
-			continue
+			return
 		}
 		addr, err := netip.ParseAddr(text)
 		if err != nil {
-			r.Error(o, "spec", "%q is not an IP address", text)
-			continue
+			r.Error(s.Object, field, "%q is not an IP address", text)
+			return
 		}
-		if !slices.Contains(addrs, addr.Unmap()) {
-			addrs = append(addrs, addr.Unmap())
+		if addr = addr.Unmap(); !has(s.addressFields, addr) {
+			s.addressFields[addr] = field
+			s.ClusterIPs = append(s.ClusterIPs, addr)
 		}
 	}
-	return addrs
+	read("spec.clusterIP", spec.ClusterIP)
+	for i, text := range spec.ClusterIPs {
+		read(fmt.Sprintf("spec.clusterIPs[%d]", i), text)
+	}
+	for i, text := range spec.ExternalIPs {
+		read(fmt.Sprintf("spec.externalIPs[%d]", i), text)
+	}
+	read("spec.loadBalancerIP", spec.LoadBalancerIP)
 }
 
 // refuseSharedIPs refuses an address that two Services claim: only one of them can have it, and the other would answer
@@ -111,7 +120,7 @@ func (m *Model) refuseSharedIPs(r *report.Report) {
 	for _, s := range m.Services {
 		for _, addr := range s.ClusterIPs {
 			if owner := owners[addr]; owner != nil {
-				r.Error(s.Object, "spec", "claims %s, as %s does; an address belongs to one Service", addr, owner.Object)
+				r.Error(s.Object, s.addressFields[addr], "claims %s, as %s does; an address belongs to one Service", addr, owner.Object)
 			}
 			owners[addr] = s
 		}

@@ -61,7 +61,7 @@ func findPodsIn(n *yaml.Node, path string, fields *[]string) {
 	found := false
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i].Value, n.Content[i+1]
-		at := below(path, key)
+		at := report.Below(path, key)
 		switch before := len(*fields); {
 		case key == "openAPIV3Schema":
 		case n.Content[i].Tag == yaml.MergeTag:
@@ -103,13 +103,6 @@ func textOf(n *yaml.Node, key string) string {
 		return value.Value
 	}
 	return ""
-}
-
-func below(path, key string) string {
-	if path == "" {
-		return key
-	}
-	return path + "." + key
 }
 
 // UnknownPodFields are the PodFields of an item that no kind covers: no injection reaches them.

@@ -132,8 +132,8 @@ func (m *Model) readWorkload(item *yaml.RNode, r *report.Report) *Workload {
 		r.Error(w.Object, "metadata.name", "is missing; an identity needs a name (generateName makes a new one at every apply)")
 		return nil
 	}
-	if len(validation.IsDNS1123Subdomain(w.Name)) > 0 || len(validation.IsDNS1123Label(w.Namespace)) > 0 {
-		r.Error(w.Object, "metadata", "%q in namespace %q: Kubernetes accepts no such name", w.Name, w.Namespace)
+	if bad := badName(validation.IsDNS1123Subdomain(w.Name), w.Namespace); bad != "" {
+		r.Error(w.Object, bad, "%q in namespace %q: Kubernetes accepts no such name", w.Name, w.Namespace)
 		return nil
 	}
 	template, err := item.Pipe(yaml.Lookup(p...))
@@ -158,6 +158,18 @@ func (m *Model) readWorkload(item *yaml.RNode, r *report.Report) *Workload {
 		return nil
 	}
 	return w
+}
+
+// badName is the field of the name or the namespace that Kubernetes refuses, by what it says of the name; "" when both
+// are right.
+func badName(mistakes []string, namespace string) string {
+	switch {
+	case len(mistakes) > 0:
+		return "metadata.name"
+	case len(validation.IsDNS1123Label(namespace)) > 0:
+		return "metadata.namespace"
+	}
+	return ""
 }
 
 // selected applies spec.workloads.

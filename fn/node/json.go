@@ -17,7 +17,7 @@ func Decode(n *yaml.RNode, into any) error {
 	if err != nil {
 		return err
 	}
-	return worded(k8sjson.UnmarshalCaseSensitivePreserveInts(data, into), data)
+	return describe(k8sjson.UnmarshalCaseSensitivePreserveInts(data, into), data)
 }
 
 // DecodeStrict is Decode in which unknown and repeated fields are errors; they are returned apart from the error that
@@ -28,7 +28,7 @@ func DecodeStrict(n *yaml.RNode, into any) (mistakes []error, err error) {
 		return nil, err
 	}
 	mistakes, err = k8sjson.UnmarshalStrict(data, into)
-	return mistakes, worded(err, data)
+	return mistakes, describe(err, data)
 }
 
 // JSON writes a node as JSON. kyaml's own way goes through YAML text and back, which is most of what a render would

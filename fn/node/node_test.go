@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"encoding/json"
+	"errors"
 	"strconv"
 	"strings"
 	"testing"
@@ -147,5 +148,30 @@ func TestShared(t *testing.T) {
 	}
 	if inner := shared.Of(node.Object("a", "b", "c", node.List("d", 1))); shared.Of(node.List("d", 1)) != inner.Content[3] {
 		t.Error("a part is not shared")
+	}
+}
+
+// FieldOf gives errors of both kinds of decoding with their field.
+func TestFieldOf(t *testing.T) {
+	var into struct {
+		Spec struct {
+			Ports []struct {
+				Port int `json:"port"`
+			} `json:"ports"`
+		} `json:"spec"`
+	}
+	mistakes, err := node.DecodeStrict(yaml.MustParse("{spec: {ports: [{port: 1}, {prot: 2}]}}"), &into)
+	if err != nil || len(mistakes) != 1 {
+		t.Fatalf("got %v, %v", mistakes, err)
+	}
+	if path, message := node.FieldOf(mistakes[0]); path != "spec.ports[1].prot" || message != `unknown field "spec.ports[1].prot"` {
+		t.Errorf("got %q, %q", path, message)
+	}
+	err = node.Decode(yaml.MustParse("{spec: {ports: [{port: a}]}}"), &into)
+	if path, message := node.FieldOf(err); path != "spec.ports[0].port" || message != "is a string where a number belongs" {
+		t.Errorf("got %q, %q", path, message)
+	}
+	if path, message := node.FieldOf(errors.New("is broken")); path != "" || message != "is broken" {
+		t.Errorf("got %q, %q", path, message)
 	}
 }

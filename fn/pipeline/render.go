@@ -14,9 +14,11 @@ import (
 	"github.com/meshless-dev/meshless/fn/lint"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/policy"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/verify"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 )
 
 // Options are what a render depends on beside its input.
@@ -67,8 +69,10 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	}
 	r.Locate(items) // the copies, whose fields findings are about from now on
 	m := manifest.Build(controlplane.Apply(manifest.Flatten(items), config.Spec.TLS, r), config.Spec, r)
+	var policies map[*manifest.Workload]meshmap.Policy
 	if m != nil {
 		lint.Check(m, r)
+		policies = policy.Compile(m, r)
 	}
 	if r.Failed() {
 		return nil
@@ -76,7 +80,7 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	checkVisible(m, injected, r)
 	warnNamespaces(m, r)
 	warnSwitch(m, o.Now, r)
-	meshes := m.Meshes(r)
+	meshes := m.Meshes(policies, r)
 	issued := certify(m, sealing, o, r)
 	if r.Failed() {
 		return nil

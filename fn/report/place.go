@@ -3,7 +3,6 @@ package report
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -20,18 +19,21 @@ type place struct {
 	node  *yaml.Node // the object, for its lines; nil where they are not known
 }
 
-// Locate notes in which files the items stand, as their annotations say, so that findings name them. What a List holds
-// stands where the List does. Nothing is assumed of the items: they may be malformed.
+// Locate notes in which files the items stand, as their annotations say, so that findings name them. Of several items
+// of one name the last counts: that is the one too many. What a List holds stands where the List does. The items may be
+// malformed.
 func (r *Report) Locate(items []*yaml.RNode) {
-	for _, item := range items {
+	for i, item := range items {
 		if yaml.IsMissingOrNull(item) {
 			continue
 		}
 		at := placeOf(item.YNode())
-		if at.file == "" {
-			continue
+		if r.File != "" {
+			at = place{file: r.File, index: i}
 		}
-		r.locate(item.YNode(), at)
+		if at.file != "" {
+			r.locate(item.YNode(), at)
+		}
 	}
 }
 
@@ -39,16 +41,11 @@ func (r *Report) locate(n *yaml.Node, at place) {
 	if r.Lines {
 		at.node = n
 	}
-	o := ObjectOf(yaml.NewRNode(n))
-	known := slices.IndexFunc(r.places[o], func(p place) bool { return p.file == at.file && p.index == at.index })
 	if r.places == nil {
-		r.places = map[Object][]place{}
+		r.places = map[Object]place{}
 	}
-	if known >= 0 {
-		r.places[o][known] = at
-	} else {
-		r.places[o] = append(r.places[o], at)
-	}
+	o := ObjectOf(yaml.NewRNode(n))
+	r.places[o] = at
 	if list := node.Get(n, "items"); o.Kind == "List" && list != nil && list.Kind == yaml.SequenceNode {
 		for _, part := range list.Content {
 			r.locate(part, at)

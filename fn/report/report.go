@@ -4,7 +4,7 @@
 //
 // A field is named by its whole path from the top of the object: names are joined by dots, an entry of a list follows
 // as its index, and a key that people choose stands in brackets, as in spec.template.spec.containers[0].name and
-// metadata.annotations[meshless.dev/inject]. Annotation and Data write the commonest.
+// metadata.annotations[meshless.dev/inject]. Annotation, Data and Below write them.
 package report
 
 import (
@@ -41,6 +41,14 @@ func ObjectOf(node *yaml.RNode) Object {
 // Annotation is the field of an object's annotation.
 func Annotation(key string) string { return "metadata.annotations[" + key + "]" }
 
+// Below is the field at a path below another field, "" being the object as a whole in both.
+func Below(field, path string) string {
+	if field == "" || path == "" || path[0] == '[' {
+		return field + path
+	}
+	return field + "." + path
+}
+
 // Data is the field of a key of a ConfigMap or Secret.
 func Data(key string) string { return "data[" + key + "]" }
 
@@ -58,9 +66,11 @@ type Report struct {
 	// Lines says that the nodes of located items know their lines in the files that their annotations name. Those of a
 	// ResourceList know the lines of that.
 	Lines bool
+	// File is where all items stand; empty where their annotations say it.
+	File string
 
 	findings []Finding
-	places   map[Object][]place
+	places   map[Object]place
 	config   Object
 }
 
@@ -93,8 +103,7 @@ func (r *Report) Info(o Object, field, format string, args ...any) {
 
 func (r *Report) add(severity fn.Severity, o Object, field, format string, args ...any) {
 	f := Finding{Severity: severity, Object: o, Field: field, Message: redact(fmt.Sprintf(format, args...))}
-	if places := r.places[o]; len(places) > 0 {
-		at := places[len(places)-1] // of several of one name the last, which is too many
+	if at, known := r.places[o]; known {
 		f.File, f.Index, f.Line = at.file, at.index, at.line(field)
 	}
 	r.findings = append(r.findings, f)

@@ -1,4 +1,4 @@
-package manifest
+package policy
 
 import (
 	"fmt"
@@ -13,34 +13,36 @@ import (
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 )
 
 // AnyMember is the pattern of the identities of all workloads of a trust domain.
 func AnyMember(trustDomain string) string { return "spiffe://" + trustDomain + "/ns/*/*/*" }
 
-// verdict is what a selector says of labels of which some may not be known.
-type verdict int
+// match is how labels, of which some may not be known, meet a selector.
+type match int
 
 const (
-	no verdict = iota
-	unknown
-	yes
+	noMatch match = iota
+	unknownMatch
+	fullMatch
 )
 
-// judge compares a selector with labels; missing tells of a label that is not there whether it may be, in the cluster.
-func judge(s labels.Selector, have labels.Set, missing func(key string) bool) verdict {
+// matchLabels compares a selector with labels; missing tells of a label that is not there whether it may be, in the
+// cluster.
+func matchLabels(s labels.Selector, have labels.Set, missing func(key string) bool) match {
 	requirements, some := s.Requirements()
 	if !some {
-		return no
+		return noMatch
 	}
-	result := yes
+	result := fullMatch
 	for _, requirement := range requirements {
 		switch key := requirement.Key(); {
 		case !have.Has(key) && missing(key):
-			result = unknown
+			result = unknownMatch
 		case !requirement.Matches(have):
-			return no
+			return noMatch
 		}
 	}
 	return result
@@ -61,8 +63,8 @@ var runtimeLabels = map[string][]string{
 	"Service":     {"serving.knative.dev/", "pod-template-hash"},
 }
 
-// judgePod tells whether a selector selects the pods of a workload.
-func judgePod(s labels.Selector, w *Workload) verdict {
+// matchPod tells whether a selector selects the pods of a workload.
+func matchPod(s labels.Selector, w *manifest.Workload) match {
 	missing := func(key string) bool {
 		atRuntime := func(l string) bool { return l == key || strings.HasSuffix(l, "/") && strings.HasPrefix(key, l) }
 		return slices.ContainsFunc(runtimeLabels[""], atRuntime) || slices.ContainsFunc(runtimeLabels[w.Kind], atRuntime)
@@ -74,19 +76,19 @@ func judgePod(s labels.Selector, w *Workload) verdict {
 		// its name is a label of its pods, under two keys
 		have = labels.Merge(have, labels.Set{"job-name": w.Name, "batch.kubernetes.io/job-name": w.Name})
 	}
-	return judge(s, have, missing)
+	return matchLabels(s, have, missing)
 }
 
 // peerFinder finds the identities that the peers of NetworkPolicies mean.
 type peerFinder struct {
-	model     *Model
+	model     *manifest.Model
 	report    *report.Report
-	workloads map[string][]*Workload // of the mesh, by namespace
-	spaces    []string               // namespaces that the input holds or names, sorted
+	workloads map[string][]*manifest.Workload // of the mesh, by namespace
+	spaces    []string                        // namespaces that the input holds or names, sorted
 }
 
-func newPeerFinder(m *Model, r *report.Report) *peerFinder {
-	f := &peerFinder{model: m, report: r, workloads: map[string][]*Workload{}}
+func newPeerFinder(m *manifest.Model, r *report.Report) *peerFinder {
+	f := &peerFinder{model: m, report: r, workloads: map[string][]*manifest.Workload{}}
 	spaces := map[string]bool{}
 	for _, w := range m.Workloads {
 		f.workloads[w.Namespace] = append(f.workloads[w.Namespace], w)
@@ -95,7 +97,7 @@ func newPeerFinder(m *Model, r *report.Report) *peerFinder {
 	for _, w := range m.Outside {
 		spaces[w.Namespace] = true
 	}
-	for name := range m.namespaces {
+	for name := range m.NamespaceObjects {
 		spaces[name] = true
 	}
 	f.spaces = slices.Sorted(maps.Keys(spaces))
@@ -210,13 +212,13 @@ func (l *lookup) namespaces(s, pods labels.Selector) (selected []string, named b
 		if len(validation.IsDNS1123Label(name)) > 0 {
 			continue // no namespace is called so, and "*" would be a pattern
 		}
-		object, known := l.model.namespaces[name]
+		object, known := l.model.NamespaceObjects[name]
 		have := labels.Merge(object.Labels, labels.Set{corev1.LabelMetadataName: name})
-		switch judge(s, have, func(string) bool { return !known }) {
-		case yes:
+		switch matchLabels(s, have, func(string) bool { return !known }) {
+		case fullMatch:
 			selected = append(selected, name)
-		case unknown:
-			if pods.Empty() || slices.ContainsFunc(l.workloads[name], func(w *Workload) bool { return judgePod(pods, w) != no }) {
+		case unknownMatch:
+			if pods.Empty() || slices.ContainsFunc(l.workloads[name], func(w *manifest.Workload) bool { return matchPod(pods, w) != noMatch }) {
 				untold = append(untold, name)
 			}
 		}
@@ -235,10 +237,10 @@ func (l *lookup) members(namespace string, pods labels.Selector) []string {
 	}
 	var ids []string
 	for _, w := range l.workloads[namespace] {
-		switch judgePod(pods, w) {
-		case yes:
+		switch matchPod(pods, w) {
+		case fullMatch:
 			ids = append(ids, w.ID.String())
-		case unknown:
+		case unknownMatch:
 			l.warn("does not let %s in: it selects its pods by a label that they get at run time only, and they have one identity. Select by labels of the pod template, or write the spiffeID into "+
 				"spec.authorization.rules", w.Object)
 		}

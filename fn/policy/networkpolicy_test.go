@@ -1,4 +1,4 @@
-package manifest_test
+package policy_test
 
 import (
 	"fmt"
@@ -18,6 +18,7 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/manifest"
+	"github.com/meshless-dev/meshless/fn/policy"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/meshmap"
 )
@@ -44,7 +45,7 @@ func meshes(t testing.TB, manifests string, spec v1alpha1.Spec) (map[string]*mes
 	if r.Failed() {
 		t.Fatal(r.Errors())
 	}
-	found := m.Meshes(r)
+	found := m.Meshes(policy.Compile(m, r), r)
 	for _, mesh := range found { // the proxy must be able to read it
 		text, err := mesh.Marshal()
 		if err != nil {
@@ -88,7 +89,7 @@ spec: {template: {metadata: {labels: {%s}, annotations: {%s}}, spec: {containers
 ---`, name, namespace, labels, annotations)
 }
 
-func policy(namespace, name, spec string) string {
+func networkPolicy(namespace, name, spec string) string {
 	return fmt.Sprintf("\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: %s, namespace: %s}\nspec: %s\n---", name, namespace, spec)
 }
 
@@ -166,7 +167,7 @@ func TestNetworkPolicy(t *testing.T) {
 		"port and pods":            {"{podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {app: b}}}], ports: [{port: 81}]}, {from: [{podSelector: {matchLabels: {app: j}}}], ports: [{port: 80}]}]}", []string{job}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			found, said := meshes(t, pods+policy("prod", "p", test.spec), policyConfig(t, ""))
+			found, said := meshes(t, pods+networkPolicy("prod", "p", test.spec), policyConfig(t, ""))
 			for _, peer := range everyone {
 				if got, want := allowed(found["prod"], peer, podA, 80), slices.Contains(test.want, peer); got != want {
 					t.Errorf("%s: got %v, want %v", peer, got, want)
@@ -182,19 +183,19 @@ func TestNetworkPolicy(t *testing.T) {
 // Policies add up, with each other and with the rules of the config; a policy isolates its own namespace alone; and in
 // the config's default nothing is read.
 func TestNetworkPoliciesAddUp(t *testing.T) {
-	deny, fromB := policy("prod", "deny", "{podSelector: {}}"), policy("prod", "b", "{podSelector: {matchLabels: {app: a}}, ingress: [{from: [{podSelector: {matchLabels: {app: b}}}]}]}")
+	deny, fromB := networkPolicy("prod", "deny", "{podSelector: {}}"), networkPolicy("prod", "b", "{podSelector: {matchLabels: {app: a}}, ingress: [{from: [{podSelector: {matchLabels: {app: b}}}]}]}")
 	for name, test := range map[string]struct {
 		manifests, config string
 		want              []string
 	}{
 		"deny and allow":       {deny + fromB, "", []string{podB}},
 		"allow and deny":       {fromB + deny, "", []string{podB}},
-		"two allow":            {fromB + policy("prod", "c", "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: blue}}, podSelector: {matchLabels: {app: c}}}]}]}"), "", []string{podB, podC}},
+		"two allow":            {fromB + networkPolicy("prod", "c", "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: blue}}, podSelector: {matchLabels: {app: c}}}]}]}"), "", []string{podB, podC}},
 		"a rule and a policy":  {fromB, ", rules: [{to: {name: a}, from: [{namespace: lab, name: d}]}]", []string{podB, podD}},
 		"a rule and a denial":  {deny, ", rules: [{to: {name: a}, from: [{namespace: lab, name: d}]}]", []string{podD}},
 		"Deny by default":      {fromB, ", default: Deny", []string{podB}},
 		"Deny, and none":       {"", ", default: Deny", nil},
-		"of another namespace": {policy("ops", "deny", "{podSelector: {}}"), "", everyone},
+		"of another namespace": {networkPolicy("ops", "deny", "{podSelector: {}}"), "", everyone},
 	} {
 		t.Run(name, func(t *testing.T) {
 			found, _ := meshes(t, pods+test.manifests, policyConfig(t, test.config))
@@ -214,9 +215,9 @@ func TestNetworkPoliciesAddUp(t *testing.T) {
 
 // The order of the input shows nowhere, and what is not ours is not warned of.
 func TestNetworkPolicyOrder(t *testing.T) {
-	one := policy("prod", "one", "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}, {podSelector: {matchLabels: {app: b}}}]}]}")
-	two := policy("prod", "two", "{podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}")
-	outside := policy("prod", "outside", "{podSelector: {matchLabels: {app: out}}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]}")
+	one := networkPolicy("prod", "one", "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}, {podSelector: {matchLabels: {app: b}}}]}]}")
+	two := networkPolicy("prod", "two", "{podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}")
+	outside := networkPolicy("prod", "outside", "{podSelector: {matchLabels: {app: out}}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]}")
 	first, said := meshes(t, pods+one+two+outside, policyConfig(t, ""))
 	second, again := meshes(t, pods+outside+two+one, policyConfig(t, ""))
 	a, errA := first["prod"].Marshal()
@@ -327,7 +328,7 @@ func TestNetworkPolicyAgreesWithOracle(t *testing.T) {
 		}
 		var policies []networkingv1.NetworkPolicy
 		for i := range 1 + random.IntN(3) {
-			text := policy(pick("n0", "n1"), fmt.Sprintf("p%d", i), "{podSelector: "+podSelector()+", ingress: "+list(2, rule)+pick("", "", ", policyTypes: [Ingress]", ", policyTypes: [Egress]")+"}")
+			text := networkPolicy(pick("n0", "n1"), fmt.Sprintf("p%d", i), "{podSelector: "+podSelector()+", ingress: "+list(2, rule)+pick("", "", ", policyTypes: [Ingress]", ", policyTypes: [Egress]")+"}")
 			var np networkingv1.NetworkPolicy
 			if err := kyaml.UnmarshalStrict([]byte(strings.TrimSuffix(text, "---")), &np); err != nil {
 				t.Fatalf("%v:\n%s", err, text)
@@ -357,7 +358,7 @@ func TestNetworkPolicyAgreesWithOracle(t *testing.T) {
 func TestRuntimeLabels(t *testing.T) {
 	grab := "\napiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: grab, namespace: prod}\nspec: {template: {metadata: {labels: {app: grab, statefulset.kubernetes.io/pod-name: db-0}}, " +
 		"spec: {containers: [{name: c, image: i}]}}}\n---"
-	found, _ := meshes(t, pods+grab+policy("prod", "p", "{podSelector: {matchLabels: {app: a}}, ingress: [{from: [{podSelector: {matchLabels: {statefulset.kubernetes.io/pod-name: db-0}}}]}]}"), policyConfig(t, ""))
+	found, _ := meshes(t, pods+grab+networkPolicy("prod", "p", "{podSelector: {matchLabels: {app: a}}, ingress: [{from: [{podSelector: {matchLabels: {statefulset.kubernetes.io/pod-name: db-0}}}]}]}"), policyConfig(t, ""))
 	if allowed(found["prod"], "prod/statefulset/grab", podA, 80) {
 		t.Error("a template claims the name of another StatefulSet's pod")
 	}

@@ -9,33 +9,54 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	k8sjson "sigs.k8s.io/json"
 )
 
-// worded says a decoding error of data for a person: the field, what it holds, what it should hold, and the way out
+// FieldError is a decoding error of one field. The path starts at the node that was decoded.
+type FieldError struct{ Path, Message string }
+
+func (e FieldError) Error() string { return e.Path + " " + e.Message }
+
+// FieldOf takes an error of Decode, or a mistake of DecodeStrict, apart: the field, "" where it is of none, and what is
+// wrong with it.
+func FieldOf(err error) (path, message string) {
+	var ours FieldError
+	var strict k8sjson.FieldError
+	switch {
+	case errors.As(err, &ours):
+		return ours.Path, ours.Message
+	case errors.As(err, &strict):
+		return strict.FieldPath(), err.Error()
+	}
+	return "", err.Error()
+}
+
+// describe says a decoding error of data for a person: the field, what it holds, what it should hold, and the way out
 // where quotes make the difference. It quotes no values but numbers and booleans, since others may be secrets.
-func worded(err error, data []byte) error {
+func describe(err error, data []byte) error {
 	wrong := new(json.UnmarshalTypeError)
 	if !errors.As(err, &wrong) {
 		return err
 	}
 	field, value := wrong.Field, json.Token(nil)
-	if path, token := at(data, wrong.Offset); matches(path, wrong.Field) {
+	if path, token := valueAt(data, wrong.Offset); matches(path, wrong.Field) {
 		field, value = path, token
 	}
 	belongs := wrong.Type.String()
 	switch kind := wrong.Type.Kind(); {
 	case kind == reflect.String:
-		return fmt.Errorf("%s is a %s where text belongs: write it in quotes", field, wrong.Value)
+		return FieldError{field, "is a " + wrong.Value + " where text belongs: write it in quotes"}
 	case kind == reflect.Bool:
 		belongs = "true or false"
 	case reflect.Int <= kind && kind <= reflect.Float64 && !strings.HasPrefix(wrong.Value, "number"):
 		// to a number, the type says why it does not fit
 		belongs = "number"
 	}
-	if text, quoted := value.(string); quoted && plain(text, wrong.Type) {
-		return fmt.Errorf("%s is a string where %s belongs: write %s without quotes", field, article(belongs), text)
+	if text, quoted := value.(string); quoted && fitsUnquoted(text, wrong.Type) {
+		return FieldError{field, fmt.Sprintf("is a string where %s belongs: write %s without quotes", article(belongs), text)}
 	}
-	return fmt.Errorf("%s is a %s where %s belongs", field, wrong.Value, article(belongs))
+	return FieldError{field, fmt.Sprintf("is a %s where %s belongs", wrong.Value, article(belongs))}
 }
 
 func article(noun string) string {
@@ -45,8 +66,8 @@ func article(noun string) string {
 	return "a " + noun
 }
 
-// plain tells whether a text would be right without its quotes.
-func plain(text string, t reflect.Type) bool {
+// fitsUnquoted tells whether a text would be right without its quotes.
+func fitsUnquoted(text string, t reflect.Type) bool {
 	var err error
 	switch kind := t.Kind(); {
 	case kind == reflect.Bool:
@@ -61,9 +82,9 @@ func plain(text string, t reflect.Type) bool {
 	return err == nil
 }
 
-// at is the path of the value that ends, or of the object or array that begins, at an offset, like
+// valueAt is the path of the value that ends, or of the object or array that begins, at an offset, like
 // spec.containers[0].name, and its token. The decoder's own path has no indexes.
-func at(data []byte, offset int64) (string, json.Token) {
+func valueAt(data []byte, offset int64) (string, json.Token) {
 	var steps []step
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.UseNumber()
@@ -81,7 +102,7 @@ func at(data []byte, offset int64) (string, json.Token) {
 			continue
 		}
 		if decoder.InputOffset() >= offset {
-			return spell(steps), token
+			return pathOf(steps), token
 		}
 		if isDelim {
 			steps = append(steps, step{list: delim == '[', index: -1})
@@ -109,7 +130,7 @@ func (s *step) enter(token json.Token) (key bool) {
 	return s.named
 }
 
-func spell(steps []step) string {
+func pathOf(steps []step) string {
 	var path strings.Builder
 	for i, s := range steps {
 		switch {

@@ -1,10 +1,9 @@
-package manifest
+package policy
 
 import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -13,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/meshmap"
@@ -29,43 +29,47 @@ type networkPolicy struct {
 	ingress   []networkingv1.NetworkPolicyIngressRule
 }
 
-func isNetworkPolicy(item *yaml.RNode) bool {
-	return item.GetApiVersion() == networkingv1.SchemeGroupVersion.String() && item.GetKind() == "NetworkPolicy"
-}
-
-// warnOtherPolicy warns of policies of the network that are not NetworkPolicies of Kubernetes: whoever asks for them as
-// rules may think that these are among them.
-func (m *Model) warnOtherPolicy(item *yaml.RNode, r *report.Report) {
-	if m.Spec.Authorization.FromNetworkPolicies && strings.HasSuffix(item.GetKind(), "NetworkPolicy") {
-		r.Warn(report.ObjectOf(item), "", "is a %s of %s, which spec.authorization.fromNetworkPolicies does not read: it reads NetworkPolicies of %s. Write what it says into spec.authorization.rules",
-			item.GetKind(), item.GetApiVersion(), networkingv1.SchemeGroupVersion)
+// readNetworkPolicies reads those of Kubernetes, and warns of others: whoever asks for policies of the network as rules
+// may think that these are among them.
+func readNetworkPolicies(m *manifest.Model, r *report.Report) (policies []*networkPolicy) {
+	for _, item := range m.NetworkPolicies {
+		object := report.ObjectOf(item)
+		if object.APIVersion != networkingv1.SchemeGroupVersion.String() || object.Kind != "NetworkPolicy" {
+			r.Warn(object, "kind", "is a %s of %s, which spec.authorization.fromNetworkPolicies does not read: it reads NetworkPolicies of %s. Write what it says into spec.authorization.rules",
+				object.Kind, object.APIVersion, networkingv1.SchemeGroupVersion)
+		} else if p := readNetworkPolicy(item, object, r); p != nil {
+			policies = append(policies, p)
+		}
 	}
+	return policies
 }
 
-// addNetworkPolicy reads one. Unknown fields are errors: a rule whose "from" is mistyped would let everyone in.
-func (m *Model) addNetworkPolicy(item *yaml.RNode, r *report.Report) {
-	object := report.ObjectOf(item)
+// readNetworkPolicy reads one, nil when it says nothing of ingress. Unknown fields are errors: a rule whose "from" is
+// mistyped would let everyone in.
+func readNetworkPolicy(item *yaml.RNode, object report.Object, r *report.Report) *networkPolicy {
 	var spec networkingv1.NetworkPolicySpec
 	if n := node.Get(item.YNode(), "spec"); n != nil {
 		mistakes, err := node.DecodeStrict(yaml.NewRNode(n), &spec)
 		if err != nil {
-			r.Error(object, "spec", "cannot be read: %v", err)
-			return
+			path, message := node.FieldOf(err)
+			r.Error(object, report.Below("spec", path), "cannot be read: %s", message)
+			return nil
 		}
 		for _, mistake := range mistakes {
-			r.Error(object, "spec", "%v", mistake)
+			path, message := node.FieldOf(mistake)
+			r.Error(object, report.Below("spec", path), "%s", message)
 		}
 	}
 	if len(spec.PolicyTypes) > 0 && !slices.Contains(spec.PolicyTypes, networkingv1.PolicyTypeIngress) {
-		return
+		return nil
 	}
-	p := &networkPolicy{object: object, namespace: EffectiveNamespace(object), ingress: spec.Ingress}
-	var ok bool
-	if p.selector, ok = readSelector(&spec.PodSelector, object, "spec.podSelector", r); !ok {
-		return
+	selector, ok := readSelector(&spec.PodSelector, object, "spec.podSelector", r)
+	if !ok {
+		return nil
 	}
+	p := &networkPolicy{object: object, namespace: manifest.EffectiveNamespace(object), selector: selector, ingress: spec.Ingress}
 	p.check(r)
-	m.networkPolicies = append(m.networkPolicies, p)
+	return p
 }
 
 // readSelector reads a selector that is not nil; an empty one selects everything.
@@ -115,19 +119,19 @@ func validPort(p networkingv1.NetworkPolicyPort) bool {
 
 // networkRules are the rules of every workload that a NetworkPolicy selects: it is among the keys also when nobody may
 // connect. The policies are taken in the order of their names, so that the order of the input shows nowhere.
-func (m *Model) networkRules(r *report.Report) map[*Workload][]meshmap.Rule {
+func networkRules(m *manifest.Model, policies []*networkPolicy, r *report.Report) map[*manifest.Workload][]meshmap.Rule {
 	if !m.Spec.Authorization.FromNetworkPolicies {
 		return nil
 	}
-	if len(m.networkPolicies) == 0 {
+	if len(policies) == 0 {
 		r.Warn(r.Config(), "spec.authorization.fromNetworkPolicies", "is true, and the input holds no NetworkPolicy for ingress: nothing is closed by it")
 	}
-	slices.SortStableFunc(m.networkPolicies, func(a, b *networkPolicy) int {
+	slices.SortStableFunc(policies, func(a, b *networkPolicy) int {
 		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.object.Name, b.object.Name))
 	})
 	peers := newPeerFinder(m, r)
-	rules := map[*Workload][]meshmap.Rule{}
-	for _, p := range m.networkPolicies {
+	rules := map[*manifest.Workload][]meshmap.Rule{}
+	for _, p := range policies {
 		selected := p.selects(peers.workloads[p.namespace], rules, r)
 		if len(selected) == 0 {
 			continue // its pods are not ours, so what it says of peers is not either
@@ -148,17 +152,17 @@ func (m *Model) networkRules(r *report.Report) map[*Workload][]meshmap.Rule {
 
 // selects are the workloads whose pods the policy isolates; each becomes a key of rules. A workload of which it
 // isolates some pods only is closed: there is one identity, and one policy, for all of them.
-func (p *networkPolicy) selects(workloads []*Workload, rules map[*Workload][]meshmap.Rule, r *report.Report) []*Workload {
-	var selected []*Workload
+func (p *networkPolicy) selects(workloads []*manifest.Workload, rules map[*manifest.Workload][]meshmap.Rule, r *report.Report) []*manifest.Workload {
+	var selected []*manifest.Workload
 	for _, w := range workloads {
-		found := judgePod(p.selector, w)
-		if found == no {
+		found := matchPod(p.selector, w)
+		if found == noMatch {
 			continue
 		}
 		if _, known := rules[w]; !known {
 			rules[w] = nil
 		}
-		if found == yes {
+		if found == fullMatch {
 			selected = append(selected, w)
 			continue
 		}
@@ -169,12 +173,12 @@ func (p *networkPolicy) selects(workloads []*Workload, rules map[*Workload][]mes
 }
 
 // warnNames warns of named ports that lead nowhere: most often a typo.
-func (p *networkPolicy) warnNames(field string, ports []networkingv1.NetworkPolicyPort, selected []*Workload, r *report.Report) {
+func (p *networkPolicy) warnNames(field string, ports []networkingv1.NetworkPolicyPort, selected []*manifest.Workload, r *report.Report) {
 	for i, port := range ports {
 		if !isTCP(port) || port.Port == nil || port.Port.Type != intstr.String {
 			continue
 		}
-		if !slices.ContainsFunc(selected, func(w *Workload) bool { return w.Port(port.Port.StrVal) != 0 }) {
+		if !slices.ContainsFunc(selected, func(w *manifest.Workload) bool { return w.Port(port.Port.StrVal) != 0 }) {
 			r.Warn(p.object, fmt.Sprintf("%s.ports[%d].port", field, i), "no workload that the policy selects has a TCP port named %q, so this opens nothing; add the name to the ports of its container",
 				port.Port.StrVal)
 		}
@@ -183,7 +187,7 @@ func (p *networkPolicy) warnNames(field string, ports []networkingv1.NetworkPoli
 
 // openedPorts are the TCP ports of a workload that the ports of an ingress rule mean, none for every port, and whether
 // there is any: a rule for UDP alone, or for a named port that the workload has not, opens nothing.
-func openedPorts(w *Workload, ports []networkingv1.NetworkPolicyPort) (set netset.Ports, some bool) {
+func openedPorts(w *manifest.Workload, ports []networkingv1.NetworkPolicyPort) (set netset.Ports, some bool) {
 	if len(ports) == 0 {
 		return nil, true
 	}
