@@ -98,6 +98,7 @@ func Of(err error) *Error {
 }
 
 func (e *Error) Error() string { return e.Err.Error() }
+
 // Unwrap is what happened below.
 func (e *Error) Unwrap() error { return e.Err }
 
