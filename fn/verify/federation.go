@@ -20,7 +20,7 @@ type meshMap struct {
 	mesh   *meshmap.Map
 }
 
-// federation judges the bundles of federated trust domains in every mesh map; what all maps say alike is said once.
+// federation checks the bundles of federated trust domains in every mesh map; what all maps say alike is said once.
 func (c *checker) federation() {
 	said := map[string]bool{}
 	for _, m := range c.meshMaps {

@@ -33,7 +33,7 @@ func (c *checker) uniform() {
 		{func(p *pod) string { return p.place(api.InitName) + ".image" }, func(p *pod) string { return p.plan.Init.Image }},
 		{func(p *pod) string { return p.place(api.ProxyName) + ".image" }, func(p *pod) string {
 			if _, chosen := p.spec.Annotations[api.ProxyImageAnnotation]; chosen {
-				return "" // overrides judges it
+				return "" // overrides checks it
 			}
 			return p.plan.Proxy.Image
 		}},

@@ -36,8 +36,8 @@ type issuerRef struct {
 	Group string `json:"group"`
 }
 
-// whom is where a proxy takes its bundle from.
-type whom struct {
+// trustSource is where a proxy takes its bundle from.
+type trustSource struct {
 	object report.Object // the workload
 	source string
 }
@@ -109,7 +109,7 @@ func (c *checker) managedBundle(p *pod) {
 		source = "configmap/" + bundle.Name
 	}
 	if c.trust.source == "" {
-		c.trust = whom{p.object, source}
+		c.trust = trustSource{p.object, source}
 	} else if c.trust.source != source {
 		c.report.Error(p.object, p.sources(), "takes %s from %s, and %s takes it from %s: they trust different authorities; render the whole package again", api.BundleFile, source, c.trust.object, c.trust.source)
 	}
@@ -136,7 +136,7 @@ func (c *checker) ownSource(p *pod, own string) {
 	}
 }
 
-// ownSecret judges a user's Secret as the proxy would. Values that somebody opens later (SOPS) are taken as they are.
+// ownSecret checks a user's Secret as the proxy would. Values that somebody opens later (SOPS) are taken as they are.
 func (c *checker) ownSecret(of report.Object, item *yaml.RNode, p *pod) {
 	keys := []string{api.LeafFile, api.PlainKeyFile}
 	if p.plan.Files.Bundle.Name == "" {
@@ -156,7 +156,7 @@ func (c *checker) ownSecret(of report.Object, item *yaml.RNode, p *pod) {
 		c.report.Error(of, "data["+api.LeafFile+"]", "%v; want the leaf and, if there are any, the intermediates that lead to its authority", err)
 		return
 	}
-	if err := c.judgeOwn(chain, manifest.EffectiveNamespace(p.object), p.plan.Workload.SPIFFEID); err != nil {
+	if err := c.verifyOwn(chain, manifest.EffectiveNamespace(p.object), p.plan.Workload.SPIFFEID); err != nil {
 		c.report.Error(of, "data["+api.LeafFile+"]", "%v", err)
 	}
 	if text := data[api.PlainKeyFile]; strings.Contains(text, "-----BEGIN") {
@@ -170,8 +170,8 @@ func (c *checker) ownSecret(of report.Object, item *yaml.RNode, p *pod) {
 	}
 }
 
-// judgeOwn verifies a chain for both sides of TLS, under the bundle of its namespace if there is one.
-func (c *checker) judgeOwn(chain []*x509.Certificate, namespace, identity string) error {
+// verifyOwn verifies a chain for both sides of TLS, under the bundle of its namespace if there is one.
+func (c *checker) verifyOwn(chain []*x509.Certificate, namespace, identity string) error {
 	if uris := chain[0].URIs; len(uris) != 1 || uris[0].String() != identity {
 		return fmt.Errorf("names %v, and must have one URI name, the workload's identity %s", uris, identity)
 	}

@@ -1,4 +1,4 @@
-// Package verify judges rendered manifests from outside: it sees what will be applied and nothing of how it was made.
+// Package verify checks rendered manifests from outside. It sees what will be applied and nothing of how it was made.
 // The last step of every render, and the command for CI and GitOps, where kustomize fails open.
 package verify
 
@@ -37,7 +37,7 @@ type Leaf struct {
 	keyFile string // in which the Secret holds the key: api.SealedKeyFile, or PlainKeyFile with SOPS
 }
 
-// Options say what is judged.
+// Options say what is checked.
 type Options struct {
 	Now time.Time
 	// a workload that is not injected and does not say so (meshless.dev/inject: disabled) is an error
@@ -131,7 +131,7 @@ type checker struct {
 	managed      map[string]*Leaf
 	given        map[string]*yaml.RNode // every Secret, by namespacedName
 	issuer       *issuerRef             // that of the first Certificate of cert-manager
-	trust        whom                   // where the first proxy takes its bundle from whose leaf cert-manager issues
+	trust        trustSource            // where the first proxy takes its bundle from whose leaf cert-manager issues
 
 	workloads int    // seen, injected or not
 	pods      []*pod // in the order of the items
@@ -313,7 +313,7 @@ func (c *checker) readSecret(item *yaml.RNode) {
 	// sops: what SOPS needs to open the key
 	c.shaped(item, shape{apiVersion: "v1", name: object.Name, fields: []string{"type", "data", "stringData", seal.SOPSField}, data: []string{api.LeafFile, leaf.keyFile}, kind: "Opaque"})
 	c.leafNotAfter(item, leaf)
-	c.judge(&leaf)
+	c.verifyLeaf(&leaf)
 	c.secrets[namespacedName(object, object.Name)] = &leaf
 	c.leaves = append(c.leaves, leaf)
 }
@@ -329,8 +329,8 @@ func (c *checker) refuseClear(object report.Object, key, text string, ours bool)
 	}
 }
 
-// judge verifies a leaf under every bundle: a peer may run in any namespace.
-func (c *checker) judge(leaf *Leaf) {
+// verifyLeaf checks a leaf under every bundle: a peer may run in any namespace.
+func (c *checker) verifyLeaf(leaf *Leaf) {
 	for _, namespace := range c.distinct {
 		for _, ca := range c.bundles[namespace].Authorities() {
 			if string(ca.SubjectKeyId) == string(leaf.Certificate.AuthorityKeyId) {
