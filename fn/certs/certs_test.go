@@ -64,11 +64,11 @@ func TestEveryAlgorithm(t *testing.T) {
 					t.Errorf("verified as %s, %v", id, err)
 				}
 			}
-			encoded, err := certs.EncodeKey(leaf.Key)
+			encoded, err := svid.EncodeKey(leaf.Key)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := certs.DecodeKey(encoded); err != nil {
+			if _, err := svid.ParseKey(encoded); err != nil {
 				t.Error(err)
 			}
 			request.Stored = store(leaf, request)
@@ -313,7 +313,7 @@ func TestParseAuthoritiesRefuses(t *testing.T) {
 func TestUnlockWantsItsOwnKey(t *testing.T) {
 	p := policy("ECDSA-P256")
 	l := roll(t, p, nil, start)
-	key, err := certs.EncodeKey(l[1].Key)
+	key, err := svid.EncodeKey(l[1].Key)
 	if err != nil {
 		t.Fatal(err)
 	}

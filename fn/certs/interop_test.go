@@ -27,7 +27,7 @@ type pair struct{ leaf, key []byte }
 
 func encode(t testing.TB, leaf *certs.Leaf) pair {
 	t.Helper()
-	key, err := certs.EncodeKey(leaf.Key)
+	key, err := svid.EncodeKey(leaf.Key)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -194,12 +194,12 @@ func (p Policy) Issue(r Request, ca *Authority, now time.Time) (*Leaf, error) {
 
 // Unlock attaches an opened key to its authority.
 func (a *Authority) Unlock(text []byte) error {
-	key, err := DecodeKey(text)
+	key, err := svid.ParseKey(text)
 	if err != nil {
 		return err
 	}
-	if !matches(a.Certificate, key) {
-		return fmt.Errorf("is the key of another certificate")
+	if !svid.KeyFits(a.Certificate, key) {
+		return errors.New("is the key of another certificate")
 	}
 	a.Key = key
 	return nil

@@ -149,7 +149,7 @@ func plant(t testing.TB, w *world, trustDomain string) []v1alpha1.Authority {
 		t.Fatal(err)
 	}
 	for _, a := range list {
-		key, err := certs.EncodeKey(a.Key)
+		key, err := svid.EncodeKey(a.Key)
 		if err != nil {
 			t.Fatal(err)
 		}

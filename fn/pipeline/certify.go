@@ -231,7 +231,7 @@ func (c *certifier) sealAuthorities(authorities certs.Authorities) {
 }
 
 func sealKey(recipients seal.Recipients, key crypto.Signer) (string, error) {
-	plain, err := certs.EncodeKey(key)
+	plain, err := svid.EncodeKey(key)
 	if err != nil {
 		return "", err
 	}

@@ -20,7 +20,6 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
-	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/fn/inject"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
@@ -242,7 +241,7 @@ func (w *world) explainSecret(t testing.TB, item *yaml.RNode) {
 	}
 	leaf := decodeLeaf(t, item)
 	set(t, item, fmt.Sprintf("<leaf of %v for %v, valid %s to %s>", leaf.URIs, leaf.DNSNames, leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339)), "data", api.LeafFile)
-	key, err := certs.DecodeKey(w.open(t, item, w.cluster))
+	key, err := svid.ParseKey(w.open(t, item, w.cluster))
 	if err != nil {
 		t.Fatal(err)
 	}

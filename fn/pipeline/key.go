@@ -14,6 +14,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/seal"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/svid"
 )
 
 // sealedKey is the key of a leaf as it goes into a Secret: as an age file, or encrypted by SOPS.
@@ -28,7 +29,7 @@ func (c *certifier) sealLeafKey(recipients seal.Recipients, key crypto.Signer) (
 		out.age, err = sealKey(recipients, key)
 		return out, err
 	}
-	plain, err := certs.EncodeKey(key)
+	plain, err := svid.EncodeKey(key)
 	if err != nil {
 		return out, err
 	}

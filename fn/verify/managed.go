@@ -2,8 +2,8 @@ package verify
 
 import (
 	"cmp"
-	"crypto"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
-	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
@@ -156,12 +155,12 @@ func (c *checker) ownSecret(of report.Object, item *yaml.RNode, workload report.
 		c.report.Error(of, "data["+api.LeafFile+"]", "%v", err)
 	}
 	if text := data[api.PlainKeyFile]; strings.Contains(text, "-----BEGIN") {
-		key, err := certs.DecodeKey([]byte(text))
-		if err == nil && !belongs(key, chain[0]) {
-			err = fmt.Errorf("is the key of another certificate")
+		key, err := svid.ParseKey([]byte(text))
+		if err == nil && !svid.KeyFits(chain[0], key) {
+			err = errors.New("is the key of another certificate")
 		}
 		if err != nil {
-			c.report.Error(of, "data["+api.PlainKeyFile+"]", "%v; `openssl pkcs8 -topk8 -nocrypt` converts other forms", err)
+			c.report.Error(of, "data["+api.PlainKeyFile+"]", "%v", err)
 		}
 	}
 }
@@ -181,11 +180,6 @@ func (c *checker) judgeOwn(chain []*x509.Certificate, namespace, identity string
 		}
 	}
 	return nil
-}
-
-func belongs(key crypto.Signer, leaf *x509.Certificate) bool {
-	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
-	return ok && public.Equal(leaf.PublicKey)
 }
 
 func namespacedName(namespace, name string) string {

@@ -17,9 +17,6 @@ import (
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
-// PlainKeyFile is the key where another party opens it before it reaches the pod: Flux with SOPS, or cert-manager.
-const PlainKeyFile = api.PlainKeyFile
-
 // Generation is the content of the directory at one moment. LeafPEM, BundlePEM and the key are not judged yet.
 type Generation struct {
 	Mesh      *meshmap.Map
@@ -28,7 +25,7 @@ type Generation struct {
 	BundlePEM []byte
 	SealedKey []byte // armored age; nil when PlainKey is set
 	Identity  []byte // age identities; nil when PlainKey is set
-	PlainKey  []byte // PKCS#8, PEM; nil when SealedKey is set
+	PlainKey  []byte // PKCS#8, PEM, opened by another party (Flux with SOPS, cert-manager); nil when SealedKey is set
 	Digest    [sha256.Size]byte
 }
 
@@ -92,7 +89,7 @@ func readAll(directory string) (*Generation, error) {
 	if g.SealedKey = r.optional(api.SealedKeyFile, maxKey); g.SealedKey != nil {
 		g.Identity = r.file(api.IdentityFile, maxIdentity)
 	} else {
-		g.PlainKey = r.file(PlainKeyFile, maxKey)
+		g.PlainKey = r.file(api.PlainKeyFile, maxKey)
 	}
 	if r.err != nil {
 		return nil, r.err

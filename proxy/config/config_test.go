@@ -70,7 +70,7 @@ func TestReadRefuses(t *testing.T) {
 		want  string
 	}{
 		"no leaf":         {good.With(api.LeafFile, nil), api.LeafFile},
-		"no key":          {good.With(api.SealedKeyFile, nil), config.PlainKeyFile},
+		"no key":          {good.With(api.SealedKeyFile, nil), api.PlainKeyFile},
 		"no identity":     {good.With(api.IdentityFile, nil), api.IdentityFile},
 		"no bundle":       {good.With(api.BundleFile, nil), api.BundleFile},
 		"no mesh":         {good.With(api.MeshFile, nil), api.MeshFile},

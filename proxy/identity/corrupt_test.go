@@ -200,7 +200,7 @@ func FuzzGeneration(f *testing.F) {
 		f.Add(uint8(i), sealed[name])
 		f.Add(uint8(i), append(bytes.Clone(sealed[name]), sealed[name]...))
 	}
-	f.Add(uint8(1), w.Plain(f)[config.PlainKeyFile])
+	f.Add(uint8(1), w.Plain(f)[api.PlainKeyFile])
 	f.Fuzz(func(t *testing.T, which uint8, content []byte) {
 		name := names[int(which)%len(names)]
 		s, err := judge(sealed.With(name, content))

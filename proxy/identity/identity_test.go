@@ -55,7 +55,7 @@ func TestNew(t *testing.T) {
 	for name, f := range map[string]proxytest.Files{
 		"sealed":                 sealed,
 		"plain":                  w.Plain(t),
-		"sealed wins over plain": sealed.With(config.PlainKeyFile, []byte("not a key")),
+		"sealed wins over plain": sealed.With(api.PlainKeyFile, []byte("not a key")),
 		"post-quantum": sealed.With(api.IdentityFile, []byte(hybrid.String())).
 			With(api.SealedKeyFile, proxytest.Seal(t, testca.KeyPEM(t, w.Leaf), hybrid.Recipient())),
 	} {
@@ -172,7 +172,7 @@ func TestKeyAlgorithms(t *testing.T) {
 			t.Fatal(err)
 		}
 		w := good(t)
-		f := w.Plain(t).With(config.PlainKeyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+		f := w.Plain(t).With(api.PlainKeyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 		// The leaf is P-256, so a readable key of another algorithm fails at the comparison and no earlier.
 		if _, err := load(t, f); err == nil || !strings.Contains(err.Error(), "does not belong to the leaf") {
 			t.Errorf("%s: %v", name, err)

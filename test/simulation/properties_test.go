@@ -68,7 +68,7 @@ func stored(t *testing.T, l certs.Authorities) certs.Authorities {
 		t.Fatal(err)
 	}
 	for i, a := range l {
-		encoded, err := certs.EncodeKey(a.Key)
+		encoded, err := svid.EncodeKey(a.Key)
 		if err == nil {
 			err = read[i].Unlock(encoded)
 		}
@@ -81,11 +81,11 @@ func stored(t *testing.T, l certs.Authorities) certs.Authorities {
 
 func roundTrip(t *testing.T, key crypto.Signer) crypto.Signer {
 	t.Helper()
-	encoded, err := certs.EncodeKey(key)
+	encoded, err := svid.EncodeKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	decoded, err := certs.DecodeKey(encoded)
+	decoded, err := svid.ParseKey(encoded)
 	if err != nil {
 		t.Fatal(err)
 	}
