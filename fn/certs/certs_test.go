@@ -80,7 +80,7 @@ func TestEveryAlgorithm(t *testing.T) {
 }
 
 func store(leaf *certs.Leaf, r certs.Request) *certs.Stored {
-	return &certs.Stored{LeafPEM: string(svid.EncodeCertificates(leaf.Certificate)), Recipients: r.Recipients, KeyDigest: svid.KeyDigest(leaf.Certificate)}
+	return &certs.Stored{LeafPEM: string(svid.EncodeCertificates(leaf.Certificate)), Record: certs.Record{Recipients: r.Recipients, KeyDigest: svid.KeyDigest(leaf.Certificate)}}
 }
 
 func TestLeafAndAuthorityProfile(t *testing.T) {

@@ -107,7 +107,7 @@ func FuzzJudge(f *testing.F) {
 	trusted := bundle(f, l)
 	f.Fuzz(func(t *testing.T, text string) {
 		r := request
-		r.Stored = &certs.Stored{LeafPEM: text, KeyDigest: svid.KeyDigest(good.Certificate)}
+		r.Stored = &certs.Stored{LeafPEM: text, Record: certs.Record{KeyDigest: svid.KeyDigest(good.Certificate)}}
 		if reason := p.Judge(r, trusted, start); !reason.None() {
 			return
 		}

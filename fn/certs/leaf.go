@@ -28,10 +28,9 @@ type Request struct {
 
 // Stored is a leaf as the state holds it.
 type Stored struct {
-	LeafPEM    string
-	Recipients string // digest to whom its key was sealed
-	KeyDigest  string // of the public key that the sealed key belongs to
-	KeyFault   string // what is wrong with the sealed key as far as it can be told without opening it; "" for nothing
+	Record
+	LeafPEM  string
+	KeyFault string // what is wrong with the sealed key as far as it can be told without opening it; "" for nothing
 }
 
 // Leaf is a certificate with its key.
@@ -69,7 +68,7 @@ func (p Policy) Judge(r Request, bundle *svid.Bundle, now time.Time) Reason {
 	if reason := p.judgeWish(r, leaf, bundle); !reason.None() {
 		return reason
 	}
-	if left := leaf.NotAfter.Sub(now); left < p.renewalWindow(leaf) || p.cutShort(leaf) && r.Active != nil && !signedBy(leaf, r.Active) {
+	if now.After(r.Stored.Due(leaf, p.RenewBefore)) || p.cutShort(leaf) && r.Active != nil && !signedBy(leaf, r.Active) {
 		return Reason{Text: "it expires at " + stampText(leaf.NotAfter), Due: true}
 	}
 	return Reason{}
@@ -152,12 +151,6 @@ func wording(leaf *x509.Certificate, err error) string {
 }
 
 func stampText(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-
-// renewalWindow is how much of a leaf's life must be left. It never exceeds half of the life, so that a leaf that was
-// cut short is not due as soon as it is made.
-func (p Policy) renewalWindow(leaf *x509.Certificate) time.Duration {
-	return min(p.RenewBefore, leaf.NotAfter.Sub(leaf.NotBefore)/2)
-}
 
 // Issue makes a leaf with a new key, signed by the authority, whose key must be there. It never outlives the authority.
 func (p Policy) Issue(r Request, ca *Authority, now time.Time) (*Leaf, error) {

@@ -181,7 +181,7 @@ func TestLeafProfile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			leaf := f.leaf(t, ca, test.change)
 			request := certs.Request{ID: web}
-			request.Stored = &certs.Stored{LeafPEM: string(svid.EncodeCertificates(leaf)), KeyDigest: svid.KeyDigest(leaf)}
+			request.Stored = &certs.Stored{LeafPEM: string(svid.EncodeCertificates(leaf)), Record: certs.Record{KeyDigest: svid.KeyDigest(leaf)}}
 			if got := p.Judge(request, trusted, start); got.None() != (test.want == "") || !strings.Contains(got.Text, test.want) {
 				t.Errorf("got %q, want %q", got.Text, test.want)
 			}

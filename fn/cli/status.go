@@ -15,6 +15,7 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/certs"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/verify"
 	"github.com/meshless-dev/meshless/internal/svid"
@@ -78,7 +79,7 @@ type certificateRow struct {
 	Secret   string    `json:"secret"`
 	Issuer   string    `json:"issuer,omitempty"` // empty when no bundle of the input holds it
 	Expires  time.Time `json:"expires,omitzero"`
-	Renewal  time.Time `json:"renewal,omitzero"` // when the leaf comes into its renewal window
+	Renewal  time.Time `json:"renewal,omitzero"` // after which the leaf is due
 	// Valid, Due, Expired, NotYetValid, Revoked; InCluster where only the cluster knows
 	State string `json:"state"`
 }
@@ -111,7 +112,8 @@ type revokedRow struct {
 // status reads the manifests. The authorities are those of the file of --ca where one is given, and the package is then
 // held against it.
 func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*status, error) {
-	leaves := verify.Check(items, verify.Options{Now: p.now(), Kinds: kindsIn(items)}, r)
+	spec := specIn(items)
+	leaves := verify.Check(items, verify.Options{Now: p.now(), Kinds: manifest.KindsOf(spec), RenewBefore: spec.Certificates.RenewBefore.Duration}, r)
 	state := verify.ReadState(items, r)
 	policy := policyIn(items)
 	authorities := state
@@ -129,7 +131,7 @@ func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*sta
 	revoked := maps.Clone(state.Revoked)
 	maps.Copy(revoked, authorities.Revoked)
 	for _, leaf := range leaves {
-		out.Certificates = append(out.Certificates, p.certificateRow(leaf, specIn(items).Certificates.RenewBefore.Duration, revoked))
+		out.Certificates = append(out.Certificates, p.certificateRow(leaf, revoked))
 	}
 	for _, key := range slices.Sorted(maps.Keys(revoked)) {
 		if k := revoked[key]; k.Until.IsZero() || !p.now().After(k.Until) {
@@ -140,20 +142,15 @@ func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*sta
 	return out, nil
 }
 
-// certificateRow describes a leaf. The renewal window is that of the config among the items, or half of the leaf's
-// life.
-func (p *program) certificateRow(leaf verify.Leaf, renewBefore time.Duration, revoked map[string]certs.RevokedKey) certificateRow {
+// certificateRow describes a leaf.
+func (p *program) certificateRow(leaf verify.Leaf, revoked map[string]certs.RevokedKey) certificateRow {
 	row := certificateRow{Identity: leaf.Identity, Secret: leaf.Secret.Namespace + "/" + leaf.Secret.Name, State: "Valid"}
 	c := leaf.Certificate
 	if c == nil {
 		row.State, row.Issuer = "InCluster", leaf.IssuedBy
 		return row
 	}
-	window := c.NotAfter.Sub(c.NotBefore) / 2
-	if renewBefore > 0 {
-		window = min(window, renewBefore)
-	}
-	row.Expires, row.Renewal = c.NotAfter, c.NotAfter.Add(-window)
+	row.Expires, row.Renewal = c.NotAfter, leaf.Due
 	if leaf.Issuer != nil {
 		row.Issuer = leaf.Issuer.Subject.CommonName
 	}

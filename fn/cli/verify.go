@@ -15,6 +15,7 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/certs"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/verify"
@@ -76,7 +77,9 @@ func (p *program) verify(args []string, o verifyOptions) error {
 		return err
 	}
 	r := &report.Report{}
-	leaves := verify.Check(items, verify.Options{Now: p.now(), EveryWorkload: !stateOnly, NoExclusions: o.noExclusions, Kinds: kindsIn(items)}, r)
+	spec := specIn(items)
+	leaves := verify.Check(items, verify.Options{Now: p.now(), EveryWorkload: !stateOnly, NoExclusions: o.noExclusions, Kinds: manifest.KindsOf(spec),
+		RenewBefore: spec.Certificates.RenewBefore.Duration}, r)
 	if err := p.verifyState(args, items, leaves, o, r); err != nil {
 		return err
 	}

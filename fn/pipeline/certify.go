@@ -30,7 +30,7 @@ type issued struct {
 type sealedLeaf struct {
 	certificate *x509.Certificate
 	key         sealedKey
-	recipients  string
+	record      certs.Record
 }
 
 // certifier carries what the steps of certify share.
@@ -209,7 +209,7 @@ func (c *certifier) issue(w *manifest.Workload, request certs.Request, active *c
 		return nil
 	}
 	c.report.Info(w.Object, "", "issued a certificate, since %s", reason.Text)
-	return &sealedLeaf{certificate: leaf.Certificate, key: sealed, recipients: recipients.Digest()}
+	return &sealedLeaf{certificate: leaf.Certificate, key: sealed, record: c.policy.Record(leaf.Certificate, recipients.Digest())}
 }
 
 // sealAuthorities seals the keys of authorities that this run made.

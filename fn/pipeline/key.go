@@ -58,15 +58,14 @@ func writeKey(secret *yaml.RNode, key sealedKey) {
 // stored reads a leaf of the state. A private key in the clear is an error: it was in Git, and a new one in its place
 // would hide that.
 func (c *certifier) stored(secret *yaml.RNode, recipients seal.Recipients) *certs.Stored {
-	data, annotations := secret.GetDataMap(), secret.GetAnnotations()
+	data := secret.GetDataMap()
 	if key, ok := data[api.PlainKeyFile]; ok && !seal.IsSOPS(key) {
 		if plain, err := base64.StdEncoding.DecodeString(strings.TrimSpace(key)); err == nil && strings.Contains(string(plain), "PRIVATE KEY") {
 			c.report.Error(report.ObjectOf(secret), "data["+api.PlainKeyFile+"]", "holds a private key in the clear; consider it leaked: delete the Secret, have it issued anew, and revoke the key (`meshless revoke DIR DIGEST`, with its annotation meshless.dev/public-key)")
 		}
 	}
 	return &certs.Stored{
-		LeafPEM: c.decode(secret, api.LeafFile), Recipients: annotations[api.RecipientsAnnotation], KeyDigest: annotations[api.PublicKeyAnnotation],
-		KeyFault: c.keyFault(secret, recipients),
+		Record: certs.ParseRecord(secret.GetAnnotations()), LeafPEM: c.decode(secret, api.LeafFile), KeyFault: c.keyFault(secret, recipients),
 	}
 }
 

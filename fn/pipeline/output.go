@@ -105,12 +105,7 @@ func (o *output) writeLeaf(w *manifest.Workload, leaf *sealedLeaf) *yaml.RNode {
 	if leaf == nil {
 		return secret
 	}
-	annotate(secret, map[string]string{
-		api.IdentityAnnotation:   w.ID.String(),
-		api.NotAfterAnnotation:   leaf.certificate.NotAfter.UTC().Format(time.RFC3339),
-		api.PublicKeyAnnotation:  svid.KeyDigest(leaf.certificate),
-		api.RecipientsAnnotation: leaf.recipients,
-	})
+	annotate(secret, leaf.record.Annotations())
 	certificate := base64.StdEncoding.EncodeToString(svid.EncodeCertificates(leaf.certificate))
 	ensureText(node.Child(secret.YNode(), "data"), api.LeafFile, node.Text(certificate))
 	writeKey(secret, leaf.key)

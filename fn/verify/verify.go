@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
+	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
@@ -31,6 +32,7 @@ type Leaf struct {
 	Certificate *x509.Certificate // nil when it is in the cluster alone
 	Issuer      *x509.Certificate // nil when no bundle holds it
 	IssuedBy    string            // of a leaf in the cluster alone, who put it there: "ClusterIssuer/mesh", or the user
+	Due         time.Time         // after which it is to be renewed; zero without a certificate
 
 	keyFile string // in which the Secret holds the key: api.SealedKeyFile, or PlainKeyFile with SOPS
 }
@@ -43,6 +45,8 @@ type Options struct {
 	// whatever a workload sends or takes without mutual TLS on purpose is an error, and so is one that is not injected
 	NoExclusions bool
 	Kinds        manifest.Kinds
+	// RenewBefore is the config's; zero where it is not known, and the Secrets say when their leaves are due
+	RenewBefore time.Duration
 }
 
 // Check reports what is wrong with the items and returns the leaves that it found, in the order of the items.
@@ -256,8 +260,9 @@ func (c *checker) readSecret(item *yaml.RNode) {
 		c.report.Error(object, "data["+api.LeafFile+"]", "does not hold exactly one certificate")
 		return
 	}
-	leaf := Leaf{Secret: object, Identity: identity, Certificate: certificates[0]}
-	if item.GetAnnotations()[api.PublicKeyAnnotation] != svid.KeyDigest(leaf.Certificate) {
+	record := certs.ParseRecord(item.GetAnnotations())
+	leaf := Leaf{Secret: object, Identity: identity, Certificate: certificates[0], Due: record.Due(certificates[0], c.options.RenewBefore)}
+	if record.KeyDigest != svid.KeyDigest(leaf.Certificate) {
 		c.report.Error(object, "metadata.annotations["+api.PublicKeyAnnotation+"]", "is not the digest of the certificate's key")
 	}
 	leaf.keyFile = c.sealedKey(object, item, data)
@@ -300,10 +305,9 @@ func (c *checker) judge(leaf *Leaf) {
 			return
 		}
 	}
-	window := leaf.Certificate.NotAfter.Sub(leaf.Certificate.NotBefore) / 2
-	if left := leaf.Certificate.NotAfter.Sub(c.options.Now); c.options.EveryWorkload && left < window {
-		c.report.Warn(leaf.Secret, "data["+api.LeafFile+"]", "more than half of its life is over, it expires at %s; run `meshless issue` and commit the result",
-			leaf.Certificate.NotAfter.UTC().Format(time.RFC3339))
+	if c.options.EveryWorkload && c.options.Now.After(leaf.Due) {
+		c.report.Warn(leaf.Secret, "data["+api.LeafFile+"]", "is due for renewal since %s, and expires at %s; run `meshless issue` and commit the result",
+			leaf.Due.UTC().Format(time.RFC3339), leaf.Certificate.NotAfter.UTC().Format(time.RFC3339))
 	}
 }
 

@@ -66,7 +66,7 @@ func NewBundle(td spiffeid.TrustDomain, authorities []*x509.Certificate, revoked
 	seen := map[string]bool{}
 	for _, ca := range authorities {
 		if err := CheckAuthority(ca, td); err != nil {
-			return nil, fmt.Errorf("bundle holds %q, which %w", ca.Subject, err)
+			return nil, fmt.Errorf("bundle of trust domain %q holds %q, which %w", td.Name(), ca.Subject, err)
 		}
 		if seen[string(ca.Raw)] {
 			return nil, fmt.Errorf("bundle holds %q twice", ca.Subject)
@@ -90,7 +90,7 @@ func CheckAuthority(ca *x509.Certificate, td spiffeid.TrustDomain) error {
 		return errors.New("lacks the key usage keyCertSign, so it can sign no leaf (openssl: -addext keyUsage=critical,keyCertSign,cRLSign)")
 	}
 	if of := foreignDomain(ca, td); of != "" {
-		return fmt.Errorf("names %s, and not trust domain %q", of, td.Name())
+		return fmt.Errorf("names %s", of)
 	}
 	return nil
 }

@@ -150,7 +150,7 @@ func (i *issuer) render() {
 		if leaf.Certificate.NotAfter.After(active.Certificate.NotAfter) {
 			i.t.Errorf("%s: a leaf outlives its authority", i.now)
 		}
-		i.leaves[n].Stored = &certs.Stored{LeafPEM: string(svid.EncodeCertificates(leaf.Certificate)), KeyDigest: svid.KeyDigest(leaf.Certificate)}
+		i.leaves[n].Stored = &certs.Stored{LeafPEM: string(svid.EncodeCertificates(leaf.Certificate)), Record: i.policy.Record(leaf.Certificate, "")}
 		i.issued = append(i.issued, leaf.Certificate)
 	}
 	i.issued = slices.DeleteFunc(i.issued, func(c *x509.Certificate) bool { return !c.NotAfter.After(i.now) })
