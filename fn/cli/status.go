@@ -17,6 +17,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/statediff"
 	"github.com/meshless-dev/meshless/fn/verify"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
@@ -114,19 +115,19 @@ type revokedRow struct {
 func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*status, error) {
 	spec := specIn(items)
 	leaves := verify.Check(items, verify.Options{Now: p.now(), Kinds: manifest.KindsOf(spec), RenewBefore: spec.Certificates.RenewBefore.Duration}, r)
-	state := verify.ReadState(items, r)
-	policy := policyIn(items)
+	state := statediff.ReadState(items, r)
+	check := &statediff.Checker{Now: p.now(), Policy: policyIn(items), Report: r}
 	authorities := state
 	if ca != "" {
 		item, _, err := readAuthorityFile(ca)
 		if err != nil {
 			return nil, err
 		}
-		authorities = verify.ReadState([]*yaml.RNode{item}, r)
-		verify.Behind(state, authorities, policy, p.now(), r)
+		authorities = statediff.ReadState([]*yaml.RNode{item}, r)
+		check.CheckSharedCA(state, authorities)
 	}
-	verify.RevokedLeaves(state, p.now(), r)
-	verify.Deadlines(nil, authorities, policy, 0, p.now(), r)
+	check.CheckRevoked(state)
+	check.CheckDeadlines(state, authorities, 0)
 	out := &status{Certificates: []certificateRow{}, Authorities: []authorityRow{}, RevokedKeys: []revokedRow{}}
 	revoked := maps.Clone(state.Revoked)
 	maps.Copy(revoked, authorities.Revoked)
@@ -138,7 +139,7 @@ func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*sta
 			out.RevokedKeys = append(out.RevokedKeys, revokedRow{Key: key, Identity: k.ID, Until: k.Until})
 		}
 	}
-	out.addAuthorities(authorities.Authorities.Trusted(p.now()), policy)
+	out.addAuthorities(authorities.Authorities.Trusted(p.now()), check.Policy)
 	return out, nil
 }
 

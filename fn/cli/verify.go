@@ -18,6 +18,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/statediff"
 	"github.com/meshless-dev/meshless/fn/verify"
 )
 
@@ -80,7 +81,7 @@ func (p *program) verify(args []string, o verifyOptions) error {
 	spec := specIn(items)
 	leaves := verify.Check(items, verify.Options{Now: p.now(), EveryWorkload: !stateOnly, NoExclusions: o.noExclusions, Kinds: manifest.KindsOf(spec),
 		RenewBefore: spec.Certificates.RenewBefore.Duration}, r)
-	if err := p.verifyState(args, items, leaves, o, r); err != nil {
+	if err := p.verifyState(args, items, o, r); err != nil {
 		return err
 	}
 	if o.format == "json" {
@@ -97,31 +98,30 @@ func (p *program) verify(args []string, o verifyOptions) error {
 	return err
 }
 
-// verifyState judges what no single object shows: deadlines, and the state beside that of the base and of a shared
+// verifyState checks what no single object shows: deadlines, and the state beside that of the base and of a shared
 // CertificateAuthority.
-func (p *program) verifyState(args []string, items []*yaml.RNode, leaves []verify.Leaf, o verifyOptions, r *report.Report) error {
-	policy := policyIn(items)
+func (p *program) verifyState(args []string, items []*yaml.RNode, o verifyOptions, r *report.Report) error {
+	check := &statediff.Checker{Now: p.now(), Policy: policyIn(items), Report: r}
 	if isFolder(args) { // of a kustomization, items are the state alone, without the config
 		if source, err := readFolder(args[0]); err == nil {
 			// a source may hold files that are no manifests: then the defaults serve
-			policy = policyIn(source)
+			check.Policy = policyIn(source)
 		}
 	}
-	state := verify.ReadState(items, r)
-	deadlines := state
+	state := statediff.ReadState(items, r)
+	authority := state
 	if o.ca != "" {
-		authority, _, err := readAuthorityFile(o.ca)
+		item, _, err := readAuthorityFile(o.ca)
 		if err != nil {
 			return err
 		}
-		shared := verify.ReadState([]*yaml.RNode{authority}, r)
+		authority = statediff.ReadState([]*yaml.RNode{item}, r)
 		if len(state.Bundles) == 0 {
-			r.Error(report.Object{}, "", "there is no bundle to hold against --ca %s: the package was never issued, or this is not its folder", o.ca)
+			r.Error(authority.Authority, "", "there is no bundle to hold against --ca %s: the package was never issued, or this is not its folder", o.ca)
 		}
-		verify.Behind(state, shared, policy, p.now(), r)
-		deadlines = shared
+		check.CheckSharedCA(state, authority)
 	}
-	verify.Consistent(state, deadlines, o.ca != "", p.now(), r)
+	check.CheckConsistency(state, authority, o.ca != "")
 	if o.base != "" {
 		base, err := readBase(o.base)
 		if err != nil {
@@ -129,12 +129,12 @@ func (p *program) verifyState(args []string, items []*yaml.RNode, leaves []verif
 		}
 		head := state
 		if o.ca != "" && !state.HasAuthority { // it is the package's, wherever it lies
-			head = state.With(deadlines)
+			head = state.With(authority)
 		}
-		verify.Backwards(verify.ReadState(base, r), head, isFolder(args), p.now(), r)
+		check.CheckRegression(statediff.ReadState(base, r), head, isFolder(args))
 	}
-	verify.RevokedLeaves(state, p.now(), r)
-	verify.Deadlines(leaves, deadlines, policy, o.minLeft, p.now(), r)
+	check.CheckRevoked(state)
+	check.CheckDeadlines(state, authority, o.minLeft)
 	return nil
 }
 

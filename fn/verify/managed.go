@@ -142,7 +142,7 @@ func (c *checker) ownSecret(of report.Object, item *yaml.RNode, workload report.
 			c.report.Error(of, "data["+key+"]", "is missing, and %s takes it from there", workload)
 		}
 	}
-	data := decodeData(item)
+	data := node.SecretData(item)
 	chain, err := svid.ParseCertificates([]byte(data[api.LeafFile]))
 	if !strings.Contains(data[api.LeafFile], "-----BEGIN") {
 		return

@@ -4,7 +4,6 @@ package verify
 
 import (
 	"crypto/x509"
-	"encoding/base64"
 	"maps"
 	"path"
 	"slices"
@@ -244,7 +243,7 @@ func (c *checker) readSecret(item *yaml.RNode) {
 		return
 	}
 	object := report.ObjectOf(item)
-	data := decodeData(item)
+	data := node.SecretData(item)
 	identity := item.GetAnnotations()[api.IdentityAnnotation]
 	for _, key := range slices.Sorted(maps.Keys(data)) {
 		c.refuseClear(object, key, data[key], identity != "")
@@ -321,19 +320,4 @@ func parseBundle(identity, text string) (*svid.Bundle, error) {
 		return nil, err
 	}
 	return svid.NewBundle(td, certificates, nil)
-}
-
-func decodeData(secret *yaml.RNode) map[string]string {
-	data := map[string]string{}
-	for key, text := range secret.GetDataMap() {
-		if plain, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text)); err == nil {
-			data[key] = string(plain)
-		}
-	}
-	if plain := node.Get(secret.YNode(), "stringData"); plain != nil {
-		for i := 0; i+1 < len(plain.Content); i += 2 {
-			data[plain.Content[i].Value] = plain.Content[i+1].Value
-		}
-	}
-	return data
 }
