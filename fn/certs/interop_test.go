@@ -72,7 +72,7 @@ func TestRotationAcrossAlgorithms(t *testing.T) {
 		}
 		p := policy(algorithm)
 		request := certs.Request{ID: web, Stored: &certs.Stored{LeafPEM: string(leaf.leaf), Record: certs.Record{KeyDigest: digestOf(t, leaf)}}}
-		if reason := p.Judge(request, bundle(t, l), now); reason.None() || reason.Due || !strings.Contains(reason.Text, "the key algorithm changed to "+algorithm) {
+		if reason := p.Evaluate(request, bundle(t, l), now); reason.None() || reason.Due || !strings.Contains(reason.Text, "the key algorithm changed to "+algorithm) {
 			t.Errorf("%s: a leaf of another algorithm: %+v", algorithm, reason)
 		}
 		// by an authority of the old algorithm

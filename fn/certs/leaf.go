@@ -51,9 +51,9 @@ func (r Reason) None() bool { return r.Text == "" }
 
 func because(format string, args ...any) Reason { return Reason{Text: fmt.Sprintf(format, args...)} }
 
-// Judge tells whether the stored leaf of a request is to be replaced at now. Its answer depends on public material
+// Evaluate tells whether the stored leaf of a request is to be replaced at now. Its answer depends on public material
 // alone.
-func (p Policy) Judge(r Request, bundle *svid.Bundle, now time.Time) Reason {
+func (p Policy) Evaluate(r Request, bundle *svid.Bundle, now time.Time) Reason {
 	if r.Stored == nil {
 		return because("it has none yet")
 	}
@@ -62,10 +62,10 @@ func (p Policy) Judge(r Request, bundle *svid.Bundle, now time.Time) Reason {
 		return because("tls.crt does not hold exactly one certificate")
 	}
 	leaf := certificates[0]
-	if reason := p.judgeTrust(r, leaf, bundle, now); !reason.None() {
+	if reason := p.evaluateTrust(r, leaf, bundle, now); !reason.None() {
 		return reason
 	}
-	if reason := p.judgeWish(r, leaf, bundle); !reason.None() {
+	if reason := p.evaluateConfig(r, leaf, bundle); !reason.None() {
 		return reason
 	}
 	if now.After(r.Stored.Due(leaf, p.RenewBefore)) || p.cutShort(leaf) && r.Active != nil && !signedBy(leaf, r.Active) {
@@ -74,8 +74,8 @@ func (p Policy) Judge(r Request, bundle *svid.Bundle, now time.Time) Reason {
 	return Reason{}
 }
 
-// judgeTrust asks whether peers would accept the leaf, both as a server's and as a client's.
-func (p Policy) judgeTrust(r Request, leaf *x509.Certificate, bundle *svid.Bundle, now time.Time) Reason {
+// evaluateTrust asks whether peers would accept the leaf, both as a server's and as a client's.
+func (p Policy) evaluateTrust(r Request, leaf *x509.Certificate, bundle *svid.Bundle, now time.Time) Reason {
 	id, err := bundle.VerifyLeaf(leaf, now)
 	switch {
 	case err != nil:
@@ -95,8 +95,8 @@ func (p Policy) judgeTrust(r Request, leaf *x509.Certificate, bundle *svid.Bundl
 	return Reason{}
 }
 
-// judgeWish asks whether the leaf is what the config and the manifests ask for now.
-func (p Policy) judgeWish(r Request, leaf *x509.Certificate, bundle *svid.Bundle) Reason {
+// evaluateConfig asks whether the leaf is what the config and the manifests ask for now.
+func (p Policy) evaluateConfig(r Request, leaf *x509.Certificate, bundle *svid.Bundle) Reason {
 	switch {
 	case r.Stored.Recipients != r.Recipients:
 		return because("the recipients changed")

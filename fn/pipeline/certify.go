@@ -135,7 +135,7 @@ func (c *certifier) judge(trust *issued, authorities certs.Authorities) map[*man
 		requests[w] = request
 		reason := certs.Reason{Text: "it has none yet"}
 		if c.bundle != nil {
-			reason = c.policy.Judge(request, c.bundle, c.options.Now)
+			reason = c.policy.Evaluate(request, c.bundle, c.options.Now)
 		}
 		if !reason.None() {
 			c.reasons[w] = reason

@@ -67,7 +67,7 @@ func (c *certifier) warnExpired(stored []*x509.Certificate) {
 
 // keep prolongs the trust in retired authorities for leaves that the state holds, and says so.
 func (c *certifier) keep(authorities certs.Authorities) certs.Authorities {
-	kept := authorities.KeepFor(c.leaves)
+	kept := authorities.Extend(c.leaves)
 	for i, a := range kept {
 		if a != authorities[i] {
 			c.report.Info(report.Object{}, "", "authority %q is trusted until %s, for a certificate that it signed: its date was too early, as after a merge", a.Certificate.Subject.CommonName,

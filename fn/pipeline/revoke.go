@@ -32,7 +32,7 @@ func (c *certifier) revoked(bundle []*x509.Certificate, mayIssue bool) (certs.Re
 	if c.model.State.Authority != nil {
 		if state, err := v1alpha1.ParseCertificateAuthority(c.model.State.Authority); err == nil {
 			// else it is reported already
-			known = certs.ParseRevocations(state).Prolong(c.leaves)
+			known = certs.ParseRevocations(state).Extend(c.leaves)
 		}
 	}
 	digests := map[string]bool{}

@@ -53,14 +53,14 @@ func (c *certifier) replaceAll(authorities certs.Authorities, stored []*x509.Cer
 		c.report.Info(report.Object{}, "", "authority %q, which the bundles trust and the CertificateAuthority does not know, is trusted until all are replaced", u.Subject.CommonName)
 	}
 	if len(unknown) > 0 && authorities.Replacing() {
-		return authorities.Adopt(unknown, c.options.Now)
+		return authorities.Import(unknown, c.options.Now)
 	}
 	replaced, err := authorities.Trusted(c.options.Now).Replace(c.options.Now)
 	if err != nil {
 		c.report.Error(report.ObjectOf(c.model.State.Authority), "spec.authorities", "%v", err)
 		return nil
 	}
-	return replaced.Adopt(unknown, c.options.Now)
+	return replaced.Import(unknown, c.options.Now)
 }
 
 // keepRevoked is how long the CertificateAuthority remembers a key after it is revoked no more: packages that share one

@@ -27,7 +27,7 @@ func (c *certifier) trust(mayIssue bool) (certs.Authorities, []*x509.Certificate
 		case fresh:
 			return c.roll(nil)
 		case c.options.ReplaceCA && stored != nil:
-			return c.roll(certs.Lost(stored, c.options.Now))
+			return c.roll(certs.Recover(stored, c.options.Now))
 		}
 		c.report.Error(report.Object{}, "", "the state in the input has no CertificateAuthority: either the function sees a part of the package only (run it on the whole, without selectors), or the "+
 			"object is lost. Restore it from Git (mtls/ca.yaml). If packages share it, name its file: `meshless issue --ca FILE`. If it is gone for good, run `meshless issue --replace-ca`, which needs two more runs, "+
@@ -51,7 +51,7 @@ func (c *certifier) trust(mayIssue bool) (certs.Authorities, []*x509.Certificate
 	if mayIssue {
 		rolled, trusted := c.roll(replaced)
 		if c.options.SharedCA {
-			rolled = rolled.Bury(authorities, c.options.Now)
+			rolled = rolled.Tombstone(authorities, c.options.Now)
 		}
 		return rolled, trusted
 	}

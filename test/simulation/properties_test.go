@@ -140,7 +140,7 @@ func (i *issuer) render() {
 	}
 	for n := range i.leaves {
 		i.leaves[n].Active = active.Certificate
-		if i.policy.Judge(i.leaves[n], bundle, i.now).None() {
+		if i.policy.Evaluate(i.leaves[n], bundle, i.now).None() {
 			continue
 		}
 		leaf, err := i.policy.Issue(i.leaves[n], active, i.now)
