@@ -19,7 +19,7 @@ const module = "github.com/meshless-dev/meshless/"
 // rooms lists the packages of each program in the order in which data flows: a room may import earlier ones, never
 // later ones. Rooms that stand in one entry must not import each other.
 var rooms = map[string][][]string{
-	"fn": {{"report", "node"}, {"api/v1alpha1"}, {"manifest"}, {"certs", "seal", "controlplane"}, {"inject"}, {"verify", "statediff"}, {"pipeline", "graph"}, {"cli"}},
+	"fn": {{"report", "node"}, {"api/v1alpha1"}, {"manifest"}, {"certs", "seal", "controlplane"}, {"inject", "issue"}, {"verify", "statediff"}, {"pipeline", "graph"}, {"cli"}},
 	"proxy": {{"sandbox"}, {"config"}, {"identity"}, {"policy"}, {"telemetry"}, {"listen"}, {"record"}, {"resolve"}, {"live"}, {"relay"},
 		{"inbound", "outbound"}, {"admin"}, {"sidecar"}},
 	"init":     {{"rules"}, {"apply"}},

@@ -127,6 +127,14 @@ func (l Authorities) In(slot v1alpha1.Slot) *Authority {
 	return nil
 }
 
+// ActiveCertificate is that of the authority that signs now, or nil.
+func (l Authorities) ActiveCertificate() *x509.Certificate {
+	if active := l.In(v1alpha1.SlotActive); active != nil {
+		return active.Certificate
+	}
+	return nil
+}
+
 // Certificates are those that the bundle publishes.
 func (l Authorities) Certificates() []*x509.Certificate {
 	var certificates []*x509.Certificate

@@ -19,8 +19,11 @@ func (p *program) function() error {
 		return err
 	}
 	r := &report.Report{}
-	stored := pipeline.HasPaths(list.items)
-	list.items = p.renderItems(list.items, list.functionConfig, pipeline.Options{WrittenBack: stored, Check: stored}, r)
+	mode := pipeline.Build
+	if pipeline.HasPaths(list.items) {
+		mode = pipeline.StoreOrCheck
+	}
+	list.items = p.renderItems(list.items, list.functionConfig, pipeline.Options{Mode: mode}, r)
 	if list.results, err = resultsNode(r); err != nil {
 		return err
 	}

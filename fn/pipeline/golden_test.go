@@ -21,6 +21,7 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/inject"
+	"github.com/meshless-dev/meshless/fn/issue"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/pipeline"
@@ -82,7 +83,11 @@ spec:
 
 func (w *world) run(items []*yaml.RNode, config *v1alpha1.MutualTLS) ([]*yaml.RNode, *report.Report) {
 	r := &report.Report{}
-	out := pipeline.Run(items, config, pipeline.Options{Now: w.now, WrittenBack: !w.built, Revoke: w.revoke, Renew: w.renew, ReplaceCA: w.replaceCA, CAIdentity: func() ([]age.Identity, error) {
+	mode := pipeline.Store
+	if w.built {
+		mode = pipeline.Build
+	}
+	out := pipeline.Run(items, config, pipeline.Options{Now: w.now, Mode: mode, Actions: issue.Actions{Revoke: w.revoke, Renew: w.renew, ReplaceCA: w.replaceCA}, CAIdentity: func() ([]age.Identity, error) {
 		if w.noIdentity {
 			return nil, nil
 		}

@@ -1,4 +1,4 @@
-package pipeline
+package issue
 
 import (
 	"crypto"
@@ -10,23 +10,22 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/certs"
-	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/seal"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// sealedKey is the key of a leaf as it goes into a Secret: as an age file, or encrypted by SOPS.
-type sealedKey struct {
-	age  string
-	sops *seal.SOPS
+// SealedKey is the key of a leaf as it goes into a Secret: as an age file, or encrypted by SOPS.
+type SealedKey struct {
+	Age  string     // armored; empty with SOPS
+	SOPS *seal.SOPS // nil with age
 }
 
 // sealLeafKey seals the key of a new leaf in the format of the config.
-func (c *certifier) sealLeafKey(recipients seal.Recipients, key crypto.Signer) (out sealedKey, err error) {
-	if c.model.Spec.Sealing.Format != v1alpha1.SealingSOPS {
-		out.age, err = sealKey(recipients, key)
+func (i *issuer) sealLeafKey(recipients seal.Recipients, key crypto.Signer) (out SealedKey, err error) {
+	if i.model.Spec.Sealing.Format != v1alpha1.SealingSOPS {
+		out.Age, err = sealKey(recipients, key)
 		return out, err
 	}
 	plain, err := svid.EncodeKey(key)
@@ -37,57 +36,43 @@ func (c *certifier) sealLeafKey(recipients seal.Recipients, key crypto.Signer) (
 	text := make([]byte, base64.StdEncoding.EncodedLen(len(plain)))
 	defer clear(text)
 	base64.StdEncoding.Encode(text, plain) // the text that stands in the Secret is what SOPS encrypts
-	out.sops, err = recipients.SealSOPS([]string{"data", api.PlainKeyFile}, text, c.options.Now)
+	out.SOPS, err = recipients.SealSOPS([]string{"data", api.PlainKeyFile}, text, i.Now)
 	return out, err
 }
 
-// writeKey brings a sealed key into a Secret, and takes out that of another format.
-func writeKey(secret *yaml.RNode, key sealedKey) {
-	data := node.Child(secret.YNode(), "data")
-	if key.sops == nil {
-		node.Drop(data, api.PlainKeyFile)
-		node.Drop(secret.YNode(), seal.SOPSField)
-		ensureText(data, api.SealedKeyFile, node.Text(base64.StdEncoding.EncodeToString([]byte(key.age))))
-		return
-	}
-	node.Drop(data, api.SealedKeyFile)
-	ensureText(data, api.PlainKeyFile, node.Text(key.sops.Value))
-	node.Set(secret.YNode(), seal.SOPSField, key.sops.Metadata)
-}
-
-// stored reads a leaf of the state. A private key in the clear is an error: it was in Git, and a new one in its place
+// storedLeaf reads a leaf of the state. A private key in the clear is an error: it was in Git, and a new one in its place
 // would hide that.
-func (c *certifier) stored(secret *yaml.RNode, recipients seal.Recipients) *certs.Stored {
+func (i *issuer) storedLeaf(secret *yaml.RNode, recipients seal.Recipients) *certs.Stored {
 	data := secret.GetDataMap()
 	if key, ok := data[api.PlainKeyFile]; ok && !seal.IsSOPS(key) {
 		if plain, err := base64.StdEncoding.DecodeString(strings.TrimSpace(key)); err == nil && strings.Contains(string(plain), "PRIVATE KEY") {
-			c.report.Error(report.ObjectOf(secret), "data["+api.PlainKeyFile+"]", "holds a private key in the clear; consider it leaked: delete the Secret, have it issued anew, and revoke the key (`meshless revoke DIR DIGEST`, with its annotation meshless.dev/public-key)")
+			i.report.Error(report.ObjectOf(secret), "data["+api.PlainKeyFile+"]", "holds a private key in the clear; consider it leaked: delete the Secret, have it issued anew, and revoke the key (`meshless revoke DIR DIGEST`, with its annotation meshless.dev/public-key)")
 		}
 	}
 	return &certs.Stored{
-		Record: certs.ParseRecord(secret.GetAnnotations()), LeafPEM: c.decode(secret, api.LeafFile), KeyFault: c.keyFault(secret, recipients),
+		Record: certs.ParseRecord(secret.GetAnnotations()), LeafPEM: i.decode(secret, api.LeafFile), KeyFault: i.keyFault(secret, recipients),
 	}
 }
 
 // decode reads a value of a Secret of the state.
-func (c *certifier) decode(secret *yaml.RNode, key string) string {
+func (i *issuer) decode(secret *yaml.RNode, key string) string {
 	text := strings.TrimSpace(secret.GetDataMap()[key])
 	plain, err := base64.StdEncoding.DecodeString(text)
 	switch {
 	case seal.IsSOPS(text):
-		c.report.Error(report.ObjectOf(secret), "data["+key+"]", "is encrypted by SOPS, and a render has to read it: encrypt %s alone (--encrypted-regex '^tls\\.key$'); "+
+		i.report.Error(report.ObjectOf(secret), "data["+key+"]", "is encrypted by SOPS, and a render has to read it: encrypt %s alone (--encrypted-regex '^tls\\.key$'); "+
 			"restore the Secret from Git, or delete it to have it issued anew", api.PlainKeyFile)
 	case err != nil:
-		c.report.Error(report.ObjectOf(secret), "data["+key+"]", "is not base64; restore the Secret from Git, or delete it to have it issued anew")
+		i.report.Error(report.ObjectOf(secret), "data["+key+"]", "is not base64; restore the Secret from Git, or delete it to have it issued anew")
 	}
 	return string(plain)
 }
 
 // keyFault says what is wrong with the sealed key of a Secret, as far as it can be told without opening it; "" for
 // nothing.
-func (c *certifier) keyFault(secret *yaml.RNode, recipients seal.Recipients) string {
+func (i *issuer) keyFault(secret *yaml.RNode, recipients seal.Recipients) string {
 	format, other := v1alpha1.SealingAge, api.PlainKeyFile
-	if c.model.Spec.Sealing.Format == v1alpha1.SealingSOPS {
+	if i.model.Spec.Sealing.Format == v1alpha1.SealingSOPS {
 		format, other = v1alpha1.SealingSOPS, api.SealedKeyFile
 	}
 	if _, found := secret.GetDataMap()[other]; found {
@@ -96,7 +81,7 @@ func (c *certifier) keyFault(secret *yaml.RNode, recipients seal.Recipients) str
 	if format == v1alpha1.SealingSOPS {
 		return sopsFault(secret, recipients)
 	}
-	if err := recipients.Check(c.decode(secret, api.SealedKeyFile)); err != nil {
+	if err := recipients.Check(i.decode(secret, api.SealedKeyFile)); err != nil {
 		return fmt.Sprintf("%s %v", api.SealedKeyFile, err)
 	}
 	return ""
