@@ -126,7 +126,7 @@ func text(t testing.TB, items []*yaml.RNode) string {
 }
 
 // TestGolden renders every case below testdata and holds the output against what is expected, and the output of every
-// case that succeeds against the laws of the design.
+// case that succeeds against docs/laws.md.
 func TestGolden(t *testing.T) {
 	cases, err := filepath.Glob("testdata/*/input.yaml")
 	if err != nil || len(cases) == 0 {
@@ -165,7 +165,7 @@ func golden(t *testing.T, folder string) {
 	checkLaws(t, w, config, input, out)
 }
 
-// checkLaws holds a successful render against the laws of the design, section 3: idempotent, quiet, minimal diff; and
+// checkLaws holds a successful render against laws 1 and 3 of docs/laws.md: a second render is quiet, and
 // un-injection gives the input back.
 func checkLaws(t *testing.T, w *world, config *v1alpha1.MutualTLS, input string, out []*yaml.RNode) {
 	t.Helper()
