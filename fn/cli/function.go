@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"errors"
-
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
@@ -55,18 +53,8 @@ func reportConfig(node *yaml.RNode, err error, r *report.Report) {
 	if !yaml.IsMissingOrNull(node) && node.YNode().Kind == yaml.MappingNode {
 		object = report.ObjectOf(node)
 	}
-	var all interface{ Unwrap() []error }
-	mistakes := []error{err}
-	if errors.As(err, &all) {
-		mistakes = all.Unwrap()
-	}
-	for _, mistake := range mistakes {
-		var field v1alpha1.FieldError
-		if errors.As(mistake, &field) {
-			r.Error(object, field.Path, "%s", field.Message)
-		} else {
-			r.Error(object, "", "%v", mistake)
-		}
+	for _, mistake := range v1alpha1.Mistakes(err) {
+		r.Error(object, mistake.Path, "%s", mistake.Message)
 	}
 }
 

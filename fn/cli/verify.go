@@ -144,7 +144,7 @@ func isStateSource(args []string) bool {
 	if len(args) == 0 || args[0] == "-" {
 		return false
 	}
-	if refuseKustomization(args, "") != nil {
+	if isKustomization(args[0]) {
 		return true
 	}
 	_, _, err := readAuthorityFile(args[0])
@@ -168,13 +168,13 @@ func readBase(name string) ([]*yaml.RNode, error) {
 	case info.IsDir():
 		return readStateOf(name)
 	}
-	return (&program{}).readItems([]string{name})
+	return readPath(name)
 }
 
 // readStateOf reads the state of a folder: a kustomization's lies in its folder mtls, which may be missing; a package
 // is read whole.
 func readStateOf(folder string) ([]*yaml.RNode, error) {
-	if refuseKustomization([]string{folder}, "") == nil {
+	if !isKustomization(folder) {
 		return readFolder(folder)
 	}
 	if state := filepath.Join(folder, pipeline.StateFolder); isFolder([]string{state}) {
