@@ -59,8 +59,8 @@ type Authority struct {
 // Authorities are all authorities of a trust domain, oldest first.
 type Authorities []*Authority
 
-// ParseAuthorities reads and checks the state object: one Active, at most one Next, every certificate a CA of this trust domain,
-// none twice. While authorities whose keys are lost are replaced, there is no Active and one Next.
+// ParseAuthorities reads and checks the state object: one Active, at most one Next, every certificate a CA of this
+// trust domain, none twice. While authorities whose keys are lost are replaced, there is no Active and one Next.
 func ParseAuthorities(state *v1alpha1.CertificateAuthority, td spiffeid.TrustDomain) (Authorities, error) {
 	if state.Spec.TrustDomain != td.Name() {
 		return nil, fmt.Errorf("spec.trustDomain: is %q, and the config says %q; a trust domain is not renamed: delete the state (the folder mtls/) to start a new CA, and expect an outage until every pod has synced",

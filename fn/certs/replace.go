@@ -30,8 +30,9 @@ func (l Authorities) Replace(now time.Time) (Authorities, error) {
 	return out, nil
 }
 
-// Recover is what is left of authorities whose state object is lost: the certificates that the bundles trust, whose keys
-// nobody has. They are replaced as Replace does it, except that nothing can be signed until the successor is Active.
+// Recover is what is left of authorities whose state object is lost: the certificates that the bundles trust, whose
+// keys nobody has. They are replaced as Replace does it, except that nothing can be signed until the successor is
+// Active.
 func Recover(bundle []*x509.Certificate, now time.Time) Authorities {
 	var out Authorities
 	for _, c := range bundle {

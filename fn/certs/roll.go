@@ -48,8 +48,8 @@ var transitions = map[signer]struct{ noNext, young, published step }{
 }
 
 // Roll brings the authorities to what they should be at now, by the table of transitions. A Retired that nothing needs
-// any more goes, and so does what has expired. Roll needs no secret. With nothing due it returns the list unchanged, and
-// what it returns is not due again at the same time. LastExpiry is the latest expiry of any leaf that is known.
+// any more goes, and so does what has expired. Roll needs no secret. With nothing due it returns the list unchanged,
+// and what it returns is not due again at the same time. LastExpiry is the latest expiry of any leaf that is known.
 func (p Policy) Roll(l Authorities, lastExpiry, now time.Time) (Authorities, error) {
 	out := slices.DeleteFunc(slices.Clone(l), func(a *Authority) bool {
 		return now.After(a.Certificate.NotAfter) || a.Slot == v1alpha1.SlotRetired && now.After(a.TrustedUntil)

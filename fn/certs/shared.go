@@ -36,8 +36,8 @@ func (l Authorities) Tombstone(before Authorities, now time.Time) Authorities {
 	return append(buried, l...)
 }
 
-// Import takes in authorities that bundles trust and the list does not know, such as those of another branch: nobody has
-// their keys here, their leaves are valid, and they go with everything that is being replaced.
+// Import takes in authorities that bundles trust and the list does not know, such as those of another branch: nobody
+// has their keys here, their leaves are valid, and they go with everything that is being replaced.
 func (l Authorities) Import(unknown []*x509.Certificate, now time.Time) Authorities {
 	return append(Recover(unknown, now), l...)
 }

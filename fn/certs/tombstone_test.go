@@ -10,8 +10,8 @@ import (
 	"github.com/meshless-dev/meshless/fn/certs"
 )
 
-// TestTombstoneOfNextIsReplaced: the Next that a replacement drops has a key in wrong hands, so no leaf of it may prolong
-// the trust in it.
+// TestTombstoneOfNextIsReplaced: the Next that a replacement drops has a key in wrong hands, so no leaf of it may
+// prolong the trust in it.
 func TestTombstoneOfNextIsReplaced(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	p := certs.Policy{TrustDomain: spiffeid.RequireTrustDomainFromString("example.org"), Algorithm: "ECDSA-P256", Validity: 24 * time.Hour, RenewBefore: 8 * time.Hour,

@@ -1,5 +1,5 @@
-// Package issue makes the certificates of a render in four steps. Plan: whom the mesh trusts, which keys are revoked, and
-// whose leaf is due, by public material alone. Unlock: the key of the Active authority, only when something is due.
+// Package issue makes the certificates of a render in four steps. Plan: whom the mesh trusts, which keys are revoked,
+// and whose leaf is due, by public material alone. Unlock: the key of the Active authority, only when something is due.
 // Issue: the leaves. Seal: their keys, and those of new authorities. What is not due keeps its bytes. Plain keys never
 // leave the package.
 package issue

@@ -40,8 +40,8 @@ func (i *issuer) sealLeafKey(recipients seal.Recipients, key crypto.Signer) (out
 	return out, err
 }
 
-// storedLeaf reads a leaf of the state. A private key in the clear is an error: it was in Git, and a new one in its place
-// would hide that.
+// storedLeaf reads a leaf of the state. A private key in the clear is an error: it was in Git, and a new one in its
+// place would hide that.
 func (i *issuer) storedLeaf(secret *yaml.RNode, recipients seal.Recipients) *certs.Stored {
 	data := secret.GetDataMap()
 	if key, ok := data[api.PlainKeyFile]; ok && !seal.IsSOPS(key) {

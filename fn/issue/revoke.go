@@ -89,9 +89,9 @@ func (i *issuer) tooMany(n int) bool {
 	return n > maxRevoked
 }
 
-// recoverRevoked keeps what the bundles still list as revoked and the CertificateAuthority does not: after a merge or a revert
-// of one of them, or when the object is lost. A revocation is not taken back by that. How long such a key matters is
-// not known: as long as an authority that can have signed it.
+// recoverRevoked keeps what the bundles still list as revoked and the CertificateAuthority does not: after a merge or a
+// revert of one of them, or when the object is lost. A revocation is not taken back by that. How long such a key
+// matters is not known: as long as an authority that can have signed it.
 func (i *issuer) recoverRevoked(known certs.Revocations, lost []string, bundle []*x509.Certificate) certs.Revocations {
 	for _, key := range lost {
 		i.report.Warn(report.Object{}, "", "key %s is revoked in the bundles and not in the CertificateAuthority, as after a merge or a revert of one of them; it stays revoked", key)

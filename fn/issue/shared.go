@@ -62,8 +62,8 @@ func (i *issuer) replaceAll(authorities certs.Authorities) certs.Authorities {
 	return replaced.Import(unknown, i.Now)
 }
 
-// rememberRevoked is how long the CertificateAuthority remembers a key after it is revoked no more: packages that share one
-// still list it in bundles until they are rendered again, and without the memory it would look as if the
+// rememberRevoked is how long the CertificateAuthority remembers a key after it is revoked no more: packages that share
+// one still list it in bundles until they are rendered again, and without the memory it would look as if the
 // CertificateAuthority had lost it.
 func (i *issuer) rememberRevoked() time.Duration {
 	if i.SharedCA {

@@ -182,8 +182,8 @@ func (c *regression) planted(a *certs.Authority) bool {
 	if a.Slot == v1alpha1.SlotNext || !a.Replaced.IsZero() {
 		return false
 	}
-	// an Active that takes the place of a Next is a new beginning, when nobody is left whom it could concern; known says
-	// what else it can be
+	// an Active that takes the place of a Next is a new beginning, when nobody is left whom it could concern; known
+	// says what else it can be
 	next := c.base.Authorities.In(v1alpha1.SlotNext)
 	begins := next == nil || c.head.retired(next.Certificate)
 	return a.Slot != v1alpha1.SlotActive || !begins

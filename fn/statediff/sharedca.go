@@ -11,8 +11,8 @@ import (
 // urgent is how long before an authority signs it is an error that a bundle does not hold it.
 const urgent = 48 * time.Hour
 
-// CheckSharedCA reports what the bundles of a package lack of the CertificateAuthority that it shares with others, whose
-// leaves its pods are to accept.
+// CheckSharedCA reports what the bundles of a package lack of the CertificateAuthority that it shares with others,
+// whose leaves its pods are to accept.
 func (c *Checker) CheckSharedCA(s, shared *State) {
 	c.replacedLeaves(s, shared)
 	for _, namespace := range sortedKeys(s.Bundles) {

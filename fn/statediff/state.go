@@ -1,6 +1,6 @@
-// Package statediff holds the state of certificates in manifests against the time, against its own CertificateAuthority,
-// against one that several packages share, and against the state that is deployed. What a single object shows, package
-// verify checks.
+// Package statediff holds the state of certificates in manifests against the time, against its own
+// CertificateAuthority, against one that several packages share, and against the state that is deployed. What a single
+// object shows, package verify checks.
 package statediff
 
 import (

@@ -16,7 +16,8 @@ import (
 	"github.com/meshless-dev/meshless/proxy/config"
 )
 
-// maxIdentities bounds the work: each identity is tried on each stanza of a file that anyone with the recipient can make.
+// maxIdentities bounds the work: each identity is tried on each stanza of a file that anyone with the recipient can
+// make.
 const maxIdentities = 16
 
 // openKey opens the sealed key, or reads the plain one where no sealed one is there. Errors of the parsers are
