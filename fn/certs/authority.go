@@ -21,15 +21,6 @@ import (
 const (
 	// backdate is how far NotBefore lies before the issue, for clocks that are behind.
 	backdate = 10 * time.Minute
-	// minPublished is how long an authority stands in the bundles before it signs, even when it is wanted sooner.
-	// Between renders in time it is a whole signing period.
-	minPublished = 24 * time.Hour
-	// replaceWait is how long each step of a replacement waits for the one before: a day for review and merge of what a
-	// render writes, and one for the nodes to apply it. The end of a signing period needs no such thought, since Next
-	// has been published for a whole one.
-	replaceWait = 48 * time.Hour
-	// keepRetired is how long a retired authority is trusted after the last leaf that it signed has expired.
-	keepRetired = 24 * time.Hour
 )
 
 // Policy is what the config says about certificates.
@@ -68,8 +59,8 @@ type Authority struct {
 // Authorities are all authorities of a trust domain, oldest first.
 type Authorities []*Authority
 
-// ParseAuthorities judges the state object: one Active, at most one Next, every certificate a CA of this trust domain,
-// none twice. While authorities whose keys are lost are replaced, there is no Active and one Next.
+// ParseAuthorities reads and checks the state object: one Active, at most one Next, every certificate a CA of this
+// trust domain, none twice. While authorities whose keys are lost are replaced, there is no Active and one Next.
 func ParseAuthorities(state *v1alpha1.CertificateAuthority, td spiffeid.TrustDomain) (Authorities, error) {
 	if state.Spec.TrustDomain != td.Name() {
 		return nil, fmt.Errorf("spec.trustDomain: is %q, and the config says %q; a trust domain is not renamed: delete the state (the folder mtls/) to start a new CA, and expect an outage until every pod has synced",
@@ -136,6 +127,14 @@ func (l Authorities) In(slot v1alpha1.Slot) *Authority {
 	return nil
 }
 
+// ActiveCertificate is that of the authority that signs now, or nil.
+func (l Authorities) ActiveCertificate() *x509.Certificate {
+	if active := l.In(v1alpha1.SlotActive); active != nil {
+		return active.Certificate
+	}
+	return nil
+}
+
 // Certificates are those that the bundle publishes.
 func (l Authorities) Certificates() []*x509.Certificate {
 	var certificates []*x509.Certificate
@@ -148,117 +147,6 @@ func (l Authorities) Certificates() []*x509.Certificate {
 // Bundle is what verifies leaves of these authorities.
 func (l Authorities) Bundle(td spiffeid.TrustDomain) (*svid.Bundle, error) {
 	return svid.NewBundle(td, l.Certificates(), nil)
-}
-
-// Roll brings the authorities to what they should be at now: without any, it makes Active and Next; an Active that has
-// signed for its period gives way to Next, and a new Next appears; a Retired that nothing needs any more goes, and so
-// does what has expired. It needs no secret. With nothing due it returns the list unchanged, and what it returns is not
-// due again at the same time. LastExpiry is the latest expiry of any leaf that is known.
-func (p Policy) Roll(l Authorities, lastExpiry, now time.Time) (Authorities, error) {
-	out := slices.DeleteFunc(slices.Clone(l), func(a *Authority) bool {
-		return now.After(a.Certificate.NotAfter) || a.Slot == v1alpha1.SlotRetired && now.After(a.TrustedUntil)
-	})
-	active, next := out.In(v1alpha1.SlotActive), out.In(v1alpha1.SlotNext)
-	if !p.Shared && !lastExpiry.After(now) && !p.canSign(active, now) && !p.canSign(next, now) {
-		// Every leaf has expired, as when renders stopped for long: nobody is left to coordinate with, so start anew
-		// instead of cutting leaves short.
-		out.replace(active, p.retired(active, lastExpiry, now)).replace(next, p.retired(next, lastExpiry, now))
-		active, next = nil, nil
-	}
-	due := active == nil || !now.Before(p.promotionDue(active))
-	switch {
-	case next == nil && due && out.Replacing(): // its successor appears below, and is published before it signs
-	case next == nil && due:
-		made, err := p.newAuthority(v1alpha1.SlotActive, now)
-		if err != nil {
-			return nil, err
-		}
-		made.ActiveSince = now
-		out = append(out.replace(active, p.retired(active, lastExpiry, now)), made)
-	case due && (active == nil && !out.Replacing() || !now.Before(out.publishedEnough(next))):
-		promoted := *next
-		promoted.Slot, promoted.ActiveSince = v1alpha1.SlotActive, now
-		out.replace(active, p.retired(active, lastExpiry, now)).replace(next, &promoted).dropReplaced(now)
-	}
-	if out.In(v1alpha1.SlotNext) == nil {
-		made, err := p.newAuthority(v1alpha1.SlotNext, now)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, made)
-	}
-	return out, nil
-}
-
-// replace puts one authority in the place of another; nil is nowhere.
-func (l Authorities) replace(old, with *Authority) Authorities {
-	if old != nil {
-		l[slices.Index(l, old)] = with
-	}
-	return l
-}
-
-// publishedEnough is from when Next may sign.
-func (l Authorities) publishedEnough(next *Authority) time.Time {
-	if l.Replacing() {
-		return created(next).Add(replaceWait)
-	}
-	return created(next).Add(minPublished)
-}
-
-// created is when an authority was made.
-func created(a *Authority) time.Time { return a.Certificate.NotBefore.Add(backdate) }
-
-// promotionDue is when Next takes over: after a signing period, or before a leaf would have to be cut short by the end
-// of its authority.
-func (p Policy) promotionDue(active *Authority) time.Time {
-	if !active.Replaced.IsZero() {
-		return active.Replaced
-	}
-	due := active.ActiveSince.Add(p.SigningPeriod)
-	if last := p.lastSigning(active); last.Before(due) {
-		return last
-	}
-	return due
-}
-
-// lastSigning is until when an authority can sign leaves of the validity that it was made for. A validity that was
-// raised since does not hurry it: its leaves are cut short, and the next authority is made for the new one. The eighth
-// is what is left to a leaf under the default periods; it serves where the signing period was raised since.
-func (p Policy) lastSigning(a *Authority) time.Time {
-	return a.Certificate.NotAfter.Add(-min(p.Validity, p.madeFor(a)))
-}
-
-// madeFor is the validity of leaves for which an authority was made.
-func (p Policy) madeFor(a *Authority) time.Duration {
-	life := a.Certificate.NotAfter.Sub(created(a))
-	if leaf := (life - 2*p.SigningPeriod) / 2; leaf > 0 {
-		return leaf
-	}
-	return life / 8
-}
-
-// canSign tells whether a leaf made now would live its whole validity.
-func (p Policy) canSign(a *Authority, now time.Time) bool {
-	return a != nil && !a.Certificate.NotAfter.Before(now.Add(p.Validity))
-}
-
-// retired is what becomes of an Active: its key goes, its certificate stays for the leaves that are out.
-func (p Policy) retired(active *Authority, lastExpiry, now time.Time) *Authority {
-	if active == nil {
-		return nil
-	}
-	// a validity that was lowered since leaves longer leaves on nodes that are late
-	until := now.Add(max(p.Validity, p.madeFor(active)))
-	if lastExpiry.After(until) {
-		until = lastExpiry
-	}
-	if p.Shared || until.After(active.Certificate.NotAfter) {
-		// no leaf outlives its authority, whatever validity another package asks for
-		until = active.Certificate.NotAfter
-	}
-	return &Authority{Slot: v1alpha1.SlotRetired, Certificate: active.Certificate, ActiveSince: active.ActiveSince, TrustedUntil: until.Add(keepRetired),
-		Replaced: active.Replaced}
 }
 
 // newAuthority makes a self-signed CA certificate (X.509-SVID standard, sections 3 and 4): a URI name without a path,

@@ -65,15 +65,15 @@ func TestEveryAlgorithm(t *testing.T) {
 					t.Errorf("verified as %s, %v", id, err)
 				}
 			}
-			encoded, err := certs.EncodeKey(leaf.Key)
+			encoded, err := svid.EncodeKey(leaf.Key)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := certs.DecodeKey(encoded); err != nil {
+			if _, err := svid.ParseKey(encoded); err != nil {
 				t.Error(err)
 			}
 			request.Stored = store(leaf, request)
-			if reason := p.Judge(request, bundle(t, l), start); !reason.None() {
+			if reason := p.Evaluate(request, bundle(t, l), start); !reason.None() {
 				t.Errorf("a fresh leaf is to be replaced: %s", reason.Text)
 			}
 		})
@@ -81,7 +81,7 @@ func TestEveryAlgorithm(t *testing.T) {
 }
 
 func store(leaf *certs.Leaf, r certs.Request) *certs.Stored {
-	return &certs.Stored{LeafPEM: string(svid.EncodeCertificates(leaf.Certificate)), Recipients: r.Recipients, KeyDigest: svid.KeyDigest(leaf.Certificate)}
+	return &certs.Stored{LeafPEM: string(svid.EncodeCertificates(leaf.Certificate)), Record: certs.Record{Recipients: r.Recipients, KeyDigest: svid.KeyDigest(leaf.Certificate)}}
 }
 
 func TestLeafAndAuthorityProfile(t *testing.T) {
@@ -112,7 +112,7 @@ func TestLeafAndAuthorityProfile(t *testing.T) {
 }
 
 // Every reason to replace a leaf, each alone.
-func TestJudge(t *testing.T) {
+func TestEvaluate(t *testing.T) {
 	p := policy("ECDSA-P256")
 	l := roll(t, p, nil, start)
 	foreign := roll(t, p, nil, start)
@@ -147,7 +147,7 @@ func TestJudge(t *testing.T) {
 			stored := *request.Stored
 			r.Stored = &stored
 			test.change(&p, &r)
-			got := p.Judge(r, bundle(t, l), test.now)
+			got := p.Evaluate(r, bundle(t, l), test.now)
 			if got.Due != test.due || got.None() != (test.want == "") || !strings.Contains(got.Text, test.want) {
 				t.Errorf("got %+v, want %q", got, test.want)
 			}
@@ -168,7 +168,7 @@ func TestLeafIsCutShortByItsAuthority(t *testing.T) {
 		t.Errorf("the leaf ends at %s, its authority at %s", leaf.Certificate.NotAfter, active.Certificate.NotAfter)
 	}
 	request.Stored = store(leaf, request)
-	if reason := p.Judge(request, bundle(t, l), now.Add(time.Hour)); !reason.None() {
+	if reason := p.Evaluate(request, bundle(t, l), now.Add(time.Hour)); !reason.None() {
 		t.Errorf("it is to be replaced at once: %s", reason.Text)
 	}
 	if _, err := p.Issue(request, active, active.Certificate.NotAfter.Add(time.Hour)); err == nil {
@@ -261,11 +261,11 @@ func TestCutShortLeafIsDueAfterPromotion(t *testing.T) {
 	now := old.Certificate.NotAfter.Add(-100 * time.Hour)
 	request := certs.Request{ID: web, Active: old.Certificate}
 	request.Stored = store(issue(t, p, request, old, now), request)
-	if reason := p.Judge(request, bundle(t, l), now); !reason.None() {
+	if reason := p.Evaluate(request, bundle(t, l), now); !reason.None() {
 		t.Errorf("while its authority signs: %s", reason.Text)
 	}
 	request.Active = roll(t, p, nil, now)[0].Certificate
-	if reason := p.Judge(request, bundle(t, l), now); !reason.Due {
+	if reason := p.Evaluate(request, bundle(t, l), now); !reason.Due {
 		t.Errorf("when another signs it is not due: %+v", reason)
 	}
 }
@@ -314,7 +314,7 @@ func TestParseAuthoritiesRefuses(t *testing.T) {
 func TestUnlockWantsItsOwnKey(t *testing.T) {
 	p := policy("ECDSA-P256")
 	l := roll(t, p, nil, start)
-	key, err := certs.EncodeKey(l[1].Key)
+	key, err := svid.EncodeKey(l[1].Key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -334,14 +334,14 @@ func BenchmarkIssue(b *testing.B) {
 	}
 }
 
-func BenchmarkJudge(b *testing.B) {
+func BenchmarkEvaluate(b *testing.B) {
 	p := policy("ECDSA-P256")
 	l := roll(b, p, nil, start)
 	request := certs.Request{ID: web, DNSNames: []string{"web"}}
 	request.Stored = store(issue(b, p, request, l[0], start), request)
 	trusted := bundle(b, l)
 	for b.Loop() {
-		if reason := p.Judge(request, trusted, start); !reason.None() {
+		if reason := p.Evaluate(request, trusted, start); !reason.None() {
 			b.Fatal(reason.Text)
 		}
 	}

@@ -28,7 +28,7 @@ func FuzzAuthorities(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, l := range []certs.Authorities{first, second, replaced, certs.Lost(second.Certificates(), start), nil} {
+	for _, l := range []certs.Authorities{first, second, replaced, certs.Recover(second.Certificates(), start), nil} {
 		for _, a := range l {
 			if a.Slot != v1alpha1.SlotRetired {
 				a.SealedKey = "sealed"
@@ -60,8 +60,8 @@ func FuzzAuthorities(f *testing.F) {
 		if err != nil || list.CheckTimes(now) != nil {
 			return
 		}
-		revoked := certs.ParseRevocations(state).Prolong([]*x509.Certificate{leaf.Certificate})
-		rolled, err := p.Roll(list.KeepFor([]*x509.Certificate{leaf.Certificate}), leaf.Certificate.NotAfter, now)
+		revoked := certs.ParseRevocations(state).Extend([]*x509.Certificate{leaf.Certificate})
+		rolled, err := p.Roll(list.Extend([]*x509.Certificate{leaf.Certificate}), leaf.Certificate.NotAfter, now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,7 +84,7 @@ func FuzzAuthorities(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if reason := p.Judge(request, trusted, now); reason.None() {
+		if reason := p.Evaluate(request, trusted, now); reason.None() {
 			if _, err := trusted.VerifyLeaf(leaf.Certificate, now); err != nil {
 				t.Errorf("a leaf is kept that nobody accepts: %v", err)
 			}
@@ -92,8 +92,8 @@ func FuzzAuthorities(f *testing.F) {
 	})
 }
 
-// FuzzJudge: a stored leaf of any text is kept only if a peer would take it for this workload's.
-func FuzzJudge(f *testing.F) {
+// FuzzEvaluate: a stored leaf of any text is kept only if a peer would take it for this workload's.
+func FuzzEvaluate(f *testing.F) {
 	p := policy("ECDSA-P256")
 	l := roll(f, p, nil, start)
 	request := certs.Request{ID: web}
@@ -107,8 +107,8 @@ func FuzzJudge(f *testing.F) {
 	trusted := bundle(f, l)
 	f.Fuzz(func(t *testing.T, text string) {
 		r := request
-		r.Stored = &certs.Stored{LeafPEM: text, KeyDigest: svid.KeyDigest(good.Certificate)}
-		if reason := p.Judge(r, trusted, start); !reason.None() {
+		r.Stored = &certs.Stored{LeafPEM: text, Record: certs.Record{KeyDigest: svid.KeyDigest(good.Certificate)}}
+		if reason := p.Evaluate(r, trusted, start); !reason.None() {
 			return
 		}
 		kept, err := svid.ParseCertificates([]byte(text))

@@ -27,7 +27,7 @@ type pair struct{ leaf, key []byte }
 
 func encode(t testing.TB, leaf *certs.Leaf) pair {
 	t.Helper()
-	key, err := certs.EncodeKey(leaf.Key)
+	key, err := svid.EncodeKey(leaf.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,8 +71,8 @@ func TestRotationAcrossAlgorithms(t *testing.T) {
 			continue
 		}
 		p := policy(algorithm)
-		request := certs.Request{ID: web, Stored: &certs.Stored{LeafPEM: string(leaf.leaf), KeyDigest: digestOf(t, leaf)}}
-		if reason := p.Judge(request, bundle(t, l), now); reason.None() || reason.Due || !strings.Contains(reason.Text, "the key algorithm changed to "+algorithm) {
+		request := certs.Request{ID: web, Stored: &certs.Stored{LeafPEM: string(leaf.leaf), Record: certs.Record{KeyDigest: digestOf(t, leaf)}}}
+		if reason := p.Evaluate(request, bundle(t, l), now); reason.None() || reason.Due || !strings.Contains(reason.Text, "the key algorithm changed to "+algorithm) {
 			t.Errorf("%s: a leaf of another algorithm: %+v", algorithm, reason)
 		}
 		// by an authority of the old algorithm

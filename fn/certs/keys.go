@@ -10,9 +10,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
 )
@@ -49,35 +46,6 @@ func algorithmOf(public any) string {
 		return fmt.Sprintf("RSA-%d", key.N.BitLen())
 	}
 	return ""
-}
-
-// EncodeKey is the PKCS#8 PEM of a key, the plaintext of what is sealed.
-func EncodeKey(key crypto.Signer) ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
-}
-
-// DecodeKey reads what EncodeKey wrote. Its errors name no content.
-func DecodeKey(text []byte) (crypto.Signer, error) {
-	block, _ := pem.Decode(text)
-	if block == nil || block.Type != "PRIVATE KEY" {
-		return nil, errors.New("is not a PKCS#8 private key in PEM")
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	signer, ok := key.(crypto.Signer)
-	if err != nil || !ok {
-		return nil, errors.New("is not a private key that can sign")
-	}
-	return signer, nil
-}
-
-// matches tells whether a private key belongs to a certificate.
-func matches(c *x509.Certificate, key crypto.Signer) bool {
-	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
-	return ok && public.Equal(c.PublicKey)
 }
 
 // newSerial is a random positive number of at most 127 bits and never zero (RFC 5280, section 4.1.2.2, asks for at most

@@ -28,10 +28,9 @@ type Request struct {
 
 // Stored is a leaf as the state holds it.
 type Stored struct {
-	LeafPEM    string
-	Recipients string // digest to whom its key was sealed
-	KeyDigest  string // of the public key that the sealed key belongs to
-	KeyFault   string // what is wrong with the sealed key as far as it can be told without opening it; "" for nothing
+	Record
+	LeafPEM  string
+	KeyFault string // what is wrong with the sealed key as far as it can be told without opening it; "" for nothing
 }
 
 // Leaf is a certificate with its key.
@@ -52,9 +51,9 @@ func (r Reason) None() bool { return r.Text == "" }
 
 func because(format string, args ...any) Reason { return Reason{Text: fmt.Sprintf(format, args...)} }
 
-// Judge tells whether the stored leaf of a request is to be replaced at now. Its answer depends on public material
+// Evaluate tells whether the stored leaf of a request is to be replaced at now. Its answer depends on public material
 // alone.
-func (p Policy) Judge(r Request, bundle *svid.Bundle, now time.Time) Reason {
+func (p Policy) Evaluate(r Request, bundle *svid.Bundle, now time.Time) Reason {
 	if r.Stored == nil {
 		return because("it has none yet")
 	}
@@ -63,20 +62,20 @@ func (p Policy) Judge(r Request, bundle *svid.Bundle, now time.Time) Reason {
 		return because("tls.crt does not hold exactly one certificate")
 	}
 	leaf := certificates[0]
-	if reason := p.judgeTrust(r, leaf, bundle, now); !reason.None() {
+	if reason := p.evaluateTrust(r, leaf, bundle, now); !reason.None() {
 		return reason
 	}
-	if reason := p.judgeWish(r, leaf, bundle); !reason.None() {
+	if reason := p.evaluateConfig(r, leaf, bundle); !reason.None() {
 		return reason
 	}
-	if left := leaf.NotAfter.Sub(now); left < p.renewalWindow(leaf) || p.cutShort(leaf) && r.Active != nil && !signedBy(leaf, r.Active) {
+	if now.After(r.Stored.Due(leaf, p.RenewBefore)) || p.cutShort(leaf) && r.Active != nil && !signedBy(leaf, r.Active) {
 		return Reason{Text: "it expires at " + stampText(leaf.NotAfter), Due: true}
 	}
 	return Reason{}
 }
 
-// judgeTrust asks whether peers would accept the leaf, both as a server's and as a client's.
-func (p Policy) judgeTrust(r Request, leaf *x509.Certificate, bundle *svid.Bundle, now time.Time) Reason {
+// evaluateTrust asks whether peers would accept the leaf, both as a server's and as a client's.
+func (p Policy) evaluateTrust(r Request, leaf *x509.Certificate, bundle *svid.Bundle, now time.Time) Reason {
 	id, err := bundle.VerifyLeaf(leaf, now)
 	switch {
 	case err != nil:
@@ -96,8 +95,8 @@ func (p Policy) judgeTrust(r Request, leaf *x509.Certificate, bundle *svid.Bundl
 	return Reason{}
 }
 
-// judgeWish asks whether the leaf is what the config and the manifests ask for now.
-func (p Policy) judgeWish(r Request, leaf *x509.Certificate, bundle *svid.Bundle) Reason {
+// evaluateConfig asks whether the leaf is what the config and the manifests ask for now.
+func (p Policy) evaluateConfig(r Request, leaf *x509.Certificate, bundle *svid.Bundle) Reason {
 	switch {
 	case r.Stored.Recipients != r.Recipients:
 		return because("the recipients changed")
@@ -153,12 +152,6 @@ func wording(leaf *x509.Certificate, err error) string {
 
 func stampText(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// renewalWindow is how much of a leaf's life must be left. It never exceeds half of the life, so that a leaf that was
-// cut short is not due as soon as it is made.
-func (p Policy) renewalWindow(leaf *x509.Certificate) time.Duration {
-	return min(p.RenewBefore, leaf.NotAfter.Sub(leaf.NotBefore)/2)
-}
-
 // Issue makes a leaf with a new key, signed by the authority, whose key must be there. It never outlives the authority.
 func (p Policy) Issue(r Request, ca *Authority, now time.Time) (*Leaf, error) {
 	key, err := generateKey(p.Algorithm)
@@ -194,12 +187,12 @@ func (p Policy) Issue(r Request, ca *Authority, now time.Time) (*Leaf, error) {
 
 // Unlock attaches an opened key to its authority.
 func (a *Authority) Unlock(text []byte) error {
-	key, err := DecodeKey(text)
+	key, err := svid.ParseKey(text)
 	if err != nil {
 		return err
 	}
-	if !matches(a.Certificate, key) {
-		return fmt.Errorf("is the key of another certificate")
+	if !svid.KeyFits(a.Certificate, key) {
+		return errors.New("is the key of another certificate")
 	}
 	a.Key = key
 	return nil

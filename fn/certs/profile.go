@@ -97,10 +97,10 @@ func (l Authorities) CheckTimes(now time.Time) error {
 	return nil
 }
 
-// KeepFor is the list in which each retired authority is trusted for as long as any of the leaves that it signed: a
+// Extend is the list in which each retired authority is trusted for as long as any of the leaves that it signed: a
 // branch that is merged late may hold one that was signed after the authority had retired elsewhere, and a date may
-// have been edited. An authority that is replaced, since its key is in wrong hands, is not kept.
-func (l Authorities) KeepFor(leaves []*x509.Certificate) Authorities {
+// have been edited. An authority that is replaced, since its key is in wrong hands, is not extended.
+func (l Authorities) Extend(leaves []*x509.Certificate) Authorities {
 	out := slices.Clone(l)
 	for i, a := range out {
 		if a.Slot != v1alpha1.SlotRetired || !a.Replaced.IsZero() {

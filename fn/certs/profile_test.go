@@ -181,8 +181,8 @@ func TestLeafProfile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			leaf := f.leaf(t, ca, test.change)
 			request := certs.Request{ID: web}
-			request.Stored = &certs.Stored{LeafPEM: string(svid.EncodeCertificates(leaf)), KeyDigest: svid.KeyDigest(leaf)}
-			if got := p.Judge(request, trusted, start); got.None() != (test.want == "") || !strings.Contains(got.Text, test.want) {
+			request.Stored = &certs.Stored{LeafPEM: string(svid.EncodeCertificates(leaf)), Record: certs.Record{KeyDigest: svid.KeyDigest(leaf)}}
+			if got := p.Evaluate(request, trusted, start); got.None() != (test.want == "") || !strings.Contains(got.Text, test.want) {
 				t.Errorf("got %q, want %q", got.Text, test.want)
 			}
 		})
@@ -235,7 +235,7 @@ func TestCheckTimes(t *testing.T) {
 
 // A retired authority stays trusted for as long as a leaf that it signed, whatever date stands there; one whose key is
 // in wrong hands does not, and a leaf that only claims to be its own counts for nothing.
-func TestKeepFor(t *testing.T) {
+func TestExtend(t *testing.T) {
 	p := policy("ECDSA-P256")
 	first := roll(t, p, nil, start)
 	active := first.In(v1alpha1.SlotActive)
@@ -260,18 +260,18 @@ func TestKeepFor(t *testing.T) {
 		"another's":      {[]*x509.Certificate{issue(t, p, certs.Request{ID: web}, first.In(v1alpha1.SlotNext), late.NotBefore).Certificate}, retired.TrustedUntil},
 		"twice the same": {[]*x509.Certificate{late, late}, late.NotAfter.Add(24 * time.Hour)},
 	} {
-		if got := l.KeepFor(test.leaves).In(v1alpha1.SlotRetired).TrustedUntil; !got.Equal(test.want) {
+		if got := l.Extend(test.leaves).In(v1alpha1.SlotRetired).TrustedUntil; !got.Equal(test.want) {
 			t.Errorf("%s: trusted until %s, want %s", name, got, test.want)
 		}
 	}
-	if again := l.KeepFor([]*x509.Certificate{leaf}); !slices.Equal(again, l) {
+	if again := l.Extend([]*x509.Certificate{leaf}); !slices.Equal(again, l) {
 		t.Error("with nothing to keep, the list changed")
 	}
 	replaced := slices.Clone(l)
 	gone := *retired
 	gone.Replaced = start
 	replaced[slices.Index(l, retired)] = &gone
-	if got := replaced.KeepFor([]*x509.Certificate{late}).In(v1alpha1.SlotRetired).TrustedUntil; !got.Equal(retired.TrustedUntil) {
+	if got := replaced.Extend([]*x509.Certificate{late}).In(v1alpha1.SlotRetired).TrustedUntil; !got.Equal(retired.TrustedUntil) {
 		t.Error("an authority whose key is in wrong hands is kept")
 	}
 	if l.In(v1alpha1.SlotRetired).TrustedUntil != retired.TrustedUntil {
@@ -280,18 +280,18 @@ func TestKeepFor(t *testing.T) {
 }
 
 // An edited date does not take a revocation back while a certificate of the key is valid.
-func TestProlong(t *testing.T) {
+func TestExtendRevocations(t *testing.T) {
 	p := policy("ECDSA-P256")
 	leaf := issue(t, p, certs.Request{ID: web}, roll(t, p, nil, start)[0], start).Certificate
 	right := certs.Revoke(leaf)
 	edited := right
 	edited.Until = start.Add(-time.Hour)
 	stranger := certs.RevokedKey{Digest: strings.Repeat("0", 64), Until: start}
-	got := certs.Revocations{edited, stranger}.Prolong([]*x509.Certificate{leaf})
+	got := certs.Revocations{edited, stranger}.Extend([]*x509.Certificate{leaf})
 	if !got[0].Until.Equal(right.Until) || !got[1].Until.Equal(start) {
 		t.Errorf("until %s and %s", got[0].Until, got[1].Until)
 	}
-	if got := (certs.Revocations{right}).Prolong([]*x509.Certificate{leaf}); got[0] != right {
+	if got := (certs.Revocations{right}).Extend([]*x509.Certificate{leaf}); got[0] != right {
 		t.Error("a right entry changed")
 	}
 }

@@ -30,9 +30,10 @@ func (l Authorities) Replace(now time.Time) (Authorities, error) {
 	return out, nil
 }
 
-// Lost is what is left of authorities whose state object is lost: the certificates that the bundles trust, whose keys
-// nobody has. They are replaced as Replace does it, except that nothing can be signed until the successor is Active.
-func Lost(bundle []*x509.Certificate, now time.Time) Authorities {
+// Recover is what is left of authorities whose state object is lost: the certificates that the bundles trust, whose
+// keys nobody has. They are replaced as Replace does it, except that nothing can be signed until the successor is
+// Active.
+func Recover(bundle []*x509.Certificate, now time.Time) Authorities {
 	var out Authorities
 	for _, c := range bundle {
 		out = append(out, &Authority{Slot: v1alpha1.SlotRetired, Certificate: c, TrustedUntil: c.NotAfter.Add(keepRetired), Replaced: now})
@@ -67,9 +68,9 @@ func (l Authorities) Replaced() []*x509.Certificate {
 	return out
 }
 
-// dropReplaced sets the end of those that are replaced, when their successor has become Active: the leaves of the
+// endReplaced sets the end of those that are replaced, when their successor has become Active: the leaves of the
 // successor are made in the same render, and replaceWait is what it takes to merge and apply them.
-func (l Authorities) dropReplaced(now time.Time) {
+func (l Authorities) endReplaced(now time.Time) {
 	for i, a := range l {
 		if until := now.Add(replaceWait); !a.Replaced.IsZero() && a.TrustedUntil.After(until) {
 			ending := *a

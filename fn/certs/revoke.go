@@ -55,9 +55,9 @@ func (r Revocations) Digests() []string {
 	return digests
 }
 
-// Prolong is the list in which an entry stays for as long as any of the leaves with its key is valid, whatever its date
+// Extend is the list in which an entry stays for as long as any of the leaves with its key is valid, whatever its date
 // says: an edited date does not take a revocation back.
-func (r Revocations) Prolong(leaves []*x509.Certificate) Revocations {
+func (r Revocations) Extend(leaves []*x509.Certificate) Revocations {
 	until := map[string]time.Time{}
 	for _, leaf := range leaves {
 		if digest, end := svid.KeyDigest(leaf), leaf.NotAfter.Add(keepRevoked); end.After(until[digest]) {

@@ -8,16 +8,16 @@ import (
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 )
 
-// Trusted are the authorities that bundles hold at now: all but those that Bury keeps.
+// Trusted are the authorities that bundles hold at now: all but those that Tombstone keeps.
 func (l Authorities) Trusted(now time.Time) Authorities {
 	return slices.DeleteFunc(slices.Clone(l), func(a *Authority) bool { return a.Slot == v1alpha1.SlotRetired && now.After(a.TrustedUntil) })
 }
 
-// Bury puts what a change has taken out of the list in front of it, as Retired whose trust is over, until its
+// Tombstone puts what a change has taken out of the list in front of it, as Retired whose trust is over, until its
 // certificate has expired. Packages that share a CertificateAuthority are rendered at different times: a bundle may
 // trust longer what the list has dropped, and without the memory of it such a bundle would look like that of another
 // CA.
-func (l Authorities) Bury(before Authorities, now time.Time) Authorities {
+func (l Authorities) Tombstone(before Authorities, now time.Time) Authorities {
 	var buried Authorities
 	for _, a := range before {
 		if slices.ContainsFunc(l.Certificates(), a.Certificate.Equal) || now.After(a.Certificate.NotAfter) {
@@ -28,7 +28,7 @@ func (l Authorities) Bury(before Authorities, now time.Time) Authorities {
 			gone.TrustedUntil = now.Add(-time.Second)
 		}
 		if a.Slot == v1alpha1.SlotNext {
-			// only a replacement drops it, as its key is in wrong hands: no leaf of it may prolong the trust (KeepFor)
+			// only a replacement drops it, as its key is in wrong hands: no leaf of it may extend the trust (Extend)
 			gone.Replaced = now
 		}
 		buried = append(buried, gone)
@@ -36,10 +36,10 @@ func (l Authorities) Bury(before Authorities, now time.Time) Authorities {
 	return append(buried, l...)
 }
 
-// Adopt takes in authorities that bundles trust and the list does not know, such as those of another branch: nobody has
-// their keys here, their leaves are valid, and they go with everything that is being replaced.
-func (l Authorities) Adopt(unknown []*x509.Certificate, now time.Time) Authorities {
-	return append(Lost(unknown, now), l...)
+// Import takes in authorities that bundles trust and the list does not know, such as those of another branch: nobody
+// has their keys here, their leaves are valid, and they go with everything that is being replaced.
+func (l Authorities) Import(unknown []*x509.Certificate, now time.Time) Authorities {
+	return append(Recover(unknown, now), l...)
 }
 
 // Unknown are the certificates of a bundle that are not in the list and have not expired.

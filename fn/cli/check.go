@@ -17,13 +17,17 @@ import (
 	"github.com/meshless-dev/meshless/fn/report"
 )
 
-// refuseKustomization refuses a folder whose files are only the source of what is applied.
+// isKustomization tells whether the files of a folder are only the source of what is applied. A kpt package is rendered
+// in place, also one that is a kustomization.
+func isKustomization(folder string) bool {
+	_, err := os.Stat(filepath.Join(folder, "Kptfile"))
+	return kustomizationFile(folder) != "" && err != nil
+}
+
+// refuseKustomization refuses a kustomization where rendered manifests are wanted.
 func refuseKustomization(args []string, command string) error {
-	if len(args) == 0 || kustomizationFile(args[0]) == "" {
+	if len(args) == 0 || !isKustomization(args[0]) {
 		return nil
-	}
-	if _, err := os.Stat(filepath.Join(args[0], "Kptfile")); err == nil {
-		return nil // rendered in place
 	}
 	return fmt.Errorf("%[1]s: is a kustomization, which is checked by its output: kustomize build --enable-alpha-plugins --enable-exec %[1]s | meshless %[2]s -", args[0], command)
 }
@@ -70,24 +74,32 @@ func specIn(items []*yaml.RNode) v1alpha1.Spec {
 
 func kindsIn(items []*yaml.RNode) manifest.Kinds { return manifest.KindsOf(specIn(items)) }
 
-// readItems reads a stream, a file, or all manifests of a folder.
+// readItems reads the stream, or the file or folder that is named.
 func (p *program) readItems(args []string) ([]*yaml.RNode, error) {
-	in, name := p.in, "standard input"
 	if len(args) > 0 && args[0] != "-" {
-		info, err := os.Stat(args[0])
-		if err != nil {
-			return nil, err
-		}
-		if info.IsDir() {
-			return readFolder(args[0])
-		}
-		f, err := os.Open(args[0])
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		in, name = f, args[0]
+		return readPath(args[0])
 	}
+	return readStream(p.in, "standard input")
+}
+
+// readPath reads a file, or all manifests of a folder.
+func readPath(name string) ([]*yaml.RNode, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if info.IsDir() {
+		return readFolder(name)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readStream(f, name)
+}
+
+func readStream(in io.Reader, name string) ([]*yaml.RNode, error) {
 	text, err := io.ReadAll(in)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)

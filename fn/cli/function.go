@@ -1,12 +1,9 @@
 package cli
 
 import (
-	"errors"
-
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
-	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
 )
@@ -20,8 +17,11 @@ func (p *program) function() error {
 		return err
 	}
 	r := &report.Report{}
-	stored := pipeline.HasPaths(list.items)
-	list.items = p.renderItems(list.items, list.functionConfig, pipeline.Options{WrittenBack: stored, Check: stored}, r)
+	mode := pipeline.Build
+	if pipeline.HasPaths(list.items) {
+		mode = pipeline.StoreOrCheck
+	}
+	list.items = p.renderItems(list.items, list.functionConfig, pipeline.Options{Mode: mode}, r)
 	if list.results, err = resultsNode(r); err != nil {
 		return err
 	}
@@ -53,19 +53,8 @@ func reportConfig(config *yaml.RNode, err error, r *report.Report) {
 	if !yaml.IsMissingOrNull(config) && config.YNode().Kind == yaml.MappingNode {
 		object = report.ObjectOf(config)
 	}
-	var all interface{ Unwrap() []error }
-	mistakes := []error{err}
-	if errors.As(err, &all) {
-		mistakes = all.Unwrap()
-	}
-	for _, mistake := range mistakes {
-		var field v1alpha1.FieldError
-		if errors.As(mistake, &field) {
-			r.Error(object, field.Path, "%s", field.Message)
-		} else {
-			path, message := node.FieldOf(mistake)
-			r.Error(object, path, "%s", message)
-		}
+	for _, mistake := range v1alpha1.Mistakes(err) {
+		r.Error(object, mistake.Path, "%s", mistake.Message)
 	}
 }
 

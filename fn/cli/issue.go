@@ -28,7 +28,7 @@ type issueOptions struct {
 	now           string
 	ca            string // file of a CertificateAuthority that packages share
 
-	revoke, renew []string // see pipeline.Options
+	revoke, renew []string // see issue.Actions
 	replaceCA     bool
 }
 

@@ -77,78 +77,54 @@ func readPlainList(text []byte) *resourceList {
 	return list
 }
 
-// itemsHead stands before the items of a list, and itemsEnd is one after them: an encoder writes each item between the
-// two, so that the text is that of an encoder which writes the whole list, with the empty lines that follow some
-// comments.
-const (
-	itemsHead = "items:\n"
-	itemsEnd  = "- end\n"
-)
-
 // write writes the list as kio.ByteWriter does, byte for byte, and consumes the items. That one copies all of them
 // first, and its encoder keeps what it has written until the end of the document, which together take more memory than
-// a render: so each item gets an encoder of its own.
+// a render: so each item is encoded as a list of its own.
 func (l *resourceList) write(out io.Writer) error {
 	buffered := bufio.NewWriterSize(out, 1<<16)
-	if err := l.writeTo(&partWriter{out: buffered}); err != nil {
-		return err
-	}
-	return buffered.Flush()
-}
-
-func (l *resourceList) writeTo(w *partWriter) error {
-	head := node.Object("apiVersion", kio.ResourceListAPIVersion, "kind", kio.ResourceListKind, "items", node.List("end"))
+	w := &listWriter{out: buffered}
+	w.encode(node.Object("apiVersion", kio.ResourceListAPIVersion, "kind", kio.ResourceListKind))
 	if len(l.items) == 0 {
-		node.Set(head, "items", node.List())
-		head.Content = append(head.Content, l.tail()...)
-		return w.write("", head, "")
-	}
-	if err := w.write("", head, itemsEnd); err != nil {
-		return err
+		w.encode(node.Object("items", node.List()))
+	} else {
+		w.text("items:\n")
 	}
 	for i, item := range l.items {
 		if err := yaml.ClearEmptyAnnotations(item); err != nil {
 			return err
 		}
-		if err := w.write(itemsHead, node.Object("items", node.List(item.YNode(), "end")), itemsEnd); err != nil {
-			return err
-		}
+		w.encode(node.List(item.YNode()))
+		w.foot = item.YNode().FootComment != ""
 		l.items[i] = nil // its memory serves those that follow
 	}
-	tail := node.Object("items", node.List("end"))
-	tail.Content = append(tail.Content, l.tail()...)
-	return w.write(itemsHead+itemsEnd, tail, "")
-}
-
-// tail is what follows the items: keys and values.
-func (l *resourceList) tail() []*yaml.Node {
-	var content []*yaml.Node
 	if l.functionConfig != nil {
-		content = append(content, node.Text("functionConfig"), l.functionConfig.YNode())
+		w.encode(node.Object("functionConfig", l.functionConfig.YNode()))
+		w.foot = l.functionConfig.YNode().FootComment != ""
 	}
 	if l.results != nil {
-		content = append(content, node.Text("results"), l.results.YNode())
+		w.encode(node.Object("results", l.results.YNode()))
 	}
-	return content
+	return errors.Join(w.err, buffered.Flush())
 }
 
-// partWriter writes parts of one YAML document.
-type partWriter struct {
+// listWriter writes the parts of one YAML document. After the first error it writes nothing.
+type listWriter struct {
 	out  io.Writer
-	text bytes.Buffer
+	foot bool // the last part ends in a comment of its own, which an empty line keeps from the next part
+	err  error
 }
 
-// write writes the text of a node without a head and an end that it must have.
-func (w *partWriter) write(head string, n *yaml.Node, end string) error {
-	w.text.Reset()
-	if err := yaml.NewEncoder(&w.text).Encode(n); err != nil {
-		return err
+func (w *listWriter) encode(part *yaml.Node) {
+	if w.foot {
+		w.text("\n")
 	}
-	text, begins := bytes.CutPrefix(w.text.Bytes(), []byte(head))
-	text, ends := bytes.CutSuffix(text, []byte(end))
-	if !begins || !ends {
-		panic("an item is not written as a part of a list") // a bug: whatever an item is, the list around it is ours
+	if w.foot = false; w.err == nil {
+		w.err = yaml.NewEncoder(w.out).Encode(part)
 	}
-	_, err := w.out.Write(text)
-	return err
+}
+
+func (w *listWriter) text(text string) {
+	if w.err == nil {
+		_, w.err = io.WriteString(w.out, text)
+	}
 }

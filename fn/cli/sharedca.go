@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/issue"
 	"github.com/meshless-dev/meshless/fn/pipeline"
 )
 
@@ -171,7 +172,7 @@ func conflictError(file string) error {
 
 // render is what the flags mean to a render.
 func (o issueOptions) render() pipeline.Options {
-	return pipeline.Options{WrittenBack: true, Revoke: o.revoke, Renew: o.renew, ReplaceCA: o.replaceCA, SharedCA: o.ca != ""}
+	return pipeline.Options{Mode: pipeline.Store, Actions: issue.Actions{Revoke: o.revoke, Renew: o.renew, ReplaceCA: o.replaceCA}, SharedCA: o.ca != ""}
 }
 
 // nextSteps says in plain words what follows on a run that did something out of the ordinary. When to run it again, the

@@ -17,6 +17,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/statediff"
 	"github.com/meshless-dev/meshless/fn/verify"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/svid"
@@ -80,7 +81,7 @@ type certificateRow struct {
 	Secret   string    `json:"secret"`
 	Issuer   string    `json:"issuer,omitempty"` // empty when no bundle of the input holds it
 	Expires  time.Time `json:"expires,omitzero"`
-	Renewal  time.Time `json:"renewal,omitzero"` // when the leaf comes into its renewal window
+	Renewal  time.Time `json:"renewal,omitzero"` // after which the leaf is due
 	// Valid, Due, Expired, NotYetValid, Revoked; InCluster where only the cluster knows
 	State string `json:"state"`
 }
@@ -113,49 +114,45 @@ type revokedRow struct {
 // status reads the manifests. The authorities are those of the file of --ca where one is given, and the package is then
 // held against it.
 func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*status, error) {
-	leaves := verify.Check(items, verify.Options{Now: p.now(), JustWritten: true, Overrides: api.Overrides, Kinds: kindsIn(items)}, r).Leaves
-	state := verify.ReadState(items, r)
-	policy := policyIn(items)
+	spec := specIn(items)
+	leaves := verify.Check(items, verify.Options{Now: p.now(), JustWritten: true, Overrides: api.Overrides, Kinds: manifest.KindsOf(spec), RenewBefore: spec.Certificates.RenewBefore.Duration}, r).Leaves
+	state := statediff.ReadState(items, r)
+	check := &statediff.Checker{Now: p.now(), Policy: policyIn(items), Report: r}
 	authorities := state
 	if ca != "" {
 		item, _, err := readAuthorityFile(ca)
 		if err != nil {
 			return nil, err
 		}
-		authorities = verify.ReadState([]*yaml.RNode{item}, r)
-		verify.Behind(state, authorities, policy, p.now(), r)
+		authorities = statediff.ReadState([]*yaml.RNode{item}, r)
+		check.CheckSharedCA(state, authorities)
 	}
-	verify.RevokedLeaves(state, p.now(), r)
-	verify.Deadlines(nil, authorities, policy, 0, p.now(), r)
+	check.CheckRevoked(state)
+	check.CheckDeadlines(state, authorities, 0)
 	out := &status{Certificates: []certificateRow{}, Authorities: []authorityRow{}, RevokedKeys: []revokedRow{}}
 	revoked := maps.Clone(state.Revoked)
 	maps.Copy(revoked, authorities.Revoked)
 	for _, leaf := range leaves {
-		out.Certificates = append(out.Certificates, p.certificateRow(leaf, specIn(items).Certificates.RenewBefore.Duration, revoked))
+		out.Certificates = append(out.Certificates, p.certificateRow(leaf, revoked))
 	}
 	for _, key := range slices.Sorted(maps.Keys(revoked)) {
 		if k := revoked[key]; k.Until.IsZero() || !p.now().After(k.Until) {
 			out.RevokedKeys = append(out.RevokedKeys, revokedRow{Key: key, Identity: k.ID, Until: k.Until})
 		}
 	}
-	out.addAuthorities(authorities.Authorities.Trusted(p.now()), policy)
+	out.addAuthorities(authorities.Authorities.Trusted(p.now()), check.Policy)
 	return out, nil
 }
 
-// certificateRow describes a leaf. The renewal window is that of the config among the items, or half of the leaf's
-// life.
-func (p *program) certificateRow(leaf verify.Leaf, renewBefore time.Duration, revoked map[string]certs.RevokedKey) certificateRow {
+// certificateRow describes a leaf.
+func (p *program) certificateRow(leaf verify.Leaf, revoked map[string]certs.RevokedKey) certificateRow {
 	row := certificateRow{Identity: leaf.Identity, Secret: manifest.EffectiveNamespace(leaf.Secret) + "/" + leaf.Secret.Name, State: "Valid"}
 	c := leaf.Certificate
 	if c == nil {
 		row.State, row.Issuer = "InCluster", leaf.IssuedBy
 		return row
 	}
-	window := c.NotAfter.Sub(c.NotBefore) / 2
-	if renewBefore > 0 {
-		window = min(window, renewBefore)
-	}
-	row.Expires, row.Renewal = c.NotAfter, c.NotAfter.Add(-window)
+	row.Expires, row.Renewal = c.NotAfter, leaf.Due
 	if leaf.Issuer != nil {
 		row.Issuer = leaf.Issuer.Subject.CommonName
 	}

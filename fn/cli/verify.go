@@ -18,6 +18,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/statediff"
 	"github.com/meshless-dev/meshless/fn/verify"
 )
 
@@ -83,12 +84,12 @@ func (p *program) verify(args []string, o verifyOptions) error {
 	}
 	r := reportOn(args)
 	result := verify.Check(items, verify.Options{Now: p.now(), EveryWorkload: !stateOnly, NoExclusions: o.noExclusions, Overrides: config.Spec.Workloads.Overrides,
-		Kinds: manifest.KindsOf(config.Spec)}, r)
+		Kinds: manifest.KindsOf(config.Spec), RenewBefore: config.Spec.Certificates.RenewBefore.Duration}, r)
 	leaves := result.Leaves
 	if o.config != "" {
 		p.against(items, config, r)
 	}
-	if err := p.verifyState(args, items, leaves, o, r); err != nil {
+	if err := p.verifyState(args, items, o, r); err != nil {
 		return err
 	}
 	if o.format == "json" {
@@ -112,12 +113,10 @@ func (p *program) verify(args []string, o verifyOptions) error {
 	return nil
 }
 
-// verifyConfig is the config of a file, or that among the items, or the default.
+// verifyConfig is the config of a file, or that among the items, or an empty one.
 func (p *program) verifyConfig(items []*yaml.RNode, file string) (*v1alpha1.MutualTLS, error) {
 	if file == "" {
-		config := &v1alpha1.MutualTLS{Spec: specIn(items)}
-		config.Default()
-		return config, nil
+		return &v1alpha1.MutualTLS{Spec: specIn(items)}, nil
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -153,31 +152,30 @@ func (p *program) against(items []*yaml.RNode, config *v1alpha1.MutualTLS, r *re
 	verify.Against(items, out, r)
 }
 
-// verifyState judges what no single object shows: deadlines, and the state beside that of the base and of a shared
+// verifyState checks what no single object shows: deadlines, and the state beside that of the base and of a shared
 // CertificateAuthority.
-func (p *program) verifyState(args []string, items []*yaml.RNode, leaves []verify.Leaf, o verifyOptions, r *report.Report) error {
-	policy := policyIn(items)
+func (p *program) verifyState(args []string, items []*yaml.RNode, o verifyOptions, r *report.Report) error {
+	check := &statediff.Checker{Now: p.now(), Policy: policyIn(items), Report: r}
 	if isFolder(args) { // of a kustomization, items are the state alone, without the config
 		if source, err := readFolder(args[0]); err == nil {
 			// a source may hold files that are no manifests: then the defaults serve
-			policy = policyIn(source)
+			check.Policy = policyIn(source)
 		}
 	}
-	state := verify.ReadState(items, r)
-	deadlines := state
+	state := statediff.ReadState(items, r)
+	authority := state
 	if o.ca != "" {
-		authority, _, err := readAuthorityFile(o.ca)
+		item, _, err := readAuthorityFile(o.ca)
 		if err != nil {
 			return err
 		}
-		shared := verify.ReadState([]*yaml.RNode{authority}, r)
+		authority = statediff.ReadState([]*yaml.RNode{item}, r)
 		if len(state.Bundles) == 0 {
-			r.Error(report.Object{}, "", "there is no bundle to hold against --ca %s: the package was never issued, or this is not its folder", o.ca)
+			r.Error(authority.Authority, "", "there is no bundle to hold against --ca %s: the package was never issued, or this is not its folder", o.ca)
 		}
-		verify.Behind(state, shared, policy, p.now(), r)
-		deadlines = shared
+		check.CheckSharedCA(state, authority)
 	}
-	verify.Consistent(state, deadlines, o.ca != "", p.now(), r)
+	check.CheckConsistency(state, authority, o.ca != "")
 	if o.base != "" {
 		base, err := readBase(o.base)
 		if err != nil {
@@ -185,12 +183,12 @@ func (p *program) verifyState(args []string, items []*yaml.RNode, leaves []verif
 		}
 		head := state
 		if o.ca != "" && !state.HasAuthority { // it is the package's, wherever it lies
-			head = state.With(deadlines)
+			head = state.With(authority)
 		}
-		verify.Backwards(verify.ReadState(base, r), head, isFolder(args), p.now(), r)
+		check.CheckRegression(statediff.ReadState(base, r), head, isFolder(args))
 	}
-	verify.RevokedLeaves(state, p.now(), r)
-	verify.Deadlines(leaves, deadlines, policy, o.minLeft, p.now(), r)
+	check.CheckRevoked(state)
+	check.CheckDeadlines(state, authority, o.minLeft)
 	return nil
 }
 
@@ -200,7 +198,7 @@ func isStateSource(args []string) bool {
 	if len(args) == 0 || args[0] == "-" {
 		return false
 	}
-	if refuseKustomization(args, "") != nil {
+	if isKustomization(args[0]) {
 		return true
 	}
 	_, _, err := readAuthorityFile(args[0])
@@ -235,13 +233,13 @@ func readBase(name string) ([]*yaml.RNode, error) {
 	case info.IsDir():
 		return readStateOf(name)
 	}
-	return (&program{}).readItems([]string{name})
+	return readPath(name)
 }
 
 // readStateOf reads the state of a folder: a kustomization's lies in its folder mtls, which may be missing; a package
 // is read whole.
 func readStateOf(folder string) ([]*yaml.RNode, error) {
-	if refuseKustomization([]string{folder}, "") == nil {
+	if !isKustomization(folder) {
 		return readFolder(folder)
 	}
 	if state := filepath.Join(folder, pipeline.StateFolder); isFolder([]string{state}) {

@@ -54,7 +54,7 @@ func rendered(t *testing.T, folder string) []*yaml.RNode {
 		t.Fatal(err)
 	}
 	r := &report.Report{}
-	out := pipeline.Run(parse(t, read("input.yaml")), config, pipeline.Options{Now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), WrittenBack: true}, r)
+	out := pipeline.Run(parse(t, read("input.yaml")), config, pipeline.Options{Now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), Mode: pipeline.Store}, r)
 	if r.Failed() {
 		t.Fatal(r.Errors())
 	}

@@ -53,7 +53,11 @@ func (w *world) attempt(t testing.TB, items []*yaml.RNode, config *v1alpha1.Mutu
 	}
 	before := digest(items)
 	r = &report.Report{}
-	out = pipeline.Run(items, &judged, pipeline.Options{Now: w.now, WrittenBack: m == issues || m == never, CAIdentity: func() ([]age.Identity, error) {
+	stored := pipeline.Build
+	if m == issues || m == never {
+		stored = pipeline.Store
+	}
+	out = pipeline.Run(items, &judged, pipeline.Options{Now: w.now, Mode: stored, CAIdentity: func() ([]age.Identity, error) {
 		opened++
 		return identities, nil
 	}}, r)
@@ -149,7 +153,7 @@ func plant(t testing.TB, w *world, trustDomain string) []v1alpha1.Authority {
 		t.Fatal(err)
 	}
 	for _, a := range list {
-		key, err := certs.EncodeKey(a.Key)
+		key, err := svid.EncodeKey(a.Key)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -19,7 +19,7 @@ func TestRefuseChanges(t *testing.T) {
 	config.Spec.Issuance = v1alpha1.IssuanceNever
 	check := func(items []*yaml.RNode) []string {
 		r := &report.Report{}
-		pipeline.Run(items, config, pipeline.Options{Now: w.now, WrittenBack: true, Check: true, MayConsume: true}, r)
+		pipeline.Run(items, config, pipeline.Options{Now: w.now, Mode: pipeline.StoreOrCheck, MayConsume: true}, r)
 		return r.Errors()
 	}
 	if errors := check(rendered); len(errors) > 0 {

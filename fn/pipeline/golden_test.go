@@ -20,8 +20,8 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
-	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/fn/inject"
+	"github.com/meshless-dev/meshless/fn/issue"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/pipeline"
@@ -83,7 +83,11 @@ spec:
 
 func (w *world) run(items []*yaml.RNode, config *v1alpha1.MutualTLS) ([]*yaml.RNode, *report.Report) {
 	r := &report.Report{}
-	out := pipeline.Run(items, config, pipeline.Options{Now: w.now, WrittenBack: !w.built, Revoke: w.revoke, Renew: w.renew, ReplaceCA: w.replaceCA, CAIdentity: func() ([]age.Identity, error) {
+	mode := pipeline.Store
+	if w.built {
+		mode = pipeline.Build
+	}
+	out := pipeline.Run(items, config, pipeline.Options{Now: w.now, Mode: mode, Actions: issue.Actions{Revoke: w.revoke, Renew: w.renew, ReplaceCA: w.replaceCA}, CAIdentity: func() ([]age.Identity, error) {
 		if w.noIdentity {
 			return nil, nil
 		}
@@ -122,7 +126,7 @@ func text(t testing.TB, items []*yaml.RNode) string {
 }
 
 // TestGolden renders every case below testdata and holds the output against what is expected, and the output of every
-// case that succeeds against the laws of the design.
+// case that succeeds against docs/laws.md.
 func TestGolden(t *testing.T) {
 	cases, err := filepath.Glob("testdata/*/input.yaml")
 	if err != nil || len(cases) == 0 {
@@ -161,7 +165,7 @@ func golden(t *testing.T, folder string) {
 	checkLaws(t, w, config, input, out)
 }
 
-// checkLaws holds a successful render against the laws of the design, section 3: idempotent, quiet, minimal diff; and
+// checkLaws holds a successful render against laws 1 and 3 of docs/laws.md: a second render is quiet, and
 // un-injection gives the input back.
 func checkLaws(t *testing.T, w *world, config *v1alpha1.MutualTLS, input string, out []*yaml.RNode) {
 	t.Helper()
@@ -242,7 +246,7 @@ func (w *world) explainSecret(t testing.TB, item *yaml.RNode) {
 	}
 	leaf := decodeLeaf(t, item)
 	set(t, item, fmt.Sprintf("<leaf of %v for %v, valid %s to %s>", leaf.URIs, leaf.DNSNames, leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339)), "data", api.LeafFile)
-	key, err := certs.DecodeKey(w.open(t, item, w.cluster))
+	key, err := svid.ParseKey(w.open(t, item, w.cluster))
 	if err != nil {
 		t.Fatal(err)
 	}

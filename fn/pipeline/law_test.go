@@ -79,7 +79,7 @@ func bundleOf(t testing.TB, items []*yaml.RNode) string {
 	return find(t, items, "ConfigMap", api.BundleName).GetDataMap()[api.BundleFile]
 }
 
-// Adding a workload changes no other workload's Secret and restarts no other pod.
+// Law 2 of docs/laws.md: adding a workload changes no other workload's Secret and restarts no other pod.
 func TestAddingAWorkloadTouchesNoOther(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, plainConfig)
@@ -98,7 +98,7 @@ func TestAddingAWorkloadTouchesNoOther(t *testing.T) {
 	find(t, after, "Secret", "meshless-deployment-late")
 }
 
-// The input of a render is never changed, whether it fails or not.
+// Law 4 of docs/laws.md: the input of a render is never changed, whether it fails or not.
 func TestInputIsNotChanged(t *testing.T) {
 	w := newWorld(t)
 	for _, input := range []string{twoDeployments, twoDeployments + strings.ReplaceAll(oneMore, "[{name: late", "[{ports: [{containerPort: 15001}], name: late")} {
@@ -111,8 +111,8 @@ func TestInputIsNotChanged(t *testing.T) {
 	}
 }
 
-// State is found by its annotation. Names and namespaces were moved by hand or by a kustomization, comments were
-// added.
+// Law 5 of docs/laws.md: state is found by its annotation. Names and namespaces were moved by hand or by a
+// kustomization, comments were added.
 func TestStateIsFoundByAnnotation(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, plainConfig)
@@ -132,7 +132,8 @@ func TestStateIsFoundByAnnotation(t *testing.T) {
 	}
 }
 
-// With the same state, the output is a function of the given time and not of the machine's clock.
+// Law 6 of docs/laws.md: with the same state, the output is a function of the given time and not of the machine's
+// clock.
 func TestLeafLifetimeFollowsTheGivenClock(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, plainConfig)

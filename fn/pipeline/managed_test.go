@@ -265,7 +265,7 @@ func TestManagedCheck(t *testing.T) {
 		good  bool
 	}{"rendered": {rendered, true}, "without Certificates": {withoutKind(rendered, "Certificate"), false}, "raw": {parse(t, twoDeployments), false}} {
 		r := &report.Report{}
-		pipeline.Run(test.items, config, pipeline.Options{Now: w.now, WrittenBack: true, Check: true}, r)
+		pipeline.Run(test.items, config, pipeline.Options{Now: w.now, Mode: pipeline.StoreOrCheck}, r)
 		if r.Failed() == test.good {
 			t.Errorf("%s: %v", name, r.Errors())
 		}

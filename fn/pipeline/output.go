@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"cmp"
+	"crypto/x509"
 	"encoding/base64"
 	"maps"
 	"path"
@@ -13,9 +14,11 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/issue"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/seal"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/svid"
@@ -39,7 +42,7 @@ type output struct {
 	explicit map[string]bool // namespaces that a manifest names; the workloads of "default" may have none
 }
 
-func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*meshmap.Map, issued *issued, r *report.Report) {
+func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*meshmap.Map, issued *issue.Result, r *report.Report) {
 	o.explicit = map[string]bool{}
 	for _, w := range o.model.Workloads {
 		o.explicit[w.Namespace] = o.explicit[w.Namespace] || w.Object.Namespace != ""
@@ -62,19 +65,27 @@ func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*meshmap.Ma
 		if o.model.Spec.UsesCertManager() {
 			keep[o.writeCertificate(w)] = true
 		} else {
-			keep[o.writeLeaf(w, issued.leaves[w])] = true
+			keep[o.writeLeaf(w, issued.Leaves[w])] = true
 		}
 	}
 	o.removeAllBut(keep, r)
 }
 
 // writeBundle ensures the bundle of a namespace and returns it.
-func (o *output) writeBundle(namespace string, issued *issued) *yaml.RNode {
-	bundle := string(svid.EncodeCertificates(issued.bundle...))
+func (o *output) writeBundle(namespace string, issued *issue.Result) *yaml.RNode {
+	bundle := string(svid.EncodeCertificates(issued.Bundle...))
 	item := o.writeConfigMap(o.model.State.Bundles, api.BundleName, namespace, api.BundleFile, bundle)
-	setOrDrop(item, api.RevokedAnnotation, strings.Join(issued.revokedKeys, ","))
+	setOrDrop(item, api.RevokedAnnotation, strings.Join(issued.RevokedKeys, ","))
 	setOrDrop(item, api.AdditionalAnnotation, fingerprints(o.model.Spec.AdditionalAuthorities()))
 	return item
+}
+
+func fingerprints(certificates []*x509.Certificate) string {
+	var names []string
+	for _, c := range certificates {
+		names = append(names, svid.Fingerprint(c))
+	}
+	return strings.Join(names, ",")
 }
 
 // writeConfigMap ensures one of the two ConfigMaps of a namespace and returns it.
@@ -92,7 +103,7 @@ func (o *output) writeConfigMap(existing []*yaml.RNode, name, namespace, key, te
 }
 
 // writeLeaf ensures the Secret of a workload and returns it. Without a new leaf its data is not touched.
-func (o *output) writeLeaf(w *manifest.Workload, leaf *sealedLeaf) *yaml.RNode {
+func (o *output) writeLeaf(w *manifest.Workload, leaf *issue.Leaf) *yaml.RNode {
 	secret := o.model.State.Leaves[w.ID.String()]
 	if secret == nil {
 		file := strings.TrimPrefix(w.SecretName(), api.NamePrefix) + ".yaml"
@@ -103,16 +114,25 @@ func (o *output) writeLeaf(w *manifest.Workload, leaf *sealedLeaf) *yaml.RNode {
 	if leaf == nil {
 		return secret
 	}
-	annotate(secret, map[string]string{
-		api.IdentityAnnotation:   w.ID.String(),
-		api.NotAfterAnnotation:   leaf.certificate.NotAfter.UTC().Format(time.RFC3339),
-		api.PublicKeyAnnotation:  svid.KeyDigest(leaf.certificate),
-		api.RecipientsAnnotation: leaf.recipients,
-	})
-	certificate := base64.StdEncoding.EncodeToString(svid.EncodeCertificates(leaf.certificate))
+	annotate(secret, leaf.Record.Annotations())
+	certificate := base64.StdEncoding.EncodeToString(svid.EncodeCertificates(leaf.Certificate))
 	ensureText(node.Child(secret.YNode(), "data"), api.LeafFile, node.Text(certificate))
-	writeKey(secret, leaf.key)
+	writeKey(secret, leaf.Key)
 	return secret
+}
+
+// writeKey brings a sealed key into a Secret, and takes out that of another format.
+func writeKey(secret *yaml.RNode, key issue.SealedKey) {
+	data := node.Child(secret.YNode(), "data")
+	if key.SOPS == nil {
+		node.Drop(data, api.PlainKeyFile)
+		node.Drop(secret.YNode(), seal.SOPSField)
+		ensureText(data, api.SealedKeyFile, node.Text(base64.StdEncoding.EncodeToString([]byte(key.Age))))
+		return
+	}
+	node.Drop(data, api.SealedKeyFile)
+	ensureText(data, api.PlainKeyFile, node.Text(key.SOPS.Value))
+	node.Set(secret.YNode(), seal.SOPSField, key.SOPS.Metadata)
 }
 
 // add appends an object with the annotations that place it, and nothing of any other object's metadata.
@@ -159,8 +179,8 @@ func (o *output) removeAllBut(keep map[*yaml.RNode]bool, r *report.Report) {
 
 // writeAuthorities ensures the CertificateAuthority. It is local config: the next render sees it, the cluster never
 // does.
-func (o *output) writeAuthorities(config *v1alpha1.MutualTLS, issued *issued) {
-	if issued.authorities == nil {
+func (o *output) writeAuthorities(config *v1alpha1.MutualTLS, issued *issue.Result) {
+	if issued.Authorities == nil {
 		return
 	}
 	item := o.model.State.Authority
@@ -172,10 +192,10 @@ func (o *output) writeAuthorities(config *v1alpha1.MutualTLS, issued *issued) {
 		})
 		o.placeAt(item, "ca.yaml")
 		o.items = append(o.items, item)
-	} else if state, err := v1alpha1.ParseCertificateAuthority(item); err == nil && issued.authorities.Describes(state, issued.revocations) {
+	} else if state, err := v1alpha1.ParseCertificateAuthority(item); err == nil && issued.Authorities.Describes(state, issued.Revocations) {
 		return
 	}
-	node.Set(item.YNode(), "spec", authoritiesNode(issued.authorities.State(o.model.TrustDomain, issued.revocations)))
+	node.Set(item.YNode(), "spec", authoritiesNode(issued.Authorities.State(o.model.TrustDomain, issued.Revocations)))
 }
 
 func authoritiesNode(spec v1alpha1.CertificateAuthoritySpec) *yaml.Node {

@@ -1,5 +1,6 @@
-// Package pipeline composes the rooms of the function: read, model, plan, issue, seal, inject, verify. It is a function
-// of its input, the time and the CA identity; the caller assigns its output, and a failed render has none.
+// Package pipeline is a render: prepare, read, issue, inject, write, verify, each of them a package of its own but for
+// the first and the writing. It is a function of its input, the time and the CA identity; the caller assigns its
+// output, and a failed render has none.
 package pipeline
 
 import (
@@ -11,6 +12,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/controlplane"
 	"github.com/meshless-dev/meshless/fn/inject"
+	"github.com/meshless-dev/meshless/fn/issue"
 	"github.com/meshless-dev/meshless/fn/lint"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
@@ -21,26 +23,36 @@ import (
 	"github.com/meshless-dev/meshless/internal/meshmap"
 )
 
+// Mode is what becomes of a render's result.
+type Mode int
+
+// The modes. Build makes no certificates, and the config may forbid it to the others: an engine that renders at sync
+// time would else mint new ones at every sync. A new object that is stored says in an annotation which file it belongs
+// into.
+const (
+	Build        Mode = iota // it is applied, or dropped
+	Store                    // it is stored where the next render sees it
+	StoreOrCheck             // it is stored; with issuance Never the render is a check: whatever it changes is an error
+)
+
+// issuing is what a mode means for package issue.
+func (m Mode) issuing(spec v1alpha1.Spec) issue.Mode {
+	switch {
+	case m == Build:
+		return issue.NotStored
+	case spec.Issuance == v1alpha1.IssuanceNever:
+		return issue.Forbidden
+	}
+	return issue.Issue
+}
+
 // Options are what a render depends on beside its input.
 type Options struct {
-	Now time.Time
-	// WrittenBack says that the caller stores the result where the next render sees it. Certificates are made only
-	// then: an engine that renders at sync time would else mint new ones at every sync. New objects get an annotation
-	// that says which file to store them in.
-	WrittenBack bool
-	// CAIdentity returns the age identities that open CA keys, none when there are none. It is called only when a CA
-	// key is needed.
-	CAIdentity func() ([]age.Identity, error)
-	// Revoke names keys that are trusted no more from now on: workloads ("kind/name" or "namespace/kind/name"), whose
-	// present key is meant, or digests of public keys. Renew names workloads that get a new key and leaf although
-	// nothing is due. ReplaceCA begins to replace the authorities.
-	Revoke, Renew []string
-	ReplaceCA     bool
-	// SharedCA says that the CertificateAuthority among the items is that of several packages, which are rendered one
-	// by one.
-	SharedCA bool
-	// Check makes issuance: Never a check of the input: whatever the render changes is an error.
-	Check bool
+	Now        time.Time
+	Mode       Mode
+	Actions    issue.Actions
+	SharedCA   bool                           // see issue.Options
+	CAIdentity func() ([]age.Identity, error) // see issue.Options
 	// MayConsume lets the render edit the given nodes instead of copies, for callers that do not need them any more: a
 	// large package then takes half the memory.
 	MayConsume bool
@@ -58,9 +70,9 @@ func (o Options) progress(step string, done, total int) {
 // go to the report; when it has an error, the result is nil.
 func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.Report) []*yaml.RNode {
 	r.ConfigIs(report.Object{APIVersion: v1alpha1.APIVersion, Kind: v1alpha1.KindMutualTLS, Namespace: config.Namespace, Name: config.Name})
-	sealing := newSealing(config, r)
+	recipients := issue.ParseRecipients(config, r)
 	kinds := manifest.KindsOf(config.Spec)
-	check := o.Check && config.Spec.Issuance == v1alpha1.IssuanceNever
+	check := o.Mode == StoreOrCheck && config.Spec.Issuance == v1alpha1.IssuanceNever
 	given := items
 	r.Locate(given)
 	items, injected := prepare(items, kinds, o.MayConsume && !check, r)
@@ -79,13 +91,13 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	}
 	checkVisible(m, injected, r)
 	warnNamespaces(m, r)
-	warnSwitch(m, o.Now, r)
 	meshes := m.Meshes(policies, r)
-	issued := certify(m, sealing, o, r)
+	issued := issue.Run(m, recipients, issue.Options{Now: o.Now, Mode: o.Mode.issuing(config.Spec), Actions: o.Actions, SharedCA: o.SharedCA, CAIdentity: o.CAIdentity,
+		Progress: func(done, total int) { o.progress("certifying", done, total) }}, r)
 	if r.Failed() {
 		return nil
 	}
-	if checkFederation(m, issued.bundle, o.Now, r); r.Failed() {
+	if checkFederation(m, issued.Bundle, o.Now, r); r.Failed() {
 		return nil
 	}
 	shared := &node.Shared{}
@@ -97,9 +109,9 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 		}
 	}
 	for _, mesh := range meshes {
-		mesh.RevokedKeys = issued.revokedKeys
+		mesh.RevokedKeys = issued.RevokedKeys
 	}
-	out := &output{model: m, place: o.WrittenBack, items: items}
+	out := &output{model: m, place: o.Mode != Build, items: items}
 	out.write(config, meshes, issued, r)
 	if r.Failed() {
 		return nil

@@ -13,6 +13,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/seal"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/sopstest"
 )
 
 const sopsConfig = `
@@ -27,7 +28,7 @@ spec:
 // openSOPS decrypts the key of a Secret as Flux would; test/sops lets Flux's own code do it.
 func openSOPS(t testing.TB, secret *yaml.RNode, identity age.Identity) []byte {
 	t.Helper()
-	text, err := seal.OpenSOPS(secret.YNode(), []age.Identity{identity}, "data", api.PlainKeyFile)
+	text, err := sopstest.Open(secret.YNode(), []age.Identity{identity}, "data", api.PlainKeyFile)
 	if err != nil {
 		t.Fatalf("secret %s: the sealed key %v", secret.GetName(), err)
 	}
@@ -157,7 +158,7 @@ func TestSOPSRecipientsOfANamespace(t *testing.T) {
 	out, _ := w.mustRun(t, parse(t, twoDeployments+strings.ReplaceAll(oneMore, "prod", "ops")), config)
 	openSOPS(t, web(t, out), quantum)
 	openSOPS(t, find(t, out, "Secret", "meshless-deployment-late"), w.cluster)
-	if _, err := seal.OpenSOPS(web(t, out).YNode(), []age.Identity{w.cluster}, "data", api.PlainKeyFile); err == nil {
+	if _, err := sopstest.Open(web(t, out).YNode(), []age.Identity{w.cluster}, "data", api.PlainKeyFile); err == nil {
 		t.Error("the recipient of all namespaces opens the key of one that has its own")
 	}
 }

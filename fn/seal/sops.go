@@ -78,7 +78,11 @@ func (r Recipients) SealSOPS(path []string, plaintext []byte, now time.Time) (*S
 // sopsEncrypt writes a string in the form of SOPS. The additional data ties a value to its place in the object, and the
 // MAC to its date.
 func sopsEncrypt(key, plaintext []byte, additional string) (string, error) {
-	gcm, err := sopsCipher(key, sopsNonceSize)
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return "", err
+	}
+	gcm, err := cipher.NewGCMWithNonceSize(block, sopsNonceSize)
 	if err != nil {
 		return "", err
 	}
@@ -89,14 +93,6 @@ func sopsEncrypt(key, plaintext []byte, additional string) (string, error) {
 	sealed := gcm.Seal(nil, nonce, plaintext, []byte(additional))
 	cut, encode := len(sealed)-gcm.Overhead(), base64.StdEncoding.EncodeToString
 	return fmt.Sprintf("ENC[AES256_GCM,data:%s,iv:%s,tag:%s,type:str]", encode(sealed[:cut]), encode(nonce), encode(sealed[cut:])), nil
-}
-
-func sopsCipher(key []byte, nonceSize int) (cipher.AEAD, error) {
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	return cipher.NewGCMWithNonceSize(block, nonceSize)
 }
 
 // sopsMAC is what SOPS compares after decryption: the upper-case hexadecimal SHA-512 of all encrypted values in the

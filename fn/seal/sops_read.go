@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"filippo.io/age"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/node"
@@ -38,14 +37,14 @@ func ReadSOPS(object *yaml.Node, path ...string) ([]string, error) {
 		return nil, fmt.Errorf("cannot be decrypted, since the field %s beside data is missing", SOPSField)
 	}
 	value := node.Get(object, path...)
-	if value == nil || parseSOPSValue(value.Value) == nil {
+	if value == nil || !isSOPSValue(value.Value) {
 		return nil, errors.New("is not encrypted by SOPS (ENC[AES256_GCM,…])")
 	}
 	if err := readSOPSRule(metadata, object, path); err != nil {
 		return nil, err
 	}
 	mac, modified := node.Get(metadata, "mac"), node.Get(metadata, "lastmodified")
-	if mac == nil || parseSOPSValue(mac.Value) == nil {
+	if mac == nil || !isSOPSValue(mac.Value) {
 		return nil, fmt.Errorf("cannot be decrypted, since %s.mac is no MAC of SOPS", SOPSField)
 	}
 	if modified == nil {
@@ -121,59 +120,16 @@ func (r Recipients) Are(texts []string) bool {
 	return slices.Equal(own, named)
 }
 
-// OpenSOPS decrypts what ReadSOPS reads, as `sops decrypt` and Flux do, and checks the MAC.
-func OpenSOPS(object *yaml.Node, identities []age.Identity, path ...string) ([]byte, error) {
-	if _, err := ReadSOPS(object, path...); err != nil {
-		return nil, err
-	}
-	metadata := node.Get(object, SOPSField)
-	var key []byte
-	err := errors.New("is sealed to none of the identities that were given")
-	for _, entry := range node.Get(metadata, "age").Content {
-		if key, err = Open(node.Get(entry, "enc").Value, identities); err == nil {
-			break
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer clear(key)
-	plaintext, err1 := parseSOPSValue(node.Get(object, path...).Value).open(key, strings.Join(path, ":")+":")
-	mac, err2 := parseSOPSValue(node.Get(metadata, "mac").Value).open(key, node.Get(metadata, "lastmodified").Value)
-	if err1 != nil || err2 != nil || string(mac) != sopsMAC(plaintext) {
-		return nil, errors.New("is damaged: its content does not match its seal")
-	}
-	return plaintext, nil
-}
-
-// sopsParts are what one encrypted value consists of.
-type sopsParts struct{ data, nonce, tag []byte }
-
-// parseSOPSValue returns nil for what is no encrypted string.
-func parseSOPSValue(text string) *sopsParts {
+// isSOPSValue tells whether a text is an encrypted string with all of its parts.
+func isSOPSValue(text string) bool {
 	if len(text) > maxSealedSize {
-		return nil
+		return false
 	}
-	match := sopsValue.FindStringSubmatch(text)
-	if match == nil {
-		return nil
-	}
-	var decoded [3][]byte
-	for i := range decoded {
-		var err error
-		if decoded[i], err = base64.StdEncoding.DecodeString(match[i+1]); err != nil || len(decoded[i]) == 0 {
-			return nil
-		}
-	}
-	return &sopsParts{decoded[0], decoded[1], decoded[2]}
-}
-
-func (p *sopsParts) open(key []byte, additional string) ([]byte, error) {
-	gcm, err := sopsCipher(key, len(p.nonce))
-	if err != nil {
-		return nil, err
-	}
-	return gcm.Open(nil, p.nonce, slices.Concat(p.data, p.tag), []byte(additional))
+	parts := sopsValue.FindStringSubmatch(text)
+	return parts != nil && !slices.ContainsFunc(parts[1:], func(part string) bool {
+		decoded, err := base64.StdEncoding.DecodeString(part)
+		return err != nil || len(decoded) == 0
+	})
 }
 
 // sopsRegex is the encrypted_regex that matches one name and no other.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/seal"
+	"github.com/meshless-dev/meshless/test/sopstest"
 )
 
 var sopsTime = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -33,7 +34,7 @@ func sopsSecret(t testing.TB, plaintext string, recipients ...string) *yaml.RNod
 }
 
 func openSOPS(secret *yaml.RNode, identities ...age.Identity) (string, error) {
-	plaintext, err := seal.OpenSOPS(secret.YNode(), identities, "data", "tls.key")
+	plaintext, err := sopstest.Open(secret.YNode(), identities, "data", "tls.key")
 	return string(plaintext), err
 }
 
@@ -158,7 +159,7 @@ func TestOpenSOPSRefusesOthersValues(t *testing.T) {
 		"another's keys":  func() (string, error) { return openSOPS(exchange("sops", "age"), identity) },
 		"another date":    func() (string, error) { return openSOPS(later, identity) },
 		"another place": func() (string, error) {
-			plaintext, err := seal.OpenSOPS(moved.YNode(), []age.Identity{identity}, "stringData", "tls.key")
+			plaintext, err := sopstest.Open(moved.YNode(), []age.Identity{identity}, "stringData", "tls.key")
 			return string(plaintext), err
 		},
 	} {

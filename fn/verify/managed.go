@@ -1,15 +1,14 @@
 package verify
 
 import (
-	"crypto"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
-	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
@@ -147,7 +146,7 @@ func (c *checker) ownSecret(of report.Object, item *yaml.RNode, p *pod) {
 			c.report.Error(of, "data["+key+"]", "is missing, and %s takes it from there", p.object)
 		}
 	}
-	data := decodeData(item)
+	data := node.SecretData(item)
 	chain, err := svid.ParseCertificates([]byte(data[api.LeafFile]))
 	if !strings.Contains(data[api.LeafFile], "-----BEGIN") {
 		return
@@ -160,12 +159,12 @@ func (c *checker) ownSecret(of report.Object, item *yaml.RNode, p *pod) {
 		c.report.Error(of, "data["+api.LeafFile+"]", "%v", err)
 	}
 	if text := data[api.PlainKeyFile]; strings.Contains(text, "-----BEGIN") {
-		key, err := certs.DecodeKey([]byte(text))
-		if err == nil && !belongs(key, chain[0]) {
-			err = fmt.Errorf("is the key of another certificate")
+		key, err := svid.ParseKey([]byte(text))
+		if err == nil && !svid.KeyFits(chain[0], key) {
+			err = errors.New("is the key of another certificate")
 		}
 		if err != nil {
-			c.report.Error(of, "data["+api.PlainKeyFile+"]", "%v; `openssl pkcs8 -topk8 -nocrypt` converts other forms", err)
+			c.report.Error(of, "data["+api.PlainKeyFile+"]", "%v", err)
 		}
 	}
 }
@@ -185,11 +184,6 @@ func (c *checker) verifyOwn(chain []*x509.Certificate, namespace, identity strin
 		}
 	}
 	return nil
-}
-
-func belongs(key crypto.Signer, leaf *x509.Certificate) bool {
-	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
-	return ok && public.Equal(leaf.PublicKey)
 }
 
 // namespacedName names what stands beside an object, in the same namespace.

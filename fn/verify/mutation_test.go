@@ -29,6 +29,7 @@ var harmless = []mutation{
 	{".*", `/annotations/internal\.config\.kubernetes\.io~1path$`, "it places the file, and is never applied"},
 	{"added", `~1original/.*unknownField$`, "it is the app's own probe, as its manifest says it"},
 	{"added", `/readinessProbe/unknownField$`, "the probe is the app's, but for its handler"},
+	{"taken out", `/annotations/meshless\.dev~1renew-after$`, "Secrets of earlier releases have none, and are due after half of the leaf's life"},
 	{"taken out", `~1default-container$`, "kubectl's choice of a container is then the user's own, and un-injection keeps it"},
 	{".*", `^CertificateAuthority/`, "it is never applied; statediff, the second half of the command, and the next issue judge it"},
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // sealedKey checks, without opening it, that the key in a Secret of ours can be opened by somebody, and returns the
-// file that a pod gets it as. data is what decodeData read.
+// file that a pod gets it as. data is what node.SecretData read.
 func (c *checker) sealedKey(object report.Object, item *yaml.RNode, data map[string]string) string {
 	raw := item.GetDataMap()
 	_, plain := raw[api.PlainKeyFile]

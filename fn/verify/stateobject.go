@@ -8,6 +8,7 @@ import (
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
+	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
@@ -53,13 +54,20 @@ func (c *checker) shaped(item *yaml.RNode, s shape) {
 	}
 }
 
-// leafNotAfter holds what people read of a Secret against what its certificate says.
-func (c *checker) leafNotAfter(item *yaml.RNode, leaf Leaf) {
-	if have, want := item.GetAnnotations()[api.NotAfterAnnotation], leaf.Certificate.NotAfter.UTC().Format(time.RFC3339); have != want {
-		c.report.Error(leaf.Secret, "metadata.annotations["+api.NotAfterAnnotation+"]", "is %q, and the certificate expires at %s; restore the Secret from Git", have, want)
+// record holds what the annotations of a Secret say of its leaf against the certificate.
+func (c *checker) record(item *yaml.RNode, record certs.Record, leaf Leaf) {
+	cert, annotations := leaf.Certificate, item.GetAnnotations()
+	wrong := func(key, format string, args ...any) {
+		c.report.Error(leaf.Secret, report.Annotation(key), format+"; restore the Secret from Git", args...)
 	}
-	if item.GetAnnotations()[api.RecipientsAnnotation] == "" {
-		c.report.Error(leaf.Secret, "metadata.annotations["+api.RecipientsAnnotation+"]", "is missing: it says to whom the key is sealed; restore the Secret from Git")
+	if have, want := annotations[api.NotAfterAnnotation], cert.NotAfter.UTC().Format(time.RFC3339); have != want {
+		wrong(api.NotAfterAnnotation, "is %q, and the certificate expires at %s", have, want)
+	}
+	if have, written := annotations[api.RenewAfterAnnotation]; written && (!record.RenewAfter.After(cert.NotBefore) || !record.RenewAfter.Before(cert.NotAfter)) {
+		wrong(api.RenewAfterAnnotation, "is %q, and must be a time within the life of the certificate", have)
+	}
+	if record.Recipients == "" {
+		wrong(api.RecipientsAnnotation, "is missing: it says to whom the key is sealed")
 	}
 }
 

@@ -4,7 +4,6 @@ package verify
 
 import (
 	"crypto/x509"
-	"encoding/base64"
 	"maps"
 	"path"
 	"slices"
@@ -17,6 +16,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
@@ -33,6 +33,7 @@ type Leaf struct {
 	Certificate *x509.Certificate // nil when it is in the cluster alone
 	Issuer      *x509.Certificate // nil when no bundle holds it
 	IssuedBy    string            // of a leaf in the cluster alone, who put it there: "ClusterIssuer/mesh", or the user
+	Due         time.Time         // after which it is to be renewed; zero without a certificate
 
 	keyFile string // in which the Secret holds the key: api.SealedKeyFile, or PlainKeyFile with SOPS
 }
@@ -51,6 +52,8 @@ type Options struct {
 	// api.AnnotationPrefix; default v1alpha1.DefaultOverrides
 	Overrides []string
 	Kinds     manifest.Kinds
+	// RenewBefore is the config's; zero where it is not known, and the Secrets say when their leaves are due
+	RenewBefore time.Duration
 }
 
 // Result is what Check saw.
@@ -286,7 +289,7 @@ func (c *checker) readSecret(item *yaml.RNode) {
 		return
 	}
 	object := report.ObjectOf(item)
-	data := decodeData(item)
+	data := node.SecretData(item)
 	identity := item.GetAnnotations()[api.IdentityAnnotation]
 	for _, key := range slices.Sorted(maps.Keys(data)) {
 		c.refuseClear(object, key, data[key], identity != "")
@@ -302,8 +305,9 @@ func (c *checker) readSecret(item *yaml.RNode) {
 		c.report.Error(object, "data["+api.LeafFile+"]", "does not hold exactly one certificate")
 		return
 	}
-	leaf := Leaf{Secret: object, Identity: identity, Certificate: certificates[0]}
-	if item.GetAnnotations()[api.PublicKeyAnnotation] != svid.KeyDigest(leaf.Certificate) {
+	record := certs.ParseRecord(item.GetAnnotations())
+	leaf := Leaf{Secret: object, Identity: identity, Certificate: certificates[0], Due: record.Due(certificates[0], c.options.RenewBefore)}
+	if record.KeyDigest != svid.KeyDigest(leaf.Certificate) {
 		c.report.Error(object, "metadata.annotations["+api.PublicKeyAnnotation+"]", "is not the digest of the certificate's key")
 	}
 	leaf.keyFile = c.sealedKey(object, item, data)
@@ -312,7 +316,7 @@ func (c *checker) readSecret(item *yaml.RNode) {
 	}
 	// sops: what SOPS needs to open the key
 	c.shaped(item, shape{apiVersion: "v1", name: object.Name, fields: []string{"type", "data", "stringData", seal.SOPSField}, data: []string{api.LeafFile, leaf.keyFile}, kind: "Opaque"})
-	c.leafNotAfter(item, leaf)
+	c.record(item, record, leaf)
 	c.verifyLeaf(&leaf)
 	c.secrets[namespacedName(object, object.Name)] = &leaf
 	c.leaves = append(c.leaves, leaf)
@@ -349,10 +353,9 @@ func (c *checker) verifyLeaf(leaf *Leaf) {
 			return
 		}
 	}
-	window := leaf.Certificate.NotAfter.Sub(leaf.Certificate.NotBefore) / 2
-	if left := leaf.Certificate.NotAfter.Sub(c.options.Now); c.options.EveryWorkload && left < window {
-		c.report.Warn(leaf.Secret, "data["+api.LeafFile+"]", "more than half of its life is over, it expires at %s; run `meshless issue` and commit the result",
-			leaf.Certificate.NotAfter.UTC().Format(time.RFC3339))
+	if c.options.EveryWorkload && c.options.Now.After(leaf.Due) {
+		c.report.Warn(leaf.Secret, "data["+api.LeafFile+"]", "is due for renewal since %s, and expires at %s; run `meshless issue` and commit the result",
+			leaf.Due.UTC().Format(time.RFC3339), leaf.Certificate.NotAfter.UTC().Format(time.RFC3339))
 	}
 }
 
@@ -366,19 +369,4 @@ func parseBundle(identity, text string) (*svid.Bundle, error) {
 		return nil, err
 	}
 	return svid.NewBundle(td, certificates, nil)
-}
-
-func decodeData(secret *yaml.RNode) map[string]string {
-	data := map[string]string{}
-	for key, text := range secret.GetDataMap() {
-		if plain, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text)); err == nil {
-			data[key] = string(plain)
-		}
-	}
-	if plain := node.Get(secret.YNode(), "stringData"); plain != nil {
-		for i := 0; i+1 < len(plain.Content); i += 2 {
-			data[plain.Content[i].Value] = plain.Content[i+1].Value
-		}
-	}
-	return data
 }

@@ -96,7 +96,7 @@ func renderedBy(t *testing.T, manifests string, change func(*v1alpha1.Spec)) (st
 	}
 	change(&config.Spec)
 	r := &report.Report{}
-	out := pipeline.Run(parse(t, manifests), config, pipeline.Options{Now: now, WrittenBack: true}, r)
+	out := pipeline.Run(parse(t, manifests), config, pipeline.Options{Now: now, Mode: pipeline.Store}, r)
 	if r.Failed() {
 		t.Fatal(r.Errors())
 	}

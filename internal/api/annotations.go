@@ -21,7 +21,9 @@ const (
 	PublicKeyAnnotation  = AnnotationPrefix + "public-key" // SHA-256 of the SubjectPublicKeyInfo of the sealed key
 	// on bundles: digests of public keys, separated by commas; the map gets them
 	RevokedAnnotation  = AnnotationPrefix + "revoked-keys"
-	NotAfterAnnotation = AnnotationPrefix + "not-after" // expiry of the leaf, for people
+	NotAfterAnnotation = AnnotationPrefix + "not-after" // expiry of the leaf (RFC 3339), for people
+	// when the leaf is due (RFC 3339), for readers without the config
+	RenewAfterAnnotation = AnnotationPrefix + "renew-after"
 	// on bundles: SHA-256 of those of their certificates that the config adds, separated by commas
 	AdditionalAnnotation = AnnotationPrefix + "additional"
 )

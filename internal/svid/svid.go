@@ -65,11 +65,8 @@ func NewBundle(td spiffeid.TrustDomain, authorities []*x509.Certificate, revoked
 	b := &Bundle{trustDomain: td, authorities: authorities, pool: x509.NewCertPool(), revoked: map[string]bool{}}
 	seen := map[string]bool{}
 	for _, ca := range authorities {
-		if !ca.IsCA || !ca.BasicConstraintsValid || ca.KeyUsage&x509.KeyUsageCertSign == 0 {
-			return nil, fmt.Errorf("bundle holds %q, which is not a CA certificate", ca.Subject)
-		}
-		if of := foreignDomain(ca, td); of != "" {
-			return nil, fmt.Errorf("bundle of trust domain %q holds %q, which names %s", td.Name(), ca.Subject, of)
+		if err := CheckAuthority(ca, td); err != nil {
+			return nil, fmt.Errorf("bundle of trust domain %q holds %q, which %w", td.Name(), ca.Subject, err)
 		}
 		if seen[string(ca.Raw)] {
 			return nil, fmt.Errorf("bundle holds %q twice", ca.Subject)
@@ -81,6 +78,21 @@ func NewBundle(td spiffeid.TrustDomain, authorities []*x509.Certificate, revoked
 		b.revoked[digest] = true
 	}
 	return b, nil
+}
+
+// CheckAuthority tells why a certificate cannot be an authority of a trust domain: it can sign no leaf, or it names
+// another trust domain. Its validity in time is not judged. The error is a predicate of the certificate.
+func CheckAuthority(ca *x509.Certificate, td spiffeid.TrustDomain) error {
+	if !ca.IsCA || !ca.BasicConstraintsValid {
+		return errors.New("is not a CA certificate, so it can sign no leaf")
+	}
+	if ca.KeyUsage&x509.KeyUsageCertSign == 0 {
+		return errors.New("lacks the key usage keyCertSign, so it can sign no leaf (openssl: -addext keyUsage=critical,keyCertSign,cRLSign)")
+	}
+	if of := foreignDomain(ca, td); of != "" {
+		return fmt.Errorf("names %s", of)
+	}
+	return nil
 }
 
 // Authorities are the certificates of the bundle, in its order.

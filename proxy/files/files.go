@@ -25,7 +25,7 @@ type Generation struct {
 	BundlePEM []byte
 	SealedKey []byte // armored age; nil when PlainKey is set
 	Identity  []byte // age identities; nil when PlainKey is set
-	PlainKey  []byte // PKCS#8, PEM; nil when SealedKey is set
+	PlainKey  []byte // PKCS#8, PEM, opened by another party (Flux with SOPS, cert-manager); nil when SealedKey is set
 	Digest    [sha256.Size]byte
 }
 

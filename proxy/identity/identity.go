@@ -4,7 +4,6 @@
 package identity
 
 import (
-	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -50,8 +49,8 @@ func New(g *files.Generation, now func() time.Time) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := keyFits(chain[0], key); err != nil {
-		return nil, err
+	if !svid.KeyFits(chain[0], key) {
+		return nil, fmt.Errorf("the key does not belong to the leaf in %s: both come from one render, was one of them changed by hand?", api.LeafFile)
 	}
 	s := &Snapshot{Leaf: chain[0], Mesh: g.Mesh, Workload: g.Workload, now: now}
 	if s.Bundle, err = bundle(g); err != nil {
@@ -103,14 +102,6 @@ func (s *Snapshot) verifyLeaf(chain []*x509.Certificate) error {
 	if s.ID.String() != s.Workload.SPIFFEID {
 		return fmt.Errorf("%s is the certificate of %s, but this pod is %s: is the Secret of another workload mounted?",
 			api.LeafFile, s.ID, s.Workload.SPIFFEID)
-	}
-	return nil
-}
-
-func keyFits(leaf *x509.Certificate, key crypto.Signer) error {
-	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
-	if !ok || !public.Equal(leaf.PublicKey) {
-		return fmt.Errorf("the key does not belong to the leaf in %s: both come from one render, was one of them changed by hand?", api.LeafFile)
 	}
 	return nil
 }

@@ -3,8 +3,6 @@ package identity
 import (
 	"bytes"
 	"crypto"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -14,13 +12,13 @@ import (
 	"filippo.io/age/armor"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/svid"
 	"github.com/meshless-dev/meshless/proxy/files"
 )
 
-const (
-	maxPlaintextKey = 16 << 10 // an RSA-4096 key is 3.3 KiB of PEM
-	maxIdentities   = 16       // each is tried on each stanza of a file that anyone with the recipient can make
-)
+// maxIdentities bounds the work: each identity is tried on each stanza of a file that anyone with the recipient can
+// make.
+const maxIdentities = 16
 
 // openKey opens the sealed key, or reads the plain one where no sealed one is there. Errors of the parsers are
 // replaced, not wrapped: some of them quote what they read.
@@ -67,35 +65,23 @@ func decrypt(sealed []byte, identities []age.Identity) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s is not an armored age file: was it changed by hand or cut off?", api.SealedKeyFile)
 	}
-	plain, err := io.ReadAll(io.LimitReader(opened, maxPlaintextKey+1))
+	plain, err := io.ReadAll(io.LimitReader(opened, svid.MaxKey+1))
 	if err != nil {
 		clear(plain)
 		return nil, fmt.Errorf("%s is damaged: run `meshless issue` to make a new one", api.SealedKeyFile)
 	}
-	if len(plain) > maxPlaintextKey {
+	if len(plain) > svid.MaxKey {
 		clear(plain)
-		return nil, fmt.Errorf("%s opens to more than %d bytes, which is no key", api.SealedKeyFile, maxPlaintextKey)
+		return nil, fmt.Errorf("%s opens to more than %d bytes, which is no key", api.SealedKeyFile, svid.MaxKey)
 	}
 	return plain, nil
 }
 
-// parseKey reads one PKCS#8 key in PEM and nothing around it.
+// parseKey reads a key; file is where it was found.
 func parseKey(text []byte, file string) (crypto.Signer, error) {
-	block, rest := pem.Decode(bytes.TrimSpace(text))
-	if block == nil || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, fmt.Errorf("%s does not hold exactly one PEM block", file)
-	}
-	defer clear(block.Bytes)
-	if block.Type != "PRIVATE KEY" {
-		return nil, fmt.Errorf("%s does not hold a PKCS#8 key (PRIVATE KEY): with cert-manager, set privateKey.encoding to PKCS8", file)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, err := svid.ParseKey(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s holds a key that cannot be read: want ECDSA, Ed25519 or RSA in PKCS#8", file)
+		return nil, fmt.Errorf("%s %w", file, err)
 	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return nil, fmt.Errorf("%s holds a key that cannot sign: want ECDSA, Ed25519 or RSA", file)
-	}
-	return signer, nil
+	return key, nil
 }

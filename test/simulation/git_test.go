@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/issue"
 	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
@@ -156,7 +157,7 @@ func (s *simulation) render(items []*yaml.RNode) *commit {
 
 func (s *simulation) runFunction(items []*yaml.RNode, now time.Time) []*yaml.RNode {
 	r := &report.Report{}
-	out := pipeline.Run(items, s.git.config, pipeline.Options{Now: now, WrittenBack: true, Revoke: s.stillRevoked(), ReplaceCA: s.git.replace,
+	out := pipeline.Run(items, s.git.config, pipeline.Options{Now: now, Mode: pipeline.Store, Actions: issue.Actions{Revoke: s.stillRevoked(), ReplaceCA: s.git.replace},
 		CAIdentity: func() ([]age.Identity, error) { return []age.Identity{s.git.ca}, nil }}, r)
 	s.git.replace = false
 	s.record.renders++

@@ -68,7 +68,7 @@ func stored(t *testing.T, l certs.Authorities) certs.Authorities {
 		t.Fatal(err)
 	}
 	for i, a := range l {
-		encoded, err := certs.EncodeKey(a.Key)
+		encoded, err := svid.EncodeKey(a.Key)
 		if err == nil {
 			err = read[i].Unlock(encoded)
 		}
@@ -81,11 +81,11 @@ func stored(t *testing.T, l certs.Authorities) certs.Authorities {
 
 func roundTrip(t *testing.T, key crypto.Signer) crypto.Signer {
 	t.Helper()
-	encoded, err := certs.EncodeKey(key)
+	encoded, err := svid.EncodeKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	decoded, err := certs.DecodeKey(encoded)
+	decoded, err := svid.ParseKey(encoded)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func (i *issuer) render() {
 	}
 	for n := range i.leaves {
 		i.leaves[n].Active = active.Certificate
-		if i.policy.Judge(i.leaves[n], bundle, i.now).None() {
+		if i.policy.Evaluate(i.leaves[n], bundle, i.now).None() {
 			continue
 		}
 		leaf, err := i.policy.Issue(i.leaves[n], active, i.now)
@@ -150,7 +150,7 @@ func (i *issuer) render() {
 		if leaf.Certificate.NotAfter.After(active.Certificate.NotAfter) {
 			i.t.Errorf("%s: a leaf outlives its authority", i.now)
 		}
-		i.leaves[n].Stored = &certs.Stored{LeafPEM: string(svid.EncodeCertificates(leaf.Certificate)), KeyDigest: svid.KeyDigest(leaf.Certificate)}
+		i.leaves[n].Stored = &certs.Stored{LeafPEM: string(svid.EncodeCertificates(leaf.Certificate)), Record: i.policy.Record(leaf.Certificate, "")}
 		i.issued = append(i.issued, leaf.Certificate)
 	}
 	i.issued = slices.DeleteFunc(i.issued, func(c *x509.Certificate) bool { return !c.NotAfter.After(i.now) })

@@ -3,13 +3,13 @@
 package testca
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"math/big"
 	"net/url"
 	"testing"
@@ -90,11 +90,15 @@ func (ca *CA) PEM() []byte { return svid.EncodeCertificates(ca.Certificate) }
 // KeyPEM is the PKCS#8 key of a leaf that Issue made.
 func KeyPEM(tb testing.TB, leaf tls.Certificate) []byte {
 	tb.Helper()
-	der, err := x509.MarshalPKCS8PrivateKey(leaf.PrivateKey)
+	key, ok := leaf.PrivateKey.(crypto.Signer)
+	if !ok {
+		tb.Fatalf("%T cannot sign", leaf.PrivateKey)
+	}
+	text, err := svid.EncodeKey(key)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	return text
 }
 
 func newKey(tb testing.TB) *ecdsa.PrivateKey {

@@ -3,10 +3,12 @@ package v1alpha1
 import (
 	"crypto/x509"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/meshless-dev/meshless/internal/api"
@@ -158,13 +160,17 @@ func (v *validator) additional(s Spec) {
 	if s.Certificates.CA.Additional == "" {
 		return
 	}
+	td, err := spiffeid.TrustDomainFromString(s.TrustDomain)
+	if err != nil {
+		return // validate says it
+	}
 	certificates, err := svid.ParseCertificates([]byte(s.Certificates.CA.Additional))
 	if err != nil {
 		v.fail(field, "%v; want CA certificates in PEM", err)
 		return
 	}
 	for i, c := range certificates {
-		if err := authorityOf(c, s.TrustDomain); err != nil {
+		if err := authorityOf(c, td); err != nil {
 			v.fail(field, "certificate %d (%q) %v", i+1, c.Subject, err)
 		}
 		if slices.ContainsFunc(certificates[:i], c.Equal) {
@@ -174,18 +180,13 @@ func (v *validator) additional(s Spec) {
 }
 
 // authorityOf tells why a certificate cannot be an authority of a trust domain. One without a SPIFFE ID can (X.509-SVID
-// standard, section 3.2: it is optional there).
-func authorityOf(c *x509.Certificate, trustDomain string) error {
-	if !c.IsCA || !c.BasicConstraintsValid {
-		return fmt.Errorf("is no CA certificate, so it can sign no leaf")
+// standard, section 3.2: it is optional there); one with the ID of a workload cannot (ibid.).
+func authorityOf(c *x509.Certificate, td spiffeid.TrustDomain) error {
+	if err := svid.CheckAuthority(c, td); err != nil {
+		return err
 	}
-	if c.KeyUsage&x509.KeyUsageCertSign == 0 {
-		return fmt.Errorf("lacks the key usage keyCertSign, so it can sign no leaf (openssl: -addext keyUsage=critical,keyCertSign,cRLSign)")
-	}
-	for _, uri := range c.URIs {
-		if uri.Scheme == "spiffe" && (uri.Host != trustDomain || uri.Path != "") {
-			return fmt.Errorf("is an authority of %s, and this mesh is of spiffe://%s", uri, trustDomain)
-		}
+	if i := slices.IndexFunc(c.URIs, func(uri *url.URL) bool { return uri.Scheme == "spiffe" && uri.Path != "" }); i >= 0 {
+		return fmt.Errorf("names the workload %s; an authority names a trust domain, or nothing", c.URIs[i])
 	}
 	return nil
 }

@@ -61,10 +61,10 @@ func TestAdditionalAuthorities(t *testing.T) {
 		"good":               {string(one.PEM()) + string(nameless.PEM()), ""},
 		"no PEM":             {"x", "holds text that is not PEM; want CA certificates in PEM"},
 		"a key":              {string(one.PEM()) + string(testca.KeyPEM(t, leaf)), "holds a PEM block that is not a certificate"},
-		"a leaf":             {string(svid.EncodeCertificates(leaf.Leaf)), "is no CA certificate"},
+		"a leaf":             {string(svid.EncodeCertificates(leaf.Leaf)), "is not a CA certificate"},
 		"twice":              {string(one.PEM()) + string(one.PEM()), "certificate 2 "},
-		"other trust domain": {string(other.PEM()), "is an authority of spiffe://other.example, and this mesh is of spiffe://cluster.local"},
-		"a workload":         {string(testca.Below(t, leafCA(t, one)).PEM()), "is an authority of spiffe://cluster.local/ns/a/b/c"},
+		"other trust domain": {string(other.PEM()), ") names spiffe://other.example"},
+		"a workload":         {string(testca.Below(t, leafCA(t, one)).PEM()), "names the workload spiffe://cluster.local/ns/a/b/c"},
 	} {
 		config := yaml.MustParse(minimal)
 		if err := config.PipeE(yaml.Lookup("spec", "certificates", "ca"), yaml.SetField("additional", yaml.NewStringRNode(test.pem))); err != nil {

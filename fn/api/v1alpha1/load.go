@@ -22,6 +22,26 @@ type FieldError struct{ Path, Message string }
 
 func (e FieldError) Error() string { return e.Path + ": " + e.Message }
 
+// Mistakes are the mistakes of an error of Load or Validate, in its order; one without a field has no Path.
+func Mistakes(err error) []FieldError {
+	if err == nil {
+		return nil
+	}
+	mistakes := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		mistakes = joined.Unwrap()
+	}
+	var out []FieldError
+	for _, mistake := range mistakes {
+		var field FieldError
+		if !errors.As(mistake, &field) {
+			field.Path, field.Message = node.FieldOf(mistake)
+		}
+		out = append(out, field)
+	}
+	return out
+}
+
 // Load reads a config: kind MutualTLS of this API version, or a ConfigMap as kpt makes it of an inline configMap. It is
 // strict, then defaulted, then validated. The error joins every mistake found, each a FieldError where it has a field.
 func Load(n *yaml.RNode) (*MutualTLS, error) {

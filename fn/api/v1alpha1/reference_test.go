@@ -261,13 +261,8 @@ func enum(path string) []string {
 		return nil
 	}
 	value.SetString("?")
-	joined, ok := config.Validate().(interface{ Unwrap() []error })
-	if !ok {
-		return nil
-	}
-	for _, err := range joined.Unwrap() {
-		mistake, ok := err.(v1alpha1.FieldError)
-		if _, values, isEnum := strings.Cut(mistake.Message, "is not supported; want "); ok && isEnum && mistake.Path == path {
+	for _, mistake := range v1alpha1.Mistakes(config.Validate()) {
+		if _, values, isEnum := strings.Cut(mistake.Message, "is not supported; want "); isEnum && mistake.Path == path {
 			return strings.Split(values, ", ")
 		}
 	}

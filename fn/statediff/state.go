@@ -1,4 +1,7 @@
-package verify
+// Package statediff holds the state of certificates in manifests against the time, against its own
+// CertificateAuthority, against one that several packages share, and against the state that is deployed. What a single
+// object shows, package verify checks.
+package statediff
 
 import (
 	"crypto/x509"
@@ -24,22 +27,42 @@ import (
 // of `kustomize build` there is no CertificateAuthority.
 type State struct {
 	HasAuthority bool              // the CertificateAuthority is among the items
+	Authority    report.Object     // the CertificateAuthority
+	Authorities  certs.Authorities // of it, in the order of spec.authorities
 	Managed      bool              // cert-manager issues: there are Certificates of ours
-	Authorities  certs.Authorities // of the CertificateAuthority
-	Bundles      map[string][]*x509.Certificate
-	Leaves       map[string]*x509.Certificate // by SPIFFE ID
-	Revoked      map[string]certs.RevokedKey  // by digest; Until is zero where only bundles or mesh maps list the key
-
-	listed map[string][]string // digests that each bundle repeats, by namespace
-	// fingerprints of the authorities that the config added to each bundle, as the bundle says, by namespace
-	additional map[string][]string
+	Bundles      map[string]Bundle // by namespace
+	Leaves       map[string]Leaf   // by SPIFFE ID
+	Revoked      map[string]certs.RevokedKey
+	// by digest; Until is zero where only bundles or mesh maps list the key
 }
 
-// ReadState reads the items. What cannot be read is reported by Check or by the next render, except for the
-// CertificateAuthority, which Check does not look into.
+// Bundle is the ConfigMap of a namespace that says whom its pods trust.
+type Bundle struct {
+	Object      report.Object
+	Authorities []*x509.Certificate
+	Revoked     []string // digests
+	Additional  []string // fingerprints of those of the authorities that the config added
+}
+
+// Leaf is a certificate in a Secret.
+type Leaf struct {
+	Secret      report.Object
+	Certificate *x509.Certificate
+}
+
+// Fields of the objects that findings are about.
+const (
+	authoritiesField = "spec.authorities"
+	revokedField     = "spec.revoked"
+	bundleField      = "data[" + api.BundleFile + "]"
+	leafField        = "data[" + api.LeafFile + "]"
+	listedField      = "metadata.annotations[" + api.RevokedAnnotation + "]"
+)
+
+// ReadState reads the items. What cannot be read is reported by verify.Check or by the next render, except for the
+// CertificateAuthority, which verify.Check does not look into.
 func ReadState(items []*yaml.RNode, r *report.Report) *State {
-	s := &State{Bundles: map[string][]*x509.Certificate{}, Leaves: map[string]*x509.Certificate{}, Revoked: map[string]certs.RevokedKey{}, listed: map[string][]string{},
-		additional: map[string][]string{}}
+	s := &State{Bundles: map[string]Bundle{}, Leaves: map[string]Leaf{}, Revoked: map[string]certs.RevokedKey{}}
 	items = slices.DeleteFunc(slices.Clone(items), func(item *yaml.RNode) bool { return node.CheckItem(item) != nil })
 	for _, item := range manifest.Flatten(items) {
 		if node.CheckItem(item) != nil {
@@ -55,8 +78,8 @@ func ReadState(items []*yaml.RNode, r *report.Report) *State {
 		case item.GetKind() == "ConfigMap":
 			s.readConfigMap(item)
 		case item.GetKind() == "Secret":
-			if leaf, err := svid.ParseCertificates([]byte(decodeData(item)[api.LeafFile])); err == nil {
-				s.Leaves[identity] = leaf[0]
+			if leaf, err := svid.ParseCertificates([]byte(node.SecretData(item)[api.LeafFile])); err == nil {
+				s.Leaves[identity] = Leaf{report.ObjectOf(item), leaf[0]}
 			}
 		}
 	}
@@ -83,7 +106,7 @@ func (s *State) readAuthority(item *yaml.RNode, r *report.Report) {
 		r.Error(object, "", "%v", err)
 		return
 	}
-	s.HasAuthority = true
+	s.HasAuthority, s.Authority = true, object
 	for _, key := range certs.ParseRevocations(state) {
 		s.Revoked[key.Digest] = key
 	}
@@ -96,14 +119,13 @@ func (s *State) readConfigMap(item *yaml.RNode) {
 		keys = mesh.RevokedKeys
 	}
 	if text, ok := data[api.BundleFile]; ok {
+		if listed := item.GetAnnotations()[api.RevokedAnnotation]; listed != "" {
+			keys = strings.Split(listed, ",")
+		}
 		if certificates, err := svid.ParseCertificates([]byte(text)); err == nil {
-			s.Bundles[manifest.NamespaceOf(item)] = certificates
+			s.Bundles[manifest.NamespaceOf(item)] = Bundle{Object: report.ObjectOf(item), Authorities: certificates, Revoked: keys,
+				Additional: strings.Split(item.GetAnnotations()[api.AdditionalAnnotation], ",")}
 		}
-		if text := item.GetAnnotations()[api.RevokedAnnotation]; text != "" {
-			keys = strings.Split(text, ",")
-		}
-		s.listed[manifest.NamespaceOf(item)] = keys
-		s.additional[manifest.NamespaceOf(item)] = strings.Split(item.GetAnnotations()[api.AdditionalAnnotation], ",")
 	}
 	for _, key := range keys {
 		if _, known := s.Revoked[key]; !known {
@@ -115,13 +137,35 @@ func (s *State) readConfigMap(item *yaml.RNode) {
 // With is the state with the CertificateAuthority of another.
 func (s *State) With(authority *State) *State {
 	out := *s
-	out.HasAuthority, out.Authorities, out.Revoked = authority.HasAuthority, authority.Authorities, maps.Clone(s.Revoked)
+	out.HasAuthority, out.Authority, out.Authorities, out.Revoked = authority.HasAuthority, authority.Authority, authority.Authorities, maps.Clone(s.Revoked)
 	maps.Copy(out.Revoked, authority.Revoked)
 	return &out
 }
 
 // Empty tells whether there is nothing of a mesh.
 func (s *State) Empty() bool { return !s.HasAuthority && len(s.Bundles) == 0 && len(s.Leaves) == 0 }
+
+// main is the object that stands for the whole state.
+func (s *State) main() report.Object {
+	if s.HasAuthority {
+		return s.Authority
+	}
+	for _, namespace := range sortedKeys(s.Bundles) {
+		return s.Bundles[namespace].Object
+	}
+	for _, id := range sortedKeys(s.Leaves) {
+		return s.Leaves[id].Secret
+	}
+	return report.Object{}
+}
+
+// revokedIn is where the state says which keys are revoked.
+func (s *State) revokedIn() (report.Object, string) {
+	if s.HasAuthority {
+		return s.Authority, revokedField
+	}
+	return s.main(), listedField
+}
 
 // stillRevoked tells whether a key must be refused at now. One whose end is not known must.
 func (s *State) stillRevoked(digest string, now time.Time) bool {
@@ -131,8 +175,8 @@ func (s *State) stillRevoked(digest string, now time.Time) bool {
 
 // signer is who signed a leaf, of all that the state trusts; nil when nobody did.
 func (s *State) signer(leaf *x509.Certificate) *x509.Certificate {
-	for _, namespace := range slices.Sorted(maps.Keys(s.Bundles)) {
-		if ca := signerIn(s.Bundles[namespace], leaf); ca != nil {
+	for _, namespace := range sortedKeys(s.Bundles) {
+		if ca := signerIn(s.Bundles[namespace].Authorities, leaf); ca != nil {
 			return ca
 		}
 	}
@@ -147,3 +191,15 @@ func signerIn(trusted []*x509.Certificate, leaf *x509.Certificate) *x509.Certifi
 	}
 	return nil
 }
+
+// holds tells whether a certificate is among others.
+func holds(certificates []*x509.Certificate, c *x509.Certificate) bool {
+	return slices.ContainsFunc(certificates, c.Equal)
+}
+
+// shareOne tells whether two lists have a certificate in common.
+func shareOne(a, b []*x509.Certificate) bool {
+	return slices.ContainsFunc(a, func(c *x509.Certificate) bool { return holds(b, c) })
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -10,9 +10,9 @@ import (
 	"github.com/meshless-dev/meshless/fn/certs"
 )
 
-// TestBuriedNextIsReplaced: the Next that a replacement drops has a key in wrong hands, so no leaf of it may prolong
-// the trust in it.
-func TestBuriedNextIsReplaced(t *testing.T) {
+// TestTombstoneOfNextIsReplaced: the Next that a replacement drops has a key in wrong hands, so no leaf of it may
+// prolong the trust in it.
+func TestTombstoneOfNextIsReplaced(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	p := certs.Policy{TrustDomain: spiffeid.RequireTrustDomainFromString("example.org"), Algorithm: "ECDSA-P256", Validity: 24 * time.Hour, RenewBefore: 8 * time.Hour,
 		SigningPeriod: 30 * 24 * time.Hour, Shared: true}
@@ -25,9 +25,9 @@ func TestBuriedNextIsReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	next := before.In(v1alpha1.SlotNext)
-	for _, a := range replaced.Bury(before, now.Add(time.Hour)) {
+	for _, a := range replaced.Tombstone(before, now.Add(time.Hour)) {
 		if a.Certificate.Equal(next.Certificate) && a.Replaced.IsZero() {
-			t.Error("the buried Next is not marked as replaced")
+			t.Error("the tombstone of Next is not marked as replaced")
 		}
 	}
 }

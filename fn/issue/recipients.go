@@ -1,4 +1,4 @@
-package pipeline
+package issue
 
 import (
 	"fmt"
@@ -9,17 +9,18 @@ import (
 	"github.com/meshless-dev/meshless/fn/seal"
 )
 
-// sealing is to whom keys are sealed.
-type sealing struct {
+// Recipients are those to whom keys are sealed.
+type Recipients struct {
 	ca          seal.Recipients
 	workloads   seal.Recipients
 	byNamespace map[string]seal.Recipients
 }
 
-func newSealing(config *v1alpha1.MutualTLS, r *report.Report) *sealing {
+// ParseRecipients reads the recipients of a config, and reports what is wrong with them.
+func ParseRecipients(config *v1alpha1.MutualTLS, r *report.Report) *Recipients {
 	spec := config.Spec
 	if spec.UsesCertManager() {
-		return &sealing{}
+		return &Recipients{}
 	}
 	object := report.Object{APIVersion: config.APIVersion, Kind: config.Kind, Name: config.Name}
 	parse := func(field string, texts []string) seal.Recipients {
@@ -29,7 +30,7 @@ func newSealing(config *v1alpha1.MutualTLS, r *report.Report) *sealing {
 		}
 		return recipients
 	}
-	s := &sealing{byNamespace: map[string]seal.Recipients{}}
+	s := &Recipients{byNamespace: map[string]seal.Recipients{}}
 	s.ca = parse("spec.certificates.ca.recipients", spec.Certificates.CA.Recipients)
 	s.workloads = parse("spec.sealing.recipients", spec.Sealing.Recipients)
 	for namespace, texts := range spec.Sealing.Namespaces {
@@ -41,14 +42,14 @@ func newSealing(config *v1alpha1.MutualTLS, r *report.Report) *sealing {
 }
 
 // refuseShared keeps the CA key out of the cluster: whoever could open it there could mint any identity.
-func (s *sealing) refuseShared(object report.Object, field string, texts []string, spec v1alpha1.Spec, r *report.Report) {
+func (s *Recipients) refuseShared(object report.Object, field string, texts []string, spec v1alpha1.Spec, r *report.Report) {
 	if i := slices.IndexFunc(texts, func(t string) bool { return slices.Contains(spec.Certificates.CA.Recipients, t) }); i >= 0 {
 		r.Error(object, field, "entry %d is a recipient of the CA as well, so the cluster could open the CA's key and mint any identity; use an identity of its own for the CA", i)
 	}
 }
 
 // of returns the recipients of a namespace's workload keys.
-func (s *sealing) of(namespace string) seal.Recipients {
+func (s *Recipients) of(namespace string) seal.Recipients {
 	if own, ok := s.byNamespace[namespace]; ok {
 		return own
 	}

@@ -1,0 +1,41 @@
+package statediff
+
+import (
+	"slices"
+
+	"github.com/meshless-dev/meshless/internal/svid"
+)
+
+// CheckConsistency reports where the bundles say something else than the CertificateAuthority beside them, or that they
+// share: a build reads the bundles alone, so one that was edited trusts whom nobody issues for, and accepts what is
+// revoked. Shared says that the authority is that of --ca, of which CheckSharedCA reports what is missing.
+func (c *Checker) CheckConsistency(s, authority *State, shared bool) {
+	if !authority.HasAuthority {
+		return
+	}
+	for _, namespace := range sortedKeys(s.Bundles) {
+		c.checkBundle(s.Bundles[namespace], authority, shared)
+	}
+}
+
+func (c *Checker) checkBundle(bundle Bundle, authority *State, shared bool) {
+	const way = "restore both from one commit, or run `meshless issue` and commit the result"
+	for _, ca := range bundle.Authorities {
+		if !holds(authority.Authorities.Certificates(), ca) && !slices.Contains(bundle.Additional, svid.Fingerprint(ca)) && !c.Now.After(ca.NotAfter) {
+			c.Report.Error(bundle.Object, bundleField, "trusts %q, which the CertificateAuthority does not know: it could make any identity there; %s", ca.Subject, way)
+		}
+	}
+	if shared {
+		return
+	}
+	for _, a := range authority.Authorities.Trusted(c.Now) {
+		if !holds(bundle.Authorities, a.Certificate) && !c.Now.After(a.Certificate.NotAfter) {
+			c.Report.Error(bundle.Object, bundleField, "lacks authority %q, which is %s in the CertificateAuthority; %s", a.Certificate.Subject.CommonName, a.Slot, way)
+		}
+	}
+	for _, key := range sortedKeys(authority.Revoked) {
+		if !authority.Revoked[key].Until.IsZero() && authority.stillRevoked(key, c.Now) && !slices.Contains(bundle.Revoked, key) {
+			c.Report.Error(bundle.Object, listedField, "does not list key %s, which the CertificateAuthority revokes: a build would accept it; %s", key, way)
+		}
+	}
+}
