@@ -27,7 +27,7 @@ type builder struct {
 	graph    Graph
 	kinds    manifest.Kinds
 	meshes   map[string]*meshmap.Map // by namespace
-	labels   manifest.Index          // numbers are those of graph.Nodes
+	pods     manifest.Index[int]     // by their place in graph.Nodes
 	seen     map[string]bool         // IDs of nodes
 	byID     map[string][]string     // IDs of the Mesh nodes of a SPIFFE ID
 	services []corev1.Service
@@ -170,7 +170,7 @@ func (b *builder) add(n Node, item *yaml.RNode, labels map[string]string) error 
 		b.byID[n.Identity] = append(b.byID[n.Identity], n.ID)
 	}
 	b.graph.Nodes = append(b.graph.Nodes, n)
-	b.labels.Add(n.Namespace, labels)
+	b.pods.Add(n.Namespace, labels, len(b.graph.Nodes)-1)
 	return nil
 }
 
@@ -184,7 +184,7 @@ func (b *builder) joinServices() {
 			}
 		}
 		if s.Spec.Type != corev1.ServiceTypeExternalName && len(s.Spec.Selector) > 0 {
-			for _, i := range b.labels.Select(s.Namespace, s.Spec.Selector) {
+			for _, i := range b.pods.Select(s.Namespace, s.Spec.Selector) {
 				b.graph.Nodes[i].Services = append(b.graph.Nodes[i].Services, front)
 			}
 			continue

@@ -38,7 +38,6 @@ func WriteJSON(w io.Writer, g Graph) error {
 // WriteMermaid writes a flowchart without a fence.
 func WriteMermaid(w io.Writer, g Graph) error {
 	v, out := newView(g), bufio.NewWriter(w)
-	name := func(i int) string { return fmt.Sprintf("n%d", i) }
 	node := func(indent string, i int) {
 		n := v.Nodes[i]
 		left, right := `["`, `"]`
@@ -47,45 +46,57 @@ func WriteMermaid(w io.Writer, g Graph) error {
 		} else if n.Kind == "StatefulSet" {
 			left, right = `[("`, `")]`
 		}
-		fmt.Fprintf(out, "%s%s%s%s%s:::%s\n", indent, name(i), left, mermaidLines(v.lines(n)), right, style(n))
+		fmt.Fprintf(out, "%sn%d%s%s%s:::%s\n", indent, i, left, mermaidLines(v.lines(n)), right, style(n))
 	}
+
 	fmt.Fprintln(out, "flowchart LR")
-	if i := v.anyone(); i >= 0 {
-		node("  ", i)
+	v.writeNodes(out, node, func(s int, name string) string {
+		return fmt.Sprintf("subgraph ns%d[\"%s\"]", s, mermaidText(name))
+	}, "subgraph open%d[\"open to the mesh\"]", "end")
+	anywhere, passthrough := v.index[AnywhereID]
+	if passthrough {
+		node("  ", anywhere)
 	}
+	for s, space := range v.spaces {
+		if len(space.open) > 0 {
+			fmt.Fprintf(out, "  n%d -->|\"any port\"| open%d\n", v.index[AnyMeshID], s)
+		}
+	}
+	for _, e := range v.Edges {
+		fmt.Fprintf(out, "  n%d -->|\"%s\"| n%d\n", v.index[e.From], mermaidText(portsText(e.Ports)), v.index[e.To])
+	}
+	for s, space := range v.spaces {
+		if space.passthrough {
+			fmt.Fprintf(out, "  ns%d -.->|plaintext| n%d\n", s, anywhere)
+		}
+	}
+	v.writeMermaidStyles(out)
+	return out.Flush()
+}
+
+// writeNodes writes the nodes, those of a namespace and the open ones of them within brackets: start begins the
+// namespace of a number and a text, open is the format of the open nodes' number, and end ends either.
+func (v *view) writeNodes(out io.Writer, node func(indent string, i int), start func(s int, name string) string, open, end string) {
 	for _, i := range v.sources() {
 		node("  ", i)
 	}
 	for s, space := range v.spaces {
-		fmt.Fprintf(out, "  subgraph ns%d[\"%s\"]\n", s, mermaidText("namespace "+space.name))
+		fmt.Fprintln(out, "  "+start(s, "namespace "+space.name))
 		if len(space.open) > 0 {
-			fmt.Fprintf(out, "    subgraph open%d[\"open to the mesh\"]\n", s)
+			fmt.Fprintf(out, "    "+open+"\n", s)
 			for _, i := range space.open {
 				node("      ", i)
 			}
-			fmt.Fprintln(out, "    end")
+			fmt.Fprintln(out, "    "+end)
 		}
 		for _, i := range space.rest {
 			node("    ", i)
 		}
-		fmt.Fprintln(out, "  end")
+		fmt.Fprintln(out, "  "+end)
 	}
-	if i, ok := v.index[AnywhereID]; ok {
-		node("  ", i)
-	}
-	for s, space := range v.spaces {
-		if len(space.open) > 0 {
-			fmt.Fprintf(out, "  %s -->|\"any port\"| open%d\n", name(v.anyone()), s)
-		}
-	}
-	for _, e := range v.Edges {
-		fmt.Fprintf(out, "  %s -->|\"%s\"| %s\n", name(v.index[e.From]), mermaidText(portsText(e.Ports)), name(v.index[e.To]))
-	}
-	for s, space := range v.spaces {
-		if space.passthrough {
-			fmt.Fprintf(out, "  ns%d -.->|plaintext| %s\n", s, name(v.index[AnywhereID]))
-		}
-	}
+}
+
+func (v *view) writeMermaidStyles(out io.Writer) {
 	for _, s := range styles {
 		dash := ""
 		if s.dash != "" {
@@ -101,7 +112,6 @@ func WriteMermaid(w io.Writer, g Graph) error {
 			fmt.Fprintf(out, "  class open%d open\n", s)
 		}
 	}
-	return out.Flush()
 }
 
 func mermaidLines(lines []string) string {
@@ -134,26 +144,9 @@ func WriteDOT(w io.Writer, g Graph) error {
 	fmt.Fprintln(out, "  rankdir=LR; compound=true; nodesep=0.25; ranksep=1.1;")
 	fmt.Fprintln(out, `  fontname="Helvetica"; node [fontname="Helvetica", fontsize=11, shape=box, style="filled,rounded"]; edge [fontname="Helvetica", fontsize=10, color="#3b63c4"];`)
 	node := func(indent string, i int) { fmt.Fprintf(out, "%sn%d [%s];\n", indent, i, v.dotNode(v.Nodes[i])) }
-	if i := v.anyone(); i >= 0 {
-		node("  ", i)
-	}
-	for _, i := range v.sources() {
-		node("  ", i)
-	}
-	for s, space := range v.spaces {
-		fmt.Fprintf(out, "  subgraph cluster_ns%d {\n    label=%s; style=\"rounded\"; color=\"#9aa4b2\";\n", s, dotText("namespace "+space.name))
-		if len(space.open) > 0 {
-			fmt.Fprintf(out, "    subgraph cluster_open%d {\n      label=\"open to the mesh\"; style=\"rounded,dashed\"; color=\"#2f8f5b\";\n", s)
-			for _, i := range space.open {
-				node("      ", i)
-			}
-			fmt.Fprintln(out, "    }")
-		}
-		for _, i := range space.rest {
-			node("    ", i)
-		}
-		fmt.Fprintln(out, "  }")
-	}
+	v.writeNodes(out, node, func(s int, name string) string {
+		return fmt.Sprintf("subgraph cluster_ns%d {\n    label=%s; style=\"rounded\"; color=\"#9aa4b2\";", s, dotText(name))
+	}, "subgraph cluster_open%d {\n      label=\"open to the mesh\"; style=\"rounded,dashed\"; color=\"#2f8f5b\";", "}")
 	v.dotEdges(out)
 	fmt.Fprintln(out, "}")
 	return out.Flush()
@@ -162,7 +155,7 @@ func WriteDOT(w io.Writer, g Graph) error {
 func (v *view) dotEdges(out io.Writer) {
 	for s, space := range v.spaces {
 		if len(space.open) > 0 { // Graphviz draws edges between nodes and cuts them at the cluster
-			fmt.Fprintf(out, "  n%d -> n%d [label=\"any port\", lhead=cluster_open%d];\n", v.anyone(), space.open[len(space.open)/2], s)
+			fmt.Fprintf(out, "  n%d -> n%d [label=\"any port\", lhead=cluster_open%d];\n", v.index[AnyMeshID], space.open[len(space.open)/2], s)
 		}
 	}
 	for _, e := range v.Edges {

@@ -2,7 +2,6 @@ package graph
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -102,23 +101,15 @@ func (v *view) joinCrowds() {
 	v.Edges = edges
 }
 
-// sources are the nodes that stand in no namespace and have edges.
+// sources are the nodes that stand in no namespace and have edges, the whole mesh first.
 func (v *view) sources() []int {
 	var found []int
 	for i, n := range v.Nodes {
-		if n.Class == Identity || n.Class == group {
+		if style(n) == "source" {
 			found = append(found, i)
 		}
 	}
 	return found
-}
-
-// anyone is the index of the node that stands for the whole mesh; -1 when nobody is open to it.
-func (v *view) anyone() int {
-	if i, ok := v.index[AnyMeshID]; ok {
-		return i
-	}
-	return -1
 }
 
 // portsText words the ports of an edge.
@@ -129,57 +120,39 @@ func portsText(p netset.Ports) string {
 	return strings.ReplaceAll(p.String(), ",", ", ")
 }
 
-// fact is one thing that a reviewer should see of a node; the name of its style is one of plain, warn and bad.
-type fact struct{ style, text string }
-
-func (v *view) facts(n Node) []fact {
-	var facts []fact
-	add := func(style, format string, args ...any) {
-		facts = append(facts, fact{style, fmt.Sprintf(format, args...)})
-	}
+// facts are what a reviewer should see of a node.
+func (v *view) facts(n Node) []string {
+	var facts []string
 	if e, ok := v.self[n.ID]; ok {
-		add("plain", "may call itself: %s", portsText(e.Ports))
+		facts = append(facts, "may call itself: "+portsText(e.Ports))
 	}
 	switch {
 	case n.Class == Outside:
-		add("bad", "outside of the mesh")
+		facts = append(facts, "outside of the mesh")
 	case n.Class == External:
-		add("bad", "leads outside of the mesh")
+		facts = append(facts, "leads outside of the mesh")
 	case n.Access == Nobody:
-		add("plain", "lets no identity in")
+		facts = append(facts, "lets no identity in")
 	}
 	if n.DryRun && n.Access != ByDefault {
-		add("warn", "dry run: nobody is denied")
+		facts = append(facts, "dry run: nobody is denied")
 	}
 	switch {
 	case n.PermissivePorts == AllPorts:
-		add("warn", "plaintext accepted: any port")
+		facts = append(facts, "plaintext accepted: any port")
 	case n.PermissivePorts != "":
-		add("warn", "plaintext accepted: %s", strings.ReplaceAll(n.PermissivePorts, ",", ", "))
+		facts = append(facts, "plaintext accepted: "+strings.ReplaceAll(n.PermissivePorts, ",", ", "))
 	}
 	if len(n.PlaintextPorts) > 0 {
-		add("bad", "plaintext only: %s", portsText(n.PlaintextPorts))
+		facts = append(facts, "plaintext only: "+portsText(n.PlaintextPorts))
 	}
 	if len(n.PlaintextInterfaces) > 0 {
-		add("bad", "plaintext through: %s", strings.Join(n.PlaintextInterfaces, ", "))
+		facts = append(facts, "plaintext through: "+strings.Join(n.PlaintextInterfaces, ", "))
 	}
 	for _, way := range n.Bypass {
-		add("warn", "bypass: %s", way)
+		facts = append(facts, "bypass: "+way)
 	}
 	return facts
-}
-
-// serviceLines are the Services of a node, one each: name and ports.
-func serviceLines(n Node) []string {
-	var lines []string
-	for _, s := range n.Services {
-		line := s.Name
-		if len(s.Ports) > 0 {
-			line += ":" + s.Ports.String()
-		}
-		lines = append(lines, line)
-	}
-	return lines
 }
 
 // lines are what Mermaid and DOT write into a node.
@@ -188,13 +161,14 @@ func (v *view) lines(n Node) []string {
 	if n.Kind != "" {
 		lines = append(lines, n.Kind)
 	}
-	for _, s := range serviceLines(n) {
-		lines = append(lines, "⇢ "+s)
+	for _, s := range n.Services {
+		line := "⇢ " + s.Name
+		if len(s.Ports) > 0 {
+			line += ":" + s.Ports.String()
+		}
+		lines = append(lines, line)
 	}
-	for _, f := range v.facts(n) {
-		lines = append(lines, f.text)
-	}
-	return lines
+	return append(lines, v.facts(n)...)
 }
 
 // style is the name of a node's style in every format.

@@ -1,31 +1,34 @@
 package manifest
 
 // Index finds pods by the selectors of Services. It looks at the pods that share the selector's rarest label alone, so
-// that the cost of a Service does not grow with the number of workloads.
-type Index struct {
-	labels []map[string]string
+// that the cost of a Service does not grow with the number of workloads. T is what stands for a pod.
+type Index[T any] struct {
+	pods   []indexed[T]
 	byPair map[pair][]int
+}
+
+type indexed[T any] struct {
+	labels map[string]string
+	pod    T
 }
 
 type pair struct{ namespace, key, value string }
 
-// Add puts a pod into the index and returns its number: 0, 1, …
-func (x *Index) Add(namespace string, labels map[string]string) int {
+// Add puts a pod into the index.
+func (x *Index[T]) Add(namespace string, labels map[string]string, pod T) {
 	if x.byPair == nil {
 		x.byPair = map[pair][]int{}
 	}
-	n := len(x.labels)
-	x.labels = append(x.labels, labels)
 	for key, value := range labels {
 		p := pair{namespace, key, value}
-		x.byPair[p] = append(x.byPair[p], n)
+		x.byPair[p] = append(x.byPair[p], len(x.pods))
 	}
-	return n
+	x.pods = append(x.pods, indexed[T]{labels, pod})
 }
 
-// Select returns the numbers of the pods of a namespace that carry every label of the selector, in the order of Add. An
-// empty selector selects nothing, as it does in a Service.
-func (x *Index) Select(namespace string, selector map[string]string) []int {
+// Select returns the pods of a namespace that carry every label of the selector, in the order of Add. An empty selector
+// selects nothing, as it does in a Service.
+func (x *Index[T]) Select(namespace string, selector map[string]string) []T {
 	var rarest []int
 	first := true
 	for key, value := range selector {
@@ -33,10 +36,10 @@ func (x *Index) Select(namespace string, selector map[string]string) []int {
 			rarest, first = numbers, false
 		}
 	}
-	var selected []int
+	var selected []T
 	for _, n := range rarest {
-		if carries(x.labels[n], selector) {
-			selected = append(selected, n)
+		if carries(x.pods[n].labels, selector) {
+			selected = append(selected, x.pods[n].pod)
 		}
 	}
 	return selected

@@ -1,6 +1,8 @@
 package manifest
 
 import (
+	"encoding"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -45,30 +47,19 @@ var overrideParsers = map[string]func(o *Overrides, value string) error{
 		o.Pprof = value == "enabled"
 		return enabledOrDisabled(value)
 	},
-	api.ExcludeInboundPortsAnnotation:      ports(func(o *Overrides) *netset.Ports { return &o.ExcludeInboundPorts }),
-	api.ExcludeOutboundPortsAnnotation:     ports(func(o *Overrides) *netset.Ports { return &o.ExcludeOutboundPorts }),
-	api.ProxyProtocolPortsAnnotation:       ports(func(o *Overrides) *netset.Ports { return &o.ProxyProtocolPorts }),
-	api.PermissivePortsAnnotation:          ports(func(o *Overrides) *netset.Ports { return &o.PermissivePorts }),
-	api.ExcludeOutboundCIDRsAnnotation:     func(o *Overrides, value string) error { return o.ExcludeOutboundCIDRs.UnmarshalText([]byte(value)) },
-	api.ExcludeInboundInterfacesAnnotation: func(o *Overrides, value string) error { return o.ExcludeInboundInterfaces.UnmarshalText([]byte(value)) },
-	api.ExcludeOutboundInterfacesAnnotation: func(o *Overrides, value string) error {
-		return o.ExcludeOutboundInterfaces.UnmarshalText([]byte(value))
-	},
-	api.ExcludeOutboundUIDsAnnotation: func(o *Overrides, value string) error { return o.ExcludeOutboundUIDs.UnmarshalText([]byte(value)) },
-	api.ProxyCPUAnnotation:            quantity(func(o *Overrides) *string { return &o.CPU }),
-	api.ProxyMemoryAnnotation:         quantity(func(o *Overrides) *string { return &o.Memory }),
-	api.ProxyImageAnnotation: func(o *Overrides, value string) error {
-		o.Image = value
-		return v1alpha1.ValidateImage(value)
-	},
-	api.TLSSecretAnnotation: func(o *Overrides, value string) error {
-		o.TLSSecret = value
-		return checkSecretName(value)
-	},
-	api.LogLevelAnnotation: func(o *Overrides, value string) error {
-		o.LogLevel = value
-		return podplan.ValidateLogLevel(value)
-	},
+	api.ExcludeInboundPortsAnnotation:       set(func(o *Overrides) *netset.Ports { return &o.ExcludeInboundPorts }),
+	api.ExcludeOutboundPortsAnnotation:      set(func(o *Overrides) *netset.Ports { return &o.ExcludeOutboundPorts }),
+	api.ProxyProtocolPortsAnnotation:        set(func(o *Overrides) *netset.Ports { return &o.ProxyProtocolPorts }),
+	api.PermissivePortsAnnotation:           set(func(o *Overrides) *netset.Ports { return &o.PermissivePorts }),
+	api.ExcludeOutboundCIDRsAnnotation:      set(func(o *Overrides) *netset.Prefixes { return &o.ExcludeOutboundCIDRs }),
+	api.ExcludeInboundInterfacesAnnotation:  set(func(o *Overrides) *netset.Interfaces { return &o.ExcludeInboundInterfaces }),
+	api.ExcludeOutboundInterfacesAnnotation: set(func(o *Overrides) *netset.Interfaces { return &o.ExcludeOutboundInterfaces }),
+	api.ExcludeOutboundUIDsAnnotation:       set(func(o *Overrides) *netset.UIDs { return &o.ExcludeOutboundUIDs }),
+	api.ProxyCPUAnnotation:                  quantity(func(o *Overrides) *string { return &o.CPU }),
+	api.ProxyMemoryAnnotation:               quantity(func(o *Overrides) *string { return &o.Memory }),
+	api.ProxyImageAnnotation:                text(func(o *Overrides) *string { return &o.Image }, v1alpha1.ValidateImage),
+	api.TLSSecretAnnotation:                 text(func(o *Overrides) *string { return &o.TLSSecret }, checkSecretName),
+	api.LogLevelAnnotation:                  text(func(o *Overrides) *string { return &o.LogLevel }, podplan.ValidateLogLevel),
 }
 
 func enabledOrDisabled(value string) error {
@@ -89,22 +80,24 @@ func checkSecretName(name string) error {
 	return nil
 }
 
-func ports(field func(*Overrides) *netset.Ports) func(*Overrides, string) error {
-	return func(o *Overrides, value string) (err error) {
-		*field(o), err = netset.ParsePorts(value)
-		return err
+func set[T encoding.TextUnmarshaler](field func(*Overrides) T) func(*Overrides, string) error {
+	return func(o *Overrides, value string) error { return field(o).UnmarshalText([]byte(value)) }
+}
+
+func text(field func(*Overrides) *string, check func(string) error) func(*Overrides, string) error {
+	return func(o *Overrides, value string) error {
+		*field(o) = value
+		return check(value)
 	}
 }
 
 func quantity(field func(*Overrides) *string) func(*Overrides, string) error {
-	return func(o *Overrides, value string) error {
-		q, err := resource.ParseQuantity(value)
-		if err != nil || q.Sign() <= 0 {
+	return text(field, func(value string) error {
+		if q, err := resource.ParseQuantity(value); err != nil || q.Sign() <= 0 {
 			return errNotOneOf("a quantity like 100m or 64Mi")
 		}
-		*field(o) = value
 		return nil
-	}
+	})
 }
 
 // readOverrides reads the annotations of a pod template. An unknown or malformed one is an error: whoever wrote it
@@ -136,16 +129,12 @@ func (m *Model) readOverrides(w *Workload, r *report.Report) (Overrides, bool) {
 // refuseStrayAnnotations reports annotations of ours where they do nothing.
 func refuseStrayAnnotations(item *yaml.RNode, r *report.Report) {
 	for _, key := range slices.Sorted(maps.Keys(item.GetAnnotations())) {
-		if ours(key) {
+		if strings.HasPrefix(key, api.AnnotationPrefix) {
 			r.Error(report.ObjectOf(item), report.Annotation(key), "has no effect here; write it on the pod template (spec.template.metadata.annotations)")
 		}
 	}
 }
 
-func ours(annotation string) bool { return strings.HasPrefix(annotation, api.AnnotationPrefix) }
-
-type notOneOf []string
-
-func errNotOneOf(allowed ...string) error { return notOneOf(allowed) }
-
-func (n notOneOf) Error() string { return "is not " + strings.Join(n, " or ") }
+func errNotOneOf(allowed ...string) error {
+	return errors.New("is not " + strings.Join(allowed, " or "))
+}

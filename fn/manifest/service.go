@@ -52,7 +52,7 @@ func (m *Model) addServices(services []corev1.Service, r *report.Report) {
 		}
 		s.Host = fmt.Sprintf("%s.%s.svc.%s", s.Name, s.Namespace, m.Spec.ClusterDomain)
 		s.readAddresses(service.Spec, r)
-		inside, outside := pick(m.Workloads, inMesh.Select(s.Namespace, service.Spec.Selector)), pick(m.Outside, outOfMesh.Select(s.Namespace, service.Spec.Selector))
+		inside, outside := inMesh.Select(s.Namespace, service.Spec.Selector), outOfMesh.Select(s.Namespace, service.Spec.Selector)
 		if len(inside) > 0 && len(outside) > 0 {
 			r.Error(s.Object, "spec.selector", "selects %s, which is in the mesh, and %s, which is not; clients could not tell which answers. "+
 				"Narrow the selector, or take both in or out", inside[0].Object, outside[0].Object)
@@ -70,20 +70,12 @@ func (m *Model) addServices(services []corev1.Service, r *report.Report) {
 	slices.SortFunc(m.Services, func(a, b *Service) int { return strings.Compare(a.Host, b.Host) })
 }
 
-func indexOf(workloads []*Workload) *Index {
-	x := &Index{}
+func indexOf(workloads []*Workload) *Index[*Workload] {
+	x := &Index[*Workload]{}
 	for _, w := range workloads {
-		x.Add(w.Namespace, w.Pod.Labels)
+		x.Add(w.Namespace, w.Pod.Labels, w)
 	}
 	return x
-}
-
-func pick(workloads []*Workload, numbers []int) []*Workload {
-	var picked []*Workload
-	for _, n := range numbers {
-		picked = append(picked, workloads[n])
-	}
-	return picked
 }
 
 // readAddresses reads the addresses of a Service that its manifest fixes.
