@@ -23,7 +23,7 @@ const (
 
 // applyKubeletConfig edits a KubeletConfiguration that is an item.
 func applyKubeletConfig(item *yaml.RNode, tls v1alpha1.TLS, r *report.Report) bool {
-	if err := writeAliasesOut(item); err != nil {
+	if err := node.ResolveAliases(item); err != nil {
 		r.Error(report.ObjectOf(item), "", "its YAML aliases cannot be resolved: %v", err)
 		return true
 	}
@@ -79,7 +79,7 @@ func editKubeletText(text string, tls v1alpha1.TLS) (edited string, ours bool, e
 	if group, _, _ := strings.Cut(item.GetApiVersion(), "/"); group != kubeletGroup || item.GetKind() != kubeletKind {
 		return text, false, nil
 	}
-	if err := writeAliasesOut(item); err != nil {
+	if err := node.ResolveAliases(item); err != nil {
 		return "", false, err
 	}
 	if !editKubelet(item.YNode(), tls) {
@@ -148,12 +148,4 @@ func joinCurves(curves []int32) string {
 		texts = append(texts, strconv.Itoa(int(c)))
 	}
 	return strings.Join(texts, ",")
-}
-
-// writeAliasesOut resolves YAML aliases, since an edit of an anchor would show wherever it is named.
-func writeAliasesOut(item *yaml.RNode) error {
-	if !node.HasAlias(item.YNode()) {
-		return nil
-	}
-	return item.DeAnchor()
 }

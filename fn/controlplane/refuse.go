@@ -2,8 +2,9 @@ package controlplane
 
 import (
 	"regexp"
-	"strconv"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/util/version"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
@@ -23,12 +24,12 @@ func (t *target) refuse(tls v1alpha1.TLS, r *report.Report) (refused bool) {
 		image = n.Value
 	}
 	if t.program.name != etcd {
-		if v, ok := imageVersion(image); ok && len(tls.CurvePreferences) > 0 && v.before(1, 36, 0) {
+		if len(tls.CurvePreferences) > 0 && olderThan(image, "1.36.0") {
 			fail("the image %s has no --tls-curve-preferences, which came with Kubernetes 1.36; leave spec.tls.curvePreferences out", image)
 		}
 		return refused
 	}
-	if v, ok := imageVersion(image); ok && v.before(3, 5, 8) { // CHANGELOG-3.5 of etcd
+	if olderThan(image, "3.5.8") { // CHANGELOG-3.5 of etcd
 		fail("the image %s is too old for --tls-min-version and would not start; take etcd 3.5.8 or later", image)
 	}
 	if t.line.has("config-file") || t.hasEnv("ETCD_CONFIG_FILE") {
@@ -68,28 +69,15 @@ func environment(flag string) string {
 	return "ETCD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-type version [3]int
+var imageTag = regexp.MustCompile(`:v?(\d{1,4}\.\d{1,4}\.\d{1,4})(?:[-_+.][0-9A-Za-z_.-]*)?$`)
 
-func (v version) before(major, minor, patch int) bool {
-	for i, other := range [3]int{major, minor, patch} {
-		if v[i] != other {
-			return v[i] < other
-		}
-	}
-	return false
-}
-
-var imageTag = regexp.MustCompile(`:v?(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:[-_+.][0-9A-Za-z_.-]*)?$`)
-
-// imageVersion reads the version out of an image's tag; not every tag is one.
-func imageVersion(image string) (v version, ok bool) {
+// olderThan tells whether the tag of an image names an earlier version; not every tag is one.
+func olderThan(image, least string) bool {
 	image, _, _ = strings.Cut(image, "@")
 	match := imageTag.FindStringSubmatch(image)
 	if match == nil {
-		return v, false
+		return false
 	}
-	for i := range v {
-		v[i], _ = strconv.Atoi(match[i+1]) // four digits
-	}
-	return v, true
+	v, err := version.ParseGeneric(match[1])
+	return err == nil && v.LessThan(version.MustParseGeneric(least))
 }

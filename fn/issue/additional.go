@@ -30,12 +30,6 @@ func splitBundle(item *yaml.RNode, certificates []*x509.Certificate) (rolling, a
 	return rolling, added
 }
 
-// certificatesOf are those of a bundle of the state that storedBundle has read.
-func certificatesOf(item *yaml.RNode) []*x509.Certificate {
-	certificates, _ := svid.ParseCertificates([]byte(item.GetDataMap()[api.BundleFile]))
-	return certificates
-}
-
 // checkAdditional checks the authorities that the config adds, and holds them against those that the bundles of the
 // state hold: a render that may not issue leaves the bundles as they are, so with one that the config adds no more the
 // mesh would go on to trust it.
@@ -54,7 +48,8 @@ func (i *issuer) checkAdditional(additional, rolling []*x509.Certificate) {
 		return
 	}
 	for _, item := range i.model.State.Bundles {
-		if _, added := splitBundle(item, certificatesOf(item)); !sameCertificates(added, additional) {
+		certificates, _ := svid.ParseCertificates([]byte(item.GetDataMap()[api.BundleFile])) // storedBundle has read it
+		if _, added := splitBundle(item, certificates); !sameCertificates(added, additional) {
 			i.report.Error(report.ObjectOf(item), "data["+api.BundleFile+"]", "does not hold the authorities that %s adds, or holds others; run `meshless issue DIR` on the kustomization or "+
 				"package and commit what it writes", additionalField)
 			return

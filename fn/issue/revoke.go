@@ -1,8 +1,8 @@
 package issue
 
 import (
+	"cmp"
 	"crypto/x509"
-	"encoding/base64"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +12,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/fn/manifest"
+	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
@@ -173,12 +174,7 @@ func (i *issuer) reportRevoked(r revocation) {
 	}
 }
 
-func orUnknown(id string) string {
-	if id == "" {
-		return "a workload that is not in the input"
-	}
-	return id
-}
+func orUnknown(id string) string { return cmp.Or(id, "a workload that is not in the input") }
 
 // workloadsOf finds workloads by "kind/name" or "namespace/kind/name", in any case of the kind.
 func (i *issuer) workloadsOf(names []string, flag string) map[*manifest.Workload]bool {
@@ -207,12 +203,11 @@ func (i *issuer) workloadsOf(names []string, flag string) map[*manifest.Workload
 func (i *issuer) workloadNames() string {
 	const few = 8
 	var names []string
-	for n, w := range i.model.Workloads {
-		if n == few {
-			names = append(names, "...")
-			break
-		}
+	for _, w := range i.model.Workloads[:min(few, len(i.model.Workloads))] {
 		names = append(names, strings.ToLower(w.Object.Kind)+"/"+w.Object.Name)
+	}
+	if len(i.model.Workloads) > few {
+		names = append(names, "...")
 	}
 	return strings.Join(names, ", ")
 }
@@ -242,11 +237,7 @@ func leafOf(secret *yaml.RNode) *x509.Certificate {
 	if secret == nil {
 		return nil
 	}
-	text, err := base64.StdEncoding.DecodeString(strings.TrimSpace(secret.GetDataMap()[api.LeafFile]))
-	if err != nil {
-		return nil
-	}
-	certificates, err := svid.ParseCertificates(text)
+	certificates, err := svid.ParseCertificates([]byte(node.SecretData(secret)[api.LeafFile]))
 	if err != nil {
 		return nil
 	}

@@ -107,3 +107,12 @@ func CheckAliases(n *yaml.Node) error {
 	_, err := measure(n)
 	return err
 }
+
+// ResolveAliases writes the YAML aliases of an item out, for edits: an edit of an anchor would show wherever it is
+// named. The item must have passed CheckAliases.
+func ResolveAliases(item *yaml.RNode) error {
+	if !HasAlias(item.YNode()) {
+		return nil
+	}
+	return item.DeAnchor()
+}

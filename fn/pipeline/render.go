@@ -169,12 +169,10 @@ func refuseHiddenState(item, part *yaml.RNode, r *report.Report) {
 	}
 }
 
-// resolveAliases writes YAML aliases out where a workload may be edited: an edit below an alias would show in two
-// places.
+// resolveAliases writes YAML aliases out where a workload may be edited.
 func resolveAliases(item *yaml.RNode, kinds manifest.Kinds) error {
-	_, workload := kinds.TemplatePath(item)
-	if (workload || item.GetKind() == "List") && node.HasAlias(item.YNode()) {
-		return item.DeAnchor()
+	if _, workload := kinds.TemplatePath(item); workload || item.GetKind() == "List" {
+		return node.ResolveAliases(item)
 	}
 	return nil
 }

@@ -37,23 +37,17 @@ type InitArgs struct {
 // Args is the command line that ParseInitArgs reads; defaults are left out.
 func (a InitArgs) Args() []string {
 	args := []string{"--proxy-uid=" + strconv.Itoa(a.ProxyUID)}
-	if len(a.ExcludeInboundPorts) > 0 {
-		args = append(args, "--exclude-inbound-ports="+a.ExcludeInboundPorts.String())
-	}
-	if len(a.ExcludeInboundInterfaces) > 0 {
-		args = append(args, "--exclude-inbound-interfaces="+a.ExcludeInboundInterfaces.String())
-	}
-	if len(a.ExcludeOutboundPorts) > 0 {
-		args = append(args, "--exclude-outbound-ports="+a.ExcludeOutboundPorts.String())
-	}
-	if len(a.ExcludeOutboundCIDRs) > 0 {
-		args = append(args, "--exclude-outbound-cidrs="+a.ExcludeOutboundCIDRs.String())
-	}
-	if len(a.ExcludeOutboundInterfaces) > 0 {
-		args = append(args, "--exclude-outbound-interfaces="+a.ExcludeOutboundInterfaces.String())
-	}
-	if len(a.ExcludeOutboundUIDs) > 0 {
-		args = append(args, "--exclude-outbound-uids="+a.ExcludeOutboundUIDs.String())
+	for _, exclusion := range []struct{ flag, value string }{
+		{"--exclude-inbound-ports", a.ExcludeInboundPorts.String()},
+		{"--exclude-inbound-interfaces", a.ExcludeInboundInterfaces.String()},
+		{"--exclude-outbound-ports", a.ExcludeOutboundPorts.String()},
+		{"--exclude-outbound-cidrs", a.ExcludeOutboundCIDRs.String()},
+		{"--exclude-outbound-interfaces", a.ExcludeOutboundInterfaces.String()},
+		{"--exclude-outbound-uids", a.ExcludeOutboundUIDs.String()},
+	} {
+		if exclusion.value != "" {
+			args = append(args, exclusion.flag+"="+exclusion.value)
+		}
 	}
 	if a.Backend != "" && a.Backend != BackendAuto {
 		args = append(args, "--backend="+string(a.Backend))

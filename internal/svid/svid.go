@@ -181,15 +181,8 @@ func nameOf(leaf *x509.Certificate) (spiffeid.ID, error) {
 }
 
 func (b *Bundle) anyRevoked(chain []*x509.Certificate) bool {
-	if len(b.revoked) == 0 {
-		return false
-	}
-	for _, c := range chain {
-		if b.revoked[KeyDigest(c)] {
-			return true
-		}
-	}
-	return false
+	revoked := func(c *x509.Certificate) bool { return b.revoked[KeyDigest(c)] }
+	return len(b.revoked) > 0 && slices.ContainsFunc(chain, revoked)
 }
 
 // explain turns the standard library's error into one that says what an operator wants to know: which clock, which

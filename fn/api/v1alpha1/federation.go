@@ -96,7 +96,7 @@ func checkDocument(text []byte) (entries int, err error) {
 // federationShape is the federation without its bundles.
 func (s Spec) federationShape() (shape []meshmap.Federation) {
 	for _, f := range s.Federation {
-		shape = append(shape, meshmap.Federation{TrustDomain: f.TrustDomain, Bundle: f.Bundle, CIDRs: f.CIDRs, Identities: f.Identities})
+		shape = append(shape, meshmap.Federation(f))
 	}
 	return shape
 }

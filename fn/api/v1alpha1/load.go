@@ -18,9 +18,7 @@ import (
 )
 
 // FieldError is one mistake in a config. The message never quotes a value that may be a secret.
-type FieldError struct{ Path, Message string }
-
-func (e FieldError) Error() string { return e.Path + ": " + e.Message }
+type FieldError = meshmap.FieldError
 
 // Mistakes are the mistakes of an error of Load or Validate, in its order; one without a field has no Path.
 func Mistakes(err error) []FieldError {
@@ -136,10 +134,10 @@ func (c *MutualTLS) fromConfigMap(n *yaml.RNode) error {
 	for _, key := range slices.Sorted(maps.Keys(data)) {
 		set, known := setters[key]
 		if !known {
-			return FieldError{"data." + key, "is unknown; known are " + strings.Join(slices.Sorted(maps.Keys(setters)), ", ") + "; everything else needs a MutualTLS object"}
+			return FieldError{Path: "data." + key, Message: "is unknown; known are " + strings.Join(slices.Sorted(maps.Keys(setters)), ", ") + "; everything else needs a MutualTLS object"}
 		}
 		if err := set(data[key]); err != nil {
-			return FieldError{"data." + key, err.Error()}
+			return FieldError{Path: "data." + key, Message: err.Error()}
 		}
 	}
 	return nil

@@ -3,7 +3,6 @@ package v1alpha1
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"path"
 	"slices"
 	"strings"
@@ -43,10 +42,7 @@ func (c *MutualTLS) Validate() error {
 	v.issuer(c.Spec)
 	v.enums(c.Spec)
 	v.tls(c.Spec.TLS)
-	v.selectors("spec.workloads.include", c.Spec.Workloads.Include)
-	v.selectors("spec.workloads.exclude", c.Spec.Workloads.Exclude)
-	v.templates(c.Spec.Workloads.Templates)
-	v.overrides(c.Spec.Workloads.Overrides)
+	v.workloads(c.Spec.Workloads)
 	v.rules(c.Spec)
 	v.federation(c.Spec)
 	v.images(c.Spec)
@@ -56,7 +52,7 @@ func (c *MutualTLS) Validate() error {
 type validator struct{ errs []error }
 
 func (v *validator) fail(path, format string, args ...any) {
-	v.errs = append(v.errs, FieldError{path, fmt.Sprintf(format, args...)})
+	v.errs = append(v.errs, FieldError{Path: path, Message: fmt.Sprintf(format, args...)})
 }
 
 func (v *validator) oneOf(path, value string, allowed ...string) {
@@ -110,35 +106,32 @@ func (v *validator) enums(s Spec) {
 	if s.Sidecar.UID < 1 || s.Sidecar.UID > 1<<31-1 {
 		v.fail("spec.sidecar.uid", "%d is not the id of a non-root user", s.Sidecar.UID)
 	}
-	v.networks("spec.outbound.excludeCIDRs", s.Outbound.ExcludeCIDRs)
-	v.networks("spec.outbound.meshCIDRs", s.Outbound.MeshCIDRs)
-	v.interfaces("spec.inbound.excludeInterfaces", s.Inbound.ExcludeInterfaces)
-	v.interfaces("spec.outbound.excludeInterfaces", s.Outbound.ExcludeInterfaces)
-	for i, uid := range s.Outbound.ExcludeUIDs {
-		if err := (netset.UIDs{uid}).Validate(s.Sidecar.UID); err != nil {
-			v.fail(fmt.Sprintf("spec.outbound.excludeUIDs[%d]", i), "%v", err)
-		}
-	}
+	each(v, "spec.outbound.excludeCIDRs", s.Outbound.ExcludeCIDRs, netset.ValidatePrefix)
+	each(v, "spec.outbound.meshCIDRs", s.Outbound.MeshCIDRs, netset.ValidatePrefix)
+	each(v, "spec.inbound.excludeInterfaces", s.Inbound.ExcludeInterfaces, validateInterface)
+	each(v, "spec.outbound.excludeInterfaces", s.Outbound.ExcludeInterfaces, validateInterface)
+	each(v, "spec.outbound.excludeUIDs", s.Outbound.ExcludeUIDs, func(uid int64) error { return netset.UIDs{uid}.Validate(s.Sidecar.UID) })
 }
 
-func (v *validator) networks(path string, networks []netip.Prefix) {
-	for i, p := range networks {
-		if err := netset.ValidatePrefix(p); err != nil {
+// each checks the entries of a list one by one.
+func each[E any](v *validator, path string, list []E, check func(E) error) {
+	for i, entry := range list {
+		if err := check(entry); err != nil {
 			v.fail(fmt.Sprintf("%s[%d]", path, i), "%v", err)
 		}
 	}
 }
 
-func (v *validator) interfaces(path string, names []string) {
-	for i, name := range names {
-		if err := (netset.Interfaces{name}).Validate(); err != nil {
-			v.fail(fmt.Sprintf("%s[%d]", path, i), "%v", err)
-		}
-	}
-}
+func validateInterface(name string) error { return netset.Interfaces{name}.Validate() }
 
-func (v *validator) templates(templates []PodTemplate) {
-	for i, t := range templates {
+func (v *validator) workloads(w WorkloadSelectors) {
+	for i, s := range w.Include {
+		v.selector(fmt.Sprintf("spec.workloads.include[%d]", i), s)
+	}
+	for i, s := range w.Exclude {
+		v.selector(fmt.Sprintf("spec.workloads.exclude[%d]", i), s)
+	}
+	for i, t := range w.Templates {
 		field := fmt.Sprintf("spec.workloads.templates[%d]", i)
 		if len(validation.IsDNS1123Subdomain(t.Group)) > 0 || t.Kind == "" {
 			v.fail(field, "needs the group and kind of a custom resource, like argoproj.io and Rollout")
@@ -147,17 +140,8 @@ func (v *validator) templates(templates []PodTemplate) {
 			v.fail(field+".path", "%q is not a path like spec.template", t.Path)
 		}
 	}
-}
-
-func (v *validator) overrides(names []string) {
-	for i, name := range names {
+	for i, name := range w.Overrides {
 		v.oneOf(fmt.Sprintf("spec.workloads.overrides[%d]", i), name, api.Overrides...)
-	}
-}
-
-func (v *validator) selectors(path string, selectors []Selector) {
-	for i, s := range selectors {
-		v.selector(fmt.Sprintf("%s[%d]", path, i), s)
 	}
 }
 
@@ -190,15 +174,11 @@ func (v *validator) rules(s Spec) {
 			case !peer.Selector.Empty():
 				v.fail(field, "has a selector and a spiffeID; write two entries")
 			default:
-				v.pattern(field+".spiffeID", peer.SPIFFEID, s)
+				if err := meshmap.ValidateRulePattern(peer.SPIFFEID, s.TrustDomain, s.federationShape()); err != nil {
+					v.fail(field+".spiffeID", "%v", err)
+				}
 			}
 		}
-	}
-}
-
-func (v *validator) pattern(field, pattern string, s Spec) {
-	if err := meshmap.ValidateRulePattern(pattern, s.TrustDomain, s.federationShape()); err != nil {
-		v.fail(field, "%v", err)
 	}
 }
 
