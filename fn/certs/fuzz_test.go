@@ -7,9 +7,8 @@ import (
 	"testing"
 	"time"
 
-	sigsyaml "sigs.k8s.io/yaml"
-
 	"sigs.k8s.io/kustomize/kyaml/yaml"
+	sigsyaml "sigs.k8s.io/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/certs"
@@ -60,7 +59,7 @@ func FuzzAuthorities(f *testing.F) {
 		if err != nil || list.CheckTimes(now) != nil {
 			return
 		}
-		revoked := certs.ParseRevocations(state).Extend([]*x509.Certificate{leaf.Certificate})
+		revoked := certs.Revocations(state.Spec.Revoked).Extend([]*x509.Certificate{leaf.Certificate})
 		rolled, err := p.Roll(list.Extend([]*x509.Certificate{leaf.Certificate}), leaf.Certificate.NotAfter, now)
 		if err != nil {
 			t.Fatal(err)

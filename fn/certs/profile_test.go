@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/internal/svid"
@@ -285,10 +287,10 @@ func TestExtendRevocations(t *testing.T) {
 	leaf := issue(t, p, certs.Request{ID: web}, roll(t, p, nil, start)[0], start).Certificate
 	right := certs.Revoke(leaf)
 	edited := right
-	edited.Until = start.Add(-time.Hour)
-	stranger := certs.RevokedKey{Digest: strings.Repeat("0", 64), Until: start}
+	edited.Until = metav1.NewTime(start.Add(-time.Hour))
+	stranger := v1alpha1.RevokedKey{Key: strings.Repeat("0", 64), Until: metav1.NewTime(start)}
 	got := certs.Revocations{edited, stranger}.Extend([]*x509.Certificate{leaf})
-	if !got[0].Until.Equal(right.Until) || !got[1].Until.Equal(start) {
+	if !got[0].Until.Time.Equal(right.Until.Time) || !got[1].Until.Time.Equal(start) {
 		t.Errorf("until %s and %s", got[0].Until, got[1].Until)
 	}
 	if got := (certs.Revocations{right}).Extend([]*x509.Certificate{leaf}); got[0] != right {

@@ -6,6 +6,9 @@ import (
 	"strings"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
@@ -13,36 +16,29 @@ import (
 // branches that are late.
 const keepRevoked = 24 * time.Hour
 
-// RevokedKey is a key that peers refuse although its certificate is valid.
-type RevokedKey struct {
-	Digest string    // as svid.KeyDigest returns it
-	ID     string    // SPIFFE ID of the workload whose key it was
-	Until  time.Time // when the entry may go
-}
-
 // Revoke is the entry for the key of a leaf.
-func Revoke(leaf *x509.Certificate) RevokedKey {
-	k := RevokedKey{Digest: svid.KeyDigest(leaf), Until: leaf.NotAfter.Add(keepRevoked)}
+func Revoke(leaf *x509.Certificate) v1alpha1.RevokedKey {
+	k := v1alpha1.RevokedKey{Key: svid.KeyDigest(leaf), Until: metav1.NewTime(leaf.NotAfter.Add(keepRevoked))}
 	if len(leaf.URIs) == 1 {
-		k.ID = leaf.URIs[0].String()
+		k.SPIFFEID = leaf.URIs[0].String()
 	}
 	return k
 }
 
 // Revocations are the revoked keys of a trust domain, sorted by digest.
-type Revocations []RevokedKey
+type Revocations []v1alpha1.RevokedKey
 
 // At are the revocations that still matter at now, and those of more.
-func (r Revocations) At(now time.Time, more ...RevokedKey) Revocations {
+func (r Revocations) At(now time.Time, more ...v1alpha1.RevokedKey) Revocations {
 	var out Revocations
 	seen := map[string]bool{}
 	for _, k := range slices.Concat(r, more) {
-		if !now.After(k.Until) && !seen[k.Digest] {
-			seen[k.Digest] = true
+		if !now.After(k.Until.Time) && !seen[k.Key] {
+			seen[k.Key] = true
 			out = append(out, k)
 		}
 	}
-	slices.SortFunc(out, func(a, b RevokedKey) int { return strings.Compare(a.Digest, b.Digest) })
+	slices.SortFunc(out, func(a, b v1alpha1.RevokedKey) int { return strings.Compare(a.Key, b.Key) })
 	return out
 }
 
@@ -50,7 +46,7 @@ func (r Revocations) At(now time.Time, more ...RevokedKey) Revocations {
 func (r Revocations) Digests() []string {
 	var digests []string
 	for _, k := range r {
-		digests = append(digests, k.Digest)
+		digests = append(digests, k.Key)
 	}
 	return digests
 }
@@ -66,8 +62,8 @@ func (r Revocations) Extend(leaves []*x509.Certificate) Revocations {
 	}
 	out := slices.Clone(r)
 	for i, k := range out {
-		if end := until[k.Digest]; end.After(k.Until) {
-			out[i].Until = end
+		if end := until[k.Key]; end.After(k.Until.Time) {
+			out[i].Until = metav1.NewTime(end)
 		}
 	}
 	return out

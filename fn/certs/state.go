@@ -14,26 +14,14 @@ import (
 
 // State is the list, with the keys that are revoked, in the form in which it is committed.
 func (l Authorities) State(td spiffeid.TrustDomain, revoked Revocations) v1alpha1.CertificateAuthoritySpec {
-	spec := v1alpha1.CertificateAuthoritySpec{TrustDomain: td.Name()}
+	spec := v1alpha1.CertificateAuthoritySpec{TrustDomain: td.Name(), Revoked: revoked}
 	for _, a := range l {
 		spec.Authorities = append(spec.Authorities, v1alpha1.Authority{
 			Slot: a.Slot, ActiveSince: stamp(a.ActiveSince), TrustedUntil: stamp(a.TrustedUntil), Replaced: stamp(a.Replaced), Recipients: a.Recipients,
 			Certificate: string(svid.EncodeCertificates(a.Certificate)), SealedKey: a.SealedKey,
 		})
 	}
-	for _, k := range revoked {
-		spec.Revoked = append(spec.Revoked, v1alpha1.RevokedKey{Key: k.Digest, SPIFFEID: k.ID, Until: *stamp(k.Until)})
-	}
 	return spec
-}
-
-// ParseRevocations reads what the state object says.
-func ParseRevocations(state *v1alpha1.CertificateAuthority) Revocations {
-	var out Revocations
-	for _, k := range state.Spec.Revoked {
-		out = append(out, RevokedKey{Digest: k.Key, ID: k.SPIFFEID, Until: k.Until.Time})
-	}
-	return out
 }
 
 // Describes tells whether the state object says the same as the list, so that it need not be written.

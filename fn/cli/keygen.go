@@ -37,28 +37,30 @@ func (p *program) keygen(file string, postQuantum bool) error {
 	if err != nil {
 		return err
 	}
-	out := p.out
-	if file != "" {
-		f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("%s: is there already, and may hold a key that is in use; name another file", file)
-		}
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		out = f
+	text := fmt.Appendf(nil, "# created: %s\n# public key: %s\n%s\n", p.now().UTC().Format(time.RFC3339), recipient, secret)
+	if file == "" {
+		_, err = p.out.Write(text)
+	} else {
+		err = writeNew(file, text)
 	}
-	if _, err := fmt.Fprintf(out, "# created: %s\n# public key: %s\n%s\n", p.now().UTC().Format(time.RFC3339), recipient, secret); err != nil {
+	if err != nil {
 		return err
-	}
-	if closer, ok := out.(io.Closer); ok && file != "" {
-		if err := closer.Close(); err != nil {
-			return err
-		}
 	}
 	_, err = fmt.Fprintf(p.err, "recipient: %s\n", recipient)
 	return err
+}
+
+// writeNew writes a file that must not exist, for the eyes of its owner.
+func writeNew(file string, text []byte) error {
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s: is there already, and may hold a key that is in use; name another file", file)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	return errors.Join(err, f.Close())
 }
 
 func newIdentity(postQuantum bool) (secret, recipient string, err error) {

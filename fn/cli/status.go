@@ -136,8 +136,8 @@ func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*sta
 		out.Certificates = append(out.Certificates, p.certificateRow(leaf, revoked))
 	}
 	for _, key := range slices.Sorted(maps.Keys(revoked)) {
-		if k := revoked[key]; k.Until.IsZero() || !p.now().After(k.Until) {
-			out.RevokedKeys = append(out.RevokedKeys, revokedRow{Key: key, Identity: k.ID, Until: k.Until})
+		if k := revoked[key]; k.Until.IsZero() || !p.now().After(k.Until.Time) {
+			out.RevokedKeys = append(out.RevokedKeys, revokedRow{Key: key, Identity: k.SPIFFEID, Until: k.Until.UTC()})
 		}
 	}
 	out.addAuthorities(authorities.Authorities.Trusted(p.now()), check.Policy)
@@ -145,7 +145,7 @@ func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*sta
 }
 
 // certificateRow describes a leaf.
-func (p *program) certificateRow(leaf verify.Leaf, revoked map[string]certs.RevokedKey) certificateRow {
+func (p *program) certificateRow(leaf verify.Leaf, revoked map[string]v1alpha1.RevokedKey) certificateRow {
 	row := certificateRow{Identity: leaf.Identity, Secret: manifest.EffectiveNamespace(leaf.Secret) + "/" + leaf.Secret.Name, State: "Valid"}
 	c := leaf.Certificate
 	if c == nil {

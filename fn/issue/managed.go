@@ -60,8 +60,8 @@ func warnForgotten(m *manifest.Model, now time.Time, r *report.Report) {
 	if err != nil {
 		return
 	}
-	for _, key := range certs.ParseRevocations(state).At(now) {
+	for _, key := range certs.Revocations(state.Spec.Revoked).At(now) {
 		r.Warn(report.ObjectOf(m.State.Authority), "spec.revoked", "key %s of %s is revoked until %s, and nothing keeps that with cert-manager: it is accepted again wherever the authority that signed "+
-			"its certificate is still trusted. Wait until then with the change of the issuer, or trust the old authorities no more", key.Digest, orUnknown(key.ID), key.Until.UTC().Format(time.RFC3339))
+			"its certificate is still trusted. Wait until then with the change of the issuer, or trust the old authorities no more", key.Key, orUnknown(key.SPIFFEID), key.Until.UTC().Format(time.RFC3339))
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
@@ -24,7 +25,7 @@ type revocation struct {
 	kept    certs.Revocations // as the CertificateAuthority lists them afterwards; nil when it is not in the input
 	digests []string          // as the bundles list them
 	before  certs.Revocations
-	asked   []certs.RevokedKey // by Actions
+	asked   []v1alpha1.RevokedKey // by Actions
 }
 
 // revocations determines the keys that are trusted no more.
@@ -59,7 +60,7 @@ func (i *issuer) storedRevocations(bundle []*x509.Certificate) (r revocation, ok
 	if i.model.State.Authority != nil {
 		if state, err := v1alpha1.ParseCertificateAuthority(i.model.State.Authority); err == nil {
 			// else it is reported already
-			known = certs.ParseRevocations(state).Extend(i.leaves)
+			known = certs.Revocations(state.Spec.Revoked).Extend(i.leaves)
 		}
 	}
 	if lost := without(listed, known.Digests()); len(lost) > 0 {
@@ -96,7 +97,7 @@ func (i *issuer) tooMany(n int) bool {
 func (i *issuer) recoverRevoked(known certs.Revocations, lost []string, bundle []*x509.Certificate) certs.Revocations {
 	for _, key := range lost {
 		i.report.Warn(i.authority(), "spec.revoked", "key %s is revoked in the bundles and not in the CertificateAuthority, as after a merge or a revert of one of them; it stays revoked", key)
-		known = append(known, certs.RevokedKey{Digest: key, Until: latestExpiry(bundle)})
+		known = append(known, v1alpha1.RevokedKey{Key: key, Until: metav1.NewTime(latestExpiry(bundle))})
 	}
 	return known
 }
@@ -122,8 +123,8 @@ func (i *issuer) listedKeys() []string {
 }
 
 // revokeNamed makes the revocations that this run is asked for.
-func (i *issuer) revokeNamed(bundle []*x509.Certificate) []certs.RevokedKey {
-	var out []certs.RevokedKey
+func (i *issuer) revokeNamed(bundle []*x509.Certificate) []v1alpha1.RevokedKey {
+	var out []v1alpha1.RevokedKey
 	var names []string
 	for _, name := range i.Actions.Revoke {
 		if meshmap.ValidateKeyDigest(name) != nil {
@@ -135,7 +136,7 @@ func (i *issuer) revokeNamed(bundle []*x509.Certificate) []certs.RevokedKey {
 				name, bundle[n].Subject.CommonName)
 			continue
 		}
-		key := certs.RevokedKey{Digest: name, Until: latestExpiry(bundle)}
+		key := v1alpha1.RevokedKey{Key: name, Until: metav1.NewTime(latestExpiry(bundle))}
 		for _, leaf := range i.leaves {
 			if svid.KeyDigest(leaf) == name {
 				key = certs.Revoke(leaf)
@@ -161,15 +162,15 @@ func (i *issuer) reportRevoked(r revocation) {
 		return
 	}
 	for _, key := range r.asked {
-		listed := r.kept[slices.IndexFunc(r.kept, func(k certs.RevokedKey) bool { return k.Digest == key.Digest })]
+		listed := r.kept[slices.IndexFunc(r.kept, func(k v1alpha1.RevokedKey) bool { return k.Key == key.Key })]
 		until := listed.Until.UTC().Format(time.RFC3339)
 		switch {
-		case slices.Contains(r.before.Digests(), key.Digest):
-			i.report.Info(i.authority(), "spec.revoked", "key %s of %s is revoked already, and listed until %s", key.Digest, orUnknown(listed.ID), until)
-		case listed.ID == "":
-			i.report.Info(i.authority(), "spec.revoked", "key %s is revoked: peers refuse it as soon as this is synced, and it is listed until %s, when the authorities have expired, since whose it is is not known here", key.Digest, until)
+		case slices.Contains(r.before.Digests(), key.Key):
+			i.report.Info(i.authority(), "spec.revoked", "key %s of %s is revoked already, and listed until %s", key.Key, orUnknown(listed.SPIFFEID), until)
+		case listed.SPIFFEID == "":
+			i.report.Info(i.authority(), "spec.revoked", "key %s is revoked: peers refuse it as soon as this is synced, and it is listed until %s, when the authorities have expired, since whose it is is not known here", key.Key, until)
 		default:
-			i.report.Info(i.authority(), "spec.revoked", "key %s of %s is revoked: peers refuse it as soon as this is synced, and it is listed until %s, a day after its last certificate has expired", key.Digest, listed.ID, until)
+			i.report.Info(i.authority(), "spec.revoked", "key %s of %s is revoked: peers refuse it as soon as this is synced, and it is listed until %s, a day after its last certificate has expired", key.Key, listed.SPIFFEID, until)
 		}
 	}
 }

@@ -222,7 +222,7 @@ func authoritiesNode(spec v1alpha1.CertificateAuthoritySpec) *yaml.Node {
 	if len(spec.Revoked) > 0 {
 		revoked := node.List()
 		for _, k := range spec.Revoked {
-			revoked.Content = append(revoked.Content, node.Object("key", k.Key, "spiffeID", k.SPIFFEID, "until", k.Until.Format(time.RFC3339)))
+			revoked.Content = append(revoked.Content, node.Object("key", k.Key, "spiffeID", k.SPIFFEID, "until", k.Until.UTC().Format(time.RFC3339)))
 		}
 		node.Set(out, "revoked", revoked)
 	}

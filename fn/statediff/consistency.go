@@ -34,7 +34,7 @@ func (c *Checker) checkBundle(bundle Bundle, authority *State, shared bool) {
 		}
 	}
 	for _, key := range sortedKeys(authority.Revoked) {
-		if !authority.Revoked[key].Until.IsZero() && authority.stillRevoked(key, c.Now) && !slices.Contains(bundle.Revoked, key) {
+		if !authority.Revoked[key].Until.Time.IsZero() && authority.stillRevoked(key, c.Now) && !slices.Contains(bundle.Revoked, key) {
 			c.Report.Error(bundle.Object, listedField, "does not list key %s, which the CertificateAuthority revokes: a build would accept it; %s", key, way)
 		}
 	}

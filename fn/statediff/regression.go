@@ -75,7 +75,7 @@ func (c *regression) revocations() {
 			continue
 		}
 		hint := ""
-		if c.base.Revoked[key].Until.IsZero() {
+		if c.base.Revoked[key].Until.Time.IsZero() {
 			hint = ". If it was dropped since its time is over, give a --base that holds the CertificateAuthority, which knows"
 		}
 		c.Report.Error(object, field, "key %s is revoked in the base and would not be any more; %s%s", key, wayBack, hint)

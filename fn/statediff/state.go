@@ -32,7 +32,7 @@ type State struct {
 	Managed      bool              // cert-manager issues: there are Certificates of ours
 	Bundles      map[string]Bundle // by namespace
 	Leaves       map[string]Leaf   // by SPIFFE ID
-	Revoked      map[string]certs.RevokedKey
+	Revoked      map[string]v1alpha1.RevokedKey
 	// by digest; Until is zero where only bundles or mesh maps list the key
 }
 
@@ -62,7 +62,7 @@ const (
 // ReadState reads the items. What cannot be read is reported by verify.Check or by the next render, except for the
 // CertificateAuthority, which verify.Check does not look into.
 func ReadState(items []*yaml.RNode, r *report.Report) *State {
-	s := &State{Bundles: map[string]Bundle{}, Leaves: map[string]Leaf{}, Revoked: map[string]certs.RevokedKey{}}
+	s := &State{Bundles: map[string]Bundle{}, Leaves: map[string]Leaf{}, Revoked: map[string]v1alpha1.RevokedKey{}}
 	items = slices.DeleteFunc(slices.Clone(items), func(item *yaml.RNode) bool { return node.CheckItem(item) != nil })
 	for _, item := range manifest.Flatten(items) {
 		if node.CheckItem(item) != nil {
@@ -107,8 +107,8 @@ func (s *State) readAuthority(item *yaml.RNode, r *report.Report) {
 		return
 	}
 	s.HasAuthority, s.Authority = true, object
-	for _, key := range certs.ParseRevocations(state) {
-		s.Revoked[key.Digest] = key
+	for _, key := range state.Spec.Revoked {
+		s.Revoked[key.Key] = key
 	}
 }
 
@@ -129,7 +129,7 @@ func (s *State) readConfigMap(item *yaml.RNode) {
 	}
 	for _, key := range keys {
 		if _, known := s.Revoked[key]; !known {
-			s.Revoked[key] = certs.RevokedKey{Digest: key}
+			s.Revoked[key] = v1alpha1.RevokedKey{Key: key}
 		}
 	}
 }
@@ -170,7 +170,7 @@ func (s *State) revokedIn() (report.Object, string) {
 // stillRevoked tells whether a key must be refused at now. One whose end is not known must.
 func (s *State) stillRevoked(digest string, now time.Time) bool {
 	key, ok := s.Revoked[digest]
-	return ok && (key.Until.IsZero() || !now.After(key.Until))
+	return ok && (key.Until.IsZero() || !now.After(key.Until.Time))
 }
 
 // signer is who signed a leaf, of all that the state trusts; nil when nobody did.
