@@ -72,17 +72,8 @@ func ParseAuthorities(state *v1alpha1.CertificateAuthority, td spiffeid.TrustDom
 		if err != nil {
 			return nil, fmt.Errorf("spec.authorities[%d].certificate: %w; restore this object from Git", i, err)
 		}
-		authority := &Authority{Slot: a.Slot, Certificate: certificate, SealedKey: a.SealedKey, Recipients: a.Recipients}
-		if a.ActiveSince != nil {
-			authority.ActiveSince = a.ActiveSince.Time
-		}
-		if a.TrustedUntil != nil {
-			authority.TrustedUntil = a.TrustedUntil.Time
-		}
-		if a.Replaced != nil {
-			authority.Replaced = a.Replaced.Time
-		}
-		list = append(list, authority)
+		list = append(list, &Authority{Slot: a.Slot, Certificate: certificate, ActiveSince: timeOf(a.ActiveSince), TrustedUntil: timeOf(a.TrustedUntil),
+			Replaced: timeOf(a.Replaced), SealedKey: a.SealedKey, Recipients: a.Recipients})
 	}
 	if active, next := list.count(v1alpha1.SlotActive), list.count(v1alpha1.SlotNext); (active != 1 || next > 1) && !(active == 0 && next == 1 && list.Replacing()) {
 		return nil, fmt.Errorf("spec.authorities: holds %d Active and %d Next, want one of each; were two branches merged that had both issued? restore one of them from Git", active, next)

@@ -41,3 +41,11 @@ func stamp(t time.Time) *metav1.Time {
 	}
 	return &metav1.Time{Time: t.UTC().Truncate(time.Second)}
 }
+
+// timeOf reads what stamp wrote.
+func timeOf(t *metav1.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.Time
+}

@@ -37,7 +37,7 @@ The other side puts the text into spec.federation of its config, or gives the do
 			if format != "pem" && format != "spiffe" {
 				return fmt.Errorf("--output: %q is neither pem nor spiffe", format)
 			}
-			items, err := p.readItems(args)
+			items, err := p.readItems(sourceOf(args))
 			if err != nil {
 				return err
 			}

@@ -25,11 +25,11 @@ func isKustomization(folder string) bool {
 }
 
 // refuseKustomization refuses a kustomization where rendered manifests are wanted.
-func refuseKustomization(args []string, command string) error {
-	if len(args) == 0 || !isKustomization(args[0]) {
+func refuseKustomization(source, command string) error {
+	if !isKustomization(source) {
 		return nil
 	}
-	return fmt.Errorf("%[1]s: is a kustomization, which is checked by its output: kustomize build --enable-alpha-plugins --enable-exec %[1]s | meshless %[2]s -", args[0], command)
+	return fmt.Errorf("%[1]s: is a kustomization, which is checked by its output: kustomize build --enable-alpha-plugins --enable-exec %[1]s | meshless %[2]s -", source, command)
 }
 
 // conclude prints the findings and fails if there is an error among them.
@@ -74,12 +74,19 @@ func specIn(items []*yaml.RNode) v1alpha1.Spec {
 
 func kindsIn(items []*yaml.RNode) manifest.Kinds { return manifest.KindsOf(specIn(items)) }
 
-// readItems reads the stream, or the file or folder that is named.
-func (p *program) readItems(args []string) ([]*yaml.RNode, error) {
-	if len(args) > 0 && args[0] != "-" {
-		return readPath(args[0])
+// sourceOf is the file or the folder that a command is to read, or "-" for standard input.
+func sourceOf(args []string) string {
+	if len(args) == 0 {
+		return "-"
 	}
-	return readStream(p.in, "standard input")
+	return args[0]
+}
+
+func (p *program) readItems(source string) ([]*yaml.RNode, error) {
+	if source == "-" {
+		return readStream(p.in, "standard input")
+	}
+	return readPath(source)
 }
 
 // readPath reads a file, or all manifests of a folder.

@@ -168,14 +168,8 @@ func fileContents(items []*yaml.RNode) (map[string][]byte, error) {
 }
 
 func fileIndex(item *yaml.RNode) int {
-	_, text, err := kioutil.GetFileAnnotations(item)
-	if err != nil {
-		return 0
-	}
-	index, err := strconv.Atoi(text)
-	if err != nil {
-		return 0
-	}
+	_, text, _ := kioutil.GetFileAnnotations(item)
+	index, _ := strconv.Atoi(text) // the order alone depends on it
 	return index
 }
 

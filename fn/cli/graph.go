@@ -36,7 +36,7 @@ A kustomization is drawn from its output:
   kustomize build --enable-alpha-plugins --enable-exec DIR | meshless graph -`,
 		Example: "  meshless graph DIR\n  kustomize build --enable-alpha-plugins --enable-exec DIR | meshless graph -o svg - > mesh.svg",
 		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: completeFile,
-		RunE: func(_ *cobra.Command, args []string) error { return p.graph(args, format, names) },
+		RunE: func(_ *cobra.Command, args []string) error { return p.graph(sourceOf(args), format, names) },
 	}
 	cmd.Flags().StringVarP(&format, "output", "o", format, strings.Join(names, ", "))
 	if err := cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp)); err != nil {
@@ -45,15 +45,15 @@ A kustomization is drawn from its output:
 	return cmd
 }
 
-func (p *program) graph(args []string, format string, names []string) error {
+func (p *program) graph(source string, format string, names []string) error {
 	at := slices.Index(names, format)
 	if at < 0 {
 		return fmt.Errorf("--output: %q is none of %s", format, strings.Join(names, ", "))
 	}
-	if err := refuseKustomization(args, "graph"); err != nil {
+	if err := refuseKustomization(source, "graph"); err != nil {
 		return err
 	}
-	items, err := p.readItems(args)
+	items, err := p.readItems(source)
 	if err != nil {
 		return err
 	}

@@ -276,11 +276,9 @@ func isMeshMap(item *yaml.RNode) bool {
 	return mesh && item.GetAnnotations()[api.IdentityAnnotation] != ""
 }
 
+// pathOf is the file that an item's annotations name; "" where they name none.
 func pathOf(item *yaml.RNode) string {
-	file, _, err := kioutil.GetFileAnnotations(item)
-	if err != nil {
-		return ""
-	}
+	file, _, _ := kioutil.GetFileAnnotations(item)
 	return file
 }
 

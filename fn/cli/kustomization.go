@@ -71,7 +71,7 @@ func openKustomization(folder, file string) (*kustomization, error) {
 }
 
 func (k *kustomization) takeOut(content *yaml.Node) error {
-	if kind := node.Get(content, "kind"); kind != nil && kind.Value == types.ComponentKind {
+	if node.Scalar(content, "kind") == types.ComponentKind {
 		return errors.New("is a Component, which sees names before the overlay sets prefix and namespace; list the MutualTLS in the transformers of the outermost overlay, and issue there")
 	}
 	if resources := node.Get(content, "resources"); resources != nil {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"sigs.k8s.io/kustomize/kyaml/kio"
 	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
@@ -82,7 +81,7 @@ func isInside(file, folder string) (bool, error) {
 		return false, err
 	}
 	relative, err := filepath.Rel(below, parent)
-	return err == nil && relative != ".." && !strings.HasPrefix(relative, ".."+string(filepath.Separator)), nil
+	return err == nil && filepath.IsLocal(relative), nil
 }
 
 func realPath(path string) (string, error) {

@@ -38,7 +38,7 @@ folder that 'meshless issue' works on, also the authorities, what happens to the
 			if err := p.setClock(now); err != nil {
 				return err
 			}
-			items, err := p.readItems(args)
+			items, err := p.readItems(sourceOf(args))
 			if err != nil {
 				return err
 			}

@@ -43,7 +43,7 @@ A kustomization is checked by its output:
 revoked, and no pod refuses another on the way from one to the other. --ca holds it against a CertificateAuthority that
 several packages share. With either, DIR may be a kustomization, of which the state alone is checked.`,
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeFile,
-		RunE: func(_ *cobra.Command, args []string) error { return p.verify(args, o) },
+		RunE: func(_ *cobra.Command, args []string) error { return p.verify(sourceOf(args), o) },
 	}
 	cmd.Flags().StringVar(&o.base, "base", "", "folder or file with the state that is deployed; an error where this one goes back behind it")
 	cmd.Flags().StringVar(&o.ca, "ca", "", "file of the CertificateAuthority that this package shares; an error where its bundles are behind it")
@@ -55,7 +55,7 @@ several packages share. With either, DIR may be a kustomization, of which the st
 	return cmd
 }
 
-func (p *program) verify(args []string, o verifyOptions) error {
+func (p *program) verify(source string, o verifyOptions) error {
 	switch {
 	case o.format != "text" && o.format != "json":
 		return fmt.Errorf("--output: %q is neither text nor json", o.format)
@@ -65,16 +65,16 @@ func (p *program) verify(args []string, o verifyOptions) error {
 	if err := p.setClock(o.now); err != nil {
 		return err
 	}
-	stateOnly := (o.base != "" || o.ca != "") && isStateSource(args)
+	stateOnly := (o.base != "" || o.ca != "") && isStateSource(source)
 	if stateOnly && o.noExclusions {
 		return errors.New("--no-exclusions: wants rendered manifests, and this is state alone; give it the output of `kustomize build`")
 	}
 	if !stateOnly {
-		if err := refuseKustomization(args, "verify"); err != nil {
+		if err := refuseKustomization(source, "verify"); err != nil {
 			return err
 		}
 	}
-	items, err := p.readChecked(args, stateOnly)
+	items, err := p.readChecked(source, stateOnly)
 	if err != nil {
 		return err
 	}
@@ -82,14 +82,14 @@ func (p *program) verify(args []string, o verifyOptions) error {
 	if err != nil {
 		return err
 	}
-	r := reportOn(args)
+	r := reportOn(source)
 	result := verify.Check(items, verify.Options{Now: p.now(), EveryWorkload: !stateOnly, NoExclusions: o.noExclusions, Overrides: config.Spec.Workloads.Overrides,
 		Kinds: manifest.KindsOf(config.Spec), RenewBefore: config.Spec.Certificates.RenewBefore.Duration}, r)
 	leaves := result.Leaves
 	if o.config != "" {
 		p.against(items, config, r)
 	}
-	if err := p.verifyState(args, items, o, r); err != nil {
+	if err := p.verifyState(source, items, o, r); err != nil {
 		return err
 	}
 	if o.format == "json" {
@@ -122,14 +122,14 @@ func (p *program) verifyConfig(items []*yaml.RNode, file string) (*v1alpha1.Mutu
 	if err != nil {
 		return nil, fmt.Errorf("--config: %w", err)
 	}
+	var config *v1alpha1.MutualTLS
 	n, err := yaml.Parse(string(text))
 	if err == nil {
 		err = node.CheckItem(n)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("--config %s: %w", file, err)
+	if err == nil {
+		config, err = v1alpha1.Load(n)
 	}
-	config, err := v1alpha1.Load(n)
 	if err != nil {
 		return nil, fmt.Errorf("--config %s: %w", file, err)
 	}
@@ -154,10 +154,10 @@ func (p *program) against(items []*yaml.RNode, config *v1alpha1.MutualTLS, r *re
 
 // verifyState checks what no single object shows: deadlines, and the state beside that of the base and of a shared
 // CertificateAuthority.
-func (p *program) verifyState(args []string, items []*yaml.RNode, o verifyOptions, r *report.Report) error {
+func (p *program) verifyState(source string, items []*yaml.RNode, o verifyOptions, r *report.Report) error {
 	check := &statediff.Checker{Now: p.now(), Policy: policyIn(items), Report: r}
-	if isFolder(args) { // of a kustomization, items are the state alone, without the config
-		if source, err := readFolder(args[0]); err == nil {
+	if isFolder(source) { // of a kustomization, items are the state alone, without the config
+		if source, err := readFolder(source); err == nil {
 			// a source may hold files that are no manifests: then the defaults serve
 			check.Policy = policyIn(source)
 		}
@@ -185,52 +185,40 @@ func (p *program) verifyState(args []string, items []*yaml.RNode, o verifyOption
 		if o.ca != "" && !state.HasAuthority { // it is the package's, wherever it lies
 			head = state.With(authority)
 		}
-		check.CheckRegression(statediff.ReadState(base, r), head, isFolder(args))
+		check.CheckRegression(statediff.ReadState(base, r), head, isFolder(source))
 	}
 	check.CheckRevoked(state)
 	check.CheckDeadlines(state, authority, o.minLeft)
 	return nil
 }
 
-// isStateSource tells whether the argument is the source of state, where no workload is rendered: a kustomization, its
-// folder of state, or a file with a CertificateAuthority alone.
-func isStateSource(args []string) bool {
-	if len(args) == 0 || args[0] == "-" {
-		return false
-	}
-	if isKustomization(args[0]) {
-		return true
-	}
-	_, _, err := readAuthorityFile(args[0])
-	return err == nil
+// isStateSource tells whether a source is one of state, where no workload is rendered: a kustomization, its folder of
+// state, or a file with a CertificateAuthority alone.
+func isStateSource(source string) bool {
+	_, _, err := readAuthorityFile(source)
+	return isKustomization(source) || err == nil
 }
 
 // reportOn is a report that names places in what is verified. Lines of a stream say nothing to anybody.
-func reportOn(args []string) *report.Report {
-	switch {
-	case isFolder(args):
-		return &report.Report{Lines: true}
-	case len(args) > 0 && args[0] != "-":
-		return &report.Report{Lines: true, File: args[0]}
+func reportOn(source string) *report.Report {
+	r := &report.Report{Lines: source != "-"}
+	if r.Lines && !isFolder(source) {
+		r.File = source
 	}
-	return &report.Report{}
+	return r
 }
 
 // readChecked reads what is verified; of a kustomization, its state.
-func (p *program) readChecked(args []string, stateOnly bool) ([]*yaml.RNode, error) {
-	if stateOnly && isFolder(args) {
-		return readStateOf(args[0])
+func (p *program) readChecked(source string, stateOnly bool) ([]*yaml.RNode, error) {
+	if stateOnly && isFolder(source) {
+		return readStateOf(source)
 	}
-	return p.readItems(args)
+	return p.readItems(source)
 }
 
 // readBase reads what --base names. A folder whose state is in its folder of state is a kustomization.
 func readBase(name string) ([]*yaml.RNode, error) {
-	info, err := os.Stat(name)
-	switch {
-	case err != nil:
-		return nil, err
-	case info.IsDir():
+	if isFolder(name) {
 		return readStateOf(name)
 	}
 	return readPath(name)
@@ -242,19 +230,16 @@ func readStateOf(folder string) ([]*yaml.RNode, error) {
 	if !isKustomization(folder) {
 		return readFolder(folder)
 	}
-	if state := filepath.Join(folder, pipeline.StateFolder); isFolder([]string{state}) {
+	if state := filepath.Join(folder, pipeline.StateFolder); isFolder(state) {
 		return readFolder(state)
 	}
 	// the folder of state itself, which is a kustomization as well, or one that was never issued
 	return readFolder(folder)
 }
 
-func isFolder(args []string) bool {
-	if len(args) == 0 || args[0] == "-" {
-		return false
-	}
-	info, err := os.Stat(args[0])
-	return err == nil && info.IsDir()
+func isFolder(source string) bool {
+	info, err := os.Stat(source)
+	return source != "-" && err == nil && info.IsDir()
 }
 
 // policyIn is what the config among the items says of certificates, or the defaults.

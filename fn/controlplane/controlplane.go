@@ -40,7 +40,7 @@ func Apply(items []*yaml.RNode, tls v1alpha1.TLS, r *report.Report) (rest []*yam
 			warnPassedOver(item, r)
 		}
 		found = found || handled
-		if hostNetwork := node.Get(item.YNode(), "spec", "hostNetwork"); !handled || hostNetwork == nil || hostNetwork.Value != "true" {
+		if !handled || node.Scalar(item.YNode(), "spec", "hostNetwork") != "true" {
 			rest = append(rest, item)
 		}
 	}
@@ -62,7 +62,7 @@ func warnPassedOver(item *yaml.RNode, r *report.Report) {
 			if words := newCommandLine(container).words(); len(words) > 0 && slices.Contains(shells, path.Base(words[0].Value)) {
 				continue // warnShell's
 			}
-			if p := findProgram(imageName(node.Get(container, "image"))); p != nil {
+			if p := findProgram(imageName(node.Scalar(container, "image"))); p != nil {
 				r.Warn(report.ObjectOf(item), strings.Join(at, "."), "seems to run %s, by its image, and its TLS flags are not set: only Pods whose command is the program are known; set --%s there", p.name, p.minVersion)
 			}
 		}
@@ -70,11 +70,8 @@ func warnPassedOver(item *yaml.RNode, r *report.Report) {
 }
 
 // imageName is the last part of an image's name, without tag and digest.
-func imageName(image *yaml.Node) string {
-	if image == nil {
-		return ""
-	}
-	name, _, _ := strings.Cut(path.Base(image.Value), "@")
+func imageName(image string) string {
+	name, _, _ := strings.Cut(path.Base(image), "@")
 	name, _, _ = strings.Cut(name, ":")
 	return name
 }

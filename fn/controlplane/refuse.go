@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/version"
@@ -18,10 +19,7 @@ func (t *target) refuse(tls v1alpha1.TLS, r *report.Report) (refused bool) {
 		r.Error(t.object, "spec.containers", format, args...)
 		refused = true
 	}
-	image := ""
-	if n := node.Get(t.container, "image"); n != nil {
-		image = n.Value
-	}
+	image := node.Scalar(t.container, "image")
 	if t.program.name != etcd {
 		if len(tls.CurvePreferences) > 0 && olderThan(image, "1.36.0") {
 			fail("the image %s has no --tls-curve-preferences, which came with Kubernetes 1.36; leave spec.tls.curvePreferences out", image)
@@ -52,15 +50,9 @@ func (t *target) refuse(tls v1alpha1.TLS, r *report.Report) (refused bool) {
 
 func (t *target) hasEnv(name string) bool {
 	env := node.Get(t.container, "env")
-	if env == nil || env.Kind != yaml.SequenceNode {
-		return false
-	}
-	for _, variable := range env.Content {
-		if n := node.Get(variable, "name"); n != nil && n.Value == name {
-			return true
-		}
-	}
-	return false
+	return env != nil && env.Kind == yaml.SequenceNode && slices.ContainsFunc(env.Content, func(variable *yaml.Node) bool {
+		return node.Scalar(variable, "name") == name
+	})
 }
 
 // environment is the variable that etcd reads in place of a flag.

@@ -174,7 +174,7 @@ func (m *Model) refuseDuplicates(items []*yaml.RNode, r *report.Report) {
 		if item.GetKind() != v1alpha1.KindMutualTLS || item.GetApiVersion() != v1alpha1.APIVersion {
 			continue
 		}
-		if issuance := node.Get(item.YNode(), "spec", "issuance"); issuance != nil && issuance.Value == string(v1alpha1.IssuanceNever) {
+		if node.Scalar(item.YNode(), "spec", "issuance") == string(v1alpha1.IssuanceNever) {
 			continue // a validator's, beside the mutator's
 		}
 		if config != nil {

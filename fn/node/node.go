@@ -83,6 +83,14 @@ func Get(n *yaml.Node, path ...string) *yaml.Node {
 	return n
 }
 
+// Scalar is the text of the value at a path of keys, "" where there is none.
+func Scalar(n *yaml.Node, path ...string) string {
+	if value := Get(n, path...); value != nil {
+		return value.Value
+	}
+	return ""
+}
+
 // Set gives a key a value. A new key is placed last, where kpt would move it anyway.
 func Set(mapping *yaml.Node, key string, v *yaml.Node) {
 	if i := Index(mapping, key); i >= 0 {

@@ -36,8 +36,7 @@ func ReadSOPS(object *yaml.Node, path ...string) ([]string, error) {
 	if metadata == nil || metadata.Kind != yaml.MappingNode {
 		return nil, fmt.Errorf("cannot be decrypted, since the field %s beside data is missing", SOPSField)
 	}
-	value := node.Get(object, path...)
-	if value == nil || !isSOPSValue(value.Value) {
+	if !isSOPSValue(node.Scalar(object, path...)) {
 		return nil, errors.New("is not encrypted by SOPS (ENC[AES256_GCM,…])")
 	}
 	if err := readSOPSRule(metadata, object, path); err != nil {
@@ -61,10 +60,7 @@ func readSOPSRule(metadata, object *yaml.Node, path []string) error {
 	if i := slices.IndexFunc(sopsOtherRules, func(key string) bool { return node.Index(metadata, key) >= 0 }); i >= 0 {
 		return fmt.Errorf("is encrypted by %s.%s; want encrypted_regex: %s", SOPSField, sopsOtherRules[i], sopsRegex(path[len(path)-1]))
 	}
-	text := ""
-	if n := node.Get(metadata, "encrypted_regex"); n != nil {
-		text = n.Value
-	}
+	text := node.Scalar(metadata, "encrypted_regex")
 	name := path[len(path)-1]
 	rule, err := regexp.Compile(text)
 	if text == "" || err != nil || !rule.MatchString(name) || slices.ContainsFunc(path[:len(path)-1], rule.MatchString) {
@@ -76,7 +72,7 @@ func readSOPSRule(metadata, object *yaml.Node, path []string) error {
 			return fmt.Errorf("is not the only value that is encrypted: %s is too; want encrypted_regex: %s", key, sopsRegex(name))
 		}
 	}
-	if n := node.Get(metadata, "mac_only_encrypted"); n == nil || n.Value != "true" {
+	if node.Scalar(metadata, "mac_only_encrypted") != "true" {
 		return fmt.Errorf("needs %s.mac_only_encrypted: true, since kustomize edits the rest of the object", SOPSField)
 	}
 	return nil

@@ -22,8 +22,7 @@ type Checker struct {
 // authority that soon cannot sign whole leaves. What a late render only has to catch up with is a warning, whatever
 // minLeft is.
 func (c *Checker) CheckDeadlines(s, authority *State, minLeft time.Duration) {
-	for _, id := range sortedKeys(s.Leaves) {
-		leaf := s.Leaves[id]
+	for _, leaf := range sorted(s.Leaves) {
 		if end := leaf.Certificate.NotAfter; c.Now.Before(end) && end.Sub(c.Now) < minLeft {
 			c.Report.Error(leaf.Secret, leafField, "expires at %s, which is nearer than --min-left %s; run `meshless issue` and commit the result", stamp(end), minLeft)
 		}
@@ -46,9 +45,9 @@ func (c *Checker) CheckDeadlines(s, authority *State, minLeft time.Duration) {
 
 // CheckRevoked reports leaves whose key the same state revokes: an issue replaces them.
 func (c *Checker) CheckRevoked(s *State) {
-	for _, id := range sortedKeys(s.Leaves) {
-		if key := svid.KeyDigest(s.Leaves[id].Certificate); s.stillRevoked(key, c.Now) {
-			c.Report.Error(s.Leaves[id].Secret, leafField, "the certificate of %s has the key %s, which is revoked; run `meshless issue` and commit the result", id, key)
+	for id, leaf := range sorted(s.Leaves) {
+		if key := svid.KeyDigest(leaf.Certificate); s.stillRevoked(key, c.Now) {
+			c.Report.Error(leaf.Secret, leafField, "the certificate of %s has the key %s, which is revoked; run `meshless issue` and commit the result", id, key)
 		}
 	}
 }

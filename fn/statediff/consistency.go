@@ -13,8 +13,8 @@ func (c *Checker) CheckConsistency(s, authority *State, shared bool) {
 	if !authority.HasAuthority {
 		return
 	}
-	for _, namespace := range sortedKeys(s.Bundles) {
-		c.checkBundle(s.Bundles[namespace], authority, shared)
+	for _, bundle := range sorted(s.Bundles) {
+		c.checkBundle(bundle, authority, shared)
 	}
 }
 
@@ -33,8 +33,8 @@ func (c *Checker) checkBundle(bundle Bundle, authority *State, shared bool) {
 			c.Report.Error(bundle.Object, bundleField, "lacks authority %q, which is %s in the CertificateAuthority; %s", a.Certificate.Subject.CommonName, a.Slot, way)
 		}
 	}
-	for _, key := range sortedKeys(authority.Revoked) {
-		if !authority.Revoked[key].Until.Time.IsZero() && authority.stillRevoked(key, c.Now) && !slices.Contains(bundle.Revoked, key) {
+	for key, revoked := range sorted(authority.Revoked) {
+		if !revoked.Until.IsZero() && authority.stillRevoked(key, c.Now) && !slices.Contains(bundle.Revoked, key) {
 			c.Report.Error(bundle.Object, listedField, "does not list key %s, which the CertificateAuthority revokes: a build would accept it; %s", key, way)
 		}
 	}

@@ -2,6 +2,7 @@ package statediff
 
 import (
 	"crypto/x509"
+	"maps"
 	"slices"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
@@ -45,7 +46,7 @@ func (c *Checker) gone(base *State, managed bool) {
 	}
 	c.Report.Warn(base.main(), "", "cert-manager issues now, and the state of the base goes: pods of before and after trust each other only where their bundles overlap, see \"Changing the issuer\" in docs/certificates.md")
 	object, field := base.revokedIn()
-	for _, key := range sortedKeys(base.Revoked) {
+	for key := range sorted(base.Revoked) {
 		c.Report.Warn(object, field, "key %s is revoked in the base, and nothing keeps that with cert-manager: it is accepted again wherever the authority that signed its certificate is still trusted", key)
 	}
 }
@@ -70,19 +71,19 @@ func (c *regression) sameAuthority(whole bool) {
 // revocations reports keys that the base refuses and the new state does not, or even uses.
 func (c *regression) revocations() {
 	object, field := c.head.revokedIn()
-	for _, key := range sortedKeys(c.base.Revoked) {
+	for key, revoked := range sorted(c.base.Revoked) {
 		if !c.base.stillRevoked(key, c.Now) || c.head.stillRevoked(key, c.Now) {
 			continue
 		}
 		hint := ""
-		if c.base.Revoked[key].Until.Time.IsZero() {
+		if revoked.Until.IsZero() {
 			hint = ". If it was dropped since its time is over, give a --base that holds the CertificateAuthority, which knows"
 		}
 		c.Report.Error(object, field, "key %s is revoked in the base and would not be any more; %s%s", key, wayBack, hint)
 	}
-	for _, id := range sortedKeys(c.head.Leaves) {
-		if key := svid.KeyDigest(c.head.Leaves[id].Certificate); c.base.stillRevoked(key, c.Now) {
-			c.Report.Error(c.head.Leaves[id].Secret, leafField, "the certificate of %s is back whose key %s is revoked in the base: nobody would accept it; %s", id, key, wayBack)
+	for id, leaf := range sorted(c.head.Leaves) {
+		if key := svid.KeyDigest(leaf.Certificate); c.base.stillRevoked(key, c.Now) {
+			c.Report.Error(leaf.Secret, leafField, "the certificate of %s is back whose key %s is revoked in the base: nobody would accept it; %s", id, key, wayBack)
 		}
 	}
 }
@@ -104,14 +105,14 @@ func (c *regression) replacement() {
 // trusted reports authorities without which leaves that are deployed would be refused.
 func (c *regression) trusted() {
 	reported := map[string]bool{}
-	for _, id := range sortedKeys(c.base.Leaves) {
-		leaf := c.base.Leaves[id].Certificate
+	for id, deployed := range sorted(c.base.Leaves) {
+		leaf := deployed.Certificate
 		signer := c.base.signer(leaf)
 		if signer == nil || c.Now.After(leaf.NotAfter) || c.base.stillRevoked(svid.KeyDigest(leaf), c.Now) || reported[string(signer.SubjectKeyId)] {
 			continue
 		}
-		for _, namespace := range sortedKeys(c.head.Bundles) {
-			if bundle := c.head.Bundles[namespace]; !holds(bundle.Authorities, signer) {
+		for _, bundle := range sorted(c.head.Bundles) {
+			if !holds(bundle.Authorities, signer) {
 				reported[string(signer.SubjectKeyId)] = true
 				c.Report.Error(bundle.Object, bundleField, "authority %q is missing, and pods run with leaves of it until they have synced (that of %s, and maybe more): "+
 					"they would be refused; %s", signer.Subject.CommonName, id, wayBack)
@@ -124,15 +125,14 @@ func (c *regression) trusted() {
 // known reports leaves of authorities that the deployed bundles do not trust yet: pods that have not synced would
 // refuse them.
 func (c *regression) known() {
-	alive := func(id string) bool { return !c.Now.After(c.base.Leaves[id].Certificate.NotAfter) }
-	if !slices.ContainsFunc(sortedKeys(c.base.Leaves), alive) {
+	alive := func(leaf Leaf) bool { return !c.Now.After(leaf.Certificate.NotAfter) }
+	if !slices.ContainsFunc(slices.Collect(maps.Values(c.base.Leaves)), alive) {
 		return // nobody is left whom it could concern
 	}
 	reported := map[string]bool{}
-	for _, id := range sortedKeys(c.head.Leaves) {
-		leaf := c.head.Leaves[id]
-		for _, namespace := range sortedKeys(c.base.Bundles) {
-			if signerIn(c.base.Bundles[namespace].Authorities, leaf.Certificate) != nil || reported[string(leaf.Certificate.AuthorityKeyId)] {
+	for id, leaf := range sorted(c.head.Leaves) {
+		for namespace, bundle := range sorted(c.base.Bundles) {
+			if signerIn(bundle.Authorities, leaf.Certificate) != nil || reported[string(leaf.Certificate.AuthorityKeyId)] {
 				continue
 			}
 			reported[string(leaf.Certificate.AuthorityKeyId)] = true
@@ -170,9 +170,9 @@ func (c *regression) added() {
 			say(c.head.Authority, authorityField(i), a.Certificate)
 		}
 	}
-	for _, namespace := range sortedKeys(c.head.Bundles) {
-		for _, ca := range c.head.Bundles[namespace].Authorities {
-			say(c.head.Bundles[namespace].Object, bundleField, ca)
+	for _, bundle := range sorted(c.head.Bundles) {
+		for _, ca := range bundle.Authorities {
+			say(bundle.Object, bundleField, ca)
 		}
 	}
 }

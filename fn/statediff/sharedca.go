@@ -15,8 +15,7 @@ const urgent = 48 * time.Hour
 // whose leaves its pods are to accept.
 func (c *Checker) CheckSharedCA(s, shared *State) {
 	c.replacedLeaves(s, shared)
-	for _, namespace := range sortedKeys(s.Bundles) {
-		bundle := s.Bundles[namespace]
+	for _, bundle := range sorted(s.Bundles) {
 		if !shareOne(bundle.Authorities, shared.Authorities.Certificates()) {
 			c.Report.Error(bundle.Object, bundleField, "has no authority in common with the CertificateAuthority of --ca: it is another CA's")
 			continue
@@ -32,7 +31,7 @@ func (c *Checker) CheckSharedCA(s, shared *State) {
 				c.Report.Warn(bundle.Object, bundleField, "still trusts authority %q, which was dropped; run `meshless issue --ca` and commit the result", a.Certificate.Subject.CommonName)
 			}
 		}
-		for _, key := range sortedKeys(shared.Revoked) {
+		for key := range sorted(shared.Revoked) {
 			if shared.stillRevoked(key, c.Now) && !slices.Contains(bundle.Revoked, key) {
 				c.Report.Error(bundle.Object, listedField, "does not list key %s, which is revoked; run `meshless issue --ca` and commit the result", key)
 			}
@@ -44,9 +43,9 @@ func (c *Checker) CheckSharedCA(s, shared *State) {
 // wherever the CertificateAuthority is used.
 func (c *Checker) replacedLeaves(s, shared *State) {
 	replaced := shared.Authorities.Replaced()
-	for _, id := range sortedKeys(s.Leaves) {
-		if ca := signerIn(replaced, s.Leaves[id].Certificate); ca != nil {
-			c.Report.Error(s.Leaves[id].Secret, leafField, "the certificate of %s is of authority %q, which has been replaced and is dropped everywhere within two days; run `meshless issue --ca` and sync at once",
+	for id, leaf := range sorted(s.Leaves) {
+		if ca := signerIn(replaced, leaf.Certificate); ca != nil {
+			c.Report.Error(leaf.Secret, leafField, "the certificate of %s is of authority %q, which has been replaced and is dropped everywhere within two days; run `meshless issue --ca` and sync at once",
 				id, ca.Subject.CommonName)
 		}
 	}

@@ -5,6 +5,7 @@ package statediff
 
 import (
 	"crypto/x509"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -150,11 +151,11 @@ func (s *State) main() report.Object {
 	if s.HasAuthority {
 		return s.Authority
 	}
-	for _, namespace := range sortedKeys(s.Bundles) {
-		return s.Bundles[namespace].Object
+	for _, bundle := range sorted(s.Bundles) {
+		return bundle.Object
 	}
-	for _, id := range sortedKeys(s.Leaves) {
-		return s.Leaves[id].Secret
+	for _, leaf := range sorted(s.Leaves) {
+		return leaf.Secret
 	}
 	return report.Object{}
 }
@@ -175,8 +176,8 @@ func (s *State) stillRevoked(digest string, now time.Time) bool {
 
 // signer is who signed a leaf, of all that the state trusts; nil when nobody did.
 func (s *State) signer(leaf *x509.Certificate) *x509.Certificate {
-	for _, namespace := range sortedKeys(s.Bundles) {
-		if ca := signerIn(s.Bundles[namespace].Authorities, leaf); ca != nil {
+	for _, bundle := range sorted(s.Bundles) {
+		if ca := signerIn(bundle.Authorities, leaf); ca != nil {
 			return ca
 		}
 	}
@@ -202,4 +203,13 @@ func shareOne(a, b []*x509.Certificate) bool {
 	return slices.ContainsFunc(a, func(c *x509.Certificate) bool { return holds(b, c) })
 }
 
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+// sorted are the entries of a map in the order of its keys.
+func sorted[V any](m map[string]V) iter.Seq2[string, V] {
+	return func(yield func(string, V) bool) {
+		for _, key := range slices.Sorted(maps.Keys(m)) {
+			if !yield(key, m[key]) {
+				return
+			}
+		}
+	}
+}
