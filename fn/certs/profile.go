@@ -24,7 +24,7 @@ const (
 
 // CheckBundle holds the certificates of a bundle against the profile of our authorities: each is a self-signed CA of
 // the trust domain with path length zero, and no two can be taken for each other. Expired ones are not refused, since
-// time is judged at every verification.
+// every verification checks the time.
 func CheckBundle(certificates []*x509.Certificate, td spiffeid.TrustDomain) error {
 	if len(certificates) > v1alpha1.MaxAuthorities {
 		return fmt.Errorf("holds %d authorities, and no more than %d are read", len(certificates), v1alpha1.MaxAuthorities)

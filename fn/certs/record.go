@@ -8,7 +8,7 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// Record is what the annotations of a Secret say of the leaf in it, so that it can be found and judged without the
+// Record is what the annotations of a Secret say of the leaf in it, so that it can be found and evaluated without the
 // config and without a key. Times are whole seconds in UTC.
 type Record struct {
 	ID         string    // SPIFFE ID

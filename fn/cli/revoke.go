@@ -9,8 +9,8 @@ func (p *program) revokeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "revoke DIR WORKLOAD|KEY...",
 		Short: "Revoke the keys of workloads, and give them new ones",
-		Long: `Revoke keys: peers refuse them although their certificates are valid. The workloads get new keys at once; nobody else
-notices. It is 'meshless issue' with a wish, so it writes whatever else is due as well.
+		Long: `Revoke keys: peers refuse them although their certificates are valid. The workloads get new keys at once, and other
+workloads are not affected. The command also does what 'meshless issue' does, so it writes whatever else is due.
 
 A workload is kind/name or namespace/kind/name, such as deployment/web, and means the key that it has now. Another key,
 such as one before it, is named by its digest: the annotation meshless.dev/public-key of the Secret, also in Git's history.`,

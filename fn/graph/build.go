@@ -34,9 +34,9 @@ type builder struct {
 	edges    map[[2]string]Edge
 }
 
-// Build reads rendered manifests: workloads and Services from the objects, who is let in from the mesh maps. It judges
-// nothing, which is what package verify does; what it cannot understand is an error, since a picture with a part
-// missing looks complete.
+// Build reads rendered manifests: workloads and Services from the objects, who may connect from the mesh maps. It
+// verifies nothing; package verify does. What it cannot understand is an error, since a picture with a part missing
+// looks complete.
 func Build(items []*yaml.RNode, kinds manifest.Kinds) (Graph, error) {
 	b := &builder{kinds: kinds, meshes: map[string]*meshmap.Map{}, seen: map[string]bool{}, byID: map[string][]string{}, edges: map[[2]string]Edge{}}
 	for _, item := range items {

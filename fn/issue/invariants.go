@@ -13,8 +13,8 @@ import (
 	"github.com/meshless-dev/meshless/fn/seal"
 )
 
-// The invariants of the state that no single room sees: they hold on every render, also when nothing is due and when
-// nothing may be issued, so that what was broken by a hand, a merge or a revert is said long before somebody needs it.
+// The checks below span several packages. Every render makes them, also when nothing is due and when nothing may be
+// issued. So what an edit, a merge or a revert broke is reported long before somebody needs it.
 
 // checkAuthorities checks what package certs does not know: the time, and age files. A sealed key that is damaged would
 // else be noticed when it is needed, which for Next is months later.

@@ -1,6 +1,5 @@
-// Package manifest reads the items of a render into what the later rooms think in: workloads with their pod templates,
-// the Services that select them, namespaces, and the state that an earlier render left. It edits nothing; refusals go
-// to the report.
+// Package manifest reads the items of a render into a model: workloads with their pod templates, the Services that
+// select them, namespaces, and the state that an earlier render left. It edits nothing. Refusals go to the report.
 package manifest
 
 import (

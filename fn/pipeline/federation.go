@@ -10,7 +10,7 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// checkFederation judges what the config's validation cannot know: the time, and our own authorities. The latter are
+// checkFederation checks what the config's validation cannot know: the time, and our own authorities. The latter are
 // not known where cert-manager issues; there the proxies refuse an authority of two trust domains.
 func checkFederation(m *manifest.Model, ours []*x509.Certificate, now time.Time, r *report.Report) {
 	var own *svid.Bundle

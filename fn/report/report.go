@@ -1,5 +1,5 @@
-// Package report collects what a render has to say: errors, warnings and infos, each about one object and one field. It
-// is the only way from the rooms of the function to a person: as results of the ResourceList and as lines on stderr,
+// Package report collects the findings of a render: errors, warnings and infos, each about one object and one field.
+// The packages of the function report to people through it alone: as results of the ResourceList and as lines on stderr,
 // since kustomize never shows results and kpt decides by the exit code alone.
 //
 // A field is named by its whole path from the top of the object: names are joined by dots, an entry of a list follows
@@ -74,7 +74,7 @@ type Report struct {
 	config   Object
 }
 
-// Finding is one of the things that a report has to say.
+// Finding is one error, warning or info.
 type Finding struct {
 	Severity fn.Severity
 	Object   Object // zero: about no object in particular

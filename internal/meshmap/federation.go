@@ -15,7 +15,7 @@ import (
 // and of no other, and such an identity is let in only where a rule names it.
 type Federation struct {
 	TrustDomain string `json:"trustDomain"`
-	Bundle      string `json:"bundle"` // PEM certificates; package svid judges them
+	Bundle      string `json:"bundle"` // PEM certificates; package svid checks them
 	// networks of theirs: mutual TLS, and a server of that trust domain, or nothing
 	CIDRs []netip.Prefix `json:"cidrs,omitempty"`
 	// patterns of those that may answer in CIDRs; none means any identity of that trust domain

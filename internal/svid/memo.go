@@ -68,7 +68,7 @@ func (m *Memo) Remember(chain []*x509.Certificate, usage x509.ExtKeyUsage, now t
 		clear(m.accepted)
 	}
 	m.accepted[presented] = v
-	m.accepted[memoKey{digest(v.chain), usage}] = v // which is what is judged later
+	m.accepted[memoKey{digest(v.chain), usage}] = v // which later handshakes verify
 	return v.chain
 }
 

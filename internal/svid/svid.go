@@ -56,8 +56,8 @@ type Bundle struct {
 }
 
 // NewBundle makes a bundle. Revoked are digests as KeyDigest returns them. No authority, one that is not a CA, one that
-// names another trust domain and one that is listed twice are errors; an expired one is not, since time is judged at
-// every verification.
+// names another trust domain and one that is listed twice are errors; an expired one is not, since every
+// verification checks the time.
 func NewBundle(td spiffeid.TrustDomain, authorities []*x509.Certificate, revoked []string) (*Bundle, error) {
 	if len(authorities) == 0 {
 		return nil, errors.New("bundle holds no certificate")
@@ -81,7 +81,7 @@ func NewBundle(td spiffeid.TrustDomain, authorities []*x509.Certificate, revoked
 }
 
 // CheckAuthority tells why a certificate cannot be an authority of a trust domain: it can sign no leaf, or it names
-// another trust domain. Its validity in time is not judged. The error is a predicate of the certificate.
+// another trust domain. It does not check the validity in time. The error is a predicate of the certificate.
 func CheckAuthority(ca *x509.Certificate, td spiffeid.TrustDomain) error {
 	if !ca.IsCA || !ca.BasicConstraintsValid {
 		return errors.New("is not a CA certificate, so it can sign no leaf")

@@ -57,7 +57,7 @@ type Authority struct {
 // hundred at most: see maxPeriods.
 const MaxAuthorities = 1000
 
-// ParseCertificateAuthority reads the state object strictly. It checks the shape; package certs judges the
+// ParseCertificateAuthority reads the state object strictly. It checks the shape; package certs checks the
 // certificates.
 func ParseCertificateAuthority(node *yaml.RNode) (*CertificateAuthority, error) {
 	var ca CertificateAuthority

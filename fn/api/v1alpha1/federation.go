@@ -37,8 +37,8 @@ func (f Federation) Mesh() (meshmap.Federation, error) {
 	return meshmap.Federation{TrustDomain: f.TrustDomain, Bundle: string(svid.EncodeCertificates(authorities...)), CIDRs: f.CIDRs, Identities: f.Identities}, nil
 }
 
-// Authorities reads the bundle in either form. Whether they are CA certificates of this trust domain, is judged by
-// package svid.
+// Authorities reads the bundle in either form. Package svid checks whether they are CA certificates of this trust
+// domain.
 func (f Federation) Authorities() ([]*x509.Certificate, error) {
 	text := bytes.TrimSpace([]byte(f.Bundle))
 	if !bytes.HasPrefix(text, []byte("{")) {

@@ -153,7 +153,7 @@ func (v *validator) certManager(s Spec) {
 	}
 }
 
-// additional checks the user's authorities as far as it can be done without a clock; package render judges their
+// additional checks the user's authorities as far as it can be done without a clock; package issue checks their
 // expiry.
 func (v *validator) additional(s Spec) {
 	const field = "spec.certificates.ca.additional"

@@ -34,7 +34,7 @@ const (
 	maxPeriods = 100
 )
 
-// Validate checks a defaulted config and joins every mistake. Recipients are judged by package seal, which knows age.
+// Validate checks a defaulted config and joins every mistake. Package seal, which knows age, checks the recipients.
 func (c *MutualTLS) Validate() error {
 	v := &validator{}
 	v.identity(c.Spec)
