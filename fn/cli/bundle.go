@@ -75,11 +75,8 @@ type published struct {
 // pods do not.
 func publishedBundle(items []*yaml.RNode) (*published, error) {
 	var first *published
-	for _, item := range manifest.Flatten(items) {
+	for _, item := range manifest.FindState(manifest.Flatten(items)).Bundles {
 		annotations, text := item.GetAnnotations(), item.GetDataMap()[api.BundleFile]
-		if item.GetKind() != "ConfigMap" || annotations[api.IdentityAnnotation] == "" || text == "" {
-			continue
-		}
 		object := report.ObjectOf(item)
 		td, err := spiffeid.TrustDomainFromString(annotations[api.IdentityAnnotation])
 		if err != nil {

@@ -45,7 +45,7 @@ func Build(items []*yaml.RNode, kinds manifest.Kinds) (Graph, error) {
 		}
 	}
 	items = manifest.Flatten(items)
-	for _, item := range items {
+	for _, item := range manifest.FindState(items).Meshes {
 		if err := b.readMesh(item); err != nil {
 			return Graph{}, err
 		}
@@ -66,11 +66,7 @@ func Build(items []*yaml.RNode, kinds manifest.Kinds) (Graph, error) {
 }
 
 func (b *builder) readMesh(item *yaml.RNode) error {
-	text, ok := item.GetDataMap()[api.MeshFile]
-	if !ok || item.GetKind() != "ConfigMap" || item.GetAnnotations()[api.IdentityAnnotation] == "" {
-		return nil
-	}
-	mesh, err := meshmap.Parse([]byte(text))
+	mesh, err := meshmap.Parse([]byte(item.GetDataMap()[api.MeshFile]))
 	if err != nil {
 		return fmt.Errorf("%s: %w", report.ObjectOf(item), err)
 	}

@@ -58,7 +58,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		r.Error(r.Config(), "spec.trustDomain", "%v", err)
 		return nil
 	}
-	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]bool{}, NamespaceObjects: map[string]corev1.Namespace{}, State: State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}, Certificates: map[string]*yaml.RNode{}}}
+	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]bool{}, NamespaceObjects: map[string]corev1.Namespace{}, State: FindState(nil)}
 	var services []corev1.Service
 	for _, item := range items {
 		switch {
@@ -122,6 +122,15 @@ func (m *Model) warnUnknownPods(item *yaml.RNode, r *report.Report) {
 func (m *Model) isWorkload(item *yaml.RNode) bool {
 	_, ok := m.kinds.TemplatePath(item)
 	return ok
+}
+
+// FindState returns the state among the items.
+func FindState(items []*yaml.RNode) State {
+	s := State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}, Certificates: map[string]*yaml.RNode{}}
+	for _, item := range items {
+		s.keep(item)
+	}
+	return s
 }
 
 // keep keeps an item that is state and tells whether it was.

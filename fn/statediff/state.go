@@ -64,35 +64,34 @@ const (
 // CertificateAuthority, which verify.Check does not look into.
 func ReadState(items []*yaml.RNode, r *report.Report) *State {
 	s := &State{Bundles: map[string]Bundle{}, Leaves: map[string]Leaf{}, Revoked: map[string]v1alpha1.RevokedKey{}}
-	items = slices.DeleteFunc(slices.Clone(items), func(item *yaml.RNode) bool { return node.CheckItem(item) != nil })
-	for _, item := range manifest.Flatten(items) {
-		if node.CheckItem(item) != nil {
-			continue
-		}
-		identity := item.GetAnnotations()[api.IdentityAnnotation]
-		switch {
-		case item.GetKind() == v1alpha1.KindCertificateAuthority && item.GetApiVersion() == v1alpha1.APIVersion:
-			s.readAuthority(item, r)
-		case identity == "":
-		case manifest.IsManagedCertificate(item):
-			s.Managed = true
-		case item.GetKind() == "ConfigMap":
-			s.readConfigMap(item)
-		case item.GetKind() == "Secret":
-			if leaf, err := svid.ParseCertificates([]byte(node.SecretData(item)[api.LeafFile])); err == nil {
-				s.Leaves[identity] = Leaf{report.ObjectOf(item), leaf[0]}
-			}
+	malformed := func(item *yaml.RNode) bool { return node.CheckItem(item) != nil }
+	items = manifest.Flatten(slices.DeleteFunc(slices.Clone(items), malformed))
+	found := manifest.FindState(slices.DeleteFunc(items, malformed))
+	if found.Authority != nil {
+		s.readAuthority(found.Authority, r)
+	}
+	for _, item := range found.FurtherAuthorities {
+		r.Error(report.ObjectOf(item), "", "is a second CertificateAuthority")
+	}
+	for _, item := range found.Meshes {
+		if mesh, err := meshmap.Parse([]byte(item.GetDataMap()[api.MeshFile])); err == nil {
+			s.list(mesh.RevokedKeys)
 		}
 	}
+	for _, item := range found.Bundles {
+		s.readBundle(item)
+	}
+	for id, item := range found.Leaves {
+		if leaf, err := svid.ParseCertificates([]byte(node.SecretData(item)[api.LeafFile])); err == nil {
+			s.Leaves[id] = Leaf{report.ObjectOf(item), leaf[0]}
+		}
+	}
+	s.Managed = len(found.Certificates) > 0
 	return s
 }
 
 func (s *State) readAuthority(item *yaml.RNode, r *report.Report) {
 	object := report.ObjectOf(item)
-	if s.HasAuthority {
-		r.Error(object, "", "is a second CertificateAuthority")
-		return
-	}
 	state, err := v1alpha1.ParseCertificateAuthority(item)
 	if err != nil {
 		r.Error(object, "", "%v", err)
@@ -113,21 +112,20 @@ func (s *State) readAuthority(item *yaml.RNode, r *report.Report) {
 	}
 }
 
-func (s *State) readConfigMap(item *yaml.RNode) {
-	data := item.GetDataMap()
-	var keys []string
-	if mesh, err := meshmap.Parse([]byte(data[api.MeshFile])); err == nil {
-		keys = mesh.RevokedKeys
+func (s *State) readBundle(item *yaml.RNode) {
+	var revoked []string
+	if listed := item.GetAnnotations()[api.RevokedAnnotation]; listed != "" {
+		revoked = strings.Split(listed, ",")
 	}
-	if text, ok := data[api.BundleFile]; ok {
-		if listed := item.GetAnnotations()[api.RevokedAnnotation]; listed != "" {
-			keys = strings.Split(listed, ",")
-		}
-		if certificates, err := svid.ParseCertificates([]byte(text)); err == nil {
-			s.Bundles[manifest.NamespaceOf(item)] = Bundle{Object: report.ObjectOf(item), Authorities: certificates, Revoked: keys,
-				Additional: strings.Split(item.GetAnnotations()[api.AdditionalAnnotation], ",")}
-		}
+	s.list(revoked)
+	if certificates, err := svid.ParseCertificates([]byte(item.GetDataMap()[api.BundleFile])); err == nil {
+		s.Bundles[manifest.NamespaceOf(item)] = Bundle{Object: report.ObjectOf(item), Authorities: certificates, Revoked: revoked,
+			Additional: strings.Split(item.GetAnnotations()[api.AdditionalAnnotation], ",")}
 	}
+}
+
+// list adds keys that a bundle or a mesh map lists as revoked.
+func (s *State) list(keys []string) {
 	for _, key := range keys {
 		if _, known := s.Revoked[key]; !known {
 			s.Revoked[key] = v1alpha1.RevokedKey{Key: key}
