@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -137,20 +138,16 @@ func (b *builder) addWorkload(item *yaml.RNode, path []string) error {
 }
 
 // bypass says what a workload sends around its proxy.
-func bypass(args podplan.InitArgs) (ways []string) {
-	for _, r := range args.ExcludeOutboundPorts {
-		ways = append(ways, "port "+netset.Ports{r}.String())
+func bypass(args podplan.InitArgs) []string {
+	return slices.Concat(eachAs("port %v", args.ExcludeOutboundPorts), eachAs("network %v", args.ExcludeOutboundCIDRs),
+		eachAs("interface %v", args.ExcludeOutboundInterfaces), eachAs("user %v", args.ExcludeOutboundUIDs))
+}
+
+func eachAs[E any](format string, list []E) (texts []string) {
+	for _, e := range list {
+		texts = append(texts, fmt.Sprintf(format, e))
 	}
-	for _, p := range args.ExcludeOutboundCIDRs {
-		ways = append(ways, "network "+p.String())
-	}
-	for _, name := range args.ExcludeOutboundInterfaces {
-		ways = append(ways, "interface "+name)
-	}
-	for _, uid := range args.ExcludeOutboundUIDs {
-		ways = append(ways, fmt.Sprintf("user %d", uid))
-	}
-	return ways
+	return texts
 }
 
 func (b *builder) add(n Node, item *yaml.RNode, labels map[string]string) error {

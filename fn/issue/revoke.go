@@ -8,6 +8,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
@@ -71,11 +72,7 @@ func (i *issuer) storedRevocations(bundle []*x509.Certificate) (r revocation, ok
 
 // without are the texts that are not among others.
 func without(texts, others []string) []string {
-	among := map[string]bool{}
-	for _, text := range others {
-		among[text] = true
-	}
-	return slices.DeleteFunc(slices.Clone(texts), func(text string) bool { return among[text] })
+	return slices.DeleteFunc(slices.Clone(texts), sets.New(others...).Has)
 }
 
 // maxRevoked is how many digests fit into an annotation of the bundles: Kubernetes allows 256 KiB for all annotations

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/meshless-dev/meshless/fn/manifest"
@@ -89,18 +90,14 @@ type peerFinder struct {
 
 func newPeerFinder(m *manifest.Model, r *report.Report) *peerFinder {
 	f := &peerFinder{model: m, report: r, workloads: map[string][]*manifest.Workload{}}
-	spaces := map[string]bool{}
+	spaces := sets.KeySet(m.NamespaceObjects)
 	for _, w := range m.Workloads {
 		f.workloads[w.Namespace] = append(f.workloads[w.Namespace], w)
-		spaces[w.Namespace] = true
 	}
-	for _, w := range m.Outside {
-		spaces[w.Namespace] = true
+	for _, w := range slices.Concat(m.Workloads, m.Outside) {
+		spaces.Insert(w.Namespace)
 	}
-	for name := range m.NamespaceObjects {
-		spaces[name] = true
-	}
-	f.spaces = slices.Sorted(maps.Keys(spaces))
+	f.spaces = sets.List(spaces)
 	return f
 }
 
