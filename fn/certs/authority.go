@@ -23,8 +23,8 @@ const (
 	backdate = 10 * time.Minute
 )
 
-// Policy is what the config says about certificates.
-type Policy struct {
+// Profile is what the config says about certificates.
+type Profile struct {
 	TrustDomain   spiffeid.TrustDomain
 	Algorithm     string        // one of v1alpha1.KeyAlgorithms
 	Validity      time.Duration // of a leaf
@@ -35,14 +35,14 @@ type Policy struct {
 	Shared bool
 }
 
-// PolicyOf is what a config says of certificates.
-func PolicyOf(c v1alpha1.Certificates, td spiffeid.TrustDomain) Policy {
-	return Policy{TrustDomain: td, Algorithm: c.KeyAlgorithm, Validity: c.Validity.Duration, RenewBefore: c.RenewBefore.Duration, SigningPeriod: c.CA.SigningPeriod.Duration}
+// ProfileOf is what a config says of certificates.
+func ProfileOf(c v1alpha1.Certificates, td spiffeid.TrustDomain) Profile {
+	return Profile{TrustDomain: td, Algorithm: c.KeyAlgorithm, Validity: c.Validity.Duration, RenewBefore: c.RenewBefore.Duration, SigningPeriod: c.CA.SigningPeriod.Duration}
 }
 
 // caValidity covers a period of waiting, one of signing, the life of the last leaf, and as much again for renders that
 // come late.
-func (p Policy) caValidity() time.Duration { return 2*p.SigningPeriod + 2*p.Validity }
+func (p Profile) caValidity() time.Duration { return 2*p.SigningPeriod + 2*p.Validity }
 
 // Authority is one CA of the trust domain.
 type Authority struct {
@@ -142,7 +142,7 @@ func (l Authorities) Bundle(td spiffeid.TrustDomain) (*svid.Bundle, error) {
 
 // newAuthority makes a self-signed CA certificate (X.509-SVID standard, sections 3 and 4): a URI name without a path,
 // no further CA below it, and a subject and key ID of its own, since verifiers look for issuers by them.
-func (p Policy) newAuthority(slot v1alpha1.Slot, now time.Time) (*Authority, error) {
+func (p Profile) newAuthority(slot v1alpha1.Slot, now time.Time) (*Authority, error) {
 	key, err := generateKey(p.Algorithm)
 	if err != nil {
 		return nil, err

@@ -20,11 +20,11 @@ var (
 	start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 )
 
-func policy(algorithm string) certs.Policy {
-	return certs.Policy{TrustDomain: td, Algorithm: algorithm, Validity: 720 * time.Hour, RenewBefore: 360 * time.Hour, SigningPeriod: 2160 * time.Hour}
+func policy(algorithm string) certs.Profile {
+	return certs.Profile{TrustDomain: td, Algorithm: algorithm, Validity: 720 * time.Hour, RenewBefore: 360 * time.Hour, SigningPeriod: 2160 * time.Hour}
 }
 
-func roll(t testing.TB, p certs.Policy, l certs.Authorities, now time.Time) certs.Authorities {
+func roll(t testing.TB, p certs.Profile, l certs.Authorities, now time.Time) certs.Authorities {
 	t.Helper()
 	rolled, err := p.Roll(l, time.Time{}, now)
 	if err != nil {
@@ -33,7 +33,7 @@ func roll(t testing.TB, p certs.Policy, l certs.Authorities, now time.Time) cert
 	return rolled
 }
 
-func issue(t testing.TB, p certs.Policy, r certs.Request, ca *certs.Authority, now time.Time) *certs.Leaf {
+func issue(t testing.TB, p certs.Profile, r certs.Request, ca *certs.Authority, now time.Time) *certs.Leaf {
 	t.Helper()
 	leaf, err := p.Issue(r, ca, now)
 	if err != nil {
@@ -120,27 +120,27 @@ func TestEvaluate(t *testing.T) {
 	leaf := issue(t, p, request, l.In(v1alpha1.SlotActive), start)
 	request.Stored = store(leaf, request)
 	for name, test := range map[string]struct {
-		change func(p *certs.Policy, r *certs.Request)
+		change func(p *certs.Profile, r *certs.Request)
 		now    time.Time
 		want   string
 		due    bool
 	}{
-		"kept":           {func(*certs.Policy, *certs.Request) {}, start.Add(359 * time.Hour), "", false},
-		"due":            {func(*certs.Policy, *certs.Request) {}, start.Add(361 * time.Hour), "it expires at", true},
-		"expired":        {func(*certs.Policy, *certs.Request) {}, start.Add(721 * time.Hour), "expired", false},
-		"not yet valid":  {func(*certs.Policy, *certs.Request) {}, start.Add(-time.Hour), "valid only from", false},
-		"missing":        {func(_ *certs.Policy, r *certs.Request) { r.Stored = nil }, start, "it has none yet", false},
-		"unparsable":     {func(_ *certs.Policy, r *certs.Request) { r.Stored.LeafPEM = "x" }, start, "exactly one certificate", false},
-		"other workload": {func(_ *certs.Policy, r *certs.Request) { r.ID = spiffeid.RequireFromPath(td, "/ns/prod/job/x") }, start, "its certificate is for", false},
-		"other authority": {func(_ *certs.Policy, r *certs.Request) {
+		"kept":           {func(*certs.Profile, *certs.Request) {}, start.Add(359 * time.Hour), "", false},
+		"due":            {func(*certs.Profile, *certs.Request) {}, start.Add(361 * time.Hour), "it expires at", true},
+		"expired":        {func(*certs.Profile, *certs.Request) {}, start.Add(721 * time.Hour), "expired", false},
+		"not yet valid":  {func(*certs.Profile, *certs.Request) {}, start.Add(-time.Hour), "valid only from", false},
+		"missing":        {func(_ *certs.Profile, r *certs.Request) { r.Stored = nil }, start, "it has none yet", false},
+		"unparsable":     {func(_ *certs.Profile, r *certs.Request) { r.Stored.LeafPEM = "x" }, start, "exactly one certificate", false},
+		"other workload": {func(_ *certs.Profile, r *certs.Request) { r.ID = spiffeid.RequireFromPath(td, "/ns/prod/job/x") }, start, "its certificate is for", false},
+		"other authority": {func(_ *certs.Profile, r *certs.Request) {
 			r.Stored = store(issue(t, p, *r, foreign.In(v1alpha1.SlotActive), start), *r)
 		}, start, "no authority", false},
-		"other key":   {func(_ *certs.Policy, r *certs.Request) { r.Stored.KeyDigest = "x" }, start, "different keys", false},
-		"damaged key": {func(_ *certs.Policy, r *certs.Request) { r.Stored.KeyFault = "tls.key.age is damaged" }, start, "tls.key.age is damaged", false},
-		"recipients":  {func(_ *certs.Policy, r *certs.Request) { r.Recipients = "s" }, start, "the recipients changed", false},
-		"services":    {func(_ *certs.Policy, r *certs.Request) { r.DNSNames = []string{"api"} }, start, "the Services", false},
-		"algorithm":   {func(p *certs.Policy, _ *certs.Request) { p.Algorithm = "Ed25519" }, start, "the key algorithm changed", false},
-		"validity":    {func(p *certs.Policy, _ *certs.Request) { p.Validity = 100 * time.Hour }, start, "the validity changed", false},
+		"other key":   {func(_ *certs.Profile, r *certs.Request) { r.Stored.KeyDigest = "x" }, start, "different keys", false},
+		"damaged key": {func(_ *certs.Profile, r *certs.Request) { r.Stored.KeyFault = "tls.key.age is damaged" }, start, "tls.key.age is damaged", false},
+		"recipients":  {func(_ *certs.Profile, r *certs.Request) { r.Recipients = "s" }, start, "the recipients changed", false},
+		"services":    {func(_ *certs.Profile, r *certs.Request) { r.DNSNames = []string{"api"} }, start, "the Services", false},
+		"algorithm":   {func(p *certs.Profile, _ *certs.Request) { p.Algorithm = "Ed25519" }, start, "the key algorithm changed", false},
+		"validity":    {func(p *certs.Profile, _ *certs.Request) { p.Validity = 100 * time.Hour }, start, "the validity changed", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, r := p, request

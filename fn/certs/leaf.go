@@ -53,7 +53,7 @@ func because(format string, args ...any) Reason { return Reason{Text: fmt.Sprint
 
 // Evaluate tells whether the stored leaf of a request is to be replaced at now. Its answer depends on public material
 // alone.
-func (p Policy) Evaluate(r Request, bundle *svid.Bundle, now time.Time) Reason {
+func (p Profile) Evaluate(r Request, bundle *svid.Bundle, now time.Time) Reason {
 	if r.Stored == nil {
 		return because("it has none yet")
 	}
@@ -75,7 +75,7 @@ func (p Policy) Evaluate(r Request, bundle *svid.Bundle, now time.Time) Reason {
 }
 
 // evaluateTrust asks whether peers would accept the leaf, both as a server's and as a client's.
-func (p Policy) evaluateTrust(r Request, leaf *x509.Certificate, bundle *svid.Bundle, now time.Time) Reason {
+func (p Profile) evaluateTrust(r Request, leaf *x509.Certificate, bundle *svid.Bundle, now time.Time) Reason {
 	id, err := bundle.VerifyLeaf(leaf, now)
 	switch {
 	case err != nil:
@@ -96,7 +96,7 @@ func (p Policy) evaluateTrust(r Request, leaf *x509.Certificate, bundle *svid.Bu
 }
 
 // evaluateConfig asks whether the leaf is what the config and the manifests ask for now.
-func (p Policy) evaluateConfig(r Request, leaf *x509.Certificate, bundle *svid.Bundle) Reason {
+func (p Profile) evaluateConfig(r Request, leaf *x509.Certificate, bundle *svid.Bundle) Reason {
 	switch {
 	case r.Stored.Recipients != r.Recipients:
 		return because("the recipients changed")
@@ -114,12 +114,12 @@ func (p Policy) evaluateConfig(r Request, leaf *x509.Certificate, bundle *svid.B
 	return Reason{}
 }
 
-// cutShort tells whether a leaf is shorter than the policy asks for.
-func (p Policy) cutShort(leaf *x509.Certificate) bool {
+// cutShort tells whether a leaf is shorter than the profile asks for.
+func (p Profile) cutShort(leaf *x509.Certificate) bool {
 	return leaf.NotAfter.Sub(leaf.NotBefore) < p.Validity+backdate
 }
 
-// endsWithItsAuthority tells whether a leaf ends because its authority does; such a leaf is shorter than the policy
+// endsWithItsAuthority tells whether a leaf ends because its authority does; such a leaf is shorter than the profile
 // asks for and still right.
 func endsWithItsAuthority(leaf *x509.Certificate, bundle *svid.Bundle) bool {
 	return slices.ContainsFunc(bundle.Authorities(), func(ca *x509.Certificate) bool {
@@ -153,7 +153,7 @@ func wording(leaf *x509.Certificate, err error) string {
 func stampText(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // Issue makes a leaf with a new key, signed by the authority, whose key must be there. It never outlives the authority.
-func (p Policy) Issue(r Request, ca *Authority, now time.Time) (*Leaf, error) {
+func (p Profile) Issue(r Request, ca *Authority, now time.Time) (*Leaf, error) {
 	key, err := generateKey(p.Algorithm)
 	if err != nil {
 		return nil, err

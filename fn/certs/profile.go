@@ -123,7 +123,7 @@ func (l Authorities) Extend(leaves []*x509.Certificate) Authorities {
 
 // CutsShort tells whether a leaf that the authority signs now lives shorter than the config says, since it would else
 // outlive its authority.
-func (p Policy) CutsShort(a *Authority, now time.Time) bool { return a != nil && !p.canSign(a, now) }
+func (p Profile) CutsShort(a *Authority, now time.Time) bool { return a != nil && !p.canSign(a, now) }
 
 // leafFault says what is wrong with a leaf that verifies, and which nobody but the owner of an authority's key can have
 // made so; "" for nothing.

@@ -18,8 +18,8 @@ type Record struct {
 	RenewAfter time.Time // when the leaf is due; zero in Secrets of releases that did not write it
 }
 
-// Record is the record of a leaf that was made by this policy.
-func (p Policy) Record(leaf *x509.Certificate, recipients string) Record {
+// Record is the record of a leaf that was made by this profile.
+func (p Profile) Record(leaf *x509.Certificate, recipients string) Record {
 	return Record{ID: leaf.URIs[0].String(), KeyDigest: svid.KeyDigest(leaf), Recipients: recipients, NotAfter: leaf.NotAfter.UTC(),
 		RenewAfter: Record{}.Due(leaf, p.RenewBefore).UTC()}
 }

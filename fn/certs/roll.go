@@ -50,7 +50,7 @@ var transitions = map[signer]struct{ noNext, young, published step }{
 // Roll brings the authorities to what they should be at now, by the table of transitions. A Retired that nothing needs
 // any more goes, and so does what has expired. Roll needs no secret. With nothing due it returns the list unchanged,
 // and what it returns is not due again at the same time. LastExpiry is the latest expiry of any leaf that is known.
-func (p Policy) Roll(l Authorities, lastExpiry, now time.Time) (Authorities, error) {
+func (p Profile) Roll(l Authorities, lastExpiry, now time.Time) (Authorities, error) {
 	out := slices.DeleteFunc(slices.Clone(l), func(a *Authority) bool {
 		return now.After(a.Certificate.NotAfter) || a.Slot == v1alpha1.SlotRetired && now.After(a.TrustedUntil)
 	})
@@ -84,7 +84,7 @@ func (p Policy) Roll(l Authorities, lastExpiry, now time.Time) (Authorities, err
 }
 
 // next is the step of the table.
-func (p Policy) next(l Authorities, now time.Time) step {
+func (p Profile) next(l Authorities, now time.Time) step {
 	found := signer{"none", l.Replacing()}
 	if active := l.In(v1alpha1.SlotActive); active != nil {
 		if found.state = "signs"; !now.Before(p.promotionDue(active)) {
@@ -122,7 +122,7 @@ func created(a *Authority) time.Time { return a.Certificate.NotBefore.Add(backda
 
 // promotionDue is when Next takes over: after a signing period, or before a leaf would have to be cut short by the end
 // of its authority.
-func (p Policy) promotionDue(active *Authority) time.Time {
+func (p Profile) promotionDue(active *Authority) time.Time {
 	if !active.Replaced.IsZero() {
 		return active.Replaced
 	}
@@ -136,12 +136,12 @@ func (p Policy) promotionDue(active *Authority) time.Time {
 // lastSigning is until when an authority can sign leaves of the validity that it was made for. A validity that was
 // raised since does not hurry it: its leaves are cut short, and the next authority is made for the new one. The eighth
 // is what is left to a leaf under the default periods; it serves where the signing period was raised since.
-func (p Policy) lastSigning(a *Authority) time.Time {
+func (p Profile) lastSigning(a *Authority) time.Time {
 	return a.Certificate.NotAfter.Add(-min(p.Validity, p.madeFor(a)))
 }
 
 // madeFor is the validity of leaves for which an authority was made.
-func (p Policy) madeFor(a *Authority) time.Duration {
+func (p Profile) madeFor(a *Authority) time.Duration {
 	life := a.Certificate.NotAfter.Sub(created(a))
 	if leaf := (life - 2*p.SigningPeriod) / 2; leaf > 0 {
 		return leaf
@@ -150,12 +150,12 @@ func (p Policy) madeFor(a *Authority) time.Duration {
 }
 
 // canSign tells whether a leaf made now would live its whole validity.
-func (p Policy) canSign(a *Authority, now time.Time) bool {
+func (p Profile) canSign(a *Authority, now time.Time) bool {
 	return a != nil && !a.Certificate.NotAfter.Before(now.Add(p.Validity))
 }
 
 // retired is what becomes of an Active: its key goes, its certificate stays for the leaves that are out.
-func (p Policy) retired(active *Authority, lastExpiry, now time.Time) *Authority {
+func (p Profile) retired(active *Authority, lastExpiry, now time.Time) *Authority {
 	if active == nil {
 		return nil
 	}

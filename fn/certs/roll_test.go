@@ -15,13 +15,13 @@ import (
 
 var (
 	rollNow    = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	rollPolicy = Policy{TrustDomain: spiffeid.RequireTrustDomainFromString("cluster.local"), Algorithm: "Ed25519", Validity: 720 * time.Hour, RenewBefore: 360 * time.Hour, SigningPeriod: 2160 * time.Hour}
+	rollProfile = Profile{TrustDomain: spiffeid.RequireTrustDomainFromString("cluster.local"), Algorithm: "Ed25519", Validity: 720 * time.Hour, RenewBefore: 360 * time.Hour, SigningPeriod: 2160 * time.Hour}
 )
 
 // made is an authority of some age.
 func made(t *testing.T, slot v1alpha1.Slot, age time.Duration) *Authority {
 	t.Helper()
-	a, err := rollPolicy.newAuthority(slot, rollNow.Add(-age))
+	a, err := rollProfile.newAuthority(slot, rollNow.Add(-age))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func situation(t *testing.T, row signer, next time.Duration) Authorities {
 	case "none":
 		active = old
 	case "due":
-		active.ActiveSince = rollNow.Add(-rollPolicy.SigningPeriod)
+		active.ActiveSince = rollNow.Add(-rollProfile.SigningPeriod)
 	}
 	if row.state != "none" {
 		l = append(l, active)
@@ -62,7 +62,7 @@ func TestTransitions(t *testing.T) {
 		for next, want := range map[time.Duration]step{0: steps.noNext, time.Hour: steps.young, 100 * time.Hour: steps.published} {
 			for _, shared := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s, replaced %t, Next %s, shared %t", row.state, row.replaced, next, shared), func(t *testing.T) {
-					p := rollPolicy
+					p := rollProfile
 					p.Shared = shared
 					checkStep(t, p, situation(t, row, next), want)
 				})
@@ -71,7 +71,7 @@ func TestTransitions(t *testing.T) {
 	}
 }
 
-func checkStep(t *testing.T, p Policy, before Authorities, want step) {
+func checkStep(t *testing.T, p Profile, before Authorities, want step) {
 	t.Helper()
 	replacing := before.Replacing()
 	after, err := p.Roll(before, rollNow.Add(time.Hour), rollNow)
@@ -110,7 +110,7 @@ func checkStep(t *testing.T, p Policy, before Authorities, want step) {
 }
 
 // checkRetired checks what became of one authority.
-func checkRetired(t *testing.T, p Policy, before, after *Authority, ended bool) {
+func checkRetired(t *testing.T, p Profile, before, after *Authority, ended bool) {
 	t.Helper()
 	switch {
 	case ended && !after.Replaced.IsZero() && after.TrustedUntil.After(rollNow.Add(replaceWait)):

@@ -54,7 +54,7 @@ func (a *Authority) Created() time.Time { return created(a) }
 
 // SignsUntil is when the Active gives way to Next, or when it should have; zero without an Active. A render before that
 // changes nothing, one after it does it, though never before Next has been published long enough.
-func (p Policy) SignsUntil(l Authorities) time.Time {
+func (p Profile) SignsUntil(l Authorities) time.Time {
 	active := l.In(v1alpha1.SlotActive)
 	if active == nil {
 		_, at := l.NextStep()
@@ -69,7 +69,7 @@ func (p Policy) SignsUntil(l Authorities) time.Time {
 
 // LastSigning is until when the Active can sign leaves of whole length: the latest time at which somebody has to issue.
 // Zero without an Active.
-func (p Policy) LastSigning(l Authorities) time.Time {
+func (p Profile) LastSigning(l Authorities) time.Time {
 	if active := l.In(v1alpha1.SlotActive); active != nil {
 		return p.lastSigning(active)
 	}

@@ -14,7 +14,7 @@ import (
 // prolong the trust in it.
 func TestTombstoneOfNextIsReplaced(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	p := certs.Policy{TrustDomain: spiffeid.RequireTrustDomainFromString("example.org"), Algorithm: "ECDSA-P256", Validity: 24 * time.Hour, RenewBefore: 8 * time.Hour,
+	p := certs.Profile{TrustDomain: spiffeid.RequireTrustDomainFromString("example.org"), Algorithm: "ECDSA-P256", Validity: 24 * time.Hour, RenewBefore: 8 * time.Hour,
 		SigningPeriod: 30 * 24 * time.Hour, Shared: true}
 	before, err := p.Roll(nil, time.Time{}, now)
 	if err != nil {

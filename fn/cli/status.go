@@ -117,7 +117,7 @@ func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*sta
 	spec := specIn(items)
 	leaves := verify.Check(items, verify.Options{Now: p.now(), JustWritten: true, Overrides: api.Overrides, Kinds: manifest.KindsOf(spec), RenewBefore: spec.Certificates.RenewBefore.Duration}, r).Leaves
 	state := statediff.ReadState(items, r)
-	check := &statediff.Checker{Now: p.now(), Policy: policyIn(items), Report: r}
+	check := &statediff.Checker{Now: p.now(), Profile: profileIn(items), Report: r}
 	authorities := state
 	if ca != "" {
 		item, _, err := readAuthorityFile(ca)
@@ -140,7 +140,7 @@ func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*sta
 			out.RevokedKeys = append(out.RevokedKeys, revokedRow{Key: key, Identity: k.SPIFFEID, Until: k.Until.UTC()})
 		}
 	}
-	out.addAuthorities(authorities.Authorities.Trusted(p.now()), check.Policy)
+	out.addAuthorities(authorities.Authorities.Trusted(p.now()), check.Profile)
 	return out, nil
 }
 
@@ -171,8 +171,8 @@ func (p *program) certificateRow(leaf verify.Leaf, revoked map[string]v1alpha1.R
 }
 
 // addAuthorities describes the authorities and what happens to them next.
-func (s *status) addAuthorities(list certs.Authorities, policy certs.Policy) {
-	until := policy.SignsUntil(list)
+func (s *status) addAuthorities(list certs.Authorities, profile certs.Profile) {
+	until := profile.SignsUntil(list)
 	for _, a := range list {
 		row := authorityRow{Name: a.Certificate.Subject.CommonName, Slot: string(a.Slot), Published: a.Created(), TrustedUntil: a.Certificate.NotAfter, ReplacedFrom: a.Replaced}
 		switch a.Slot {

@@ -93,7 +93,7 @@ func (p *program) verify(source string, o verifyOptions) error {
 		return err
 	}
 	if o.format == "json" {
-		return p.concludeJSON(r, verdict{Objects: len(items), Certificates: len(leaves), Images: result.Images, StateOnly: stateOnly})
+		return p.concludeJSON(r, verification{Objects: len(items), Certificates: len(leaves), Images: result.Images, StateOnly: stateOnly})
 	}
 	if err := p.conclude(r); err != nil {
 		return err
@@ -155,11 +155,11 @@ func (p *program) against(items []*yaml.RNode, config *v1alpha1.MutualTLS, r *re
 // verifyState checks what no single object shows: deadlines, and the state beside that of the base and of a shared
 // CertificateAuthority.
 func (p *program) verifyState(source string, items []*yaml.RNode, o verifyOptions, r *report.Report) error {
-	check := &statediff.Checker{Now: p.now(), Policy: policyIn(items), Report: r}
+	check := &statediff.Checker{Now: p.now(), Profile: profileIn(items), Report: r}
 	if isFolder(source) { // of a kustomization, items are the state alone, without the config
 		if source, err := readFolder(source); err == nil {
 			// a source may hold files that are no manifests: then the defaults serve
-			check.Policy = policyIn(source)
+			check.Profile = profileIn(source)
 		}
 	}
 	state := statediff.ReadState(items, r)
@@ -242,12 +242,12 @@ func isFolder(source string) bool {
 	return source != "-" && err == nil && info.IsDir()
 }
 
-// policyIn is what the config among the items says of certificates, or the defaults.
-func policyIn(items []*yaml.RNode) certs.Policy {
+// profileIn is what the config among the items says of certificates, or the defaults.
+func profileIn(items []*yaml.RNode) certs.Profile {
 	config := v1alpha1.MutualTLS{Spec: specIn(items)}
 	config.Default()
 	// which only the making of certificates needs
-	return certs.PolicyOf(config.Spec.Certificates, spiffeid.TrustDomain{})
+	return certs.ProfileOf(config.Spec.Certificates, spiffeid.TrustDomain{})
 }
 
 // finding is one line of `meshless verify -o json`.
@@ -262,8 +262,8 @@ type finding struct {
 	Line      int    `json:"line,omitempty"`
 }
 
-// verdict is the JSON of `meshless verify`.
-type verdict struct {
+// verification is the JSON of `meshless verify`.
+type verification struct {
 	OK           bool `json:"ok"`
 	Objects      int  `json:"objects"`
 	Certificates int  `json:"certificates"`
@@ -274,7 +274,7 @@ type verdict struct {
 }
 
 // concludeJSON prints the findings on standard output, and fails as conclude does.
-func (p *program) concludeJSON(r *report.Report, out verdict) error {
+func (p *program) concludeJSON(r *report.Report, out verification) error {
 	out.OK, out.Findings = !r.Failed(), []finding{}
 	for _, f := range r.Findings() {
 		out.Findings = append(out.Findings, finding{

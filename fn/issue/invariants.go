@@ -80,11 +80,11 @@ func (i *issuer) extend(authorities certs.Authorities) certs.Authorities {
 // after it was made.
 func (i *issuer) warnCutShort(authorities certs.Authorities) {
 	active := authorities.In(v1alpha1.SlotActive)
-	if !i.policy.CutsShort(active, i.Now) || !active.Replaced.IsZero() {
+	if !i.profile.CutsShort(active, i.Now) || !active.Replaced.IsZero() {
 		return
 	}
 	i.report.Warn(i.report.Config(), "spec.certificates.validity", "%s is more than the Active authority has left: it ends at %s, and every certificate that it signs ends with it. The next authority is made "+
-		"for the new validity; `meshless issue --replace-ca` makes it at once", i.policy.Validity, active.Certificate.NotAfter.UTC().Format(time.RFC3339))
+		"for the new validity; `meshless issue --replace-ca` makes it at once", i.profile.Validity, active.Certificate.NotAfter.UTC().Format(time.RFC3339))
 }
 
 // warnNext says, where an identity is at hand, that it will not do when Next signs: the recipients of the CA changed in

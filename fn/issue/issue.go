@@ -76,8 +76,8 @@ func Run(m *manifest.Model, recipients *Recipients, o Options, r *report.Report)
 		refuseManaged(o, r)
 		return &Result{}
 	}
-	i := &issuer{Options: o, model: m, recipients: recipients, report: r, leaves: leavesOf(m.State), policy: certs.PolicyOf(m.Spec.Certificates, m.TrustDomain)}
-	i.policy.Shared = o.SharedCA
+	i := &issuer{Options: o, model: m, recipients: recipients, report: r, leaves: leavesOf(m.State), profile: certs.ProfileOf(m.Spec.Certificates, m.TrustDomain)}
+	i.profile.Shared = o.SharedCA
 	if i.checkActions(); r.Failed() {
 		return nil
 	}
@@ -109,7 +109,7 @@ type issuer struct {
 	Options
 	model      *manifest.Model
 	recipients *Recipients
-	policy     certs.Policy
+	profile    certs.Profile
 	report     *report.Report
 	stored     []*x509.Certificate // what the bundles of the state hold; nil when there is none
 	leaves     []*x509.Certificate // those of the state that can be read
@@ -144,7 +144,7 @@ func (i *issuer) keepState() *Result {
 // issue makes and seals one leaf. The key is gone when it returns.
 func (i *issuer) issue(d due, active *certs.Authority) *Leaf {
 	recipients := i.recipients.of(d.workload.Namespace)
-	leaf, err := i.policy.Issue(d.request, active, i.Now)
+	leaf, err := i.profile.Issue(d.request, active, i.Now)
 	var sealed SealedKey
 	if err == nil {
 		sealed, err = i.sealLeafKey(recipients, leaf.Key)
@@ -154,7 +154,7 @@ func (i *issuer) issue(d due, active *certs.Authority) *Leaf {
 		return nil
 	}
 	i.report.Info(d.workload.Object, "", "issued a certificate, since %s", d.reason.Text)
-	return &Leaf{Certificate: leaf.Certificate, Key: sealed, Record: i.policy.Record(leaf.Certificate, recipients.Digest())}
+	return &Leaf{Certificate: leaf.Certificate, Key: sealed, Record: i.profile.Record(leaf.Certificate, recipients.Digest())}
 }
 
 // sealAuthorities seals the keys of authorities that this run made.

@@ -51,7 +51,7 @@ func (i *issuer) evaluate(p *plan, renew map[*manifest.Workload]bool) {
 		request.Renew = renew[w]
 		reason := certs.Reason{Text: "it has none yet"}
 		if p.verifier != nil {
-			reason = i.policy.Evaluate(request, p.verifier, i.Now)
+			reason = i.profile.Evaluate(request, p.verifier, i.Now)
 		}
 		if !reason.None() {
 			p.due = append(p.due, due{w, request, reason})

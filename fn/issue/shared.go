@@ -67,7 +67,7 @@ func (i *issuer) replaceAll(authorities certs.Authorities) certs.Authorities {
 // CertificateAuthority had lost it.
 func (i *issuer) rememberRevoked() time.Duration {
 	if i.SharedCA {
-		return i.policy.SigningPeriod
+		return i.profile.SigningPeriod
 	}
 	return 0
 }

@@ -107,7 +107,7 @@ func (i *issuer) authorities() certs.Authorities {
 // roll brings authorities up to date, says what changed, and returns them with the certificates that are trusted.
 func (i *issuer) roll(authorities certs.Authorities) (certs.Authorities, []*x509.Certificate) {
 	authorities = i.extend(authorities)
-	rolled, err := i.policy.Roll(authorities, latestExpiry(i.leaves), i.Now)
+	rolled, err := i.profile.Roll(authorities, latestExpiry(i.leaves), i.Now)
 	if err != nil {
 		i.report.Error(i.authority(), "spec.authorities", "making an authority: %v", err)
 		return nil, nil

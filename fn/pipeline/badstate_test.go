@@ -143,7 +143,7 @@ func editSecret(t testing.TB, items []*yaml.RNode, key, value string) []*yaml.RN
 func plant(t testing.TB, w *world, trustDomain string) []v1alpha1.Authority {
 	t.Helper()
 	td := spiffeid.RequireTrustDomainFromString(trustDomain)
-	p := certs.Policy{TrustDomain: td, Algorithm: "ECDSA-P256", Validity: 720 * time.Hour, RenewBefore: 360 * time.Hour, SigningPeriod: 2160 * time.Hour}
+	p := certs.Profile{TrustDomain: td, Algorithm: "ECDSA-P256", Validity: 720 * time.Hour, RenewBefore: 360 * time.Hour, SigningPeriod: 2160 * time.Hour}
 	list, err := p.Roll(nil, time.Time{}, w.now)
 	if err != nil {
 		t.Fatal(err)

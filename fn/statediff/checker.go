@@ -10,12 +10,12 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// Checker reports what is wrong with a state at a time. Policy is what the config says of certificates: it tells when
+// Checker reports what is wrong with a state at a time. Profile is what the config says of certificates: it tells when
 // the Next authority signs.
 type Checker struct {
-	Now    time.Time
-	Policy certs.Policy
-	Report *report.Report
+	Now     time.Time
+	Profile certs.Profile
+	Report  *report.Report
 }
 
 // CheckDeadlines reports what somebody has to do before minLeft is over: leaves that expire, and an Active of the
@@ -30,7 +30,7 @@ func (c *Checker) CheckDeadlines(s, authority *State, minLeft time.Duration) {
 	if !authority.HasAuthority {
 		return
 	}
-	last, next := c.Policy.LastSigning(authority.Authorities), c.Policy.SignsUntil(authority.Authorities)
+	last, next := c.Profile.LastSigning(authority.Authorities), c.Profile.SignsUntil(authority.Authorities)
 	what, step := authority.Authorities.Trusted(c.Now).NextStep()
 	switch {
 	case minLeft > 0 && !last.IsZero() && last.Sub(c.Now) < minLeft:

@@ -23,7 +23,7 @@ func (c *Checker) CheckSharedCA(s, shared *State) {
 		trusted := shared.Authorities.Trusted(c.Now)
 		for _, a := range trusted {
 			if !holds(bundle.Authorities, a.Certificate) {
-				c.lacks(bundle, a, c.Policy.SignsUntil(shared.Authorities))
+				c.lacks(bundle, a, c.Profile.SignsUntil(shared.Authorities))
 			}
 		}
 		for _, a := range shared.Authorities {

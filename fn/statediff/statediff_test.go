@@ -22,7 +22,7 @@ var (
 	td     = spiffeid.RequireTrustDomainFromString("cluster.local")
 	web    = spiffeid.RequireFromPath(td, "/ns/prod/deployment/web")
 	start  = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	policy = certs.Policy{TrustDomain: td, Algorithm: "ECDSA-P256", Validity: 720 * time.Hour, RenewBefore: 360 * time.Hour, SigningPeriod: 2160 * time.Hour}
+	policy = certs.Profile{TrustDomain: td, Algorithm: "ECDSA-P256", Validity: 720 * time.Hour, RenewBefore: 360 * time.Hour, SigningPeriod: 2160 * time.Hour}
 )
 
 // state is what the manifests of one workload say.
@@ -174,7 +174,7 @@ func TestFindings(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &report.Report{}
-			test.check(&statediff.Checker{Now: test.now, Policy: policy, Report: r})
+			test.check(&statediff.Checker{Now: test.now, Profile: policy, Report: r})
 			var said strings.Builder
 			if err := r.WriteText(&said); err != nil {
 				t.Fatal(err)

@@ -27,7 +27,7 @@ func TestEveryAlgorithmRoundTrips(t *testing.T) {
 		for _, ofLeaf := range []string{ofCA, algorithms[(i+1)%len(algorithms)]} {
 			t.Run(ofCA+" signs "+ofLeaf, func(t *testing.T) {
 				t.Parallel()
-				p := certs.Policy{TrustDomain: trustDomain, Algorithm: ofCA, Validity: 30 * day, RenewBefore: 15 * day, SigningPeriod: 90 * day}
+				p := certs.Profile{TrustDomain: trustDomain, Algorithm: ofCA, Validity: 30 * day, RenewBefore: 15 * day, SigningPeriod: 90 * day}
 				authorities := stored(t, mustRoll(t, p, nil, time.Time{}, start))
 				p.Algorithm = ofLeaf
 				id := spiffeid.RequireFromPath(trustDomain, "/ns/prod/deployment/web")
@@ -97,7 +97,7 @@ func sameKey(c *x509.Certificate, key crypto.Signer) bool {
 	return ok && public.Equal(c.PublicKey)
 }
 
-func mustRoll(t *testing.T, p certs.Policy, l certs.Authorities, lastExpiry, now time.Time) certs.Authorities {
+func mustRoll(t *testing.T, p certs.Profile, l certs.Authorities, lastExpiry, now time.Time) certs.Authorities {
 	t.Helper()
 	rolled, err := p.Roll(l, lastExpiry, now)
 	if err != nil {
@@ -118,7 +118,7 @@ func mustBundle(t *testing.T, l certs.Authorities) *svid.Bundle {
 // issuer is a render's planning without manifests and sealing, so that thousands of renders take a second.
 type issuer struct {
 	t      *testing.T
-	policy certs.Policy
+	policy certs.Profile
 	state  certs.Authorities
 	leaves []certs.Request
 	issued []*x509.Certificate // every leaf that ever was
@@ -200,7 +200,7 @@ func TestRandomRenderTimes(t *testing.T) {
 // The docs promise that an authority is trusted until the last leaf that it signed has expired. A leaf that was
 // replaced since the validity became shorter counts too.
 func TestShorterValidity(t *testing.T) {
-	i := &issuer{t: t, now: start, policy: certs.Policy{TrustDomain: trustDomain, Algorithm: "ECDSA-P256", Validity: 60 * day, RenewBefore: 30 * day, SigningPeriod: 90 * day}}
+	i := &issuer{t: t, now: start, policy: certs.Profile{TrustDomain: trustDomain, Algorithm: "ECDSA-P256", Validity: 60 * day, RenewBefore: 30 * day, SigningPeriod: 90 * day}}
 	i.leaves = []certs.Request{{ID: spiffeid.RequireFromPath(trustDomain, "/ns/prod/deployment/web")}}
 	for _, at := range []int{0, 40, 80} { // the last of these leaves lives until day 140
 		i.now = start.Add(time.Duration(at) * day)
@@ -213,8 +213,8 @@ func TestShorterValidity(t *testing.T) {
 	}
 }
 
-func randomPolicy(rng *rand.Rand) certs.Policy {
-	p := certs.Policy{TrustDomain: trustDomain, Algorithm: "ECDSA-P256"}
+func randomPolicy(rng *rand.Rand) certs.Profile {
+	p := certs.Profile{TrustDomain: trustDomain, Algorithm: "ECDSA-P256"}
 	p.Validity = time.Duration(1+rng.IntN(90))*day + time.Duration(rng.IntN(3600))*time.Second
 	p.RenewBefore = p.Validity / time.Duration(2+rng.IntN(3))
 	p.SigningPeriod = time.Duration(2+rng.IntN(200)) * day
@@ -222,7 +222,7 @@ func randomPolicy(rng *rand.Rand) certs.Policy {
 }
 
 // randomGap is mostly short against the life of a leaf, sometimes long, now and then longer than anything lives.
-func randomGap(rng *rand.Rand, p certs.Policy) time.Duration {
+func randomGap(rng *rand.Rand, p certs.Profile) time.Duration {
 	limit := []time.Duration{time.Hour, p.RenewBefore, p.RenewBefore, p.Validity, p.Validity, p.SigningPeriod, 3 * (p.SigningPeriod + p.Validity)}[rng.IntN(7)]
 	return time.Second + time.Duration(rng.Int64N(int64(limit)))
 }
