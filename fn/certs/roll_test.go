@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	rollNow    = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	rollNow     = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	rollProfile = Profile{TrustDomain: spiffeid.RequireTrustDomainFromString("cluster.local"), Algorithm: "Ed25519", Validity: 720 * time.Hour, RenewBefore: 360 * time.Hour, SigningPeriod: 2160 * time.Hour}
 )
 
