@@ -112,13 +112,13 @@ func (l Authorities) replace(old, with *Authority) Authorities {
 // publishedEnough is from when Next may sign.
 func (l Authorities) publishedEnough(next *Authority) time.Time {
 	if l.Replacing() {
-		return created(next).Add(replaceWait)
+		return next.Created().Add(replaceWait)
 	}
-	return created(next).Add(minPublished)
+	return next.Created().Add(minPublished)
 }
 
-// created is when an authority was made.
-func created(a *Authority) time.Time { return a.Certificate.NotBefore.Add(backdate) }
+// Created is when the authority was made, which is when it was first published.
+func (a *Authority) Created() time.Time { return a.Certificate.NotBefore.Add(backdate) }
 
 // promotionDue is when Next takes over: after a signing period, or before a leaf would have to be cut short by the end
 // of its authority.
@@ -142,7 +142,7 @@ func (p Profile) lastSigning(a *Authority) time.Time {
 
 // madeFor is the validity of leaves for which an authority was made.
 func (p Profile) madeFor(a *Authority) time.Duration {
-	life := a.Certificate.NotAfter.Sub(created(a))
+	life := a.Certificate.NotAfter.Sub(a.Created())
 	if leaf := (life - 2*p.SigningPeriod) / 2; leaf > 0 {
 		return leaf
 	}

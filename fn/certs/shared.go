@@ -49,9 +49,6 @@ func (l Authorities) Unknown(bundle []*x509.Certificate, now time.Time) []*x509.
 	})
 }
 
-// Created is when the authority was made, which is when it was first published.
-func (a *Authority) Created() time.Time { return created(a) }
-
 // SignsUntil is when the Active gives way to Next, or when it should have; zero without an Active. A render before that
 // changes nothing, one after it does it, though never before Next has been published long enough.
 func (p Profile) SignsUntil(l Authorities) time.Time {

@@ -13,7 +13,6 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
-	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 )
 
@@ -71,8 +70,6 @@ func specIn(items []*yaml.RNode) v1alpha1.Spec {
 	}
 	return v1alpha1.Spec{}
 }
-
-func kindsIn(items []*yaml.RNode) manifest.Kinds { return manifest.KindsOf(specIn(items)) }
 
 // sourceOf is the file or the folder that a command is to read, or "-" for standard input.
 func sourceOf(args []string) string {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/meshless-dev/meshless/fn/graph"
+	"github.com/meshless-dev/meshless/fn/manifest"
 )
 
 // graphFormats are the writers by the value of --output.
@@ -57,7 +58,7 @@ func (p *program) graph(source string, format string, names []string) error {
 	if err != nil {
 		return err
 	}
-	g, err := graph.Build(items, kindsIn(items))
+	g, err := graph.Build(items, manifest.KindsOf(specIn(items)))
 	if err != nil {
 		return err
 	}

@@ -78,9 +78,6 @@ func digest(sorted []string) string {
 // Digest names the list, whatever its order: the SHA-256 that stands beside what was sealed to it.
 func (r Recipients) Digest() string { return r.digest }
 
-// Len is the number of different recipients.
-func (r Recipients) Len() int { return len(r.list) }
-
 // Seal encrypts to every recipient and returns an armored age file. Two calls never return the same text.
 func (r Recipients) Seal(plaintext []byte) (string, error) {
 	var out bytes.Buffer

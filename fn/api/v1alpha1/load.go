@@ -78,7 +78,7 @@ func (c *MutualTLS) Default() {
 	fill(&s.Certificates.KeyAlgorithm, "ECDSA-P256")
 	fill(&s.Certificates.Validity.Duration, 720*time.Hour)
 	fill(&s.Certificates.RenewBefore.Duration, s.Certificates.Validity.Duration/2)
-	s.TLS.setDefaults()
+	fill(&s.TLS.MinVersion, VersionTLS13)
 	if s.Workloads.Overrides == nil {
 		s.Workloads.Overrides = DefaultOverrides()
 	}

@@ -26,8 +26,6 @@ type TLS struct {
 	ControlPlane bool `json:"controlPlane,omitempty"`
 }
 
-func (t *TLS) setDefaults() { fill(&t.MinVersion, VersionTLS13) }
-
 func (v *validator) tls(t TLS) {
 	v.oneOf("spec.tls.minVersion", t.MinVersion, VersionTLS13, VersionTLS12)
 	if !t.ControlPlane {
