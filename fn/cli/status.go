@@ -2,7 +2,6 @@ package cli
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -48,9 +47,7 @@ folder that 'meshless issue' works on, also the authorities, what happens to the
 				return err
 			}
 			if format == "json" {
-				encoder := json.NewEncoder(p.out)
-				encoder.SetIndent("", "  ")
-				err = encoder.Encode(status)
+				err = report.WriteJSON(p.out, status)
 			} else {
 				err = status.print(p.out)
 			}

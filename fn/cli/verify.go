@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -282,10 +281,7 @@ func (p *program) concludeJSON(r *report.Report, out verification) error {
 			Field: f.Field, File: f.File, Line: f.Line,
 		})
 	}
-	encoder := json.NewEncoder(p.out)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	if err := encoder.Encode(out); err != nil {
+	if err := report.WriteJSON(p.out, out); err != nil {
 		return err
 	}
 	if r.Failed() {

@@ -2,10 +2,11 @@ package graph
 
 import (
 	"bufio"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/meshless-dev/meshless/fn/report"
 )
 
 // What GitHub draws of a Mermaid chart at most (maxTextSize and maxEdges of Mermaid's configuration, which it leaves at
@@ -29,10 +30,7 @@ var styles = []struct{ name, fill, line, text, dash string }{
 func WriteJSON(w io.Writer, g Graph) error {
 	// [], not null
 	g.Nodes, g.Edges, g.Open = append([]Node{}, g.Nodes...), append([]Edge{}, g.Edges...), append([]string{}, g.Open...)
-	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(g)
+	return report.WriteJSON(w, g)
 }
 
 // WriteMermaid writes a flowchart without a fence.

@@ -8,6 +8,7 @@
 package report
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"regexp"
@@ -169,6 +170,14 @@ func (r *Report) WriteText(w io.Writer) error {
 		}
 	}
 	return nil
+}
+
+// WriteJSON writes a value as every command does with -o json: indented, and as people read it.
+func WriteJSON(w io.Writer, v any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(v)
 }
 
 var ageKey = regexp.MustCompile(`(?i)AGE-SECRET-KEY-[A-Z0-9-]*`)

@@ -75,9 +75,6 @@ func Disjoint(bundles ...*Bundle) error {
 	return nil
 }
 
-// Own is the bundle of our own trust domain.
-func (s *Set) Own() *Bundle { return s.own }
-
 // Foreign are the bundles of the federated trust domains.
 func (s *Set) Foreign() []*Bundle { return s.foreign }
 
