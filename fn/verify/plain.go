@@ -21,7 +21,7 @@ func plain(item *yaml.RNode) (*yaml.RNode, error) {
 	}
 	data, err := node.JSON(item)
 	if err != nil {
-		return nil, errors.New("its YAML aliases and merge keys cannot be written as JSON")
+		return nil, errors.New("its YAML aliases cannot be resolved: what they or its keys say is no JSON")
 	}
 	return yaml.Parse(string(data))
 }
