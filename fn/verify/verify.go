@@ -91,8 +91,11 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) Result {
 	}
 	for _, item := range items {
 		c.item(item)
+		c.ageIdentities(item)
 	}
 	c.readers()
+	c.identities(items)
+	c.bundlesAlike(items)
 	c.maps(items)
 	c.federation()
 	if o.EveryWorkload {
