@@ -16,12 +16,16 @@ import (
 
 // ageIdentities reports age identities in whatever is no Secret; readSecret looks into these, whose values are encoded.
 func (c *checker) ageIdentities(item *yaml.RNode) {
-	if field := ageIdentity(item.YNode(), ""); field != "" && item.GetKind() != "Secret" {
-		c.report.Error(report.ObjectOf(item), field, "holds an age identity, which opens every key sealed to it; keep it out of Git, create a Secret in the cluster, and make a new identity")
+	if item.GetKind() != "Secret" && holdsAgeIdentity(item.YNode()) {
+		c.report.Error(report.ObjectOf(item), ageIdentity(item.YNode(), ""), "holds an age identity, which opens every key sealed to it; keep it out of Git, create a Secret in the cluster, and make a new identity")
 	}
 }
 
-// ageIdentity is the path of the first scalar that holds an age identity; "" where there is none.
+func holdsAgeIdentity(n *yaml.Node) bool {
+	return strings.Contains(n.Value, "AGE-SECRET-KEY-1") || slices.ContainsFunc(n.Content, holdsAgeIdentity)
+}
+
+// ageIdentity is the path of the first value that holds an age identity; "" where a key does.
 func ageIdentity(n *yaml.Node, path string) string {
 	switch n.Kind {
 	case yaml.MappingNode:
@@ -37,7 +41,7 @@ func ageIdentity(n *yaml.Node, path string) string {
 			}
 		}
 	case yaml.ScalarNode:
-		if strings.Contains(n.Value, "AGE-SECRET-KEY-1") {
+		if holdsAgeIdentity(n) {
 			return path
 		}
 	}
