@@ -38,6 +38,8 @@ func TestHidden(t *testing.T) {
 		"items by merge key": {good + "---\napiVersion: v1\nkind: List\n<<: {items: [" + pod + "]}\n", "pod prod/p: metadata.annotations: is not in the mesh"},
 		"kind by alias":      {good + "---\napiVersion: v1\nmetadata: {name: p, namespace: prod, labels: {a: &ConfigMap Pod}}\nkind: *ConfigMap\nspec: {containers: [{name: c, image: i}]}\n", "pod prod/p: metadata.annotations: is not in the mesh"},
 		"key by alias":       {good + "---\napiVersion: v1\nkind: List\nx: &a items\n*a : [" + pod + "]\n", "pod prod/p: metadata.annotations: is not in the mesh"},
+		"kind in Base64":     {good + "---\napiVersion: v1\nkind: !!binary UG9k\nmetadata: {name: p, namespace: prod}\nspec: {containers: [{name: c, image: i}]}\n", "pod prod/p: metadata.annotations: is not in the mesh"},
+		"key in Base64":      {good + "---\napiVersion: v1\nkind: ConfigMap\n!!binary a2luZA== : Pod\nmetadata: {name: p, namespace: prod}\n", `holds the key "a2luZA==" as !!binary`},
 		"merge key last":     {edit(spec, "    spec:\n      hostNetwork: false\n      <<: {hostNetwork: true}\n      containers:\n      - name: app\n"), `deployment prod/web: holds the key "hostNetwork" before a merge key`},
 		"merge key first":    {edit(spec, "    spec:\n      <<: {hostNetwork: true}\n      hostNetwork: false\n      containers:\n      - name: app\n"), ""},
 		"merged hostNetwork": {edit(spec, "    spec:\n      <<: {hostNetwork: true}\n      containers:\n      - name: app\n"), "spec.template.spec.hostNetwork: is true"},

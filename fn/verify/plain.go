@@ -10,11 +10,14 @@ import (
 	"github.com/meshless-dev/meshless/fn/node"
 )
 
-// plain is an item as kubectl sends it: without aliases and merge keys, behind which a kind, a list or a container
-// would be overlooked. One that has none is returned as it is.
+// plain is an item as kubectl sends it: without aliases, merge keys and !!binary, behind which a kind, a list or a
+// container would be overlooked. One that has none is returned as it is.
 func plain(item *yaml.RNode) (*yaml.RNode, error) {
 	if !indirect(item.YNode()) {
 		return item, nil
+	}
+	if key := binaryKey(item.YNode()); key != "" {
+		return nil, fmt.Errorf("holds the key %q as !!binary, which kubectl takes for another; write it as text", key)
 	}
 	if key := overruled(item.YNode()); key != "" {
 		return nil, fmt.Errorf("holds the key %q before a merge key (<<) that gives it again: kustomize takes the one and kubectl the other; write the merge key first", key)
@@ -28,7 +31,7 @@ func plain(item *yaml.RNode) (*yaml.RNode, error) {
 
 // indirect tells whether YAML at or below n says more than stands there.
 func indirect(n *yaml.Node) bool {
-	if n.Kind == yaml.AliasNode {
+	if n.Kind == yaml.AliasNode || isBinary(n) {
 		return true
 	}
 	if n.Kind == yaml.MappingNode {
@@ -39,6 +42,24 @@ func indirect(n *yaml.Node) bool {
 		}
 	}
 	return slices.ContainsFunc(n.Content, indirect)
+}
+
+// isBinary tells whether a scalar is Base64 of what kubectl reads: a kind or a name may be.
+func isBinary(n *yaml.Node) bool {
+	return n.Kind == yaml.ScalarNode && n.Tag != "" && n.ShortTag() == "!!binary"
+}
+
+// binaryKey is the first key at or below n that is written as !!binary; "" where there is none.
+func binaryKey(n *yaml.Node) string {
+	for i, child := range n.Content {
+		if n.Kind == yaml.MappingNode && i%2 == 0 && isBinary(child) {
+			return child.Value
+		}
+		if key := binaryKey(child); key != "" {
+			return key
+		}
+	}
+	return ""
 }
 
 func isMerge(key *yaml.Node) bool { return key.ShortTag() == yaml.MergeTag }

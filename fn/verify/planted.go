@@ -73,7 +73,7 @@ func (c *checker) bundlesAlike(items []*yaml.RNode) {
 }
 
 // identities reports who else asks for the identity of a workload: a second workload, or a Certificate of cert-manager
-// that no render wrote and whose Secret that workload does not take.
+// that no render wrote and whose Secret that workload does not take, or a volume for which a driver asks for one.
 func (c *checker) identities(items []*yaml.RNode) {
 	owners := map[string]*pod{}
 	for _, p := range c.injected {
@@ -83,6 +83,18 @@ func (c *checker) identities(items []*yaml.RNode) {
 			continue
 		}
 		owners[id] = p
+	}
+	for _, p := range c.pods {
+		for i, v := range p.spec.Spec.Volumes {
+			if v.CSI == nil {
+				continue
+			}
+			for key, value := range v.CSI.VolumeAttributes {
+				if owner := askedFor(owners, value); owner != nil && owner != p {
+					c.report.Error(p.object, p.field(fmt.Sprintf("spec.volumes[%d].csi.volumeAttributes[%s]", i, key)), "is also the identity of %s, whose the pod is not; take it out", owner.object)
+				}
+			}
+		}
 	}
 	for _, item := range items {
 		if item.GetKind() != manifest.ManagedKind || !strings.HasPrefix(item.GetApiVersion(), "cert-manager.io/") || item.GetAnnotations()[api.IdentityAnnotation] != "" {
@@ -103,4 +115,14 @@ func (c *checker) identities(items []*yaml.RNode) {
 			c.report.Error(object, fmt.Sprintf("spec.uris[%d]", i), "is also the identity of %s, which does not take its certificate from secret %q: whoever reads that could pass for it", owner.object, certificate.Spec.SecretName)
 		}
 	}
+}
+
+// askedFor is the owner of an identity that a list of URIs, separated by commas, names; nil where it names none.
+func askedFor(owners map[string]*pod, uris string) *pod {
+	for uri := range strings.SplitSeq(uris, ",") {
+		if owner := owners[strings.TrimSpace(uri)]; owner != nil {
+			return owner
+		}
+	}
+	return nil
 }

@@ -25,6 +25,10 @@ func TestPlanted(t *testing.T) {
 	}
 	deployment, _, _ := strings.Cut(good, "\n---\n")
 	twin := strings.ReplaceAll(strings.Replace(deployment, "apps/v1\n", "example.org/v1\n", 1), "app: web", "app: twin")
+	driver := func(volume string) string {
+		at := strings.Index(good, "kind: Job")
+		return good[:at] + strings.Replace(good[at:], "      volumes:\n", "      volumes:\n      - {name: v, "+volume+"}\n", 1)
+	}
 	const local = "annotations: {config.kubernetes.io/local-config: 'true'}"
 	for name, test := range map[string]struct{ text, want string }{
 		"authority":           {strings.Replace(good, bundle, strings.Replace(bundle, authority(good), authority(good)+"\n    "+authority(other), 1), 1), "holds other authorities than the bundle of namespace"},
@@ -33,6 +37,9 @@ func TestPlanted(t *testing.T) {
 		"Certificate":         {good + certificate("prod", "z"), "certificate prod/x: spec.uris[0]: is also the identity of deployment prod/web"},
 		"own Certificate":     {own + certificate("prod", "mine"), ""},
 		"another's namespace": {own + certificate("ops", "mine"), "certificate ops/x: spec.uris[0]: is also the identity of deployment prod/web"},
+		"driver's volume":     {driver("csi: {driver: csi.cert-manager.io, volumeAttributes: {csi.cert-manager.io/uri-sans: 'spiffe://cluster.local/ns/prod/deployment/web, x'}}"), "job ops/once: spec.template.spec.volumes[0].csi.volumeAttributes[csi.cert-manager.io/uri-sans]: is also the identity of deployment prod/web"},
+		"driver's Secret":     {driver("csi: {driver: x, nodePublishSecretRef: {name: meshless-identity}}"), "spec.volumes[0].csi.nodePublishSecretRef: hands the Secret"},
+		"old driver's Secret": {driver("flexVolume: {driver: x, secretRef: {name: meshless-identity}}"), "spec.volumes[0].flexVolume.secretRef: hands the Secret"},
 		"age identity":        {good + "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: p, namespace: prod}\ndata: {a: b, k: AGE-SECRET-KEY-1QQQ}\n", "configmap prod/p: data.k: holds an age identity"},
 		"local Service":       {good + "---\napiVersion: v1\nkind: Service\nmetadata: {name: p, namespace: prod, " + local + "}\nspec: {selector: {app: web}, ports: [{port: 81}]}\n", ""},
 	} {
