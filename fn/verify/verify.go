@@ -217,8 +217,8 @@ func (c *checker) wellFormed(items []*yaml.RNode) bool {
 	return !c.report.Failed()
 }
 
-// isList tells whether kubectl takes an item apart: whatever its kind is called, one with a list of items is none of its
-// own.
+// isList tells whether kubectl takes an item apart: whatever its kind is called, one with a list of items is none of
+// its own.
 func isList(item *yaml.RNode) bool {
 	items := node.Get(item.YNode(), "items")
 	return manifest.IsList(item) || items != nil && items.Kind == yaml.SequenceNode
