@@ -89,6 +89,9 @@ func readPath(name string) ([]*yaml.RNode, error) {
 		return nil, err
 	}
 	if info.IsDir() {
+		if err := refuseJSON(name); err != nil {
+			return nil, err
+		}
 		return readFolder(name)
 	}
 	f, err := os.Open(name)
@@ -105,6 +108,9 @@ func readStream(in io.Reader, name string) ([]*yaml.RNode, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	items, err := (&kio.ByteReader{Reader: bytes.NewReader(text), OmitReaderAnnotations: true}).Read()
+	if err == nil {
+		err = refuseUnread(text)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}

@@ -10,15 +10,15 @@ import (
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
-// wish is a part of a plan that an annotation says, as a text in its one spelling; "" is nothing.
-type wish struct {
+// overrideField is a part of a plan that an annotation says, as a text in its one spelling; "" is nothing.
+type overrideField struct {
 	annotation string
 	of         func(*podplan.Plan) string
 	parse      func(text string) (fmt.Stringer, error)
 	common     func(a, b string) string // nil where the config cannot say it
 }
 
-var wishes = []wish{
+var overrideFields = []overrideField{
 	{api.PermissivePortsAnnotation, func(p *podplan.Plan) string { return p.Workload.PermissivePorts.String() }, parsed(netset.ParsePorts), nil},
 	{api.ProxyProtocolPortsAnnotation, func(p *podplan.Plan) string { return p.Workload.ProxyProtocolPorts.String() }, parsed(netset.ParsePorts), nil},
 	{api.ExcludeInboundPortsAnnotation, func(p *podplan.Plan) string { return p.Redirect.ExcludeInboundPorts.String() }, parsed(netset.ParsePorts), commonPorts},
@@ -32,7 +32,7 @@ var wishes = []wish{
 // annotated reports workloads that are told something else than their annotations and the config ask for. What the
 // config says, all workloads share, so what one has beyond that its own annotation must say.
 func (c *checker) annotated() {
-	for _, w := range wishes {
+	for _, w := range overrideFields {
 		shared := ""
 		for i, p := range c.injected {
 			switch {
