@@ -30,8 +30,8 @@ func refuseUnread(text []byte) error {
 	return nil
 }
 
-// refuseJSON refuses a folder with a manifest in a *.json file: kustomize and kpt do not read it, and `kubectl apply -f`
-// applies it.
+// refuseJSON refuses a folder with a manifest in a *.json file: kustomize and kpt do not read it, and `kubectl apply
+// -f` applies it.
 func refuseJSON(folder string) error {
 	return filepath.WalkDir(folder, func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || filepath.Ext(name) != ".json" || d.Type()&fs.ModeSymlink != 0 {
