@@ -38,7 +38,7 @@ func sniff(c *net.TCPConn, deadline time.Time) (prefix []byte, what telemetry.De
 	first := make([]byte, 1)
 	switch _, err := io.ReadFull(c, first); {
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, io.EOF):
-		return nil, telemetry.DetectedQuiet, nil // the server speaks first, or nothing is said at all
+		return nil, telemetry.DetectedNoData, nil // the server speaks first, or nothing is said at all
 	case err != nil:
 		return nil, telemetry.DetectionFailed, err
 	case first[0] != recordTypeHandshake:

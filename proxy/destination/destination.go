@@ -44,7 +44,7 @@ type Result string
 // The results of lookups, each of one address, and of forward scans, each of all Services.
 const (
 	Found          Result = "found"
-	NotFound       Result = "none"
+	NotFound       Result = "not_found"
 	LookupFailed   Result = "error"
 	ScanComplete   Result = "scan"
 	ScanIncomplete Result = "scan_error"  // DNS did not answer for all

@@ -82,7 +82,7 @@ func (w *watch) open() {
 	if err != nil {
 		w.failed = true // until the next poll
 		if w.log != nil {
-			w.log.Debug("directory is polled, it cannot be watched", "directory", w.directory, "error", err)
+			w.log.Debug("directory cannot be watched, polling it", "directory", w.directory, "error", err)
 		}
 		return
 	}

@@ -66,7 +66,7 @@ func (w *Watcher) reload() {
 		return
 	}
 	if gone := w.revoked.keep(listed); gone > 0 {
-		w.Log.Warn("revoked keys are not listed any more; this proxy goes on refusing them until it restarts", "keys", gone,
+		w.Log.Warn("revoked keys are no longer listed; this proxy refuses them until it restarts", "keys", gone,
 			"hint", "was a commit reverted that had revoked them? Then revoke them again, since new pods accept them. If their certificates have expired, it is harmless")
 	}
 	next.Number = 1

@@ -158,7 +158,7 @@ func (r *Registry) verifyAll() {
 func (r *Registry) endVanished() {
 	for _, e := range r.all() {
 		if err := e.session.Vanished(); err != nil {
-			e.end(reason.PeerVanished, err)
+			e.end(reason.PeerUnresponsive, err)
 		}
 	}
 }

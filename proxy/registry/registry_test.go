@@ -103,7 +103,7 @@ func TestVanished(t *testing.T) {
 	gone.vanished.Store(true)
 	select {
 	case why := <-ended:
-		if why != reason.PeerVanished || r.Len() != 1 {
+		if why != reason.PeerUnresponsive || r.Len() != 1 {
 			t.Errorf("ended as %s, %d left", why, r.Len())
 		}
 	case <-time.After(5 * time.Second):

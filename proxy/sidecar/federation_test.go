@@ -182,7 +182,7 @@ func TestFederationOneWay(t *testing.T) {
 	if err := m.try(); err == nil {
 		t.Error("the address is of our Service and of their network")
 	}
-	m.client.wantMetric(t, `meshless_connections_refused_total{direction="outbound",reason="destination"}`)
+	m.client.wantMetric(t, `meshless_connections_refused_total{direction="outbound",reason="uncertain_destination"}`)
 	m.client.change(t, proxytest.TrustDomain, "client", toServer)
 	if err := m.try(); err != nil {
 		t.Errorf("both ways: %v", err)
@@ -290,7 +290,7 @@ func TestRevocationsAreSticky(t *testing.T) {
 		m.serverFiles.Mesh.RevokedKeys = keys
 		m.server.publish(t, m.serverFiles.Sealed(t))
 	}
-	const warning = "revoked keys are not listed any more"
+	const warning = "revoked keys are no longer listed"
 	publish(svid.KeyDigest(stolen.Leaf), strings.Repeat("ab", 32))
 	if err := steal(); err == nil {
 		t.Fatal("a revoked key is let in")

@@ -142,7 +142,7 @@ func (s *Sidecar) askReady() error {
 	err := s.Ready()
 	switch was := s.wasReady.Swap(err == nil); {
 	case was && err != nil && !closed(s.draining):
-		s.log.Error("not ready any more", "error", err.Error())
+		s.log.Error("no longer ready", "error", err.Error())
 	case !was && err == nil:
 		s.log.Info("ready")
 	}

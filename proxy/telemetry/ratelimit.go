@@ -18,8 +18,8 @@ const (
 
 // lineLimit limits the lines of one kind.
 type lineLimit struct {
-	lines    *rate.Limiter
-	unlogged atomic.Int64
+	lines      *rate.Limiter
+	suppressed atomic.Int64
 }
 
 // lineLimits holds one of each kind, so that many lines of one do not hide another. Kinds are of small closed sets.
@@ -44,11 +44,11 @@ func (l *lineLimits) of(kind string) *lineLimit {
 func (l *lineLimits) allow(kind string) (more []any, ok bool) {
 	limit := l.of(kind)
 	if !limit.lines.Allow() {
-		limit.unlogged.Add(1)
+		limit.suppressed.Add(1)
 		return nil, false
 	}
-	if n := limit.unlogged.Swap(0); n > 0 {
-		more = []any{"unlogged", n}
+	if n := limit.suppressed.Swap(0); n > 0 {
+		more = []any{"suppressed", n}
 	}
 	return more, true
 }
