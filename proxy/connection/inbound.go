@@ -198,10 +198,12 @@ func (c *inboundConn) dialApp(ctx context.Context) error {
 		return err
 	}
 	if c.snapshot.Workload.ProxyProtocolPorts.Contains(c.dst.Port()) {
+		_ = app.SetWriteDeadline(time.Now().Add(headerTimeout))
 		if err := writeProxyHeader(app, c.log); err != nil {
 			listen.Reset(app)
 			return reason.New(reason.ProxyProtocol, err)
 		}
+		_ = app.SetWriteDeadline(time.Time{})
 	}
 	c.server = relay.Plain(app)
 	return nil

@@ -96,8 +96,4 @@ func (r *replay) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (r *replay) Write(p []byte) (int, error)      { return len(p), nil }
-func (r *replay) Close() error                     { return nil }
-func (r *replay) SetDeadline(time.Time) error      { return nil }
-func (r *replay) SetReadDeadline(time.Time) error  { return nil }
-func (r *replay) SetWriteDeadline(time.Time) error { return nil }
+func (r *replay) Write(p []byte) (int, error) { return len(p), nil }

@@ -103,7 +103,7 @@ func (e *Error) Error() string { return e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
 // Level is that of the log line. The end of a connection that carried data is a warning only where somebody was shut
-// out, or where a peer vanished. The client of TLS 1.3 learns that it is shut out only after its handshake.
+// out, or where a peer does not respond. The client of TLS 1.3 learns that it is shut out only after its handshake.
 func (r Reason) Level() slog.Level {
 	switch r {
 	case Done, Reset, Truncated, Idle, ShutDown, Failed:

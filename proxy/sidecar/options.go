@@ -2,7 +2,6 @@ package sidecar
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -45,7 +44,8 @@ type Options struct {
 	Confine bool
 }
 
-// Addresses are where a Sidecar listens, each host:port, where port 0 is any that is free.
+// Addresses are where a Sidecar listens, each as listen.Bind takes it, where port 0 is any that is free. The defaults
+// are those of a pod, which meshless reserves there.
 type Addresses struct {
 	Outbound string // what the app opens; default api.OutboundPort on both loopback addresses
 	Inbound  string // what arrives; default api.InboundPort on all addresses
@@ -115,40 +115,23 @@ func (a Addresses) bind() (l listeners, err error) {
 		}
 	}()
 	for _, p := range []struct {
-		into    *[]net.Listener
-		address string
-		port    int // of a pod
-		bind    func(port int) ([]net.Listener, error)
+		into          *[]net.Listener
+		address, host string // host is that of port in a pod
+		port          int
 	}{
-		{&l.outbound, a.Outbound, api.OutboundPort, listen.Loopback},
-		{&l.inbound, a.Inbound, api.InboundPort, everywhere},
-		{&l.metrics, a.Metrics, api.MetricsPort, everywhere},
-		{&l.health, a.Health, api.HealthPort, everywhere},
-		{&l.admin, a.Admin, api.AdminPort, func(port int) ([]net.Listener, error) { return listenAt(loopback(port)) }},
+		{&l.outbound, a.Outbound, "localhost", api.OutboundPort},
+		{&l.inbound, a.Inbound, "", api.InboundPort},
+		{&l.metrics, a.Metrics, "", api.MetricsPort},
+		{&l.health, a.Health, "", api.HealthPort},
+		{&l.admin, a.Admin, "127.0.0.1", api.AdminPort},
 	} {
-		if p.address != "" {
-			*p.into, err = listenAt(p.address)
-		} else if *p.into, err = p.bind(p.port); err != nil {
+		if *p.into, err = listen.Bind(cmp.Or(p.address, fmt.Sprintf("%s:%d", p.host, p.port))); err == nil {
+			continue
+		}
+		if p.address == "" {
 			err = fmt.Errorf("port %d, which meshless reserves in every pod: %w", p.port, err)
 		}
-		if err != nil {
-			return l, err
-		}
+		return l, err
 	}
 	return l, nil
-}
-
-func everywhere(port int) ([]net.Listener, error) { return one(listen.Everywhere(port)) }
-
-func listenAt(address string) ([]net.Listener, error) {
-	var c net.ListenConfig
-	c.SetMultipathTCP(false) // as in package listen
-	return one(c.Listen(context.Background(), "tcp", address))
-}
-
-func one(l net.Listener, err error) ([]net.Listener, error) {
-	if err != nil {
-		return nil, err
-	}
-	return []net.Listener{l}, nil
 }

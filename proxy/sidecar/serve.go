@@ -31,7 +31,7 @@ func (s *Sidecar) Run(ctx context.Context) error {
 		background.Go(func() { followCPULimit(serving, s.log) })
 	}
 	background.Go(func() { s.identity.Run(serving) })
-	background.Go(func() { s.registry.Run(serving, registry.Intervals{Verify: verifyInterval, Vanish: vanishInterval}) })
+	background.Go(func() { s.registry.Run(serving, registry.Intervals{Verify: verifyInterval, Peers: peersInterval}) })
 	background.Go(func() {
 		select {
 		case err := <-s.engine.Failed():

@@ -32,7 +32,7 @@ import (
 
 const (
 	verifyInterval = time.Minute // how often live connections are verified beside each new generation
-	vanishInterval = 15 * time.Second
+	peersInterval  = 15 * time.Second
 	drainPoll      = 100 * time.Millisecond
 	maxAdminConns  = 1024 // per port of metrics, health and admin
 	// of these per source address, where other pods can connect: they must not keep the kubelet out
@@ -58,9 +58,8 @@ type Sidecar struct {
 	program   sandbox.Program // to be released
 
 	first     chan struct{} // closed at the first good generation
-	firstOnce sync.Once
-	serving   atomic.Bool // inbound and outbound accept
-	wasReady  atomic.Bool // as /readyz answered last
+	serving   atomic.Bool   // inbound and outbound accept
+	wasReady  atomic.Bool   // as /readyz answered last
 	draining  chan struct{}
 	drainOnce sync.Once
 	began     time.Time     // when draining was closed; read it only after that
@@ -134,7 +133,9 @@ func (s *Sidecar) Addresses() Addresses {
 func (s *Sidecar) adopt(next *identity.Snapshot) {
 	s.telemetry.Generation(next)
 	s.registry.Reconsider(next)
-	s.firstOnce.Do(func() { close(s.first) })
+	if next.Number == 1 {
+		close(s.first)
+	}
 }
 
 // askReady is Ready for /readyz. It logs when the answer changes, since the kubelet's event holds the status alone.

@@ -23,21 +23,14 @@ type lineLimit struct {
 }
 
 // lineLimits holds one of each kind, so that many lines of one do not hide another. Kinds are of small closed sets.
-type lineLimits struct {
-	mu    sync.Mutex
-	kinds map[string]*lineLimit
-}
+type lineLimits struct{ kinds sync.Map } // from string to *lineLimit
 
 func (l *lineLimits) of(kind string) *lineLimit {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.kinds == nil {
-		l.kinds = map[string]*lineLimit{}
+	limit, ok := l.kinds.Load(kind)
+	if !ok {
+		limit, _ = l.kinds.LoadOrStore(kind, &lineLimit{lines: rate.NewLimiter(linesPerSecond, lineBurst)})
 	}
-	if l.kinds[kind] == nil {
-		l.kinds[kind] = &lineLimit{lines: rate.NewLimiter(linesPerSecond, lineBurst)}
-	}
-	return l.kinds[kind]
+	return limit.(*lineLimit)
 }
 
 // allow tells whether a line of a kind may be logged, and what to add to it: how many before it were not.

@@ -4,11 +4,14 @@
 package telemetry
 
 import (
+	"crypto/x509"
 	"log/slog"
+	"slices"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/proxy/authz"
@@ -60,23 +63,18 @@ func New(log *slog.Logger) *Telemetry {
 	t := &Telemetry{Log: log, Registry: prometheus.NewRegistry()}
 	t.makeConnections()
 	t.makeFiles()
-	build := t.gauge("build_info", "Always 1.", "version")
-	build.WithLabelValues(api.Version).Set(1)
+	t.gauge("build_info", "Always 1.", "version").WithLabelValues(api.Version).Set(1)
 	t.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	t.begin()
 	return t
 }
 
 func (t *Telemetry) counter(name, help string, labels ...string) *prometheus.CounterVec {
-	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meshless_" + name, Help: help}, labels)
-	t.Registry.MustRegister(v)
-	return v
+	return promauto.With(t.Registry).NewCounterVec(prometheus.CounterOpts{Name: "meshless_" + name, Help: help}, labels)
 }
 
 func (t *Telemetry) gauge(name, help string, labels ...string) *prometheus.GaugeVec {
-	v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "meshless_" + name, Help: help}, labels)
-	t.Registry.MustRegister(v)
-	return v
+	return promauto.With(t.Registry).NewGaugeVec(prometheus.GaugeOpts{Name: "meshless_" + name, Help: help}, labels)
 }
 
 func (t *Telemetry) makeConnections() {
@@ -91,10 +89,9 @@ func (t *Telemetry) makeConnections() {
 	t.received = t.counter("received_bytes_total", "Bytes received from the client, which opened the connection.", "direction", "security")
 	t.open = t.gauge("connections_open", "Connections that carry data now.", "direction", "security")
 	t.limit = t.gauge("connections_limit", "Connections accepted at once; further ones wait in the kernel's queue.", "direction")
-	t.handshakes = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "meshless_handshake_duration_seconds", Help: "Duration of completed TLS handshakes.",
+	t.handshakes = promauto.With(t.Registry).NewHistogramVec(prometheus.HistogramOpts{Name: "meshless_handshake_duration_seconds", Help: "Duration of completed TLS handshakes.",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5}}, []string{"direction"})
 	t.acceptErrors = t.counter("accept_errors_total", "Failed accepts, such as for lack of file descriptors.").WithLabelValues()
-	t.Registry.MustRegister(t.handshakes)
 }
 
 func (t *Telemetry) makeFiles() {
@@ -136,17 +133,10 @@ func (t *Telemetry) Generation(s *identity.Snapshot) {
 	t.reloadFailing.Set(0)
 	t.leafNotBefore.Set(float64(s.Leaf.NotBefore.Unix()))
 	t.leafNotAfter.Set(float64(s.Leaf.NotAfter.Unix()))
-	soonest, latest := s.Bundle.Authorities()[0].NotAfter, s.Bundle.Authorities()[0].NotAfter
-	for _, ca := range s.Bundle.Authorities() {
-		if ca.NotAfter.Before(soonest) {
-			soonest = ca.NotAfter
-		}
-		if ca.NotAfter.After(latest) {
-			latest = ca.NotAfter
-		}
-	}
-	t.caNotAfter.WithLabelValues("soonest").Set(float64(soonest.Unix()))
-	t.caNotAfter.WithLabelValues("latest").Set(float64(latest.Unix()))
+	byEnd := func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) }
+	authorities := s.Bundle.Authorities()
+	t.caNotAfter.WithLabelValues("soonest").Set(float64(slices.MinFunc(authorities, byEnd).NotAfter.Unix()))
+	t.caNotAfter.WithLabelValues("latest").Set(float64(slices.MaxFunc(authorities, byEnd).NotAfter.Unix()))
 }
 
 // ReloadFailed counts a refused generation.
