@@ -35,9 +35,8 @@ type InboundConfig struct {
 	Config
 	OwnAddress func(netip.Addr) bool // required; (*listen.OwnAddresses).Contains, but in tests
 
-	Sources                     listen.Sources // from where the app is dialed
-	MaxUnauthenticated          int            // default MaxUnauthenticated
-	MaxUnauthenticatedPerSource int            // default MaxUnauthenticatedPerSource
+	Sources            listen.Sources // from where the app is dialed
+	MaxUnauthenticated int            // default MaxUnauthenticated; of one source address a quarter
 }
 
 // inbound is the inbound direction.
@@ -53,10 +52,10 @@ type inbound struct {
 
 // NewInbound makes a server of inbound connections.
 func NewInbound(c InboundConfig) *Server {
-	c.MaxUnauthenticatedPerSource = cmp.Or(c.MaxUnauthenticatedPerSource, MaxUnauthenticatedPerSource)
-	s := &inbound{config: c, unauthenticated: listen.NewSourceLimit(c.MaxUnauthenticatedPerSource)}
+	c.MaxUnauthenticated = cmp.Or(c.MaxUnauthenticated, MaxUnauthenticated)
+	s := &inbound{config: c, unauthenticated: listen.NewSourceLimit(c.MaxUnauthenticated / 4)}
 	s.init(reason.Inbound, c.Config, s.prepare)
-	s.listen.Unauthenticated = listen.NewSemaphore(cmp.Or(c.MaxUnauthenticated, MaxUnauthenticated))
+	s.listen.Unauthenticated = listen.NewSemaphore(c.MaxUnauthenticated)
 	half := max(1, s.MaxConnections/2)
 	s.shares, s.plaintext = listen.NewSourceLimit(half), listen.NewSemaphore(half)
 	return &s.Server
@@ -104,7 +103,7 @@ func (s *inbound) prepare(ctx context.Context, common *conn) error {
 
 // admit gives a connection its share of the places, if its source has one left.
 func (c *inboundConn) admit() error {
-	source, limit := c.log.Source.Addr(), c.in.config.MaxUnauthenticatedPerSource
+	source, limit := c.log.Source.Addr(), c.in.config.MaxUnauthenticated/4
 	share, ok := c.in.shares.Acquire(source)
 	if !ok {
 		return reason.New(reason.SourceLimit, fmt.Errorf("%s has half of all connections", source))

@@ -32,20 +32,9 @@ func (m *meter) add(n int64) {
 }
 
 func (f *flow) write(p []byte) error {
-	if len(p) == 0 {
-		return nil
-	}
 	n, err := f.dst.stream.Write(p)
 	f.add(int64(n))
 	return err
-}
-
-// run moves one direction to its end.
-func (f *flow) run() error {
-	if f.src.raw == nil && f.dst.raw == nil {
-		return f.splice()
-	}
-	return f.copy()
 }
 
 // spliceChunk is how much is spliced between two updates of the counters.

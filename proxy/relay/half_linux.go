@@ -34,7 +34,7 @@ type half struct {
 // begin takes what src brought before the loop.
 func (h *half) begin(src *Side) {
 	if src.records != nil {
-		h.rest = src.raw.takeAhead()
+		h.rest, src.raw.ahead = src.raw.ahead, nil // arrived with the end of the handshake
 	}
 	h.early = len(h.rest) > 0
 }

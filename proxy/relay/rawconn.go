@@ -82,10 +82,3 @@ func (r *rawConn) withinRecord(n int) int {
 	r.bodyLeft -= n
 	return n
 }
-
-// takeAhead is what arrived with the end of the handshake.
-func (r *rawConn) takeAhead() []byte {
-	ahead := r.ahead
-	r.ahead = nil
-	return ahead
-}

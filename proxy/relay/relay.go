@@ -156,8 +156,12 @@ func (s *Session) moved() { s.last.Store(int64(time.Since(s.start))) }
 func (s *Session) flow(dst, src *Side, prefix []byte, count func(int64)) int64 {
 	f := &flow{meter{session: s, count: count}, dst, src}
 	err := f.write(prefix)
-	if err == nil {
-		err = f.run()
+	switch {
+	case err != nil:
+	case src.raw == nil && dst.raw == nil:
+		err = f.splice()
+	default:
+		err = f.copy()
 	}
 	if err == nil {
 		err = dst.closeWrite()

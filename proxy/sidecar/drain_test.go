@@ -108,26 +108,18 @@ func TestDrainWaitsForPreStop(t *testing.T) {
 // forward passes connections on to dst.
 func forward(t *testing.T, l net.Listener, dst string) {
 	t.Helper()
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				out, err := net.Dial("tcp", dst)
-				if err != nil {
-					return
-				}
-				defer out.Close()
-				wg.Go(func() { _, _ = io.Copy(out, c) })
-				_, _ = io.Copy(c, out)
-			})
+	serveEach(t, l, func(c net.Conn) {
+		out, err := net.Dial("tcp", dst)
+		if err != nil {
+			return
 		}
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = io.Copy(out, c) })
+		_, _ = io.Copy(c, out)
+		out.Close()
+		c.Close()
+		wg.Wait()
 	})
-	t.Cleanup(func() { l.Close(); wg.Wait() })
 }
 
 func TestDrainTimeout(t *testing.T) {

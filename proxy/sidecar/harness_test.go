@@ -212,6 +212,15 @@ func startApp(t testing.TB, handle func(*net.TCPConn)) netip.AddrPort {
 func startAppAt(t testing.TB, ip string, handle func(*net.TCPConn)) netip.AddrPort {
 	t.Helper()
 	l := mustListen(t, ip)
+	serveEach(t, l, func(c net.Conn) {
+		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+		handle(c.(*net.TCPConn))
+	})
+	return listen.AddrPort(l.Addr())
+}
+
+// serveEach serves the connections of l with handle, each in a goroutine, and closes them, until the test ends.
+func serveEach(t testing.TB, l net.Listener, handle func(net.Conn)) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
@@ -221,13 +230,11 @@ func startAppAt(t testing.TB, ip string, handle func(*net.TCPConn)) netip.AddrPo
 			}
 			wg.Go(func() {
 				defer c.Close()
-				_ = c.SetDeadline(time.Now().Add(30 * time.Second))
-				handle(c.(*net.TCPConn))
+				handle(c)
 			})
 		}
 	})
 	t.Cleanup(func() { l.Close(); wg.Wait() })
-	return listen.AddrPort(l.Addr())
 }
 
 func echo(c *net.TCPConn) { _, _ = io.Copy(c, c) }

@@ -109,29 +109,24 @@ func (l listeners) close() {
 
 // bind binds all ports or none: a sidecar that lacks one must not look alive.
 func (a Addresses) bind() (l listeners, err error) {
-	defer func() {
+	bind := func(address, host string, port int) (bound []net.Listener) {
 		if err != nil {
-			l.close()
+			return nil
 		}
-	}()
-	for _, p := range []struct {
-		into          *[]net.Listener
-		address, host string // host is that of port in a pod
-		port          int
-	}{
-		{&l.outbound, a.Outbound, "localhost", api.OutboundPort},
-		{&l.inbound, a.Inbound, "", api.InboundPort},
-		{&l.metrics, a.Metrics, "", api.MetricsPort},
-		{&l.health, a.Health, "", api.HealthPort},
-		{&l.admin, a.Admin, "127.0.0.1", api.AdminPort},
-	} {
-		if *p.into, err = listen.Bind(cmp.Or(p.address, fmt.Sprintf("%s:%d", p.host, p.port))); err == nil {
-			continue
+		if bound, err = listen.Bind(cmp.Or(address, fmt.Sprintf("%s:%d", host, port))); err != nil && address == "" {
+			err = fmt.Errorf("port %d, which meshless reserves in every pod: %w", port, err)
 		}
-		if p.address == "" {
-			err = fmt.Errorf("port %d, which meshless reserves in every pod: %w", p.port, err)
-		}
-		return l, err
+		return bound
 	}
-	return l, nil
+	l = listeners{
+		outbound: bind(a.Outbound, "localhost", api.OutboundPort),
+		inbound:  bind(a.Inbound, "", api.InboundPort),
+		metrics:  bind(a.Metrics, "", api.MetricsPort),
+		health:   bind(a.Health, "", api.HealthPort),
+		admin:    bind(a.Admin, "127.0.0.1", api.AdminPort),
+	}
+	if err != nil {
+		l.close()
+	}
+	return l, err
 }
