@@ -116,7 +116,7 @@ func (p *Prober) note(key string, a *answer, err error) {
 	}
 }
 
-// timeoutOf is what bounds a handler beside the request itself.
+// timeoutOf bounds a handler; the end of the kubelet's request does so too.
 func timeoutOf(key string, h podplan.Handler) time.Duration {
 	switch {
 	case h.TimeoutSeconds > 0:

@@ -75,7 +75,7 @@ type conn struct {
 	log      *telemetry.Connection
 	snapshot *identity.Snapshot // under which it is accepted
 	dst      netip.AddrPort
-	release  []func() // what it holds beside the permits of listen.Conn, until its end
+	release  []func() // called at its end, before the permits of listen.Conn are released
 
 	// Prepare sets these.
 	client, server *relay.Side

@@ -45,7 +45,7 @@ type inbound struct {
 	config          InboundConfig
 	unauthenticated *listen.SourceLimit // of connections whose peer is not known yet
 	shares          *listen.SourceLimit // of all connections
-	// plaintext is for those of Permissive ports. Nobody knows who they are, so they must not fill the places of the
+	// plaintext is for those of Permissive ports. They are not authenticated, so they must not fill the places of the
 	// others.
 	plaintext listen.Semaphore
 }
@@ -150,9 +150,9 @@ func (c *inboundConn) acceptTLS(ctx context.Context, prefix []byte) error {
 	return c.dialApp(ctx)
 }
 
-// authorize asks the policy. With a dry run it denies nobody of the trust domain; what it would deny is returned apart.
-// A peer of another trust domain is denied all the same: federation opens what a rule names, and the dry run is about
-// rules that are not complete yet.
+// authorize evaluates the policy. In a dry run it denies no peer of our trust domain; what it would deny is returned as
+// wouldDeny. Peers of other trust domains are denied in a dry run, too: federation lets in only what a rule names, and
+// the dry run is for rules that are not complete yet.
 func (c *inboundConn) authorize(peer spiffeid.ID, snapshot *identity.Snapshot) (wouldDeny *authz.Denial, err error) {
 	err = authz.Authorize(authz.Request{Peer: peer, Local: snapshot.ID, Port: c.dst.Port()}, snapshot.Mesh)
 	denial := new(authz.Denial)

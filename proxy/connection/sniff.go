@@ -29,9 +29,9 @@ var (
 	errNotTLS    = errors.New("not TLS")
 )
 
-// sniff reads the beginning of a connection to a Permissive port and tells what it is. It returns what it has read, for
-// whoever serves the connection. Anything but a TLS hello that offers our ALPN is the app's own matter. This chooses
-// between plaintext and mutual TLS on ports where the operator allows both; it never relaxes mutual TLS.
+// sniff reads the beginning of a connection to a Permissive port and tells what it is. It returns what it has read, to
+// be passed on. All but a TLS hello that offers our ALPN is for the app. This chooses between plaintext and mutual TLS
+// on ports where the operator allows both; it never relaxes mutual TLS.
 func sniff(c *net.TCPConn, deadline time.Time) (prefix []byte, what telemetry.Detection, err error) {
 	noData := time.Now().Add(noDataTimeout)
 	if noData.After(deadline) {
@@ -56,7 +56,7 @@ func sniff(c *net.TCPConn, deadline time.Time) (prefix []byte, what telemetry.De
 	return r.seen, telemetry.DetectedPlaintext, nil
 }
 
-// parseHello lets crypto/tls read the hello, in whatever pieces it comes, and stops there.
+// parseHello lets crypto/tls read the hello, however it is split, and stops there.
 func parseHello(r *replay) (ours, isHello bool) {
 	stop := errors.New("seen enough")
 	_ = tls.Server(r, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
@@ -66,8 +66,7 @@ func parseHello(r *replay) (ours, isHello bool) {
 	return ours, isHello
 }
 
-// replay keeps what is read and swallows what is written, so that the connection can be served as if nobody had
-// looked.
+// replay keeps what is read and discards what is written, so that the connection can be served from its beginning.
 type replay struct {
 	*net.TCPConn
 	seen     []byte

@@ -2,8 +2,8 @@ package reason
 
 import "github.com/meshless-dev/meshless/internal/svid"
 
-// Hint guesses why a connection failed, and says where to look. Somebody who was paged reads it. It is empty where the
-// error says everything.
+// Hint guesses why a connection failed, and tells an operator where to look. It is empty where the error says
+// everything.
 func (e *Error) Hint(d Direction) string {
 	if e.Reason == HandshakeFailed {
 		return causeHints[d][e.Cause]

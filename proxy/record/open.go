@@ -115,7 +115,7 @@ func (o *incoming) openOne(out, record []byte) ([]byte, error) {
 	return out, localError(unexpectedMessage)
 }
 
-// alertOf is the error that an alert means. In TLS 1.3 all but two end the connection, whatever level they name (RFC
+// alertOf is the error that an alert means. In TLS 1.3 all but two end the connection, at any level (RFC
 // 8446, section 6).
 func alertOf(content []byte) error {
 	if len(content) != 2 {

@@ -146,8 +146,8 @@ func (p *pair) sendAlert(h *half, err error) {
 	}
 }
 
-// finish closes both sockets. The loop's goroutine calls it, and after the loop's end whoever aborts. It reports in a
-// goroutine of its own: a log that is stuck must not stop the loop.
+// finish closes both sockets. The loop's goroutine calls it; after the loop's end the caller of Abort does. It reports
+// in a goroutine of its own: a log that is stuck must not stop the loop.
 func (p *pair) finish() {
 	if p.ended.Swap(true) {
 		return

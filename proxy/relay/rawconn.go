@@ -26,8 +26,8 @@ type rawConn struct {
 
 const (
 	headerSize = 5
-	// maxHandshake bounds what a stranger can make us hold: crypto/tls alone would take a certificate of 256 KiB. Three
-	// certificates of RSA-4096 are 6 KiB.
+	// maxHandshake bounds the memory that an unauthenticated peer can use: crypto/tls alone would take a certificate of
+	// 256 KiB. Three certificates of RSA-4096 are 6 KiB.
 	maxHandshake = 32 << 10
 	readAhead    = 4 << 10
 )

@@ -105,7 +105,7 @@ func unresponsiveError(peer net.Addr) error {
 }
 
 // Start relays until both directions have ended, closes both sides, and then calls done, in any goroutine. Without TLS
-// nobody uses the engine, and it may be nil.
+// the engine is not used and may be nil.
 func (s *Session) Start(e *Engine, done func(Result)) {
 	s.done = done
 	s.moved()
@@ -140,8 +140,8 @@ func (s *Session) conclude(received, sent int64) {
 	s.done(Result{Received: received, Sent: sent, Err: s.err})
 }
 
-// checkIdle aborts the session if nothing has moved for the idle timeout. Whoever moves bytes only stores a time; this
-// timer looks at it.
+// checkIdle aborts the session if nothing has moved for the idle timeout. Moving bytes only stores a time; this timer
+// reads it.
 func (s *Session) checkIdle() {
 	if left := s.options.Idle - (time.Since(s.start) - time.Duration(s.last.Load())); left > 0 {
 		s.timer.Reset(left)

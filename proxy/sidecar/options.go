@@ -18,7 +18,7 @@ import (
 )
 
 // Options are what a Sidecar is told. The zero value is the sidecar of a pod, but for Confine. Neither the app nor the
-// files in Directory can set any of them: they come from whoever starts the process.
+// files in Directory can set any of them: they come from the command line or the calling program.
 type Options struct {
 	Directory    string        // holds the identity, the bundle and the mesh map; default api.Directory
 	DrainTimeout time.Duration // how long connections may finish after Shutdown; default podplan.DefaultDrainTimeout
@@ -69,9 +69,9 @@ func byInit() *Redirect {
 		Sources: listen.Sources{V4: netip.MustParseAddr(api.InboundSource4), V6: netip.MustParseAddr(api.InboundSource6)}}
 }
 
-// Explicit is the Redirect of a sidecar without redirect rules, as on a laptop: whatever connects to its outbound port
-// is sent to outbound, and whatever connects to its inbound port is sent to app. The zero AddrPort is for a direction
-// that nobody uses; what comes there is refused.
+// Explicit is the Redirect of a sidecar without redirect rules, as on a laptop: connections to its outbound port go to
+// outbound, and connections to its inbound port go to app. The zero AddrPort is for a direction that is not used;
+// connections there are refused.
 func Explicit(outbound, app netip.AddrPort) *Redirect {
 	fixed := func(dst netip.AddrPort) func(*net.TCPConn) (netip.AddrPort, error) {
 		return func(*net.TCPConn) (netip.AddrPort, error) { return dst, nil }

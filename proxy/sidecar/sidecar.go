@@ -31,7 +31,7 @@ import (
 )
 
 const (
-	verifyInterval = time.Minute // how often live connections are verified beside each new generation
+	verifyInterval = time.Minute // how often live connections are verified, in addition to each new generation
 	peersInterval  = 15 * time.Second
 	drainPoll      = 100 * time.Millisecond
 	maxAdminConns  = 1024 // per port of metrics, health and admin
@@ -72,8 +72,8 @@ type boundServer struct {
 	server   *http.Server
 }
 
-// New binds every port of a sidecar. Nothing is served and no file is read before Run, which is to be called then. The
-// error is of a port that cannot be bound; no port is then.
+// New binds every port of a sidecar. Nothing is served and no file is read before Run, which must be called after it.
+// The error is of a port that cannot be bound; no port is then.
 func New(o Options) (*Sidecar, error) {
 	o = o.withDefaults()
 	if o.Confine {
@@ -87,7 +87,7 @@ func New(o Options) (*Sidecar, error) {
 		first: make(chan struct{}), draining: make(chan struct{}), ending: make(chan struct{})}
 	if o.Confine {
 		s.program = sandbox.OwnProgram()
-		// nothing of a peer or of the directory has been read yet, and nobody listens after it
+		// nothing of a peer or of the directory has been read yet, and no port is bound after it
 		sandbox.Enter(o.Directory, o.Log)
 	}
 	if s.engine, err = relay.NewEngine(runtime.GOMAXPROCS(0)); err != nil {
