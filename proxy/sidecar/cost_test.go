@@ -102,9 +102,7 @@ func TestConnectionAllocations(t *testing.T) {
 	m := startMesh(t, echo)
 	exchanges := func() {
 		for range costConnections {
-			if err := exchange(m.client.outboundAddr(), "x"); err != nil {
-				t.Fatal(err)
-			}
+			m.client.mustExchange(t, "x")
 		}
 	}
 	exchanges()

@@ -19,10 +19,7 @@ import (
 func TestDrain(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
-	c := dial(t, m.client.outboundAddr())
-	if err := roundTrip(c, "before"); err != nil {
-		t.Fatal(err)
-	}
+	c := m.client.open(t, "before")
 	ended := make(chan error, 1)
 	m.server.Shutdown()
 	m.server.drain() // again, by /drain: no harm
@@ -126,10 +123,7 @@ func TestDrainTimeout(t *testing.T) {
 	slow(t)
 	noLeaks(t)
 	m := startMesh(t, echo)
-	c := dial(t, m.client.outboundAddr())
-	if err := roundTrip(c, "before"); err != nil {
-		t.Fatal(err)
-	}
+	c := m.client.open(t, "before")
 	begun := time.Now()
 	m.server.Shutdown()
 	if err := m.server.stopWhenDrained(); err != nil {

@@ -264,10 +264,7 @@ func TestFederationEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m.server.change(t, otherDomain, "server", with(proxytest.TrustDomain, m.ours), named)
 			m.client.change(t, proxytest.TrustDomain, "client", toServer)
-			c := dial(t, m.client.outboundAddr())
-			if err := roundTrip(c, "before"); err != nil {
-				t.Fatal(err)
-			}
+			c := m.client.open(t, "before")
 			end()
 			if n, err := c.Read(make([]byte, 1)); err == nil {
 				t.Errorf("the connection lives on: %d bytes", n)

@@ -321,6 +321,23 @@ func exchange(addr, text string) error {
 	return roundTrip(c, text)
 }
 
+// open is a connection through p, as its app opens one, after a round trip.
+func (p *pod) open(t testing.TB, text string) *net.TCPConn {
+	t.Helper()
+	c := dial(t, p.outboundAddr())
+	if err := roundTrip(c, text); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (p *pod) mustExchange(t testing.TB, text string) {
+	t.Helper()
+	if err := exchange(p.outboundAddr(), text); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // noLeaks fails the test if goroutines remain once everything that the test started has been stopped. Call it first.
 func noLeaks(t testing.TB) {
 	t.Helper()

@@ -153,9 +153,7 @@ func TestClientNeverResumes(t *testing.T) {
 	})
 	m.client.dials(netip.MustParseAddrPort(front.Addr().String()))
 	for range 4 {
-		if err := exchange(m.client.outboundAddr(), "hello"); err != nil {
-			t.Fatal(err)
-		}
+		m.client.mustExchange(t, "hello")
 	}
 	front.Close()
 	wg.Wait()
