@@ -27,13 +27,7 @@ func TestDrain(t *testing.T) {
 	if err := m.server.Ready(); err == nil || err.Error() != "draining" {
 		t.Errorf("ready while draining: %v", err)
 	}
-	eventually(t, "new inbound connections are refused", func() bool {
-		fresh, err := net.Dial("tcp", m.server.inboundAddr().String())
-		if err == nil {
-			fresh.Close()
-		}
-		return err != nil
-	})
+	m.server.awaitClosed(t)
 	if err := roundTrip(c, "while draining"); err != nil {
 		t.Errorf("a live connection was cut: %v", err)
 	}

@@ -338,6 +338,18 @@ func (p *pod) mustExchange(t testing.TB, text string) {
 	}
 }
 
+// awaitClosed waits until the pod takes no new inbound connection.
+func (p *pod) awaitClosed(t testing.TB) {
+	t.Helper()
+	eventually(t, "new inbound connections are refused", func() bool {
+		fresh, err := net.Dial("tcp", p.inboundAddr().String())
+		if err == nil {
+			fresh.Close()
+		}
+		return err != nil
+	})
+}
+
 // noLeaks fails the test if goroutines remain once everything that the test started has been stopped. Call it first.
 func noLeaks(t testing.TB) {
 	t.Helper()

@@ -62,13 +62,7 @@ func TestDrainHook(t *testing.T) {
 	if err := exchange(m.client.outboundAddr(), "who has not learned yet"); err != nil || time.Since(began) > time.Second {
 		t.Errorf("a new connection within the delay: %v, after %v", err, time.Since(began))
 	}
-	eventually(t, "new inbound connections are refused", func() bool {
-		fresh, err := net.Dial("tcp", m.server.inboundAddr().String())
-		if err == nil {
-			fresh.Close()
-		}
-		return err != nil
-	})
+	m.server.awaitClosed(t)
 	if took := time.Since(began); took < time.Second {
 		t.Errorf("refused after %v, want not before the delay of 1 s", took)
 	}
