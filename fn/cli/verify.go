@@ -66,8 +66,8 @@ func (p *program) verify(args []string, o verifyOptions) error {
 		return err
 	}
 	stateOnly := (o.base != "" || o.ca != "") && isStateSource(args)
-	if stateOnly && o.noExclusions {
-		return errors.New("--no-exclusions: wants rendered manifests, and this is state alone; give it the output of `kustomize build`")
+	if stateOnly && (o.noExclusions || o.config != "") {
+		return errors.New("--no-exclusions and --config: want rendered manifests, and this is state alone; give them the output of `kustomize build`")
 	}
 	if !stateOnly {
 		if err := refuseKustomization(args, "verify"); err != nil {
