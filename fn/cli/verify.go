@@ -106,7 +106,7 @@ func (p *program) verify(args []string, o verifyOptions) error {
 		return err
 	}
 	for _, image := range result.Images {
-		if _, err := fmt.Fprintf(p.out, "image: %s in %d containers\n", image.Name, image.Containers); err != nil {
+		if _, err := fmt.Fprintf(p.out, "image: %s (containers: %d)\n", image.Name, image.Containers); err != nil {
 			return err
 		}
 	}
