@@ -127,7 +127,7 @@ func isExported(receiver ast.Expr) bool {
 
 // TestExamples: packages that others may want to use show how.
 func TestExamples(t *testing.T) {
-	for _, folder := range []string{"internal/meshmap", "internal/netset", "internal/svid"} {
+	for _, folder := range []string{"internal/meshmap", "internal/netset", "internal/svid", "proxy/sidecar"} {
 		files, err := filepath.Glob(folder + "/*_test.go")
 		if err != nil {
 			t.Fatal(err)

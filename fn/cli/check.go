@@ -93,6 +93,9 @@ func readPath(name string) ([]*yaml.RNode, error) {
 		return nil, err
 	}
 	if info.IsDir() {
+		if err := refuseJSON(name); err != nil {
+			return nil, err
+		}
 		return readFolder(name)
 	}
 	f, err := os.Open(name)
@@ -109,6 +112,9 @@ func readStream(in io.Reader, name string) ([]*yaml.RNode, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	items, err := (&kio.ByteReader{Reader: bytes.NewReader(text), OmitReaderAnnotations: true}).Read()
+	if err == nil {
+		err = refuseUnread(text)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}

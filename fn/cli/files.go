@@ -43,11 +43,14 @@ func readFolderBut(folder, skip string) ([]*yaml.RNode, error) {
 			text, err := root.ReadFile(name)
 			if err != nil {
 				// most often a symbolic link out of the folder: what it names may be a secret of this machine
-				outside = err
+				outside = fmt.Errorf("%w; a symbolic link must not lead out of it", err)
 				return true
 			}
 			if hasConflict(text) && conflict == "" {
 				conflict = filepath.Join(folder, name)
+			}
+			if err := refuseUnread(text); err != nil && outside == nil {
+				outside = fmt.Errorf("%s: %w", name, err)
 			}
 			starts[filepath.ToSlash(name)] = documentStarts(text)
 			return false
@@ -57,7 +60,7 @@ func readFolderBut(folder, skip string) ([]*yaml.RNode, error) {
 		return nil, conflictError(conflict)
 	}
 	if outside != nil {
-		return nil, fmt.Errorf("reading %s: %w; a symbolic link must not lead out of it", folder, outside)
+		return nil, fmt.Errorf("reading %s: %w", folder, outside)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", folder, unquoted(err))

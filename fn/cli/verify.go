@@ -65,8 +65,8 @@ func (p *program) verify(source string, o verifyOptions) error {
 		return err
 	}
 	stateOnly := (o.base != "" || o.ca != "") && isStateSource(source)
-	if stateOnly && o.noExclusions {
-		return errors.New("--no-exclusions: wants rendered manifests, and this is state alone; give it the output of `kustomize build`")
+	if stateOnly && (o.noExclusions || o.config != "") {
+		return errors.New("--no-exclusions and --config: want rendered manifests, and this is state alone; give them the output of `kustomize build`")
 	}
 	if !stateOnly {
 		if err := refuseKustomization(source, "verify"); err != nil {
@@ -105,7 +105,7 @@ func (p *program) verify(source string, o verifyOptions) error {
 		return err
 	}
 	for _, image := range result.Images {
-		if _, err := fmt.Fprintf(p.out, "image: %s in %d containers\n", image.Name, image.Containers); err != nil {
+		if _, err := fmt.Fprintf(p.out, "image: %s (containers: %d)\n", image.Name, image.Containers); err != nil {
 			return err
 		}
 	}

@@ -79,7 +79,7 @@ func injectedAt(n *yaml.Node, path []string) ([]string, bool) {
 func Flatten(items []*yaml.RNode) []*yaml.RNode {
 	var flat []*yaml.RNode
 	for _, item := range items {
-		if item.GetApiVersion() != "v1" || item.GetKind() != "List" {
+		if item.YNode().Kind != yaml.MappingNode || item.GetApiVersion() != "v1" || item.GetKind() != "List" {
 			flat = append(flat, item)
 			continue
 		}

@@ -50,8 +50,8 @@ func findPods(n *yaml.Node, path string, fields *[]string) {
 			findPods(child, fmt.Sprintf("%s[%d]", path, i), fields)
 		}
 	case yaml.MappingNode:
-		if group, _, _ := strings.Cut(textOf(n, "apiVersion"), "/"); slices.Contains(podlessGroups, group) {
-			return // an object within an object
+		if group, _, _ := strings.Cut(textOf(n, "apiVersion"), "/"); slices.Contains(podlessGroups, group) && strings.HasSuffix(path, "]") {
+			return // an object in a list of objects
 		}
 		findPodsIn(n, path, fields)
 	}

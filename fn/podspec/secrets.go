@@ -29,6 +29,12 @@ func SecretUses(spec *corev1.PodSpec) (uses []SecretUse) {
 		if v.Secret != nil {
 			add(v.Secret.SecretName, "spec.volumes[%d].secret", i)
 		}
+		if v.CSI != nil && v.CSI.NodePublishSecretRef != nil {
+			add(v.CSI.NodePublishSecretRef.Name, "spec.volumes[%d].csi.nodePublishSecretRef", i)
+		}
+		if v.FlexVolume != nil && v.FlexVolume.SecretRef != nil {
+			add(v.FlexVolume.SecretRef.Name, "spec.volumes[%d].flexVolume.secretRef", i)
+		}
 		if v.Projected == nil {
 			continue
 		}

@@ -54,20 +54,21 @@ func (r *Report) locate(n *yaml.Node, at place) {
 }
 
 func placeOf(n *yaml.Node) place {
-	annotations := node.Get(n, "metadata", "annotations")
-	text := func(keys ...string) string {
-		for _, key := range keys {
-			if value := node.Get(annotations, key); value != nil {
-				return value.Value
-			}
-		}
-		return ""
+	if n.Kind != yaml.MappingNode {
+		return place{}
 	}
-	index, err := strconv.Atoi(text(kioutil.IndexAnnotation, kioutil.LegacyIndexAnnotation))
+	if metadata := node.Get(n, "metadata"); metadata == nil || metadata.Kind != yaml.MappingNode {
+		return place{}
+	}
+	file, text, err := kioutil.GetFileAnnotations(yaml.NewRNode(n))
+	if err != nil {
+		return place{}
+	}
+	index, err := strconv.Atoi(text)
 	if err != nil {
 		index = 0
 	}
-	return place{file: text(kioutil.PathAnnotation, kioutil.LegacyPathAnnotation), index: index}
+	return place{file: file, index: index}
 }
 
 // NameOf names an item in the message of another's finding: its object, and the file where that is known.

@@ -1,6 +1,8 @@
 package verify
 
 import (
+	"slices"
+
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/manifest"
@@ -10,18 +12,20 @@ import (
 // Against reports where items are not what a render leaves of them: a render of its own output changes nothing. Only
 // what the objects say counts, not how it is written.
 func Against(items, rendered []*yaml.RNode, r *report.Report) {
-	left := map[report.Object]*yaml.RNode{}
+	left := map[report.Object][]*yaml.RNode{} // more than one where nobody applies them, such as kustomizations
 	for _, item := range manifest.Flatten(rendered) {
-		left[manifest.Key(report.ObjectOf(item))] = item
+		key := manifest.Key(report.ObjectOf(item))
+		left[key] = append(left[key], item)
 	}
 	for _, item := range manifest.Flatten(items) {
 		object := report.ObjectOf(item)
-		want := left[manifest.Key(object)]
-		delete(left, manifest.Key(object))
-		if want == nil {
+		wants := left[manifest.Key(object)]
+		if len(wants) == 0 {
 			r.Error(object, "", "is not what the config asks for: a render takes it out")
 			continue
 		}
+		want := wants[0]
+		left[manifest.Key(object)] = wants[1:]
 		have, errHave := generic(item.YNode())
 		should, errShould := generic(want.YNode())
 		if errHave != nil || errShould != nil {
@@ -33,7 +37,7 @@ func Against(items, rendered []*yaml.RNode, r *report.Report) {
 		}
 	}
 	for _, item := range manifest.Flatten(rendered) {
-		if object := report.ObjectOf(item); left[manifest.Key(object)] != nil {
+		if object := report.ObjectOf(item); slices.Contains(left[manifest.Key(object)], item) {
 			r.Error(object, "", "is missing, and the config asks for it")
 		}
 	}

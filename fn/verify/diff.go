@@ -61,6 +61,12 @@ func brief(v any) string {
 	return text
 }
 
+// equal tells whether two nodes say the same in the same order. Of nodes that say the same in another way, it does not
+// know.
+func equal(a, b *yaml.Node) bool {
+	return a.Kind == b.Kind && a.Kind != yaml.AliasNode && a.Value == b.Value && a.ShortTag() == b.ShortTag() && slices.EqualFunc(a.Content, b.Content, equal)
+}
+
 // generic is a node as values of JSON, with aliases and merge keys resolved.
 func generic(n *yaml.Node) (any, error) {
 	data, err := node.JSON(yaml.NewRNode(n))

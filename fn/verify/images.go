@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -33,10 +34,12 @@ func (c *checker) uniform() {
 		{func(p *pod) string { return p.place(api.InitName) + ".image" }, func(p *pod) string { return p.plan.Init.Image }},
 		{func(p *pod) string { return p.place(api.ProxyName) + ".image" }, func(p *pod) string {
 			if _, chosen := p.spec.Annotations[api.ProxyImageAnnotation]; chosen {
-				return "" // overrides checks it
+				return "" // overrides and annotated check it
 			}
 			return p.plan.Proxy.Image
 		}},
+		{func(p *pod) string { return p.place(api.InitName) + ".args" }, func(p *pod) string { return fmt.Sprintf("uid %d", p.plan.Redirect.ProxyUID) }},
+		{func(p *pod) string { return p.place(api.InitName) + ".args" }, func(p *pod) string { return string(p.plan.Redirect.Backend) }},
 		{(*pod).sourcesField, func(p *pod) string { return source(p.plan.Files.Identity) }},
 		{(*pod).sourcesField, func(p *pod) string { return source(p.plan.Files.Bundle) }},
 	} {

@@ -55,7 +55,7 @@ func (c *checker) fold(items []*yaml.RNode, clusterDomain string) ([]meshmap.Ser
 	}
 	var services []corev1.Service
 	for _, item := range items {
-		if item.GetKind() != "Service" || item.GetApiVersion() != "v1" {
+		if item.GetKind() != "Service" || item.GetApiVersion() != "v1" || manifest.IsLocalConfig(item) {
 			continue
 		}
 		var s corev1.Service

@@ -73,6 +73,7 @@ func TestProxyProtocolPorts(t *testing.T) {
 	if text == good {
 		t.Fatal("the rendered manifests hold no workload.json")
 	}
+	text = strings.Replace(text, "meshless.dev/workload: |", "meshless.dev/proxy-protocol-ports: 20-30\n        meshless.dev/workload: |", 1)
 	if got := findings(t, text, true); got != "" {
 		t.Errorf("said %q", got)
 	}
@@ -94,7 +95,7 @@ func TestInitArguments(t *testing.T) {
 		"- --proxy-uid=15000\n        - --exclude-inbound-interfaces=\"net*\"":                                     "is not the name of an interface",
 		"- remove": `unexpected argument "remove"`,
 	} {
-		text := strings.Replace(good, "- --proxy-uid=15000", args, 1)
+		text := strings.ReplaceAll(good, "- --proxy-uid=15000", args)
 		if text == good {
 			t.Fatal("the rendered manifests hold no --proxy-uid")
 		}

@@ -76,7 +76,7 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) Result {
 		c.options.Overrides = v1alpha1.DefaultOverrides()
 	}
 	r.Locate(items)
-	if !c.wellFormed(items) {
+	if items = c.resolved(items); r.Failed() || !c.wellFormed(items) {
 		return Result{}
 	}
 	if items = manifest.Flatten(items); !c.wellFormed(items) {
@@ -94,8 +94,11 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) Result {
 	}
 	for _, item := range items {
 		c.item(item)
+		c.ageIdentities(item)
 	}
 	c.readers()
+	c.identities(items)
+	c.bundlesAlike(items)
 	c.maps(items)
 	c.federation()
 	if o.EveryWorkload {
@@ -104,6 +107,7 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) Result {
 		}
 		c.warnUneven()
 		c.uniform()
+		c.annotated()
 	}
 	if o.EveryWorkload && c.workloads == 0 {
 		r.Error(report.Object{}, "", "there is no workload in the input: did what should have rendered it fail?")
@@ -172,6 +176,24 @@ func (c *checker) orphans() {
 	}
 }
 
+// resolved are the items without aliases and merge keys.
+func (c *checker) resolved(items []*yaml.RNode) []*yaml.RNode {
+	out := make([]*yaml.RNode, len(items))
+	for i, item := range items {
+		out[i] = item
+		if node.CheckItem(item) != nil {
+			continue // wellFormed says it
+		}
+		direct, err := plain(item)
+		if err != nil {
+			c.report.Error(report.ObjectOf(item), "", "%v", err)
+			continue
+		}
+		out[i] = direct
+	}
+	return out
+}
+
 // wellFormed refuses what is no manifest, and an object that stands twice: whichever is applied last counts, so neither
 // can be judged.
 func (c *checker) wellFormed(items []*yaml.RNode) bool {
@@ -186,9 +208,9 @@ func (c *checker) wellFormed(items []*yaml.RNode) bool {
 			continue
 		case object.Kind == "" || object.APIVersion == "":
 			c.report.Error(object, "", "lacks apiVersion or kind, so it is no manifest")
-		case manifest.IsList(item) && (object.Kind != "List" || object.APIVersion != "v1"):
+		case isList(item) && (object.Kind != "List" || object.APIVersion != "v1"):
 			c.report.Error(object, "items", "is a list, which kubectl takes apart; make it a List of v1, or write its items as documents of their own")
-		case object.Kind == "List":
+		case object.Kind == "List" && object.APIVersion == "v1":
 			continue // its items are looked at one by one, and `kubectl get -o yaml` gives it no name
 		case seen[manifest.Key(object)] && !manifest.IsLocalConfig(item):
 			c.report.Error(object, "", "stands twice in the input")
@@ -196,6 +218,13 @@ func (c *checker) wellFormed(items []*yaml.RNode) bool {
 		seen[manifest.Key(object)] = true
 	}
 	return !c.report.Failed()
+}
+
+// isList tells whether kubectl takes an item apart: whatever its kind is called, one with a list of items is none of
+// its own.
+func isList(item *yaml.RNode) bool {
+	items := node.Get(item.YNode(), "items")
+	return manifest.IsList(item) || items != nil && items.Kind == yaml.SequenceNode
 }
 
 // isKustomization tells whether an item is a kustomization, which `kustomize fn run` and folders hand over with the

@@ -115,6 +115,9 @@ func (c *checker) rewritten(p *pod) {
 		c.report.Error(p.object, p.field("metadata.annotations"), "%v", err)
 		return
 	}
+	if equal(p.template, template) { // most often; what follows takes time and memory
+		return
+	}
 	have, errHave := generic(p.template)
 	want, errWant := generic(template)
 	if err := errors.Join(errHave, errWant); err != nil {

@@ -1,6 +1,5 @@
-// Package api holds what the three programs of meshless must agree on: the function writes it into manifests, the
-// proxy and the init container read it back. Each shape has one struct and one strict parser, so that ports, paths and
-// file formats cannot drift apart. The package knows no Kubernetes types and does no input or output.
+// Package api holds the names that the three programs of meshless must agree on: ports, paths, annotations, names of
+// objects, the form of an identity, and image tags. Constants and no behaviour.
 package api
 
 import "github.com/spiffe/go-spiffe/v2/spiffeid"

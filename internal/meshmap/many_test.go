@@ -59,7 +59,7 @@ func TestManyMeshes(t *testing.T) {
 // TestServicesDigest: maps whose Services are told apart by one field, or by which of two texts a part of it ends,
 // differ, and a Writer notices what changed in the very Services that it wrote before.
 func TestServicesDigest(t *testing.T) {
-	if mesh().ServicesDigest() != mesh().ServicesDigest() {
+	if one, other := mesh(), mesh(); one.ServicesDigest() != other.ServicesDigest() {
 		t.Error("two maps of the same Services differ")
 	}
 	seen := map[meshmap.Digest]string{mesh().ServicesDigest(): "the map"}

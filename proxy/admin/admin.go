@@ -5,7 +5,6 @@ package admin
 
 import (
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -69,9 +68,9 @@ func Health(c Config) http.Handler {
 	return mux
 }
 
-// Paths of api.AdminPort that end something. QuitPath is for the app of a pod that is to end where nobody else ends the
-// proxy: a Job whose sidecar is a plain container. Whoever can ask is in the pod, and gains nothing: without the proxy,
-// what is redirected to it is refused.
+// Paths of api.AdminPort that end something. QuitPath is for the app of a Job whose sidecar is a plain container:
+// nothing else ends the proxy there. Only programs of the pod can call it, and they gain nothing: without the proxy,
+// redirected connections are refused.
 const (
 	DrainPath = "/drain"
 	QuitPath  = "/quit"
@@ -111,9 +110,9 @@ func Local(c Config) http.Handler {
 
 func foreignPage(site string) bool { return site != "" && site != "none" && site != "same-origin" }
 
-// noBrowsers refuses what a page in a browser asks for: kubectl port-forward puts this port on the localhost of whoever
-// debugs the pod. Names other than localhost are those of DNS rebinding; requests with an Origin or a Sec-Fetch-Site
-// are of a page.
+// noBrowsers refuses what a page in a browser asks for: kubectl port-forward puts this port on the localhost of a
+// developer. Names other than localhost are those of DNS rebinding; requests with an Origin or a Sec-Fetch-Site are of
+// a page.
 func noBrowsers(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, err := net.SplitHostPort(r.Host)
@@ -137,7 +136,7 @@ func setLevel(w http.ResponseWriter, r *http.Request, c Config) {
 		return
 	}
 	before := levelName(c.Level)
-	// before it is: whoever silences the log is the last to be heard in it
+	// before the change, so that a log that is silenced says so in its last line
 	c.Telemetry.Log.Error("log level changed", "from", before, "to", name)
 	_ = c.Level.UnmarshalText([]byte(name)) // its names include ours
 	plain(w, http.StatusOK, name)
@@ -194,7 +193,7 @@ func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
-	_ = encoder.Encode(v) // the reader is gone, nobody is left to tell
+	_ = encoder.Encode(v) // an error means that the client is gone
 }
 
 // withoutHeaders leaves out the values of probe headers, which may hold a token.
@@ -215,9 +214,5 @@ func withoutHeaders(w *podplan.Workload) *podplan.Workload {
 	return &shown
 }
 
-func plain(w http.ResponseWriter, status int, text string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(status)
-	fmt.Fprintln(w, text)
-}
+// plain answers with a line of text; http.Error makes no difference between errors and others.
+func plain(w http.ResponseWriter, status int, text string) { http.Error(w, text, status) }

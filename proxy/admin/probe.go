@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -98,6 +99,8 @@ func (a *answer) WriteHeader(status int) {
 	a.ResponseWriter.WriteHeader(status)
 }
 
+var errAppAnswered = errors.New("the app answered with this status")
+
 // note logs when a handler begins to fail and when it succeeds again: the kubelet's event holds the status alone. A
 // success is what the kubelet counts as one.
 func (p *Prober) note(key string, a *answer, err error) {
@@ -107,16 +110,15 @@ func (p *Prober) note(key string, a *answer, err error) {
 	p.failing[key] = fails // known handlers only, so it is bounded
 	p.mu.Unlock()
 	switch {
-	case fails && !before && err != nil:
-		p.log.Warn("handler of the app fails", "handler", key, "status", a.status, "error", err.Error())
 	case fails && !before:
-		p.log.Warn("handler of the app fails", "handler", key, "status", a.status, "error", "the app answered so itself")
+		err = cmp.Or(err, errAppAnswered)
+		p.log.Warn("handler of the app fails", "handler", key, "status", a.status, "error", err.Error())
 	case before && !fails:
 		p.log.Info("handler of the app succeeds again", "handler", key, "status", a.status)
 	}
 }
 
-// timeoutOf is what bounds a handler beside the request itself.
+// timeoutOf bounds a handler; the end of the kubelet's request does so too.
 func timeoutOf(key string, h podplan.Handler) time.Duration {
 	switch {
 	case h.TimeoutSeconds > 0:

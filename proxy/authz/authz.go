@@ -1,5 +1,5 @@
 // Package authz decides who may connect to this workload. It is pure: identities, a port and the mesh map in, a
-// decision out. Whatever it does not understand is denied.
+// decision out. What no rule allows is denied.
 package authz
 
 import (
@@ -32,8 +32,8 @@ type Request struct {
 	Port        uint16
 }
 
-// Authorize evaluates r by the inbound rules of mesh; the error of a denial is a *Denial. A workload that has a policy
-// is closed to everyone whom no rule of it allows, whatever the default says; several policies of one workload add up.
+// Authorize evaluates r by the inbound rules of mesh; the error of a denial is a *Denial. If a workload has a policy,
+// only peers that a rule of it allows get in, and the default does not count. Several policies of one workload add up.
 // The default is for our own trust domain: a peer of a federated one gets in only where a rule names it, and a rule
 // names it only in the words of its own trust domain.
 func Authorize(r Request, mesh *meshmap.Map) error {

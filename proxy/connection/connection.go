@@ -56,7 +56,8 @@ type Server struct {
 func (s *Server) init(d reason.Direction, c Config, prepare func(context.Context, *conn) error) {
 	c.MaxConnections = cmp.Or(c.MaxConnections, MaxConnections)
 	s.Config, s.direction, s.prepare = c, d, prepare
-	s.listen = listen.Server{Name: string(d), Listeners: c.Listeners, Connections: listen.NewSemaphore(c.MaxConnections), Handle: s.handle,
+	s.listen = listen.Server{Name: string(d), Listeners: c.Listeners, Connections: listen.NewSemaphore(c.MaxConnections),
+		Unauthenticated: listen.NewSemaphore(c.MaxConnections), Handle: s.handle,
 		OnError: c.Telemetry.AcceptFailed}
 	c.Telemetry.Limit(d, c.MaxConnections)
 }
@@ -74,7 +75,7 @@ type conn struct {
 	log      *telemetry.Connection
 	snapshot *identity.Snapshot // under which it is accepted
 	dst      netip.AddrPort
-	release  []func() // what it holds beside the permits of listen.Conn, until its end
+	release  []func() // called at its end, before the permits of listen.Conn are released
 
 	// Prepare sets these.
 	client, server *relay.Side

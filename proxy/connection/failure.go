@@ -19,16 +19,15 @@ import (
 // server's certificate (golang/go#76767). Its type is not exported; only a label depends on the text.
 const badRecordMAC = "tls: bad record MAC"
 
-// errWrongIdentity is a server that is a member of the mesh, but may not answer for the destination.
-type errWrongIdentity struct{ detail string }
-
-func (e *errWrongIdentity) Error() string { return e.detail }
-
 // errNotMutual is a server that proves its identity and does not ask for ours.
-var errNotMutual = errors.New("the server asks for no client certificate: TLS would not be mutual")
+var errNotMutual = &reason.Error{Reason: reason.HandshakeFailed, Cause: reason.NotMutual,
+	Err: errors.New("the server asks for no client certificate: TLS would not be mutual")}
 
-// handshakeFailed gives the error of a handshake its reason and cause.
+// handshakeFailed gives the error of a handshake its reason and cause, if it has none.
 func handshakeFailed(err error) error {
+	if e := new(reason.Error); errors.As(err, &e) {
+		return err
+	}
 	if d := new(authz.Denial); errors.As(err, &d) {
 		return reason.New(reason.Denied, err)
 	}
@@ -37,22 +36,15 @@ func handshakeFailed(err error) error {
 
 func causeOf(err error) reason.Cause {
 	var refusal *svid.Error
-	var wrong *errWrongIdentity
 	var op *net.OpError
 	switch {
 	case errors.As(err, &refusal):
 		return reason.Cause(refusal.Reason)
-	case errors.As(err, &wrong):
-		return reason.WrongIdentity
 	case errors.Is(err, relay.ErrLargeHandshake):
 		return reason.TooLarge
-	case errors.Is(err, errNotMutual):
-		return reason.NotMutual
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 		return reason.Timeout
-	case isAlert(err):
-		return reason.PeerRefused
-	case errors.As(err, &op) && op.Op == "local error" && strings.HasSuffix(err.Error(), badRecordMAC):
+	case isAlert(err), errors.As(err, &op) && op.Op == "local error" && strings.HasSuffix(err.Error(), badRecordMAC):
 		return reason.PeerRefused
 	case strings.Contains(err.Error(), "didn't provide a certificate"):
 		// crypto/tls has no typed error for it; only a label depends on it

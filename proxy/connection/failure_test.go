@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/meshless-dev/meshless/internal/svid"
 	"github.com/meshless-dev/meshless/proxy/authz"
 	"github.com/meshless-dev/meshless/proxy/reason"
@@ -20,7 +22,7 @@ import (
 func TestCauses(t *testing.T) {
 	for want, err := range map[reason.Cause]error{
 		"expired":        fmt.Errorf("wrapped: %w", &svid.Error{Reason: svid.Expired}),
-		"wrong_identity": &errWrongIdentity{"other"},
+		"wrong_identity": meshDestination{}.accept(spiffeid.RequireFromString("spiffe://td/other")),
 		"not_mutual":     errNotMutual,
 		"timeout":        &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded},
 		"peer_refused":   &net.OpError{Op: "remote error", Err: tls.AlertError(42)},
@@ -28,8 +30,8 @@ func TestCauses(t *testing.T) {
 		"not_tls":        tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"},
 		"no_certificate": errors.New("tls: client didn't provide a certificate"),
 	} {
-		if got := causeOf(err); got != want {
-			t.Errorf("%v: got %s, want %s", err, got, want)
+		if got := reason.Of(handshakeFailed(err)); got.Reason != reason.HandshakeFailed || got.Cause != want {
+			t.Errorf("%v: got %+v, want %s", err, got, want)
 		}
 	}
 	if got := causeOf(&net.OpError{Op: "local error", Err: errors.New("tls: bad record MAC")}); got != "peer_refused" {

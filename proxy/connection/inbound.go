@@ -35,9 +35,8 @@ type InboundConfig struct {
 	Config
 	OwnAddress func(netip.Addr) bool // required; (*listen.OwnAddresses).Contains, but in tests
 
-	Sources                     listen.Sources // from where the app is dialed
-	MaxUnauthenticated          int            // default MaxUnauthenticated
-	MaxUnauthenticatedPerSource int            // default MaxUnauthenticatedPerSource
+	Sources            listen.Sources // from where the app is dialed
+	MaxUnauthenticated int            // default MaxUnauthenticated; of one source address a quarter
 }
 
 // inbound is the inbound direction.
@@ -46,17 +45,17 @@ type inbound struct {
 	config          InboundConfig
 	unauthenticated *listen.SourceLimit // of connections whose peer is not known yet
 	shares          *listen.SourceLimit // of all connections
-	// plaintext is for those of Permissive ports. Nobody knows who they are, so they must not fill the places of the
+	// plaintext is for those of Permissive ports. They are not authenticated, so they must not fill the places of the
 	// others.
 	plaintext listen.Semaphore
 }
 
 // NewInbound makes a server of inbound connections.
 func NewInbound(c InboundConfig) *Server {
-	c.MaxUnauthenticatedPerSource = cmp.Or(c.MaxUnauthenticatedPerSource, MaxUnauthenticatedPerSource)
-	s := &inbound{config: c, unauthenticated: listen.NewSourceLimit(c.MaxUnauthenticatedPerSource)}
+	c.MaxUnauthenticated = cmp.Or(c.MaxUnauthenticated, MaxUnauthenticated)
+	s := &inbound{config: c, unauthenticated: listen.NewSourceLimit(c.MaxUnauthenticated / 4)}
 	s.init(reason.Inbound, c.Config, s.prepare)
-	s.listen.Unauthenticated = listen.NewSemaphore(cmp.Or(c.MaxUnauthenticated, MaxUnauthenticated))
+	s.listen.Unauthenticated = listen.NewSemaphore(c.MaxUnauthenticated)
 	half := max(1, s.MaxConnections/2)
 	s.shares, s.plaintext = listen.NewSourceLimit(half), listen.NewSemaphore(half)
 	return &s.Server
@@ -104,7 +103,7 @@ func (s *inbound) prepare(ctx context.Context, common *conn) error {
 
 // admit gives a connection its share of the places, if its source has one left.
 func (c *inboundConn) admit() error {
-	source, limit := c.log.Source.Addr(), c.in.config.MaxUnauthenticatedPerSource
+	source, limit := c.log.Source.Addr(), c.in.config.MaxUnauthenticated/4
 	share, ok := c.in.shares.Acquire(source)
 	if !ok {
 		return reason.New(reason.SourceLimit, fmt.Errorf("%s has half of all connections", source))
@@ -151,9 +150,9 @@ func (c *inboundConn) acceptTLS(ctx context.Context, prefix []byte) error {
 	return c.dialApp(ctx)
 }
 
-// authorize asks the policy. With a dry run it denies nobody of the trust domain; what it would deny is returned apart.
-// A peer of another trust domain is denied all the same: federation opens what a rule names, and the dry run is about
-// rules that are not complete yet.
+// authorize evaluates the policy. In a dry run it denies no peer of our trust domain; what it would deny is returned as
+// wouldDeny. Peers of other trust domains are denied in a dry run, too: federation lets in only what a rule names, and
+// the dry run is for rules that are not complete yet.
 func (c *inboundConn) authorize(peer spiffeid.ID, snapshot *identity.Snapshot) (wouldDeny *authz.Denial, err error) {
 	err = authz.Authorize(authz.Request{Peer: peer, Local: snapshot.ID, Port: c.dst.Port()}, snapshot.Mesh)
 	denial := new(authz.Denial)
@@ -198,10 +197,12 @@ func (c *inboundConn) dialApp(ctx context.Context) error {
 		return err
 	}
 	if c.snapshot.Workload.ProxyProtocolPorts.Contains(c.dst.Port()) {
+		_ = app.SetWriteDeadline(time.Now().Add(headerTimeout))
 		if err := writeProxyHeader(app, c.log); err != nil {
 			listen.Reset(app)
 			return reason.New(reason.ProxyProtocol, err)
 		}
+		_ = app.SetWriteDeadline(time.Time{})
 	}
 	c.server = relay.Plain(app)
 	return nil

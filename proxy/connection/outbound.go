@@ -103,7 +103,8 @@ func (m meshDestination) accept(id spiffeid.ID) error {
 	if m.who.Accepts(id) {
 		return nil
 	}
-	return &errWrongIdentity{fmt.Sprintf("%s answers at %s (%s), where only %s may", id, m.addr, m.who.Host, m.who.Expected())}
+	return &reason.Error{Reason: reason.HandshakeFailed, Cause: reason.WrongIdentity,
+		Err: fmt.Errorf("%s answers at %s (%s), where only %s may", id, m.addr, m.who.Host, m.who.Expected())}
 }
 
 // connectTLS dials exactly the address that the app dialed. It succeeds only if the server there has proved an identity

@@ -2,6 +2,7 @@ package connection
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -19,25 +20,17 @@ const headerTimeout = 5 * time.Second
 // version 2 with the addresses that the peer used and, where TLS proved it, its SPIFFE ID
 // (https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt, section 2.2). What the peer itself sends comes after
 // it, so no peer can write this header.
-func writeProxyHeader(app net.Conn, c *telemetry.Connection) error {
-	header, err := proxyHeader(c)
+func writeProxyHeader(app io.Writer, c *telemetry.Connection) error {
+	h := proxyproto.HeaderProxyFromAddrs(2, net.TCPAddrFromAddrPort(c.Source), net.TCPAddrFromAddrPort(c.Destination))
+	var err error
+	if c.Peer != "" {
+		err = h.SetTLVs([]proxyproto.TLV{{Type: proxyproto.PP2Type(api.ProxyProtocolSPIFFEID), Value: []byte(c.Peer)}})
+	}
 	if err == nil {
-		_ = app.SetWriteDeadline(time.Now().Add(headerTimeout))
-		_, err = app.Write(header)
-		_ = app.SetWriteDeadline(time.Time{})
+		_, err = h.WriteTo(app)
 	}
 	if err != nil {
 		return fmt.Errorf("PROXY protocol header: %w", err)
 	}
 	return nil
-}
-
-func proxyHeader(c *telemetry.Connection) ([]byte, error) {
-	h := proxyproto.HeaderProxyFromAddrs(2, net.TCPAddrFromAddrPort(c.Source), net.TCPAddrFromAddrPort(c.Destination))
-	if c.Peer != "" {
-		if err := h.SetTLVs([]proxyproto.TLV{{Type: proxyproto.PP2Type(api.ProxyProtocolSPIFFEID), Value: []byte(c.Peer)}}); err != nil {
-			return nil, err
-		}
-	}
-	return h.Format()
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/pires/go-proxyproto"
@@ -25,14 +26,14 @@ func FuzzProxyHeader(f *testing.F) {
 			t.Skip()
 		}
 		c := &telemetry.Connection{Source: netip.AddrPortFrom(source.Unmap(), fromPort), Destination: netip.AddrPortFrom(destination.Unmap(), toPort), Peer: peer}
-		header, err := proxyHeader(c)
-		if err != nil {
+		var header bytes.Buffer
+		if err := writeProxyHeader(&header, c); err != nil {
 			t.Fatal(err)
 		}
-		in := bufio.NewReader(bytes.NewReader(append(header, "rest"...)))
+		in := bufio.NewReader(strings.NewReader(header.String() + "rest"))
 		got, err := proxyproto.Read(in)
 		if err != nil || in.Buffered() != len("rest") {
-			t.Fatalf("%x reads back as %v, %v with %d bytes behind", header, got, err, in.Buffered())
+			t.Fatalf("%x reads back as %v, %v with %d bytes behind", header.Bytes(), got, err, in.Buffered())
 		}
 		if got.SourceAddr.String() != c.Source.String() || got.DestinationAddr.String() != c.Destination.String() {
 			t.Errorf("%s to %s reads back as %s to %s", c.Source, c.Destination, got.SourceAddr, got.DestinationAddr)

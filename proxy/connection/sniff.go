@@ -14,53 +14,49 @@ import (
 )
 
 const (
-	// quietTimeout is how long a Permissive port waits for the first byte. A mesh client sends its hello at once, so
+	// noDataTimeout is how long a Permissive port waits for the first byte. A mesh client sends its hello at once, so
 	// what is silent for longer, beyond two retransmissions, is a protocol in which the server speaks first: it passes
 	// as plaintext.
-	quietTimeout = 3 * time.Second
+	noDataTimeout = 3 * time.Second
 	// maxHello bounds what is read to find the end of a hello. Post-quantum key shares make one of 1.5 KiB or so.
 	maxHello = 16 << 10
 	// recordTypeHandshake is the first byte of a TLS connection (RFC 8446, section 5.1).
 	recordTypeHandshake = 0x16
 )
 
-var errHalfHello = errors.New("TLS hello did not arrive whole in time")
+var (
+	errHalfHello = errors.New("TLS hello did not arrive whole in time")
+	errNotTLS    = errors.New("not TLS")
+)
 
-// sniff reads the beginning of a connection to a Permissive port and tells what it is. It returns what it has read, for
-// whoever serves the connection. Anything but a TLS hello that offers our ALPN is the app's own matter. This chooses
-// between plaintext and mutual TLS on ports where the operator allows both; it never relaxes mutual TLS.
+// sniff reads the beginning of a connection to a Permissive port and tells what it is. It returns what it has read, to
+// be passed on. All but a TLS hello that offers our ALPN is for the app. This chooses between plaintext and mutual TLS
+// on ports where the operator allows both; it never relaxes mutual TLS.
 func sniff(c *net.TCPConn, deadline time.Time) (prefix []byte, what telemetry.Detection, err error) {
-	quiet := time.Now().Add(quietTimeout)
-	if quiet.After(deadline) {
-		quiet = deadline
+	noData := time.Now().Add(noDataTimeout)
+	if noData.After(deadline) {
+		noData = deadline
 	}
-	_ = c.SetReadDeadline(quiet)
-	first := make([]byte, 1)
-	switch _, err := io.ReadFull(c, first); {
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, io.EOF):
-		return nil, telemetry.DetectedQuiet, nil // the server speaks first, or nothing is said at all
-	case err != nil:
-		return nil, telemetry.DetectionFailed, err
-	case first[0] != recordTypeHandshake:
-		return first, telemetry.DetectedPlaintext, nil
-	}
-	_ = c.SetReadDeadline(deadline)
-	r := &replay{TCPConn: c, seen: first, unread: 1}
+	_ = c.SetReadDeadline(noData)
+	r := &replay{TCPConn: c, deadline: deadline}
 	ours, isHello := parseHello(r)
+	late, ended := errors.Is(r.err, os.ErrDeadlineExceeded), errors.Is(r.err, io.EOF)
 	switch {
 	case isHello && ours:
 		return r.seen, telemetry.DetectedMutualTLS, nil
 	case isHello:
 		return r.seen, telemetry.DetectedTLS, nil
-	case errors.Is(r.err, os.ErrDeadlineExceeded):
+	case len(r.seen) == 0 && (late || ended):
+		return nil, telemetry.DetectedNoData, nil // the server speaks first, or nothing is said at all
+	case late:
 		return nil, telemetry.DetectionFailed, errHalfHello // an app would make nothing of half a hello either
-	case r.err != nil && !errors.Is(r.err, io.EOF):
+	case r.err != nil && !ended:
 		return nil, telemetry.DetectionFailed, r.err
 	}
 	return r.seen, telemetry.DetectedPlaintext, nil
 }
 
-// parseHello lets crypto/tls read the hello, in whatever pieces it comes, and stops there.
+// parseHello lets crypto/tls read the hello, however it is split, and stops there.
 func parseHello(r *replay) (ours, isHello bool) {
 	stop := errors.New("seen enough")
 	_ = tls.Server(r, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
@@ -70,34 +66,25 @@ func parseHello(r *replay) (ours, isHello bool) {
 	return ours, isHello
 }
 
-// replay keeps what is read and swallows what is written, so that the connection can be served as if nobody had
-// looked.
+// replay keeps what is read and discards what is written, so that the connection can be served from its beginning.
 type replay struct {
 	*net.TCPConn
-	seen   []byte
-	unread int   // how much at the end of seen is still to be read
-	err    error // of the connection
+	seen     []byte
+	deadline time.Time // for all that follows the first bytes
+	err      error     // of the connection
 }
 
 func (r *replay) Read(p []byte) (int, error) {
-	if r.unread > 0 {
-		n := copy(p, r.seen[len(r.seen)-r.unread:])
-		r.unread -= n
-		return n, nil
-	}
 	if len(r.seen) >= maxHello {
 		return 0, errors.New("hello is too large")
 	}
 	n, err := r.TCPConn.Read(p[:min(len(p), maxHello-len(r.seen))])
-	r.seen = append(r.seen, p[:n]...)
-	if err != nil {
-		r.err = err
+	r.seen, r.err = append(r.seen, p[:n]...), err
+	_ = r.SetReadDeadline(r.deadline)
+	if err == nil && r.seen[0] != recordTypeHandshake {
+		return 0, errNotTLS // at once: what is not TLS may be shorter than the header of a record
 	}
 	return n, err
 }
 
-func (r *replay) Write(p []byte) (int, error)      { return len(p), nil }
-func (r *replay) Close() error                     { return nil }
-func (r *replay) SetDeadline(time.Time) error      { return nil }
-func (r *replay) SetReadDeadline(time.Time) error  { return nil }
-func (r *replay) SetWriteDeadline(time.Time) error { return nil }
+func (r *replay) Write(p []byte) (int, error) { return len(p), nil }

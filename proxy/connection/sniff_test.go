@@ -133,7 +133,7 @@ func TestSniffPieces(t *testing.T) {
 		"no ALPN":        {helloOf(), telemetry.DetectedTLS},
 		"nearly ours":    {helloOf(api.ALPN + "1"), telemetry.DetectedTLS},
 		"other case":     {helloOf("MESHLESS/1"), telemetry.DetectedTLS},
-		"nothing":        {nil, telemetry.DetectedQuiet},
+		"nothing":        {nil, telemetry.DetectedNoData},
 		"half":           {mine[:len(mine)/2], telemetry.DetectedPlaintext},
 		"not the first":  {append([]byte("x"), mine...), telemetry.DetectedPlaintext},
 		"alert first":    {append([]byte{21, 3, 3, 0, 2, 1, 0}, mine...), telemetry.DetectedPlaintext},

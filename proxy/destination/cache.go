@@ -55,7 +55,7 @@ func join[T any](r *Resolver, name string, work func() T, keep func(T)) flight {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		delete(r.began, name)
-		r.flights.Forget(name) // whoever comes now finds what was kept
+		r.flights.Forget(name) // later callers find the kept result
 		keep(result)
 		return result, nil
 	})}

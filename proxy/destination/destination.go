@@ -15,6 +15,7 @@
 package destination
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -44,7 +45,7 @@ type Result string
 // The results of lookups, each of one address, and of forward scans, each of all Services.
 const (
 	Found          Result = "found"
-	NotFound       Result = "none"
+	NotFound       Result = "not_found"
 	LookupFailed   Result = "error"
 	ScanComplete   Result = "scan"
 	ScanIncomplete Result = "scan_error"  // DNS did not answer for all
@@ -76,16 +77,13 @@ type Options struct {
 
 // New makes a Resolver.
 func New(o Options) *Resolver {
-	if o.Timeout <= 0 {
-		o.Timeout = 2 * time.Second
-	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
 	if o.Count == nil {
 		o.Count = func(Result) {}
 	}
-	return &Resolver{client: &client{servers: o.Servers, timeout: o.Timeout}, now: o.Now, count: o.Count,
+	return &Resolver{client: &client{servers: o.Servers, timeout: cmp.Or(o.Timeout, 2*time.Second)}, now: o.Now, count: o.Count,
 		began: map[string]time.Time{}, cache: map[key]*entry{}, scans: map[scanKey]*scan{}, grace: newGraceCache()}
 }
 

@@ -202,7 +202,7 @@ func TestCache(t *testing.T) {
 	a.after(59 * time.Second)
 	a.ask(mesh, "10.1.1.7:80")
 	a.queries(0, "a Service of the mesh within its TTL")
-	for result, want := range map[string]int{"found": 4, "none": 2, "error": 0} {
+	for result, want := range map[string]int{"found": 4, "not_found": 2, "error": 0} {
 		if got := a.count(result); got != want {
 			t.Errorf("%d lookups counted as %s, want %d", got, result, want)
 		}

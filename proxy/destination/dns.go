@@ -49,8 +49,8 @@ func (c *client) names(ctx context.Context, addr netip.Addr, domain string) ([]N
 	return names, ttl, nil
 }
 
-// confirm tells whether the address records of name contain addr. Whoever may write the reverse zone of an address must
-// not thereby be able to claim a name of the mesh.
+// confirm tells whether the address records of name contain addr. A writer of an address's reverse zone must not be
+// able to claim a name of the mesh by that.
 func (c *client) confirm(ctx context.Context, name string, addr netip.Addr) (bool, time.Duration, error) {
 	addrs, ttl, err := c.addresses(ctx, name, recordType(addr))
 	if err != nil || !slices.Contains(addrs, addr) {

@@ -37,8 +37,8 @@ type Destination struct {
 	TrustDomain string // of whoever may answer; only for Mesh
 }
 
-// Accepts tells whether a verified identity may answer for the destination. Nobody of another trust domain than the
-// destination's may.
+// Accepts tells whether a verified identity may answer for the destination. Identities of other trust domains than the
+// destination's never may.
 func (d Destination) Accepts(id spiffeid.ID) bool {
 	if d.Kind != Mesh || id.IsZero() || id.TrustDomain().Name() != d.TrustDomain {
 		return false
@@ -46,7 +46,7 @@ func (d Destination) Accepts(id spiffeid.ID) bool {
 	return d.AnyMember || slices.ContainsFunc(d.Identities, func(pattern string) bool { return meshmap.MatchID(pattern, id) })
 }
 
-// Expected tells people who may answer.
+// Expected describes, for error messages, who may answer.
 func (d Destination) Expected() string {
 	if d.AnyMember {
 		return "identities of trust domain " + d.TrustDomain
@@ -67,7 +67,8 @@ type Name struct {
 	Service   string // <service>.<namespace>, in lower case
 	Endpoint  bool   // the address is an endpoint's (a pod's), not the Service's clusterIP
 	Confirmed bool   // the name's own address records contain the address
-	// found in the Service's address records alone: its clusterIP or, if it is headless, an endpoint; nobody says which
+	// found in the Service's address records alone: its clusterIP or, if it is headless, an endpoint; DNS does not say
+	// which
 	Forward bool
 	// DNS confirmed it within the last minutes, but does not say it now; the Service was in the mesh then
 	Remembered bool
@@ -115,7 +116,7 @@ func (m *Map) knows(l Lookup) bool {
 // match is a Service of the mesh that stands behind an address, as a manifest claims or as DNS confirms.
 type match struct {
 	service *meshmap.Service
-	// by a clusterIP of the map: whoever writes a manifest can claim the address of somebody else's Service
+	// by a clusterIP of the map: a manifest can claim the address of another team's Service
 	claimed  bool
 	endpoint bool
 	either   bool // endpoint or clusterIP
@@ -125,8 +126,8 @@ type match struct {
 // meshCIDRs count only where there is neither. The absence of an answer never turns encryption off. A name of the mesh
 // that is not confirmed refuses. A DNS that does not answer refuses too, unless clusterIPs or earlier names lead to
 // mutual TLS; a DNS whose denial proves nothing refuses unless meshCIDRs lead there as well. An address in a network of
-// a federated trust domain is that domain's: where a Service of ours is found there, it refuses, since nobody can be of
-// both.
+// a federated trust domain is that domain's: if a Service of ours is found there too, the connection is refused, since
+// no server belongs to both.
 func (m *Map) Decide(dst netip.AddrPort, l Lookup) Destination {
 	addr := plain(dst.Addr())
 	var matches []match
@@ -184,7 +185,7 @@ func (m *Map) federated(addr netip.Addr) *meshmap.Federation {
 func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
 // unconfirmed is a Service that claims the address without a name of its own there, or nil. Mutual TLS to the
-// identities of such a Service harms nobody; plaintext would go to whoever has the address.
+// identities of such a Service is safe; plaintext would go to any server that has the address.
 func unconfirmed(matches []match) *meshmap.Service {
 	for _, m := range matches {
 		if m.claimed && !slices.ContainsFunc(matches, func(o match) bool { return !o.claimed && o.service == m.service }) {

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"time"
@@ -19,33 +20,27 @@ type WatchOptions struct {
 // file system has inotify, and a directory may appear late. All calls come from the calling goroutine. Watch
 // returns when ctx ends.
 func Watch(ctx context.Context, directory string, o WatchOptions, changed func()) {
-	if o.Poll <= 0 {
-		o.Poll = 10 * time.Second
-	}
-	if o.Debounce <= 0 {
-		o.Debounce = 200 * time.Millisecond
-	}
-	w := &watch{directory: directory, log: o.Log}
-	defer w.close()
-	poll := time.NewTicker(o.Poll)
+	w := rewatch(nil, directory, o.Log)
+	defer func() { closeWatcher(w) }()
+	poll := time.NewTicker(cmp.Or(o.Poll, 10*time.Second))
 	defer poll.Stop()
 	quiet := time.NewTimer(0) // the call at the start
 	defer quiet.Stop()
 	for {
-		events, errs := w.channels()
+		var events <-chan fsnotify.Event // of nil a select waits for ever
+		var errs <-chan error
+		if w != nil {
+			events, errs = w.Events, w.Errors
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case _, ok := <-events:
-			if !ok {
-				w.close()
-				continue
-			}
-			quiet.Reset(o.Debounce)
+		case <-events:
+			quiet.Reset(cmp.Or(o.Debounce, 200*time.Millisecond))
 		case <-errs: // an overflow of the queue: something changed
-			quiet.Reset(o.Debounce)
+			quiet.Reset(cmp.Or(o.Debounce, 200*time.Millisecond))
 		case <-poll.C:
-			w.retry()
+			w = rewatch(w, directory, o.Log)
 			changed()
 		case <-quiet.C:
 			changed()
@@ -53,53 +48,29 @@ func Watch(ctx context.Context, directory string, o WatchOptions, changed func()
 	}
 }
 
-// watch is an fsnotify watcher that is made when it is needed and may be missing: then polling alone finds changes.
-type watch struct {
-	directory string
-	log       *slog.Logger
-	watcher   *fsnotify.Watcher
-	failed    bool
-}
-
-// channels returns nil channels, on which a select waits for ever, while there is no watcher.
-func (w *watch) channels() (<-chan fsnotify.Event, <-chan error) {
-	if w.watcher == nil && !w.failed {
-		w.open()
+// rewatch returns a new watcher where there is none, or where w has lost its directory. A good one stays: the kernel
+// counts inotify instances per user, and every proxy of a node has the same one. The result is nil where the directory
+// cannot be watched: then polling alone finds changes.
+func rewatch(w *fsnotify.Watcher, directory string, log *slog.Logger) *fsnotify.Watcher {
+	if w != nil && len(w.WatchList()) > 0 {
+		return w
 	}
-	if w.watcher == nil {
-		return nil, nil
-	}
-	return w.watcher.Events, w.watcher.Errors
-}
-
-func (w *watch) open() {
-	watcher, err := fsnotify.NewWatcher()
+	closeWatcher(w)
+	w, err := fsnotify.NewWatcher()
 	if err == nil {
-		if err = watcher.Add(w.directory); err != nil {
-			watcher.Close()
+		if err = w.Add(directory); err == nil {
+			return w
 		}
+		w.Close()
 	}
-	if err != nil {
-		w.failed = true // until the next poll
-		if w.log != nil {
-			w.log.Debug("directory is polled, it cannot be watched", "directory", w.directory, "error", err)
-		}
-		return
+	if log != nil {
+		log.Debug("directory cannot be watched, polling it", "directory", directory, "error", err)
 	}
-	w.watcher = watcher
+	return nil
 }
 
-// retry makes room for a new watcher when the last one could not be made, or has lost its directory. A good one stays:
-// the kernel counts inotify instances per user, and every proxy of a node has the same one.
-func (w *watch) retry() {
-	if w.failed || (w.watcher != nil && len(w.watcher.WatchList()) == 0) {
-		w.close()
+func closeWatcher(w *fsnotify.Watcher) {
+	if w != nil {
+		w.Close()
 	}
-}
-
-func (w *watch) close() {
-	if w.watcher != nil {
-		w.watcher.Close()
-	}
-	w.watcher, w.failed = nil, false
 }

@@ -19,7 +19,7 @@ import (
 )
 
 // Snapshot is one good generation. It is immutable; connections keep the one that they began with, until they are
-// verified anew.
+// verified again.
 type Snapshot struct {
 	Number   uint64 // counts good generations from 1
 	ID       spiffeid.ID
@@ -88,8 +88,8 @@ func bundle(g *files.Generation) (*svid.Bundle, error) {
 	return b, nil
 }
 
-// verifyLeaf verifies our own leaf as a peer would. Sealing does not authenticate (age has no associated data): whoever
-// writes to Git could swap two workloads' Secrets, and this is where that is noticed.
+// verifyLeaf verifies our own leaf as a peer would. Sealing does not authenticate (age has no associated data): a
+// writer of Git could swap two workloads' Secrets, and this check notices it.
 func (s *Snapshot) verifyLeaf(chain []*x509.Certificate) error {
 	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
 		id, err := s.Bundle.Verify(chain, usage, s.now())

@@ -17,8 +17,8 @@ type Watcher struct {
 	Now       func() time.Time // default time.Now
 	Watch     files.WatchOptions
 	Log       *slog.Logger
-	OnGood    func(*Snapshot) // called from Run, after the snapshot became Current; may be nil
-	OnBad     func(error)     // called from Run, once for each different failure; may be nil
+	OnGood    func(*Snapshot) // called from Run, after the snapshot became Current
+	OnBad     func(error)     // called from Run, once for each different failure
 
 	current    atomic.Pointer[Snapshot]
 	failure    atomic.Pointer[string]
@@ -66,7 +66,7 @@ func (w *Watcher) reload() {
 		return
 	}
 	if gone := w.revoked.keep(listed); gone > 0 {
-		w.Log.Warn("revoked keys are not listed any more; this proxy goes on refusing them until it restarts", "keys", gone,
+		w.Log.Warn("revoked keys are no longer listed; this proxy refuses them until it restarts", "keys", gone,
 			"hint", "was a commit reverted that had revoked them? Then revoke them again, since new pods accept them. If their certificates have expired, it is harmless")
 	}
 	next.Number = 1
@@ -79,9 +79,7 @@ func (w *Watcher) reload() {
 	w.Log.Info("generation in use", "generation", next.Number, "spiffe_id", next.ID.String(), "leaf_not_after", next.Leaf.NotAfter,
 		"authorities", len(next.Bundle.Authorities()), "services", len(next.Mesh.Services), "revoked_keys", len(next.Mesh.RevokedKeys),
 		"federated", len(next.Trust.Foreign()), "dry_run", next.Mesh.Inbound.DryRun)
-	if w.OnGood != nil {
-		w.OnGood(next)
-	}
+	w.OnGood(next)
 }
 
 func (w *Watcher) reject(g *files.Generation, err error) {
@@ -104,7 +102,5 @@ func (w *Watcher) reject(g *files.Generation, err error) {
 		inUse = last.Number
 	}
 	w.Log.Error("generation refused", "error", text, "generation_in_use", inUse)
-	if w.OnBad != nil {
-		w.OnBad(err)
-	}
+	w.OnBad(err)
 }

@@ -8,17 +8,17 @@ import (
 	"net"
 	"net/netip"
 	"runtime/pprof"
-	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-// KeepAlive finds peers that vanished: 15 s idle, then 9 probes at 15 s.
+// KeepAlive finds peers that are gone: 15 s idle, then 9 probes at 15 s.
 var KeepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 9}
 
-// Semaphore limits how many things run at once. Nil is no limit.
+// Semaphore limits how many things run at once.
 type Semaphore chan struct{}
 
 // NewSemaphore has n permits.
@@ -26,9 +26,6 @@ func NewSemaphore(n int) Semaphore { return make(Semaphore, n) }
 
 // Acquire waits for a permit; it is false when ctx ends first.
 func (s Semaphore) Acquire(ctx context.Context) bool {
-	if s == nil {
-		return true
-	}
 	select {
 	case s <- struct{}{}:
 		return true
@@ -48,11 +45,7 @@ func (s Semaphore) TryAcquire() bool {
 }
 
 // Release gives a permit back.
-func (s Semaphore) Release() {
-	if s != nil {
-		<-s
-	}
-}
+func (s Semaphore) Release() { <-s }
 
 // Server accepts from listeners, and holds a permit of each semaphore for every connection. It takes the permits before
 // the accept: what finds none waits in the kernel's queue, where it costs nothing.
@@ -65,7 +58,8 @@ type Server struct {
 	Handle  func(ctx context.Context, c *Conn)
 	OnError func(error) // an accept failed and is tried again
 
-	active atomic.Int64
+	active   atomic.Int64
+	handlers sync.WaitGroup
 }
 
 // Active is the number of connections that have not ended.
@@ -76,7 +70,6 @@ type Conn struct {
 	*net.TCPConn
 	server        *Server
 	authenticated sync.Once
-	ended         func()
 }
 
 // Authenticated gives the permit for unauthenticated connections back. It may be called often.
@@ -89,7 +82,8 @@ func (c *Conn) End() {
 	Reset(c.TCPConn)
 	c.Authenticated()
 	c.server.Connections.Release()
-	c.ended()
+	c.server.active.Add(-1)
+	c.server.handlers.Done()
 }
 
 // Serve accepts until stop is closed, which may be nil, or until ctx ends. Then it closes the listeners and waits until
@@ -97,14 +91,14 @@ func (c *Conn) End() {
 func (s *Server) Serve(ctx context.Context, stop <-chan struct{}) {
 	accepting, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var loops, handlers sync.WaitGroup
+	var loops sync.WaitGroup
 	for _, l := range s.Listeners {
 		closeAtEnd := context.AfterFunc(accepting, func() { l.Close() })
 		defer closeAtEnd()
 		loops.Go(func() {
 			// those of connections inherit it
 			pprof.SetGoroutineLabels(pprof.WithLabels(ctx, pprof.Labels("meshless", s.Name)))
-			s.accept(ctx, accepting, l, &handlers)
+			s.accept(ctx, accepting, l)
 		})
 	}
 	go func() {
@@ -115,16 +109,16 @@ func (s *Server) Serve(ctx context.Context, stop <-chan struct{}) {
 		}
 	}()
 	loops.Wait()
-	handlers.Wait()
+	s.handlers.Wait()
 }
 
-func (s *Server) accept(ctx, accepting context.Context, l net.Listener, handlers *sync.WaitGroup) {
+func (s *Server) accept(ctx, accepting context.Context, l net.Listener) {
 	wait := time.Duration(0)
 	for s.acquire(accepting) {
 		c, err := l.Accept()
 		if tcp, ok := c.(*net.TCPConn); ok {
 			wait = 0
-			s.start(ctx, tcp, handlers)
+			s.start(ctx, tcp)
 			continue
 		}
 		s.Unauthenticated.Release()
@@ -146,14 +140,11 @@ func (s *Server) accept(ctx, accepting context.Context, l net.Listener, handlers
 }
 
 // start serves a connection for which both permits are held.
-func (s *Server) start(ctx context.Context, tcp *net.TCPConn, handlers *sync.WaitGroup) {
+func (s *Server) start(ctx context.Context, tcp *net.TCPConn) {
 	_ = tcp.SetKeepAliveConfig(KeepAlive) // without it the idle timeout still ends the connection
 	s.active.Add(1)
-	handlers.Add(1)
-	go s.Handle(ctx, &Conn{TCPConn: tcp, server: s, ended: func() {
-		s.active.Add(-1)
-		handlers.Done()
-	}})
+	s.handlers.Add(1)
+	go s.Handle(ctx, &Conn{TCPConn: tcp, server: s})
 }
 
 // acquire takes both permits.
@@ -168,43 +159,33 @@ func (s *Server) acquire(ctx context.Context) bool {
 	return true
 }
 
-// config makes plain TCP sockets. Go's default since 1.24, Multipath TCP, has neither SO_ORIGINAL_DST nor splice(2).
-func config() *net.ListenConfig {
-	c := &net.ListenConfig{KeepAliveConfig: KeepAlive}
+// Bind listens at host:port. The host "localhost" is 127.0.0.1 and, where the system has it, ::1. No host is all
+// addresses: one dual-stack socket, or an IPv4 one where IPv6 is off.
+func Bind(address string) ([]net.Listener, error) {
+	// Go's default since 1.24, Multipath TCP, has neither SO_ORIGINAL_DST nor splice(2).
+	c := net.ListenConfig{KeepAliveConfig: KeepAlive}
 	c.SetMultipathTCP(false)
-	return c
-}
-
-// Loopback binds port on 127.0.0.1 and, where the system has it, on ::1.
-func Loopback(port int) ([]net.Listener, error) {
 	ctx := context.Background()
-	v4, err := config().Listen(ctx, "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	port, loopback := strings.CutPrefix(address, "localhost:")
+	if loopback {
+		address = "127.0.0.1:" + port
+	}
+	l, err := c.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	v6, err := config().Listen(ctx, "tcp6", net.JoinHostPort("::1", strconv.Itoa(port)))
-	if noIPv6(err) {
-		return []net.Listener{v4}, nil
+	if !loopback {
+		return []net.Listener{l}, nil
 	}
-	if err != nil {
-		v4.Close()
+	v6, err := c.Listen(ctx, "tcp6", "[::1]:"+port)
+	switch {
+	case errors.Is(err, syscall.EAFNOSUPPORT), errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EPROTONOSUPPORT):
+		return []net.Listener{l}, nil
+	case err != nil:
+		l.Close()
 		return nil, err
 	}
-	return []net.Listener{v4, v6}, nil
-}
-
-// Everywhere binds port on all addresses: one dual-stack socket, or an IPv4 one where IPv6 is off.
-func Everywhere(port int) (net.Listener, error) {
-	ctx := context.Background()
-	l, err := config().Listen(ctx, "tcp", net.JoinHostPort("::", strconv.Itoa(port)))
-	if noIPv6(err) {
-		return config().Listen(ctx, "tcp4", net.JoinHostPort("0.0.0.0", strconv.Itoa(port)))
-	}
-	return l, err
-}
-
-func noIPv6(err error) bool {
-	return errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EPROTONOSUPPORT)
+	return []net.Listener{l, v6}, nil
 }
 
 // AddrPort is the address of a TCP connection's end, with IPv4 addresses in their own form.

@@ -50,8 +50,9 @@ func TestAcceptErrorsAreTriedAgain(t *testing.T) {
 	l.failures.Store(4)
 	var reported atomic.Int64
 	served := make(chan struct{}, 1)
-	start(t, &listen.Server{Listeners: []net.Listener{l}, OnError: func(error) { reported.Add(1) },
-		Handle: func(_ context.Context, c *listen.Conn) { c.End(); served <- struct{}{} }})
+	start(t, &listen.Server{Listeners: []net.Listener{l}, Connections: listen.NewSemaphore(1), Unauthenticated: listen.NewSemaphore(1),
+		OnError: func(error) { reported.Add(1) },
+		Handle:  func(_ context.Context, c *listen.Conn) { c.End(); served <- struct{}{} }})
 	c, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)

@@ -43,16 +43,17 @@ func TestOriginalInKernel(t *testing.T) {
 	command("", "ip", "link", "set", "lo", "up")
 	command("", "ip", "addr", "add", "10.77.0.1/32", "dev", "lo")
 	command("", "ip", "-6", "addr", "add", "fd77::1/128", "dev", "lo")
-	everywhere, err := listen.Everywhere(0)
+	all, err := listen.Bind(":0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	everywhere := all[0]
 	command(fmt.Sprintf(redirectRules, listen.AddrPort(everywhere.Addr()).Port()), "nft", "-f", "-")
 	checkOriginal(t, everywhere, "10.77.0.1:8080")
 	checkOriginal(t, everywhere, "[fd77::1]:8080")
 	everywhere.Close()
 
-	loopback, err := listen.Loopback(15001)
+	loopback, err := listen.Bind("localhost:15001")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,13 +37,6 @@ func (l *SourceLimit) Acquire(addr netip.Addr) (release func(), ok bool) {
 	}), true
 }
 
-// Sources is the number of addresses that have a connection now.
-func (l *SourceLimit) Sources() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.held)
-}
-
 // LimitSources accepts from l at most n connections of one source address at once and resets those beyond. A limit of
 // all connections together, such as netutil.LimitListener, goes around it.
 func LimitSources(l net.Listener, n int) net.Listener {

@@ -2,8 +2,8 @@ package reason
 
 import "github.com/meshless-dev/meshless/internal/svid"
 
-// Hint guesses why a connection failed, and says where to look. Somebody who was paged reads it. It is empty where the
-// error says everything.
+// Hint guesses why a connection failed, and tells an operator where to look. It is empty where the error says
+// everything.
 func (e *Error) Hint(d Direction) string {
 	if e.Reason == HandshakeFailed {
 		return causeHints[d][e.Cause]
@@ -12,33 +12,33 @@ func (e *Error) Hint(d Direction) string {
 }
 
 const (
-	futureHint  = "'s certificate is of the future: compare the clocks of the nodes"
-	expiredHint = "'s certificate is expired: was it renewed in Git (meshless status) and synced?"
-	revokedHint = " uses a key that is revoked: a stolen key, or its new Secret is not synced yet"
+	futureHint  = "'s certificate is not valid yet: compare the clocks of the nodes"
+	expiredHint = "'s certificate has expired: was it renewed in Git (meshless status) and synced?"
+	revokedHint = " uses a revoked key: a stolen key, or its new Secret is not synced yet"
 )
 
 var hints = map[Direction]map[Reason]string{
 	Inbound: {
-		SourceLimit:   "one address opens many connections and authenticates none: a flood, or a health check by TCP of a load balancer?",
+		SourceLimit:   "one address opens many connections and authenticates none: is it a flood, or a load balancer's TCP health check?",
 		ConnectFailed: "the app does not listen there: is it starting, or bound to 127.0.0.1 only?",
 		Alert:         "the client ended the connection with a TLS alert: does it refuse our certificate or identity? Its log says why",
 	},
 	Outbound: {
 		Alert:                "the server refused us after its side of the handshake: its log says why (revoked, denied by authorization, or a bundle older than our authority)",
 		ConnectFailed:        "nothing listens there, or a NetworkPolicy drops it",
-		UncertainDestination: "whether this address is in the mesh is not certain, so it is closed: can this pod ask the cluster's DNS (CoreDNS, NetworkPolicies, port 53 by UDP and TCP)? What is outside for certain: outbound.excludeCIDRs",
-		UnknownDestination:   "the address is outside the mesh, and outbound.unknown is Deny: outbound.excludeCIDRs, or put its Service into the mesh",
+		UncertainDestination: "it is not certain whether this address is in the mesh, so the connection is closed: can this pod ask the cluster's DNS (CoreDNS, NetworkPolicies, port 53 by UDP and TCP)? List networks outside the mesh in outbound.excludeCIDRs",
+		UnknownDestination:   "the address is outside the mesh, and outbound.unknown is Deny: list it in outbound.excludeCIDRs, or put its Service into the mesh",
 	},
 }
 
 var causeHints = map[Direction]map[Cause]string{
 	Inbound: {
-		Timeout:                      "the client connected and did not speak TLS in time: a port scan, a health check by TCP, or a client that waits for the server to speak first and is outside the mesh?",
-		PeerClosed:                   "the client closed during the handshake: does it refuse our certificate (its log says why), is it a check by TCP alone, or is it outside the mesh and waits for the server to speak first (MySQL, SMTP)?",
+		Timeout:                      "the client connected and sent no TLS in time: is it a port scan, a TCP health check, or a client outside the mesh that waits for the server to speak first?",
+		PeerClosed:                   "the client closed during the handshake: does it refuse our certificate (its log says why), is it a TCP health check, or is it a client outside the mesh that waits for the server to speak first (MySQL, SMTP)?",
 		NotTLS:                       "the client does not speak TLS 1.3: is it outside the mesh, or does its exclude-outbound-ports or -cidrs bypass its proxy? To let it in as plaintext: meshless.dev/permissive-ports",
 		PeerRefused:                  "the client refuses our certificate: is it expired, or is the client's bundle older than our authority (synced from an earlier commit)?",
 		Cause(svid.NoCertificate):    "the client has no certificate of the mesh: is it a TLS client outside the mesh?",
-		Cause(svid.UnknownAuthority): "the client's certificate is of an authority that our bundle lacks: is it of another mesh, or were its Secret and our bundle synced from different commits?",
+		Cause(svid.UnknownAuthority): "the client's certificate was signed by an authority that our bundle lacks: is it of another mesh, or were its Secret and our bundle synced from different commits?",
 		Cause(svid.Expired):          "the client" + expiredHint,
 		Cause(svid.NotYetValid):      "the client" + futureHint,
 		Cause(svid.Revoked):          "the client" + revokedHint,
@@ -49,7 +49,7 @@ var causeHints = map[Direction]map[Cause]string{
 		NotTLS:                       "the server does not speak TLS 1.3: was it rendered without the function (has the pod a meshless-proxy?), was its pod started before, or does the port bypass its proxy?",
 		PeerRefused:                  "the server refuses us: its log says why (revoked, denied by authorization, or a bundle older than our authority)",
 		WrongIdentity:                "another workload answers at this address: do selectors of two Services overlap, or are map and Services synced from different commits?",
-		Cause(svid.UnknownAuthority): "the server's certificate is of an authority that our bundle lacks: were its Secret and our bundle synced from different commits?",
+		Cause(svid.UnknownAuthority): "the server's certificate was signed by an authority that our bundle lacks: were its Secret and our bundle synced from different commits?",
 		Cause(svid.Expired):          "the server" + expiredHint,
 		Cause(svid.NotYetValid):      "the server" + futureHint,
 		Cause(svid.Revoked):          "the server" + revokedHint,

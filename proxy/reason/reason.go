@@ -23,12 +23,12 @@ type Reason string
 
 // Reasons of connections that never carried data.
 const (
-	ConnectFailed        Reason = "connect" // to where it should go
-	Denied               Reason = "denied"  // by the policy
-	UncertainDestination Reason = "destination"
-	DetectionFailed      Reason = "detection" // on a port that takes plaintext beside mutual TLS
+	ConnectFailed        Reason = "connect_failed" // to where it should go
+	Denied               Reason = "denied"         // by the policy
+	UncertainDestination Reason = "uncertain_destination"
+	DetectionFailed      Reason = "detection_failed" // on a port that takes plaintext beside mutual TLS
 	ForeignAddress       Reason = "foreign_address"
-	HandshakeFailed      Reason = "handshake" // its Cause says why
+	HandshakeFailed      Reason = "handshake_failed" // its Cause says why
 	NotReady             Reason = "not_ready"
 	OriginalDestination  Reason = "original_destination" // is unknown
 	PlaintextLimit       Reason = "plaintext_limit"
@@ -51,9 +51,9 @@ const (
 	Truncated Reason = "truncated" // TLS ended without close_notify
 	// the TLS peer sent an alert, such as that it refuses our certificate
 	Alert            Reason = "alert"
-	Idle             Reason = "idle"               // nothing moved for the idle timeout
+	Idle             Reason = "idle_timeout"       // nothing moved for the idle timeout
 	NoLongerAccepted Reason = "no_longer_accepted" // by a new generation, or since a certificate expired
-	PeerVanished     Reason = "peer_vanished"      // it does not acknowledge what was sent
+	PeerUnresponsive Reason = "peer_unresponsive"  // it does not acknowledge what was sent
 	ShutDown         Reason = "shut_down"          // the drain timeout is over
 	Failed           Reason = "failed"             // anything else
 )
@@ -103,7 +103,7 @@ func (e *Error) Error() string { return e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
 // Level is that of the log line. The end of a connection that carried data is a warning only where somebody was shut
-// out, or where a peer vanished. The client of TLS 1.3 learns that it is shut out only after its handshake.
+// out, or where a peer does not respond. The client of TLS 1.3 learns that it is shut out only after its handshake.
 func (r Reason) Level() slog.Level {
 	switch r {
 	case Done, Reset, Truncated, Idle, ShutDown, Failed:

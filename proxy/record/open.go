@@ -115,7 +115,7 @@ func (o *incoming) openOne(out, record []byte) ([]byte, error) {
 	return out, localError(unexpectedMessage)
 }
 
-// alertOf is the error that an alert means. In TLS 1.3 all but two end the connection, whatever level they name (RFC
+// alertOf is the error that an alert means. In TLS 1.3 all but two end the connection, at any level (RFC
 // 8446, section 6).
 func alertOf(content []byte) error {
 	if len(content) != 2 {
@@ -196,14 +196,14 @@ func (m *messages) partial() bool { return len(m.head) > 0 }
 func (m *messages) next(content []byte) (kind byte, body, rest []byte, err error) {
 	for len(m.head) < messageHeader {
 		if len(content) == 0 {
-			return m.kind(), nil, nil, nil
+			return m.head[0], nil, nil, nil
 		}
 		m.head, content = append(m.head, content[0]), content[1:]
 		if len(m.head) == messageHeader {
 			m.left = int(m.head[1])<<16 | int(m.head[2])<<8 | int(m.head[3])
 		}
 	}
-	kind = m.kind()
+	kind = m.head[0]
 	if kind == keyUpdate && m.left > 1 || m.left > maxTicket {
 		return 0, nil, nil, localError(decodeError)
 	}
@@ -220,6 +220,3 @@ func (m *messages) next(content []byte) (kind byte, body, rest []byte, err error
 	}
 	return kind, body, content[n:], nil
 }
-
-// kind is the type of the message that is arriving.
-func (m *messages) kind() byte { return m.head[0] }

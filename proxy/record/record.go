@@ -1,7 +1,7 @@
 // Package record is the record layer of TLS 1.3: it protects application data once crypto/tls has done the handshake
 // (RFC 8446, section 5). It exists for what tls.Conn cannot do: many records in one system call, and a connection that
-// holds no buffer while nothing moves. It does no input or output, and it authenticates nobody: the handshake has done
-// that, and without a handshake there are no keys.
+// holds no buffer while nothing moves. It does no input or output, and no authentication: the handshake has done that,
+// and without a handshake there are no keys.
 package record
 
 import (

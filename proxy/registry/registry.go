@@ -30,9 +30,9 @@ type Session interface {
 	// Abort ends the session with an error, which is a *reason.Error. The registry calls it at most once, in any
 	// goroutine.
 	Abort(err error)
-	// Vanished is an error if one of the peers has not acknowledged for long what was sent to it: its node died, or the
-	// network between broke.
-	Vanished() error
+	// Unresponsive is an error if one of the peers has not acknowledged for long what was sent to it: its node died, or
+	// the network between broke.
+	Unresponsive() error
 }
 
 // Entry is one registered connection.
@@ -113,32 +113,25 @@ func (r *Registry) Reconsider(s *identity.Snapshot) {
 	r.verifyAll()
 }
 
-// Len is the number of registered connections.
-func (r *Registry) Len() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.entries)
-}
-
 // Intervals of Run.
 type Intervals struct {
 	Verify time.Duration // certificates expire between generations
-	Vanish time.Duration // between two looks for peers that have vanished
+	Peers  time.Duration // between two looks for peers that do not respond
 }
 
 // Run looks after the connections at these intervals until ctx ends.
 func (r *Registry) Run(ctx context.Context, every Intervals) {
-	verify, vanish := time.NewTicker(every.Verify), time.NewTicker(every.Vanish)
+	verify, peers := time.NewTicker(every.Verify), time.NewTicker(every.Peers)
 	defer verify.Stop()
-	defer vanish.Stop()
+	defer peers.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-verify.C:
 			r.verifyAll()
-		case <-vanish.C:
-			r.endVanished()
+		case <-peers.C:
+			r.endUnresponsive()
 		}
 	}
 }
@@ -155,10 +148,10 @@ func (r *Registry) verifyAll() {
 	}
 }
 
-func (r *Registry) endVanished() {
+func (r *Registry) endUnresponsive() {
 	for _, e := range r.all() {
-		if err := e.session.Vanished(); err != nil {
-			e.end(reason.PeerVanished, err)
+		if err := e.session.Unresponsive(); err != nil {
+			e.end(reason.PeerUnresponsive, err)
 		}
 	}
 }

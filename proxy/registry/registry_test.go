@@ -22,14 +22,14 @@ func acceptBelow(limit uint64) registry.Verify {
 
 // session is a connection without data.
 type session struct {
-	abort    func(reason.Reason)
-	vanished atomic.Bool
+	abort        func(reason.Reason)
+	unresponsive atomic.Bool
 }
 
 func (s *session) Abort(err error) { s.abort(reason.Of(err).Reason) }
 
-func (s *session) Vanished() error {
-	if s.vanished.Load() {
+func (s *session) Unresponsive() error {
+	if s.unresponsive.Load() {
 		return errors.New("no answer")
 	}
 	return nil
@@ -78,7 +78,7 @@ func TestRun(t *testing.T) {
 			return nil
 		}
 	}, &session{abort: func(r reason.Reason) { aborted <- r }})
-	go r.Run(t.Context(), registry.Intervals{Verify: time.Millisecond, Vanish: time.Hour})
+	go r.Run(t.Context(), registry.Intervals{Verify: time.Millisecond, Peers: time.Hour})
 	time.Sleep(10 * time.Millisecond)
 	if r.Len() != 1 {
 		t.Fatal("aborted too early")
@@ -91,19 +91,19 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestVanished: a connection whose peer is gone ends by itself, another does not.
-func TestVanished(t *testing.T) {
+// TestUnresponsive: a connection whose peer is gone ends by itself, another does not.
+func TestUnresponsive(t *testing.T) {
 	r := registry.New()
 	ended := make(chan reason.Reason, 2)
 	gone, there := &session{abort: func(r reason.Reason) { ended <- r }}, &session{abort: func(reason.Reason) { t.Error("the wrong one was ended") }}
 	for _, s := range []*session{gone, there} {
 		r.Add(&identity.Snapshot{Number: 1}, acceptBelow(2), s)
 	}
-	go r.Run(t.Context(), registry.Intervals{Verify: time.Hour, Vanish: time.Millisecond})
-	gone.vanished.Store(true)
+	go r.Run(t.Context(), registry.Intervals{Verify: time.Hour, Peers: time.Millisecond})
+	gone.unresponsive.Store(true)
 	select {
 	case why := <-ended:
-		if why != reason.PeerVanished || r.Len() != 1 {
+		if why != reason.PeerUnresponsive || r.Len() != 1 {
 			t.Errorf("ended as %s, %d left", why, r.Len())
 		}
 	case <-time.After(5 * time.Second):

@@ -65,7 +65,7 @@ func pooled(c class, sibling int32) buffer {
 }
 
 // acquireSibling gets a buffer of the same class. The right to it passes from b to the sibling. A large b that has none
-// left gets one all the same, above maxLarge: the record that it holds has to go somewhere.
+// left still gets one, above maxLarge: the record that it holds needs the space.
 func (b *buffer) acquireSibling() buffer {
 	if b.class == large && b.sibling == 0 {
 		largeInUse.Add(1)

@@ -18,11 +18,11 @@
 //	Session.err          whoever calls end first; read after that
 //	Session.last         atomic; written as bytes move, read by the idle timer
 //
-// Any goroutine may call Abort and Vanished. Abort sets aborted and wakes the loop, which then closes the sockets.
+// Any goroutine may call Abort and Unresponsive. Abort sets aborted and wakes the loop, which then closes the sockets.
 //
 // # Locks
 //
-//	Session.mu  the field pair, and the closing of its sockets: Vanished asks the kernel about descriptors
+//	Session.mu  the field pair, and the closing of its sockets: Unresponsive asks the kernel about descriptors
 //	Loop.mu     which sockets a loop has, which tasks were woken, whether the loop has ended
 //
 // The order is Session.mu, then Loop.mu. The loop calls its handlers without Loop.mu. No callback runs under a lock.

@@ -22,5 +22,5 @@ func (*Engine) add(s *Session) { s.run() }
 
 type pair struct{}
 
-func (*pair) end()            {}
-func (*pair) vanished() error { return nil }
+func (*pair) end()                {}
+func (*pair) unresponsive() error { return nil }

@@ -9,38 +9,32 @@ import (
 
 // flow is one direction of a session that goroutines move: between two plain sides, or through crypto/tls.
 type flow struct {
-	session  *Session
+	meter
 	dst, src *Side
-	count    func(int64)
-	total    int64
 }
 
-func (f *flow) add(n int64) {
+// meter counts what one direction of a session has passed on.
+type meter struct {
+	session *Session
+	count   func(int64) // may be nil
+	total   int64
+}
+
+func (m *meter) add(n int64) {
 	if n <= 0 {
 		return
 	}
-	f.total += n
-	f.session.moved()
-	if f.count != nil {
-		f.count(n)
+	m.total += n
+	m.session.moved()
+	if m.count != nil {
+		m.count(n)
 	}
 }
 
 func (f *flow) write(p []byte) error {
-	if len(p) == 0 {
-		return nil
-	}
-	n, err := f.dst.write(p)
+	n, err := f.dst.stream.Write(p)
 	f.add(int64(n))
 	return err
-}
-
-// run moves one direction to its end.
-func (f *flow) run() error {
-	if f.src.tls == nil && f.dst.tls == nil {
-		return f.splice()
-	}
-	return f.copy()
 }
 
 // spliceChunk is how much is spliced between two updates of the counters.

@@ -12,11 +12,9 @@ import (
 // half is one direction of a pair: what src brings is opened or sealed, and goes to dst. At most one of open and seal
 // is set. The table of its states is in the package's comment.
 type half struct {
-	session    *Session
+	meter
 	src, dst   *socket
 	open, seal *record.Conn
-	count      func(int64)
-	total      int64
 
 	in   buffer // what was read; held only while it is in use
 	have int    // bytes of in that are in use
@@ -36,7 +34,7 @@ type half struct {
 // begin takes what src brought before the loop.
 func (h *half) begin(src *Side) {
 	if src.records != nil {
-		h.rest = src.raw.takeAhead()
+		h.rest, src.raw.ahead = src.raw.ahead, nil // arrived with the end of the handshake
 	}
 	h.early = len(h.rest) > 0
 }
@@ -70,13 +68,13 @@ func (h *half) settle() (bool, error) {
 		// a short write means that the socket is full; an edge tells when it is not
 		h.dst.Writable = len(h.pending) == 0
 		if h.seal == nil {
-			h.add(n)
+			h.add(int64(n))
 		} else if n > 0 {
 			h.session.moved()
 		}
 	}
 	h.out.release()
-	h.add(h.owed)
+	h.add(int64(h.owed))
 	h.owed = 0
 	if h.failed != nil || !h.ended || h.done {
 		return true, h.failed
@@ -86,17 +84,6 @@ func (h *half) settle() (bool, error) {
 		return true, nil
 	}
 	return true, unix.Shutdown(h.dst.FD, unix.SHUT_WR)
-}
-
-func (h *half) add(n int) {
-	if n <= 0 {
-		return
-	}
-	h.total += int64(n)
-	h.session.moved()
-	if h.count != nil {
-		h.count(int64(n))
-	}
 }
 
 // fill reads once, and makes pending of it.

@@ -11,7 +11,7 @@ import (
 )
 
 // pair is a session in a loop: two sockets, and a half in each direction. Only the loop's goroutine uses it, but for
-// attach, end and vanished.
+// attach, end and unresponsive.
 type pair struct {
 	loop           *epoll.Loop
 	task           epoll.Task
@@ -35,8 +35,10 @@ func newPair(l *epoll.Loop, s *Session) *pair {
 	p.task.Handler = p
 	p.client = socket{Socket: epoll.Socket{FD: -1}, tls: s.client.records != nil}
 	p.server = socket{Socket: epoll.Socket{FD: -1}, tls: s.server.records != nil}
-	p.toServer = half{session: s, src: &p.client, dst: &p.server, open: s.client.records, seal: s.server.records, count: s.options.Received, rest: s.options.Prefix}
-	p.toClient = half{session: s, src: &p.server, dst: &p.client, open: s.server.records, seal: s.client.records, count: s.options.Sent}
+	p.toServer = half{meter: meter{session: s, count: s.options.Received}, src: &p.client, dst: &p.server,
+		open: s.client.records, seal: s.server.records, rest: s.options.Prefix}
+	p.toClient = half{meter: meter{session: s, count: s.options.Sent}, src: &p.server, dst: &p.client,
+		open: s.server.records, seal: s.client.records}
 	p.toServer.begin(s.client)
 	p.toClient.begin(s.server)
 	return p
@@ -65,11 +67,11 @@ func (p *pair) end() {
 	}
 }
 
-// vanished tells which peer acknowledges nothing any more. Its caller holds the session's lock.
-func (p *pair) vanished() error {
+// unresponsive tells which peer no longer acknowledges anything. Its caller holds the session's lock.
+func (p *pair) unresponsive() error {
 	for _, s := range []*socket{&p.client, &p.server} {
-		if s.FD >= 0 && vanishedSocket(s.FD) {
-			return vanishedError(s.peer)
+		if s.FD >= 0 && unresponsiveSocket(s.FD) {
+			return unresponsiveError(s.peer)
 		}
 	}
 	return nil
@@ -144,8 +146,8 @@ func (p *pair) sendAlert(h *half, err error) {
 	}
 }
 
-// finish closes both sockets. The loop's goroutine calls it, and after the loop's end whoever aborts. It reports in a
-// goroutine of its own: a log that is stuck must not stop the loop.
+// finish closes both sockets. The loop's goroutine calls it; after the loop's end the caller of Abort does. It reports
+// in a goroutine of its own: a log that is stuck must not stop the loop.
 func (p *pair) finish() {
 	if p.ended.Swap(true) {
 		return
@@ -153,7 +155,7 @@ func (p *pair) finish() {
 	orderly := p.session.end(nil)
 	p.toServer.drop()
 	p.toClient.drop()
-	p.session.mu.Lock() // Vanished looks at sockets, and attach may still be adding the second one
+	p.session.mu.Lock() // Unresponsive looks at sockets, and attach may still be adding the second one
 	for _, s := range []*socket{&p.client, &p.server} {
 		p.loop.Forget(&s.Socket)
 		// An app must see a reset. A proxy knows a cut stream by the missing close_notify, so it needs none where

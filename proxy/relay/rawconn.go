@@ -26,8 +26,8 @@ type rawConn struct {
 
 const (
 	headerSize = 5
-	// maxHandshake bounds what a stranger can make us hold: crypto/tls alone would take a certificate of 256 KiB. Three
-	// certificates of RSA-4096 are 6 KiB.
+	// maxHandshake bounds the memory that an unauthenticated peer can use: crypto/tls alone would take a certificate of
+	// 256 KiB. Three certificates of RSA-4096 are 6 KiB.
 	maxHandshake = 32 << 10
 	readAhead    = 4 << 10
 )
@@ -81,11 +81,4 @@ func (r *rawConn) withinRecord(n int) int {
 	n = min(n, r.bodyLeft)
 	r.bodyLeft -= n
 	return n
-}
-
-// takeAhead is what arrived with the end of the handshake.
-func (r *rawConn) takeAhead() []byte {
-	ahead := r.ahead
-	r.ahead = nil
-	return ahead
 }

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -50,9 +51,7 @@ type Session struct {
 
 // New makes a session.
 func New(client, server *Side, o Options) *Session {
-	if o.Idle <= 0 {
-		o.Idle = time.Hour
-	}
+	o.Idle = cmp.Or(o.Idle, time.Hour)
 	return &Session{client: client, server: server, options: o, start: time.Now()}
 }
 
@@ -86,27 +85,27 @@ func (s *Session) end(err error) (first bool) {
 	return first
 }
 
-// Vanished tells whether a side has not acknowledged for long what was sent to it.
-func (s *Session) Vanished() error {
+// Unresponsive tells whether a side has not acknowledged for long what was sent to it.
+func (s *Session) Unresponsive() error {
 	s.mu.Lock() // no socket of the engine is closed meanwhile
 	defer s.mu.Unlock()
 	if s.pair != nil {
-		return s.pair.vanished()
+		return s.pair.unresponsive()
 	}
 	for _, side := range []*Side{s.client, s.server} {
-		if vanished(side.tcp) {
-			return vanishedError(side.tcp.RemoteAddr())
+		if unresponsive(side.tcp) {
+			return unresponsiveError(side.tcp.RemoteAddr())
 		}
 	}
 	return nil
 }
 
-func vanishedError(peer net.Addr) error {
+func unresponsiveError(peer net.Addr) error {
 	return fmt.Errorf("%s has acknowledged nothing for about a minute", peer)
 }
 
 // Start relays until both directions have ended, closes both sides, and then calls done, in any goroutine. Without TLS
-// nobody uses the engine, and it may be nil.
+// the engine is not used and may be nil.
 func (s *Session) Start(e *Engine, done func(Result)) {
 	s.done = done
 	s.moved()
@@ -127,8 +126,8 @@ func (s *Session) run() {
 	received = s.flow(s.server, s.client, s.options.Prefix, s.options.Received)
 	toClient.Wait()
 	if s.end(nil) {
-		s.client.close()
-		s.server.close()
+		_ = s.client.stream.Close()
+		_ = s.server.stream.Close()
 	} else {
 		s.abortSides() // again, if whoever aborts has done so already
 	}
@@ -141,8 +140,8 @@ func (s *Session) conclude(received, sent int64) {
 	s.done(Result{Received: received, Sent: sent, Err: s.err})
 }
 
-// checkIdle aborts the session if nothing has moved for the idle timeout. Whoever moves bytes only stores a time; this
-// timer looks at it.
+// checkIdle aborts the session if nothing has moved for the idle timeout. Moving bytes only stores a time; this timer
+// reads it.
 func (s *Session) checkIdle() {
 	if left := s.options.Idle - (time.Since(s.start) - time.Duration(s.last.Load())); left > 0 {
 		s.timer.Reset(left)
@@ -155,10 +154,14 @@ func (s *Session) moved() { s.last.Store(int64(time.Since(s.start))) }
 
 // flow moves one direction to its end. An error in it aborts the whole session.
 func (s *Session) flow(dst, src *Side, prefix []byte, count func(int64)) int64 {
-	f := &flow{session: s, dst: dst, src: src, count: count}
+	f := &flow{meter{session: s, count: count}, dst, src}
 	err := f.write(prefix)
-	if err == nil {
-		err = f.run()
+	switch {
+	case err != nil:
+	case src.raw == nil && dst.raw == nil:
+		err = f.splice()
+	default:
+		err = f.copy()
 	}
 	if err == nil {
 		err = dst.closeWrite()

@@ -41,7 +41,7 @@ func Secure(c *net.TCPConn, prefix []byte, role Role, config *tls.Config, deadli
 	state := conn.ConnectionState()
 	side := &Side{tcp: c, raw: raw}
 	if !ours {
-		raw.done, side.tls = true, conn
+		raw.done, side.stream = true, conn
 		return side, state.PeerCertificates, nil
 	}
 	var err error

@@ -251,8 +251,8 @@ func TestAbortWhileBlocked(t *testing.T) {
 	if !causes[first] || causes[second] || causes[nil] {
 		t.Errorf("got %v", causes)
 	}
-	if err := tn.ours.Vanished(); err != nil {
-		t.Errorf("a session that has ended vanished: %v", err)
+	if err := tn.ours.Unresponsive(); err != nil {
+		t.Errorf("a session that has ended is unresponsive: %v", err)
 	}
 }
 

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"crypto/tls"
 	"io"
 	"net"
 	"sync/atomic"
@@ -13,66 +12,47 @@ import (
 // Side is one end of a session: plain TCP, or TLS above it. The engine moves a session with a side that has records.
 // The methods that read and write are for the other sessions.
 type Side struct {
-	tcp *net.TCPConn
-	raw *rawConn // below TLS
-
-	// At most one is set: above plain TCP there is none.
-	records *record.Conn
-	tls     *tls.Conn // in FIPS 140-3 mode: the module has to make the nonces itself
+	tcp     *net.TCPConn
+	raw     *rawConn     // below TLS; nil without TLS
+	records *record.Conn // nil without TLS, and in FIPS 140-3 mode
+	stream  stream       // what the app sends and gets; nil where records is set
 
 	finished atomic.Bool // closeWrite was called
 }
 
+// stream is a *net.TCPConn or, in FIPS 140-3 mode, a *tls.Conn: the module has to make the nonces itself.
+type stream interface {
+	io.ReadWriteCloser
+	CloseWrite() error
+}
+
 // Plain is a side without TLS.
-func Plain(c *net.TCPConn) *Side { return &Side{tcp: c} }
+func Plain(c *net.TCPConn) *Side { return &Side{tcp: c, stream: c} }
 
 func (s *Side) read(p []byte) (int, error) {
-	if s.tls == nil {
-		n, err := s.tcp.Read(p)
-		if err == io.EOF {
-			err = s.verifyEnd()
-		}
-		return n, err
-	}
-	n, err := s.tls.Read(p)
-	if err == io.EOF && s.raw.ended.Load() {
-		err = ErrTruncated
+	n, err := s.stream.Read(p)
+	if err == io.EOF {
+		err = s.verifyEnd()
 	}
 	return n, err
 }
 
-// verifyEnd is io.EOF, or ECONNRESET after a reset. The kernel tells the error of a reset once. Where a write has got
-// it, the read sees an orderly end.
+// verifyEnd is io.EOF after an orderly end. With TLS the end of the TCP stream alone is none. Without it, a reset is
+// none: the kernel tells the error of a reset once, and where a write has got it, the read sees an orderly end.
 func (s *Side) verifyEnd() error {
-	if wasReset(s.tcp) && !s.finished.Load() {
+	switch {
+	case s.raw != nil && s.raw.ended.Load():
+		return ErrTruncated
+	case s.raw == nil && wasReset(s.tcp) && !s.finished.Load():
 		// in this order: the other direction may close our half meanwhile, and it sets finished before it does
 		return syscall.ECONNRESET
 	}
 	return io.EOF
 }
 
-func (s *Side) write(p []byte) (int, error) {
-	if s.tls == nil {
-		return s.tcp.Write(p)
-	}
-	return s.tls.Write(p)
-}
-
 func (s *Side) closeWrite() error {
 	s.finished.Store(true)
-	if s.tls == nil {
-		return s.tcp.CloseWrite()
-	}
-	return s.tls.CloseWrite()
-}
-
-// close ends a side in order; both directions are done.
-func (s *Side) close() {
-	if s.tls == nil {
-		_ = s.tcp.Close()
-		return
-	}
-	_ = s.tls.Close()
+	return s.stream.CloseWrite()
 }
 
 // abort ends a side so that its peer sees a reset. TLS says nothing more: what was sent may not be complete.

@@ -104,13 +104,13 @@ func hostileRound(t *testing.T, ts *tunnels, random *mathrand.Rand) []relay.Resu
 		delay, times := time.Duration(random.IntN(4000))*time.Microsecond, random.IntN(3)
 		acts.Go(func() {
 			for range 3 {
-				_ = s.Vanished()
+				_ = s.Unresponsive()
 			}
 			time.Sleep(delay)
 			for range times {
 				s.Abort(errors.New("abort"))
 			}
-			_ = s.Vanished()
+			_ = s.Unresponsive()
 		})
 	}
 	time.Sleep(time.Duration(random.IntN(8)) * time.Millisecond)

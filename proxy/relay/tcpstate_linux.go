@@ -6,18 +6,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// vanishedRetransmits is how many retransmissions in a row may time out. The first comes after 0.2 s at least, and each
+// maxRetransmits is how many retransmissions in a row may time out. The first comes after 0.2 s at least, and each
 // interval doubles, so eight are 51 s of silence. The kernel itself gives up after fifteen: for a quarter of an hour an
 // app would wait for a node that is gone.
-const vanishedRetransmits = 8
+const maxRetransmits = 8
 
-// vanished tells whether the peer of c has stopped to acknowledge what is under way to it. TCP_USER_TIMEOUT would tell,
-// too, but it also ends the connection to a peer that is alive and does not read: a closed window is no silence.
-// Keepalive finds peers that vanish while nothing is under way.
-func vanished(c *net.TCPConn) bool { return ask(c, vanishedSocket, false) }
+// unresponsive tells whether the peer of c has stopped acknowledging what is under way to it. TCP_USER_TIMEOUT would
+// tell, too, but it also ends the connection to a peer that is alive and does not read: a closed window is no silence.
+// Keepalive finds peers that go while nothing is under way.
+func unresponsive(c *net.TCPConn) bool { return ask(c, unresponsiveSocket, false) }
 
-// vanishedSocket is vanished for a socket by its descriptor.
-func vanishedSocket(fd int) bool { return silent(fd, vanishedRetransmits) }
+// unresponsiveSocket is unresponsive for a socket by its descriptor.
+func unresponsiveSocket(fd int) bool { return silent(fd, maxRetransmits) }
 
 func silent(fd int, retransmits uint8) bool {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.SOL_TCP, unix.TCP_INFO)

@@ -12,8 +12,8 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// TestVanished cuts the cable: of a network namespace of its own, whose loopback interface is taken down.
-func TestVanished(t *testing.T) {
+// TestUnresponsive cuts the cable: of a network namespace of its own, whose loopback interface is taken down.
+func TestUnresponsive(t *testing.T) {
 	inNetworkNamespace(t)
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -35,7 +35,7 @@ func TestVanished(t *testing.T) {
 	fillUnread(t, c)
 	for range 20 { // two seconds in which the peer reads nothing, and is there
 		if silent() {
-			t.Fatal("a peer that does not read counts as vanished")
+			t.Fatal("a peer that does not read counts as unresponsive")
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -45,7 +45,7 @@ func TestVanished(t *testing.T) {
 		t.Fatal(err)
 	}
 	if silent() {
-		t.Error("vanished at once")
+		t.Error("unresponsive at once")
 	}
 	for deadline := time.Now().Add(20 * time.Second); !silent(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -53,8 +53,8 @@ func TestVanished(t *testing.T) {
 		}
 	}
 	c.Close()
-	if vanished(c.(*net.TCPConn)) {
-		t.Error("a closed connection counts as vanished")
+	if unresponsive(c.(*net.TCPConn)) {
+		t.Error("a closed connection counts as unresponsive")
 	}
 }
 

@@ -1,6 +1,6 @@
 package sandbox
 
-// enter applies Landlock first: the filter of system calls comes last, since it binds whatever runs after it.
+// enter applies Landlock first: the filter of system calls comes last, since it applies to all that runs after it.
 func enter(directory string) (r Report) {
 	err := keepPrivate()
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// systemFiles are what is read beside the proxy's directory; where one is missing, nobody misses it. Name resolution of
+// systemFiles are read in addition to the proxy's directory. Each may be missing. Name resolution of
 // package net reads those in /etc again and again. The metrics of the process are in its own folder of /proc and, for
 // the time of its start, in /proc/stat.
 var systemFiles = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/proc/stat"}

@@ -2,7 +2,7 @@ package sandbox
 
 import (
 	"errors"
-	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,13 +12,6 @@ import (
 // either. CAP_SYS_PTRACE is beyond it.
 func keepPrivate() error {
 	return errors.Join(
-		wrap("not dumpable", unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)),
-		wrap("no core dumps", unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})))
-}
-
-func wrap(what string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s: %w", what, err)
+		os.NewSyscallError("prctl PR_SET_DUMPABLE", unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)),
+		os.NewSyscallError("setrlimit RLIMIT_CORE", unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})))
 }

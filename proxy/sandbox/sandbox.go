@@ -17,8 +17,8 @@ type Report struct {
 }
 
 // Enter confines the process; directory is the mount that holds the proxy's files. Call it once, when every listener is
-// bound and before anything of a peer or of the directory is read: nobody can listen after it. It never fails: what
-// cannot be had here is in the report, and in the log, where the whole report is one line.
+// bound and before anything of a peer or of the directory is read: nobody can listen after it. It never fails. The
+// report, which is also one line of the log, says what is not available here.
 func Enter(directory string, log *slog.Logger) Report {
 	r := enter(directory)
 	attrs := []any{"landlock_abi", r.Landlock, "seccomp", r.Seccomp}

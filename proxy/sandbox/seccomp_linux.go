@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// denied are the system calls that a proxy never makes, beside those of its architecture in deniedHere: they answer
+// denied are the system calls that a proxy never makes, including those of its architecture in deniedHere. They answer
 // EPERM.
 var denied = slices.Concat(deniedHere, []uint32{
 	// Other programs and other processes.
@@ -55,8 +55,8 @@ var (
 )
 
 // filter is the program that decides about every system call. What it does not name is allowed: the runtime's own
-// profile, RuntimeDefault, is below it. Calls that it allows whatever their arguments are cost nothing from Linux 5.11
-// on, which keeps them in a bitmap.
+// profile, RuntimeDefault, is below it. From Linux 5.11 on, calls that it allows for all arguments cost nothing: the
+// kernel keeps them in a bitmap.
 func filter() []bpf.Instruction {
 	program := []bpf.Instruction{
 		load(offsetArch),

@@ -87,7 +87,7 @@ func TestIdleConnectionCost(t *testing.T) {
 		return (float64(memory()) - float64(before)) / costConnections
 	}
 	_ = cost(m.client.outboundAddr()) // what is made once, such as metrics
-	eventually(t, "the connections end", func() bool { return m.server.registry.Len() == 0 && m.client.registry.Len() == 0 })
+	eventually(t, "the connections end", func() bool { return m.server.inbound.Active() == 0 && m.client.outbound.Active() == 0 })
 	direct := cost(m.app.String())
 	both := cost(m.client.outboundAddr())
 	t.Logf("an idle connection costs %.1f KiB %s, %.1f KiB %s", direct/1024, costDirect, both/1024, costThroughBothProxies)
@@ -102,9 +102,7 @@ func TestConnectionAllocations(t *testing.T) {
 	m := startMesh(t, echo)
 	exchanges := func() {
 		for range costConnections {
-			if err := exchange(m.client.outboundAddr(), "x"); err != nil {
-				t.Fatal(err)
-			}
+			m.client.mustExchange(t, "x")
 		}
 	}
 	exchanges()

@@ -19,10 +19,7 @@ import (
 func TestDrain(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
-	c := dial(t, m.client.outboundAddr())
-	if err := roundTrip(c, "before"); err != nil {
-		t.Fatal(err)
-	}
+	c := m.client.open(t, "before")
 	ended := make(chan error, 1)
 	m.server.Shutdown()
 	m.server.drain() // again, by /drain: no harm
@@ -30,13 +27,7 @@ func TestDrain(t *testing.T) {
 	if err := m.server.Ready(); err == nil || err.Error() != "draining" {
 		t.Errorf("ready while draining: %v", err)
 	}
-	eventually(t, "new inbound connections are refused", func() bool {
-		fresh, err := net.Dial("tcp", m.server.inboundAddr().String())
-		if err == nil {
-			fresh.Close()
-		}
-		return err != nil
-	})
+	m.server.awaitClosed(t)
 	if err := roundTrip(c, "while draining"); err != nil {
 		t.Errorf("a live connection was cut: %v", err)
 	}
@@ -108,36 +99,25 @@ func TestDrainWaitsForPreStop(t *testing.T) {
 // forward passes connections on to dst.
 func forward(t *testing.T, l net.Listener, dst string) {
 	t.Helper()
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				out, err := net.Dial("tcp", dst)
-				if err != nil {
-					return
-				}
-				defer out.Close()
-				wg.Go(func() { _, _ = io.Copy(out, c) })
-				_, _ = io.Copy(c, out)
-			})
+	serveEach(t, l, func(c net.Conn) {
+		out, err := net.Dial("tcp", dst)
+		if err != nil {
+			return
 		}
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = io.Copy(out, c) })
+		_, _ = io.Copy(c, out)
+		out.Close()
+		c.Close()
+		wg.Wait()
 	})
-	t.Cleanup(func() { l.Close(); wg.Wait() })
 }
 
 func TestDrainTimeout(t *testing.T) {
 	slow(t)
 	noLeaks(t)
 	m := startMesh(t, echo)
-	c := dial(t, m.client.outboundAddr())
-	if err := roundTrip(c, "before"); err != nil {
-		t.Fatal(err)
-	}
+	c := m.client.open(t, "before")
 	begun := time.Now()
 	m.server.Shutdown()
 	if err := m.server.stopWhenDrained(); err != nil {

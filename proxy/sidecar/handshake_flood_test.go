@@ -77,10 +77,7 @@ func connectionsPossible(t *testing.T) int {
 // served all the time.
 func (m *mesh) survivor(t *testing.T) (stop func()) {
 	t.Helper()
-	c := dial(t, m.client.outboundAddr())
-	if err := roundTrip(c, "before"); err != nil {
-		t.Fatal(err)
-	}
+	c := m.client.open(t, "before")
 	ended, trips := make(chan struct{}), 0
 	var done sync.WaitGroup
 	done.Go(func() {

@@ -212,6 +212,15 @@ func startApp(t testing.TB, handle func(*net.TCPConn)) netip.AddrPort {
 func startAppAt(t testing.TB, ip string, handle func(*net.TCPConn)) netip.AddrPort {
 	t.Helper()
 	l := mustListen(t, ip)
+	serveEach(t, l, func(c net.Conn) {
+		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+		handle(c.(*net.TCPConn))
+	})
+	return listen.AddrPort(l.Addr())
+}
+
+// serveEach serves the connections of l with handle, each in a goroutine, and closes them, until the test ends.
+func serveEach(t testing.TB, l net.Listener, handle func(net.Conn)) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
@@ -221,13 +230,11 @@ func startAppAt(t testing.TB, ip string, handle func(*net.TCPConn)) netip.AddrPo
 			}
 			wg.Go(func() {
 				defer c.Close()
-				_ = c.SetDeadline(time.Now().Add(30 * time.Second))
-				handle(c.(*net.TCPConn))
+				handle(c)
 			})
 		}
 	})
 	t.Cleanup(func() { l.Close(); wg.Wait() })
-	return listen.AddrPort(l.Addr())
 }
 
 func echo(c *net.TCPConn) { _, _ = io.Copy(c, c) }
@@ -312,6 +319,35 @@ func exchange(addr, text string) error {
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(15 * time.Second))
 	return roundTrip(c, text)
+}
+
+// open is a connection through p, as its app opens one, after a round trip.
+func (p *pod) open(t testing.TB, text string) *net.TCPConn {
+	t.Helper()
+	c := dial(t, p.outboundAddr())
+	if err := roundTrip(c, text); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (p *pod) mustExchange(t testing.TB, text string) {
+	t.Helper()
+	if err := exchange(p.outboundAddr(), text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// awaitClosed waits until the pod takes no new inbound connection.
+func (p *pod) awaitClosed(t testing.TB) {
+	t.Helper()
+	eventually(t, "new inbound connections are refused", func() bool {
+		fresh, err := net.Dial("tcp", p.inboundAddr().String())
+		if err == nil {
+			fresh.Close()
+		}
+		return err != nil
+	})
 }
 
 // noLeaks fails the test if goroutines remain once everything that the test started has been stopped. Call it first.

@@ -63,7 +63,7 @@ func (h hooks) wait(ctx context.Context, a podplan.WaitArgs) error {
 // proxy: it stays until nothing is under way. While the cluster learns that the pod ends, new inbound connections are
 // still taken; what the app opens is served to the end.
 func (h hooks) drain(ctx context.Context, a podplan.DrainArgs) error {
-	if h.ready(ctx) == nil { // who was not ready is in no Service, so nobody has to learn
+	if h.ready(ctx) == nil { // a pod that was not ready is in no Service, so no client has to learn
 		select {
 		case <-time.After(a.Delay):
 		case <-ctx.Done():

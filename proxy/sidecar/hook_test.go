@@ -54,10 +54,7 @@ func TestDrainHook(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
 	h := m.server.hooks()
-	c := dial(t, m.client.outboundAddr())
-	if err := roundTrip(c, "before"); err != nil {
-		t.Fatal(err)
-	}
+	c := m.client.open(t, "before")
 	began, ended := time.Now(), make(chan error, 1)
 	go func() {
 		ended <- h.drain(t.Context(), podplan.DrainArgs{Delay: time.Second, Timeout: 20 * time.Second})
@@ -65,13 +62,7 @@ func TestDrainHook(t *testing.T) {
 	if err := exchange(m.client.outboundAddr(), "who has not learned yet"); err != nil || time.Since(began) > time.Second {
 		t.Errorf("a new connection within the delay: %v, after %v", err, time.Since(began))
 	}
-	eventually(t, "new inbound connections are refused", func() bool {
-		fresh, err := net.Dial("tcp", m.server.inboundAddr().String())
-		if err == nil {
-			fresh.Close()
-		}
-		return err != nil
-	})
+	m.server.awaitClosed(t)
 	if took := time.Since(began); took < time.Second {
 		t.Errorf("refused after %v, want not before the delay of 1 s", took)
 	}
@@ -108,10 +99,7 @@ func TestDrainHookTimeout(t *testing.T) {
 	slow(t)
 	noLeaks(t)
 	m := startMesh(t, echo)
-	c := dial(t, m.client.outboundAddr())
-	if err := roundTrip(c, "before"); err != nil {
-		t.Fatal(err)
-	}
+	m.client.open(t, "before")
 	began := time.Now()
 	if err := m.server.hooks().drain(t.Context(), podplan.DrainArgs{Timeout: m.server.options.DrainTimeout}); err != nil {
 		t.Errorf("ended with %v", err)
@@ -139,10 +127,7 @@ func TestDrainHookOfUnreadyProxy(t *testing.T) {
 func TestQuit(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
-	c := dial(t, m.client.outboundAddr())
-	if err := roundTrip(c, "before"); err != nil {
-		t.Fatal(err)
-	}
+	c := m.client.open(t, "before")
 	if status, _ := m.client.get(t, "GET", "/quit"); status != http.StatusMethodNotAllowed {
 		t.Errorf("GET /quit: %d, want 405: a link or an image must not end the proxy", status)
 	}

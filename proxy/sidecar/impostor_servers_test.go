@@ -55,25 +55,14 @@ func startImpostor(t *testing.T, act func(net.Conn) []byte) *impostor {
 	t.Helper()
 	l := mustListen(t, serverIP)
 	h := &impostor{addr: listen.AddrPort(l.Addr())}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				_ = c.SetDeadline(time.Now().Add(12 * time.Second))
-				got := act(recorded{c, h})
-				h.mu.Lock()
-				defer h.mu.Unlock()
-				h.decrypted.Write(got)
-				h.served++
-			})
-		}
+	serveEach(t, l, func(c net.Conn) {
+		_ = c.SetDeadline(time.Now().Add(12 * time.Second))
+		got := act(recorded{c, h})
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.decrypted.Write(got)
+		h.served++
 	})
-	t.Cleanup(func() { l.Close(); wg.Wait() })
 	return h
 }
 

@@ -52,9 +52,7 @@ func footprintOf(t testing.TB) footprint {
 func (m *mesh) settled(t testing.TB) footprint {
 	t.Helper()
 	for range 3 {
-		if err := exchange(m.client.outboundAddr(), "warm"); err != nil {
-			t.Fatal(err)
-		}
+		m.client.mustExchange(t, "warm")
 	}
 	m.client.scrape(t)
 	m.server.scrape(t)

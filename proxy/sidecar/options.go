@@ -2,7 +2,6 @@ package sidecar
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -19,7 +18,7 @@ import (
 )
 
 // Options are what a Sidecar is told. The zero value is the sidecar of a pod, but for Confine. Neither the app nor the
-// files in Directory can set any of them: they come from whoever starts the process.
+// files in Directory can set any of them: they come from the command line or the calling program.
 type Options struct {
 	Directory    string        // holds the identity, the bundle and the mesh map; default api.Directory
 	DrainTimeout time.Duration // how long connections may finish after Shutdown; default podplan.DefaultDrainTimeout
@@ -45,7 +44,8 @@ type Options struct {
 	Confine bool
 }
 
-// Addresses are where a Sidecar listens, each host:port, where port 0 is any that is free.
+// Addresses are where a Sidecar listens, each as listen.Bind takes it, where port 0 is any that is free. The defaults
+// are those of a pod, which meshless reserves there.
 type Addresses struct {
 	Outbound string // what the app opens; default api.OutboundPort on both loopback addresses
 	Inbound  string // what arrives; default api.InboundPort on all addresses
@@ -69,9 +69,9 @@ func byInit() *Redirect {
 		Sources: listen.Sources{V4: netip.MustParseAddr(api.InboundSource4), V6: netip.MustParseAddr(api.InboundSource6)}}
 }
 
-// Explicit is the Redirect of a sidecar without redirect rules, as on a laptop: whatever connects to its outbound port
-// is sent to outbound, and whatever connects to its inbound port is sent to app. The zero AddrPort is for a direction
-// that nobody uses; what comes there is refused.
+// Explicit is the Redirect of a sidecar without redirect rules, as on a laptop: connections to its outbound port go to
+// outbound, and connections to its inbound port go to app. The zero AddrPort is for a direction that is not used;
+// connections there are refused.
 func Explicit(outbound, app netip.AddrPort) *Redirect {
 	fixed := func(dst netip.AddrPort) func(*net.TCPConn) (netip.AddrPort, error) {
 		return func(*net.TCPConn) (netip.AddrPort, error) { return dst, nil }
@@ -109,46 +109,24 @@ func (l listeners) close() {
 
 // bind binds all ports or none: a sidecar that lacks one must not look alive.
 func (a Addresses) bind() (l listeners, err error) {
-	defer func() {
+	bind := func(address, host string, port int) (bound []net.Listener) {
 		if err != nil {
-			l.close()
+			return nil
 		}
-	}()
-	for _, p := range []struct {
-		into    *[]net.Listener
-		address string
-		port    int // of a pod
-		bind    func(port int) ([]net.Listener, error)
-	}{
-		{&l.outbound, a.Outbound, api.OutboundPort, listen.Loopback},
-		{&l.inbound, a.Inbound, api.InboundPort, everywhere},
-		{&l.metrics, a.Metrics, api.MetricsPort, everywhere},
-		{&l.health, a.Health, api.HealthPort, everywhere},
-		{&l.admin, a.Admin, api.AdminPort, func(port int) ([]net.Listener, error) { return listenAt(loopback(port)) }},
-	} {
-		if p.address != "" {
-			*p.into, err = listenAt(p.address)
-		} else if *p.into, err = p.bind(p.port); err != nil {
-			err = fmt.Errorf("port %d, which meshless reserves in every pod: %w", p.port, err)
+		if bound, err = listen.Bind(cmp.Or(address, fmt.Sprintf("%s:%d", host, port))); err != nil && address == "" {
+			err = fmt.Errorf("port %d, which meshless reserves in every pod: %w", port, err)
 		}
-		if err != nil {
-			return l, err
-		}
+		return bound
 	}
-	return l, nil
-}
-
-func everywhere(port int) ([]net.Listener, error) { return one(listen.Everywhere(port)) }
-
-func listenAt(address string) ([]net.Listener, error) {
-	var c net.ListenConfig
-	c.SetMultipathTCP(false) // as in package listen
-	return one(c.Listen(context.Background(), "tcp", address))
-}
-
-func one(l net.Listener, err error) ([]net.Listener, error) {
+	l = listeners{
+		outbound: bind(a.Outbound, "localhost", api.OutboundPort),
+		inbound:  bind(a.Inbound, "", api.InboundPort),
+		metrics:  bind(a.Metrics, "", api.MetricsPort),
+		health:   bind(a.Health, "", api.HealthPort),
+		admin:    bind(a.Admin, "127.0.0.1", api.AdminPort),
+	}
 	if err != nil {
-		return nil, err
+		l.close()
 	}
-	return []net.Listener{l}, nil
+	return l, err
 }

@@ -94,7 +94,7 @@ func TestPermissiveHalfHello(t *testing.T) {
 	if got, err := io.ReadAll(c); err == nil {
 		t.Errorf("half a hello was served: %q", got)
 	}
-	m.server.wantMetric(t, `meshless_connections_refused_total{direction="inbound",reason="detection"} 1`)
+	m.server.wantMetric(t, `meshless_connections_refused_total{direction="inbound",reason="detection_failed"} 1`)
 }
 
 // TestPermissiveEnds: plaintext connections end when their port becomes Strict.

@@ -10,10 +10,7 @@ import (
 // TestProfilesHaveLabels: who reads a profile sees which part of the proxy a goroutine is of.
 func TestProfilesHaveLabels(t *testing.T) {
 	m := startMesh(t, echo)
-	c := dial(t, m.client.outboundAddr())
-	if err := roundTrip(c, "x"); err != nil {
-		t.Fatal(err)
-	}
+	m.client.open(t, "x")
 	var profile bytes.Buffer
 	if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil {
 		t.Fatal(err)

@@ -122,8 +122,6 @@ func TestPassthroughIsTold(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
 	m.client.dials(startAppAt(t, otherIP, echo))
-	if err := exchange(m.client.outboundAddr(), "hello"); err != nil {
-		t.Fatal(err)
-	}
+	m.client.mustExchange(t, "hello")
 	m.client.wantMetric(t, `meshless_connections_closed_total{direction="outbound",reason="done",security="passthrough"} 1`)
 }

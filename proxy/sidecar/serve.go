@@ -31,7 +31,7 @@ func (s *Sidecar) Run(ctx context.Context) error {
 		background.Go(func() { followCPULimit(serving, s.log) })
 	}
 	background.Go(func() { s.identity.Run(serving) })
-	background.Go(func() { s.registry.Run(serving, registry.Intervals{Verify: verifyInterval, Vanish: vanishInterval}) })
+	background.Go(func() { s.registry.Run(serving, registry.Intervals{Verify: verifyInterval, Peers: peersInterval}) })
 	background.Go(func() {
 		select {
 		case err := <-s.engine.Failed():
@@ -90,7 +90,7 @@ func (s *Sidecar) drained(ctx context.Context) {
 		select {
 		case <-poll.C:
 		case <-timeout.C:
-			s.log.Warn("drain timeout: connections are cut", "inbound", s.inbound.Active(), "outbound", s.outbound.Active())
+			s.log.Warn("drain timeout: closing the connections that are left", "inbound", s.inbound.Active(), "outbound", s.outbound.Active())
 			return
 		case <-ctx.Done():
 			return
@@ -105,7 +105,7 @@ func (s *Sidecar) closeTraffic(traffic *sync.WaitGroup) {
 	for _, l := range slices.Concat(s.bound.outbound, s.bound.inbound) {
 		l.Close() // again, or for the first time if no generation was ever good
 	}
-	s.registry.AbortAll(errors.New("the proxy ends"))
+	s.registry.AbortAll(errors.New("the proxy is shutting down"))
 	done := make(chan struct{})
 	go func() {
 		traffic.Wait()

@@ -22,21 +22,10 @@ func resumingServer(t *testing.T, leaf tls.Certificate) string {
 	t.Helper()
 	config := serverWith(leaf)
 	l := mustListen(t, serverIP)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				conn := tls.Server(c, config)
-				_, _ = io.Copy(conn, conn)
-			})
-		}
+	serveEach(t, l, func(c net.Conn) {
+		conn := tls.Server(c, config)
+		_, _ = io.Copy(conn, conn)
 	})
-	t.Cleanup(func() { l.Close(); wg.Wait() })
 	return l.Addr().String()
 }
 
@@ -164,9 +153,7 @@ func TestClientNeverResumes(t *testing.T) {
 	})
 	m.client.dials(netip.MustParseAddrPort(front.Addr().String()))
 	for range 4 {
-		if err := exchange(m.client.outboundAddr(), "hello"); err != nil {
-			t.Fatal(err)
-		}
+		m.client.mustExchange(t, "hello")
 	}
 	front.Close()
 	wg.Wait()

@@ -31,8 +31,8 @@ import (
 )
 
 const (
-	verifyInterval = time.Minute // how often live connections are verified beside each new generation
-	vanishInterval = 15 * time.Second
+	verifyInterval = time.Minute // how often live connections are verified, in addition to each new generation
+	peersInterval  = 15 * time.Second
 	drainPoll      = 100 * time.Millisecond
 	maxAdminConns  = 1024 // per port of metrics, health and admin
 	// of these per source address, where other pods can connect: they must not keep the kubelet out
@@ -58,9 +58,8 @@ type Sidecar struct {
 	program   sandbox.Program // to be released
 
 	first     chan struct{} // closed at the first good generation
-	firstOnce sync.Once
-	serving   atomic.Bool // inbound and outbound accept
-	wasReady  atomic.Bool // as /readyz answered last
+	serving   atomic.Bool   // inbound and outbound accept
+	wasReady  atomic.Bool   // as /readyz answered last
 	draining  chan struct{}
 	drainOnce sync.Once
 	began     time.Time     // when draining was closed; read it only after that
@@ -73,8 +72,8 @@ type boundServer struct {
 	server   *http.Server
 }
 
-// New binds every port of a sidecar. Nothing is served and no file is read before Run, which is to be called then. The
-// error is of a port that cannot be bound; no port is then.
+// New binds every port of a sidecar. Nothing is served and no file is read before Run, which must be called after it.
+// The error is of a port that cannot be bound; no port is then.
 func New(o Options) (*Sidecar, error) {
 	o = o.withDefaults()
 	if o.Confine {
@@ -88,7 +87,7 @@ func New(o Options) (*Sidecar, error) {
 		first: make(chan struct{}), draining: make(chan struct{}), ending: make(chan struct{})}
 	if o.Confine {
 		s.program = sandbox.OwnProgram()
-		// nothing of a peer or of the directory has been read yet, and nobody listens after it
+		// nothing of a peer or of the directory has been read yet, and no port is bound after it
 		sandbox.Enter(o.Directory, o.Log)
 	}
 	if s.engine, err = relay.NewEngine(runtime.GOMAXPROCS(0)); err != nil {
@@ -134,7 +133,9 @@ func (s *Sidecar) Addresses() Addresses {
 func (s *Sidecar) adopt(next *identity.Snapshot) {
 	s.telemetry.Generation(next)
 	s.registry.Reconsider(next)
-	s.firstOnce.Do(func() { close(s.first) })
+	if next.Number == 1 {
+		close(s.first)
+	}
 }
 
 // askReady is Ready for /readyz. It logs when the answer changes, since the kubelet's event holds the status alone.
@@ -142,7 +143,7 @@ func (s *Sidecar) askReady() error {
 	err := s.Ready()
 	switch was := s.wasReady.Swap(err == nil); {
 	case was && err != nil && !closed(s.draining):
-		s.log.Error("not ready any more", "error", err.Error())
+		s.log.Error("no longer ready", "error", err.Error())
 	case !was && err == nil:
 		s.log.Info("ready")
 	}

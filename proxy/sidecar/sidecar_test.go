@@ -83,10 +83,7 @@ func TestResetIsPassedOn(t *testing.T) {
 		_, err := io.Copy(c, c)
 		ended <- err
 	})
-	c := dial(t, m.client.outboundAddr())
-	if err := roundTrip(c, "hello"); err != nil {
-		t.Fatal(err)
-	}
+	c := m.client.open(t, "hello")
 	_ = c.SetLinger(0)
 	c.Close()
 	select {
@@ -169,9 +166,7 @@ func TestOutboundMeshCIDR(t *testing.T) {
 	m := startMesh(t, echo)
 	m.clientFiles.Mesh = proxytest.Mesh(func(m *meshmap.Map) { m.Outbound.MeshCIDRs = []netip.Prefix{netip.MustParsePrefix("127.0.0.12/32")} })
 	m.client.publish(t, m.clientFiles.Sealed(t))
-	if err := exchange(m.client.outboundAddr(), "hello"); err != nil {
-		t.Fatal(err)
-	}
+	m.client.mustExchange(t, "hello")
 	m.client.wantMetric(t, `meshless_connections_opened_total{direction="outbound",security="mutual_tls"} 1`)
 }
 
@@ -200,10 +195,7 @@ func TestPolicy(t *testing.T) {
 func TestGenerations(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
-	c := dial(t, m.client.outboundAddr())
-	if err := roundTrip(c, "one"); err != nil {
-		t.Fatal(err)
-	}
+	c := m.client.open(t, "one")
 	old := m.clientFiles.Leaf
 	m.clientFiles.Leaf = m.ca.Issue(t, proxytest.ID("client"))
 	m.client.publish(t, m.clientFiles.Sealed(t))
@@ -211,10 +203,7 @@ func TestGenerations(t *testing.T) {
 	if err := roundTrip(c, "two"); err != nil {
 		t.Fatalf("a renewal cut a live connection: %v", err)
 	}
-	renewed := dial(t, m.client.outboundAddr())
-	if err := roundTrip(renewed, "three"); err != nil {
-		t.Fatal(err)
-	}
+	renewed := m.client.open(t, "three")
 	m.serverFiles.Mesh.RevokedKeys = []string{svid.KeyDigest(old.Leaf)}
 	m.server.publish(t, m.serverFiles.Sealed(t))
 	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -237,10 +226,7 @@ func TestPlaintextEndsWhenDestinationJoins(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, echo)
 	m.client.dials(m.app)
-	c := dial(t, m.client.outboundAddr())
-	if err := roundTrip(c, "hello"); err != nil {
-		t.Fatal(err)
-	}
+	c := m.client.open(t, "hello")
 	m.clientFiles.Mesh.Outbound.MeshCIDRs = []netip.Prefix{netip.MustParsePrefix(appIP + "/32")}
 	m.client.publish(t, m.clientFiles.Sealed(t))
 	if _, err := c.Read(make([]byte, 1)); err == nil {

@@ -12,10 +12,7 @@ import (
 // with it go the key of a leaf that was replaced, and everything that this generation's memory of chains holds.
 func TestOldGenerationsAreFreed(t *testing.T) {
 	m := startMesh(t, echo)
-	c := dial(t, m.client.outboundAddr())
-	if err := roundTrip(c, "hello"); err != nil {
-		t.Fatal(err)
-	}
+	c := m.client.open(t, "hello")
 	client, server := weak.Make(m.client.identity.Current()), weak.Make(m.server.identity.Current())
 	m.clientFiles.Leaf = m.ca.Issue(t, proxytest.ID("client"))
 	m.serverFiles.Leaf = m.ca.Issue(t, proxytest.ID("server"))

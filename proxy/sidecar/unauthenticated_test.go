@@ -84,7 +84,7 @@ func crowded(t *testing.T, m *mesh) string {
 			return m.app, nil
 		},
 		MaxConnections: 100}
-	s := connection.NewInbound(connection.InboundConfig{Config: c, OwnAddress: func(netip.Addr) bool { return true }, MaxUnauthenticated: 40, MaxUnauthenticatedPerSource: 10})
+	s := connection.NewInbound(connection.InboundConfig{Config: c, OwnAddress: func(netip.Addr) bool { return true }, MaxUnauthenticated: 40})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

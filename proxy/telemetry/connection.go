@@ -101,7 +101,7 @@ func (c *Connection) log(message string, e *reason.Error, more ...any) {
 	}
 	args := append(c.who("duration_ms", time.Since(c.Start).Milliseconds(), "reason", string(e.Reason)), more...)
 	if e.Reason == reason.HandshakeFailed {
-		args = append(args, "handshake", string(e.Cause))
+		args = append(args, "handshake_failure", string(e.Cause))
 	}
 	if e.Err != nil {
 		args = append(args, "error", truncate(e.Err.Error()))

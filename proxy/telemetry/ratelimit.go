@@ -18,37 +18,30 @@ const (
 
 // lineLimit limits the lines of one kind.
 type lineLimit struct {
-	lines    *rate.Limiter
-	unlogged atomic.Int64
+	lines      *rate.Limiter
+	suppressed atomic.Int64
 }
 
 // lineLimits holds one of each kind, so that many lines of one do not hide another. Kinds are of small closed sets.
-type lineLimits struct {
-	mu    sync.Mutex
-	kinds map[string]*lineLimit
-}
+type lineLimits struct{ kinds sync.Map } // from string to *lineLimit
 
 func (l *lineLimits) of(kind string) *lineLimit {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.kinds == nil {
-		l.kinds = map[string]*lineLimit{}
+	limit, ok := l.kinds.Load(kind)
+	if !ok {
+		limit, _ = l.kinds.LoadOrStore(kind, &lineLimit{lines: rate.NewLimiter(linesPerSecond, lineBurst)})
 	}
-	if l.kinds[kind] == nil {
-		l.kinds[kind] = &lineLimit{lines: rate.NewLimiter(linesPerSecond, lineBurst)}
-	}
-	return l.kinds[kind]
+	return limit.(*lineLimit)
 }
 
 // allow tells whether a line of a kind may be logged, and what to add to it: how many before it were not.
 func (l *lineLimits) allow(kind string) (more []any, ok bool) {
 	limit := l.of(kind)
 	if !limit.lines.Allow() {
-		limit.unlogged.Add(1)
+		limit.suppressed.Add(1)
 		return nil, false
 	}
-	if n := limit.unlogged.Swap(0); n > 0 {
-		more = []any{"unlogged", n}
+	if n := limit.suppressed.Swap(0); n > 0 {
+		more = []any{"suppressed", n}
 	}
 	return more, true
 }

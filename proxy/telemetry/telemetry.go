@@ -4,11 +4,14 @@
 package telemetry
 
 import (
+	"crypto/x509"
 	"log/slog"
+	"slices"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/proxy/authz"
@@ -34,7 +37,7 @@ const (
 	DetectedMutualTLS Detection = "mutual_tls" // a hello with our ALPN
 	DetectedTLS       Detection = "tls"        // another hello: the app's own TLS, passed on
 	DetectedPlaintext Detection = "plaintext"
-	DetectedQuiet     Detection = "quiet" // nothing: the server speaks first
+	DetectedNoData    Detection = "no_data" // nothing: the server speaks first
 	DetectionFailed   Detection = "failed"
 )
 
@@ -60,50 +63,44 @@ func New(log *slog.Logger) *Telemetry {
 	t := &Telemetry{Log: log, Registry: prometheus.NewRegistry()}
 	t.makeConnections()
 	t.makeFiles()
-	build := t.gauge("build_info", "Always 1.", "version")
-	build.WithLabelValues(api.Version).Set(1)
+	t.gauge("build_info", "Always 1.", "version").WithLabelValues(api.Version).Set(1)
 	t.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	t.begin()
 	return t
 }
 
 func (t *Telemetry) counter(name, help string, labels ...string) *prometheus.CounterVec {
-	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meshless_" + name, Help: help}, labels)
-	t.Registry.MustRegister(v)
-	return v
+	return promauto.With(t.Registry).NewCounterVec(prometheus.CounterOpts{Name: "meshless_" + name, Help: help}, labels)
 }
 
 func (t *Telemetry) gauge(name, help string, labels ...string) *prometheus.GaugeVec {
-	v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "meshless_" + name, Help: help}, labels)
-	t.Registry.MustRegister(v)
-	return v
+	return promauto.With(t.Registry).NewGaugeVec(prometheus.GaugeOpts{Name: "meshless_" + name, Help: help}, labels)
 }
 
 func (t *Telemetry) makeConnections() {
 	t.opened = t.counter("connections_opened_total", "Connections that began to carry data.", "direction", "security")
 	t.closed = t.counter("connections_closed_total", "Connections that carried data and ended.", "direction", "security", "reason")
 	t.refused = t.counter("connections_refused_total", "Connections that ended before they carried data.", "direction", "reason")
-	t.handshakeFailures = t.counter("handshake_failures_total", "TLS handshakes that failed, by the reason of the verifier.", "direction", "reason")
-	t.denials = t.counter("denials_total", "Peers that the policy denied by the certificate that they showed, or with a dry run would have denied.", "reason", "enforced")
-	t.detections = t.counter("detections_total", "What arrived on ports that take plaintext beside mutual TLS.", "result")
+	t.handshakeFailures = t.counter("handshake_failures_total", "TLS handshakes that failed, by reason.", "direction", "reason")
+	t.denials = t.counter("denials_total", "Peers that the authorization rules denied, or in a dry run would have denied.", "reason", "enforced")
+	t.detections = t.counter("protocol_detections_total", "Protocols detected on ports that take plaintext beside mutual TLS.", "result")
 	t.lookups = t.counter("dns_lookups_total", "Addresses looked up in DNS, by result.", "result")
-	t.sent = t.counter("sent_bytes_total", "Bytes that went to the one who opened the connection.", "direction", "security")
-	t.received = t.counter("received_bytes_total", "Bytes that came from the one who opened the connection.", "direction", "security")
+	t.sent = t.counter("sent_bytes_total", "Bytes sent to the client, which opened the connection.", "direction", "security")
+	t.received = t.counter("received_bytes_total", "Bytes received from the client, which opened the connection.", "direction", "security")
 	t.open = t.gauge("connections_open", "Connections that carry data now.", "direction", "security")
-	t.limit = t.gauge("connections_limit", "Connections that may be there at once; what is beyond waits in the kernel's queue.", "direction")
-	t.handshakes = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "meshless_handshake_seconds", Help: "Duration of completed TLS handshakes.",
+	t.limit = t.gauge("connections_limit", "Connections accepted at once; further ones wait in the kernel's queue.", "direction")
+	t.handshakes = promauto.With(t.Registry).NewHistogramVec(prometheus.HistogramOpts{Name: "meshless_handshake_duration_seconds", Help: "Duration of completed TLS handshakes.",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5}}, []string{"direction"})
 	t.acceptErrors = t.counter("accept_errors_total", "Failed accepts, such as for lack of file descriptors.").WithLabelValues()
-	t.Registry.MustRegister(t.handshakes)
 }
 
 func (t *Telemetry) makeFiles() {
 	t.generation = t.gauge("generation", "Number of the generation of files in use, 0 before the first.").WithLabelValues()
 	t.reloadFailures = t.counter("reload_failures_total", "Generations of files that were refused.").WithLabelValues()
 	t.reloadFailing = t.gauge("reload_failing", "1 while the newest generation of files is refused and the last good one is in use.").WithLabelValues()
-	t.leafNotBefore = t.gauge("leaf_not_before_timestamp_seconds", "From when the certificate in use is valid.").WithLabelValues()
+	t.leafNotBefore = t.gauge("leaf_not_before_timestamp_seconds", "Start of validity of the certificate in use.").WithLabelValues()
 	t.leafNotAfter = t.gauge("leaf_not_after_timestamp_seconds", "When the certificate in use expires.").WithLabelValues()
-	t.caNotAfter = t.gauge("ca_not_after_timestamp_seconds", "When the authority of the bundle that expires soonest, or latest, does so.", "which")
+	t.caNotAfter = t.gauge("ca_not_after_timestamp_seconds", "When the first, and when the last, authority of the bundle expires.", "which")
 }
 
 // begin lets the series that alerts look at start at 0: a series that appears with its first count has no increase that
@@ -125,7 +122,7 @@ func (t *Telemetry) begin() {
 			t.denials.WithLabelValues(string(denial), strconv.FormatBool(enforced))
 		}
 	}
-	for _, result := range []Detection{DetectedMutualTLS, DetectedTLS, DetectedPlaintext, DetectedQuiet, DetectionFailed} {
+	for _, result := range []Detection{DetectedMutualTLS, DetectedTLS, DetectedPlaintext, DetectedNoData, DetectionFailed} {
 		t.detections.WithLabelValues(string(result))
 	}
 }
@@ -136,17 +133,10 @@ func (t *Telemetry) Generation(s *identity.Snapshot) {
 	t.reloadFailing.Set(0)
 	t.leafNotBefore.Set(float64(s.Leaf.NotBefore.Unix()))
 	t.leafNotAfter.Set(float64(s.Leaf.NotAfter.Unix()))
-	soonest, latest := s.Bundle.Authorities()[0].NotAfter, s.Bundle.Authorities()[0].NotAfter
-	for _, ca := range s.Bundle.Authorities() {
-		if ca.NotAfter.Before(soonest) {
-			soonest = ca.NotAfter
-		}
-		if ca.NotAfter.After(latest) {
-			latest = ca.NotAfter
-		}
-	}
-	t.caNotAfter.WithLabelValues("soonest").Set(float64(soonest.Unix()))
-	t.caNotAfter.WithLabelValues("latest").Set(float64(latest.Unix()))
+	byEnd := func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) }
+	authorities := s.Bundle.Authorities()
+	t.caNotAfter.WithLabelValues("soonest").Set(float64(slices.MinFunc(authorities, byEnd).NotAfter.Unix()))
+	t.caNotAfter.WithLabelValues("latest").Set(float64(slices.MaxFunc(authorities, byEnd).NotAfter.Unix()))
 }
 
 // ReloadFailed counts a refused generation.
@@ -163,7 +153,7 @@ func (t *Telemetry) Limit(d reason.Direction, connections int) {
 // AcceptFailed counts and logs a failed accept.
 func (t *Telemetry) AcceptFailed(err error) {
 	t.acceptErrors.Inc()
-	t.Log.Warn("accept failed, trying again", "error", err.Error())
+	t.Log.Warn("accept failed, retrying", "error", err.Error())
 }
 
 // Lookup counts a DNS lookup.

@@ -69,7 +69,7 @@ func sum(t *testing.T, c prometheus.Collector) (total float64) {
 func TestSeriesBeginAtZero(t *testing.T) {
 	tele := New(slog.New(slog.DiscardHandler))
 	for name, want := range map[string]int{
-		"meshless_handshake_failures_total": 2 * len(reason.Causes), "meshless_connections_refused_total": 2 * len(reason.Refusals), "meshless_denials_total": 2 * len(authz.Reasons), "meshless_detections_total": 5,
+		"meshless_handshake_failures_total": 2 * len(reason.Causes), "meshless_connections_refused_total": 2 * len(reason.Refusals), "meshless_denials_total": 2 * len(authz.Reasons), "meshless_protocol_detections_total": 5,
 		"meshless_accept_errors_total": 1, "meshless_reload_failures_total": 1, "meshless_reload_failing": 1,
 	} {
 		if got, err := testutil.GatherAndCount(tele.Registry, name); err != nil || got != want {
@@ -83,7 +83,7 @@ func TestHintIsLogged(t *testing.T) {
 	var out bytes.Buffer
 	tele := New(slog.New(slog.NewJSONHandler(&out, nil)))
 	tele.Begin(reason.Outbound, netip.MustParseAddrPort("10.0.0.2:5000")).Refuse(&reason.Error{Reason: reason.HandshakeFailed, Cause: reason.PeerClosed, Err: io.EOF})
-	for _, want := range []string{`"handshake":"peer_closed"`, `"hint":"the server closed during the handshake: is it outside the mesh`} {
+	for _, want := range []string{`"handshake_failure":"peer_closed"`, `"hint":"the server closed during the handshake: is it outside the mesh`} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("log has no %s: %s", want, out.String())
 		}
@@ -119,7 +119,7 @@ func TestFloodOfRefusals(t *testing.T) {
 	tele.lines.of("inbound source_limit").lines.SetLimit(rate.Inf)
 	out.Reset()
 	tele.Begin(reason.Inbound, netip.MustParseAddrPort("10.0.0.2:5000")).Refuse(reason.New(reason.SourceLimit, errors.New("too many")))
-	if !strings.Contains(out.String(), `"unlogged":`) {
+	if !strings.Contains(out.String(), `"suppressed":`) {
 		t.Errorf("the log does not say how many are missing: %s", out.String())
 	}
 }
@@ -129,7 +129,7 @@ func TestFloodOfRefusals(t *testing.T) {
 func TestShutOutIsAWarning(t *testing.T) {
 	var out bytes.Buffer
 	tele := New(slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn})))
-	for r, logged := range map[reason.Reason]bool{reason.Alert: true, reason.NoLongerAccepted: true, reason.PeerVanished: true, reason.Done: false, reason.Reset: false} {
+	for r, logged := range map[reason.Reason]bool{reason.Alert: true, reason.NoLongerAccepted: true, reason.PeerUnresponsive: true, reason.Done: false, reason.Reset: false} {
 		out.Reset()
 		c := tele.Begin(reason.Outbound, netip.MustParseAddrPort("10.0.0.2:5000"))
 		c.Open(MutualTLS)

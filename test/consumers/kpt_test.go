@@ -159,12 +159,13 @@ func TestKptValidatorFails(t *testing.T) {
 	}
 	web := string(text)
 	const service = "apiVersion: v1\nkind: Service\nmetadata: {name: web-admin, namespace: shop}\nspec: {selector: {app.kubernetes.io/name: web}, ports: [{port: 81}]}\n"
-	for name, stale := range map[string]struct{ file, text, want string }{
-		"a workload as it was before":  {"base/web.yaml", web, "is not what a render leaves (base/web.yaml)"},
+	const stale = "is not what a render leaves. With issuance Never nothing is changed: run the mutator (`kpt fn render`) or `meshless issue` with a config that issues, and commit what they write"
+	for name, edit := range map[string]struct{ file, text, want string }{
+		"a workload as it was before":  {"base/web.yaml", web, stale + " (base/web.yaml)"},
 		"a Service that has no SAN":    {"base/admin.yaml", service, "the Services that select it changed"},
 		"a workload that has no leaf":  {"base/new.yaml", strings.ReplaceAll(web, "name: web", "name: new"), "the certificate must be issued anew: it has none yet"},
 		"a workload that has gone":     {"base/report.yaml", "", "is not needed by any workload"},
-		"a mesh map edited by hand":    {"mtls/shop/mesh.yaml", strings.Replace(before["/mtls/shop/mesh.yaml"], "AllowMesh", "Deny", 1), "is not what a render leaves (mtls/shop/mesh.yaml)"},
+		"a mesh map edited by hand":    {"mtls/shop/mesh.yaml", strings.Replace(before["/mtls/shop/mesh.yaml"], "AllowMesh", "Deny", 1), stale + " (mtls/shop/mesh.yaml)"},
 		"a config that nobody applied": {"Kptfile", strings.Replace(before["/Kptfile"], "issuance: Never", "issuance: Never\n        logLevel: debug", 1), "is not what a render leaves"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -172,13 +173,13 @@ func TestKptValidatorFails(t *testing.T) {
 			if err := os.CopyFS(e.Dir, os.DirFS(rendered.Dir)); err != nil {
 				t.Fatal(err)
 			}
-			write(t, e, stale.file, stale.text)
-			if stale.text == "" {
-				remove(t, e, stale.file)
+			write(t, e, edit.file, edit.text)
+			if edit.text == "" {
+				remove(t, e, edit.file)
 			}
 			before := files(t, e.Dir)
-			if out, err := kpt(t, "fn", "render", e.Dir); err == nil || !strings.Contains(out, stale.want) {
-				t.Errorf("kpt fn render: %v, want an error with %q\n%s", err, stale.want, out)
+			if out, err := kpt(t, "fn", "render", e.Dir); err == nil || !strings.Contains(out, edit.want) {
+				t.Errorf("kpt fn render: %v, want an error with %q\n%s", err, edit.want, out)
 			}
 			same(t, before, e.Dir, "a validator that fails")
 		})

@@ -126,7 +126,7 @@ func (w *bypass) testUsers(t *testing.T) {
 func (w *bypass) testMesh(t *testing.T) {
 	for _, family := range []int{4, 6} {
 		at := netip.AddrPortFrom(w.db.IP(family), 5432)
-		before := w.refusals(t, w.db, "handshake")
+		before := w.refusals(t, w.db, "handshake_failed")
 		for uid, served := range map[int]bool{65534: true, excludedUser: false} {
 			var conn net.Conn
 			if err := w.api.NS.Do(func() (err error) {
@@ -150,7 +150,7 @@ func (w *bypass) testMesh(t *testing.T) {
 		got := 0
 		for deadline := time.Now().Add(5 * time.Second); got != 1 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 			// it closes first and counts then
-			got = w.refusals(t, w.db, "handshake") - before
+			got = w.refusals(t, w.db, "handshake_failed") - before
 		}
 		if got != 1 {
 			t.Errorf("IPv%d: db refused %d connections without TLS, want the excluded user's", family, got)

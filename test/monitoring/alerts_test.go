@@ -118,21 +118,21 @@ var alertCases = []struct {
 		fine: leaf("web-1", 0, 30*day) + leaf("web-2", 0, 30*day) + leaf("api-1", -15*day, 15*day)},
 	{alerts: "MeshlessOutboundFails/critical",
 		bad: `web-1 meshless_handshake_failures_total{direction="outbound",reason="timeout"} 0+2xN
-			web-1 meshless_handshake_seconds_count{direction="outbound"} 0+10xN`,
+			web-1 meshless_handshake_duration_seconds_count{direction="outbound"} 0+10xN`,
 		// a burst, some of many, and a health check by TCP
 		fine: `web-1 meshless_handshake_failures_total{direction="outbound",reason="timeout"} 0x20 0+10x5 50xN
-			web-1 meshless_handshake_seconds_count{direction="outbound"} 0+10xN
+			web-1 meshless_handshake_duration_seconds_count{direction="outbound"} 0+10xN
 			api-1 meshless_handshake_failures_total{direction="outbound",reason="peer_closed"} 0+2xN
-			api-1 meshless_handshake_seconds_count{direction="outbound"} 0+50xN
+			api-1 meshless_handshake_duration_seconds_count{direction="outbound"} 0+50xN
 			db-1 meshless_handshake_failures_total{direction="inbound",reason="peer_closed"} 0+12xN
-			db-1 meshless_handshake_seconds_count{direction="inbound"} 0+1xN`},
+			db-1 meshless_handshake_duration_seconds_count{direction="inbound"} 0+1xN`},
 	{alerts: "MeshlessOutboundFails/critical", // the server refuses us, in TLS 1.3
 		bad: `web-1 meshless_handshake_failures_total{direction="outbound",reason="timeout"} 0xN
 			web-1 meshless_connections_closed_total{direction="outbound",security="mutual_tls",reason="alert"} 0+10xN
-			web-1 meshless_handshake_seconds_count{direction="outbound"} 0+10xN`,
+			web-1 meshless_handshake_duration_seconds_count{direction="outbound"} 0+10xN`,
 		fine: `web-1 meshless_handshake_failures_total{direction="outbound",reason="timeout"} 0xN
 			web-1 meshless_connections_closed_total{direction="outbound",security="mutual_tls",reason="done"} 0+10xN
-			web-1 meshless_handshake_seconds_count{direction="outbound"} 0+10xN`},
+			web-1 meshless_handshake_duration_seconds_count{direction="outbound"} 0+10xN`},
 	{alerts: "MeshlessCertificateRefused/warning",
 		bad:  eachReason(`web-1 meshless_handshake_failures_total{direction="inbound",reason="%s"} 0+1xN`, "expired", "not_yet_valid", "unknown_authority", "revoked", "wrong_identity", "malformed"),
 		fine: eachReason(`web-1 meshless_handshake_failures_total{direction="inbound",reason="%s"} 0x20 0+20x3 60xN`, "expired", "unknown_authority", "revoked", "wrong_identity")},
@@ -144,7 +144,7 @@ var alertCases = []struct {
 	{alerts: "MeshlessPeersWouldBeDenied/info",
 		bad: `web-1 meshless_denials_total{reason="no_rule",enforced="false"} 0x20 1xN`, fine: `web-1 meshless_denials_total{reason="no_rule",enforced="false"} 0xN`},
 	{alerts: "MeshlessPlaintextAccepted/info",
-		bad: `web-1 meshless_detections_total{result="plaintext"} 0x20 1xN`, fine: `web-1 meshless_detections_total{result="mutual_tls"} 0+9xN`},
+		bad: `web-1 meshless_protocol_detections_total{result="plaintext"} 0x20 1xN`, fine: `web-1 meshless_protocol_detections_total{result="mutual_tls"} 0+9xN`},
 	{alerts: "MeshlessConnectionsNearLimit/warning",
 		bad: `web-1 meshless_connections_open{direction="inbound",security="mutual_tls"} 5000xN
 			web-1 meshless_connections_open{direction="inbound",security="plaintext"} 4000xN
@@ -156,14 +156,14 @@ var alertCases = []struct {
 	{alerts: "MeshlessFlood/warning",
 		bad: `web-1 meshless_connections_refused_total{direction="inbound",reason="source_limit"} 0+60xN`, fine: `web-1 meshless_connections_refused_total{direction="inbound",reason="source_limit"} 0x20 10xN`},
 	{alerts: "MeshlessDestinationRefused/warning",
-		bad:  eachReason(`web-1 meshless_connections_refused_total{direction="outbound",reason="%s"} 0+1xN`, "destination", "unknown_destination"),
-		fine: eachReason(`web-1 meshless_connections_refused_total{direction="outbound",reason="%s"} 0x20 0+20x3 60xN`, "destination", "connect")},
+		bad:  eachReason(`web-1 meshless_connections_refused_total{direction="outbound",reason="%s"} 0+1xN`, "uncertain_destination", "unknown_destination"),
+		fine: eachReason(`web-1 meshless_connections_refused_total{direction="outbound",reason="%s"} 0x20 0+20x3 60xN`, "uncertain_destination", "connect_failed")},
 	{alerts: "MeshlessDNSFails/warning",
 		bad: `web-1 meshless_dns_lookups_total{result="error"} 0+10xN
 			web-1 meshless_dns_lookups_total{result="found"} 0+10xN`,
 		fine: `web-1 meshless_dns_lookups_total{result="error"} 0x20 0+10x4 40xN
 			web-1 meshless_dns_lookups_total{result="found"} 0+10xN
-			api-1 meshless_dns_lookups_total{result="none"} 0+10xN`},
+			api-1 meshless_dns_lookups_total{result="not_found"} 0+10xN`},
 	{alerts: "MeshlessProxyUnreachable/warning", bad: `web-1 up{} 1x20 0xN`, fine: `web-1 up{} 1x20 0x10 1xN`},
 	{alerts: "MeshlessAcceptErrors/warning", bad: `web-1 meshless_accept_errors_total{} 0x20 0+9xN`, fine: `web-1 meshless_accept_errors_total{} 0x20 5xN`},
 	{alerts: "MeshlessFileDescriptors/warning",
@@ -291,22 +291,22 @@ const healthy = `
 	web-1 meshless_connections_open{direction="outbound",security="mutual_tls"} 3000x600
 	web-1 meshless_connections_limit{direction="inbound"} 10000x600
 	web-1 meshless_connections_limit{direction="outbound"} 10000x600
-	web-1 meshless_handshake_seconds_count{direction="outbound"} 0+60x600
+	web-1 meshless_handshake_duration_seconds_count{direction="outbound"} 0+60x600
 	web-1 meshless_handshake_failures_total{direction="outbound",reason="peer_closed"} 0x300 0+20x5 100x295
 	web-1 meshless_handshake_failures_total{direction="outbound",reason="revoked"} 0x400 0+30x3 90x197
 	web-1 meshless_handshake_failures_total{direction="inbound",reason="peer_closed"} 0+12x600
 	web-1 meshless_handshake_failures_total{direction="inbound",reason="not_tls"} 0x100 1x200 2x300
 	web-1 meshless_connections_closed_total{direction="outbound",security="mutual_tls",reason="alert"} 0x400 0+30x3 90x197
 	web-1 meshless_connections_closed_total{direction="outbound",security="mutual_tls",reason="done"} 0+60x600
-	web-1 meshless_connections_refused_total{direction="outbound",reason="connect"} 0x595 0+50x5
-	web-1 meshless_connections_refused_total{direction="outbound",reason="destination"} 0x200 0+20x4 80x396
-	web-1 meshless_connections_refused_total{direction="inbound",reason="handshake"} 0+12x600
+	web-1 meshless_connections_refused_total{direction="outbound",reason="connect_failed"} 0x595 0+50x5
+	web-1 meshless_connections_refused_total{direction="outbound",reason="uncertain_destination"} 0x200 0+20x4 80x396
+	web-1 meshless_connections_refused_total{direction="inbound",reason="handshake_failed"} 0+12x600
 	web-1 meshless_denials_total{reason="no_rule",enforced="true"} 0x100 2x500
 	web-1 meshless_denials_total{reason="no_rule",enforced="false"} 0x600
-	web-1 meshless_detections_total{result="mutual_tls"} 0+60x600
-	web-1 meshless_detections_total{result="plaintext"} 0x600
+	web-1 meshless_protocol_detections_total{result="mutual_tls"} 0+60x600
+	web-1 meshless_protocol_detections_total{result="plaintext"} 0x600
 	web-1 meshless_dns_lookups_total{result="found"} 0+20x600
-	web-1 meshless_dns_lookups_total{result="none"} 0+20x600
+	web-1 meshless_dns_lookups_total{result="not_found"} 0+20x600
 	web-1 meshless_dns_lookups_total{result="error"} 0x200 0+20x4 80x396
 	web-1 meshless_accept_errors_total{} 0x600
 	web-1 process_open_fds{} 7000x600

@@ -160,18 +160,18 @@ const everything = `
 	web-1 meshless_connections_opened_total{direction="inbound",security="plaintext"} 0+1x120
 	web-1 meshless_connections_opened_total{direction="outbound",security="mutual_tls"} 0+9x120
 	web-1 meshless_connections_closed_total{direction="inbound",security="mutual_tls",reason="done"} 0+9x120
-	web-1 meshless_connections_refused_total{direction="inbound",reason="handshake"} 0+1x120
+	web-1 meshless_connections_refused_total{direction="inbound",reason="handshake_failed"} 0+1x120
 	web-1 meshless_connections_open{direction="inbound",security="mutual_tls"} 5x120
 	web-1 meshless_connections_limit{direction="inbound"} 10000x120
 	web-1 meshless_received_bytes_total{direction="inbound",security="mutual_tls"} 0+999x120
 	web-1 meshless_sent_bytes_total{direction="inbound",security="mutual_tls"} 0+999x120
-	web-1 meshless_handshake_seconds_bucket{direction="inbound",le="0.001"} 0+5x120
-	web-1 meshless_handshake_seconds_bucket{direction="inbound",le="+Inf"} 0+9x120
+	web-1 meshless_handshake_duration_seconds_bucket{direction="inbound",le="0.001"} 0+5x120
+	web-1 meshless_handshake_duration_seconds_bucket{direction="inbound",le="+Inf"} 0+9x120
 	web-1 meshless_handshake_failures_total{direction="inbound",reason="not_tls"} 0+1x120
 	web-1 meshless_handshake_failures_total{direction="outbound",reason="timeout"} 0+1x120
 	web-1 meshless_denials_total{reason="no_rule",enforced="true"} 0+1x120
 	web-1 meshless_denials_total{reason="no_rule",enforced="false"} 0+1x120
-	web-1 meshless_detections_total{result="plaintext"} 0+1x120
+	web-1 meshless_protocol_detections_total{result="plaintext"} 0+1x120
 	web-1 meshless_dns_lookups_total{result="found"} 0+1x120
 	web-1 meshless_accept_errors_total{} 0+1x120
 	web-1 meshless_generation{} 0+1x120

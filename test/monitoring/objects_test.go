@@ -131,11 +131,11 @@ func inventory(t *testing.T) metrics {
 	if len(known.labels) < 40 {
 		t.Fatalf("found %d metrics; does this test still read the registry rightly?", len(known.labels))
 	}
-	handshake := known.labels["meshless_handshake_seconds"]
+	handshake := known.labels["meshless_handshake_duration_seconds"]
 	for suffix, more := range map[string][]string{"_bucket": {"le"}, "_count": nil, "_sum": nil} {
-		known.labels["meshless_handshake_seconds"+suffix] = slices.Concat(handshake, more)
+		known.labels["meshless_handshake_duration_seconds"+suffix] = slices.Concat(handshake, more)
 	}
-	delete(known.labels, "meshless_handshake_seconds") // a histogram has no series of its plain name
+	delete(known.labels, "meshless_handshake_duration_seconds") // a histogram has no series of its plain name
 	for name := range known.labels {
 		known.labels[name] = append(slices.Clone(known.labels[name]), "namespace", "pod", "container", "workload")
 	}

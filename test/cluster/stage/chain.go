@@ -244,7 +244,7 @@ func (c *Chain) Warnings(t *testing.T) {
 		var kept []string
 		for line := range strings.Lines(log) {
 			answered := strings.Contains(line, `"reason":"done"`) && !strings.Contains(line, `"bytes_sent":0`)
-			if !answered && !strings.Contains(line, `"handshake":"not_tls"`) {
+			if !answered && !strings.Contains(line, `"handshake_failure":"not_tls"`) {
 				kept = append(kept, line)
 			}
 		}
@@ -264,7 +264,7 @@ func (c *Chain) Plaintext(t *testing.T) {
 			// none before the first
 			log, _ := Kubectl("", "-n", c.Namespace, "logs", p.Name, "-c", api.ProxyName, previous)
 			for line := range strings.Lines(log) {
-				if strings.Contains(line, `"handshake":"not_tls"`) || strings.Contains(line, `"security":"passthrough"`) || strings.Contains(line, `"security":"plaintext"`) {
+				if strings.Contains(line, `"handshake_failure":"not_tls"`) || strings.Contains(line, `"security":"passthrough"`) || strings.Contains(line, `"security":"plaintext"`) {
 					t.Logf("%s (%s, %s): %s", p.Name, p.IP, previous, line)
 				}
 			}
