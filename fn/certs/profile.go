@@ -22,9 +22,9 @@ const (
 	minSerialBits, maxSerialBits = 64, 160
 )
 
-// CheckBundle holds the certificates of a bundle against the profile of our authorities: each is a self-signed CA of
-// the trust domain with path length zero, and no two can be taken for each other. Expired ones are not refused, since
-// every verification checks the time.
+// CheckBundle checks that the certificates of a bundle have the form of our authorities: each is a self-signed CA of the
+// trust domain with path length zero, and verifiers can tell all of them apart. Expired ones are no error, since every
+// verification checks the time.
 func CheckBundle(certificates []*x509.Certificate, td spiffeid.TrustDomain) error {
 	if len(certificates) > v1alpha1.MaxAuthorities {
 		return fmt.Errorf("holds %d authorities, and no more than %d are read", len(certificates), v1alpha1.MaxAuthorities)
@@ -37,7 +37,7 @@ func CheckBundle(certificates []*x509.Certificate, td spiffeid.TrustDomain) erro
 	return checkDistinct(certificates)
 }
 
-// checkAuthority holds one certificate against the profile that newAuthority makes. The algorithm comes before the
+// checkAuthority checks that one certificate has the form that newAuthority makes. The algorithm comes before the
 // signature: keys of arbitrary size take arbitrary time.
 func checkAuthority(c *x509.Certificate, td spiffeid.TrustDomain) error {
 	switch {

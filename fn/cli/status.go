@@ -108,8 +108,7 @@ type revokedRow struct {
 	Until time.Time `json:"until,omitzero"`
 }
 
-// status reads the manifests. The authorities are those of the file of --ca where one is given, and the package is then
-// held against it.
+// status reads the manifests. With --ca the authorities are those of its file, and the package is compared with it.
 func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*status, error) {
 	spec := specIn(items)
 	leaves := verify.Check(items, verify.Options{Now: p.now(), JustWritten: true, Overrides: api.Overrides, Kinds: manifest.KindsOf(spec), RenewBefore: spec.Certificates.RenewBefore.Duration}, r).Leaves

@@ -38,8 +38,8 @@ func (p *program) verifyCommand() *cobra.Command {
 A kustomization is checked by its output:
   kustomize build --enable-alpha-plugins --enable-exec DIR | meshless verify -
 
---base holds the state against that of the branch which is deployed, such as a worktree of main: what is revoked there stays
-revoked, and no pod refuses another on the way from one to the other. --ca holds it against a CertificateAuthority that
+--base compares the state with that of the branch which is deployed, such as a worktree of main: what is revoked there stays
+revoked, and no pod refuses another on the way from one to the other. --ca compares it with a CertificateAuthority that
 several packages share. With either, DIR may be a kustomization, of which the state alone is checked.`,
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeFile,
 		RunE: func(_ *cobra.Command, args []string) error { return p.verify(sourceOf(args), o) },
@@ -135,7 +135,7 @@ func (p *program) verifyConfig(items []*yaml.RNode, file string) (*v1alpha1.Mutu
 	return config, nil
 }
 
-// against holds the items against a config: a render with it, which may make nothing, must leave them as they are.
+// against compares the items with a config: a render with it, which may make nothing, must leave them as they are.
 func (p *program) against(items []*yaml.RNode, config *v1alpha1.MutualTLS, r *report.Report) {
 	if r.Failed() {
 		return // what is wrong without a config would be said twice

@@ -30,9 +30,9 @@ func splitBundle(item *yaml.RNode, certificates []*x509.Certificate) (rolling, a
 	return rolling, added
 }
 
-// checkAdditional checks the authorities that the config adds, and holds them against those that the bundles of the
-// state hold: a render that may not issue leaves the bundles as they are, so with one that the config adds no more the
-// mesh would go on to trust it.
+// checkAdditional checks the authorities that the config adds, and compares them with those in the bundles of the
+// state. A render that may not issue leaves the bundles as they are, so the mesh would go on to trust an authority that
+// the config has dropped.
 func (i *issuer) checkAdditional(additional, rolling []*x509.Certificate) {
 	for n, ca := range additional {
 		switch {

@@ -1,7 +1,11 @@
-// Package issue makes the certificates of a render in four steps. Plan: whom the mesh trusts, which keys are revoked,
-// and whose leaf is due, by public material alone. Unlock: the key of the Active authority, only when something is due.
-// Issue: the leaves. Seal: their keys, and those of new authorities. What is not due keeps its bytes. Plain keys never
-// leave the package.
+// Package issue makes the certificates of a render in four steps:
+//
+//   - Plan: from public material alone, determine the trusted authorities, the revoked keys and the leaves that are due.
+//   - Unlock: open the key of the Active authority, only when a leaf is due.
+//   - Issue: make the leaves.
+//   - Seal: seal their keys, and those of new authorities.
+//
+// What is not due keeps its bytes. Plain keys never leave the package.
 package issue
 
 import (
@@ -29,9 +33,9 @@ const (
 	Issue
 )
 
-// Actions are what a person asks for beyond what is due.
+// Actions are what a person requests beyond what is due.
 type Actions struct {
-	// Revoke names keys that are trusted no more from now on: workloads ("kind/name" or "namespace/kind/name"), whose
+	// Revoke names keys that peers refuse from now on: workloads ("kind/name" or "namespace/kind/name"), whose
 	// present key is meant, or digests of public keys. Renew names workloads that get a new key and leaf.
 	Revoke, Renew []string
 	ReplaceCA     bool // begin to replace the authorities

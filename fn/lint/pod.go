@@ -1,5 +1,5 @@
-// Package lint looks for what a render cannot make safe: pods that cannot be in the mesh as they are are refused, and
-// what gets around the proxy, or is cut off by it, is warned of. It reads the model and changes nothing.
+// Package lint checks what a render cannot make safe. It refuses pods that cannot be in the mesh as they are. It warns
+// of what bypasses the proxy, and of clients that the proxy refuses. It reads the model and changes nothing.
 package lint
 
 import (

@@ -1,6 +1,6 @@
-// Package pipeline is a render: prepare, read, issue, inject, write, verify, each of them a package of its own but for
-// the first and the writing. It is a function of its input, the time and the CA identity; the caller assigns its
-// output, and a failed render has none.
+// Package pipeline renders: it prepares and reads the items, issues, injects, writes and verifies. Each step but the
+// first and the writing is a package of its own. The output depends on the input, the time and the CA identity alone. A
+// failed render has no output.
 package pipeline
 
 import (

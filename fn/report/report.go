@@ -1,6 +1,6 @@
 // Package report collects the findings of a render: errors, warnings and infos, each about one object and one field.
-// The packages of the function report to people through it alone: as results of the ResourceList and as lines on stderr,
-// since kustomize never shows results and kpt decides by the exit code alone.
+// The packages of the function report to people through it alone: as results of the ResourceList and as lines on
+// stderr, since kustomize never shows results and kpt decides by the exit code alone.
 //
 // A field is named by its whole path from the top of the object: names are joined by dots, an entry of a list follows
 // as its index, and a key that people choose stands in brackets, as in spec.template.spec.containers[0].name and

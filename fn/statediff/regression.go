@@ -14,9 +14,9 @@ import (
 // wayBack is the way out of a state that is older than what is deployed.
 const wayBack = "take the state of the deployed branch (git checkout BASE -- DIR/mtls) and run `meshless issue`, which brings it up to date with everything else of this branch"
 
-// CheckRegression reports what of the state that is deployed, base, is undone by another that is about to be: a branch
-// that is behind, a revert, a merge that took the wrong side. It also holds a new state against what deployed pods
-// accept at the moment of the change. Whole says that the new state was read from its folder, where the
+// CheckRegression compares the state that is about to be deployed, head, with the one that is deployed, base. It
+// reports what head undoes: a branch that is behind, a revert, a merge that took the wrong side. It also reports what
+// deployed pods would refuse at the moment of the change. Whole says that head was read from its folder, where the
 // CertificateAuthority belongs to it.
 func (c *Checker) CheckRegression(base, head *State, whole bool) {
 	if base.Empty() {
@@ -51,7 +51,7 @@ func (c *Checker) gone(base *State, managed bool) {
 	}
 }
 
-// regression holds the state that is deployed against the one that is about to be.
+// regression compares the state that is deployed with the one that is about to be.
 type regression struct {
 	*Checker
 	base, head *State

@@ -1,6 +1,5 @@
-// Package statediff holds the state of certificates in manifests against the time, against its own
-// CertificateAuthority, against one that several packages share, and against the state that is deployed. What a single
-// object shows, package verify checks.
+// Package statediff compares the state of certificates in manifests with the time, with its own CertificateAuthority,
+// with one that several packages share, and with the state that is deployed. Package verify checks single objects.
 package statediff
 
 import (

@@ -45,8 +45,8 @@ func NewSet(own *Bundle, federation []meshmap.Federation) (*Set, error) {
 	return s, nil
 }
 
-// ParseFederation is the bundle of one federated trust domain, by itself: without revoked keys, and not held against
-// any other.
+// ParseFederation reads the bundle of one federated trust domain. It has no revoked keys, and is not compared with any
+// other bundle.
 func ParseFederation(f meshmap.Federation) (*Bundle, error) {
 	td, err := spiffeid.TrustDomainFromString(f.TrustDomain)
 	if err != nil {
