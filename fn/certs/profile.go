@@ -22,9 +22,9 @@ const (
 	minSerialBits, maxSerialBits = 64, 160
 )
 
-// CheckBundle checks that the certificates of a bundle have the form of our authorities: each is a self-signed CA of the
-// trust domain with path length zero, and verifiers can tell all of them apart. Expired ones are no error, since every
-// verification checks the time.
+// CheckBundle checks that the certificates of a bundle have the form of our authorities: each is a self-signed CA of
+// the trust domain with path length zero, and verifiers can tell all of them apart. Expired ones are no error, since
+// every verification checks the time.
 func CheckBundle(certificates []*x509.Certificate, td spiffeid.TrustDomain) error {
 	if len(certificates) > v1alpha1.MaxAuthorities {
 		return fmt.Errorf("holds %d authorities, and no more than %d are read", len(certificates), v1alpha1.MaxAuthorities)

@@ -1,6 +1,6 @@
 // Package issue makes the certificates of a render in four steps:
 //
-//   - Plan: from public material alone, determine the trusted authorities, the revoked keys and the leaves that are due.
+//   - Plan: determine the trusted authorities, the revoked keys and the leaves that are due, by public material alone.
 //   - Unlock: open the key of the Active authority, only when a leaf is due.
 //   - Issue: make the leaves.
 //   - Seal: seal their keys, and those of new authorities.
