@@ -17,7 +17,7 @@ func checkFederation(m *manifest.Model, ours []*x509.Certificate, now time.Time,
 	if len(ours) > 0 && len(m.Spec.Federation) > 0 {
 		var err error
 		if own, err = svid.NewBundle(m.TrustDomain, ours, nil); err != nil {
-			r.Error(report.Object{}, "", "our own bundle: %v", err)
+			r.Error(r.Config(), "spec.certificates.ca", "our own bundle: %v", err)
 			return
 		}
 	}

@@ -56,7 +56,7 @@ func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*meshmap.Ma
 		}
 		mesh, err := writer.Marshal(meshes[namespace])
 		if err != nil {
-			r.Error(report.Object{}, "", "writing the mesh map: %v", err)
+			r.Error(report.Object{APIVersion: "v1", Kind: "ConfigMap", Namespace: namespace, Name: api.MeshName}, report.Data(api.MeshFile), "writing the mesh map: %v", err)
 			return
 		}
 		keep[o.writeConfigMap(o.model.State.Meshes, api.MeshName, namespace, api.MeshFile, string(mesh))] = true
