@@ -32,9 +32,10 @@ type program struct {
 	in       io.Reader
 	out, err io.Writer
 	now      func() time.Time
+	running  *cobra.Command // nil until the command line was understood
 }
 
-// Main runs meshless and returns the exit code: 0, or 1 for every failure.
+// Main runs meshless and returns the exit code: 0, 1 for a failure, or 2 for a wrong call.
 func Main(args []string, in io.Reader, out, errs io.Writer) (code int) {
 	defer func() {
 		if bug := recover(); bug != nil {
@@ -51,6 +52,9 @@ func (p *program) main(args []string) (code int) {
 	switch err := root.Execute(); {
 	case err == nil:
 		return 0
+	case p.running == nil: // cobra refused the command line
+		fmt.Fprintf(p.err, "error: %v; see meshless --help\n", err)
+		return 2
 	case !errors.Is(err, errReported):
 		fmt.Fprintf(p.err, "error: %v\n", err)
 	}
@@ -77,6 +81,7 @@ The config is an object of kind MutualTLS (meshless.dev/v1alpha1). Certificates 
 			return p.function()
 		},
 	}
+	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) { p.running = cmd }
 	root.SetIn(p.in)
 	root.SetOut(p.out)
 	root.SetErr(p.err)

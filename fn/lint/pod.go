@@ -34,6 +34,22 @@ func Check(m *manifest.Model, r *report.Report) {
 	}
 	warnHostPorts(m, r)
 	warnExposed(m, r)
+	checkIncludes(m, r)
+}
+
+// checkIncludes reports selectors of the config that select nothing: most often a mistyped name. With none that
+// selects, nothing would be left in the mesh, and every certificate would go.
+func checkIncludes(m *manifest.Model, r *report.Report) {
+	all := slices.Concat(m.Workloads, m.Outside)
+	for i, selector := range m.Spec.Workloads.Include {
+		if !slices.ContainsFunc(all, func(w *manifest.Workload) bool { return manifest.Matches(selector, w) }) {
+			r.Warn(r.Config(), fmt.Sprintf("spec.workloads.include[%d]", i), "selects no workload of the input")
+		}
+	}
+	if len(m.Spec.Workloads.Include) > 0 && len(m.Workloads) == 0 && len(m.Outside) > 0 {
+		r.Error(r.Config(), "spec.workloads.include", "selects no workload that can be in the mesh, so every certificate would be removed; names are those after namePrefix. "+
+			"To take all out of the mesh on purpose, write spec.workloads.exclude")
+	}
 }
 
 // checkPod refuses pods that cannot be in the mesh as they are.

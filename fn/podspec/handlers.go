@@ -120,8 +120,8 @@ func swapHandler(field *yaml.Node, kind, key string) (*yaml.Node, bool) {
 	return original, true
 }
 
-// RestoreHandlers puts the handlers of the annotation back. A text that is not what Apply wrote is an error: guessing
-// would lose a probe.
+// RestoreHandlers puts the handlers of the annotation back. A text that is not what RewriteHandlers returned is an
+// error: guessing would lose a probe.
 func RestoreHandlers(spec, annotation *yaml.Node) error {
 	if annotation == nil {
 		return nil

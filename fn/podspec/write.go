@@ -1,5 +1,7 @@
-// Package podspec is the Kubernetes form of a plan: Write makes containers, volume and annotations of it, Parse reads
-// them back, and Parse of what Write wrote is the plan. Nothing else knows what an injected pod looks like.
+// Package podspec is the Kubernetes form of a plan. Derive completes a plan with what the pod itself decides, Validate
+// checks it, Write makes containers, volume and annotations of it, RewriteHandlers points the app's handlers to the
+// proxy. Package inject places what they make. Parse reads a plan back, and Parse of what Write wrote is the plan.
+// Nothing else knows what an injected pod looks like.
 package podspec
 
 import (

@@ -180,7 +180,7 @@ func WriteJSON(w io.Writer, v any) error {
 	return encoder.Encode(v)
 }
 
-var ageKey = regexp.MustCompile(`(?i)AGE-SECRET-KEY-[A-Z0-9-]*`)
+var ageKey = regexp.MustCompile(`(?i)AGE-SECRET-KEY-[A-Z0-9-]+`)
 
 // redact is the last of several walls: no message quotes a value that may be a key, but an error of a library might.
 func redact(message string) string {

@@ -124,3 +124,12 @@ func TestRedact(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// An age identity is taken out of a message; words about identities are not.
+func TestRedactKeepsWords(t *testing.T) {
+	r := &report.Report{}
+	r.Error(report.Object{}, "", "wants lines AGE-SECRET-KEY-… and not %s", "age-secret-key-1QQQ")
+	if got := r.Errors()[0]; got != "wants lines AGE-SECRET-KEY-… and not AGE-SECRET-KEY-[redacted]" {
+		t.Errorf("got %q", got)
+	}
+}

@@ -90,7 +90,7 @@ func (p *Plan) SetGracePeriod(seconds *int64) {
 	p.Serve.DrainTimeout = total - p.DrainDelay
 }
 
-// Validate refuses plans that contradict themselves.
+// Validate refuses plans that contradict themselves: a port with a PROXY header that never passes the proxy.
 func (p *Plan) Validate() error {
 	both := p.Workload.ProxyProtocolPorts.Intersect(p.Redirect.ExcludeInboundPorts)
 	if len(both) > 0 {

@@ -1,6 +1,6 @@
-// Package podplan holds what one pod is told: the command lines of init and proxy, and workload.json. The function
-// writes them into manifests, the programs read them back. Each form has one struct, one writer and one strict parser;
-// the package knows no Kubernetes types and does no input or output.
+// Package podplan holds the Plan, which is what one pod is told, and its text forms: the command lines of init and
+// proxy, and workload.json. The function writes them into manifests, the programs read them back. Each form has one
+// struct, one writer and one strict parser. The package knows no Kubernetes types and does no input or output.
 package podplan
 
 import (

@@ -41,7 +41,8 @@ type verdict struct {
 // NewMemo makes one that has seen nothing yet.
 func NewMemo(s *Set) *Memo { return &Memo{set: s, accepted: map[memoKey]verdict{}} }
 
-// Verify is Set.Verify. It remembers nothing: certificates are public, so a chain proves nothing of who shows it.
+// Verify is Set.Verify. It uses what Remember stored and stores nothing: certificates are public, so a chain proves
+// nothing of who shows it.
 func (m *Memo) Verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) (spiffeid.ID, error) {
 	if v, known := m.recall(memoKey{digest(chain), usage}, now); known {
 		return v.id, nil

@@ -24,7 +24,7 @@ type Set struct {
 
 // NewSet adds the bundles of a federation to our own, with our revoked keys. A trust domain that stands twice, and an
 // authority, or the key of one, that two trust domains share, are errors: such an authority could name anybody in both
-// (ibid., section 6.4).
+// (SPIFFE Trust Domain and Bundle, section 6.4).
 func NewSet(own *Bundle, federation []meshmap.Federation) (*Set, error) {
 	s := &Set{own: own, domains: map[spiffeid.TrustDomain]*Bundle{own.trustDomain: own}}
 	for _, f := range federation {

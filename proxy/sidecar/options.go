@@ -20,8 +20,10 @@ import (
 // Options are what a Sidecar is told. The zero value is the sidecar of a pod, but for Confine. Neither the app nor the
 // files in Directory can set any of them: they come from the command line or the calling program.
 type Options struct {
-	Directory    string        // holds the identity, the bundle and the mesh map; default api.Directory
-	DrainTimeout time.Duration // how long connections may finish after Shutdown; default podplan.DefaultDrainTimeout
+	// Directory holds tls.crt, tls.key.age with identity.txt or else tls.key, ca.crt, mesh.yaml and workload.json, as
+	// the kubelet mounts them: files are links through ..data. Default /var/run/meshless
+	Directory    string
+	DrainTimeout time.Duration // how long connections may finish after Shutdown; default 25 s
 	Pprof        bool          // serve Go's profiles on the admin port; default false
 
 	Log   *slog.Logger   // default: JSON on standard error, one object per line, from Level on
@@ -47,11 +49,11 @@ type Options struct {
 // Addresses are where a Sidecar listens, each as listen.Bind takes it, where port 0 is any that is free. The defaults
 // are those of a pod, which meshless reserves there.
 type Addresses struct {
-	Outbound string // what the app opens; default api.OutboundPort on both loopback addresses
-	Inbound  string // what arrives; default api.InboundPort on all addresses
-	Metrics  string // default api.MetricsPort on all addresses
-	Health   string // default api.HealthPort on all addresses
-	Admin    string // default api.AdminPort on 127.0.0.1; it has no authentication, so it is for loopback alone
+	Outbound string // what the app opens; default 127.0.0.1:15001 and [::1]:15001
+	Inbound  string // what arrives; default :15006
+	Metrics  string // default :15020
+	Health   string // default :15021
+	Admin    string // default 127.0.0.1:15000; it has no authentication, so it is for loopback alone
 }
 
 // Redirect is how connections reach the sidecar, and how it reaches the app. All functions are needed.

@@ -55,7 +55,7 @@ func Load(n *yaml.RNode) (*MutualTLS, error) {
 	var err error
 	switch {
 	case apiVersion == APIVersion && kind == KindMutualTLS:
-		err = decodeStrict(n, config)
+		err = errors.Join(decodeStrict(n, config), refuseRoot(n))
 	case apiVersion == "v1" && kind == "ConfigMap":
 		err = config.fromConfigMap(n)
 	default:
@@ -66,6 +66,16 @@ func Load(n *yaml.RNode) (*MutualTLS, error) {
 	}
 	config.Default()
 	return config, config.Validate()
+}
+
+// refuseRoot refuses a user of 0, which reads like one that was left out.
+func refuseRoot(n *yaml.RNode) error {
+	uid := node.Get(n.YNode(), "spec", "sidecar", "uid")
+	var number int64
+	if uid == nil || uid.ShortTag() == yaml.NodeTagNull || uid.Decode(&number) != nil || number != 0 {
+		return nil
+	}
+	return FieldError{Path: "spec.sidecar.uid", Message: "0 is not the id of a non-root user"}
 }
 
 // Default fills in what was left out.

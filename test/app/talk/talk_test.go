@@ -112,8 +112,8 @@ func TestFaultsAreSeen(t *testing.T) {
 			soon := time.AfterFunc(Idle+2*time.Second, func() { client.Close() }) // a byte that is lost is waited for
 			defer soon.Stop()
 			_, err := Client(client, port)
-			// The relay stays until the server has judged: its end would be a reset, which hides the fault. A server that
-			// waits for more than comes is ended with it.
+			// The relay stays until the server has judged: its end would be a reset, which hides the fault. A server
+			// that waits for more than comes is ended with it.
 			release := time.AfterFunc(2*time.Second, func() { front.Close(); back.Close() })
 			defer release.Stop()
 			if serverErr := <-ended; err == nil && serverErr == nil {
