@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strings"
 
 	k8sjson "sigs.k8s.io/json"
@@ -28,7 +29,10 @@ func DecodeStrict(n *yaml.RNode, into any) (mistakes []error, err error) {
 		return nil, err
 	}
 	mistakes, err = k8sjson.UnmarshalStrict(data, into)
-	return mistakes, describe(err, data)
+	if err = describe(err, data); err != nil {
+		err = everyField(n, err, reflect.TypeOf(into).Elem())
+	}
+	return mistakes, err
 }
 
 // JSON writes a node as JSON. kyaml's own way goes through YAML text and back, which is most of what a render would

@@ -25,19 +25,18 @@ func Mistakes(err error) []FieldError {
 	if err == nil {
 		return nil
 	}
-	mistakes := []error{err}
+	var field FieldError
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		mistakes = joined.Unwrap()
-	}
-	var out []FieldError
-	for _, mistake := range mistakes {
-		var field FieldError
-		if !errors.As(mistake, &field) {
-			field.Path, field.Message = node.FieldOf(mistake)
+		var all []FieldError
+		for _, mistake := range joined.Unwrap() {
+			all = append(all, Mistakes(mistake)...)
 		}
-		out = append(out, field)
+		return all
 	}
-	return out
+	if !errors.As(err, &field) {
+		field.Path, field.Message = node.FieldOf(err)
+	}
+	return []FieldError{field}
 }
 
 // Load reads a config: kind MutualTLS of this API version, or a ConfigMap as kpt makes it of an inline configMap. It is

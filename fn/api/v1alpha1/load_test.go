@@ -1,6 +1,7 @@
 package v1alpha1_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -122,4 +123,30 @@ func FuzzLoad(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Every value that cannot be read is named by its field, several at once, and so is every unknown field.
+func TestMistakesNameTheirFields(t *testing.T) {
+	_, err := v1alpha1.Load(yaml.MustParse(`
+apiVersion: meshless.dev/v1alpha1
+kind: MutualTLS
+metadata: {name: m}
+spec:
+  inbound: {excludePorts: [80, 70000, 1-2-3]}
+  outbound: {excludeCIDRs: [10.0.0.0/33, 10.0.0.0/8], meshCIDRs: [foo]}
+  proxy: {resources: {limits: {memory: much}}}
+`))
+	var paths []string
+	for _, mistake := range v1alpha1.Mistakes(err) {
+		paths = append(paths, mistake.Path)
+	}
+	want := []string{"spec.inbound.excludePorts[1]", "spec.inbound.excludePorts[2]", "spec.outbound.excludeCIDRs[0]", "spec.outbound.meshCIDRs[0]", "spec.proxy.resources.limits.memory"}
+	slices.Sort(paths)
+	if !slices.Equal(paths, want) {
+		t.Errorf("got %q, want %q\n%v", paths, want, err)
+	}
+	_, err = v1alpha1.Load(yaml.MustParse("apiVersion: meshless.dev/v1alpha1\nkind: MutualTLS\nmetadata: {name: m}\nspec: {a: 1, b: 2, sidecar: {uid: 0}}"))
+	if got := v1alpha1.Mistakes(err); len(got) != 3 {
+		t.Errorf("got %v, want three mistakes", got)
+	}
 }
