@@ -10,8 +10,11 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 )
 
-// maxMistakes bounds the search for fields: each costs a decoding for every scalar.
-const maxMistakes = 20
+// The search for fields is bounded, since each costs a decoding for every scalar.
+const (
+	maxMistakes = 20
+	maxSearched = 2000 // nodes
+)
 
 // everyField names the field of a decoding error, and those of the errors that it hides: a decoder stops at the first,
 // and a type with a parser of its own does not know where it stands. A field is found by leaving out one scalar at a
@@ -21,6 +24,9 @@ func everyField(n *yaml.RNode, err error, into reflect.Type) error {
 	left := n.Copy()
 	paths := map[*yaml.Node]string{}
 	pathsOf(left.YNode(), "", paths)
+	if len(paths) > maxSearched {
+		return err
+	}
 	for err != nil && len(all) < maxMistakes {
 		path, message := FieldOf(err)
 		before := err
