@@ -27,7 +27,9 @@ const (
 	MaxUnauthenticated = 1000
 	// MaxUnauthenticatedPerSource keeps places free for others while one address floods. It leaves room for the burst
 	// in which a client fills its connection pool, and for clients behind one translated address.
-	MaxUnauthenticatedPerSource = MaxUnauthenticated / 4
+	MaxUnauthenticatedPerSource = MaxUnauthenticated / sourceParts
+
+	sourceParts = 4 // of the places, one source address gets one part
 )
 
 // InboundConfig is what the inbound direction needs beside Config.
@@ -38,6 +40,8 @@ type InboundConfig struct {
 	Sources            listen.Sources // from where the app is dialed
 	MaxUnauthenticated int            // default MaxUnauthenticated; of one source address a quarter
 }
+
+func (c InboundConfig) perSource() int { return c.MaxUnauthenticated / sourceParts }
 
 // inbound is the inbound direction.
 type inbound struct {
@@ -53,7 +57,7 @@ type inbound struct {
 // NewInbound makes a server of inbound connections.
 func NewInbound(c InboundConfig) *Server {
 	c.MaxUnauthenticated = cmp.Or(c.MaxUnauthenticated, MaxUnauthenticated)
-	s := &inbound{config: c, unauthenticated: listen.NewSourceLimit(c.MaxUnauthenticated / 4)}
+	s := &inbound{config: c, unauthenticated: listen.NewSourceLimit(c.perSource())}
 	s.init(reason.Inbound, c.Config, s.prepare)
 	s.listen.Unauthenticated = listen.NewSemaphore(c.MaxUnauthenticated)
 	half := max(1, s.MaxConnections/2)
@@ -103,7 +107,7 @@ func (s *inbound) prepare(ctx context.Context, common *conn) error {
 
 // admit gives a connection its share of the places, if its source has one left.
 func (c *inboundConn) admit() error {
-	source, limit := c.log.Source.Addr(), c.in.config.MaxUnauthenticated/4
+	source, limit := c.log.Source.Addr(), c.in.config.perSource()
 	share, ok := c.in.shares.Acquire(source)
 	if !ok {
 		return reason.New(reason.SourceLimit, fmt.Errorf("%s has half of all connections", source))
