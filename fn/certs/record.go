@@ -2,6 +2,7 @@ package certs
 
 import (
 	"crypto/x509"
+	"strings"
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/api"
@@ -75,3 +76,15 @@ func parseTime(text string) time.Time {
 	}
 	return t.UTC()
 }
+
+// ParseDigests reads what FormatDigests writes: the value of api.RevokedAnnotation or of api.AdditionalAnnotation. An
+// annotation that is missing or empty gives nil. It does not judge what the digests are.
+func ParseDigests(text string) []string {
+	if text == "" {
+		return nil
+	}
+	return strings.Split(text, ",")
+}
+
+// FormatDigests is a list of digests as an annotation of a bundle holds it, separated by commas.
+func FormatDigests(digests []string) string { return strings.Join(digests, ",") }

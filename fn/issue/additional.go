@@ -3,11 +3,11 @@ package issue
 import (
 	"crypto/x509"
 	"slices"
-	"strings"
 	"time"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
+	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/svid"
@@ -19,7 +19,7 @@ const additionalField = "spec.certificates.ca.additional"
 // config added. The bundle itself says which are which, since a `kustomize build` sees neither the CertificateAuthority
 // nor the config of the time.
 func splitBundle(item *yaml.RNode, certificates []*x509.Certificate) (rolling, added []*x509.Certificate) {
-	listed := strings.Split(item.GetAnnotations()[api.AdditionalAnnotation], ",")
+	listed := certs.ParseDigests(item.GetAnnotations()[api.AdditionalAnnotation])
 	for _, c := range certificates {
 		if slices.Contains(listed, svid.Fingerprint(c)) {
 			added = append(added, c)
@@ -50,7 +50,7 @@ func (i *issuer) checkAdditional(additional, rolling []*x509.Certificate) {
 	for _, item := range i.model.State.Bundles {
 		certificates, _ := svid.ParseCertificates([]byte(item.GetDataMap()[api.BundleFile])) // storedBundle has read it
 		if _, added := splitBundle(item, certificates); !sameCertificates(added, additional) {
-			i.report.Error(report.ObjectOf(item), "data["+api.BundleFile+"]", "does not hold the authorities that %s adds, or holds others; run `meshless issue DIR` on the kustomization or "+
+			i.report.Error(report.ObjectOf(item), report.Data(api.BundleFile), "does not hold the authorities that %s adds, or holds others; run `meshless issue DIR` on the kustomization or "+
 				"package and commit what it writes", additionalField)
 			return
 		}

@@ -31,7 +31,7 @@ func refuseManaged(o Options, r *report.Report) {
 func (i *issuer) refuseOwn(renew map[*manifest.Workload]bool) {
 	for w := range renew {
 		if w.Overrides.TLSSecret != "" {
-			i.report.Error(w.Object, w.Field("metadata.annotations["+api.TLSSecretAnnotation+"]"), "--renew: its certificate is that of secret %q; renew it where it was made",
+			i.report.Error(w.Object, w.Field(report.Annotation(api.TLSSecretAnnotation)), "--renew: its certificate is that of secret %q; renew it where it was made",
 				w.Overrides.TLSSecret)
 		}
 	}

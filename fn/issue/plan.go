@@ -72,7 +72,7 @@ func (i *issuer) request(w *manifest.Workload, authorities certs.Authorities) ce
 
 func (i *issuer) refuseDuplicates(w *manifest.Workload, secret *yaml.RNode) {
 	for _, other := range i.model.State.Duplicate[w.ID.String()] {
-		i.report.Error(report.ObjectOf(other), "metadata.annotations["+api.IdentityAnnotation+"]",
+		i.report.Error(report.ObjectOf(other), report.Annotation(api.IdentityAnnotation),
 			"%s is also the identity of %s; delete one of them", w.ID, report.NameOf(secret))
 	}
 }

@@ -103,13 +103,9 @@ func (i *issuer) recoverRevoked(known certs.Revocations, lost []string, bundle [
 func (i *issuer) listedKeys() []string {
 	var keys []string
 	for _, item := range i.model.State.Bundles {
-		text := item.GetAnnotations()[api.RevokedAnnotation]
-		if text == "" {
-			continue
-		}
-		for key := range strings.SplitSeq(text, ",") {
+		for _, key := range certs.ParseDigests(item.GetAnnotations()[api.RevokedAnnotation]) {
 			if err := meshmap.ValidateKeyDigest(key); err != nil {
-				i.report.Error(report.ObjectOf(item), "metadata.annotations["+api.RevokedAnnotation+"]", "%v; restore it from Git", err)
+				i.report.Error(report.ObjectOf(item), report.Annotation(api.RevokedAnnotation), "%v; restore it from Git", err)
 				break
 			}
 			keys = append(keys, key)

@@ -150,11 +150,11 @@ func (i *issuer) storedBundle() []*x509.Certificate {
 		}
 		switch {
 		case err != nil:
-			i.report.Error(report.ObjectOf(item), "data["+api.BundleFile+"]", "%v; restore it from Git", err)
+			i.report.Error(report.ObjectOf(item), report.Data(api.BundleFile), "%v; restore it from Git", err)
 		case n > 0 && !sameCertificates(stored, certificates) && i.Mode == Issue:
 			stored = unionOf(stored, certificates)
 		case n > 0 && !sameCertificates(stored, certificates):
-			i.report.Error(report.ObjectOf(item), "data["+api.BundleFile+"]", "holds other authorities than the bundle of namespace %q; run `meshless issue` on the whole package",
+			i.report.Error(report.ObjectOf(item), report.Data(api.BundleFile), "holds other authorities than the bundle of namespace %q; run `meshless issue` on the whole package",
 				manifest.NamespaceOf(i.model.State.Bundles[0]))
 		default:
 			stored = certificates

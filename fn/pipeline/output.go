@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/fn/issue"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
@@ -75,7 +76,7 @@ func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*meshmap.Ma
 func (o *output) writeBundle(namespace string, issued *issue.Result) *yaml.RNode {
 	bundle := string(svid.EncodeCertificates(issued.Bundle...))
 	item := o.writeConfigMap(o.model.State.Bundles, api.BundleName, namespace, api.BundleFile, bundle)
-	setOrDrop(item, api.RevokedAnnotation, strings.Join(issued.RevokedKeys, ","))
+	setOrDrop(item, api.RevokedAnnotation, certs.FormatDigests(issued.RevokedKeys))
 	setOrDrop(item, api.AdditionalAnnotation, fingerprints(o.model.Spec.AdditionalAuthorities()))
 	return item
 }
@@ -85,7 +86,7 @@ func fingerprints(certificates []*x509.Certificate) string {
 	for _, c := range certificates {
 		names = append(names, svid.Fingerprint(c))
 	}
-	return strings.Join(names, ",")
+	return certs.FormatDigests(names)
 }
 
 // writeConfigMap ensures one of the two ConfigMaps of a namespace and returns it.

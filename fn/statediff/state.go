@@ -7,7 +7,6 @@ import (
 	"iter"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -54,9 +53,12 @@ type Leaf struct {
 const (
 	authoritiesField = "spec.authorities"
 	revokedField     = "spec.revoked"
-	bundleField      = "data[" + api.BundleFile + "]"
-	leafField        = "data[" + api.LeafFile + "]"
-	listedField      = "metadata.annotations[" + api.RevokedAnnotation + "]"
+)
+
+var (
+	bundleField = report.Data(api.BundleFile)
+	leafField   = report.Data(api.LeafFile)
+	listedField = report.Annotation(api.RevokedAnnotation)
 )
 
 // ReadState reads the items. What cannot be read is reported by verify.Check or by the next render, except for the
@@ -112,14 +114,11 @@ func (s *State) readAuthority(item *yaml.RNode, r *report.Report) {
 }
 
 func (s *State) readBundle(item *yaml.RNode) {
-	var revoked []string
-	if listed := item.GetAnnotations()[api.RevokedAnnotation]; listed != "" {
-		revoked = strings.Split(listed, ",")
-	}
+	revoked := certs.ParseDigests(item.GetAnnotations()[api.RevokedAnnotation])
 	s.list(revoked)
 	if certificates, err := svid.ParseCertificates([]byte(item.GetDataMap()[api.BundleFile])); err == nil {
 		s.Bundles[manifest.NamespaceOf(item)] = Bundle{Object: report.ObjectOf(item), Authorities: certificates, Revoked: revoked,
-			Additional: strings.Split(item.GetAnnotations()[api.AdditionalAnnotation], ",")}
+			Additional: certs.ParseDigests(item.GetAnnotations()[api.AdditionalAnnotation])}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
@@ -44,7 +45,7 @@ func (c *checker) annotated() {
 			}
 		}
 		for _, p := range c.injected {
-			field, said := p.field("metadata.annotations["+w.annotation+"]"), p.spec.Annotations[w.annotation]
+			field, said := p.field(report.Annotation(w.annotation)), p.spec.Annotations[w.annotation]
 			if strings.TrimSpace(said) == "" {
 				said = shared
 			} else if shared != "" {
@@ -60,7 +61,7 @@ func (c *checker) annotated() {
 	}
 	for _, p := range c.injected {
 		if said := p.spec.Annotations[api.PprofAnnotation]; p.plan.Serve.Pprof != (said == "enabled") {
-			c.report.Error(p.object, p.field("metadata.annotations["+api.PprofAnnotation+"]"), "asks for %q, and the containers are told otherwise; render again", said)
+			c.report.Error(p.object, p.field(report.Annotation(api.PprofAnnotation)), "asks for %q, and the containers are told otherwise; render again", said)
 		}
 		if said, chosen := p.spec.Annotations[api.ProxyImageAnnotation]; chosen && said != p.plan.Proxy.Image {
 			c.report.Error(p.object, p.field(p.place(api.ProxyName)+".image"), "is %q, and must be %q, as its annotation %s asks for; render again", p.plan.Proxy.Image, said, api.ProxyImageAnnotation)

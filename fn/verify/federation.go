@@ -31,7 +31,7 @@ func (c *checker) federation() {
 		for _, f := range m.mesh.Federation {
 			bundle, err := svid.ParseFederation(f)
 			if err != nil {
-				c.report.Error(m.object, "data["+api.MeshFile+"]", "federation with %q: %v", f.TrustDomain, err)
+				c.report.Error(m.object, report.Data(api.MeshFile), "federation with %q: %v", f.TrustDomain, err)
 				continue
 			}
 			bundles = append(bundles, bundle)
@@ -41,7 +41,7 @@ func (c *checker) federation() {
 			}
 		}
 		if err := svid.Disjoint(bundles...); err != nil {
-			c.report.Error(m.object, "data["+api.MeshFile+"]", "%v", err)
+			c.report.Error(m.object, report.Data(api.MeshFile), "%v", err)
 		}
 	}
 }
@@ -51,8 +51,8 @@ func (c *checker) federationExpiry(object report.Object, bundle *svid.Bundle) {
 	until, now := bundle.Until(), c.options.Now
 	switch at := until.UTC().Format(time.RFC3339); {
 	case now.After(until):
-		c.report.Error(object, "data["+api.MeshFile+"]", "the last authority of the federated trust domain %q expired at %s: %s", bundle.TrustDomain().Name(), at, way)
+		c.report.Error(object, report.Data(api.MeshFile), "the last authority of the federated trust domain %q expired at %s: %s", bundle.TrustDomain().Name(), at, way)
 	case c.options.EveryWorkload && until.Sub(now) < federationWarning:
-		c.report.Warn(object, "data["+api.MeshFile+"]", "the last authority of the federated trust domain %q expires at %s: %s", bundle.TrustDomain().Name(), at, way)
+		c.report.Warn(object, report.Data(api.MeshFile), "the last authority of the federated trust domain %q expires at %s: %s", bundle.TrustDomain().Name(), at, way)
 	}
 }

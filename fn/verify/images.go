@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
@@ -75,7 +76,7 @@ func (c *checker) overrides(p *pod) {
 	for _, key := range slices.Sorted(maps.Keys(p.spec.Annotations)) {
 		name, ours := strings.CutPrefix(key, api.AnnotationPrefix)
 		if ours && slices.Contains(api.Overrides, name) && !slices.Contains(c.options.Overrides, name) {
-			c.report.Error(p.object, p.field("metadata.annotations["+key+"]"), "is not among the annotations that spec.workloads.overrides of the config allows (without --config: all but %s)", api.ProxyImageAnnotation)
+			c.report.Error(p.object, p.field(report.Annotation(key)), "is not among the annotations that spec.workloads.overrides of the config allows (without --config: all but %s)", api.ProxyImageAnnotation)
 		}
 	}
 }

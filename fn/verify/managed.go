@@ -143,7 +143,7 @@ func (c *checker) ownSecret(of report.Object, item *yaml.RNode, p *pod) {
 	}
 	for _, key := range keys {
 		if node.Get(item.YNode(), "data", key) == nil && node.Get(item.YNode(), "stringData", key) == nil {
-			c.report.Error(of, "data["+key+"]", "is missing, and %s takes it from there", p.object)
+			c.report.Error(of, report.Data(key), "is missing, and %s takes it from there", p.object)
 		}
 	}
 	data := node.SecretData(item)
@@ -152,11 +152,11 @@ func (c *checker) ownSecret(of report.Object, item *yaml.RNode, p *pod) {
 		return
 	}
 	if err != nil {
-		c.report.Error(of, "data["+api.LeafFile+"]", "%v; want the leaf and, if there are any, the intermediates that lead to its authority", err)
+		c.report.Error(of, report.Data(api.LeafFile), "%v; want the leaf and, if there are any, the intermediates that lead to its authority", err)
 		return
 	}
 	if err := c.verifyOwn(chain, manifest.EffectiveNamespace(p.object), p.plan.Workload.SPIFFEID); err != nil {
-		c.report.Error(of, "data["+api.LeafFile+"]", "%v", err)
+		c.report.Error(of, report.Data(api.LeafFile), "%v", err)
 	}
 	if text := data[api.PlainKeyFile]; strings.Contains(text, "-----BEGIN") {
 		key, err := svid.ParseKey([]byte(text))
@@ -164,7 +164,7 @@ func (c *checker) ownSecret(of report.Object, item *yaml.RNode, p *pod) {
 			err = errors.New("is the key of another certificate")
 		}
 		if err != nil {
-			c.report.Error(of, "data["+api.PlainKeyFile+"]", "%v", err)
+			c.report.Error(of, report.Data(api.PlainKeyFile), "%v", err)
 		}
 	}
 }

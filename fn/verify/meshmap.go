@@ -38,7 +38,7 @@ func (c *checker) maps(items []*yaml.RNode) {
 			checked[digest] = found
 		}
 		for _, d := range found {
-			c.report.Error(m.object, "data["+api.MeshFile+"]", "%s %s, as the workloads behind it say; render the whole package again", d.path, d)
+			c.report.Error(m.object, report.Data(api.MeshFile), "%s %s, as the workloads behind it say; render the whole package again", d.path, d)
 		}
 	}
 }
@@ -117,16 +117,16 @@ func (c *checker) alike(first, m meshMap) {
 	have, errHave := jsonOf(of(m.mesh))
 	want, errWant := jsonOf(of(first.mesh))
 	if errHave != nil || errWant != nil {
-		c.report.Error(m.object, "data["+api.MeshFile+"]", "cannot be compared with that of namespace %q", manifest.EffectiveNamespace(first.object))
+		c.report.Error(m.object, report.Data(api.MeshFile), "cannot be compared with that of namespace %q", manifest.EffectiveNamespace(first.object))
 		return
 	}
 	for _, d := range compare("", have, want) {
-		c.report.Error(m.object, "data["+api.MeshFile+"]", "%s %s, as in the map of namespace %q: one config says it for the whole mesh; render the whole package again",
+		c.report.Error(m.object, report.Data(api.MeshFile), "%s %s, as in the map of namespace %q: one config says it for the whole mesh; render the whole package again",
 			d.path[1:], d, manifest.EffectiveNamespace(first.object))
 	}
 	revoked := c.revoked[manifest.EffectiveNamespace(m.object)]
 	if listed := slices.Sorted(slices.Values(m.mesh.RevokedKeys)); revoked != nil && !slices.Equal(listed, revoked) {
-		c.report.Error(m.object, "data["+api.MeshFile+"]", "revokedKeys are %s, and the bundle of the namespace says %s; render the whole package again", brief(listed), brief(revoked))
+		c.report.Error(m.object, report.Data(api.MeshFile), "revokedKeys are %s, and the bundle of the namespace says %s; render the whole package again", brief(listed), brief(revoked))
 	}
 }
 
@@ -140,7 +140,7 @@ func (c *checker) policies(m meshMap) {
 	}
 	for _, policy := range m.mesh.Inbound.Policy {
 		if !ids[policy.Workload] {
-			c.report.Error(m.object, "data["+api.MeshFile+"]", "has a policy of %s, which is no workload of namespace %q in the input; render the whole package again", policy.Workload, namespace)
+			c.report.Error(m.object, report.Data(api.MeshFile), "has a policy of %s, which is no workload of namespace %q in the input; render the whole package again", policy.Workload, namespace)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
+	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
@@ -63,11 +64,11 @@ func (c *checker) bundlesAlike(items []*yaml.RNode) {
 		trusted := c.bundles[first].Authorities()
 		if have := c.bundles[namespace].Authorities(); len(have) != len(trusted) ||
 			slices.ContainsFunc(have, func(ca *x509.Certificate) bool { return !slices.ContainsFunc(trusted, ca.Equal) }) {
-			c.report.Error(object, "data["+api.BundleFile+"]", "holds other authorities than the bundle of namespace %q; run `meshless issue` on the whole package", first)
+			c.report.Error(object, report.Data(api.BundleFile), "holds other authorities than the bundle of namespace %q; run `meshless issue` on the whole package", first)
 		}
 		if !slices.Equal(c.revoked[namespace], c.revoked[first]) {
-			c.report.Error(object, "metadata.annotations["+api.RevokedAnnotation+"]", "is %q, and must be %q as in the bundle of namespace %q; run `meshless issue` on the whole package",
-				strings.Join(c.revoked[namespace], ","), strings.Join(c.revoked[first], ","), first)
+			c.report.Error(object, report.Annotation(api.RevokedAnnotation), "is %q, and must be %q as in the bundle of namespace %q; run `meshless issue` on the whole package",
+				certs.FormatDigests(c.revoked[namespace]), certs.FormatDigests(c.revoked[first]), first)
 		}
 	}
 }
@@ -79,7 +80,7 @@ func (c *checker) identities(items []*yaml.RNode) {
 	for _, p := range c.injected {
 		id := p.plan.Workload.SPIFFEID
 		if other := owners[id]; other != nil {
-			c.report.Error(p.object, p.field("metadata.annotations["+api.WorkloadAnnotation+"].spiffeID"), "is also the identity of %s; rename one of the two", other.object)
+			c.report.Error(p.object, p.field(report.Annotation(api.WorkloadAnnotation)+".spiffeID"), "is also the identity of %s; rename one of the two", other.object)
 			continue
 		}
 		owners[id] = p

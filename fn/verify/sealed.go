@@ -19,7 +19,7 @@ func (c *checker) sealedKey(object report.Object, item *yaml.RNode, data map[str
 	_, sealed := raw[api.SealedKeyFile]
 	if !plain && node.Get(item.YNode(), seal.SOPSField) == nil {
 		if _, err := seal.CountRecipients(data[api.SealedKeyFile]); err != nil {
-			c.report.Error(object, "data["+api.SealedKeyFile+"]", "%v", err)
+			c.report.Error(object, report.Data(api.SealedKeyFile), "%v", err)
 		}
 		return api.SealedKeyFile
 	}
@@ -28,7 +28,7 @@ func (c *checker) sealedKey(object report.Object, item *yaml.RNode, data map[str
 	case sealed:
 		c.report.Error(object, "data", "holds a key of two formats, %s and %s; restore the Secret from Git, or delete it to have it issued anew", api.SealedKeyFile, api.PlainKeyFile)
 	case err != nil:
-		c.report.Error(object, "data["+api.PlainKeyFile+"]", "%v; restore the Secret from Git, or delete it to have it issued anew", err)
+		c.report.Error(object, report.Data(api.PlainKeyFile), "%v; restore the Secret from Git, or delete it to have it issued anew", err)
 	}
 	return api.PlainKeyFile
 }
@@ -37,7 +37,7 @@ func (c *checker) sealedKey(object report.Object, item *yaml.RNode, data map[str
 func (c *checker) refuseEncryptedLeaf(object report.Object, item *yaml.RNode) bool {
 	encrypted := seal.IsSOPS(item.GetDataMap()[api.LeafFile])
 	if encrypted {
-		c.report.Error(object, "data["+api.LeafFile+"]", "is encrypted by SOPS, and must be read without a key: encrypt %s alone (--encrypted-regex '^tls\\.key$'); "+
+		c.report.Error(object, report.Data(api.LeafFile), "is encrypted by SOPS, and must be read without a key: encrypt %s alone (--encrypted-regex '^tls\\.key$'); "+
 			"restore the Secret from Git, or delete it to have it issued anew", api.PlainKeyFile)
 	}
 	return encrypted

@@ -275,12 +275,12 @@ func (c *checker) readBundle(item *yaml.RNode) {
 	if text, ok := data[api.MeshFile]; ok {
 		mesh, err := c.reader.Parse([]byte(text))
 		if err != nil {
-			c.report.Error(object, "data["+api.MeshFile+"]", "%v", err)
+			c.report.Error(object, report.Data(api.MeshFile), "%v", err)
 			return
 		}
 		c.shaped(item, shape{apiVersion: "v1", name: api.MeshName, fields: []string{"data"}, data: []string{api.MeshFile}})
 		if want := "spiffe://" + mesh.TrustDomain; identity != want {
-			c.report.Error(object, "metadata.annotations["+api.IdentityAnnotation+"]", "is %q, and the map is of %q", identity, want)
+			c.report.Error(object, report.Annotation(api.IdentityAnnotation), "is %q, and the map is of %q", identity, want)
 		}
 		c.meshes[manifest.EffectiveNamespace(object)] = mesh
 		c.meshMaps = append(c.meshMaps, meshMap{object, mesh})
@@ -288,7 +288,7 @@ func (c *checker) readBundle(item *yaml.RNode) {
 	if text, ok := data[api.BundleFile]; ok {
 		bundle, err := parseBundle(identity, text)
 		if err != nil {
-			c.report.Error(object, "data["+api.BundleFile+"]", "%v", err)
+			c.report.Error(object, report.Data(api.BundleFile), "%v", err)
 			return
 		}
 		c.shaped(item, shape{apiVersion: "v1", name: api.BundleName, fields: []string{"data"}, data: []string{api.BundleFile}})
@@ -303,11 +303,7 @@ func (c *checker) readBundle(item *yaml.RNode) {
 
 // revokedKeys are the digests that a bundle lists, sorted; never nil.
 func revokedKeys(bundle *yaml.RNode) []string {
-	text := bundle.GetAnnotations()[api.RevokedAnnotation]
-	if text == "" {
-		return []string{}
-	}
-	keys := strings.Split(text, ",")
+	keys := append([]string{}, certs.ParseDigests(bundle.GetAnnotations()[api.RevokedAnnotation])...)
 	slices.Sort(keys)
 	return keys
 }
@@ -331,13 +327,13 @@ func (c *checker) readSecret(item *yaml.RNode) {
 	}
 	certificates, err := svid.ParseCertificates([]byte(data[api.LeafFile]))
 	if err != nil || len(certificates) != 1 {
-		c.report.Error(object, "data["+api.LeafFile+"]", "does not hold exactly one certificate")
+		c.report.Error(object, report.Data(api.LeafFile), "does not hold exactly one certificate")
 		return
 	}
 	record := certs.ParseRecord(item.GetAnnotations())
 	leaf := Leaf{Secret: object, Identity: identity, Certificate: certificates[0], Due: record.Due(certificates[0], c.options.RenewBefore)}
 	if record.KeyDigest != svid.KeyDigest(leaf.Certificate) {
-		c.report.Error(object, "metadata.annotations["+api.PublicKeyAnnotation+"]", "is not the digest of the certificate's key")
+		c.report.Error(object, report.Annotation(api.PublicKeyAnnotation), "is not the digest of the certificate's key")
 	}
 	leaf.keyFile = c.sealedKey(object, item, data)
 	if len(c.bundles) == 0 {
@@ -356,9 +352,9 @@ func (c *checker) readSecret(item *yaml.RNode) {
 func (c *checker) refuseClear(object report.Object, key, text string, ours bool) {
 	switch {
 	case strings.Contains(text, "AGE-SECRET-KEY-"):
-		c.report.Error(object, "data["+key+"]", "holds an age identity, which opens every key sealed to it; keep it out of Git, create the Secret in the cluster, and make a new identity")
+		c.report.Error(object, report.Data(key), "holds an age identity, which opens every key sealed to it; keep it out of Git, create the Secret in the cluster, and make a new identity")
 	case ours && strings.Contains(text, "PRIVATE KEY"):
-		c.report.Error(object, "data["+key+"]", "holds a private key in the clear; consider it leaked: delete the Secret, have it issued anew, and revoke the key (`meshless revoke DIR DIGEST`, with its annotation meshless.dev/public-key)")
+		c.report.Error(object, report.Data(key), "holds a private key in the clear; consider it leaked: delete the Secret, have it issued anew, and revoke the key (`meshless revoke DIR DIGEST`, with its annotation meshless.dev/public-key)")
 	}
 }
 
@@ -375,15 +371,15 @@ func (c *checker) verifyLeaf(leaf *Leaf) {
 		id, err := c.bundles[namespace].VerifyLeaf(leaf.Certificate, c.options.Now)
 		switch {
 		case err != nil:
-			c.report.Error(leaf.Secret, "data["+api.LeafFile+"]", "under the bundle of namespace %q: %v", namespace, err)
+			c.report.Error(leaf.Secret, report.Data(api.LeafFile), "under the bundle of namespace %q: %v", namespace, err)
 			return
 		case id.String() != leaf.Identity:
-			c.report.Error(leaf.Secret, "data["+api.LeafFile+"]", "is the certificate of %s, and the Secret is for %s", id, leaf.Identity)
+			c.report.Error(leaf.Secret, report.Data(api.LeafFile), "is the certificate of %s, and the Secret is for %s", id, leaf.Identity)
 			return
 		}
 	}
 	if c.options.EveryWorkload && c.options.Now.After(leaf.Due) {
-		c.report.Warn(leaf.Secret, "data["+api.LeafFile+"]", "is due for renewal since %s, and expires at %s; run `meshless issue` and commit the result",
+		c.report.Warn(leaf.Secret, report.Data(api.LeafFile), "is due for renewal since %s, and expires at %s; run `meshless issue` and commit the result",
 			leaf.Due.UTC().Format(time.RFC3339), leaf.Certificate.NotAfter.UTC().Format(time.RFC3339))
 	}
 }
