@@ -3,6 +3,16 @@ package api
 // AnnotationPrefix starts every annotation of ours.
 const AnnotationPrefix = "meshless.dev/"
 
+// PackageLabel is on the pod template of every workload of the mesh; its value is the name of the package.
+const PackageLabel = AnnotationPrefix + "package"
+
+// PackageAnnotation is on the bundles and mesh maps of a package; the name, once given, stays.
+const PackageAnnotation = PackageLabel
+
+// WorkloadsAnnotation is written by people on a Service whose selector does not say who is behind it, or that has none:
+// <kind>/<name> of workloads of its namespace, separated by commas.
+const WorkloadsAnnotation = AnnotationPrefix + "workloads"
+
 // Annotations that a render writes on pod templates.
 const (
 	WorkloadAnnotation = AnnotationPrefix + "workload" // podplan.Workload, for the proxy

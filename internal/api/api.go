@@ -2,7 +2,12 @@
 // objects, the form of an identity, and image tags. Constants and no behaviour.
 package api
 
-import "github.com/spiffe/go-spiffe/v2/spiffeid"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
 
 // Ports of the proxy. OutboundPort and InboundPort receive redirected connections; the other three are reached
 // directly.
@@ -58,11 +63,37 @@ const (
 	InitName      = "meshless-init"
 	ProxyName     = "meshless-proxy"
 	VolumeName    = "meshless"
-	BundleName    = "meshless-bundle" // ConfigMap with BundleFile
-	MeshName      = "meshless-mesh"   // ConfigMap with MeshFile
 	APIVersion    = "meshless.dev/v1alpha1"
 	DefaultDomain = "cluster.local"
 )
+
+// MaxPackage is how long the name of a package may be, so that MembersName is a label.
+const MaxPackage = 40
+
+// BundleName is the name of the ConfigMap with BundleFile. Objects carry the name of the package, since several packages
+// may have workloads in one namespace.
+func BundleName(pkg string) string { return NamePrefix + "bundle-" + pkg }
+
+// MeshName is the name of the ConfigMap with MeshFile.
+func MeshName(pkg string) string { return NamePrefix + "mesh-" + pkg }
+
+// MembersName is the name of the members Service: headless, it selects by PackageLabel the pods of one package that are
+// in the mesh, ready or not. Its address records, and the names of the pods' addresses, tell who is in the mesh.
+func MembersName(pkg string) string { return MembersPrefix + pkg }
+
+// MembersPrefix starts the name of every members Service.
+const MembersPrefix = NamePrefix + "members-"
+
+// AliasName is the name of the alias of a Service: of type ExternalName, it leads to the Service itself, and says to
+// packages under the same authority that the Service is in the mesh. A name that gets too long ends in its digest.
+func AliasName(service string) string {
+	name := NamePrefix + "alias-" + service
+	if len(name) <= 63 {
+		return name
+	}
+	digest := sha256.Sum256([]byte(service))
+	return name[:54] + "-" + hex.EncodeToString(digest[:4])
+}
 
 // ALPN is the protocol that a meshless proxy offers as a client. A Permissive port tells mesh traffic from an app's own
 // TLS by it; it never decides about authentication.

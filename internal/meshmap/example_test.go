@@ -10,6 +10,8 @@ import (
 
 const shop = `apiVersion: meshless.dev/v1alpha1
 kind: Mesh
+namespace: prod
+package: p1
 trustDomain: cluster.local
 clusterDomain: cluster.local
 inbound: {mode: Strict, default: Deny}

@@ -86,7 +86,7 @@ func TestFederationRefuses(t *testing.T) {
 			t.Errorf("%s: got %v, want an error with %q", name, err, c.want)
 		}
 	}
-	const head = "apiVersion: meshless.dev/v1alpha1\nkind: Mesh\ntrustDomain: a\nclusterDomain: cluster.local\noutbound: {unknown: Deny}\ninbound: {mode: Strict, default: Deny}\n"
+	const head = "apiVersion: meshless.dev/v1alpha1\nkind: Mesh\nnamespace: a\npackage: p\ntrustDomain: a\nclusterDomain: cluster.local\noutbound: {unknown: Deny}\ninbound: {mode: Strict, default: Deny}\n"
 	for name, text := range map[string]string{"unknown field": "{trustDomain: b, bundle: x, cidr: []}", "no network": "{trustDomain: b, bundle: x, cidrs: ['']}"} {
 		if got, err := meshmap.Parse([]byte(head + "federation: [" + text + "]")); err == nil || got != nil {
 			t.Errorf("%s: accepted", name)

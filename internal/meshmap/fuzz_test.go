@@ -23,7 +23,7 @@ func FuzzMeshEqual(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	const head = "apiVersion: meshless.dev/v1alpha1\nkind: Mesh\ntrustDomain: a\nclusterDomain: cluster.local\noutbound: {unknown: Deny}\ninbound: {mode: Strict, default: Deny}\n"
+	const head = "apiVersion: meshless.dev/v1alpha1\nkind: Mesh\nnamespace: a\npackage: p\ntrustDomain: a\nclusterDomain: cluster.local\noutbound: {unknown: Deny}\ninbound: {mode: Strict, default: Deny}\n"
 	f.Add(text)
 	f.Add([]byte(head + "services: {prod: {web: deployment/web :80, db: {answers: statefulset/db, clusterIPs: [10.96.0.9, 'fd00::9']}}}"))
 	f.Add([]byte(head + "services: {prod: {web: 'spiffe://a/ns/other/deployment/web deployment/web :80,443 :81', db: {answers: statefulset/db, plaintextPorts: 1-9}}}"))

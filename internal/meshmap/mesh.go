@@ -44,18 +44,31 @@ const (
 )
 
 // Map is mesh.yaml, the map of who is who for the workloads of one namespace. It is derived from the manifests at every
-// render and holds no secret. Expected identities come from here alone, never from DNS and never from the peer. The
-// form of the file is shorter than that of the struct (see wireMesh), so that a map of 10,000 Services fits into a
-// ConfigMap.
+// render and holds no secret. It lists the Services of its own namespace, and of other namespaces only what deviates:
+// so it grows with the namespace, not with the mesh. The form of the file is shorter than that of the struct (see
+// wireMesh), so that a map of 10,000 Services fits into a ConfigMap.
 type Map struct {
-	APIVersion    string       `json:"apiVersion"` // api.APIVersion
-	Kind          string       `json:"kind"`       // "Mesh"
-	TrustDomain   string       `json:"trustDomain"`
-	ClusterDomain string       `json:"clusterDomain"`
-	Outbound      Outbound     `json:"outbound"`
-	Inbound       Inbound      `json:"inbound"`
-	Services      []Service    `json:"services,omitempty"`
-	Federation    []Federation `json:"federation,omitempty"` // other trust domains
+	APIVersion    string `json:"apiVersion"` // api.APIVersion
+	Kind          string `json:"kind"`       // "Mesh"
+	TrustDomain   string `json:"trustDomain"`
+	ClusterDomain string `json:"clusterDomain"`
+	Namespace     string `json:"namespace"` // of the workloads that read this map
+	// Package is the name under which the package that made the map goes in the cluster: the members Service of each of
+	// its namespaces is api.MembersName(Package).
+	Package string `json:"package"`
+	// Namespaces are the other namespaces in which the package has workloads of the mesh, sorted. A Service there is in
+	// the mesh unless Outside lists it.
+	Namespaces []string `json:"namespaces,omitempty"`
+	// SharedCA: packages that are not known here have the same authority, and tell by aliases (api.AliasName) which of
+	// their Services are in the mesh.
+	SharedCA bool      `json:"sharedCA,omitempty"`
+	Outbound Outbound  `json:"outbound"`
+	Inbound  Inbound   `json:"inbound"`
+	Services []Service `json:"services,omitempty"` // of Namespace, and of others those that deviate
+	// Outside are Services of Namespace and Namespaces that lead out of the mesh, <service>.<namespace>, sorted: the
+	// manifests show it, or the config allows it by name.
+	Outside    []string     `json:"outside,omitempty"`
+	Federation []Federation `json:"federation,omitempty"` // other trust domains
 	// hex SHA-256 of the SubjectPublicKeyInfo; in every trust domain
 	RevokedKeys []string `json:"revokedKeys,omitempty"`
 }
@@ -64,6 +77,9 @@ type Map struct {
 type Outbound struct {
 	Unknown   UnknownPolicy  `json:"unknown"`
 	MeshCIDRs []netip.Prefix `json:"meshCIDRs,omitempty"` // mutual TLS with any identity of the trust domain
+	// ClusterCIDRs are networks of the cluster's pods and Services beside those that the proxy learns: without an
+	// answer of DNS nothing leaves to them.
+	ClusterCIDRs []netip.Prefix `json:"clusterCIDRs,omitempty"`
 }
 
 // Inbound is how the proxy treats what arrives.
@@ -118,10 +134,6 @@ func Parse(data []byte) (*Map, error) {
 	return m, nil
 }
 
-// Marshal is the text that Parse reads. A Service whose host is not below svc.<ClusterDomain>, or is listed twice, is
-// an error.
-func (m *Map) Marshal() ([]byte, error) { return (&Writer{}).Marshal(m) }
-
 func (m *Map) validate() error {
 	if m.APIVersion != api.APIVersion || m.Kind != "Mesh" {
 		return fmt.Errorf("is %s %s, want %s Mesh: function and proxy must be of one release", m.APIVersion, m.Kind, api.APIVersion)
@@ -138,6 +150,9 @@ func (m *Map) validate() error {
 	}
 	if m.Inbound.Default != AllowMesh && m.Inbound.Default != DenyDefault {
 		return fmt.Errorf("inbound.default: %q is neither AllowMesh nor Deny", m.Inbound.Default)
+	}
+	if err := m.validateNames(); err != nil {
+		return err
 	}
 	var errs []error
 	for _, err := range ValidateFederation(td.Name(), m.Federation, m.Outbound.MeshCIDRs) {
@@ -162,6 +177,33 @@ func (m *Map) validate() error {
 		}
 	}
 	return nil
+}
+
+// validateNames checks the names that are asked for in DNS.
+func (m *Map) validateNames() error {
+	if !label(m.Namespace) {
+		return fmt.Errorf("namespace: %q is not the name of a namespace", m.Namespace)
+	}
+	if !label(m.Package) || len(m.Package) > api.MaxPackage {
+		return fmt.Errorf("package: %q is not the name of a package", m.Package)
+	}
+	for _, namespace := range m.Namespaces {
+		if !label(namespace) || namespace == m.Namespace {
+			return fmt.Errorf("namespaces: %q is not the name of another namespace", namespace)
+		}
+	}
+	for _, service := range m.Outside {
+		name, namespace, _ := strings.Cut(service, ".")
+		if !label(name) || !label(namespace) {
+			return fmt.Errorf("outside: %q is not <service>.<namespace>", service)
+		}
+	}
+	return nil
+}
+
+// label tells whether s is a label as Kubernetes gives them to Services and namespaces (RFC 1123, section 2.1).
+func label(s string) bool {
+	return s != "" && len(s) <= 63 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == "" && s[0] != '-' && s[len(s)-1] != '-'
 }
 
 func (s Service) validate(td spiffeid.TrustDomain) error {

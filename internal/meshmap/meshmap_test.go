@@ -21,7 +21,7 @@ const webID = "spiffe://cluster.local/ns/prod/deployment/web"
 
 func mesh() *meshmap.Map {
 	return &meshmap.Map{
-		APIVersion: api.APIVersion, Kind: "Mesh", TrustDomain: "cluster.local", ClusterDomain: "cluster.local",
+		APIVersion: api.APIVersion, Kind: "Mesh", TrustDomain: "cluster.local", ClusterDomain: "cluster.local", Namespace: "prod", Package: "p1", Namespaces: []string{"data"}, Outside: []string{"old.prod"}, SharedCA: true,
 		Outbound: meshmap.Outbound{Unknown: meshmap.Passthrough, MeshCIDRs: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}},
 		Inbound: meshmap.Inbound{Mode: meshmap.Strict, Default: meshmap.AllowMesh, Policy: []meshmap.Policy{
 			{Workload: webID, Rules: []meshmap.Rule{{Ports: netset.PortsOf(80, 81), From: []string{"spiffe://cluster.local/ns/*/job/*"}}}},
@@ -77,7 +77,7 @@ func TestMeshRefuses(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	const head = "apiVersion: meshless.dev/v1alpha1\nkind: Mesh\ntrustDomain: a\nclusterDomain: cluster.local\noutbound: {unknown: Deny}\ninbound: {mode: Strict, default: Deny}\n"
+	const head = "apiVersion: meshless.dev/v1alpha1\nkind: Mesh\nnamespace: a\npackage: p\ntrustDomain: a\nclusterDomain: cluster.local\noutbound: {unknown: Deny}\ninbound: {mode: Strict, default: Deny}\n"
 	if _, err := meshmap.Parse([]byte(head + "services: {prod: {web: deployment/web :80, db: {answers: statefulset/db}}}")); err != nil {
 		t.Errorf("the short form: %v", err)
 	}

@@ -28,15 +28,20 @@ type wireMesh struct {
 	TrustDomain string                            `json:"trustDomain"`
 }
 
-// wireHead is the fields that stand before the Services in the file.
+// wireHead is what the file has as the struct has it.
 type wireHead struct {
 	APIVersion    string       `json:"apiVersion"`
 	ClusterDomain string       `json:"clusterDomain"`
 	Federation    []Federation `json:"federation,omitempty"`
 	Inbound       Inbound      `json:"inbound"`
 	Kind          string       `json:"kind"`
+	Namespace     string       `json:"namespace"`
+	Namespaces    []string     `json:"namespaces,omitempty"`
 	Outbound      Outbound     `json:"outbound"`
+	Outside       []string     `json:"outside,omitempty"`
+	Package       string       `json:"package"`
 	RevokedKeys   []string     `json:"revokedKeys,omitempty"`
+	SharedCA      bool         `json:"sharedCA,omitempty"`
 }
 
 // wireService is one Service: a text when it has nothing but answers.
@@ -69,39 +74,47 @@ func (s *wireService) UnmarshalJSON(data []byte) error {
 	return decoder.Decode((*plainService)(s))
 }
 
-// marshalServices is the text of the field services.
-func (m *Map) marshalServices() ([]byte, error) {
-	services := map[string]map[string]wireService{}
+// Marshal is the text that Parse reads. A Service whose host is not below svc.<ClusterDomain>, or is listed twice, is
+// an error.
+func (m *Map) Marshal() ([]byte, error) {
+	wire := wireMesh{TrustDomain: m.TrustDomain, wireHead: wireHead{APIVersion: m.APIVersion, Kind: m.Kind, ClusterDomain: m.ClusterDomain,
+		Namespace: m.Namespace, Package: m.Package, Namespaces: m.Namespaces, SharedCA: m.SharedCA, Outside: m.Outside,
+		Outbound: m.Outbound, Inbound: m.Inbound, Federation: m.Federation, RevokedKeys: m.RevokedKeys}}
 	for _, s := range m.Services {
 		name, namespace, err := splitHost(s.Host, m.ClusterDomain)
 		if err != nil {
 			return nil, err
 		}
-		if services[namespace] == nil {
-			services[namespace] = map[string]wireService{}
+		if wire.Services == nil {
+			wire.Services = map[string]map[string]wireService{}
 		}
-		if _, twice := services[namespace][name]; twice {
+		if wire.Services[namespace] == nil {
+			wire.Services[namespace] = map[string]wireService{}
+		}
+		if _, twice := wire.Services[namespace][name]; twice {
 			return nil, fmt.Errorf("service %q is listed twice", s.Host)
 		}
-		prefix := "spiffe://" + m.TrustDomain + "/ns/" + namespace + "/"
-		var answers []string
-		for _, id := range s.Identities {
-			answers = append(answers, strings.TrimPrefix(id, prefix))
-		}
-		if len(s.Ports) > 0 {
-			answers = append(answers, ":"+s.Ports.String())
-		}
-		services[namespace][name] = wireService{Answers: strings.Join(answers, " "), ClusterIPs: s.ClusterIPs,
-			PlaintextPorts: s.PlaintextPorts, PlaintextTargetPorts: s.PlaintextTargetPorts}
+		wire.Services[namespace][name] = s.wire(namespace, m.TrustDomain)
 	}
-	if len(services) == 0 {
-		return nil, nil
+	return yaml.Marshal(wire)
+}
+
+func (s Service) wire(namespace, trustDomain string) wireService {
+	prefix := "spiffe://" + trustDomain + "/ns/" + namespace + "/"
+	var answers []string
+	for _, id := range s.Identities {
+		answers = append(answers, strings.TrimPrefix(id, prefix))
 	}
-	return yaml.Marshal(map[string]any{"services": services})
+	if len(s.Ports) > 0 {
+		answers = append(answers, ":"+s.Ports.String())
+	}
+	return wireService{Answers: strings.Join(answers, " "), ClusterIPs: s.ClusterIPs,
+		PlaintextPorts: s.PlaintextPorts, PlaintextTargetPorts: s.PlaintextTargetPorts}
 }
 
 func (w *wireMesh) mesh() (*Map, error) {
 	m := &Map{APIVersion: w.APIVersion, Kind: w.Kind, TrustDomain: w.TrustDomain, ClusterDomain: w.ClusterDomain,
+		Namespace: w.Namespace, Package: w.Package, Namespaces: w.Namespaces, SharedCA: w.SharedCA, Outside: w.Outside,
 		Outbound: w.Outbound, Inbound: w.Inbound, Federation: w.Federation, RevokedKeys: w.RevokedKeys}
 	for namespace, services := range w.Services {
 		for name, s := range services {
