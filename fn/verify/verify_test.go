@@ -208,7 +208,7 @@ func TestCheck(t *testing.T) {
 		"planted members":     {good + "---\napiVersion: v1\nkind: Service\nmetadata: {name: meshless-members-x, namespace: prod}\n", now, "is the name of a Service of meshless"},
 		"planted alias":       {good + "---\n" + alias, now, "is a Service of meshless that the manifests do not ask for"},
 		"shared in one map":   {replace("    package: uvdhs\n", "    package: uvdhs\n    sharedCA: true\n"), now, "sharedCA is"},
-		"shared bundle":       {replace("    meshless.dev/package: uvdhs\n", "    meshless.dev/package: uvdhs\n    meshless.dev/shared-ca: \"true\"\n"), now, "metadata.annotations[meshless.dev/shared-ca]: is"},
+		"shared bundle":       {replace("cluster.local\n    meshless.dev/package: uvdhs\n", "cluster.local\n    meshless.dev/package: uvdhs\n    meshless.dev/shared-ca: \"true\"\n"), now, "metadata.annotations[meshless.dev/shared-ca]: is"},
 		"map of another":      {replace("    namespace: ops\n", "    namespace: web\n"), now, `is the map of namespace "web", and lies in "ops"`},
 		"namespaces":          {replace("    namespaces:\n    - prod\n", ""), now, "namespaces is"},
 		"called outside":      {strings.ReplaceAll(good, "    package: uvdhs\n", "    outside: [web.prod]\n    package: uvdhs\n"), now, "outside lists web.prod, behind which are workloads of the mesh"},
