@@ -3,6 +3,7 @@
 package lint
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/podspec"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // foreignSidecars are the containers of other meshes: two redirects in one pod fight over every connection.
@@ -69,8 +71,8 @@ func checkPod(w *manifest.Workload, r *report.Report) {
 			r.Error(w.Object, w.Field("metadata."+field+"["+key+"]"), "%s: %s asks another mesh for its sidecar; remove it", key, want)
 		}
 	}
-	if err := w.Plan.Validate(); err != nil {
-		r.Error(w.Object, w.Field(report.Annotation(api.ProxyProtocolPortsAnnotation)), "%v", err)
+	if wrong := new(podplan.Contradiction); errors.As(w.Plan.Validate(), &wrong) {
+		r.Error(w.Object, w.Field(report.Annotation(wrong.Annotation)), "%v", wrong)
 	} else if err := podspec.Validate(w.Plan); err != nil {
 		r.Error(w.Object, w.Field("spec"), "%v; raise it in spec.proxy.resources or spec.init.resources of the config, or in the annotation %s", err, api.ProxyMemoryAnnotation)
 	}
