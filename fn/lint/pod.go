@@ -5,7 +5,6 @@ package lint
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,20 +22,28 @@ var foreignSidecars = map[string]string{
 	"consul-dataplane": "Consul", "kuma-sidecar": "Kuma", "kuma-init": "Kuma",
 }
 
-// foreignRequests are the annotations and labels by which a pod asks another mesh for injection.
-var foreignRequests = map[string]string{
-	"sidecar.istio.io/inject": "true", "linkerd.io/inject": "enabled",
-	"consul.hashicorp.com/connect-inject": "true", "kuma.io/sidecar-injection": "enabled",
-}
-
 // Check reports what is wrong with the workloads of the mesh and with the ways that lead to them.
 func Check(m *manifest.Model, r *report.Report) {
 	for _, w := range m.Workloads {
 		checkPod(w, r)
 	}
+	Surroundings(m, r)
+	checkIncludes(m, r)
+}
+
+// Surroundings reports what concerns the workloads of the mesh and that rendered manifests show as well: clients that
+// are refused, other meshes, and what the cluster does with the pods.
+func Surroundings(m *manifest.Model, r *report.Report) {
+	for _, w := range m.Workloads {
+		warnWishes(w, r)
+		warnDNS(w, r)
+	}
+	checkInjection(m, r)
+	warnForeignPolicies(m, r)
+	warnQuotas(m, r)
 	warnHostPorts(m, r)
 	warnExposed(m, r)
-	checkIncludes(m, r)
+	checkCallers(m, r)
 }
 
 // checkIncludes reports selectors of the config that select nothing: most often a mistyped name. With none that
@@ -61,15 +68,6 @@ func checkPod(w *manifest.Workload, r *report.Report) {
 	}
 	if s := w.Pod.Spec.SecurityContext; s != nil {
 		checkUser(w, w.Field("spec.securityContext.runAsUser"), "the pod", s.RunAsUser, r)
-	}
-	for _, key := range slices.Sorted(maps.Keys(foreignRequests)) {
-		field, want := "annotations", foreignRequests[key]
-		if w.Pod.Annotations[key] != want {
-			field = "labels"
-		}
-		if w.Pod.Annotations[key] == want || w.Pod.Labels[key] == want {
-			r.Error(w.Object, w.Field("metadata."+field+"["+key+"]"), "%s: %s asks another mesh for its sidecar; remove it", key, want)
-		}
 	}
 	if wrong := new(podplan.Contradiction); errors.As(w.Plan.Validate(), &wrong) {
 		r.Error(w.Object, w.Field(report.Annotation(wrong.Annotation)), "%v", wrong)

@@ -18,7 +18,7 @@ import (
 func (m *Model) plan(w *Workload, r *report.Report) *podplan.Plan {
 	o, spec := w.Overrides, m.Spec
 	p := &podplan.Plan{
-		Package:  m.Package,
+		Package: m.Package,
 		Workload: podplan.Workload{SPIFFEID: w.ID.String(), PermissivePorts: o.PermissivePorts, TLSPassthroughPorts: o.TLSPassthroughPorts,
 			StrictPorts: o.StrictPorts, ProxyProtocolPorts: o.ProxyProtocolPorts},
 		Redirect: podplan.InitArgs{
