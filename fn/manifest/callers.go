@@ -116,7 +116,7 @@ func Reread(items []*yaml.RNode, inside, outside []*Workload, m Model) *Model {
 		}
 		switch item.GetKind() {
 		case "Service":
-			if s, ok := decode[corev1.Service](item, report.ObjectOf(item), "", r); ok {
+			if s, ok := decode[corev1.Service](item, report.ObjectOf(item), "", r); ok && s.Annotations[api.IdentityAnnotation] == "" {
 				services = append(services, s)
 			}
 		case "Namespace":
