@@ -42,7 +42,7 @@ type Caller struct {
 // readCallers finds the callers that the items name. Services are those of the items, mesh or not. An object that cannot
 // be read is said, and names nobody.
 func (m *Model) readCallers(items []*yaml.RNode, services []corev1.Service, r *report.Report) {
-	c := &callerReader{model: m, report: r, services: map[report.Object]*Service{}, metadata: map[report.Object]metav1.ObjectMeta{}}
+	c := &callerReader{model: m, report: r, services: map[report.Object]*Service{}, metadata: map[report.Object]metav1.ObjectMeta{}, unread: map[string]bool{}}
 	for _, s := range m.Services {
 		c.services[Key(s.Object)] = s
 	}
@@ -137,6 +137,7 @@ type callerReader struct {
 	report   *report.Report
 	services map[report.Object]*Service          // of the mesh, by their keys
 	metadata map[report.Object]metav1.ObjectMeta // of all Services, by their keys
+	unread   map[string]bool                     // objects and fields of which it was said
 }
 
 // caller is what one place of a manifest says of who calls.
@@ -149,6 +150,11 @@ type caller struct {
 
 // unreadable warns of an object that names callers, and of which none can be read.
 func (c *callerReader) unreadable(item *yaml.RNode, field, why string) {
+	key := report.ObjectOf(item).String() + " " + field
+	if c.unread[key] {
+		return // other paths begin there, too
+	}
+	c.unread[key] = true
 	c.report.Warn(report.ObjectOf(item), field, "cannot be read, so it is not known which ports of the mesh it calls: %s", why)
 }
 
