@@ -36,7 +36,12 @@ type Example struct {
 // Copy copies the example at dir. The TestMain of its users is program.Main.
 func Copy(tb testing.TB, dir string) *Example {
 	tb.Helper()
-	e := &Example{Dir: filepath.Join(tb.TempDir(), filepath.Base(dir)), Cluster: NewIdentity(tb), ca: NewIdentity(tb)}
+	return copyFor(tb, dir, NewIdentity(tb), NewIdentity(tb))
+}
+
+func copyFor(tb testing.TB, dir string, cluster, ca *age.X25519Identity) *Example {
+	tb.Helper()
+	e := &Example{Dir: filepath.Join(tb.TempDir(), filepath.Base(dir)), Cluster: cluster, ca: ca}
 	if err := os.CopyFS(e.Dir, os.DirFS(dir)); err != nil {
 		tb.Fatal(err)
 	}
@@ -56,6 +61,12 @@ func Copy(tb testing.TB, dir string) *Example {
 		tb.Fatalf("%s/mtls.yaml holds too few recipients", dir)
 	}
 	return e
+}
+
+// Sibling copies another example for a package of the same owner: the identities are those of e.
+func (e *Example) Sibling(tb testing.TB, dir string) *Example {
+	tb.Helper()
+	return copyFor(tb, dir, e.Cluster, e.ca)
 }
 
 // NewIdentity makes an age identity.
@@ -82,6 +93,14 @@ func (e *Example) Edit(tb testing.TB, file string, change func(string) string) {
 		tb.Fatalf("%s is not as this test knows it: nothing to change", file)
 	}
 	if err := os.WriteFile(path, []byte(changed), 0o644); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Write replaces a whole file of the copy.
+func (e *Example) Write(tb testing.TB, file, text string) {
+	tb.Helper()
+	if err := os.WriteFile(filepath.Join(e.Dir, file), []byte(text), 0o644); err != nil {
 		tb.Fatal(err)
 	}
 }

@@ -36,11 +36,7 @@ func (e Endpoint) ips() []netip.Addr {
 func (l *Lab) SetEndpoints(namespace, name string, to ...Endpoint) {
 	l.tb.Helper()
 	l.change(func() {
-		s := l.services[namespace+"/"+name]
-		if s == nil || len(s.Spec.Selector) > 0 {
-			l.tb.Fatalf("lab: no Service %s/%s without selector", namespace, name)
-		}
-		s.manual = to
+		l.service(namespace, name).manual = to
 	})
 }
 
@@ -49,17 +45,29 @@ func (l *Lab) SetEndpoints(namespace, name string, to ...Endpoint) {
 func (l *Lab) Misdirect(namespace, name string, to *Pod) {
 	l.tb.Helper()
 	l.change(func() {
-		s := l.services[namespace+"/"+name]
-		if s == nil {
-			l.tb.Fatalf("lab: no Service %s/%s", namespace, name)
-		}
-		s.misdirect = to
+		l.service(namespace, name).misdirect = to
 	})
+}
+
+// service is a Service that is there. The caller holds mu.
+func (l *Lab) service(namespace, name string) *serviceState {
+	l.tb.Helper()
+	s := l.services[namespace+"/"+name]
+	if s == nil {
+		l.tb.Fatalf("lab: no Service %s/%s", namespace, name)
+	}
+	return s
 }
 
 // change changes what the cluster is like, and waits until its nodes and its name server know.
 func (l *Lab) change(f func()) {
 	l.tb.Helper()
+	if err := l.tryChange(f); err != nil {
+		l.tb.Fatalf("lab: %v", err)
+	}
+}
+
+func (l *Lab) tryChange(f func()) error {
 	revision, err := func() (int, error) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -67,12 +75,10 @@ func (l *Lab) change(f func()) {
 		err := l.syncServices()
 		return l.revision, err
 	}()
-	if err == nil {
-		err = l.awaitNames(revision)
-	}
 	if err != nil {
-		l.tb.Fatalf("lab: %v", err)
+		return err
 	}
+	return l.awaitNames(revision)
 }
 
 // endpoints are who stands behind the Service, as the EndpointSlice controller finds them (kubernetes,

@@ -84,23 +84,53 @@ type PodOptions struct {
 // Start is StartPod with options.
 func (l *Lab) Start(workload string, options PodOptions) *Pod {
 	l.tb.Helper()
+	return l.StartAll(PodRequest{workload, options})[0]
+}
+
+// PodRequest is a pod that StartAll starts.
+type PodRequest struct {
+	Workload string // kind/namespace/name
+	PodOptions
+}
+
+// StartAll starts pods side by side and returns them in the same order.
+func (l *Lab) StartAll(requests ...PodRequest) []*Pod {
+	l.tb.Helper()
+	pods, errs := make([]*Pod, len(requests)), make([]error, len(requests))
+	var started sync.WaitGroup
+	slots := make(chan struct{}, 4)
+	for i, r := range requests {
+		started.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			pods[i], errs[i] = l.startPod(r)
+		})
+	}
+	started.Wait()
+	if err := errors.Join(errs...); err != nil {
+		l.tb.Fatalf("lab: %v", err)
+	}
+	return pods
+}
+
+func (l *Lab) startPod(r PodRequest) (*Pod, error) {
 	l.mu.Lock()
-	w, ok := l.objects.Workloads[workload]
+	w, ok := l.objects.Workloads[r.Workload]
 	l.mu.Unlock()
 	if !ok {
-		l.tb.Fatalf("lab: no workload %q", workload)
+		return nil, fmt.Errorf("no workload %q", r.Workload)
 	}
-	p, err := l.addPod(cmp.Or(options.Node, l.Node), w, options)
+	p, err := l.addPod(cmp.Or(r.Node, l.Node), w, r.PodOptions)
 	if err == nil {
-		err = p.startAll(options)
+		err = p.startAll(r.PodOptions)
+	}
+	if err == nil && !r.Unready {
+		err = l.tryChange(func() { p.ready = true })
 	}
 	if err != nil {
-		l.tb.Fatalf("lab: pod of %s: %v", workload, err)
+		return nil, fmt.Errorf("pod of %s: %w", r.Workload, err)
 	}
-	if !options.Unready {
-		p.SetReady(true)
-	}
-	return p
+	return p, nil
 }
 
 func (l *Lab) addPod(node *Node, w Workload, options PodOptions) (*Pod, error) {
@@ -160,17 +190,20 @@ func (p *Pod) startAll(options PodOptions) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*startTimeout)
 	defer cancel()
 	// The kubelet reports the address when the pod's first container runs.
-	report := sync.OnceFunc(func() {
-		if !options.Unreported {
-			p.Report()
+	report := sync.OnceValue(func() error {
+		if options.Unreported {
+			return nil
 		}
+		return p.lab.tryChange(func() { p.reported = true })
 	})
 	for _, c := range p.spec.InitContainers {
 		started, err := p.startContainer(c)
 		if err != nil {
 			return err
 		}
-		report()
+		if err := report(); err != nil {
+			return err
+		}
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
 			p.sidecars = append(p.sidecars, started)
 			if err := p.await(ctx, c, "startupProbe"); err != nil {
@@ -189,7 +222,9 @@ func (p *Pod) startAll(options PodOptions) error {
 			return err
 		}
 		p.apps = append(p.apps, started)
-		report()
+		if err := report(); err != nil {
+			return err
+		}
 		if err := p.postStart(ctx, c); err != nil { // the next container waits for it
 			return err
 		}
