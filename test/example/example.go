@@ -31,6 +31,9 @@ type Example struct {
 	Dir     string
 	Cluster *age.X25519Identity // opens workload keys
 	ca      *age.X25519Identity // opens the CA's key
+
+	// Program is the meshless command that issues and renders; "" is that of this repository.
+	Program string
 }
 
 // Copy copies the example at dir. The TestMain of its users is program.Main.
@@ -121,7 +124,7 @@ func (e *Example) Issue(tb testing.TB, now time.Time, flags ...string) string {
 // Meshless runs the command as if it were now, and returns what it tells people.
 func (e *Example) Meshless(tb testing.TB, now time.Time, args ...string) string {
 	tb.Helper()
-	_, told := e.run(tb, program.Meshless(tb), append(args, "--now", now.UTC().Format(time.RFC3339))...)
+	_, told := e.run(tb, e.program(tb), append(args, "--now", now.UTC().Format(time.RFC3339))...)
 	tb.Logf("meshless %s:\n%s", strings.Join(args, " "), told)
 	return told
 }
@@ -143,10 +146,19 @@ func (e *Example) Plain(tb testing.TB, flags ...string) string {
 	return rendered
 }
 
+func (e *Example) program(tb testing.TB) string {
+	tb.Helper()
+	if e.Program != "" {
+		return e.Program
+	}
+	return program.Meshless(tb)
+}
+
 func (e *Example) run(tb testing.TB, name string, args ...string) (stdout, stderr string) {
 	tb.Helper()
 	cmd := exec.CommandContext(tb.Context(), name, args...)
-	cmd.Env = append(program.WithMeshless(tb), "MESHLESS_CA_IDENTITY="+e.ca.String())
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(e.program(tb))+string(os.PathListSeparator)+os.Getenv("PATH"),
+		"MESHLESS_CA_IDENTITY="+e.ca.String())
 	var out, told bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &told
 	if err := cmd.Run(); err != nil {

@@ -22,7 +22,7 @@ func (r *reach) judge(t *testing.T, c reachCell, s *spoken) {
 	}
 }
 
-func (r *reach) wantSilence(t *testing.T, s *spoken) {
+func (r speaker) wantSilence(t *testing.T, s *spoken) {
 	t.Helper()
 	for p, w := range r.watches {
 		if w.Saw(s.mark) {

@@ -32,9 +32,16 @@ type reach struct {
 	young    *lab.Pod // without a Service; it is made known when it is dialed
 	hidden   *lab.Pod // DNS does not know it
 	outside  map[string]*lab.Pod
-	watches  map[*lab.Pod]*lab.Watch
-	marks    atomic.Int64
+	speaker
 }
+
+// speaker holds conversations, and sees whether they are to be read on wires.
+type speaker struct {
+	watches map[*lab.Pod]*lab.Watch
+	marks   *atomic.Int64
+}
+
+func newSpeaker() speaker { return speaker{map[*lab.Pod]*lab.Watch{}, new(atomic.Int64)} }
 
 const orderPrefix = "reach-order-"
 
@@ -72,7 +79,7 @@ func startReach(t *testing.T, w world) *reach {
 		options = append(options, lab.CoreDNS(t, w.dns))
 	}
 	r := &reach{Lab: lab.NewMeshless(t, nil, options...), world: w, packages: map[string]*example.Example{}, clients: map[string]*lab.Pod{},
-		servers: map[selector]*lab.Pod{}, unready: map[selector]*lab.Pod{}, outside: map[string]*lab.Pod{}, watches: map[*lab.Pod]*lab.Watch{}}
+		servers: map[selector]*lab.Pod{}, unready: map[selector]*lab.Pod{}, outside: map[string]*lab.Pod{}, speaker: newSpeaker()}
 	if w.shared {
 		r.ca = filepath.Join(t.TempDir(), "ca.yaml")
 	}
@@ -91,14 +98,14 @@ func startReach(t *testing.T, w world) *reach {
 	r.startServers(t)
 	for _, pods := range []map[string]*lab.Pod{r.clients, r.outside} {
 		for _, p := range pods {
-			r.watch(p)
+			r.watch(r.Lab, p)
 		}
 	}
 	return r
 }
 
-func (r *reach) watch(p *lab.Pod) {
-	r.watches[p] = r.Watch(p, lab.Mark{Prefix: orderPrefix, Rest: 5})
+func (r speaker) watch(l *lab.Lab, p *lab.Pod) {
+	r.watches[p] = l.Watch(p, lab.Mark{Prefix: orderPrefix, Rest: 5})
 }
 
 // renderAll issues, renders and applies every package.
@@ -127,17 +134,33 @@ func (r *reach) render(t *testing.T, name, manifests string) {
 		pkg = first.Sibling(t, "../../examples/pod")
 	}
 	r.packages[name] = pkg
-	pkg.Write(t, "pod.yaml", manifests)
 	var flags []string
 	if r.ca != "" {
 		flags = []string{"--ca", r.ca}
 	}
+	applyPackage(t, r.Lab, pkg, manifests, flags...)
+}
+
+// applyPackage issues, renders and applies a package of these manifests.
+func applyPackage(t testing.TB, l *lab.Lab, pkg *example.Example, manifests string, flags ...string) {
+	t.Helper()
+	pkg.Write(t, "pod.yaml", manifests)
 	pkg.Issue(t, time.Now(), flags...)
-	rendered := pkg.Render(t)
+	applyRendered(t, l, pkg, func(rendered string) string { return rendered })
+}
+
+// applyRendered applies what a package renders, changed, and the Secrets of whoever runs the platform.
+func applyRendered(t testing.TB, l *lab.Lab, pkg *example.Example, change func(string) string) {
+	t.Helper()
+	rendered := change(pkg.Render(t))
 	for _, namespace := range []string{dataNamespace, shopNamespace, farNamespace} {
 		rendered += "\n---\n" + pkg.IdentitySecret(namespace)
 	}
-	if err := r.Apply(parse(t, rendered)); err != nil {
+	objects, err := lab.Parse([]byte(rendered))
+	if err == nil {
+		err = l.Apply(objects)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }
@@ -208,7 +231,7 @@ type spoken struct {
 
 // speakTo dials, says a mark at once, as protocols do in which the client speaks first, and wants the server's greeting
 // and answer.
-func (r *reach) speakTo(from *lab.Pod, to netip.AddrPort) *spoken {
+func (r speaker) speakTo(from *lab.Pod, to netip.AddrPort) *spoken {
 	s := &spoken{mark: fmt.Sprintf("%s%05d", orderPrefix, r.marks.Add(1))}
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
@@ -289,7 +312,7 @@ func (r *reach) runCell(c reachCell) *spoken {
 	return r.speakTo(client, netip.AddrPortFrom(ip, reachPort))
 }
 
-func (r *reach) stopWatches(t *testing.T) {
+func (r speaker) stopWatches(t *testing.T) {
 	t.Helper()
 	for p, w := range r.watches {
 		if w.Stop(); w.Missed() > 0 {
@@ -308,14 +331,20 @@ type connectionLine struct {
 func logged(t *testing.T, p *lab.Pod, from string) connectionLine {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		for line := range strings.Lines(p.Container(api.ProxyName).Log()) {
-			var c connectionLine
-			if strings.Contains(line, `"`+from+`"`) && json.Unmarshal([]byte(line), &c) == nil && c.Src == from && c.Direction == "outbound" {
-				return c
-			}
-		}
-		if time.Now().After(deadline) {
-			return connectionLine{}
+		if c, ok := accessLog(p)[from]; ok || time.Now().After(deadline) {
+			return c
 		}
 	}
+}
+
+// accessLog is what the pod's proxy says of the connections that its app opened, by their source.
+func accessLog(p *lab.Pod) map[string]connectionLine {
+	lines := map[string]connectionLine{}
+	for line := range strings.Lines(p.Container(api.ProxyName).Log()) {
+		var c connectionLine
+		if json.Unmarshal([]byte(line), &c) == nil && c.Direction == "outbound" && c.Reason != "" {
+			lines[c.Src] = c
+		}
+	}
+	return lines
 }

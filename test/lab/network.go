@@ -47,6 +47,11 @@ type Option func(*Lab)
 // WithNetwork gives pods and Services other addresses.
 func WithNetwork(n Network) Option { return func(l *Lab) { l.network = n } }
 
+// WithImages adds images, or replaces those of the same names.
+func WithImages(images map[string]Image) Option {
+	return func(l *Lab) { l.images = merged(l.images, images) }
+}
+
 // Versions of CoreDNS. 1.12.0, which came with Kubernetes 1.33, names only those addresses whose endpoint has a host
 // name; all before and after it name every endpoint's (coredns#7110, #7189).
 const (
