@@ -233,16 +233,13 @@ type spoken struct {
 // and answer.
 func (r speaker) speakTo(from *lab.Pod, to netip.AddrPort) *spoken {
 	s := &spoken{mark: fmt.Sprintf("%s%05d", orderPrefix, r.marks.Add(1))}
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
-	defer cancel()
-	conn, err := from.DialContext(ctx, "tcp", to.String())
+	conn, err := dialWithin(from, to, 15*time.Second)
 	if err != nil {
 		s.err = err
 		return s
 	}
 	defer conn.Close()
 	s.from = conn.LocalAddr().String()
-	_ = conn.SetDeadline(time.Now().Add(15 * time.Second)) // of a connection that is open
 	if _, s.err = fmt.Fprintf(conn, "PUT %s\n", s.mark); s.err != nil {
 		return s
 	}
@@ -258,6 +255,17 @@ func (r speaker) speakTo(from *lab.Pod, to netip.AddrPort) *spoken {
 		s.err = fmt.Errorf("answer is %q", line)
 	}
 	return s
+}
+
+// dialWithin opens a connection that lives no longer than the time.
+func dialWithin(from *lab.Pod, to netip.AddrPort, within time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	conn, err := from.DialContext(ctx, "tcp", to.String())
+	if err == nil {
+		err = conn.SetDeadline(time.Now().Add(within))
+	}
+	return conn, err
 }
 
 // pod is the one that a cell is about.
