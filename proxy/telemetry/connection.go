@@ -21,6 +21,7 @@ type Connection struct {
 	Service             string // of the destination, where known
 	Self                string // SPIFFE ID of this pod, once a generation is in use
 	Peer                string // SPIFFE ID; only if TLS proved it
+	AcceptedBy          string // by what a server may answer (destination.Acceptance); outbound alone
 	Security            Security
 	Start               time.Time
 	t                   *Telemetry
@@ -117,6 +118,9 @@ func (c *Connection) who(more ...any) []any {
 	source, destination := c.Peer, c.Self
 	if c.Direction == reason.Outbound {
 		source, destination = c.Self, c.Peer
+	}
+	if c.AcceptedBy != "" {
+		more = append([]any{"accepted_by", c.AcceptedBy}, more...)
 	}
 	return append([]any{"direction", string(c.Direction), "src", c.Source.String(), "src_identity", source, "dst", c.Destination.String(),
 		"dst_identity", destination, "service", c.Service}, more...)
