@@ -130,6 +130,7 @@ func (r *reach) render(t *testing.T, name, manifests string) {
 	case pkg != nil:
 	case first == nil:
 		pkg = example.Copy(t, "../../examples/pod")
+		pkg.Edit(t, "mtls.yaml", func(text string) string { return text + serversConfig })
 	default:
 		pkg = first.Sibling(t, "../../examples/pod")
 	}

@@ -133,9 +133,13 @@ spec: {%sports: [{port: %d}]}
 `, name, namespace, annotations, spec, reachPort)
 }
 
-// strangers have nothing to do with the mesh: a namespace without, and a Service that nobody rendered in one with.
+// serversConfig is what the config of the servers' package says beyond the least: a Service that is not in the mesh.
+const serversConfig = "  outbound: {plaintextServices: [allowed." + dataNamespace + "]}\n"
+
+// strangers have nothing to do with the mesh: a namespace without, and Services that nobody rendered in one with.
 func strangers() string {
 	return storeWorkload("Deployment", "legacy", "legacy", "") + storeService("legacy", "legacy", "selector: {app: legacy}", "") +
 		storeService("legacy", "legacy-all", "selector: {app: legacy}, clusterIP: None", "") +
-		storeWorkload("Deployment", dataNamespace, "stray", "") + storeService(dataNamespace, "stray", "selector: {app: stray}", "")
+		storeWorkload("Deployment", dataNamespace, "stray", "") + storeService(dataNamespace, "stray", "selector: {app: stray}", "") +
+		storeService(dataNamespace, "allowed", "selector: {app: stray}", "")
 }
