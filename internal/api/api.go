@@ -77,10 +77,13 @@ func MembersName(pkg string) string { return MembersPrefix + pkg }
 // MembersPrefix starts the name of every members Service.
 const MembersPrefix = NamePrefix + "members-"
 
+// AliasPrefix starts the name of every alias.
+const AliasPrefix = NamePrefix + "alias-"
+
 // AliasName is the name of the alias of a Service: of type ExternalName, it leads to the Service itself, and says to
 // packages under the same authority that the Service is in the mesh. A name that gets too long ends in its digest.
 func AliasName(service string) string {
-	name := NamePrefix + "alias-" + service
+	name := AliasPrefix + service
 	if len(name) <= 63 {
 		return name
 	}
