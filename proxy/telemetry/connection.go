@@ -18,10 +18,11 @@ import (
 type Connection struct {
 	Direction           reason.Direction
 	Source, Destination netip.AddrPort
-	Service             string // of the destination, where known
-	Self                string // SPIFFE ID of this pod, once a generation is in use
-	Peer                string // SPIFFE ID; only if TLS proved it
-	AcceptedBy          string // by what a server may answer (destination.Acceptance); outbound alone
+	AppSource           netip.AddrPort // inbound: the client as the app sees it, once the app is dialed
+	Service             string         // of the destination, where known
+	Self                string         // SPIFFE ID of this pod, once a generation is in use
+	Peer                string         // SPIFFE ID; only if TLS proved it
+	AcceptedBy          string         // by what a server may answer (destination.Acceptance); outbound alone
 	Security            Security
 	Start               time.Time
 	t                   *Telemetry
@@ -121,6 +122,9 @@ func (c *Connection) who(more ...any) []any {
 	}
 	if c.AcceptedBy != "" {
 		more = append([]any{"accepted_by", c.AcceptedBy}, more...)
+	}
+	if c.AppSource.IsValid() {
+		more = append([]any{"src_app", c.AppSource.String()}, more...)
 	}
 	return append([]any{"direction", string(c.Direction), "src", c.Source.String(), "src_identity", source, "dst", c.Destination.String(),
 		"dst_identity", destination, "service", c.Service}, more...)
