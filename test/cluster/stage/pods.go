@@ -110,3 +110,20 @@ func WantNoRestarts(t *testing.T, pods []corev1.Pod, exempt ...string) {
 		}
 	}
 }
+
+// State is the content of a file of the namespace's bundle or mesh map (api.BundleFile, api.MeshFile), whatever the name
+// of the package.
+func State(t *testing.T, namespace, file string) string {
+	t.Helper()
+	var list corev1.ConfigMapList
+	if err := json.Unmarshal([]byte(Must(t, "", "-n", namespace, "get", "configmaps", "-o", "json")), &list); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range list.Items {
+		if text, ok := c.Data[file]; ok && c.Annotations[api.IdentityAnnotation] != "" {
+			return text
+		}
+	}
+	t.Fatalf("no ConfigMap of ours in %s has %s", namespace, file)
+	return ""
+}
