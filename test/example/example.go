@@ -30,6 +30,7 @@ const AppImage = "ghcr.io/meshless-dev/shop:" + api.Version
 type Example struct {
 	Dir     string
 	Cluster *age.X25519Identity // opens workload keys
+	Edition string              // folder of another edition's meshless command; "" is the one of this tree
 	ca      *age.X25519Identity // opens the CA's key
 }
 
@@ -110,7 +111,7 @@ func (e *Example) Issue(tb testing.TB, now time.Time, flags ...string) string {
 // Meshless runs the command as if it were now, and returns what it tells people.
 func (e *Example) Meshless(tb testing.TB, now time.Time, args ...string) string {
 	tb.Helper()
-	_, told := e.run(tb, program.Meshless(tb), append(args, "--now", now.UTC().Format(time.RFC3339))...)
+	_, told := e.run(tb, e.meshless(tb), append(args, "--now", now.UTC().Format(time.RFC3339))...)
 	tb.Logf("meshless %s:\n%s", strings.Join(args, " "), told)
 	return told
 }
@@ -135,13 +136,31 @@ func (e *Example) Plain(tb testing.TB, flags ...string) string {
 func (e *Example) run(tb testing.TB, name string, args ...string) (stdout, stderr string) {
 	tb.Helper()
 	cmd := exec.CommandContext(tb.Context(), name, args...)
-	cmd.Env = append(program.WithMeshless(tb), "MESHLESS_CA_IDENTITY="+e.ca.String())
+	cmd.Env = append(e.environ(tb), "MESHLESS_CA_IDENTITY="+e.ca.String())
 	var out, told bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &told
 	if err := cmd.Run(); err != nil {
 		tb.Fatalf("%s %s: %v\n%s", filepath.Base(name), strings.Join(args, " "), err, &told)
 	}
 	return out.String(), told.String()
+}
+
+// meshless is the path of the command.
+func (e *Example) meshless(tb testing.TB) string {
+	tb.Helper()
+	if e.Edition != "" {
+		return filepath.Join(e.Edition, "meshless")
+	}
+	return program.Meshless(tb)
+}
+
+// environ has the command on the PATH, for kustomize.
+func (e *Example) environ(tb testing.TB) []string {
+	tb.Helper()
+	if e.Edition != "" {
+		return append(os.Environ(), "PATH="+e.Edition+string(os.PathListSeparator)+os.Getenv("PATH"))
+	}
+	return program.WithMeshless(tb)
 }
 
 // IdentitySecret is the manifest that whoever runs the platform applies to a namespace once. It holds the identities;
