@@ -261,13 +261,13 @@ func mutatorConfig(kptfile *yaml.RNode) (inline *yaml.RNode, file string, err er
 	return nil, "", nil
 }
 
-// isState tells whether an item is what the next render must see again. Mesh maps and Certificates of cert-manager are
-// derived anew.
+// isState tells whether an item is what the next render must see again. Mesh maps, Services and Certificates of
+// cert-manager are derived anew.
 func isState(item *yaml.RNode) bool {
 	if item.GetKind() == v1alpha1.KindCertificateAuthority {
 		return true
 	}
-	return item.GetAnnotations()[api.IdentityAnnotation] != "" && !isMeshMap(item) && !manifest.IsManagedCertificate(item)
+	return item.GetAnnotations()[api.IdentityAnnotation] != "" && !isMeshMap(item) && !manifest.IsManagedCertificate(item) && item.GetKind() != "Service"
 }
 
 // isMeshMap tells whether an item is a mesh map of ours.

@@ -25,17 +25,24 @@ const LocalConfigAnnotation = "config.kubernetes.io/local-config"
 type Model struct {
 	Spec        v1alpha1.Spec
 	TrustDomain spiffeid.TrustDomain
+	Package     string      // its name
+	SharedCA    bool        // other packages have the same authority; ReadShared tells
 	Workloads   []*Workload // those in the mesh, in the order of the items
 	Outside     []*Workload // those that are not
 	Services    []*Service  // those with a workload in the mesh behind them
-	Ingresses   []networkingv1.Ingress
+	// those in namespaces of the mesh that lead out of it, and those that the config names: <service>.<namespace>,
+	// sorted
+	OutsideServices []string
+	Ingresses       []networkingv1.Ingress
 	// those in the input, by name
 	NamespaceObjects map[string]corev1.Namespace
 	NetworkPolicies  []*yaml.RNode // of any API group; none unless the config asks for them
 	State            State
 
-	kinds Kinds
-	seen  map[spiffeid.ID]bool
+	kinds       Kinds
+	unexplained []unexplained
+	inMesh      []string // names of Services that the config calls plaintext, and that are in the mesh
+	seen        map[spiffeid.ID]bool
 }
 
 // State is what an earlier render left, found by annotation and never by name.
@@ -45,6 +52,8 @@ type State struct {
 	Leaves             map[string]*yaml.RNode   // Secrets by SPIFFE ID
 	Bundles            []*yaml.RNode            // ConfigMaps with api.BundleFile
 	Meshes             []*yaml.RNode            // ConfigMaps with api.MeshFile
+	Members            []*yaml.RNode            // members Services
+	Aliases            []*yaml.RNode            // Services of type ExternalName
 	Duplicate          map[string][]*yaml.RNode // further Secrets of a SPIFFE ID that has one
 
 	Certificates map[string]*yaml.RNode // Certificates of cert-manager by SPIFFE ID; derived at every render
@@ -94,7 +103,16 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		}
 	}
 	m.refuseDuplicates(items, r)
+	m.Package = m.packageName(r)
+	for _, w := range m.Workloads {
+		w.Plan = m.plan(w, r)
+	}
 	m.addServices(services, r)
+	m.refuseContradictions(r)
+	for _, s := range m.Services {
+		m.warnAddresses(s, r)
+	}
+	m.WarnUnexplained(services, items, r)
 	m.checkNamespaces(r)
 	return m
 }
@@ -164,6 +182,10 @@ func (s *State) keep(item *yaml.RNode) bool {
 		s.Bundles = append(s.Bundles, item)
 	case item.GetKind() == "ConfigMap" && has(data, api.MeshFile):
 		s.Meshes = append(s.Meshes, item)
+	case item.GetKind() == "Service" && AliasOf(item) != "":
+		s.Aliases = append(s.Aliases, item)
+	case item.GetKind() == "Service":
+		s.Members = append(s.Members, item)
 	default:
 		return false
 	}

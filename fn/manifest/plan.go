@@ -18,6 +18,7 @@ import (
 func (m *Model) plan(w *Workload, r *report.Report) *podplan.Plan {
 	o, spec := w.Overrides, m.Spec
 	p := &podplan.Plan{
+		Package:  m.Package,
 		Workload: podplan.Workload{SPIFFEID: w.ID.String(), PermissivePorts: o.PermissivePorts, ProxyProtocolPorts: o.ProxyProtocolPorts},
 		Redirect: podplan.InitArgs{
 			ProxyUID:                  int(spec.Sidecar.UID),
@@ -51,7 +52,7 @@ func (m *Model) files(w *Workload) podplan.Files {
 		f.Bundle = podplan.Source{Name: bundle.ConfigMap, Key: bundle.Key}
 		return f
 	}
-	f.Bundle = podplan.Source{Name: api.BundleName, Key: api.BundleFile}
+	f.Bundle = podplan.Source{Name: api.BundleName(m.Package), Key: api.BundleFile}
 	if w.Overrides.TLSSecret == "" && m.Spec.Sealing.Format == v1alpha1.SealingAge {
 		f.KeyFile, f.Identity = api.SealedKeyFile, podplan.Source(m.Spec.Sealing.IdentitySecret)
 	}

@@ -91,6 +91,7 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	}
 	checkVisible(m, injected, r)
 	warnNamespaces(m, r)
+	m.ReadShared(o.SharedCA)
 	meshes := m.Meshes(policies, r)
 	issued := issue.Run(m, recipients, issue.Options{Now: o.Now, Mode: o.Mode.issuing(config.Spec), Actions: o.Actions, SharedCA: o.SharedCA, CAIdentity: o.CAIdentity,
 		Progress: func(done, total int) { o.progress("certifying", done, total) }}, r)

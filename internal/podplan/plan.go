@@ -14,6 +14,7 @@ import (
 // their parts of it, and whoever explains a pod reads the whole back. What can be said in two ways is said in one here:
 // defaults stand as values, sets are sorted.
 type Plan struct {
+	Package  string    // the name of the package, which is the value of api.PackageLabel and in the names of ConfigMaps
 	Workload Workload  // workload.json: the identity, and how the proxy treats inbound ports
 	Redirect InitArgs  // the command line of init: what does not pass the proxy
 	Serve    ProxyArgs // the command line of the proxy; Directory is api.Directory
