@@ -9,16 +9,13 @@ if [ "$(cat "$KBIN/prometheus.version" 2>/dev/null)" = "$version" ] && [ -x "$KB
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
-export GOFLAGS=-mod=mod
 source=$(go mod download -json "github.com/prometheus/prometheus@$version" | sed -n 's/^\t"Dir": "\(.*\)",\{0,1\}$/\1/p')
-sed -e 's/^module .*/module build/' \
-  -e "0,/^require (/s##require (\n\tgithub.com/prometheus/prometheus $version#" "$source/go.mod" >go.mod
-cp "$source/go.sum" go.sum
-chmod u+w go.sum
-echo "building prometheus $version"
+cp -r "$source" source
+chmod -R u+w source
 # Of the dozens of discoveries, which bring the clients of as many clouds, the one of Kubernetes.
-printf 'package plugins\n\nimport _ "github.com/prometheus/prometheus/discovery/kubernetes"\n' >plugins.go
-printf '{"Replace": {"%s": "%s"}}' "$source/plugins/plugins.go" "$work/plugins.go" >overlay.json
-CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -overlay overlay.json -o prometheus github.com/prometheus/prometheus/cmd/prometheus
+printf 'package plugins\n\nimport _ "github.com/prometheus/prometheus/discovery/kubernetes"\n' >source/plugins/plugins.go
+rm source/plugins/minimum.go
+echo "building prometheus $version"
+(cd source && GOFLAGS=-mod=mod CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o ../prometheus ./cmd/prometheus)
 mv prometheus "$KBIN/prometheus"
 echo "$version" >"$KBIN/prometheus.version"
