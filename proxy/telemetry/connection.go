@@ -22,6 +22,7 @@ type Connection struct {
 	Service             string         // of the destination, where known
 	Self                string         // SPIFFE ID of this pod, once a generation is in use
 	Peer                string         // SPIFFE ID; only if TLS proved it
+	AcceptedBy          string         // by what a server may answer (destination.Acceptance); outbound alone
 	Security            Security
 	Start               time.Time
 	t                   *Telemetry
@@ -123,6 +124,9 @@ func (c *Connection) who(more ...any) []any {
 		"dst_identity", destination, "service", c.Service}
 	if c.AppSource.IsValid() {
 		args = append(args, "src_app", c.AppSource.String())
+	}
+	if c.AcceptedBy != "" {
+		args = append(args, "accepted_by", c.AcceptedBy)
 	}
 	return append(args, more...)
 }
