@@ -95,7 +95,7 @@ func (s *Snapshot) verifyLeaf(chain []*x509.Certificate) error {
 		id, err := s.Bundle.Verify(chain, usage, s.now())
 		if err != nil {
 			return fmt.Errorf("%s does not verify under %s: %w. Are the Secret and the ConfigMap %s of different commits? Sync both; `meshless verify` tells whether Git is right",
-				api.LeafFile, api.BundleFile, err, api.BundleName)
+				api.LeafFile, api.BundleFile, err, api.BundleName(s.Mesh.Package))
 		}
 		s.ID = id
 	}
@@ -126,7 +126,7 @@ func (s *Snapshot) Usable() error {
 	return nil
 }
 
-// Permissive tells whether port accepts plaintext beside mutual TLS.
-func (s *Snapshot) Permissive(port uint16) bool {
-	return s.Mesh.Inbound.Mode == meshmap.Permissive || s.Workload.PermissivePorts.Contains(port)
+// PortMode says what becomes of a connection to a port of the app.
+func (s *Snapshot) PortMode(port uint16) podplan.PortMode {
+	return s.Workload.PortMode(port, s.Mesh.Inbound.Mode)
 }
