@@ -98,7 +98,7 @@ func publishedBundle(items []*yaml.RNode) (*published, error) {
 		}
 	}
 	if first == nil {
-		return nil, fmt.Errorf("there is no bundle here (configmap %s); `meshless issue DIR` makes it. Where cert-manager issues, the bundle is what its issuer publishes", api.BundleName)
+		return nil, fmt.Errorf("there is no bundle here (configmap %s); `meshless issue DIR` makes it. Where cert-manager issues, the bundle is what its issuer publishes", api.BundleName("<package>"))
 	}
 	return first, nil
 }

@@ -28,9 +28,10 @@ type builder struct {
 	graph    Graph
 	kinds    manifest.Kinds
 	meshes   map[string]*meshmap.Map // by namespace
-	pods     manifest.Index[int]     // by their place in graph.Nodes
-	seen     map[string]bool         // IDs of nodes
-	byID     map[string][]string     // IDs of the Mesh nodes of a SPIFFE ID
+	pods     []*manifest.Workload
+	places   map[*manifest.Workload]int // in graph.Nodes
+	seen     map[string]bool            // IDs of nodes
+	byID     map[string][]string        // IDs of the Mesh nodes of a SPIFFE ID
 	services []corev1.Service
 	edges    map[[2]string]Edge
 }
@@ -39,7 +40,7 @@ type builder struct {
 // verifies nothing; package verify does. What it cannot understand is an error, since a picture with a part missing
 // looks complete.
 func Build(items []*yaml.RNode, kinds manifest.Kinds) (Graph, error) {
-	b := &builder{kinds: kinds, meshes: map[string]*meshmap.Map{}, seen: map[string]bool{}, byID: map[string][]string{}, edges: map[[2]string]Edge{}}
+	b := &builder{kinds: kinds, meshes: map[string]*meshmap.Map{}, seen: map[string]bool{}, byID: map[string][]string{}, places: map[*manifest.Workload]int{}, edges: map[[2]string]Edge{}}
 	for _, item := range items {
 		if err := node.CheckItem(item); err != nil {
 			return Graph{}, fmt.Errorf("%s: %w", report.ObjectOf(item), err)
@@ -57,7 +58,7 @@ func Build(items []*yaml.RNode, kinds manifest.Kinds) (Graph, error) {
 		}
 	}
 	if len(b.meshes) == 0 {
-		return Graph{}, errors.New("there is no mesh map (configmap " + api.MeshName + ") in the input; give it rendered manifests: " +
+		return Graph{}, errors.New("there is no mesh map (configmap " + api.MeshName("<package>") + ") in the input; give it rendered manifests: " +
 			"the output of `kustomize build`, or a kpt package that was rendered")
 	}
 	b.joinServices()
@@ -88,10 +89,10 @@ func (b *builder) readItem(item *yaml.RNode) error {
 	case ok:
 		return b.addWorkload(item, path)
 	case len(manifest.PodFields(item)) > 0:
-		return b.add(Node{Class: Outside, Namespace: manifest.NamespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}, item, nil)
+		return b.add(Node{Class: Outside, Namespace: manifest.NamespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}, item, nil, nil)
 	case manifest.IsList(item):
 		return fmt.Errorf("%s: is a list, which hides its objects; write them as documents of their own", report.ObjectOf(item))
-	case item.GetKind() == "Service" && item.GetApiVersion() == "v1":
+	case item.GetKind() == "Service" && item.GetApiVersion() == "v1" && item.GetAnnotations()[api.IdentityAnnotation] == "":
 		var service corev1.Service
 		if err := node.Decode(item, &service); err != nil {
 			return fmt.Errorf("%s: cannot be read: %w", report.ObjectOf(item), err)
@@ -115,7 +116,7 @@ func (b *builder) addWorkload(item *yaml.RNode, path []string) error {
 	}
 	n := Node{Class: Outside, Namespace: manifest.NamespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}
 	if !podspec.Injected(&pod) {
-		return b.add(n, item, pod.Labels)
+		return b.add(n, item, pod.Labels, nil)
 	}
 	plan, err := podspec.Parse(&pod)
 	if err != nil {
@@ -123,18 +124,19 @@ func (b *builder) addWorkload(item *yaml.RNode, path []string) error {
 	}
 	mesh := b.meshes[n.Namespace]
 	if mesh == nil {
-		return fmt.Errorf("%s: the mesh map of its namespace (configmap %s/%s) is not in the input; give it the whole output", object, n.Namespace, api.MeshName)
+		return fmt.Errorf("%s: the mesh map of its namespace (configmap %s/%s) is not in the input; give it the whole output", object, n.Namespace, api.MeshName(plan.Package))
 	}
 	n.Class, n.Identity, n.PermissivePorts = Mesh, plan.Workload.SPIFFEID, plan.Workload.PermissivePorts.String()
 	n.PlaintextPorts, n.PlaintextInterfaces = plan.Redirect.ExcludeInboundPorts, plan.Redirect.ExcludeInboundInterfaces
 	n.Bypass = bypass(plan.Redirect)
+	n.TLSPassthroughPorts = plan.Workload.TLSPassthroughPorts
 	if mesh.Inbound.Mode == meshmap.Permissive {
-		n.PermissivePorts = AllPorts
+		n.PermissivePorts, n.StrictPorts, n.TLSPassthroughPorts = AllPorts, plan.Workload.StrictPorts, nil
 	}
 	if mesh.Outbound.Unknown == meshmap.Passthrough {
 		b.graph.Open = append(b.graph.Open, n.Namespace)
 	}
-	return b.add(n, item, pod.Labels)
+	return b.add(n, item, pod.Labels, plan)
 }
 
 // bypass says what a workload sends around its proxy.
@@ -150,7 +152,7 @@ func eachAs[E any](format string, list []E) (texts []string) {
 	return texts
 }
 
-func (b *builder) add(n Node, item *yaml.RNode, labels map[string]string) error {
+func (b *builder) add(n Node, item *yaml.RNode, labels map[string]string, plan *podplan.Plan) error {
 	if n.Name == "" {
 		return fmt.Errorf("%s of namespace %q: has no name", strings.ToLower(n.Kind), n.Namespace)
 	}
@@ -163,12 +165,15 @@ func (b *builder) add(n Node, item *yaml.RNode, labels map[string]string) error 
 		b.byID[n.Identity] = append(b.byID[n.Identity], n.ID)
 	}
 	b.graph.Nodes = append(b.graph.Nodes, n)
-	b.pods.Add(n.Namespace, labels, len(b.graph.Nodes)-1)
+	w := &manifest.Workload{Object: report.ObjectOf(item), Kind: n.Kind, Name: n.Name, Namespace: n.Namespace, Plan: plan}
+	w.Pod.Labels = labels
+	b.pods, b.places[w] = append(b.pods, w), len(b.graph.Nodes)-1
 	return nil
 }
 
 // joinServices puts each Service in front of the workloads that it selects, or among the nodes when it leads elsewhere.
 func (b *builder) joinServices() {
+	find := manifest.NewFinder(b.pods)
 	for _, s := range b.services {
 		front := Service{Name: s.Name}
 		for _, p := range s.Spec.Ports {
@@ -176,9 +181,11 @@ func (b *builder) joinServices() {
 				front.Ports = front.Ports.Union(netset.PortsOf(uint16(p.Port)))
 			}
 		}
-		if s.Spec.Type != corev1.ServiceTypeExternalName && len(s.Spec.Selector) > 0 {
-			for _, i := range b.pods.Select(s.Namespace, s.Spec.Selector) {
-				b.graph.Nodes[i].Services = append(b.graph.Nodes[i].Services, front)
+		_, named := s.Annotations[api.WorkloadsAnnotation]
+		if s.Spec.Type != corev1.ServiceTypeExternalName && (named || len(s.Spec.Selector) > 0) {
+			for _, w := range find.Workloads(s) {
+				node := &b.graph.Nodes[b.places[w]]
+				node.Services = append(node.Services, front)
 			}
 			continue
 		}

@@ -190,6 +190,7 @@ func TestBuildRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	mesh := regexp.MustCompile("meshless-mesh-[a-z0-9]+").FindString(text)
 	without := func(mark string) string {
 		var kept []string
 		for part := range strings.SplitSeq(text, "\n---\n") {
@@ -201,7 +202,7 @@ func TestBuildRefuses(t *testing.T) {
 	}
 	for name, test := range map[string]struct{ text, want string }{
 		"not rendered":  {string(raw), "there is no mesh map"},
-		"map gone":      {without("name: meshless-mesh\n  namespace: prod"), "the mesh map of its namespace (configmap prod/meshless-mesh) is not in the input"},
+		"map gone":      {without("name: " + mesh + "\n  namespace: prod"), "the mesh map of its namespace (configmap prod/" + mesh + ") is not in the input"},
 		"map damaged":   {strings.Replace(text, "mode: Strict", "mode: Lax", 1), `"Lax" is neither Strict nor Permissive`},
 		"half injected": {strings.Replace(text, "name: meshless-init", "name: other", 1), "spec.template.spec.initContainers: lacks the container meshless-init"},
 		"arguments":     {strings.Replace(text, "--proxy-uid=15000", "--off", 1), "spec.template.spec.initContainers[0].args: flag provided"},

@@ -20,7 +20,7 @@ func Strip(item *yaml.RNode, path []string) error {
 	if err != nil || found == nil {
 		return nil // the model says what is wrong with it
 	}
-	template := found.YNode()
+	template, injected := found.YNode(), Injected(item, path)
 	spec, annotations := node.Get(template, "spec"), node.Get(template, "metadata", "annotations")
 	if err := podspec.RestoreHandlers(spec, node.Get(annotations, api.OriginalAnnotation)); err != nil {
 		return err
@@ -33,15 +33,31 @@ func Strip(item *yaml.RNode, path []string) error {
 		for _, key := range written {
 			node.Drop(annotations, key)
 		}
-		if len(annotations.Content) == 0 {
-			metadata := node.Get(template, "metadata")
-			dropEmptied(metadata, "annotations")
-			if len(metadata.Content) == 0 {
-				dropEmptied(template, "metadata")
-			}
-		}
+	}
+	if injected {
+		dropMetadata(template, annotations)
 	}
 	return nil
+}
+
+// dropMetadata takes the label out, and mappings that hold nothing any more. A label without an injection beside it is
+// somebody else's, and the model refuses it.
+func dropMetadata(template, annotations *yaml.Node) {
+	metadata := node.Get(template, "metadata")
+	if annotations != nil && len(annotations.Content) == 0 {
+		dropEmptied(metadata, "annotations") // before the labels, in the reverse order of Apply
+	}
+	labels := node.Get(metadata, "labels")
+	if labels == nil || node.Index(labels, api.PackageLabel) < 0 {
+		return
+	}
+	node.Drop(labels, api.PackageLabel)
+	if len(labels.Content) == 0 {
+		dropEmptied(metadata, "labels")
+	}
+	if len(metadata.Content) == 0 {
+		dropEmptied(template, "metadata")
+	}
 }
 
 // Injected tells whether the pod template of a workload holds anything of ours.

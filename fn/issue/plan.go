@@ -89,7 +89,7 @@ func (i *issuer) refuse(p *plan) {
 	case p.Bundle != nil:
 		i.postpone(p.due, "Run `meshless issue DIR` and commit what it writes", way+i.hintEarly())
 	case state.Authority != nil || len(state.Leaves) > 0:
-		i.report.Error(report.Object{APIVersion: "v1", Kind: "ConfigMap", Name: api.BundleName}, "", "the bundle (configmap %s) is missing beside the rest of the state; restore the state from Git as a whole", api.BundleName)
+		i.report.Error(report.Object{APIVersion: "v1", Kind: "ConfigMap", Name: api.BundleName(i.model.Package)}, "", "the bundle (configmap %s) is missing beside the rest of the state; restore the state from Git as a whole", api.BundleName(i.model.Package))
 	default:
 		i.report.Error(i.report.Config(), "spec.issuance", "there are no certificates yet (no state with the annotation %s in the input), and %s. A kustomization lists the written folder `mtls` in its resources",
 			api.IdentityAnnotation, way)

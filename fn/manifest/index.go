@@ -45,6 +45,15 @@ func (x *Index[T]) Select(namespace string, selector map[string]string) []T {
 	return selected
 }
 
+// WithLabel returns the pods of a namespace that carry one label, in the order of Add.
+func (x *Index[T]) WithLabel(namespace, key, value string) []T {
+	var found []T
+	for _, n := range x.byPair[pair{namespace, key, value}] {
+		found = append(found, x.pods[n].pod)
+	}
+	return found
+}
+
 func carries(labels, selector map[string]string) bool {
 	for key, value := range selector {
 		if have, ok := labels[key]; !ok || have != value {

@@ -1,7 +1,9 @@
 package manifest
 
 import (
+	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -12,19 +14,21 @@ import (
 	"github.com/meshless-dev/meshless/internal/netset"
 )
 
-// Meshes are the mesh maps, one for each namespace of the mesh: every Service of the mesh, since any may be called, and
-// the policies of the namespace's own workloads, of those that have one.
+// Meshes are the mesh maps, one for each namespace of the mesh: the Services of the namespace, those of others that
+// deviate, and the policies of the namespace's own workloads, of those that have one.
 func (m *Model) Meshes(policies map[*Workload]meshmap.Policy, r *report.Report) map[string]*meshmap.Map {
-	services := fold(m.Services, r)
-	federation := m.federation(r)
+	services := m.splitServices(r)
+	federation, namespaces := m.federation(r), m.Namespaces()
 	meshes := map[string]*meshmap.Map{}
-	for _, namespace := range m.Namespaces() {
+	for _, namespace := range namespaces {
 		meshes[namespace] = &meshmap.Map{
 			APIVersion: api.APIVersion, Kind: "Mesh", TrustDomain: m.Spec.TrustDomain, ClusterDomain: m.Spec.ClusterDomain,
-			Outbound: meshmap.Outbound{Unknown: m.Spec.Outbound.Unknown, MeshCIDRs: netset.Prefixes(m.Spec.Outbound.MeshCIDRs).Union()},
+			Namespace: namespace, Package: m.Package, Namespaces: without(namespaces, namespace), SharedCA: m.SharedCA,
+			Outbound: meshmap.Outbound{Unknown: m.Spec.Outbound.Unknown, MeshCIDRs: netset.Prefixes(m.Spec.Outbound.MeshCIDRs).Union(),
+				ClusterCIDRs: netset.Prefixes(m.Spec.Outbound.ClusterCIDRs).Union()},
 			Inbound: meshmap.Inbound{Mode: m.Spec.Inbound.Mode, Default: m.Spec.Authorization.Default,
 				DryRun: m.Spec.Authorization.Mode == v1alpha1.AuthorizationDryRun},
-			Services: services, Federation: federation,
+			Services: services.of(namespace), Outside: m.OutsideServices, Federation: federation,
 		}
 	}
 	for _, w := range m.Workloads {
@@ -36,19 +40,67 @@ func (m *Model) Meshes(policies map[*Workload]meshmap.Policy, r *report.Report) 
 	return meshes
 }
 
-// FoldServices is what the mesh maps say of Services, from the plans of the workloads behind them. Workloads outside
-// have no plan; a Service that leads to both is reported.
-func FoldServices(inside, outside []*Workload, services []corev1.Service, clusterDomain string, r *report.Report) []meshmap.Service {
-	m := &Model{Workloads: inside, Outside: outside, Spec: v1alpha1.Spec{ClusterDomain: clusterDomain}}
-	m.addServices(services, r)
-	return fold(m.Services, r)
+func without(list []string, one string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return s == one })
 }
 
-func fold(services []*Service, r *report.Report) (folded []meshmap.Service) {
-	for _, s := range services {
-		folded = append(folded, s.mesh(r))
+// Sides are what mesh maps say of the Services of a package.
+type Sides struct {
+	Outside []string // see Model.OutsideServices
+	InMesh  []string // of the names that were given as plaintext, those that lead to workloads of the mesh
+	Model   *Model   // the Services and the workloads behind them
+	split   splitServices
+}
+
+// Namespaces are those of the mesh, sorted.
+func (s Sides) Namespaces() []string { return slices.Sorted(maps.Keys(s.Model.meshNamespaces())) }
+
+// FoldServices is what the mesh maps say of Services, from the plans of the workloads behind them. Workloads outside
+// have no plan; a Service that leads to both is reported. Plaintext are the Services that are said to be outside.
+func FoldServices(inside, outside []*Workload, services []corev1.Service, clusterDomain string, plaintext []string, r *report.Report) Sides {
+	m := &Model{Workloads: inside, Outside: outside, Spec: v1alpha1.Spec{ClusterDomain: clusterDomain, Outbound: v1alpha1.Outbound{PlaintextServices: plaintext}}}
+	m.addServices(services, r)
+	return Sides{Outside: m.OutsideServices, InMesh: m.inMesh, Model: m, split: m.splitServices(r)}
+}
+
+// Services are what the map of a namespace says of Services.
+func (s Sides) Services(namespace string) []meshmap.Service { return s.split.of(namespace) }
+
+// splitServices are the Services of the mesh, as the maps say them.
+type splitServices struct {
+	own       map[string][]meshmap.Service // by namespace, by host
+	deviating []deviating                  // by host
+}
+
+type deviating struct {
+	namespace string
+	service   meshmap.Service
+}
+
+// splitServices tells apart what one namespace alone has to know of, and what every map says, since it is otherwise
+// than a map says of a Service that it does not list.
+func (m *Model) splitServices(r *report.Report) splitServices {
+	split := splitServices{own: map[string][]meshmap.Service{}}
+	for _, s := range m.Services {
+		folded := s.mesh(r)
+		split.own[s.Namespace] = append(split.own[s.Namespace], folded)
+		if len(folded.ClusterIPs) > 0 || len(folded.PlaintextPorts) > 0 || len(folded.PlaintextTargetPorts) > 0 {
+			split.deviating = append(split.deviating, deviating{s.Namespace, folded})
+		}
 	}
-	return folded
+	return split
+}
+
+// of are the Services in the map of a namespace, by host.
+func (s splitServices) of(namespace string) []meshmap.Service {
+	list := slices.Clone(s.own[namespace])
+	for _, d := range s.deviating {
+		if d.namespace != namespace {
+			list = append(list, d.service)
+		}
+	}
+	slices.SortFunc(list, func(a, b meshmap.Service) int { return strings.Compare(a.Host, b.Host) })
+	return list
 }
 
 func (s *Service) mesh(r *report.Report) meshmap.Service {

@@ -9,13 +9,13 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // LocalConfigAnnotation marks items that are never applied to a cluster (KRM function specification).
@@ -25,17 +25,30 @@ const LocalConfigAnnotation = "config.kubernetes.io/local-config"
 type Model struct {
 	Spec        v1alpha1.Spec
 	TrustDomain spiffeid.TrustDomain
+	Package     string      // its name
+	SharedCA    bool        // other packages have the same authority; ReadShared tells
 	Workloads   []*Workload // those in the mesh, in the order of the items
 	Outside     []*Workload // those that are not
 	Services    []*Service  // those with a workload in the mesh behind them
-	Ingresses   []networkingv1.Ingress
+	// those in namespaces of the mesh that lead out of it, and those that the config names: <service>.<namespace>,
+	// sorted
+	OutsideServices []string
+	Callers         []Caller // whom other manifests name as a client of them
+	// ports that an earlier render has opened for the API server, by the keys of workloads
+	PassedBefore map[report.Object]netset.Ports
+	// policies of other meshes, by which nothing here goes
+	ForeignPolicies []ForeignPolicy
+	Quotas          []corev1.ResourceQuota
+	LimitRanges     []corev1.LimitRange
 	// those in the input, by name
 	NamespaceObjects map[string]corev1.Namespace
 	NetworkPolicies  []*yaml.RNode // of any API group; none unless the config asks for them
 	State            State
 
-	kinds Kinds
-	seen  map[spiffeid.ID]bool
+	kinds       Kinds
+	unexplained []unexplained
+	inMesh      []string // names of Services that the config calls plaintext, and that are in the mesh
+	seen        map[spiffeid.ID]bool
 }
 
 // State is what an earlier render left, found by annotation and never by name.
@@ -45,6 +58,8 @@ type State struct {
 	Leaves             map[string]*yaml.RNode   // Secrets by SPIFFE ID
 	Bundles            []*yaml.RNode            // ConfigMaps with api.BundleFile
 	Meshes             []*yaml.RNode            // ConfigMaps with api.MeshFile
+	Members            []*yaml.RNode            // members Services
+	Aliases            []*yaml.RNode            // Services of type ExternalName
 	Duplicate          map[string][]*yaml.RNode // further Secrets of a SPIFFE ID that has one
 
 	Certificates map[string]*yaml.RNode // Certificates of cert-manager by SPIFFE ID; derived at every render
@@ -72,10 +87,6 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 			if s, ok := decode[corev1.Service](item, report.ObjectOf(item), "", r); ok {
 				services = append(services, s)
 			}
-		case item.GetApiVersion() == "networking.k8s.io/v1" && item.GetKind() == "Ingress":
-			if i, ok := decode[networkingv1.Ingress](item, report.ObjectOf(item), "", r); ok {
-				m.Ingresses = append(m.Ingresses, i)
-			}
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Namespace":
 			if n, ok := decode[corev1.Namespace](item, report.ObjectOf(item), "", r); ok {
 				if has(m.NamespaceObjects, n.Name) {
@@ -94,7 +105,19 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		}
 	}
 	m.refuseDuplicates(items, r)
+	m.Package = m.packageName(r)
+	for _, w := range m.Workloads {
+		w.Plan = m.plan(w, r)
+	}
 	m.addServices(services, r)
+	m.refuseContradictions(r)
+	for _, s := range m.Services {
+		m.warnAddresses(s, r)
+	}
+	m.WarnUnexplained(services, items, r)
+	m.readCallers(items, services, r)
+	m.passAPIServer()
+	m.readSurroundings(items)
 	m.checkNamespaces(r)
 	return m
 }
@@ -164,6 +187,10 @@ func (s *State) keep(item *yaml.RNode) bool {
 		s.Bundles = append(s.Bundles, item)
 	case item.GetKind() == "ConfigMap" && has(data, api.MeshFile):
 		s.Meshes = append(s.Meshes, item)
+	case item.GetKind() == "Service" && AliasOf(item) != "":
+		s.Aliases = append(s.Aliases, item)
+	case item.GetKind() == "Service":
+		s.Members = append(s.Members, item)
 	default:
 		return false
 	}

@@ -18,7 +18,9 @@ import (
 func (m *Model) plan(w *Workload, r *report.Report) *podplan.Plan {
 	o, spec := w.Overrides, m.Spec
 	p := &podplan.Plan{
-		Workload: podplan.Workload{SPIFFEID: w.ID.String(), PermissivePorts: o.PermissivePorts, ProxyProtocolPorts: o.ProxyProtocolPorts},
+		Package: m.Package,
+		Workload: podplan.Workload{SPIFFEID: w.ID.String(), PermissivePorts: o.PermissivePorts, TLSPassthroughPorts: o.TLSPassthroughPorts,
+			StrictPorts: o.StrictPorts, ProxyProtocolPorts: o.ProxyProtocolPorts},
 		Redirect: podplan.InitArgs{
 			ProxyUID:                  int(spec.Sidecar.UID),
 			ExcludeInboundPorts:       spec.Inbound.ExcludePorts.Set().Union(o.ExcludeInboundPorts),
@@ -51,7 +53,7 @@ func (m *Model) files(w *Workload) podplan.Files {
 		f.Bundle = podplan.Source{Name: bundle.ConfigMap, Key: bundle.Key}
 		return f
 	}
-	f.Bundle = podplan.Source{Name: api.BundleName, Key: api.BundleFile}
+	f.Bundle = podplan.Source{Name: api.BundleName(m.Package), Key: api.BundleFile}
 	if w.Overrides.TLSSecret == "" && m.Spec.Sealing.Format == v1alpha1.SealingAge {
 		f.KeyFile, f.Identity = api.SealedKeyFile, podplan.Source(m.Spec.Sealing.IdentitySecret)
 	}

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // Service is a Service all of whose workloads are in the mesh.
@@ -19,13 +20,18 @@ type Service struct {
 	Name       string
 	Namespace  string
 	Type       corev1.ServiceType
+	Headless   bool
 	Host       string       // <name>.<namespace>.svc.<clusterDomain>
 	ClusterIPs []netip.Addr // where the manifest fixes them
 	Ports      []corev1.ServicePort
 	Workloads  []*Workload
 
+	guessed       []string              // keys of the selector by which its pods are told from others at run time alone
 	addressFields map[netip.Addr]string // of ClusterIPs, where each is written
 }
+
+// short is the name by which mesh map and config name a Service without more.
+func (s *Service) short() string { return s.Name + "." + s.Namespace }
 
 // DNSNames are the names by which clients call the Service, the longest first. The name alone is not among them: it
 // means another Service in every namespace, so a certificate for it would pass for somebody else's.
@@ -33,49 +39,94 @@ func (s *Service) DNSNames() []string {
 	return []string{s.Host, fmt.Sprintf("%s.%s.svc", s.Name, s.Namespace), fmt.Sprintf("%s.%s", s.Name, s.Namespace)}
 }
 
-// addServices joins Services and workloads. A Service without selector, or of type ExternalName, has no pods of the
-// input behind it.
+// addServices joins Services and workloads. A Service of type ExternalName leads to another name, whose address tells
+// who is there.
 func (m *Model) addServices(services []corev1.Service, r *report.Report) {
-	inMesh, outOfMesh := indexOf(m.Workloads), indexOf(m.Outside)
+	find, inMesh := NewFinder(m.Workloads, m.Outside), m.meshNamespaces()
+	plaintext := map[string]bool{}
+	for _, name := range m.Spec.Outbound.PlaintextServices {
+		plaintext[name] = true
+	}
+	m.OutsideServices = slices.Clone(m.Spec.Outbound.PlaintextServices)
 	for _, service := range services {
-		if len(service.Spec.Selector) == 0 || service.Spec.Type == corev1.ServiceTypeExternalName {
+		s := m.readService(service, r)
+		if s == nil || service.Spec.Type == corev1.ServiceTypeExternalName {
 			continue
 		}
-		object := report.Object{APIVersion: "v1", Kind: "Service", Namespace: service.Namespace, Name: service.Name}
-		s := &Service{Object: object, Name: service.Name, Namespace: EffectiveNamespace(object), Type: service.Spec.Type, Ports: service.Spec.Ports}
-		if bad := badName(validation.IsDNS1123Label(s.Name), s.Namespace); bad != "" {
-			r.Error(s.Object, bad, "%q in namespace %q: Kubernetes accepts no such name for a Service, and it would get into a certificate", s.Name, s.Namespace)
-			continue
-		}
-		if !checkServicePorts(s.Ports, s.Object, r) {
-			continue
-		}
-		s.Host = fmt.Sprintf("%s.%s.svc.%s", s.Name, s.Namespace, m.Spec.ClusterDomain)
-		s.readAddresses(service.Spec, r)
-		inside, outside := inMesh.Select(s.Namespace, service.Spec.Selector), outOfMesh.Select(s.Namespace, service.Spec.Selector)
-		if len(inside) > 0 && len(outside) > 0 {
+		b := find.find(s, service, r)
+		mixed := len(b.inside) > 0 && len(b.outside) > 0
+		switch {
+		case mixed && len(b.guessed) == 0:
 			r.Error(s.Object, "spec.selector", "selects %s, which is in the mesh, and %s, which is not; clients could not tell which answers. "+
-				"Narrow the selector, or take both in or out", inside[0].Object, outside[0].Object)
-		}
-		if len(inside) == 0 {
+				"Narrow the selector, or take both in or out", b.inside[0].Object, b.outside[0].Object)
+		case len(b.inside) > 0 && plaintext[s.short()]:
+			if len(b.guessed) == 0 {
+				m.inMesh = append(m.inMesh, s.short())
+			}
+			continue
+		case mixed || b.none():
+			if inMesh[s.Namespace] && !plaintext[s.short()] {
+				m.unexplained = append(m.unexplained, unexplained{s, service.Spec.Selector, find.partly(s.Namespace, service.Spec.Selector)})
+			}
+			continue
+		case len(b.inside) == 0:
+			if inMesh[s.Namespace] {
+				m.OutsideServices = append(m.OutsideServices, s.short())
+			}
 			continue
 		}
-		s.Workloads = inside
-		for _, w := range inside {
-			w.Services = append(w.Services, s)
-		}
-		m.Services = append(m.Services, s)
+		m.join(s, service.Spec, b, r)
 	}
 	m.refuseSharedIPs(r)
 	slices.SortFunc(m.Services, func(a, b *Service) int { return strings.Compare(a.Host, b.Host) })
+	slices.Sort(m.OutsideServices)
+	m.OutsideServices = slices.Compact(m.OutsideServices)
 }
 
-func indexOf(workloads []*Workload) *Index[*Workload] {
-	x := &Index[*Workload]{}
-	for _, w := range workloads {
-		x.Add(w.Namespace, w.Pod.Labels, w)
+// meshNamespaces are the namespaces with a workload of the mesh.
+func (m *Model) meshNamespaces() map[string]bool {
+	namespaces := map[string]bool{}
+	for _, w := range m.Workloads {
+		namespaces[w.Namespace] = true
 	}
-	return x
+	return namespaces
+}
+
+// join puts a Service in front of the workloads of the mesh that are behind it.
+func (m *Model) join(s *Service, spec corev1.ServiceSpec, b behind, r *report.Report) {
+	s.readAddresses(spec, r)
+	s.Workloads, s.guessed = b.inside, b.guessed
+	for _, w := range b.inside {
+		w.Services = append(w.Services, s)
+	}
+	m.Services = append(m.Services, s)
+}
+
+// readService checks what gets into names and certificates; nil after an error.
+func (m *Model) readService(service corev1.Service, r *report.Report) *Service {
+	object := report.Object{APIVersion: "v1", Kind: "Service", Namespace: service.Namespace, Name: service.Name}
+	s := &Service{Object: object, Name: service.Name, Namespace: EffectiveNamespace(object), Type: service.Spec.Type, Ports: service.Spec.Ports,
+		Headless: service.Spec.ClusterIP == corev1.ClusterIPNone}
+	external := service.Spec.Type == corev1.ServiceTypeExternalName
+	if _, said := service.Annotations[api.WorkloadsAnnotation]; said && external {
+		r.Error(s.Object, report.Annotation(api.WorkloadsAnnotation), "has no effect on a Service of type ExternalName: clients get the address of what it names; take it out")
+	}
+	if strings.HasPrefix(s.Name, api.MembersPrefix) || strings.HasPrefix(s.Name, api.AliasPrefix) {
+		r.Error(s.Object, "metadata.name", "is a name as meshless gives it to Services of its own, by which proxies tell who is in the mesh; rename it")
+		return nil
+	}
+	if !external && len(service.Spec.Selector) == 0 && service.Annotations[api.WorkloadsAnnotation] == "" {
+		return s // it gets into no certificate, and Kubernetes judges the rest
+	}
+	if bad := badName(validation.IsDNS1123Label(s.Name), s.Namespace); bad != "" && !external {
+		r.Error(s.Object, bad, "%q in namespace %q: Kubernetes accepts no such name for a Service, and it would get into a certificate", s.Name, s.Namespace)
+		return nil
+	}
+	if !external && !checkServicePorts(s.Ports, s.Object, r) {
+		return nil
+	}
+	s.Host = fmt.Sprintf("%s.%s.svc.%s", s.Name, s.Namespace, m.Spec.ClusterDomain)
+	return s
 }
 
 // readAddresses reads the addresses of a Service that its manifest fixes.

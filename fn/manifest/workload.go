@@ -120,7 +120,6 @@ func (m *Model) addWorkload(item *yaml.RNode, r *report.Report) {
 	}
 	m.seen[id] = true
 	w.ID = id
-	w.Plan = m.plan(w, r)
 	m.Workloads = append(m.Workloads, w)
 }
 
@@ -153,6 +152,7 @@ func (m *Model) readWorkload(item *yaml.RNode, r *report.Report) *Workload {
 		r.Error(w.Object, w.Field("spec.containers"), "is empty")
 		return nil
 	}
+	refuseLabel(w, r)
 	w.Overrides, ok = m.readOverrides(w, r)
 	if !checkContainerPorts(w, r) || !ok {
 		return nil

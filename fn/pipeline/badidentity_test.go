@@ -176,7 +176,7 @@ func TestManyRevoked(t *testing.T) {
 	if got := revokedKeys(t, out); len(got) != 3500 {
 		t.Errorf("%d keys are revoked", len(got))
 	}
-	if size := len(find(t, out, "ConfigMap", api.BundleName).GetAnnotations()[api.RevokedAnnotation]); size > 250_000 {
+	if size := len(find(t, out, "ConfigMap", "meshless-bundle").GetAnnotations()[api.RevokedAnnotation]); size > 250_000 {
 		t.Errorf("an annotation of %d bytes; Kubernetes takes 262144 for all", size)
 	}
 	if again, _ := w.mustRun(t, out, config); text(t, again) != text(t, out) {
@@ -191,7 +191,7 @@ func TestManyRevoked(t *testing.T) {
 	}
 	annotate := func(value string) []*yaml.RNode {
 		items := copies(good)
-		set(t, find(t, items, "ConfigMap", api.BundleName), value, "metadata", "annotations", api.RevokedAnnotation)
+		set(t, find(t, items, "ConfigMap", "meshless-bundle"), value, "metadata", "annotations", api.RevokedAnnotation)
 		return items
 	}
 	for _, m := range []mode{issues, never, builds, sealed} {

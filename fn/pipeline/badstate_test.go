@@ -413,7 +413,7 @@ func TestBrokenBundle(t *testing.T) {
 	} {
 		for m, want := range test.want {
 			t.Run(name+"/"+string(m), func(t *testing.T) {
-				_, r, opened := w.attempt(t, editData(t, good, "ConfigMap", api.BundleName, api.BundleFile, test.text), config, m)
+				_, r, opened := w.attempt(t, editData(t, good, "ConfigMap", "meshless-bundle", api.BundleFile, test.text), config, m)
 				wantRefusal(t, m, r, want, "")
 				if opened != 0 {
 					t.Error("the CA's key was asked for")
@@ -425,7 +425,7 @@ func TestBrokenBundle(t *testing.T) {
 		early := *w
 		early.now = start.Add(-6000 * time.Hour)
 		expired := bundle + plant(t, &early, "cluster.local")[0].Certificate
-		broken := editData(t, good, "ConfigMap", api.BundleName, api.BundleFile, expired)
+		broken := editData(t, good, "ConfigMap", "meshless-bundle", api.BundleFile, expired)
 		if _, r, _ := w.attempt(t, broken, config, sealed); r.Failed() || !strings.Contains(said(t, r), "which expired at") || !strings.Contains(said(t, r), "meshless issue") {
 			t.Errorf("a build: %s", said(t, r))
 		}

@@ -18,7 +18,7 @@ import (
 
 func revokedKeys(t testing.TB, items []*yaml.RNode) []string {
 	t.Helper()
-	mesh, err := meshmap.Parse([]byte(find(t, items, "ConfigMap", api.MeshName).GetDataMap()[api.MeshFile]))
+	mesh, err := meshmap.Parse([]byte(find(t, items, "ConfigMap", "meshless-mesh").GetDataMap()[api.MeshFile]))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestRevoke(t *testing.T) {
 		}
 	})
 	t.Run("a revert of the bundle alone", func(t *testing.T) {
-		out, _ := w.mustRun(t, exchangeItem(t, after, before, "ConfigMap", api.BundleName), config)
+		out, _ := w.mustRun(t, exchangeItem(t, after, before, "ConfigMap", "meshless-bundle"), config)
 		if got := revokedKeys(t, out); len(got) != 1 {
 			t.Errorf("the mesh map revokes %q", got)
 		}
@@ -102,7 +102,7 @@ func TestRevoke(t *testing.T) {
 		if got := revokedKeys(t, out); len(got) != 0 {
 			t.Errorf("the mesh map still revokes %q", got)
 		}
-		if text := find(t, out, "ConfigMap", api.BundleName).MustString() + find(t, out, v1alpha1.KindCertificateAuthority, config.Name).MustString(); strings.Contains(text, "revoked") {
+		if text := find(t, out, "ConfigMap", "meshless-bundle").MustString() + find(t, out, v1alpha1.KindCertificateAuthority, config.Name).MustString(); strings.Contains(text, "revoked") {
 			t.Errorf("a trace is left:\n%s", text)
 		}
 	})

@@ -43,7 +43,7 @@ func TestFederationIsDerived(t *testing.T) {
 	federated.Spec.Authorization.Rules = []v1alpha1.AuthorizationRule{{To: v1alpha1.Selector{Name: "web"}, From: []v1alpha1.Peer{{SPIFFEID: "spiffe://other.example/ns/prod/*/*"}}}}
 	before, _ := w.mustRun(t, parse(t, twoDeployments), config)
 	out, _ := w.mustRun(t, before, federated)
-	mesh := find(t, out, "ConfigMap", api.MeshName).GetDataMap()[api.MeshFile]
+	mesh := find(t, out, "ConfigMap", "meshless-mesh").GetDataMap()[api.MeshFile]
 	parsed, err := meshmap.Parse([]byte(mesh))
 	if err != nil {
 		t.Fatal(err)

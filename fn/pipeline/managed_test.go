@@ -20,7 +20,6 @@ import (
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
@@ -157,7 +156,7 @@ func TestManagedBuild(t *testing.T) {
 		t.Errorf("a build says %v and differs:\n%s", r.Results(), diff)
 	}
 	for _, item := range built {
-		if kind := item.GetKind(); kind == "Secret" || kind == v1alpha1.KindCertificateAuthority || item.GetName() == api.BundleName {
+		if kind := item.GetKind(); kind == "Secret" || kind == v1alpha1.KindCertificateAuthority || named(item, "meshless-bundle") {
 			t.Errorf("there is a %s %s", kind, item.GetName())
 		}
 	}

@@ -40,6 +40,8 @@ type output struct {
 	place bool // new objects get a path annotation
 	items []*yaml.RNode
 
+	bundles, meshes map[string]*yaml.RNode // of the state, by namespace
+
 	explicit map[string]bool // namespaces that a manifest names; the workloads of "default" may have none
 }
 
@@ -48,20 +50,22 @@ func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*meshmap.Ma
 	for _, w := range o.model.Workloads {
 		o.explicit[w.Namespace] = o.explicit[w.Namespace] || w.Object.Namespace != ""
 	}
+	o.bundles, o.meshes = byNamespace(o.model.State.Bundles), byNamespace(o.model.State.Meshes)
 	o.writeAuthorities(config, issued)
 	keep := map[*yaml.RNode]bool{}
-	writer := &meshmap.Writer{}
+	name := api.MeshName(o.model.Package)
 	for _, namespace := range o.model.Namespaces() {
 		if !o.model.Spec.UsesCertManager() {
 			keep[o.writeBundle(namespace, issued)] = true
 		}
-		mesh, err := writer.Marshal(meshes[namespace])
+		mesh, err := meshes[namespace].Marshal()
 		if err != nil {
-			r.Error(report.Object{APIVersion: "v1", Kind: "ConfigMap", Namespace: namespace, Name: api.MeshName}, report.Data(api.MeshFile), "writing the mesh map: %v", err)
+			r.Error(report.Object{APIVersion: "v1", Kind: "ConfigMap", Namespace: namespace, Name: name}, report.Data(api.MeshFile), "writing the mesh map: %v", err)
 			return
 		}
-		keep[o.writeConfigMap(o.model.State.Meshes, api.MeshName, namespace, api.MeshFile, string(mesh))] = true
+		keep[o.writeConfigMap(o.meshes, name, namespace, api.MeshFile, string(mesh))] = true
 	}
+	o.writeServices(keep)
 	for _, w := range o.model.Issued() {
 		if o.model.Spec.UsesCertManager() {
 			keep[o.writeCertificate(w)] = true
@@ -75,7 +79,12 @@ func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*meshmap.Ma
 // writeBundle ensures the bundle of a namespace and returns it.
 func (o *output) writeBundle(namespace string, issued *issue.Result) *yaml.RNode {
 	bundle := string(svid.EncodeCertificates(issued.Bundle...))
-	item := o.writeConfigMap(o.model.State.Bundles, api.BundleName, namespace, api.BundleFile, bundle)
+	item := o.writeConfigMap(o.bundles, api.BundleName(o.model.Package), namespace, api.BundleFile, bundle)
+	shared := ""
+	if o.model.SharedCA {
+		shared = "true"
+	}
+	setOrDrop(item, api.SharedAnnotation, shared)
 	setOrDrop(item, api.RevokedAnnotation, certs.FormatDigests(issued.RevokedKeys))
 	setOrDrop(item, api.AdditionalAnnotation, fingerprints(o.model.Spec.AdditionalAuthorities()))
 	return item
@@ -90,15 +99,14 @@ func fingerprints(certificates []*x509.Certificate) string {
 }
 
 // writeConfigMap ensures one of the two ConfigMaps of a namespace and returns it.
-func (o *output) writeConfigMap(existing []*yaml.RNode, name, namespace, key, text string) *yaml.RNode {
-	var item *yaml.RNode
-	if i := slices.IndexFunc(existing, func(e *yaml.RNode) bool { return manifest.NamespaceOf(e) == namespace }); i >= 0 {
-		item = existing[i]
-	} else {
-		item = o.add("v1", "ConfigMap", path.Join(namespace, strings.TrimPrefix(name, api.NamePrefix)+".yaml"))
+func (o *output) writeConfigMap(existing map[string]*yaml.RNode, name, namespace, key, text string) *yaml.RNode {
+	item := existing[namespace]
+	if item == nil { // the package's name is not in that of its file: nobody else writes into its state folder
+		file := strings.TrimSuffix(strings.TrimPrefix(name, api.NamePrefix), "-"+o.model.Package)
+		item = o.add("v1", "ConfigMap", path.Join(namespace, file+".yaml"))
 	}
 	o.setName(item, name, namespace)
-	annotate(item, map[string]string{api.IdentityAnnotation: o.model.TrustDomain.IDString()})
+	annotate(item, map[string]string{api.IdentityAnnotation: o.model.TrustDomain.IDString(), api.PackageAnnotation: o.model.Package})
 	ensureText(node.Child(item.YNode(), "data"), key, node.Literal(text))
 	return item
 }

@@ -58,7 +58,8 @@ func plan(c *choices) *podplan.Plan {
 			&podplan.Resources{Limits: map[string]string{"memory": "1Gi", "cpu": "2"}})
 	}
 	p := &podplan.Plan{
-		Workload: podplan.Workload{SPIFFEID: "spiffe://cluster.local/ns/prod/deployment/web", PermissivePorts: ports(), ProxyProtocolPorts: ports()},
+		Package:  pick(c, "k7f3q", "a"),
+		Workload: podplan.Workload{SPIFFEID: "spiffe://cluster.local/ns/prod/deployment/web", PermissivePorts: ports(), TLSPassthroughPorts: ports(), StrictPorts: ports(), ProxyProtocolPorts: ports()},
 		Redirect: podplan.InitArgs{
 			ProxyUID: pick(c, 15000, 1, 2147483647), ExcludeInboundPorts: ports(), ExcludeOutboundPorts: ports(),
 			ExcludeInboundInterfaces: pick(c, nil, netset.Interfaces{"net1"}), ExcludeOutboundInterfaces: pick(c, nil, netset.Interfaces{"docker0", "tun0"}),
@@ -72,7 +73,7 @@ func plan(c *choices) *podplan.Plan {
 		Proxy:   podplan.Container{Image: pick(c, api.ProxyImage, "r.example/proxy:1"), PullPolicy: pick(c, "", "Always"), Resources: resources()},
 		FIPS140: c.yes(),
 		Files: podplan.Files{LeafSecret: pick(c, "meshless-deployment-web", "mine"), KeyFile: api.PlainKeyFile,
-			Bundle: pick(c, podplan.Source{}, podplan.Source{Name: api.BundleName, Key: api.BundleFile}, podplan.Source{Name: "trust", Key: "ca.pem"})},
+			Bundle: pick(c, podplan.Source{}, podplan.Source{Name: api.BundleName("k7f3q"), Key: api.BundleFile}, podplan.Source{Name: "trust", Key: "ca.pem"})},
 	}
 	if c.yes() {
 		p.Files.KeyFile, p.Files.Identity = api.SealedKeyFile, podplan.Source{Name: "meshless-identity", Key: pick(c, "identity.txt", "age")}

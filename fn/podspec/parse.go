@@ -43,6 +43,9 @@ func Parse(pod *corev1.PodTemplateSpec) (*podplan.Plan, error) {
 		return nil, &ParseError{"metadata.annotations[" + api.WorkloadAnnotation + "]", err}
 	}
 	p.Workload = *workload
+	if p.Package = pod.Labels[api.PackageLabel]; p.Package == "" {
+		return nil, wrong("metadata.labels["+api.PackageLabel+"]", "is missing: without it nobody finds the pod in DNS as one of the mesh; render again, after whatever takes it out")
+	}
 	if err := parseInit(p, pod.Spec.InitContainers); err != nil {
 		return nil, err
 	}

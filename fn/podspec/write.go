@@ -19,12 +19,13 @@ import (
 type Parts struct {
 	Init, Proxy, Volume *yaml.Node
 	Annotation          string // of api.WorkloadAnnotation
+	Package             string // of api.PackageLabel
 }
 
 // Write is the Kubernetes form of a plan. Keys stand in the order in which kpt sorts them.
 func Write(p *podplan.Plan) (Parts, error) {
 	annotation, err := p.Workload.Marshal()
-	return Parts{Init: initContainer(p), Proxy: proxyContainer(p), Volume: volume(p.Files), Annotation: string(annotation)}, err
+	return Parts{Init: initContainer(p), Proxy: proxyContainer(p), Volume: volume(p.Files, p.Package), Annotation: string(annotation), Package: p.Package}, err
 }
 
 func initContainer(p *podplan.Plan) *yaml.Node {
@@ -124,7 +125,7 @@ func setResources(container *yaml.Node, r *podplan.Resources) {
 
 // volume is one projected volume: one volume is one atomic swap, so the proxy never sees a leaf without its key or its
 // bundle.
-func volume(f podplan.Files) *yaml.Node {
+func volume(f podplan.Files, pkg string) *yaml.Node {
 	item := func(key, path string) *yaml.Node { return node.Object("key", key, "path", path) }
 	source := func(kind, name string, items ...*yaml.Node) *yaml.Node {
 		return node.Object(kind, node.Object("items", &yaml.Node{Kind: yaml.SequenceNode, Tag: yaml.NodeTagSeq, Content: items}, "name", name))
@@ -141,7 +142,7 @@ func volume(f podplan.Files) *yaml.Node {
 	if f.Bundle.Name != "" {
 		add(source("configMap", f.Bundle.Name, item(f.Bundle.Key, api.BundleFile)))
 	}
-	add(source("configMap", api.MeshName, item(api.MeshFile, api.MeshFile)))
+	add(source("configMap", api.MeshName(pkg), item(api.MeshFile, api.MeshFile)))
 	// The API server would fill in apiVersion. Sources are one list without keys, so kubectl apply would see a
 	// difference and send a patch every time.
 	add(node.Object("downwardAPI", node.Object("items", node.List(node.Object(

@@ -49,35 +49,10 @@ func matchLabels(s labels.Selector, have labels.Set, missing func(key string) bo
 	return result
 }
 
-// runtimeLabels are those that pods get from controllers and from the API server, by the kind of the workload, "" for
-// every kind; one that ends with a slash stands for all that begin with it (Kubernetes documentation, "Well-Known
-// Labels, Annotations and Taints").
-var runtimeLabels = map[string][]string{
-	"":            {"topology.kubernetes.io/"},
-	"Deployment":  {"pod-template-hash"},
-	"ReplicaSet":  {"pod-template-hash"},
-	"StatefulSet": {"statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index", "controller-revision-hash"},
-	"DaemonSet":   {"controller-revision-hash", "pod-template-generation"},
-	"Job":         {"controller-uid", "batch.kubernetes.io/"},
-	"CronJob":     {"controller-uid", "batch.kubernetes.io/", "job-name"},
-	"Rollout":     {"rollouts-pod-template-hash"},
-	"Service":     {"serving.knative.dev/", "pod-template-hash"},
-}
-
 // matchPod tells whether a selector selects the pods of a workload.
 func matchPod(s labels.Selector, w *manifest.Workload) match {
-	missing := func(key string) bool {
-		atRuntime := func(l string) bool { return l == key || strings.HasSuffix(l, "/") && strings.HasPrefix(key, l) }
-		return slices.ContainsFunc(runtimeLabels[""], atRuntime) || slices.ContainsFunc(runtimeLabels[w.Kind], atRuntime)
-	}
-	have := maps.Clone(labels.Set(w.Pod.Labels))
-	// whatever the template says of them, a controller overwrites it
-	maps.DeleteFunc(have, func(key, _ string) bool { return missing(key) })
-	if w.Kind == "Job" {
-		// its name is a label of its pods, under two keys
-		have = labels.Merge(have, labels.Set{"job-name": w.Name, "batch.kubernetes.io/job-name": w.Name})
-	}
-	return matchLabels(s, have, missing)
+	missing := func(key string) bool { return manifest.AtRuntime(w.Kind, key) }
+	return matchLabels(s, labels.Set(w.CertainLabels()), missing)
 }
 
 // peerFinder finds the identities that the peers of NetworkPolicies mean.

@@ -62,7 +62,7 @@ func (s state) read() *statediff.State {
 		s.listed = s.revoked.Digests()
 	}
 	if s.bundle != nil {
-		add(map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(api.BundleName, td.IDString(), map[string]string{api.RevokedAnnotation: strings.Join(s.listed, ",")}),
+		add(map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata("meshless-bundle", td.IDString(), map[string]string{api.RevokedAnnotation: strings.Join(s.listed, ",")}),
 			"data": map[string]string{api.BundleFile: string(svid.EncodeCertificates(s.bundle.Certificates()...))}})
 	}
 	if s.leaf != nil {

@@ -15,7 +15,7 @@ import (
 func TestForeign(t *testing.T) {
 	good := rendered(t)
 	annotate := func(lines ...string) string {
-		const mark = "labels: {app: web}\n      annotations:\n"
+		const mark = "labels: {app: web, meshless.dev/package: uvdhs}\n      annotations:\n"
 		if !strings.Contains(good, mark) {
 			t.Fatalf("the rendered manifests hold no %q", mark)
 		}
@@ -47,7 +47,7 @@ func TestForeign(t *testing.T) {
 		"Linkerd":                 {annotate(`config.linkerd.io/skip-inbound-ports: "25,9000-9010"`), []string{"is Linkerd's and has no effect here; the equivalent is meshless.dev/exclude-inbound-ports"}},
 		"Consul": {annotate(`consul.hashicorp.com/transparent-proxy-exclude-outbound-cidrs: 10.0.0.0/8`), []string{
 			"is Consul's and has no effect here; the equivalent is meshless.dev/exclude-outbound-cidrs"}},
-		"a label":        {strings.Replace(good, "labels: {app: web}\n      annotations", "labels: {app: web, sidecar.istio.io/logLevel: debug}\n      annotations", 1), []string{"metadata.labels[sidecar.istio.io/logLevel]"}},
+		"a label":        {strings.Replace(good, "labels: {app: web, meshless.dev/package: uvdhs}\n      annotations", "labels: {app: web, meshless.dev/package: uvdhs, sidecar.istio.io/logLevel: debug}\n      annotations", 1), []string{"metadata.labels[sidecar.istio.io/logLevel]"}},
 		"said in ours":   {annotate(`sidecar.istio.io/logLevel: debug`, `meshless.dev/log-level: debug`), nil},
 		"kept away":      {annotate(`sidecar.istio.io/inject: "false"`), nil},
 		"not in a mesh":  {strings.Replace(manifests, "labels: {app: web}\n    spec", `annotations: {meshless.dev/inject: disabled, sidecar.istio.io/logLevel: debug}`+"\n    spec", 1), nil},

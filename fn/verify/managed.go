@@ -97,11 +97,11 @@ func (c *checker) readCertificate(item *yaml.RNode) {
 // and all proxies in the same way.
 func (c *checker) managedBundle(p *pod) {
 	if len(c.bundles) > 0 {
-		c.report.Error(p.object, p.sources(), "takes leaf and %s past the bundle of this mesh (configmap %s), which is among the manifests: one issuer serves the whole mesh; render the whole package again", api.BundleFile, api.BundleName)
+		c.report.Error(p.object, p.sources(), "takes leaf and %s past the bundle of this mesh (configmap %s), which is among the manifests: one issuer serves the whole mesh; render the whole package again", api.BundleFile, api.BundleName(p.plan.Package))
 		return
 	}
 	source := "its own Secret"
-	if bundle := p.plan.Files.Bundle; bundle.Name == api.BundleName {
+	if bundle := p.plan.Files.Bundle; bundle.Name == api.BundleName(p.plan.Package) {
 		c.report.Error(p.object, p.sources(), "must take %s from the Secret that holds its leaf, or from the ConfigMap of spec.certificates.certManager.bundle", api.BundleFile)
 		return
 	} else if bundle.Name != "" {

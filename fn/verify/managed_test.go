@@ -66,7 +66,7 @@ func TestCheckManaged(t *testing.T) {
 		"orphaned":            {good + "---\n" + strings.Replace(certificate, "web", "gone", 1) + "  annotations: {meshless.dev/identity: 'spiffe://cluster.local/ns/prod/a/b'}\nspec: {secretName: c, uris: ['spiffe://cluster.local/ns/prod/a/b'], usages: [digital signature, server auth, client auth], privateKey: {encoding: PKCS8, rotationPolicy: Always}}\n", "is the Certificate of spiffe://cluster.local/ns/prod/a/b, and no injected workload"},
 		"key of another":      {edit(good, "path: tls.key\n", "path: other.key\n"), "from one Secret"},
 		"bundle of another":   {edit(good, ofSecret, "              name: meshless-tls-deployment-web\n          - secret:\n              items: [{key: ca.crt, path: ca.crt}]\n              name: planted\n"), "spec.template.spec.volumes[0].projected.sources[0].secret.items[2]: is missing, and must be"},
-		"bundle of ours":      {edit(bundled, "name: trust", "name: meshless-bundle"), "must take ca.crt from the Secret that holds its leaf"},
+		"bundle of ours":      {edit(bundled, "name: trust", "name: meshless-bundle-awtrt"), "must take ca.crt from the Secret that holds its leaf"},
 		"two bundles":         {edit(bundled, "name: trust", "name: planted"), "they trust different authorities"},
 		"annotation gone":     {edit(own, "meshless.dev/tls-secret: mine", "a: b"), "neither a Certificate"},
 		"annotation changed":  {edit(own, "meshless.dev/tls-secret: mine", "meshless.dev/tls-secret: yours"), `mounts secret "mine" with tls.key`},

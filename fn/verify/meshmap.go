@@ -25,26 +25,44 @@ func (c *checker) maps(items []*yaml.RNode) {
 		return // what must stand in the maps is not known
 	}
 	first := c.meshMaps[0]
-	want, workloads := c.fold(items, first.mesh.ClusterDomain)
+	want, workloads := c.fold(items, first.mesh)
 	c.certificates(workloads)
-	checked := map[meshmap.Digest][]difference{} // what maps of the same Services differ in
+	namespaces := want.Namespaces()
 	for _, m := range c.meshMaps {
 		c.alike(first, m)
 		c.policies(m)
-		digest := m.mesh.ServicesDigest()
-		found, ok := checked[digest]
-		if !ok {
-			found = compareServices(m.mesh.Services, want)
-			checked[digest] = found
+		namespace := manifest.EffectiveNamespace(m.object)
+		found := compareServices(m.mesh.Services, want.Services(namespace))
+		others := slices.DeleteFunc(slices.Clone(namespaces), func(n string) bool { return n == namespace })
+		if !slices.Equal(m.mesh.Namespaces, others) {
+			found = append(found, difference{"namespaces", brief(m.mesh.Namespaces), brief(others)})
 		}
 		for _, d := range found {
 			c.report.Error(m.object, report.Data(api.MeshFile), "%s %s, as the workloads behind it say; render the whole package again", d.path, d)
 		}
+		if !slices.Contains(namespaces, namespace) {
+			c.report.Error(m.object, "", "is the mesh map of namespace %q, and no injected workload of it is in the input; render the whole package again", namespace)
+		}
+	}
+	c.sides(first, want)
+	c.ofOurs(first, want)
+}
+
+// sides reports Services that the maps call outside of the mesh, and that are in it, and the other way round. Every map
+// says the same, so one is looked at.
+func (c *checker) sides(first meshMap, want manifest.Sides) {
+	for _, name := range want.Outside {
+		if !slices.Contains(first.mesh.Outside, name) {
+			c.report.Error(first.object, report.Data(api.MeshFile), "outside lacks %s, behind which no workload of the mesh is; render the whole package again", name)
+		}
+	}
+	for _, name := range want.InMesh {
+		c.report.Error(first.object, report.Data(api.MeshFile), "outside lists %s, behind which are workloads of the mesh: clients would send plaintext there; render the whole package again", name)
 	}
 }
 
 // fold is what the mesh maps must say of Services, and the workloads of the mesh with the Services in front of them.
-func (c *checker) fold(items []*yaml.RNode, clusterDomain string) ([]meshmap.Service, []*manifest.Workload) {
+func (c *checker) fold(items []*yaml.RNode, mesh *meshmap.Map) (manifest.Sides, []*manifest.Workload) {
 	var inside, outside []*manifest.Workload
 	for _, p := range c.pods {
 		if p.plan != nil {
@@ -55,7 +73,7 @@ func (c *checker) fold(items []*yaml.RNode, clusterDomain string) ([]meshmap.Ser
 	}
 	var services []corev1.Service
 	for _, item := range items {
-		if item.GetKind() != "Service" || item.GetApiVersion() != "v1" || manifest.IsLocalConfig(item) {
+		if item.GetKind() != "Service" || item.GetApiVersion() != "v1" || manifest.IsLocalConfig(item) || item.GetAnnotations()[api.IdentityAnnotation] != "" {
 			continue
 		}
 		var s corev1.Service
@@ -65,7 +83,11 @@ func (c *checker) fold(items []*yaml.RNode, clusterDomain string) ([]meshmap.Ser
 		}
 		services = append(services, s)
 	}
-	return manifest.FoldServices(inside, outside, services, clusterDomain, c.report), inside
+	sides := manifest.FoldServices(inside, outside, services, mesh.ClusterDomain, mesh.Outside, c.report)
+	if sides.Model.SharedCA = mesh.SharedCA; c.options.EveryWorkload {
+		sides.Model.WarnUnexplained(services, items, c.report)
+	}
+	return sides, inside
 }
 
 // compareServices lists the Services that one list has otherwise than another, by host.
@@ -111,7 +133,7 @@ func compareServices(have, want []meshmap.Service) (list []difference) {
 func (c *checker) alike(first, m meshMap) {
 	of := func(m *meshmap.Map) *meshmap.Map {
 		out := *m
-		out.Services, out.RevokedKeys, out.Inbound.Policy = nil, nil, nil
+		out.Services, out.RevokedKeys, out.Inbound.Policy, out.Namespace, out.Namespaces = nil, nil, nil, "", nil
 		return &out
 	}
 	have, errHave := jsonOf(of(m.mesh))

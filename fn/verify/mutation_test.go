@@ -24,7 +24,7 @@ type mutation struct{ what, where, reason string }
 
 // harmless are changes that nobody needs to notice.
 var harmless = []mutation{
-	{".*", `/metadata/labels(/.*)?$`, "labels are for people and for the kustomization, which puts its own on everything"},
+	{".*", `/metadata/labels(/app\.kubernetes\.io.*|/unknownField)?$`, "labels are for people and for the kustomization, which puts its own on everything"},
 	{"added", `/metadata/annotations/unknownField$`, "annotations of others are welcome, such as Argo CD's"},
 	{".*", `/annotations/internal\.config\.kubernetes\.io~1path$`, "it places the file, and is never applied"},
 	{"added", `~1original/.*unknownField$`, "it is the app's own probe, as its manifest says it"},
@@ -157,7 +157,7 @@ func ofOurs(object map[string]any, path string) bool {
 	if annotations[api.IdentityAnnotation] != nil {
 		return true
 	}
-	if strings.Contains(path, "annotations/meshless.dev~1") || strings.Contains(path, "Probe") {
+	if strings.Contains(path, "annotations/meshless.dev~1") || strings.Contains(path, "labels/meshless.dev~1") || strings.Contains(path, "Probe") {
 		return true
 	}
 	at := injectedPath.FindString(path)

@@ -54,7 +54,7 @@ func (c *checker) bundlesAlike(items []*yaml.RNode) {
 	first := ""
 	for _, item := range items {
 		namespace := manifest.NamespaceOf(item)
-		if item.GetKind() != "ConfigMap" || item.GetName() != api.BundleName || c.bundles[namespace] == nil {
+		if item.GetKind() != "ConfigMap" || c.bundleObjects[namespace] != item {
 			continue
 		}
 		if first == "" {

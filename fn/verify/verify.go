@@ -70,7 +70,7 @@ type Image struct {
 
 // Check reports what is wrong with the items.
 func Check(items []*yaml.RNode, o Options, r *report.Report) Result {
-	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, texts: map[string]bool{}, revoked: map[string][]string{}, bundles: map[string]*svid.Bundle{}, meshes: map[string]*meshmap.Map{},
+	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, texts: map[string]bool{}, revoked: map[string][]string{}, bundles: map[string]*svid.Bundle{}, bundleObjects: map[string]*yaml.RNode{}, meshes: map[string]*meshmap.Map{},
 		managed: map[string]*Leaf{}, given: map[string]*yaml.RNode{}}
 	if c.options.Overrides == nil {
 		c.options.Overrides = v1alpha1.DefaultOverrides()
@@ -107,7 +107,7 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) Result {
 		}
 		c.warnUneven()
 		c.uniform()
-		c.annotated()
+		c.annotated(c.surroundings(items))
 	}
 	if o.EveryWorkload && c.workloads == 0 {
 		r.Error(report.Object{}, "", "there is no workload in the input: did what should have rendered it fail?")
@@ -131,7 +131,9 @@ type checker struct {
 	revoked  map[string][]string     // that each bundle lists, sorted, by namespace
 	meshes   map[string]*meshmap.Map // by namespace
 	meshMaps []meshMap               // the same, in the order of the items
-	reader   meshmap.Reader
+
+	bundleObjects map[string]*yaml.RNode // by namespace
+	services      []*yaml.RNode          // those of ours
 
 	// of Certificates of cert-manager, by "<namespace>/<name>" of the Secret that they write
 	managedSpecs []managedCertificate
@@ -259,10 +261,25 @@ func (c *checker) item(item *yaml.RNode) {
 		c.workload(item, path)
 		return
 	}
-	reserved := object.Kind == "ConfigMap" && (object.Name == api.BundleName || object.Name == api.MeshName)
-	if reserved && item.GetAnnotations()[api.IdentityAnnotation] == "" {
-		c.report.Error(object, "metadata.name", "is the name of a ConfigMap of meshless, and this is none (it lacks the annotation %s)", api.IdentityAnnotation)
+	switch ours := item.GetAnnotations()[api.IdentityAnnotation] != ""; {
+	case !ours && reserved(object):
+		c.report.Error(object, "metadata.name", "is the name of a %s of meshless, and this is none (it lacks the annotation %s)", object.Kind, api.IdentityAnnotation)
+	case ours && object.Kind == "Service":
+		c.services = append(c.services, item)
 	}
+}
+
+// reserved tells whether an object has a name as a render gives it, of this edition or of the one before, whose names
+// ended before the package's.
+func reserved(o report.Object) bool {
+	named := func(prefix string) bool { return strings.HasPrefix(o.Name, prefix) || o.Name+"-" == prefix }
+	switch o.Kind {
+	case "ConfigMap":
+		return named(api.BundleName("")) || named(api.MeshName(""))
+	case "Service":
+		return named(api.MembersPrefix) || named(api.AliasPrefix)
+	}
+	return false
 }
 
 // readBundle reads the two ConfigMaps of a namespace.
@@ -273,12 +290,20 @@ func (c *checker) readBundle(item *yaml.RNode) {
 	}
 	object, data := report.ObjectOf(item), item.GetDataMap()
 	if text, ok := data[api.MeshFile]; ok {
-		mesh, err := c.reader.Parse([]byte(text))
-		if err != nil {
+		mesh, err := meshmap.Parse([]byte(text))
+		switch {
+		case err != nil && item.GetAnnotations()[api.PackageAnnotation] == "":
+			c.report.Error(object, report.Data(api.MeshFile), "is no mesh map of this edition of meshless (it lacks the annotation %s): %v. Render the package again", api.PackageAnnotation, err)
+			return
+		case err != nil:
 			c.report.Error(object, report.Data(api.MeshFile), "%v", err)
 			return
 		}
-		c.shaped(item, shape{apiVersion: "v1", name: api.MeshName, fields: []string{"data"}, data: []string{api.MeshFile}})
+		c.shaped(item, shape{apiVersion: "v1", name: api.MeshName(mesh.Package), fields: []string{"data"}, data: []string{api.MeshFile}})
+		c.ofPackage(item, mesh.Package)
+		if namespace := manifest.EffectiveNamespace(object); mesh.Namespace != namespace {
+			c.report.Error(object, report.Data(api.MeshFile), "is the map of namespace %q, and lies in %q; render after what moves it", mesh.Namespace, namespace)
+		}
 		if want := "spiffe://" + mesh.TrustDomain; identity != want {
 			c.report.Error(object, report.Annotation(api.IdentityAnnotation), "is %q, and the map is of %q", identity, want)
 		}
@@ -291,13 +316,29 @@ func (c *checker) readBundle(item *yaml.RNode) {
 			c.report.Error(object, report.Data(api.BundleFile), "%v", err)
 			return
 		}
-		c.shaped(item, shape{apiVersion: "v1", name: api.BundleName, fields: []string{"data"}, data: []string{api.BundleFile}})
+		c.shaped(item, shape{apiVersion: "v1", name: bundleName(item), fields: []string{"data"}, data: []string{api.BundleFile}})
 		namespace := manifest.EffectiveNamespace(object)
+		c.bundleObjects[namespace] = item
 		c.bundles[namespace], c.revoked[namespace] = bundle, revokedKeys(item)
 		if !c.texts[text] { // most often all are the same, and a leaf is judged once
 			c.texts[text] = true
 			c.distinct = append(c.distinct, namespace)
 		}
+	}
+}
+
+// bundleName is what a render calls a bundle; state that no render of this edition has seen has no package's name.
+func bundleName(item *yaml.RNode) string {
+	if pkg := item.GetAnnotations()[api.PackageAnnotation]; pkg != "" {
+		return api.BundleName(pkg)
+	}
+	return strings.TrimSuffix(api.BundleName(""), "-")
+}
+
+// ofPackage reports an object that says another package.
+func (c *checker) ofPackage(item *yaml.RNode, pkg string) {
+	if have := item.GetAnnotations()[api.PackageAnnotation]; have != pkg {
+		c.report.Error(report.ObjectOf(item), report.Annotation(api.PackageAnnotation), "is %q, and must be %q as in the mesh map; render the whole package again", have, pkg)
 	}
 }
 
@@ -337,7 +378,7 @@ func (c *checker) readSecret(item *yaml.RNode) {
 	}
 	leaf.keyFile = c.sealedKey(object, item, data)
 	if len(c.bundles) == 0 {
-		c.report.Error(object, "", "there is no bundle (configmap %s) in the input to judge its certificate by", api.BundleName)
+		c.report.Error(object, "", "there is no bundle (configmap %s) in the input to judge its certificate by", api.BundleName("<package>"))
 	}
 	// sops: what SOPS needs to open the key
 	c.shaped(item, shape{apiVersion: "v1", name: object.Name, fields: []string{"type", "data", "stringData", seal.SOPSField}, data: []string{api.LeafFile, leaf.keyFile}, kind: "Opaque"})

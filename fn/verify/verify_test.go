@@ -120,7 +120,7 @@ func parse(t *testing.T, text string) []*yaml.RNode {
 func bundleOf(t *testing.T, text string) string {
 	t.Helper()
 	for part := range strings.SplitSeq(text, "\n---\n") {
-		if strings.Contains(part, "name: meshless-bundle\n  namespace: prod") {
+		if strings.Contains(part, "name: meshless-bundle-uvdhs\n  namespace: prod") {
 			return part
 		}
 	}
@@ -148,6 +148,10 @@ func TestCheck(t *testing.T) {
 		return strings.Replace(good, old, with, 1)
 	}
 	later := func(d time.Duration) time.Time { return now.Add(d) }
+	const alias = "apiVersion: v1\nkind: Service\nmetadata: {name: meshless-alias-web, namespace: prod, annotations: {meshless.dev/identity: 'spiffe://cluster.local', meshless.dev/package: uvdhs}}\n" +
+		"spec: {type: ExternalName, externalName: web.prod.svc.cluster.local}\n"
+	const outsider = "apiVersion: v1\nkind: Pod\nmetadata: {name: old, namespace: prod, labels: {app: old}, annotations: {meshless.dev/inject: disabled}}\nspec: {containers: [{name: c, image: i}]}\n" +
+		"---\napiVersion: v1\nkind: Service\nmetadata: {name: old, namespace: prod}\nspec: {selector: {app: old}, ports: [{port: 80}]}\n"
 	leafItems := "- key: tls.key.age\n                path: tls.key.age\n              name: meshless-deployment-web"
 	for name, test := range map[string]struct {
 		text string
@@ -188,19 +192,33 @@ func TestCheck(t *testing.T) {
 		"key source gone":     {replace(leafItems, "name: meshless-deployment-web"), now, "from one Secret"},
 		"identity source":     {replace("path: identity.txt", "path: other.txt"), now, "lacks the Secret with the file identity.txt"},
 		"another's Secret":    {replace(leafItems, strings.Replace(leafItems, "deployment-web", "job-once", 1)), now, `mounts secret "meshless-job-once"`},
-		"another bundle":      {replace("path: ca.crt\n              name: meshless-bundle", "path: ca.crt\n              name: other"), now, `must mount configmap "meshless-bundle"`},
+		"another bundle":      {replace("path: ca.crt\n              name: meshless-bundle-uvdhs", "path: ca.crt\n              name: other"), now, `must mount configmap "meshless-bundle-uvdhs"`},
 		"Secret gone":         {without("name: meshless-deployment-web\n  namespace"), now, `mounts secret "meshless-deployment-web", which is not among the manifests`},
-		"bundle gone":         {without("name: meshless-bundle\n  namespace: prod"), now, `must mount configmap "meshless-bundle"`},
-		"map gone":            {without("name: meshless-mesh\n  namespace: ops"), now, `must mount configmap "meshless-mesh"`},
+		"bundle gone":         {without("name: meshless-bundle-uvdhs\n  namespace: prod"), now, `must mount configmap "meshless-bundle-uvdhs"`},
+		"map gone":            {without("name: meshless-mesh-uvdhs\n  namespace: ops"), now, `must mount configmap "meshless-mesh-uvdhs"`},
 		"map damaged":         {replace("mode: Strict", "mode: Lax"), now, `"Lax" is neither Strict nor Permissive`},
 		"Service not in map":  {replace("web: deployment/web :80", "api: deployment/web :80"), now, "service web.prod.svc.cluster.local is missing, and must be {"},
 		"who may answer":      {replace("web: deployment/web :80", "web: deployment/api :80"), now, "service web.prod.svc.cluster.local: identities is \"[spiffe://cluster.local/ns/prod/deployment/api]\", and must be \"[spiffe://cluster.local/ns/prod/deployment/web]\""},
 		"shadowed bundle":     {good + "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: meshless-bundle, namespace: else}\n", now, "is the name of a ConfigMap of meshless"},
+		"label gone":          {replace("labels: {app: web, meshless.dev/package: uvdhs}", "labels: {app: web}"), now, "metadata.labels[meshless.dev/package]: is missing"},
+		"another package":     {replace("labels: {app: web, meshless.dev/package: uvdhs}", "labels: {app: web, meshless.dev/package: other}"), now, `is "other", and the mesh map of the namespace is of package "uvdhs"`},
+		"members gone":        {without("name: meshless-members-uvdhs\n  namespace: ops"), now, "service ops/meshless-members-uvdhs: is missing"},
+		"members of others":   {replace("  selector:\n    meshless.dev/package: uvdhs", "  selector:\n    app: web"), now, "spec.selector.app: is \"web\", and must not be there"},
+		"only ready members":  {replace("publishNotReadyAddresses: true", "publishNotReadyAddresses: false"), now, "spec.publishNotReadyAddresses: is false, and must be true"},
+		"planted members":     {good + "---\napiVersion: v1\nkind: Service\nmetadata: {name: meshless-members-x, namespace: prod}\n", now, "is the name of a Service of meshless"},
+		"planted alias":       {good + "---\n" + alias, now, "is a Service of meshless that the manifests do not ask for"},
+		"shared in one map":   {replace("    package: uvdhs\n", "    package: uvdhs\n    sharedCA: true\n"), now, "sharedCA is"},
+		"shared bundle":       {replace("cluster.local\n    meshless.dev/package: uvdhs\n", "cluster.local\n    meshless.dev/package: uvdhs\n    meshless.dev/shared-ca: \"true\"\n"), now, "metadata.annotations[meshless.dev/shared-ca]: is"},
+		"map of another":      {replace("    namespace: ops\n", "    namespace: web\n"), now, `is the map of namespace "web", and lies in "ops"`},
+		"namespaces":          {replace("    namespaces:\n    - prod\n", ""), now, "namespaces is"},
+		"called outside":      {strings.ReplaceAll(good, "    package: uvdhs\n", "    outside: [web.prod]\n    package: uvdhs\n"), now, "outside lists web.prod, behind which are workloads of the mesh"},
+		"outside is missing":  {good + "---\n" + outsider, now, "outside lacks old.prod"},
+		"earlier edition":     {good + "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: meshless-mesh, namespace: prod, annotations: {meshless.dev/identity: 'spiffe://cluster.local'}}\ndata: {mesh.yaml: 'kind: Mesh'}\n", now, "is no mesh map of this edition"},
 		"wrong identity":      {replace("meshless.dev/identity: spiffe://cluster.local/ns/prod/deployment/web", "meshless.dev/identity: spiffe://cluster.local/ns/prod/deployment/api"), now, "and the Secret is for"},
 		"no sealed key":       {regexp.MustCompile("tls.key.age: L.*").ReplaceAllString(good, "other: aGk="), now, "is not an armored age file"},
 		"key in the clear":    {replace("data:\n  tls.crt", "stringData: {tls.key: '-----BEGIN PRIVATE KEY-----'}\ndata:\n  tls.crt"), now, "holds a private key in the clear"},
 		"age identity":        {good + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: x}\nstringData: {a: AGE-SECRET-KEY-1QQ}\n", now, "holds an age identity"},
-		"another CA":          {strings.Replace(good, document("name: meshless-bundle\n  namespace: prod"), bundleOf(t, rendered(t)), 1), now, "is signed by no authority of the bundle"},
+		"another CA":          {strings.Replace(good, document("name: meshless-bundle-uvdhs\n  namespace: prod"), bundleOf(t, rendered(t)), 1), now, "is signed by no authority of the bundle"},
 		"leaf without bundle": {document("name: meshless-deployment-web\n  namespace"), now, "there is no bundle"},
 	} {
 		t.Run(name, func(t *testing.T) {

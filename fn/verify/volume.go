@@ -26,8 +26,11 @@ func (c *checker) volume(p *pod) {
 		c.keySource(p, c.secrets[name])
 		c.ownBundle(p)
 	}
-	if c.meshes[p.namespace()] == nil {
-		c.report.Error(p.object, p.sources(), "must mount configmap %q, which must be among the manifests", api.MeshName)
+	switch mesh := c.meshes[p.namespace()]; {
+	case mesh == nil:
+		c.report.Error(p.object, p.sources(), "must mount configmap %q, which must be among the manifests", api.MeshName(p.plan.Package))
+	case mesh.Package != p.plan.Package:
+		c.report.Error(p.object, p.field("metadata.labels["+api.PackageLabel+"]"), "is %q, and the mesh map of the namespace is of package %q; render the whole package again", p.plan.Package, mesh.Package)
 	}
 }
 
@@ -51,7 +54,8 @@ func (c *checker) holds(p *pod, leaf *Leaf, identity string) {
 
 // ownBundle checks that the proxy trusts whom the bundle of ours says.
 func (c *checker) ownBundle(p *pod) {
-	if p.plan.Files.Bundle.Name != api.BundleName || p.plan.Files.Bundle.Key != api.BundleFile || c.bundles[p.namespace()] == nil {
-		c.report.Error(p.object, p.sources(), "must mount configmap %q, which must be among the manifests", api.BundleName)
+	want, bundle := api.BundleName(p.plan.Package), c.bundleObjects[p.namespace()]
+	if p.plan.Files.Bundle.Name != want || p.plan.Files.Bundle.Key != api.BundleFile || bundle == nil || bundle.GetName() != want {
+		c.report.Error(p.object, p.sources(), "must mount configmap %q, which must be among the manifests", want)
 	}
 }

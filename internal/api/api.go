@@ -26,13 +26,6 @@ var ReservedPorts = []int{AdminPort, OutboundPort, InboundPort, MetricsPort, Hea
 // as it.
 const DefaultUID = 15000
 
-// The proxy dials the app from these addresses; the rules of init let connections from them pass (::6 is added to lo by
-// init).
-const (
-	InboundSource4 = "127.0.0.6"
-	InboundSource6 = "::6"
-)
-
 // The proxy marks the sockets with which it leaves the pod by their priority (SO_PRIORITY, which needs no capability,
 // is on every packet of a socket that nobody owns any more, and ends with the pod's interface); init keeps such
 // connections in a zone of conntrack of their own. The proxy dials what the app has dialed, from the same address: in
@@ -70,8 +63,8 @@ const (
 // MaxPackage is how long the name of a package may be, so that MembersName is a label.
 const MaxPackage = 40
 
-// BundleName is the name of the ConfigMap with BundleFile. Objects carry the name of the package, since several packages
-// may have workloads in one namespace.
+// BundleName is the name of the ConfigMap with BundleFile. Objects carry the name of the package, since several
+// packages may have workloads in one namespace.
 func BundleName(pkg string) string { return NamePrefix + "bundle-" + pkg }
 
 // MeshName is the name of the ConfigMap with MeshFile.
@@ -84,10 +77,13 @@ func MembersName(pkg string) string { return MembersPrefix + pkg }
 // MembersPrefix starts the name of every members Service.
 const MembersPrefix = NamePrefix + "members-"
 
+// AliasPrefix starts the name of every alias.
+const AliasPrefix = NamePrefix + "alias-"
+
 // AliasName is the name of the alias of a Service: of type ExternalName, it leads to the Service itself, and says to
 // packages under the same authority that the Service is in the mesh. A name that gets too long ends in its digest.
 func AliasName(service string) string {
-	name := NamePrefix + "alias-" + service
+	name := AliasPrefix + service
 	if len(name) <= 63 {
 		return name
 	}

@@ -151,6 +151,12 @@ type Outbound struct {
 	ExcludeUIDs []int64 `json:"excludeUIDs,omitempty"`
 
 	MeshCIDRs []netip.Prefix `json:"meshCIDRs,omitempty"` // mutual TLS with any identity of the trust domain
+	// networks of the cluster's pods and Services outside of the private ranges, such as global IPv6: where DNS does
+	// not answer, nothing leaves to them in plaintext
+	ClusterCIDRs []netip.Prefix `json:"clusterCIDRs,omitempty"`
+	// <service>.<namespace>: Services that are not in the mesh although no manifest shows it, such as those of an
+	// operator's pods
+	PlaintextServices []string `json:"plaintextServices,omitempty"`
 }
 
 // Authorization says who may connect to whom.
@@ -179,6 +185,8 @@ type AuthorizationRule struct {
 	To    Selector `json:"to"`              // the workloads that the rule opens
 	Ports PortList `json:"ports,omitempty"` // of the container; default all
 	From  []Peer   `json:"from"`            // who may connect
+	// the workloads may be missing; otherwise a rule that selects none is an error
+	Optional bool `json:"optional,omitempty"`
 }
 
 // Peer is a selector of workloads or a pattern of SPIFFE IDs, not both. A selector without a namespace selects in the

@@ -108,6 +108,8 @@ func (v *validator) enums(s Spec) {
 	}
 	each(v, "spec.outbound.excludeCIDRs", s.Outbound.ExcludeCIDRs, netset.ValidatePrefix)
 	each(v, "spec.outbound.meshCIDRs", s.Outbound.MeshCIDRs, netset.ValidatePrefix)
+	each(v, "spec.outbound.clusterCIDRs", s.Outbound.ClusterCIDRs, netset.ValidatePrefix)
+	each(v, "spec.outbound.plaintextServices", s.Outbound.PlaintextServices, validateServiceName)
 	each(v, "spec.inbound.excludeInterfaces", s.Inbound.ExcludeInterfaces, validateInterface)
 	each(v, "spec.outbound.excludeInterfaces", s.Outbound.ExcludeInterfaces, validateInterface)
 	each(v, "spec.outbound.excludeUIDs", s.Outbound.ExcludeUIDs, func(uid int64) error { return netset.UIDs{uid}.Validate(s.Sidecar.UID) })
@@ -120,6 +122,15 @@ func each[E any](v *validator, path string, list []E, check func(E) error) {
 			v.fail(fmt.Sprintf("%s[%d]", path, i), "%v", err)
 		}
 	}
+}
+
+// validateServiceName refuses what is no <service>.<namespace>.
+func validateServiceName(text string) error {
+	name, namespace, _ := strings.Cut(text, ".")
+	if len(validation.IsDNS1123Label(name)) > 0 || len(validation.IsDNS1123Label(namespace)) > 0 {
+		return fmt.Errorf("%q is not <service>.<namespace>, like postgres.data", text)
+	}
+	return nil
 }
 
 func validateInterface(name string) error { return netset.Interfaces{name}.Validate() }
