@@ -2,7 +2,7 @@ package destination
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"slices"
 
 	"github.com/miekg/dns"
@@ -10,15 +10,18 @@ import (
 	"github.com/meshless-dev/meshless/internal/meshmap"
 )
 
+// ErrNoCluster is a DNS that denies the Service that every cluster has.
+var ErrNoCluster = errors.New("DNS denies " + probeService + ", so it is no cluster's")
+
 // KnowsPod tells whether DNS knows that this pod is of the mesh, by an address of its own: forward, by the name that an
-// endpoint of the members Service has, or backward. Nothing is cached. The error says why there is nothing to wait for:
-// no package, no address, or no DNS that knows the Service that every cluster has.
+// endpoint of the members Service has, or backward. Nothing is cached. The error is ErrNoCluster where there is nothing
+// to wait for, or says why DNS does not answer.
 func (r *Resolver) KnowsPod(ctx context.Context, mesh *meshmap.Map) (bool, error) {
 	m, own := r.MapOf(mesh), r.ownAddresses()
 	if m.members == "" || len(own) == 0 {
-		return false, fmt.Errorf("the map names no package, or the pod has no address")
+		return false, ErrNoCluster
 	}
-	if _, err := r.client.probe(ctx, mesh.ClusterDomain); err != nil {
+	if err := r.client.inCluster(ctx, mesh.ClusterDomain); err != nil {
 		return false, err
 	}
 	for _, addr := range own {
@@ -32,6 +35,17 @@ func (r *Resolver) KnowsPod(ctx context.Context, mesh *meshmap.Map) (bool, error
 		}
 	}
 	return false, nil
+}
+
+// inCluster is nil where DNS knows the Service that every cluster has.
+func (c *client) inCluster(ctx context.Context, domain string) error {
+	for _, kind := range []uint16{dns.TypeA, dns.TypeAAAA} {
+		addrs, _, err := c.addresses(ctx, probeService+".svc."+domain, kind)
+		if err != nil || len(addrs) > 0 {
+			return err
+		}
+	}
+	return ErrNoCluster
 }
 
 func namesMember(answer *dns.Msg, members, domain string) bool {

@@ -2,8 +2,10 @@ package sidecar
 
 import (
 	"context"
+	"errors"
 	"time"
 
+	"github.com/meshless-dev/meshless/proxy/destination"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
@@ -11,6 +13,7 @@ import (
 const (
 	nameTimeout  = 10 * time.Second
 	nameInterval = 500 * time.Millisecond
+	dnsTimeout   = 3 * time.Second // how long it waits for a DNS that does not answer at all
 )
 
 // awaitName waits until DNS knows that this pod is of the mesh: its app, which starts when the proxy is ready, may tell
@@ -25,13 +28,14 @@ func (s *Sidecar) awaitName(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, nameTimeout)
 	defer cancel()
+	began := time.Now()
 	for {
 		known, err := s.resolver.KnowsPod(ctx, s.identity.Current().Mesh)
 		switch {
 		case known:
 			s.telemetry.Named(telemetry.NameFound)
 			return
-		case err != nil && ctx.Err() == nil:
+		case errors.Is(err, destination.ErrNoCluster), err != nil && time.Since(began) > dnsTimeout:
 			s.log.Info("not waiting for DNS to know this pod", "error", err.Error())
 			s.telemetry.Named(telemetry.NameNoDNS)
 			return

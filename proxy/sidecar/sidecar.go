@@ -109,7 +109,7 @@ func New(o Options) (*Sidecar, error) {
 	}
 	s.identity = &identity.Watcher{Directory: o.Directory, Now: o.Now, Watch: o.Watch, Log: o.Log, OnGood: s.adopt,
 		OnBad: func(error) { s.telemetry.ReloadFailed() }}
-	s.resolver = destination.New(destination.Options{Servers: o.NameServers, Now: o.Now, Own: destination.SystemAddresses,
+	s.resolver = destination.New(destination.Options{Servers: o.NameServers, Now: o.Now, Own: o.PodAddresses,
 		Count: func(r destination.Result) { s.telemetry.Lookup(string(r)) }})
 	c := connection.Config{Current: s.identity.Current, Registry: s.registry, Engine: s.engine, Telemetry: s.telemetry}
 	c.Listeners, c.OriginalDst, c.MaxConnections = bound.outbound, o.Redirect.Outbound, o.MaxOutbound
