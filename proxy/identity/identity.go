@@ -95,7 +95,7 @@ func (s *Snapshot) verifyLeaf(chain []*x509.Certificate) error {
 		id, err := s.Bundle.Verify(chain, usage, s.now())
 		if err != nil {
 			return fmt.Errorf("%s does not verify under %s: %w. Are the Secret and the ConfigMap %s of different commits? Sync both; `meshless verify` tells whether Git is right",
-				api.LeafFile, api.BundleFile, err, api.BundleName)
+				api.LeafFile, api.BundleFile, err, api.BundleName(s.Mesh.Package))
 		}
 		s.ID = id
 	}
