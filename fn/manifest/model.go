@@ -30,7 +30,8 @@ type Model struct {
 	Workloads   []*Workload // those in the mesh, in the order of the items
 	Outside     []*Workload // those that are not
 	Services    []*Service  // those with a workload in the mesh behind them
-	// those in namespaces of the mesh that lead out of it, and those that the config names: <service>.<namespace>, sorted
+	// those in namespaces of the mesh that lead out of it, and those that the config names: <service>.<namespace>,
+	// sorted
 	OutsideServices []string
 	Callers         []Caller // whom other manifests name as a client of them
 	// ports that an earlier render has opened for the API server, by the keys of workloads

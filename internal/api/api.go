@@ -26,13 +26,6 @@ var ReservedPorts = []int{AdminPort, OutboundPort, InboundPort, MetricsPort, Hea
 // as it.
 const DefaultUID = 15000
 
-// The proxy dials the app from these addresses; the rules of init let connections from them pass (::6 is added to lo by
-// init).
-const (
-	InboundSource4 = "127.0.0.6"
-	InboundSource6 = "::6"
-)
-
 // The proxy marks the sockets with which it leaves the pod by their priority (SO_PRIORITY, which needs no capability,
 // is on every packet of a socket that nobody owns any more, and ends with the pod's interface); init keeps such
 // connections in a zone of conntrack of their own. The proxy dials what the app has dialed, from the same address: in
@@ -70,8 +63,8 @@ const (
 // MaxPackage is how long the name of a package may be, so that MembersName is a label.
 const MaxPackage = 40
 
-// BundleName is the name of the ConfigMap with BundleFile. Objects carry the name of the package, since several packages
-// may have workloads in one namespace.
+// BundleName is the name of the ConfigMap with BundleFile. Objects carry the name of the package, since several
+// packages may have workloads in one namespace.
 func BundleName(pkg string) string { return NamePrefix + "bundle-" + pkg }
 
 // MeshName is the name of the ConfigMap with MeshFile.

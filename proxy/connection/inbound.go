@@ -16,6 +16,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/proxy/authz"
 	"github.com/meshless-dev/meshless/proxy/identity"
@@ -40,8 +41,8 @@ type InboundConfig struct {
 	Config
 	OwnAddress func(netip.Addr) bool // required; (*listen.OwnAddresses).Contains, but in tests
 
-	Sources            listen.Sources // from where the app is dialed
-	MaxUnauthenticated int            // default MaxUnauthenticated; of one source address a quarter
+	Clients            *listen.Clients // the address of each client at the app; default: the system's choice
+	MaxUnauthenticated int             // default MaxUnauthenticated; of one source address a quarter
 }
 
 func (c InboundConfig) perSource() int { return c.MaxUnauthenticated / sourceParts }
@@ -60,6 +61,7 @@ type inbound struct {
 // NewInbound makes a server of inbound connections.
 func NewInbound(c InboundConfig) *Server {
 	c.MaxUnauthenticated = cmp.Or(c.MaxUnauthenticated, MaxUnauthenticated)
+	c.Clients = cmp.Or(c.Clients, listen.NewClients(clientaddr.Ranges{}))
 	s := &inbound{config: c, unauthenticated: listen.NewSourceLimit(c.perSource())}
 	s.init(reason.Inbound, c.Config, s.prepare)
 	s.listen.Unauthenticated = listen.NewSemaphore(c.MaxUnauthenticated)
@@ -236,10 +238,13 @@ func (c *inboundConn) dialApp(ctx context.Context) error {
 	_ = c.SetDeadline(time.Time{})
 	c.known()
 	c.Authenticated()
-	app, err := c.dial(ctx, c.in.config.Sources.Dialer(c.dst.Addr(), ConnectTimeout))
+	source, release := c.in.config.Clients.Acquire(c.log.Source.Addr(), c.dst.Addr(), c.log.Peer)
+	c.release = append(c.release, release)
+	app, err := c.dial(ctx, listen.AppDialer(source, ConnectTimeout))
 	if err != nil {
 		return err
 	}
+	c.log.AppSource = listen.AddrPort(app.LocalAddr())
 	if c.snapshot.Workload.ProxyProtocolPorts.Contains(c.dst.Port()) {
 		_ = app.SetWriteDeadline(time.Now().Add(headerTimeout))
 		if err := writeProxyHeader(app, c.log); err != nil {

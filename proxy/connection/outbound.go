@@ -99,11 +99,12 @@ type meshDestination struct {
 	lookup destination.Lookup
 }
 
-func (m meshDestination) accept(id spiffeid.ID) error {
-	if m.who.Accepts(id) {
-		return nil
+// accept tells by what an identity may answer; names are the DNS names of its certificate.
+func (m meshDestination) accept(id spiffeid.ID, names []string) (destination.Acceptance, error) {
+	if by := m.who.Accepts(id, names); by != "" {
+		return by, nil
 	}
-	return &reason.Error{Reason: reason.HandshakeFailed, Cause: reason.WrongIdentity,
+	return "", &reason.Error{Reason: reason.HandshakeFailed, Cause: reason.WrongIdentity,
 		Err: fmt.Errorf("%s answers at %s (%s), where only %s may", id, m.addr, m.who.Host, m.who.Expected())}
 }
 
@@ -116,9 +117,11 @@ func (s *outbound) connectTLS(ctx context.Context, c *conn, m meshDestination) e
 	}
 	began := time.Now()
 	var id spiffeid.ID
-	config, mutual := c.snapshot.ClientConfig(func(claimed spiffeid.ID) error {
+	var by destination.Acceptance
+	config, mutual := c.snapshot.ClientConfig(func(claimed spiffeid.ID, names []string) (err error) {
 		id = claimed
-		return m.accept(claimed)
+		by, err = m.accept(claimed, names)
+		return err
 	})
 	side, chain, err := relay.Secure(server, nil, relay.Client, config, began.Add(HandshakeTimeout))
 	if err == nil && !mutual.Load() {
@@ -128,6 +131,7 @@ func (s *outbound) connectTLS(ctx context.Context, c *conn, m meshDestination) e
 		listen.Reset(server)
 		return handshakeFailed(err)
 	}
+	c.log.AcceptedBy = string(by)
 	c.log.Peer = id.String() // proved by now, and not before: crypto/tls looks at the signature last
 	c.log.HandshakeDone(began)
 	chain = c.snapshot.Remember(chain, x509.ExtKeyUsageServerAuth)
@@ -146,7 +150,8 @@ func (s *outbound) verifyMesh(m meshDestination, chain []*x509.Certificate) regi
 		}
 		d := s.resolver.MapOf(now.Mesh).Decide(m.addr, m.lookup)
 		if d.Kind == destination.Mesh {
-			return meshDestination{m.addr, d, m.lookup}.accept(id)
+			_, err := meshDestination{m.addr, d, m.lookup}.accept(id, chain[0].DNSNames)
+			return err
 		}
 		return s.verifyPlaintext(m.addr, m.lookup)(now)
 	}

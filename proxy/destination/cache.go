@@ -26,10 +26,14 @@ type entry struct {
 	lookup  Lookup
 	expires time.Time
 	foreign time.Time // when it expires as one of an address outside of the mesh
+	remote  bool      // asked for as an address that no cluster gives out
 }
 
-// fresh tells whether the entry still holds under m.
-func (e *entry) fresh(now time.Time, m *Map) bool {
+// fresh tells whether the entry still holds under m, for an address that is remote or not.
+func (e *entry) fresh(now time.Time, m *Map, remote bool) bool {
+	if e.remote && !remote {
+		return false
+	}
 	if !m.knows(e.lookup) {
 		return now.Before(e.foreign)
 	}
@@ -78,46 +82,62 @@ func (r *Resolver) await(ctx context.Context, q question, f flight, unanswered L
 }
 
 // reverse is what the reverse zone says, from the cache or by one query that all callers share.
-func (r *Resolver) reverse(ctx context.Context, q question) Lookup {
+func (r *Resolver) reverse(ctx context.Context, q question, remote bool) Lookup {
 	r.mu.Lock()
-	if e := r.cache[q.key]; e != nil && e.fresh(r.now(), q.m) {
+	if e := r.cache[q.key]; e != nil && e.fresh(r.now(), q.m, remote) {
 		r.mu.Unlock()
 		return e.lookup
 	}
-	f := join(r, "reverse "+q.addr.String()+" "+q.domain, func() *entry { return r.query(context.WithoutCancel(ctx), q.key) }, func(e *entry) {
-		r.makeRoom()
+	name := "reverse " + q.addr.String() + " " + q.domain
+	if remote {
+		if _, asked := r.began["remote "+name]; !asked && r.remotes >= maxRemote {
+			r.mu.Unlock()
+			return Lookup{Err: errTooManyRemote}
+		} else if !asked {
+			r.remotes++
+		}
+		name = "remote " + name
+	}
+	f := join(r, name, func() *entry { return r.query(context.WithoutCancel(ctx), q.key, remote) }, func(e *entry) {
+		makeRoom(r.cache, r.now(), func(e *entry) time.Time { return e.expires })
 		r.cache[q.key] = e
+		if remote {
+			r.remotes--
+		}
 	})
 	r.mu.Unlock()
-	result, err := r.await(ctx, q, f, Lookup{Err: errNoAnswerYet})
+	result, err := r.await(ctx, q, f, Lookup{Err: errNoAnswerYet, Remote: remote})
 	if err != nil {
 		return Lookup{Err: err}
 	}
 	return result.(*entry).lookup
 }
 
-// makeRoom removes what has expired, and if nothing has, any entry: the cache is a convenience, its bound is not.
-func (r *Resolver) makeRoom() {
-	if len(r.cache) < maxEntries {
+// makeRoom removes what has expired, and if nothing has, any entry: a cache is a convenience, its bound is not.
+func makeRoom[K comparable, E any](cache map[K]E, now time.Time, expires func(E) time.Time) {
+	if len(cache) < maxEntries {
 		return
 	}
-	now := r.now()
-	var last key
-	for k, e := range r.cache {
-		if last = k; !now.Before(e.expires) {
-			delete(r.cache, k)
+	var last K
+	for k, e := range cache {
+		if last = k; !now.Before(expires(e)) {
+			delete(cache, k)
 		}
 	}
-	if len(r.cache) >= maxEntries {
-		delete(r.cache, last)
+	if len(cache) >= maxEntries {
+		delete(cache, last)
 	}
 }
 
-func (r *Resolver) query(ctx context.Context, k key) *entry {
-	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+func (r *Resolver) query(ctx context.Context, k key, remote bool) *entry {
+	timeout := lookupTimeout
+	if remote {
+		timeout = remoteTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	names, ttl, err := r.client.names(ctx, k.addr, k.domain)
-	e := &entry{lookup: Lookup{Names: names, Err: err}}
+	e := &entry{lookup: Lookup{Names: names, Err: err}, remote: remote}
 	switch {
 	case err != nil:
 		r.count(LookupFailed)
@@ -127,8 +147,12 @@ func (r *Resolver) query(ctx context.Context, k key) *entry {
 	default:
 		r.count(Found)
 	}
-	ttl = min(max(ttl, minTTL), maxTTL)
 	now := r.now()
+	if remote && len(names) == 0 {
+		e.expires, e.foreign = now.Add(remoteTTL), now.Add(remoteTTL)
+		return e
+	}
+	ttl = min(max(ttl, minTTL), maxTTL)
 	e.expires, e.foreign = now.Add(ttl), now.Add(min(ttl, negTTL))
 	return e
 }

@@ -22,7 +22,7 @@ const (
 	thiefHost = "thief.prod.svc.cluster.local"
 	friend    = "friend.prod.svc.cluster.local" // shares an identity with thief, and takes plaintext at the same port
 	dbAddr    = "10.96.0.9"
-	public    = "203.0.113.9"
+	public    = "5.5.5.9"
 )
 
 func claimedMesh() *meshmap.Map {
@@ -47,23 +47,24 @@ func TestClaimedClusterIP(t *testing.T) {
 	thief := []string{pattern("thief")}
 	lookup := func(names ...destination.Name) destination.Lookup { return destination.Lookup{Names: names} }
 	endpoint := destination.Name{Service: "thief.prod", Endpoint: true, Confirmed: true}
-	meshAsThief := destination.Destination{Kind: destination.Mesh, Host: thiefHost, Identities: thief}
-	refused := func(host string) destination.Destination {
-		return destination.Destination{Kind: destination.Refused, Host: host}
+	nobody := answer{Kind: destination.Mesh, Host: dbHost + "," + thiefHost} // but whose certificate names both
+	meshAsThief := answer{Kind: destination.Mesh, Host: thiefHost, Identities: thief}
+	refused := func(host string) answer {
+		return answer{Kind: destination.Refused, Host: host}
 	}
 	cases := []struct {
 		name, dst string
 		lookup    destination.Lookup
-		want      destination.Destination
+		want      answer
 		reason    string
 	}{
-		{"another Service's address", dbAddr + ":80", lookup(named("db.prod")), refused(dbHost + "," + thiefHost), "no identity"},
-		{"another Service's address, plaintext at one", dbAddr + ":5432", lookup(named("db.prod")), refused(dbHost + "," + thiefHost), "no identity"},
+		{"another Service's address", dbAddr + ":80", lookup(named("db.prod")), nobody, ""},
+		{"another Service's address, plaintext at one", dbAddr + ":5432", lookup(named("db.prod")), nobody, ""},
 		{"another Service's address, plaintext at both", dbAddr + ":9090", lookup(named("db.prod")), refused(dbHost + "," + thiefHost), "no such name"},
 		{"another Service's address, an identity is shared", dbAddr + ":80", lookup(named("friend.prod")),
-			destination.Destination{Kind: destination.Mesh, Host: friend + "," + thiefHost, Identities: thief}, ""},
+			answer{Kind: destination.Mesh, Host: friend + "," + thiefHost, Identities: thief}, ""},
 		{"another Service agrees, but the name is its own", dbAddr + ":5432", lookup(named("friend.prod")), refused(friend + "," + thiefHost), "no such name"},
-		{"both names", dbAddr + ":5432", lookup(named("friend.prod"), named("thief.prod")), destination.Destination{Kind: destination.Plaintext, Host: friend + "," + thiefHost}, ""},
+		{"both names", dbAddr + ":5432", lookup(named("friend.prod"), named("thief.prod")), answer{Kind: destination.Plaintext, Host: friend + "," + thiefHost}, ""},
 		{"a Service outside the mesh", dbAddr + ":80", lookup(named("web.elsewhere")), meshAsThief, ""},
 		{"a Service outside the mesh, plaintext", dbAddr + ":5432", lookup(named("web.elsewhere")), refused(thiefHost), "no such name"},
 		{"no name", dbAddr + ":80", lookup(), meshAsThief, ""},
@@ -73,11 +74,11 @@ func TestClaimedClusterIP(t *testing.T) {
 		{"a name that is not confirmed", dbAddr + ":80", lookup(destination.Name{Service: "db.prod"}), refused(dbHost), "does not resolve"},
 		{"its own name that is not confirmed, plaintext", dbAddr + ":5432", lookup(destination.Name{Service: "thief.prod"}), refused(thiefHost), "does not resolve"},
 		{"its own name", dbAddr + ":80", lookup(named("thief.prod")), meshAsThief, ""},
-		{"its own name, plaintext", dbAddr + ":5432", lookup(named("thief.prod")), destination.Destination{Kind: destination.Plaintext, Host: thiefHost}, ""},
-		{"its own endpoint, plaintext as both", dbAddr + ":5432", lookup(endpoint), destination.Destination{Kind: destination.Plaintext, Host: thiefHost}, ""},
+		{"its own name, plaintext", dbAddr + ":5432", lookup(named("thief.prod")), answer{Kind: destination.Plaintext, Host: thiefHost}, ""},
+		{"its own endpoint, plaintext as both", dbAddr + ":5432", lookup(endpoint), answer{Kind: destination.Plaintext, Host: thiefHost}, ""},
 		{"its own endpoint, plaintext as clusterIP alone", dbAddr + ":9090", lookup(endpoint), meshAsThief, ""},
 		{"public address", public + ":80", lookup(), meshAsThief, ""},
-		{"public address, plaintext", public + ":5432", lookup(), refused(thiefHost), "public"},
+		{"public address, plaintext", public + ":5432", lookup(), refused(thiefHost), "no such name"},
 		{"IPv6, plaintext", "[fd00::9]:5432", lookup(), refused(thiefHost), "no such name"},
 	}
 	m := destination.NewMap(claimedMesh())
@@ -91,7 +92,7 @@ func TestClaimedClusterIP(t *testing.T) {
 			if c.want.Kind == destination.Mesh {
 				c.want.TrustDomain = proxytest.TrustDomain
 			}
-			if diff := cmp.Diff(c.want, got); diff != "" {
+			if diff := cmp.Diff(c.want, answerOf(got)); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
 			}
 		})
@@ -105,15 +106,16 @@ func TestClaimAsksDNS(t *testing.T) {
 	r := destination.New(destination.Options{Servers: []netip.AddrPort{z.addr}, Timeout: time.Second})
 	mesh := claimedMesh()
 	for _, port := range []string{":80", ":5432", ":9090"} {
-		if d, _ := r.Resolve(t.Context(), mesh, netip.MustParseAddrPort(dbAddr+port)); d.Kind != destination.Refused {
+		d, _ := r.Resolve(t.Context(), mesh, netip.MustParseAddrPort(dbAddr+port))
+		if d.Kind != destination.Refused && (d.Kind != destination.Mesh || d.Accepts(proxytestID("thief"), nil) != "" || d.Accepts(proxytestID("db"), nil) != "") {
 			t.Errorf("port %s of an address that somebody else claims: %+v", port, d)
 		}
 	}
 	if got := z.queries.Swap(0); got != 2 {
 		t.Errorf("%d queries, want 2: what DNS said about claimed addresses are kept as well", got)
 	}
-	if d, _ := r.Resolve(t.Context(), mesh, netip.MustParseAddrPort(public+":80")); d.Kind != destination.Mesh || z.queries.Load() != 0 {
-		t.Errorf("public address: %+v after %d queries", d, z.queries.Load())
+	if d, _ := r.Resolve(t.Context(), mesh, netip.MustParseAddrPort(public+":80")); d.Kind != destination.Mesh || z.queries.Load() != 2 {
+		t.Errorf("public address: %+v after %d queries, want 2: the network of Services, and its name", d, z.queries.Load())
 	}
 }
 

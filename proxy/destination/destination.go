@@ -1,17 +1,22 @@
-// Package destination tells which Service of the mesh, if any, is behind an address, and so who may answer there. Only
-// the mesh map says which identities are right. The clusterIPs of the map and DNS say which Service an address belongs
-// to; a name in DNS counts once its own address records confirm it. Where both find Services, they must agree on who
-// may answer. A clusterIP of the map is the claim of a manifest: it is never enough for plaintext.
+// Package destination tells who of the mesh, if anybody, is behind an address, and so who may answer there. The
+// clusterIPs of the map and DNS say which Services an address belongs to, and whether it is a pod of the mesh; a name in
+// DNS counts once its own address records confirm it. The mesh map says which identities may answer for a Service; the
+// certificate of who answers says for which Services of its namespace it may. Where several names are found, who answers
+// must be acceptable to all that the map knows. A clusterIP of the map is the claim of a manifest: it is never enough for
+// plaintext.
 //
 // DNS is not believed at once when it has no name for an address. The forward scan asks for the addresses of all
-// Services of the mesh. The known-good probe asks the same DNS for a Service that every cluster has, forward and
-// backward. The grace cache keeps an address that was a Service's a short while ago. A connection is refused while one
-// of them has no answer.
+// Services of the map and of all pods of the package. The known-good probe asks the same DNS for a Service that every
+// cluster has, forward and backward. The self-probe asks for the name of the own pod: where DNS names no pods, mutual TLS
+// is tried first. The grace cache keeps an address that was of the mesh a short while ago. A connection is refused while
+// one of them has no answer.
+//
+// Addresses are not classes: every address is asked for. Where the cluster's networks are is learnt. Away from them, on
+// the Internet, an answer is waited for only shortly, and none means outside the mesh.
 //
 // What remains: an attacker who controls all answers of DNS can send a connection to another Service of the mesh than
 // the app meant. With a name outside of the mesh that is consistent both ways, he can make an address look foreign that
-// no clusterIP names. A DNS that knows Services backward, but not pods, does the same for pods that are not headless.
-// Use outbound.unknown Deny or meshCIDRs where that matters.
+// no clusterIP names. Use outbound.unknown Deny or meshCIDRs where that matters.
 package destination
 
 import (
@@ -59,12 +64,21 @@ type Resolver struct {
 	count  func(Result)
 	index  atomic.Pointer[Map]
 
-	mu      sync.Mutex
-	flights singleflight.Group   // lookups and scans under way
-	began   map[string]time.Time // when each of flights did
-	cache   map[key]*entry
-	scans   map[scanKey]*scan // the last of each
-	grace   *graceCache
+	askOwn  func() []netip.Addr
+	servers []netip.Addr // that are asked
+
+	mu        sync.Mutex
+	flights   singleflight.Group   // lookups and scans under way
+	began     map[string]time.Time // when each of flights did
+	cache     map[key]*entry
+	facts     map[factKey]*fact
+	scans     map[scanKey]*scan // the last of each
+	grace     *graceCache
+	remotes   int            // lookups under way of addresses that no cluster gives out
+	own       []netip.Addr   // as askOwn told last
+	ownAsked  time.Time      // when it did
+	apiServer []netip.Addr   // of the Service that every cluster has, as DNS said at times
+	learnt    []netip.Prefix // public networks with Services and pods of the mesh
 }
 
 // Options are the surroundings of a Resolver.
@@ -73,6 +87,8 @@ type Options struct {
 	Timeout time.Duration    // of one query to one server; default 2 s
 	Now     func() time.Time // default time.Now
 	Count   func(Result)     // called once per lookup and once per scan; may be nil
+	// the pod's own addresses, for the self-probe; may be nil
+	Own func() []netip.Addr
 }
 
 // New makes a Resolver.
@@ -83,8 +99,17 @@ func New(o Options) *Resolver {
 	if o.Count == nil {
 		o.Count = func(Result) {}
 	}
-	return &Resolver{client: &client{servers: o.Servers, timeout: cmp.Or(o.Timeout, 2*time.Second)}, now: o.Now, count: o.Count,
-		began: map[string]time.Time{}, cache: map[key]*entry{}, scans: map[scanKey]*scan{}, grace: newGraceCache()}
+	if o.Own == nil {
+		o.Own = func() []netip.Addr { return nil }
+	}
+	r := &Resolver{client: &client{servers: o.Servers, timeout: cmp.Or(o.Timeout, 2*time.Second)}, now: o.Now, count: o.Count, askOwn: o.Own,
+		began: map[string]time.Time{}, cache: map[key]*entry{}, facts: map[factKey]*fact{}, scans: map[scanKey]*scan{}, grace: newGraceCache()}
+	for _, server := range o.Servers {
+		if addr := plain(server.Addr()); !never.Contains(addr) { // a cache on the node is in no network of the cluster's
+			r.servers = append(r.servers, addr)
+		}
+	}
+	return r
 }
 
 // SystemServers reads the name servers of a resolv.conf file.
@@ -112,21 +137,48 @@ type question struct {
 // Resolve answers for dst under mesh. The lookup is returned too, for MapOf(mesh).Decide when the map changes.
 func (r *Resolver) Resolve(ctx context.Context, mesh *meshmap.Map, dst netip.AddrPort) (Destination, Lookup) {
 	q := question{key{plain(dst.Addr()), mesh.ClusterDomain}, r.MapOf(mesh), dst}
-	var l Lookup
-	if private(q.addr) {
+	l := Lookup{Remote: true}
+	if !never.Contains(q.addr) {
 		l = r.lookup(ctx, q)
 	}
 	return q.m.Decide(dst, l), l
 }
 
-// lookup asks the reverse zone, then the forward scan where that has no name, and the grace cache last.
+// lookup asks the reverse zone, then all that may know an address without a name, and the grace cache last.
 func (r *Resolver) lookup(ctx context.Context, q question) Lookup {
-	l := r.reverse(ctx, q)
-	if l.Err == nil && q.m.nameless(l) && len(q.m.services) > 0 {
-		scanned := r.scan(ctx, q, l)
-		l = Lookup{Names: slices.Concat(l.Names, scanned.Names), Uncertain: scanned.Uncertain}
+	near := r.near(q)
+	if !near {
+		short, cancel := context.WithTimeout(ctx, remoteWait)
+		defer cancel()
+		if near = r.nearAfterAsking(short, q); !near {
+			ctx = short
+		}
 	}
-	return r.withGrace(q, l)
+	l := r.reverse(ctx, q, !near)
+	l = r.withAliases(ctx, q, l)
+	switch {
+	case l.Err != nil || !q.m.nameless(l):
+	case !near:
+		l.Names = slices.Concat(l.Names, r.scanned(q))
+	default:
+		l = r.nameless(ctx, q, l)
+	}
+	l = r.withGrace(q, l)
+	l.Remote, l.NameServer = !near, slices.Contains(r.servers, q.addr)
+	return l
+}
+
+// nameless asks further about an address that has no name.
+func (r *Resolver) nameless(ctx context.Context, q question, l Lookup) Lookup {
+	l = r.asMember(ctx, q, l)
+	if len(q.m.services) > 0 {
+		scanned := r.scan(ctx, q, l)
+		l = Lookup{Names: slices.Concat(l.Names, scanned.Names), Uncertain: cmp.Or(l.Uncertain, scanned.Uncertain)}
+	}
+	if q.m.nameless(l) && l.Uncertain == nil {
+		l.Doubt = r.doubt(ctx, q)
+	}
+	return l
 }
 
 // MapOf is the indexed form of mesh; the newest one is kept.
@@ -138,9 +190,3 @@ func (r *Resolver) MapOf(mesh *meshmap.Map) *Map {
 	r.index.Store(m)
 	return m
 }
-
-var sharedRange = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598; clusters use it for pods and Services
-
-// private tells whether clusters give such addresses to pods and Services: RFC 1918, RFC 4193 and RFC 6598. Others are
-// not asked for, so that connections to the Internet do not wait for DNS.
-func private(addr netip.Addr) bool { return addr.IsPrivate() || sharedRange.Contains(addr) }

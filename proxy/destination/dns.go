@@ -11,10 +11,16 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sync/errgroup"
 )
 
-// maxNames bounds the forward queries that one reverse answer can cause.
-const maxNames = 32
+const (
+	maxNames     = 32 // bounds the forward queries that one reverse answer can cause
+	confirmWidth = 4  // of these at once
+)
+
+// errCutOff is an answer of more than 64 KiB: DNS cannot say more (RFC 1035, section 4.2.2).
+var errCutOff = errors.New("cuts its answer off even by TCP")
 
 // client asks DNS servers one after the other.
 type client struct {
@@ -35,18 +41,22 @@ func (c *client) names(ctx context.Context, addr netip.Addr, domain string) ([]N
 	if len(found) > maxNames {
 		return nil, 0, fmt.Errorf("%s has more than %d names", addr, maxNames)
 	}
-	ttl := maxTTL
-	names := make([]Name, len(found))
+	names, ttls := make([]Name, len(found)), make([]time.Duration, len(found))
+	var queries errgroup.Group
+	queries.SetLimit(confirmWidth)
 	for i, p := range found {
-		confirmed, forwardTTL, err := c.confirm(ctx, p.target, addr)
-		if err != nil {
-			return nil, 0, err
-		}
-		names[i] = p.name
-		names[i].Confirmed = confirmed
-		ttl = min(ttl, seconds(p.ttl), forwardTTL)
+		queries.Go(func() error {
+			confirmed, ttl, err := c.confirm(ctx, p.target, addr)
+			names[i] = p.name
+			names[i].Confirmed = confirmed
+			ttls[i] = min(seconds(p.ttl), ttl)
+			return err
+		})
 	}
-	return names, ttl, nil
+	if err := queries.Wait(); err != nil {
+		return nil, 0, err
+	}
+	return names, min(maxTTL, slices.Min(ttls)), nil
 }
 
 // confirm tells whether the address records of name contain addr. A writer of an address's reverse zone must not be
@@ -60,11 +70,17 @@ func (c *client) confirm(ctx context.Context, name string, addr netip.Addr) (boo
 }
 
 // addresses are what the A or AAAA records of name contain, and how long they hold. That there are none is no error.
+// errCutOff comes with those that did fit.
 func (c *client) addresses(ctx context.Context, name string, kind uint16) ([]netip.Addr, time.Duration, error) {
 	answer, err := c.query(ctx, name, kind)
-	if err != nil {
+	if answer == nil {
 		return nil, 0, err
 	}
+	addrs, ttl := addressesIn(answer, name)
+	return addrs, ttl, err
+}
+
+func addressesIn(answer *dns.Msg, name string) ([]netip.Addr, time.Duration) {
 	var addrs []netip.Addr
 	ttl := maxTTL
 	for _, rr := range answer.Answer {
@@ -83,7 +99,7 @@ func (c *client) addresses(ctx context.Context, name string, kind uint16) ([]net
 			ttl = min(ttl, seconds(rr.Header().Ttl))
 		}
 	}
-	return addrs, ttl, nil
+	return addrs, ttl
 }
 
 func (c *client) reverse(ctx context.Context, addr netip.Addr) (*dns.Msg, error) {
@@ -103,7 +119,7 @@ func recordType(addr netip.Addr) uint16 {
 }
 
 // query asks each server until one answers, and a second time since a datagram can be lost. NOERROR and NXDOMAIN are
-// answers, everything else is not.
+// answers, everything else is not. An answer that is cut off even by TCP comes with errCutOff.
 func (c *client) query(ctx context.Context, name string, kind uint16) (*dns.Msg, error) {
 	err := errors.New("no name server is configured")
 	for _, server := range slices.Concat(c.servers, c.servers) {
@@ -112,8 +128,8 @@ func (c *client) query(ctx context.Context, name string, kind uint16) (*dns.Msg,
 			break
 		}
 		var answer *dns.Msg
-		if answer, err = c.ask(ctx, server, name, kind); err == nil {
-			return answer, nil
+		if answer, err = c.ask(ctx, server, name, kind); answer != nil {
+			return answer, err
 		}
 	}
 	return nil, fmt.Errorf("%s query for %s: %w", dns.TypeToString[kind], name, err)
@@ -123,6 +139,7 @@ func (c *client) query(ctx context.Context, name string, kind uint16) (*dns.Msg,
 func (c *client) ask(ctx context.Context, server netip.AddrPort, name string, kind uint16) (*dns.Msg, error) {
 	question := new(dns.Msg).SetQuestion(dns.Fqdn(name), kind)
 	question.SetEdns0(1232, false) // fits every path without fragments
+	var last *dns.Msg
 	for _, network := range []string{"udp", "tcp"} {
 		transport := dns.Client{Net: network, Timeout: c.timeout}
 		answer, _, err := transport.ExchangeContext(ctx, question, server.String())
@@ -135,8 +152,9 @@ func (c *client) ask(ctx context.Context, server netip.AddrPort, name string, ki
 		if !answer.Truncated {
 			return answer, nil
 		}
+		last = answer
 	}
-	return nil, fmt.Errorf("server %s: cuts its answer off even by TCP", server)
+	return last, fmt.Errorf("server %s: %w", server, errCutOff)
 }
 
 // fits checks that answer is one to question, and that it says something.

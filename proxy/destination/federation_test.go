@@ -26,7 +26,7 @@ func prefixes(texts ...string) (list []netip.Prefix) {
 func federatedMesh() *meshmap.Map {
 	return testMesh(func(m *meshmap.Map) {
 		m.Federation = []meshmap.Federation{
-			{TrustDomain: "other.example", Bundle: "x", CIDRs: prefixes("10.7.0.0/16", "198.51.100.7/32"), Identities: []string{"spiffe://other.example/ns/prod/*/web"}},
+			{TrustDomain: "other.example", Bundle: "x", CIDRs: prefixes("10.7.0.0/16", "5.5.5.7/32"), Identities: []string{"spiffe://other.example/ns/prod/*/web"}},
 			{TrustDomain: "third.example", Bundle: "x", CIDRs: prefixes("10.8.0.0/16", "fd77::/16")},
 			{TrustDomain: "silent.example", Bundle: "x"},
 		}
@@ -36,8 +36,8 @@ func federatedMesh() *meshmap.Map {
 }
 
 func TestFederationNetworks(t *testing.T) {
-	other := destination.Destination{Kind: destination.Mesh, TrustDomain: "other.example", Identities: []string{"spiffe://other.example/ns/prod/*/web"}}
-	third := destination.Destination{Kind: destination.Mesh, TrustDomain: "third.example", AnyMember: true}
+	other := answer{Kind: destination.Mesh, TrustDomain: "other.example", Identities: []string{"spiffe://other.example/ns/prod/*/web"}}
+	third := answer{Kind: destination.Mesh, TrustDomain: "third.example", AnyMember: true}
 	named := func(service string, confirmed bool) destination.Lookup {
 		return destination.Lookup{Names: []destination.Name{{Service: service, Endpoint: true, Confirmed: confirmed}}}
 	}
@@ -46,26 +46,26 @@ func TestFederationNetworks(t *testing.T) {
 	for name, c := range map[string]struct {
 		dst    string
 		lookup destination.Lookup
-		want   destination.Destination
+		want   answer
 		reason string
 	}{
 		"no name":                        {"10.7.0.1:80", destination.Lookup{}, other, ""},
 		"IPv4 in IPv6":                   {"[::ffff:10.7.0.1]:80", destination.Lookup{}, other, ""},
-		"public":                         {"198.51.100.7:443", destination.Lookup{}, other, ""},
-		"public, beside it":              {"198.51.100.8:443", destination.Lookup{}, destination.Destination{Kind: destination.Unknown}, ""},
+		"public":                         {"5.5.5.7:443", destination.Lookup{}, other, ""},
+		"public, beside it":              {"5.5.5.8:443", destination.Lookup{}, answer{Kind: destination.Unknown}, ""},
 		"any identity":                   {"10.8.0.2:80", destination.Lookup{}, third, ""},
 		"IPv6":                           {"[fd77::1]:80", destination.Lookup{}, third, ""},
 		"a name outside the mesh":        {"10.7.0.1:80", named("web.elsewhere", true), other, ""},
 		"denied by a DNS in doubt":       {"10.7.0.1:80", destination.Lookup{Uncertain: errors.New("no probe")}, other, ""},
 		"a Service that left our map":    {"10.7.0.1:80", remembered, other, ""},
-		"no answer of DNS":               {"10.7.0.1:80", destination.Lookup{Err: errors.New("SERVFAIL")}, destination.Destination{Kind: destination.Refused}, "SERVFAIL"},
-		"an endpoint of our Service":     {"10.7.0.1:80", named("web.prod", true), destination.Destination{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "other.example"},
-		"our Service, plaintext":         {"10.7.0.1:8081", named("web.prod", true), destination.Destination{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "other.example"},
-		"our Service, not confirmed":     {"10.7.0.1:80", named("web.prod", false), destination.Destination{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "does not resolve"},
-		"claimed by our manifests":       {"10.8.0.1:80", destination.Lookup{}, destination.Destination{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "third.example"},
-		"claimed by ours, plaintext":     {"10.8.0.1:81", destination.Lookup{}, destination.Destination{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "third.example"},
+		"no answer of DNS":               {"10.7.0.1:80", destination.Lookup{Err: errors.New("SERVFAIL")}, answer{Kind: destination.Refused}, "SERVFAIL"},
+		"an endpoint of our Service":     {"10.7.0.1:80", named("web.prod", true), answer{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "other.example"},
+		"our Service, plaintext":         {"10.7.0.1:8081", named("web.prod", true), answer{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "other.example"},
+		"our Service, not confirmed":     {"10.7.0.1:80", named("web.prod", false), answer{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "does not resolve"},
+		"claimed by our manifests":       {"10.8.0.1:80", destination.Lookup{}, answer{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "third.example"},
+		"claimed by ours, plaintext":     {"10.8.0.1:81", destination.Lookup{}, answer{Kind: destination.Refused, Host: "web.prod.svc.cluster.local"}, "third.example"},
 		"our own metrics port elsewhere": {"10.7.0.1:15020", destination.Lookup{}, other, ""},
-		"meshCIDRs":                      {"10.9.0.1:80", destination.Lookup{}, destination.Destination{Kind: destination.Mesh, AnyMember: true, TrustDomain: "cluster.local"}, ""},
+		"meshCIDRs":                      {"10.9.0.1:80", destination.Lookup{}, answer{Kind: destination.Mesh, AnyMember: true, TrustDomain: "cluster.local"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := m.Decide(netip.MustParseAddrPort(c.dst), c.lookup)
@@ -73,7 +73,7 @@ func TestFederationNetworks(t *testing.T) {
 				t.Errorf("reason is %q, want one with %q", got.Reason, c.reason)
 			}
 			got.Reason = ""
-			if diff := cmp.Diff(c.want, got); diff != "" {
+			if diff := cmp.Diff(c.want, answerOf(got)); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
 			}
 		})
@@ -89,7 +89,7 @@ func TestFederationAccepts(t *testing.T) {
 		d := m.Decide(netip.MustParseAddrPort(dst), destination.Lookup{})
 		got := ""
 		for _, id := range ids {
-			if d.Accepts(spiffeid.RequireFromString(id)) {
+			if d.Accepts(spiffeid.RequireFromString(id), nil) != "" {
 				got += "1"
 			} else {
 				got += "0"

@@ -22,7 +22,7 @@ type graceCache struct {
 
 type graceEntry struct {
 	key     key
-	names   []Name   // of Services of the mesh
+	names   []Name   // of the mesh
 	foreign []string // Services outside of the mesh that the address had beside them
 	until   time.Time
 }
@@ -68,7 +68,7 @@ func (r *Resolver) withGrace(q question, l Lookup) Lookup {
 	for _, name := range l.Names {
 		switch {
 		case !name.Confirmed:
-		case q.m.service(name.Service) == nil:
+		case q.m.classOf(name) < named:
 			foreign = append(foreign, name.Service)
 		default:
 			name.Remembered = true

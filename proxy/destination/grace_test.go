@@ -45,7 +45,7 @@ func TestPodLeavesItsService(t *testing.T) {
 	anyMember := testMesh(func(m *meshmap.Map) {
 		m.Services, m.Outbound.MeshCIDRs = nil, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}
 	})
-	if d := a.ask(anyMember, webPod+":80"); !d.AnyMember {
+	if d := a.ask(anyMember, webPod+":80"); !answerOf(d).AnyMember {
 		t.Errorf("with meshCIDRs it is %+v", d)
 	}
 	a.after(6 * time.Second) // 10 min and 1 s after the last confirmation

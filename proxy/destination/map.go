@@ -7,84 +7,34 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
-
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/netset"
 )
 
-// Kind says how a connection to a destination is to be made.
-type Kind string
-
-// The kinds of destinations.
-const (
-	Mesh      Kind = "mesh"      // mutual TLS, or nothing
-	Plaintext Kind = "plaintext" // in the mesh, but the port opted out
-	Unknown   Kind = "unknown"   // outside the mesh: the mesh map says whether it passes
-	Refused   Kind = "refused"   // it cannot be told safely: close
-)
-
-// Destination is the answer for one address and port.
-type Destination struct {
-	Kind       Kind
-	Host       string   // the Service, for people; several are joined by commas; empty when none is known
-	Identities []string // SPIFFE IDs, or of a federated trust domain patterns of them, that may answer; only for Mesh
-	// any identity of TrustDomain may answer (meshCIDRs, or a federation without identities); only for Mesh
-	AnyMember bool
-	Reason    string // why Refused
-
-	TrustDomain string // of whoever may answer; only for Mesh
-}
-
-// Accepts tells whether a verified identity may answer for the destination. Identities of other trust domains than the
-// destination's never may.
-func (d Destination) Accepts(id spiffeid.ID) bool {
-	if d.Kind != Mesh || id.IsZero() || id.TrustDomain().Name() != d.TrustDomain {
-		return false
-	}
-	return d.AnyMember || slices.ContainsFunc(d.Identities, func(pattern string) bool { return meshmap.MatchID(pattern, id) })
-}
-
-// Expected describes, for error messages, who may answer.
-func (d Destination) Expected() string {
-	if d.AnyMember {
-		return "identities of trust domain " + d.TrustDomain
-	}
-	return strings.Join(d.Identities, ", ")
-}
-
-// Lookup is what DNS says about an address. It holds no decision, so that it stays true when the mesh map changes.
-type Lookup struct {
-	Names []Name
-	Err   error // DNS did not answer; Names holds what it said earlier
-	// why it proves nothing that DNS has no name, or no other name, for the address
-	Uncertain error
-}
-
-// Name is a name of an address below svc.<clusterDomain>.
-type Name struct {
-	Service   string // <service>.<namespace>, in lower case
-	Endpoint  bool   // the address is an endpoint's (a pod's), not the Service's clusterIP
-	Confirmed bool   // the name's own address records contain the address
-	// found in the Service's address records alone: its clusterIP or, if it is headless, an endpoint; DNS does not say
-	// which
-	Forward bool
-	// DNS confirmed it within the last minutes, but does not say it now; the Service was in the mesh then
-	Remembered bool
-}
-
 // Map answers from the mesh map and from lookups. It is pure and immutable.
 type Map struct {
-	mesh     *meshmap.Map
-	byIP     map[netip.Addr][]*meshmap.Service
-	hosts    map[string]*meshmap.Service
-	services []string // the <service>.<namespace> of each
+	mesh       *meshmap.Map
+	byIP       map[netip.Addr][]*meshmap.Service
+	hosts      map[string]*meshmap.Service
+	outside    map[string]bool // <service>.<namespace>
+	namespaces map[string]bool // the other ones of the package
+	// the <service>.<namespace> of each Service, and of the members Services of the package's namespaces, the own one
+	// first
+	services []string
+	members  string // the members Service of the own namespace; empty without a package
 }
 
 // NewMap indexes the Services of mesh.
 func NewMap(mesh *meshmap.Map) *Map {
-	m := &Map{mesh: mesh, byIP: map[netip.Addr][]*meshmap.Service{}, hosts: map[string]*meshmap.Service{}}
+	m := &Map{mesh: mesh, byIP: map[netip.Addr][]*meshmap.Service{}, hosts: map[string]*meshmap.Service{}, outside: map[string]bool{}, namespaces: map[string]bool{}}
+	if mesh.Package != "" && mesh.Namespace != "" {
+		m.members = api.MembersName(mesh.Package) + "." + mesh.Namespace
+		m.services = append(m.services, m.members)
+		for _, namespace := range mesh.Namespaces {
+			m.services = append(m.services, api.MembersName(mesh.Package)+"."+namespace)
+		}
+	}
 	for i := range mesh.Services {
 		s := &mesh.Services[i]
 		m.hosts[s.Host] = s
@@ -95,6 +45,12 @@ func NewMap(mesh *meshmap.Map) *Map {
 			m.byIP[plain(ip)] = append(m.byIP[plain(ip)], s)
 		}
 	}
+	for _, service := range mesh.Outside {
+		m.outside[service] = true
+	}
+	for _, namespace := range mesh.Namespaces {
+		m.namespaces[namespace] = true
+	}
 	return m
 }
 
@@ -103,17 +59,47 @@ func (m *Map) service(name string) *meshmap.Service {
 	return m.hosts[name+".svc."+strings.ToLower(m.mesh.ClusterDomain)]
 }
 
+// class is what the name of a Service says about the pods behind it.
+type class int
+
+const (
+	foreign  class = iota // nothing of the mesh
+	excepted              // the map says that it leads out of the mesh, though its namespace is in it
+	unproved              // a Service of our own namespace that the map does not know
+	named                 // in the mesh: of a namespace of the package, or by its alias
+	member                // a members Service: the address is a pod's of the mesh
+	listed                // the map lists who may answer
+)
+
+// classOf tells what n says. The API server's Service is never in a mesh.
+func (m *Map) classOf(n Name) class {
+	service, namespace, _ := strings.Cut(n.Service, ".")
+	switch {
+	case m.service(n.Service) != nil:
+		return listed
+	case isMembers(service):
+		return member
+	case m.outside[n.Service], n.Service == probeService:
+		return excepted
+	case m.namespaces[namespace], m.mesh.SharedCA && n.Alias:
+		return named
+	case namespace == m.mesh.Namespace:
+		return unproved
+	}
+	return foreign
+}
+
 // nameless tells whether l holds no name that says something: none of the mesh, and none that is confirmed.
 func (m *Map) nameless(l Lookup) bool {
 	return !m.knows(l) && !slices.ContainsFunc(l.Names, func(n Name) bool { return n.Confirmed })
 }
 
-// knows tells whether l holds a name of a Service of the mesh.
+// knows tells whether l holds a name of the mesh.
 func (m *Map) knows(l Lookup) bool {
-	return slices.ContainsFunc(l.Names, func(n Name) bool { return m.service(n.Service) != nil })
+	return slices.ContainsFunc(l.Names, func(n Name) bool { return m.classOf(n) >= named })
 }
 
-// match is a Service of the mesh that stands behind an address, as a manifest claims or as DNS confirms.
+// match is a Service of the map that stands behind an address, as a manifest claims or as DNS confirms.
 type match struct {
 	service *meshmap.Service
 	// by a clusterIP of the map: a manifest can claim the address of another team's Service
@@ -122,52 +108,148 @@ type match struct {
 	either   bool // endpoint or clusterIP
 }
 
-// Decide answers for one destination. The clusterIPs of the map and the names that DNS confirms count together;
-// meshCIDRs count only where there is neither. The absence of an answer never turns encryption off. A name of the mesh
-// that is not confirmed refuses. A DNS that does not answer refuses too, unless clusterIPs or earlier names lead to
-// mutual TLS; a DNS whose denial proves nothing refuses unless meshCIDRs lead there as well. An address in a network of
-// a federated trust domain is that domain's: if a Service of ours is found there too, the connection is refused, since
-// no server belongs to both.
+// evidence is what is known of one address, by its class.
+type evidence struct {
+	matches   []match // listed
+	pods      []Claim // member
+	pod       bool    // of pods: it is an endpoint's address for certain
+	named     []Claim
+	unproved  []Claim
+	excepted  bool
+	foreign   bool
+	uncertain error
+	refuted   string // a host of the mesh whose name is not confirmed
+}
+
+// weigh sorts the clusterIPs of the map and the names of l.
+func (m *Map) weigh(addr netip.Addr, l Lookup) evidence {
+	e := evidence{uncertain: l.Uncertain, excepted: l.NameServer}
+	for _, s := range m.byIP[addr] {
+		e.matches = append(e.matches, match{service: s, claimed: true})
+	}
+	for _, name := range l.Names {
+		class := m.classOf(name)
+		switch {
+		case name.Remembered && class < named:
+			e.uncertain = fmt.Errorf("%s was an address of %s, which has left the mesh map, and has no name now", addr, name.Service)
+		case !name.Confirmed && class < unproved: // anybody may say so
+		case !name.Confirmed:
+			e.refuted = cmp.Or(e.refuted, m.host(name))
+		default:
+			m.add(&e, name, class)
+		}
+	}
+	return e
+}
+
+func (m *Map) host(name Name) string {
+	return name.Service + ".svc." + strings.ToLower(m.mesh.ClusterDomain)
+}
+
+// add adds a name that is confirmed.
+func (m *Map) add(e *evidence, name Name, class class) {
+	_, namespace, _ := strings.Cut(name.Service, ".")
+	claim := Claim{Host: m.host(name), Namespace: namespace, Open: true}
+	switch class {
+	case listed:
+		e.matches = append(e.matches, match{service: m.service(name.Service), endpoint: name.Endpoint, either: name.Forward})
+	case member:
+		e.pods, e.pod = append(e.pods, Claim{Namespace: namespace, Open: true}), e.pod || name.Endpoint || name.Forward
+	case named:
+		e.named = append(e.named, claim)
+	case unproved:
+		e.unproved = append(e.unproved, claim)
+	case excepted:
+		e.excepted = true
+	default:
+		e.foreign = true
+	}
+}
+
+// Decide answers for one destination. The clusterIPs of the map and the names that DNS confirms count together: who
+// answers must be acceptable to all that are listed, and be of the namespace of which the address is a pod. Names that
+// say less count where there are none of these. meshCIDRs and federations come next. The absence of an answer never turns
+// encryption off. A name of the mesh that is not confirmed refuses. A DNS that does not answer refuses too, unless
+// clusterIPs or earlier names lead to mutual TLS; a DNS whose denial proves nothing refuses unless meshCIDRs lead there
+// as well. An address in a network of a federated trust domain is that domain's: if a Service of ours is found there too,
+// the connection is refused, since no server belongs to both.
 func (m *Map) Decide(dst netip.AddrPort, l Lookup) Destination {
 	addr := plain(dst.Addr())
-	var matches []match
-	for _, s := range m.byIP[addr] {
-		matches = append(matches, match{service: s, claimed: true})
-	}
-	uncertain := l.Uncertain
-	for _, name := range l.Names {
-		s := m.service(name.Service)
-		switch {
-		case s == nil && name.Remembered:
-			uncertain = fmt.Errorf("%s was an address of %s, which has left the mesh map, and has no name now", addr, name.Service)
-		case s == nil:
-		case !name.Confirmed:
-			return Destination{Kind: Refused, Host: s.Host, Reason: fmt.Sprintf("dns: %s names itself %s, which does not resolve to it", addr, s.Host)}
-		default:
-			matches = append(matches, match{service: s, endpoint: name.Endpoint, either: name.Forward})
-		}
-	}
-	foreign := m.federated(addr)
+	e := m.weigh(addr, l)
 	switch {
-	case len(matches) > 0 && foreign != nil:
-		return Destination{Kind: Refused, Host: matches[0].service.Host, Reason: fmt.Sprintf("%s is an address of %s, and in the networks of the trust domain %s: who may answer cannot be told",
-			addr, matches[0].service.Host, foreign.TrustDomain)}
-	case len(matches) > 0:
-		d := combine(matches, dst.Port(), m.mesh.TrustDomain)
-		if why := noPlaintext(addr, matches, l.Err, uncertain); d.Kind == Plaintext && why != "" {
-			return Destination{Kind: Refused, Host: d.Host, Reason: fmt.Sprintf("port %d takes plaintext, which %s", dst.Port(), why)}
-		}
-		return d
-	case l.Err != nil:
+	case e.refuted != "":
+		return Destination{Kind: Refused, Host: e.refuted, Reason: fmt.Sprintf("dns: %s names itself %s, which does not resolve to it", addr, e.refuted)}
+	case len(e.matches)+len(e.pods) > 0:
+		return m.within(dst, l, e)
+	case len(e.named) > 0 && !e.excepted:
+		return m.unlessFederated(addr, m.meet(Mesh, e.named))
+	case l.Err != nil && (!l.Remote || netset.Prefixes(m.mesh.Outbound.ClusterCIDRs).Contains(addr)):
 		return Destination{Kind: Refused, Reason: "dns: " + l.Err.Error()}
+	}
+	federation := m.federated(addr)
+	switch anybody := []Claim{{Open: true}}; {
 	case netset.Prefixes(m.mesh.Outbound.MeshCIDRs).Contains(addr):
-		return Destination{Kind: Mesh, AnyMember: true, TrustDomain: m.mesh.TrustDomain}
-	case foreign != nil:
-		return Destination{Kind: Mesh, Identities: foreign.Identities, AnyMember: len(foreign.Identities) == 0, TrustDomain: foreign.TrustDomain}
-	case uncertain != nil:
-		return Destination{Kind: Refused, Reason: "dns: " + uncertain.Error()}
+		return m.meet(Mesh, anybody)
+	case federation != nil:
+		return Destination{Kind: Mesh, Claims: []Claim{{Identities: federation.Identities, Open: len(federation.Identities) == 0}}, TrustDomain: federation.TrustDomain}
+	case e.uncertain != nil:
+		return Destination{Kind: Refused, Reason: "dns: " + e.uncertain.Error()}
+	case e.excepted:
+	case len(e.unproved) > 0:
+		return m.meet(TryMesh, e.unproved)
+	case !e.foreign && l.Err == nil && l.Doubt != "":
+		return m.meet(TryMesh, anybody)
 	}
 	return Destination{Kind: Unknown}
+}
+
+// within answers for an address of the mesh.
+func (m *Map) within(dst netip.AddrPort, l Lookup, e evidence) Destination {
+	addr := plain(dst.Addr())
+	claims := slices.Clone(e.pods)
+	for _, match := range e.matches {
+		_, namespace, _ := strings.Cut(strings.TrimSuffix(match.service.Host, ".svc."+m.mesh.ClusterDomain), ".")
+		claims = append(claims, Claim{Host: match.service.Host, Namespace: namespace, Identities: match.service.Identities})
+	}
+	d := m.unlessFederated(addr, m.meet(Mesh, claims))
+	if d.Kind == Refused && m.federated(addr) != nil || !e.plaintext(dst.Port()) {
+		return d
+	}
+	if why := noPlaintext(addr, e.matches, l.Err, e.uncertain); why != "" {
+		return Destination{Kind: Refused, Host: d.Host, Reason: fmt.Sprintf("port %d takes plaintext, which %s", dst.Port(), why)}
+	}
+	return Destination{Kind: Plaintext, Host: d.Host}
+}
+
+// meet is a destination where who answers must meet all claims, once each.
+func (m *Map) meet(kind Kind, claims []Claim) Destination {
+	d := Destination{Kind: kind, TrustDomain: m.mesh.TrustDomain}
+	var hosts []string
+	for _, c := range claims {
+		if slices.ContainsFunc(d.Claims, func(o Claim) bool { return o.Host == c.Host && o.Namespace == c.Namespace }) {
+			continue
+		}
+		d.Claims = append(d.Claims, c)
+		if c.Host != "" {
+			hosts = append(hosts, c.Host)
+		}
+	}
+	slices.Sort(hosts)
+	if d.Host = strings.Join(hosts, ","); len(claims) > 0 && d.Host == "" && claims[0].Namespace != "" {
+		d.Host = "a pod of namespace " + claims[0].Namespace
+	}
+	if len(d.Claims) > 1 && !possible(d.Claims) {
+		return Destination{Kind: Refused, Host: d.Host, Reason: "no identity may answer for all Services of this address"}
+	}
+	return d
+}
+
+// unlessFederated refuses d where the address is in the networks of a federated trust domain.
+func (m *Map) unlessFederated(addr netip.Addr, d Destination) Destination {
+	if f := m.federated(addr); f != nil {
+		return Destination{Kind: Refused, Host: d.Host, Reason: fmt.Sprintf("%s is an address of %s, and in the networks of the trust domain %s: who may answer cannot be told", addr, d.Host, f.TrustDomain)}
+	}
+	return d
 }
 
 // federated is the entry whose networks hold addr, or nil. The parser sees to it that there is one at most, and that
@@ -183,73 +265,3 @@ func (m *Map) federated(addr netip.Addr) *meshmap.Federation {
 
 // plain is addr in the form in which maps and caches know it.
 func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
-
-// unconfirmed is a Service that claims the address without a name of its own there, or nil. Mutual TLS to the
-// identities of such a Service is safe; plaintext would go to any server that has the address.
-func unconfirmed(matches []match) *meshmap.Service {
-	for _, m := range matches {
-		if m.claimed && !slices.ContainsFunc(matches, func(o match) bool { return !o.claimed && o.service == m.service }) {
-			return m.service
-		}
-	}
-	return nil
-}
-
-// noPlaintext is why an address must not get plaintext although all Services found there agree to it, or empty.
-func noPlaintext(addr netip.Addr, matches []match, err, uncertain error) string {
-	unsure := cmp.Or(err, uncertain)
-	claim := unconfirmed(matches)
-	switch {
-	case claim == nil && unsure == nil:
-		return ""
-	case claim == nil:
-		return "needs DNS to tell whether " + addr.String() + " belongs to other Services as well: " + unsure.Error()
-	case unsure != nil:
-		return "needs DNS to confirm that " + addr.String() + " is of " + claim.Host + ": " + unsure.Error()
-	case !private(addr):
-		return "needs DNS to confirm that " + addr.String() + " is of " + claim.Host + ": it is not asked for public addresses"
-	}
-	return "needs DNS to confirm that " + addr.String() + " is of " + claim.Host + ": it has no such name"
-}
-
-// combine answers for an address behind which several Services may stand, as a pod behind two of them does. The peer
-// must be acceptable to each: the identities are the intersection, and plaintext needs the consent of all.
-func combine(matches []match, port uint16, trustDomain string) Destination {
-	d := Destination{Kind: Mesh, TrustDomain: trustDomain}
-	plaintext := true
-	var hosts []string
-	for i, m := range matches {
-		if !slices.Contains(hosts, m.service.Host) {
-			hosts = append(hosts, m.service.Host)
-		}
-		plaintext = plaintext && m.plaintext(port)
-		if i == 0 {
-			d.Identities = slices.Clone(m.service.Identities)
-			continue
-		}
-		d.Identities = slices.DeleteFunc(d.Identities, func(id string) bool { return !slices.Contains(m.service.Identities, id) })
-	}
-	slices.Sort(hosts)
-	d.Host = strings.Join(hosts, ",")
-	switch {
-	case plaintext:
-		return Destination{Kind: Plaintext, Host: d.Host}
-	case len(d.Identities) == 0:
-		return Destination{Kind: Refused, Host: d.Host, Reason: "no identity may answer for all Services of this address"}
-	}
-	return d
-}
-
-// plaintext tells whether the port opted out. The proxy's own metrics and health ports, which init leaves alone, are
-// never TLS; as ports of a Service those numbers mean nothing special.
-func (m match) plaintext(port uint16) bool {
-	service := m.service.PlaintextPorts.Contains(port)
-	target := port == api.MetricsPort || port == api.HealthPort || m.service.PlaintextTargetPorts.Contains(port)
-	switch {
-	case m.either:
-		return service && target
-	case m.endpoint:
-		return target
-	}
-	return service
-}

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
+
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // nameCharacters are those of names in a cluster. The underscore is not Kubernetes' own, but DNS has it.
@@ -62,4 +64,15 @@ func parseName(fqdn, domain string) (Name, bool) {
 func serviceOf(host, domain string) (string, bool) {
 	name, ok := parseName(host+".", domain)
 	return name.Service, ok && !name.Endpoint
+}
+
+// isMembers tells whether a Service is the members Service of a package, by its name.
+func isMembers(service string) bool {
+	return strings.HasPrefix(service, api.MembersPrefix) && len(service) > len(api.MembersPrefix)
+}
+
+// aliasOf is the <service>.<namespace> of the alias of a Service.
+func aliasOf(service string) string {
+	name, namespace, _ := strings.Cut(service, ".")
+	return api.AliasName(name) + "." + namespace
 }

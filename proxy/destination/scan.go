@@ -29,8 +29,8 @@ const probeService = "kubernetes.default"
 
 var errNotAsked = errors.New("not asked, since DNS fails")
 
-// A scan asks DNS for the addresses of all Services of the mesh: an address without a name is not foreign by the word
-// of the reverse zone alone. It also asks for the Service that every cluster has, the known-good probe: that tells
+// A scan asks DNS for the addresses of all Services of the map, and of the members Services of the package: an address
+// without a name is not foreign by the word of the reverse zone alone. It also asks for the Service that every cluster has, the known-good probe: that tells
 // whether the word of this DNS means anything. Its fields but covered are fixed once it is kept.
 type scan struct {
 	covered   *Map                    // the last map of which all Services were seen to be here; guarded by Resolver.mu
@@ -60,7 +60,10 @@ func (r *Resolver) scan(ctx context.Context, q question, l Lookup) Lookup {
 			return last.lookup(q.addr)
 		}
 		f := join(r, "scan "+dns.TypeToString[k.kind]+" "+k.domain, func() *scan { return r.runScan(context.WithoutCancel(ctx), last, k, q.m) },
-			func(s *scan) { r.scans[k] = s })
+			func(s *scan) {
+				r.scans[k] = s
+				r.learn(s)
+			})
 		r.mu.Unlock()
 		result, err := r.await(ctx, q, f, unanswered)
 		if err != nil {
@@ -71,6 +74,16 @@ func (r *Resolver) scan(ctx context.Context, q question, l Lookup) Lookup {
 		}
 	}
 	return Lookup{Uncertain: fmt.Errorf("%s has no name, and the mesh map changes faster than its Services can be asked for", q.addr)}
+}
+
+// scanned is what the last scan found for an address, without a new one.
+func (r *Resolver) scanned(q question) []Name {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if last := r.scans[scanKey{q.domain, recordType(q.addr)}]; last != nil {
+		return last.lookup(q.addr).Names
+	}
+	return nil
 }
 
 // scanPeriod is how often so many queries may be asked.
@@ -192,7 +205,8 @@ func (c *client) askAll(ctx context.Context, services []string, k scanKey, s *sc
 			addrs, _, err := c.addresses(ctx, service+".svc."+k.domain, k.kind)
 			mu.Lock()
 			defer mu.Unlock()
-			if err == nil {
+			if name, _, _ := strings.Cut(service, "."); err == nil || isMembers(name) && errors.Is(err, errCutOff) {
+				// thousands of pods do not fit into one answer: what is there counts, the others have names of their own
 				s.answers[service] = addrs
 			} else if s.failed[service] = err; len(s.failed) == scanFailures {
 				cancel(errNotAsked)
@@ -246,7 +260,7 @@ func (c *client) probeFamily(ctx context.Context, k scanKey, s *scan) error {
 		return nil
 	}
 	for _, service := range slices.Sorted(maps.Keys(s.answers)) {
-		i := slices.IndexFunc(s.answers[service], func(a netip.Addr) bool { return recordType(a) == k.kind && private(a) })
+		i := slices.IndexFunc(s.answers[service], func(a netip.Addr) bool { return recordType(a) == k.kind && special.Contains(a) })
 		if i < 0 {
 			continue
 		}

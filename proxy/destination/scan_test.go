@@ -13,7 +13,6 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/proxy/destination"
-	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
 // TestScanIsShared: one scan in flight serves all who wait, and holds for a while.
@@ -46,7 +45,7 @@ func TestScanIsShared(t *testing.T) {
 // TestScanFollowsTheMap: a Service that joins the mesh is asked about at once, and it alone.
 func TestScanFollowsTheMap(t *testing.T) {
 	a := newAsker(t, startZone(t, append(forwardOnly, "late.prod.svc.cluster.local. 5 IN A 10.96.0.20")...))
-	a.want(scannedMesh(), "10.96.0.20:80", destination.Unknown)
+	a.want(scannedMesh(), "10.96.0.20:80", destination.TryMesh) // it is in the network of Services
 	a.queries(1+probeQueries+3, "before")
 	grown := scannedMesh(func(m *meshmap.Map) {
 		m.Services = append(m.Services, meshmap.Service{Host: "late.prod.svc.cluster.local", Identities: []string{pattern("late")}})
@@ -105,7 +104,7 @@ func TestSlowScan(t *testing.T) {
 		t.Errorf("an address without a name is %+v after %v", d, took)
 	}
 	begun = time.Now()
-	if d := a.want(scannedMesh(), "10.200.1.1:80", destination.Mesh); !d.AnyMember || time.Since(begun) > 1500*time.Millisecond {
+	if d := a.want(scannedMesh(), "10.200.1.1:80", destination.Mesh); !answerOf(d).AnyMember || time.Since(begun) > 1500*time.Millisecond {
 		t.Errorf("meshCIDRs: %+v after %v", d, time.Since(begun))
 	}
 	a.want(scannedMesh(), "10.1.2.3:80", destination.Unknown) // the scan went on
@@ -119,7 +118,7 @@ func TestSlowScan(t *testing.T) {
 func manyServices(t *testing.T, n int) (*meshmap.Map, *zone) {
 	t.Helper()
 	z := startZone(t)
-	m := proxytest.Mesh()
+	m := emptyMesh()
 	for i := range n {
 		host := fmt.Sprintf("s%d.prod.svc.cluster.local", i)
 		m.Services = append(m.Services, meshmap.Service{Host: host, Identities: []string{pattern(fmt.Sprint("s", i))}})
@@ -134,7 +133,7 @@ func TestTenThousandServices(t *testing.T) {
 	m, z := manyServices(t, services)
 	a := newAsker(t, z)
 	d, _ := a.Resolve(t.Context(), m, netip.MustParseAddrPort("10.100.39.249:80"))
-	if !d.Accepts(proxytestID("s9999")) {
+	if d.Accepts(proxytestID("s9999"), nil) == "" {
 		t.Fatalf("the last Service is %+v", d)
 	}
 	a.queriesAbout(1+probeQueries+services, "first")
@@ -143,11 +142,11 @@ func TestTenThousandServices(t *testing.T) {
 	}
 	for i := range 20 { // the period is 300 s
 		a.after(14 * time.Second)
-		a.want(m, fmt.Sprintf("10.99.0.%d:80", i), destination.Unknown)
+		a.want(m, fmt.Sprintf("10.99.0.%d:80", i), destination.TryMesh)
 	}
 	a.queries(20, "280 s")
 	a.after(21 * time.Second)
-	if d, _ := a.Resolve(t.Context(), m, netip.MustParseAddrPort("10.99.1.1:80")); d.Kind != destination.Unknown {
+	if d, _ := a.Resolve(t.Context(), m, netip.MustParseAddrPort("10.99.1.1:80")); d.Kind != destination.TryMesh {
 		t.Errorf("after 301 s it is %+v", d)
 	}
 	a.queriesAbout(1+probeQueries+services, "after 301 s")

@@ -23,6 +23,7 @@ type zone struct {
 	rcode    map[string]int              // by name
 	lie      func(dns.Question) []dns.RR // answers where it is not nil
 	truncate bool                        // UDP answers are cut off
+	limit    int                         // records of an answer by TCP; those by UDP are cut off where there are more
 	silent   bool
 	soa      uint32 // TTL of denials; none without
 	mute     string // names with this suffix get no answer
@@ -137,6 +138,12 @@ func (z *zone) answer(q *dns.Msg, isUDP bool) *dns.Msg {
 	if isUDP && z.truncate {
 		m.Answer, m.Truncated = nil, true
 	}
+	m.Compress = z.limit > 0
+	if z.limit > 0 && len(m.Answer) > z.limit {
+		if m.Answer, m.Truncated = m.Answer[:z.limit], true; isUDP {
+			m.Answer = nil
+		}
+	}
 	if m.Rcode = z.rcode[name]; m.Rcode == 0 && len(m.Answer) == 0 && !m.Truncated {
 		m.Rcode = dns.RcodeNameError
 		if z.soa > 0 {
@@ -157,8 +164,15 @@ type asker struct {
 }
 
 func newAsker(t *testing.T, z *zone) *asker {
+	t.Helper()
+	return newAskerWith(t, z)
+}
+
+// newAskerWith is an asker whose pod has addresses of its own.
+func newAskerWith(t *testing.T, z *zone, own ...netip.Addr) *asker {
+	t.Helper()
 	a := &asker{t: t, zone: z, now: time.Now(), seen: map[string]int{}}
-	a.Resolver = destination.New(destination.Options{Servers: []netip.AddrPort{z.addr}, Timeout: 2 * time.Second, Now: a.clock,
+	a.Resolver = destination.New(destination.Options{Servers: []netip.AddrPort{z.addr}, Timeout: 2 * time.Second, Now: a.clock, Own: func() []netip.Addr { return own },
 		Count: func(result destination.Result) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
@@ -206,7 +220,7 @@ func (a *asker) want(mesh *meshmap.Map, dst string, kind destination.Kind, names
 	for _, name := range names {
 		ids = append(ids, pattern(name))
 	}
-	if d.Kind != kind || strings.Join(d.Identities, " ") != strings.Join(ids, " ") {
+	if d.Kind != kind || strings.Join(answerOf(d).Identities, " ") != strings.Join(ids, " ") {
 		a.t.Errorf("%s is %+v, want %s %v", dst, d, kind, names)
 	}
 	return d

@@ -17,6 +17,9 @@ import (
 // returns.
 type Authorize func(spiffeid.ID) error
 
+// AuthorizeServer is Authorize for a server. Names are the DNS names of its certificate, which is verified as well.
+type AuthorizeServer func(id spiffeid.ID, names []string) error
+
 // buildTLS makes the configurations of this generation. Everything is verified in VerifyConnection, which runs on every
 // handshake; sessions are never resumed, since a resumed one would outlive its bundle (CVE-2025-68121 and its kin).
 func (s *Snapshot) buildTLS() {
@@ -49,7 +52,7 @@ func (s *Snapshot) buildTLS() {
 // A client that does not offer our ALPN (curl, openssl) gets a configuration without protocols but with the same
 // verification: the hello never decides about authentication.
 func (s *Snapshot) ServerConfig(authorize Authorize) *tls.Config {
-	verify := s.verifier(x509.ExtKeyUsageClientAuth, authorize)
+	verify := s.verifier(x509.ExtKeyUsageClientAuth, func(id spiffeid.ID, _ []string) error { return authorize(id) })
 	outer := s.server.Clone()
 	outer.VerifyConnection = verify
 	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
@@ -66,7 +69,7 @@ func (s *Snapshot) ServerConfig(authorize Authorize) *tls.Config {
 // ClientConfig is for one handshake as a client. The peer is verified as a server of the mesh, then authorize decides.
 // Once the handshake is done, mutual tells whether the server asked who we are: one that does not would take anybody's
 // connection for ours.
-func (s *Snapshot) ClientConfig(authorize Authorize) (c *tls.Config, mutual *atomic.Bool) {
+func (s *Snapshot) ClientConfig(authorize AuthorizeServer) (c *tls.Config, mutual *atomic.Bool) {
 	mutual = new(atomic.Bool)
 	c = s.client.Clone()
 	c.VerifyConnection = s.verifier(x509.ExtKeyUsageServerAuth, authorize)
@@ -79,7 +82,7 @@ func (s *Snapshot) ClientConfig(authorize Authorize) (c *tls.Config, mutual *ato
 	return c, mutual
 }
 
-func (s *Snapshot) verifier(usage x509.ExtKeyUsage, authorize Authorize) func(tls.ConnectionState) error {
+func (s *Snapshot) verifier(usage x509.ExtKeyUsage, authorize AuthorizeServer) func(tls.ConnectionState) error {
 	return func(state tls.ConnectionState) error {
 		if err := small(state.PeerCertificates); err != nil {
 			return err
@@ -88,7 +91,7 @@ func (s *Snapshot) verifier(usage x509.ExtKeyUsage, authorize Authorize) func(tl
 		if err != nil {
 			return err
 		}
-		return authorize(id)
+		return authorize(id, state.PeerCertificates[0].DNSNames)
 	}
 }
 

@@ -18,9 +18,11 @@ import (
 type Connection struct {
 	Direction           reason.Direction
 	Source, Destination netip.AddrPort
-	Service             string // of the destination, where known
-	Self                string // SPIFFE ID of this pod, once a generation is in use
-	Peer                string // SPIFFE ID; only if TLS proved it
+	AppSource           netip.AddrPort // inbound: the client as the app sees it, once the app is dialed
+	Service             string         // of the destination, where known
+	Self                string         // SPIFFE ID of this pod, once a generation is in use
+	Peer                string         // SPIFFE ID; only if TLS proved it
+	AcceptedBy          string         // by what a server may answer (destination.Acceptance); outbound alone
 	Security            Security
 	Start               time.Time
 	t                   *Telemetry
@@ -118,6 +120,13 @@ func (c *Connection) who(more ...any) []any {
 	if c.Direction == reason.Outbound {
 		source, destination = c.Self, c.Peer
 	}
-	return append([]any{"direction", string(c.Direction), "src", c.Source.String(), "src_identity", source, "dst", c.Destination.String(),
-		"dst_identity", destination, "service", c.Service}, more...)
+	args := []any{"direction", string(c.Direction), "src", c.Source.String(), "src_identity", source, "dst", c.Destination.String(),
+		"dst_identity", destination, "service", c.Service}
+	if c.AppSource.IsValid() {
+		args = append(args, "src_app", c.AppSource.String())
+	}
+	if c.AcceptedBy != "" {
+		args = append(args, "accepted_by", c.AcceptedBy)
+	}
+	return append(args, more...)
 }

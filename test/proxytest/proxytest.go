@@ -41,7 +41,7 @@ func ID(name string) string { return "spiffe://" + TrustDomain + "/ns/prod/deplo
 
 // Mesh is a valid map without Services, Strict and open to the mesh, as changed.
 func Mesh(changes ...func(*meshmap.Map)) *meshmap.Map {
-	m := &meshmap.Map{APIVersion: api.APIVersion, Kind: "Mesh", TrustDomain: TrustDomain, ClusterDomain: "cluster.local",
+	m := &meshmap.Map{APIVersion: api.APIVersion, Kind: "Mesh", TrustDomain: TrustDomain, ClusterDomain: "cluster.local", Namespace: "prod", Package: "test",
 		Outbound: meshmap.Outbound{Unknown: meshmap.Passthrough}, Inbound: meshmap.Inbound{Mode: meshmap.Strict, Default: meshmap.AllowMesh}}
 	for _, change := range changes {
 		change(m)
