@@ -115,8 +115,8 @@ func TestPlaintextDoesNotStarve(t *testing.T) {
 	m.memberGetsIn(t, addr, bystanderIP)
 }
 
-// TestStrangersShareOneLimit: plaintext to one port and TLS that the app terminates on another fill the same half of the
-// places, from however many addresses they come.
+// TestStrangersShareOneLimit: plaintext to one port and TLS that the app terminates on another fill the same half of
+// the places, from however many addresses they come.
 func TestStrangersShareOneLimit(t *testing.T) {
 	m := startMesh(t, echo)
 	addr := crowded(t, m)
