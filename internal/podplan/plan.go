@@ -93,6 +93,9 @@ func (p *Plan) SetGracePeriod(seconds *int64) {
 
 // Validate refuses plans that contradict themselves: a port with a PROXY header that never passes the proxy.
 func (p *Plan) Validate() error {
+	if of, proxy := p.Redirect.ClientCIDRs, p.Serve.ClientCIDRs; of != proxy {
+		return fmt.Errorf("init makes client addresses of %q local, and the proxy dials the app from those of %q: the app could not be reached. Give both the same %s", of, proxy, clientCIDRsFlag)
+	}
 	both := p.Workload.ProxyProtocolPorts.Intersect(p.Redirect.ExcludeInboundPorts)
 	if len(both) > 0 {
 		return fmt.Errorf("port %s never passes the proxy, which would write the header: it is excluded (%s, or spec.inbound.excludePorts "+

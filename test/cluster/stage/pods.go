@@ -2,13 +2,14 @@ package stage
 
 import (
 	"encoding/json"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/test/app/client"
 )
 
@@ -69,8 +70,14 @@ type Answer struct {
 	client.Page
 }
 
-// ByProxy tells whether the server's proxy brought the request: it dials the app from an address of its own.
-func (a Answer) ByProxy() bool { return strings.HasPrefix(a.Remote, api.InboundSource4+":") }
+// ByProxy tells whether the server's proxy brought the request: it dials the app from a client address.
+func (a Answer) ByProxy() bool {
+	remote, err := netip.ParseAddrPort(a.Remote)
+	return err == nil && clientaddr.Default.V4.Contains(remote.Addr())
+}
+
+// ClientPrefix begins each client address of a pod in a cluster that does not have these networks itself.
+const ClientPrefix = "198.18."
 
 // Call lets a container of the test application GET the URLs once, and returns the answers in their order, also those
 // that are none. target is a pod, or a Deployment as deployment/NAME.
