@@ -19,8 +19,9 @@ func (m *Model) plan(w *Workload, r *report.Report) *podplan.Plan {
 	o, spec := w.Overrides, m.Spec
 	clients, _ := spec.ClientCIDRs() // was validated
 	p := &podplan.Plan{
-		Package:  m.Package,
-		Workload: podplan.Workload{SPIFFEID: w.ID.String(), PermissivePorts: o.PermissivePorts, ProxyProtocolPorts: o.ProxyProtocolPorts},
+		Package: m.Package,
+		Workload: podplan.Workload{SPIFFEID: w.ID.String(), PermissivePorts: o.PermissivePorts, TLSPassthroughPorts: o.TLSPassthroughPorts,
+			StrictPorts: o.StrictPorts, ProxyProtocolPorts: o.ProxyProtocolPorts},
 		Redirect: podplan.InitArgs{
 			ProxyUID:                  int(spec.Sidecar.UID),
 			ExcludeInboundPorts:       spec.Inbound.ExcludePorts.Set().Union(o.ExcludeInboundPorts),

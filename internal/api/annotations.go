@@ -9,8 +9,8 @@ const PackageLabel = AnnotationPrefix + "package"
 // PackageAnnotation is on the bundles and mesh maps of a package; the name, once given, stays.
 const PackageAnnotation = PackageLabel
 
-// SharedAnnotation is on the bundles of a package whose authority other packages share, "true": it is the same in renders
-// that see the CertificateAuthority and in those that do not.
+// SharedAnnotation is on the bundles of a package whose authority other packages share, "true": it is the same in
+// renders that see the CertificateAuthority and in those that do not.
 const SharedAnnotation = AnnotationPrefix + "shared-ca"
 
 // WorkloadsAnnotation is written by people on a Service whose selector does not say who is behind it, or that has none:
@@ -54,6 +54,8 @@ const (
 	ProxyProtocolPortsAnnotation        = AnnotationPrefix + "proxy-protocol-ports"
 	PprofAnnotation                     = AnnotationPrefix + "pprof" // enabled or disabled
 	PermissivePortsAnnotation           = AnnotationPrefix + "permissive-ports"
+	TLSPassthroughPortsAnnotation       = AnnotationPrefix + "tls-passthrough-ports"
+	StrictPortsAnnotation               = AnnotationPrefix + "strict-ports"
 	ProxyCPUAnnotation                  = AnnotationPrefix + "proxy-cpu"
 	ProxyMemoryAnnotation               = AnnotationPrefix + "proxy-memory"
 	ProxyImageAnnotation                = AnnotationPrefix + "proxy-image"
@@ -66,5 +68,5 @@ const (
 // The config says which of them count (spec.workloads.overrides).
 var Overrides = []string{
 	"inject", "exclude-inbound-ports", "exclude-inbound-interfaces", "exclude-outbound-ports", "exclude-outbound-cidrs", "exclude-outbound-interfaces",
-	"exclude-outbound-uids", "proxy-protocol-ports", "pprof", "permissive-ports", "proxy-cpu", "proxy-memory", "proxy-image", "log-level", "tls-secret",
+	"exclude-outbound-uids", "proxy-protocol-ports", "pprof", "permissive-ports", "tls-passthrough-ports", "strict-ports", "proxy-cpu", "proxy-memory", "proxy-image", "log-level", "tls-secret",
 }

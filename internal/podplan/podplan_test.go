@@ -20,7 +20,7 @@ import (
 const webID = "spiffe://cluster.local/ns/prod/deployment/web"
 
 func TestWorkload(t *testing.T) {
-	w := &podplan.Workload{SPIFFEID: webID, PermissivePorts: netset.PortsOf(80), Handlers: map[string]podplan.Handler{
+	w := &podplan.Workload{SPIFFEID: webID, PermissivePorts: netset.PortsOf(80), TLSPassthroughPorts: netset.PortsOf(8443), StrictPorts: netset.PortsOf(5432), Handlers: map[string]podplan.Handler{
 		"web/readinessProbe": {HTTPGet: &podplan.HTTPGet{Port: 80, Path: "/a?b=<c>", Headers: []podplan.HTTPHeader{{Name: "A", Value: "b"}}}, TimeoutSeconds: 1},
 		"web/preStop":        {TCPSocket: &podplan.TCPSocket{Port: 81}},
 	}}

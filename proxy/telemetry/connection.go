@@ -120,12 +120,13 @@ func (c *Connection) who(more ...any) []any {
 	if c.Direction == reason.Outbound {
 		source, destination = c.Self, c.Peer
 	}
-	if c.AcceptedBy != "" {
-		more = append([]any{"accepted_by", c.AcceptedBy}, more...)
-	}
+	args := []any{"direction", string(c.Direction), "src", c.Source.String(), "src_identity", source, "dst", c.Destination.String(),
+		"dst_identity", destination, "service", c.Service}
 	if c.AppSource.IsValid() {
-		more = append([]any{"src_app", c.AppSource.String()}, more...)
+		args = append(args, "src_app", c.AppSource.String())
 	}
-	return append([]any{"direction", string(c.Direction), "src", c.Source.String(), "src_identity", source, "dst", c.Destination.String(),
-		"dst_identity", destination, "service", c.Service}, more...)
+	if c.AcceptedBy != "" {
+		args = append(args, "accepted_by", c.AcceptedBy)
+	}
+	return append(args, more...)
 }

@@ -24,9 +24,10 @@ type Security string
 
 // The kinds of security.
 const (
-	MutualTLS   Security = "mutual_tls"
-	Plaintext   Security = "plaintext"   // to or from a member of the mesh, on a port that takes it
-	Passthrough Security = "passthrough" // to a destination outside the mesh
+	MutualTLS      Security = "mutual_tls"
+	Plaintext      Security = "plaintext"       // to or from a member of the mesh, on a port that takes it
+	TLSPassthrough Security = "tls_passthrough" // the app's own TLS from a stranger, on a port that takes it
+	Passthrough    Security = "passthrough"     // to a destination outside the mesh
 )
 
 // Detection is what arrived on a port that takes plaintext beside mutual TLS.
@@ -107,7 +108,7 @@ func (t *Telemetry) makeFiles() {
 // anyone can see.
 func (t *Telemetry) begin() {
 	for _, d := range []reason.Direction{reason.Inbound, reason.Outbound} {
-		for _, s := range []Security{MutualTLS, Plaintext, Passthrough} {
+		for _, s := range []Security{MutualTLS, Plaintext, TLSPassthrough, Passthrough} {
 			t.opened.WithLabelValues(string(d), string(s))
 		}
 		for _, r := range reason.Refusals {
