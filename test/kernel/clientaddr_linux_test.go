@@ -106,7 +106,7 @@ func (a *addressed) run(t *testing.T, port int, command ...string) {
 	}
 }
 
-// debian is a program, or skips the test. In CI it must be there: test/env/debian.sh installs them.
+// debian is a program, or skips the test. In CI it must be there: .ci/run installs them.
 func debian(t *testing.T, names ...string) string {
 	t.Helper()
 	for _, name := range names {
@@ -119,9 +119,9 @@ func debian(t *testing.T, names ...string) string {
 		}
 	}
 	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is not installed (test/env/debian.sh)", names[0])
+		t.Fatalf("%s is not installed, and CI must run this test", names[0])
 	}
-	t.Skipf("%s is not installed (test/env/debian.sh)", names[0])
+	t.Skipf("%s is not installed: apt-get install apache2 postgresql redis-server mariadb-server", names[0])
 	return ""
 }
 
