@@ -75,8 +75,9 @@ func (r *Resolver) askNow(ctx context.Context, k factKey, domain string, h holds
 	return f
 }
 
-// withAliases asks, where several packages share an authority, whether a Service that our own package does not have says
-// by an alias that it is in the mesh. Nothing is asked where other names lead to mutual TLS, or out of the mesh, already.
+// withAliases asks, where several packages share an authority, whether a Service that our own package does not have
+// says by an alias that it is in the mesh. Nothing is asked where other names lead to mutual TLS, or out of the mesh,
+// already.
 func (r *Resolver) withAliases(ctx context.Context, q question, l Lookup) Lookup {
 	if !q.m.mesh.SharedCA || l.Err != nil || slices.ContainsFunc(l.Names, func(n Name) bool { return n.Confirmed && q.m.classOf(n) >= excepted && q.m.classOf(n) != unproved }) {
 		return l

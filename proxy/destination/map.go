@@ -168,11 +168,11 @@ func (m *Map) add(e *evidence, name Name, class class) {
 
 // Decide answers for one destination. The clusterIPs of the map and the names that DNS confirms count together: who
 // answers must be acceptable to all that are listed, and be of the namespace of which the address is a pod. Names that
-// say less count where there are none of these. meshCIDRs and federations come next. The absence of an answer never turns
-// encryption off. A name of the mesh that is not confirmed refuses. A DNS that does not answer refuses too, unless
-// clusterIPs or earlier names lead to mutual TLS; a DNS whose denial proves nothing refuses unless meshCIDRs lead there
-// as well. An address in a network of a federated trust domain is that domain's: if a Service of ours is found there too,
-// the connection is refused, since no server belongs to both.
+// say less count where there are none of these. meshCIDRs and federations come next. The absence of an answer never
+// turns encryption off. A name of the mesh that is not confirmed refuses. A DNS that does not answer refuses too,
+// unless clusterIPs or earlier names lead to mutual TLS; a DNS whose denial proves nothing refuses unless meshCIDRs
+// lead there as well. An address in a network of a federated trust domain is that domain's: if a Service of ours is
+// found there too, the connection is refused, since no server belongs to both.
 func (m *Map) Decide(dst netip.AddrPort, l Lookup) Destination {
 	addr := plain(dst.Addr())
 	e := m.weigh(addr, l)

@@ -213,8 +213,8 @@ func TestAlias(t *testing.T) {
 	a.want(wholeMesh(shared), "10.96.1.5:80", destination.Unknown)
 }
 
-// TestUnnamedPods: a DNS that names only endpoints with host names (CoreDNS 1.12.0) answers for the endpoint's own name,
-// and for the members Services of the other namespaces.
+// TestUnnamedPods: a DNS that names only endpoints with host names (CoreDNS 1.12.0) answers for the endpoint's own
+// name, and for the members Services of the other namespaces.
 func TestUnnamedPods(t *testing.T) {
 	own := netip.MustParseAddr("10.1.9.9")
 	z := startZone(t,

@@ -22,6 +22,7 @@ type Connection struct {
 	Self                string // SPIFFE ID of this pod, once a generation is in use
 	Peer                string // SPIFFE ID; only if TLS proved it
 	AcceptedBy          string // by what a server may answer (destination.Acceptance); outbound alone
+	Trial               string // what proved that the server is not of the mesh, where mutual TLS was tried first
 	Security            Security
 	Start               time.Time
 	t                   *Telemetry
@@ -121,6 +122,9 @@ func (c *Connection) who(more ...any) []any {
 	}
 	if c.AcceptedBy != "" {
 		more = append([]any{"accepted_by", c.AcceptedBy}, more...)
+	}
+	if c.Trial != "" {
+		more = append([]any{"trial", c.Trial}, more...)
 	}
 	return append([]any{"direction", string(c.Direction), "src", c.Source.String(), "src_identity", source, "dst", c.Destination.String(),
 		"dst_identity", destination, "service", c.Service}, more...)
