@@ -19,10 +19,10 @@ import (
 // first.
 const kubectlDefault = "kubectl.kubernetes.io/default-container"
 
-// Apply writes a plan into a pod template, which must be stripped: init container, sidecar, volume, label and annotations; and
-// it points the handlers of the app to the proxy. Pod is what the template says. What is the same in many workloads is
-// one node of shared, so nothing of ours must be changed afterwards but taken out whole. A handler that cannot be
-// edited is handed to refuse, with its field below the template.
+// Apply writes a plan into a pod template, which must be stripped: init container, sidecar, volume, label and
+// annotations; and it points the handlers of the app to the proxy. Pod is what the template says. What is the same in
+// many workloads is one node of shared, so nothing of ours must be changed afterwards but taken out whole. A handler
+// that cannot be edited is handed to refuse, with its field below the template.
 func Apply(template *yaml.Node, pod *corev1.PodTemplateSpec, p *podplan.Plan, shared *node.Shared, refuse func(field string, err error)) error {
 	spec := node.Get(template, "spec")
 	if spec == nil || spec.Kind != yaml.MappingNode {

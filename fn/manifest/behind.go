@@ -42,8 +42,8 @@ func NewFinder(workloads ...[]*Workload) *Finder {
 }
 
 // selected are the workloads that a selector selects by labels that all of their pods have. Without any, they are those
-// that satisfy each key of which the manifests tell something, and at least one that names them: what is left are labels
-// that pods get at run time.
+// that satisfy each key of which the manifests tell something, and at least one that names them: what is left are
+// labels that pods get at run time.
 func (f *Finder) selected(namespace string, selector map[string]string) behind {
 	if sure := f.pods.Select(namespace, selector); len(sure) > 0 {
 		return split(sure, nil)

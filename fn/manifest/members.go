@@ -29,8 +29,8 @@ func AliasOf(item *yaml.RNode) string {
 	return name
 }
 
-// Aliased are the Services of the mesh that have an alias: where others share the authority, all that have an address of
-// their own. A headless Service's addresses are its pods', which the members Service names.
+// Aliased are the Services of the mesh that have an alias: where others share the authority, all that have an address
+// of their own. A headless Service's addresses are its pods', which the members Service names.
 func (m *Model) Aliased() (list []*Service) {
 	for _, s := range m.Services {
 		if m.SharedCA && !s.Headless {

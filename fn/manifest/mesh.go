@@ -77,8 +77,8 @@ type deviating struct {
 	service   meshmap.Service
 }
 
-// splitServices tells apart what one namespace alone has to know of, and what every map says, since it is otherwise than
-// a map says of a Service that it does not list.
+// splitServices tells apart what one namespace alone has to know of, and what every map says, since it is otherwise
+// than a map says of a Service that it does not list.
 func (m *Model) splitServices(r *report.Report) splitServices {
 	split := splitServices{own: map[string][]meshmap.Service{}}
 	for _, s := range m.Services {

@@ -30,7 +30,8 @@ type Model struct {
 	Workloads   []*Workload // those in the mesh, in the order of the items
 	Outside     []*Workload // those that are not
 	Services    []*Service  // those with a workload in the mesh behind them
-	// those in namespaces of the mesh that lead out of it, and those that the config names: <service>.<namespace>, sorted
+	// those in namespaces of the mesh that lead out of it, and those that the config names: <service>.<namespace>,
+	// sorted
 	OutsideServices []string
 	Ingresses       []networkingv1.Ingress
 	// those in the input, by name

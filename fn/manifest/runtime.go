@@ -69,7 +69,8 @@ func (w *Workload) CertainLabels() map[string]string {
 	return have
 }
 
-// runtimeValue tells whether a label that a controller sets may have a value, and whether that value names the workload.
+// runtimeValue tells whether a label that a controller sets may have a value, and whether that value names the
+// workload.
 func (w *Workload) runtimeValue(key, value string) (possible, names bool) {
 	switch key {
 	case podNameLabel: // <name>-<ordinal>

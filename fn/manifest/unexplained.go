@@ -24,8 +24,8 @@ type unexplained struct {
 const waysOut = "Clients demand mutual TLS there, or try it first. If workloads of the mesh are meant, name them in the annotation " + api.WorkloadsAnnotation +
 	" of the Service; if pods outside of it are, name the Service in spec.outbound.plaintextServices of the config"
 
-// WarnUnexplained warns of Services and addresses in namespaces of the mesh that the input does not explain. It is never
-// silent about them: proxies would dial somebody in the mesh as if he were outside, or the other way round.
+// WarnUnexplained warns of Services and addresses in namespaces of the mesh that the input does not explain. It is
+// never silent about them: proxies would dial somebody in the mesh as if he were outside, or the other way round.
 func (m *Model) WarnUnexplained(services []corev1.Service, items []*yaml.RNode, r *report.Report) {
 	known := map[string]bool{}
 	for _, s := range m.Services {
@@ -58,8 +58,8 @@ func isEndpoints(item *yaml.RNode) bool {
 	return item.GetApiVersion() == "v1" && item.GetKind() == "Endpoints" || item.GetApiVersion() == "discovery.k8s.io/v1" && item.GetKind() == "EndpointSlice"
 }
 
-// warnEndpoints warns of addresses that the input itself puts behind a Service, unless the Service is explained or known
-// to be unexplained.
+// warnEndpoints warns of addresses that the input itself puts behind a Service, unless the Service is explained or
+// known to be unexplained.
 func (m *Model) warnEndpoints(items []*yaml.RNode, known map[string]bool, r *report.Report) {
 	inMesh := m.meshNamespaces()
 	for _, item := range items {

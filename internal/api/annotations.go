@@ -9,8 +9,8 @@ const PackageLabel = AnnotationPrefix + "package"
 // PackageAnnotation is on the bundles and mesh maps of a package; the name, once given, stays.
 const PackageAnnotation = PackageLabel
 
-// SharedAnnotation is on the bundles of a package whose authority other packages share, "true": it is the same in renders
-// that see the CertificateAuthority and in those that do not.
+// SharedAnnotation is on the bundles of a package whose authority other packages share, "true": it is the same in
+// renders that see the CertificateAuthority and in those that do not.
 const SharedAnnotation = AnnotationPrefix + "shared-ca"
 
 // WorkloadsAnnotation is written by people on a Service whose selector does not say who is behind it, or that has none:

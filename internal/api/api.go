@@ -70,8 +70,8 @@ const (
 // MaxPackage is how long the name of a package may be, so that MembersName is a label.
 const MaxPackage = 40
 
-// BundleName is the name of the ConfigMap with BundleFile. Objects carry the name of the package, since several packages
-// may have workloads in one namespace.
+// BundleName is the name of the ConfigMap with BundleFile. Objects carry the name of the package, since several
+// packages may have workloads in one namespace.
 func BundleName(pkg string) string { return NamePrefix + "bundle-" + pkg }
 
 // MeshName is the name of the ConfigMap with MeshFile.
