@@ -129,8 +129,9 @@ func (b *builder) addWorkload(item *yaml.RNode, path []string) error {
 	n.Class, n.Identity, n.PermissivePorts = Mesh, plan.Workload.SPIFFEID, plan.Workload.PermissivePorts.String()
 	n.PlaintextPorts, n.PlaintextInterfaces = plan.Redirect.ExcludeInboundPorts, plan.Redirect.ExcludeInboundInterfaces
 	n.Bypass = bypass(plan.Redirect)
+	n.TLSPassthroughPorts = plan.Workload.TLSPassthroughPorts
 	if mesh.Inbound.Mode == meshmap.Permissive {
-		n.PermissivePorts = AllPorts
+		n.PermissivePorts, n.StrictPorts, n.TLSPassthroughPorts = AllPorts, plan.Workload.StrictPorts, nil
 	}
 	if mesh.Outbound.Unknown == meshmap.Passthrough {
 		b.graph.Open = append(b.graph.Open, n.Namespace)

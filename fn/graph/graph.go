@@ -66,9 +66,12 @@ type Node struct {
 	Services  []Service `json:"services,omitempty"` // that front it
 	Access    Access    `json:"access,omitempty"`   // of a Mesh node
 	// whom Access and edges leave out is let in all the same (spec.authorization.mode: DryRun)
-	DryRun          bool         `json:"dryRun,omitempty"`
-	PermissivePorts string       `json:"permissivePorts,omitempty"`
-	PlaintextPorts  netset.Ports `json:"plaintextPorts,omitempty"` // bypass the proxy: in the clear, from anyone
+	DryRun          bool   `json:"dryRun,omitempty"`
+	PermissivePorts string `json:"permissivePorts,omitempty"`
+	// where the app terminates TLS of its own from anyone, beside mutual TLS
+	TLSPassthroughPorts netset.Ports `json:"tlsPassthroughPorts,omitempty"`
+	StrictPorts         netset.Ports `json:"strictPorts,omitempty"`    // not among AllPorts
+	PlaintextPorts      netset.Ports `json:"plaintextPorts,omitempty"` // bypass the proxy: in the clear, from anyone
 
 	// what arrives through them bypasses the proxy, on any port
 	PlaintextInterfaces netset.Interfaces `json:"plaintextInterfaces,omitempty"`

@@ -138,10 +138,15 @@ func (v *view) facts(n Node) []string {
 		facts = append(facts, "dry run: nobody is denied")
 	}
 	switch {
+	case n.PermissivePorts == AllPorts && len(n.StrictPorts) > 0:
+		facts = append(facts, "plaintext accepted: any port but "+portsText(n.StrictPorts))
 	case n.PermissivePorts == AllPorts:
 		facts = append(facts, "plaintext accepted: any port")
 	case n.PermissivePorts != "":
 		facts = append(facts, "plaintext accepted: "+strings.ReplaceAll(n.PermissivePorts, ",", ", "))
+	}
+	if len(n.TLSPassthroughPorts) > 0 {
+		facts = append(facts, "TLS of the app's own accepted from anyone: "+portsText(n.TLSPassthroughPorts))
 	}
 	if len(n.PlaintextPorts) > 0 {
 		facts = append(facts, "plaintext only: "+portsText(n.PlaintextPorts))
@@ -178,7 +183,7 @@ func style(n Node) string {
 		return "source"
 	case n.Class != Mesh:
 		return "outside"
-	case n.PermissivePorts != "" || len(n.PlaintextPorts) > 0 || len(n.PlaintextInterfaces) > 0 || len(n.Bypass) > 0:
+	case n.PermissivePorts != "" || len(n.TLSPassthroughPorts) > 0 || len(n.PlaintextPorts) > 0 || len(n.PlaintextInterfaces) > 0 || len(n.Bypass) > 0:
 		return "leaky"
 	case n.Access == Nobody:
 		return "closed"

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
@@ -15,18 +14,20 @@ import (
 // warnExposed warns of Services that clients outside of the mesh are meant to reach, and whose pods take mutual TLS
 // only.
 func warnExposed(m *manifest.Model, r *report.Report) {
-	byName := map[report.Object]*manifest.Service{}
 	for _, s := range m.Services {
-		byName[manifest.Key(s.Object)] = s
-		if s.Type == corev1.ServiceTypeLoadBalancer || s.Type == corev1.ServiceTypeNodePort {
-			warnStrict(m, s, 0, "is of type "+string(s.Type), r)
+		if s.Type != corev1.ServiceTypeLoadBalancer && s.Type != corev1.ServiceTypeNodePort {
+			continue
 		}
-	}
-	for _, ingress := range m.Ingresses {
-		for _, backend := range backends(ingress) {
-			service := report.Object{APIVersion: "v1", Kind: "Service", Namespace: ingress.Namespace, Name: backend.Name}
-			s := byName[manifest.Key(service)]
-			warnStrict(m, s, servicePort(s, backend.Port), "is a backend of ingress "+ingress.Name, r)
+		for i, p := range s.Ports {
+			if p.Protocol != corev1.ProtocolTCP && p.Protocol != "" {
+				continue
+			}
+			for _, w := range s.Workloads {
+				if target := manifest.TargetPort(p, w); target != 0 && refused(m, w, target, true) {
+					r.Warn(s.Object, fmt.Sprintf("spec.ports[%d]", i), "port %d is of type %s, and %s takes mutual TLS only there: clients outside of the mesh are refused. %s; where that is meant, with %s: \"%d\"",
+						p.Port, s.Type, w.Object, admit(target, false), api.StrictPortsAnnotation, target)
+				}
+			}
 		}
 	}
 }
@@ -36,7 +37,7 @@ func warnHostPorts(m *manifest.Model, r *report.Report) {
 	for _, w := range m.Workloads {
 		for field, c := range w.Containers() {
 			for i, p := range c.Ports {
-				if p.HostPort != 0 && strict(m, w, uint16(p.ContainerPort)) {
+				if p.HostPort != 0 && refused(m, w, uint16(p.ContainerPort), true) {
 					r.Warn(w.Object, fmt.Sprintf("%s.ports[%d].hostPort", field, i), "hostPort %d of container %q leads to a port that takes mutual TLS only: clients outside of the mesh are refused. To admit them, set the annotation %s: \"%d\"",
 						p.HostPort, c.Name, api.PermissivePortsAnnotation, p.ContainerPort)
 				}
@@ -45,57 +46,26 @@ func warnHostPorts(m *manifest.Model, r *report.Report) {
 	}
 }
 
-// strict tells whether a port of a workload takes mutual TLS only.
-func strict(m *manifest.Model, w *manifest.Workload, port uint16) bool {
-	return w.Plan.PortMode(port, m.Spec.Inbound.Mode) == podplan.PortStrict
+// refused tells whether a port of a workload refuses clients without an identity. A port that is Strict by name is so on
+// purpose.
+func refused(m *manifest.Model, w *manifest.Workload, port uint16, tls bool) bool {
+	if w.Plan.Workload.StrictPorts.Contains(port) {
+		return false
+	}
+	switch w.Plan.PortMode(port, m.Spec.Inbound.Mode) {
+	case podplan.PortStrict:
+		return true
+	case podplan.PortTLSPassthrough:
+		return !tls
+	}
+	return false
 }
 
-func backends(ingress networkingv1.Ingress) []*networkingv1.IngressServiceBackend {
-	var found []*networkingv1.IngressServiceBackend
-	add := func(b *networkingv1.IngressBackend) {
-		if b != nil && b.Service != nil {
-			found = append(found, b.Service)
-		}
+// admit is the way out for clients without an identity, who speak TLS of the app's own or not.
+func admit(port uint16, tls bool) string {
+	annotation := api.PermissivePortsAnnotation
+	if tls {
+		annotation = api.TLSPassthroughPortsAnnotation
 	}
-	add(ingress.Spec.DefaultBackend)
-	for _, rule := range ingress.Spec.Rules {
-		if rule.HTTP == nil {
-			continue
-		}
-		for i := range rule.HTTP.Paths {
-			add(&rule.HTTP.Paths[i].Backend)
-		}
-	}
-	return found
-}
-
-// servicePort resolves the port of an Ingress backend; 0 when it cannot.
-func servicePort(s *manifest.Service, p networkingv1.ServiceBackendPort) int32 {
-	if s == nil || p.Name == "" {
-		return p.Number
-	}
-	for _, port := range s.Ports {
-		if port.Name == p.Name {
-			return port.Port
-		}
-	}
-	return 0
-}
-
-// warnStrict warns of a port of a Service, 0 for all, that is Strict on any of the workloads behind it.
-func warnStrict(m *manifest.Model, s *manifest.Service, number int32, why string, r *report.Report) {
-	if s == nil {
-		return
-	}
-	for i, p := range s.Ports {
-		if number != 0 && p.Port != number || p.Protocol != corev1.ProtocolTCP && p.Protocol != "" {
-			continue
-		}
-		for _, w := range s.Workloads {
-			if target := manifest.TargetPort(p, w); strict(m, w, target) {
-				r.Warn(s.Object, fmt.Sprintf("spec.ports[%d]", i), "port %d %s, and %s takes mutual TLS only there: clients outside of the mesh are refused. To admit them, annotate its pod template with %s: \"%d\"",
-					p.Port, why, w.Object, api.PermissivePortsAnnotation, target)
-			}
-		}
-	}
+	return fmt.Sprintf("To admit them, annotate its pod template with %s: \"%d\"", annotation, port)
 }

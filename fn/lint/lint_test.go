@@ -38,7 +38,7 @@ spec: {defaultBackend: {service: {name: web, port: {name: http}}}}
 // TestFields: every finding has the object and the whole path of the field.
 func TestFields(t *testing.T) {
 	for name, c := range map[string]struct{ old, new, want string }{
-		"Ingress":        {"", "", "warning: service web: spec.ports[1]: port 80 is a backend of ingress front"},
+		"Ingress":        {"", "", "warning: service web: spec.ports[1]: port 80 is a backend of ingress default/front"},
 		"NodePort":       {"spec: {selector", "spec: {type: NodePort, selector", "warning: service web: spec.ports[1]: port 80 is of type NodePort"},
 		"hostPort":       {"", "", "warning: deployment web: spec.template.spec.containers[0].ports[0].hostPort: hostPort 80"},
 		"other mesh":     {"{labels: {app: web}}", "{labels: {app: web, sidecar.istio.io/inject: 'true'}}", "error: deployment web: spec.template.metadata.labels[sidecar.istio.io/inject]: "},

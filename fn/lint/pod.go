@@ -3,8 +3,8 @@
 package lint
 
 import (
+	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,6 +13,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/podspec"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // foreignSidecars are the containers of other meshes: two redirects in one pod fight over every connection.
@@ -21,20 +22,28 @@ var foreignSidecars = map[string]string{
 	"consul-dataplane": "Consul", "kuma-sidecar": "Kuma", "kuma-init": "Kuma",
 }
 
-// foreignRequests are the annotations and labels by which a pod asks another mesh for injection.
-var foreignRequests = map[string]string{
-	"sidecar.istio.io/inject": "true", "linkerd.io/inject": "enabled",
-	"consul.hashicorp.com/connect-inject": "true", "kuma.io/sidecar-injection": "enabled",
-}
-
 // Check reports what is wrong with the workloads of the mesh and with the ways that lead to them.
 func Check(m *manifest.Model, r *report.Report) {
 	for _, w := range m.Workloads {
 		checkPod(w, r)
 	}
+	Surroundings(m, r)
+	checkIncludes(m, r)
+}
+
+// Surroundings reports what concerns the workloads of the mesh and that rendered manifests show as well: clients that
+// are refused, other meshes, and what the cluster does with the pods.
+func Surroundings(m *manifest.Model, r *report.Report) {
+	for _, w := range m.Workloads {
+		warnWishes(w, r)
+		warnDNS(w, r)
+	}
+	checkInjection(m, r)
+	warnForeignPolicies(m, r)
+	warnQuotas(m, r)
 	warnHostPorts(m, r)
 	warnExposed(m, r)
-	checkIncludes(m, r)
+	checkCallers(m, r)
 }
 
 // checkIncludes reports selectors of the config that select nothing: most often a mistyped name. With none that
@@ -43,7 +52,16 @@ func checkIncludes(m *manifest.Model, r *report.Report) {
 	all := slices.Concat(m.Workloads, m.Outside)
 	for i, selector := range m.Spec.Workloads.Include {
 		if !slices.ContainsFunc(all, func(w *manifest.Workload) bool { return manifest.Matches(selector, w) }) {
-			r.Warn(r.Config(), fmt.Sprintf("spec.workloads.include[%d]", i), "selects no workload of the input")
+			r.Error(r.Config(), fmt.Sprintf("spec.workloads.include[%d]", i), "selects no workload of the input%s", manifest.Candidates(selector, all))
+		}
+	}
+	for i, selector := range m.Spec.Workloads.Exclude {
+		switch {
+		case slices.ContainsFunc(all, func(w *manifest.Workload) bool { return manifest.Matches(selector, w) }):
+		case selector.Name == "": // a rule for every package, like one of namespaces
+			r.Warn(r.Config(), fmt.Sprintf("spec.workloads.exclude[%d]", i), "selects no workload of the input%s", manifest.Candidates(selector, all))
+		default:
+			r.Error(r.Config(), fmt.Sprintf("spec.workloads.exclude[%d]", i), "selects no workload of the input, and whom it means is in the mesh%s", manifest.Candidates(selector, all))
 		}
 	}
 	if len(m.Spec.Workloads.Include) > 0 && len(m.Workloads) == 0 && len(m.Outside) > 0 {
@@ -60,17 +78,8 @@ func checkPod(w *manifest.Workload, r *report.Report) {
 	if s := w.Pod.Spec.SecurityContext; s != nil {
 		checkUser(w, w.Field("spec.securityContext.runAsUser"), "the pod", s.RunAsUser, r)
 	}
-	for _, key := range slices.Sorted(maps.Keys(foreignRequests)) {
-		field, want := "annotations", foreignRequests[key]
-		if w.Pod.Annotations[key] != want {
-			field = "labels"
-		}
-		if w.Pod.Annotations[key] == want || w.Pod.Labels[key] == want {
-			r.Error(w.Object, w.Field("metadata."+field+"["+key+"]"), "%s: %s asks another mesh for its sidecar; remove it", key, want)
-		}
-	}
-	if err := w.Plan.Validate(); err != nil {
-		r.Error(w.Object, w.Field(report.Annotation(api.ProxyProtocolPortsAnnotation)), "%v", err)
+	if wrong := new(podplan.Contradiction); errors.As(w.Plan.Validate(), &wrong) {
+		r.Error(w.Object, w.Field(report.Annotation(wrong.Annotation)), "%v", wrong)
 	} else if err := podspec.Validate(w.Plan); err != nil {
 		r.Error(w.Object, w.Field("spec"), "%v; raise it in spec.proxy.resources or spec.init.resources of the config, or in the annotation %s", err, api.ProxyMemoryAnnotation)
 	}

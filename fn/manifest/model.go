@@ -9,13 +9,13 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // LocalConfigAnnotation marks items that are never applied to a cluster (KRM function specification).
@@ -33,7 +33,13 @@ type Model struct {
 	// those in namespaces of the mesh that lead out of it, and those that the config names: <service>.<namespace>,
 	// sorted
 	OutsideServices []string
-	Ingresses       []networkingv1.Ingress
+	Callers         []Caller // whom other manifests name as a client of them
+	// ports that an earlier render has opened for the API server, by the keys of workloads
+	PassedBefore map[report.Object]netset.Ports
+	// policies of other meshes, by which nothing here goes
+	ForeignPolicies []ForeignPolicy
+	Quotas          []corev1.ResourceQuota
+	LimitRanges     []corev1.LimitRange
 	// those in the input, by name
 	NamespaceObjects map[string]corev1.Namespace
 	NetworkPolicies  []*yaml.RNode // of any API group; none unless the config asks for them
@@ -81,10 +87,6 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 			if s, ok := decode[corev1.Service](item, report.ObjectOf(item), "", r); ok {
 				services = append(services, s)
 			}
-		case item.GetApiVersion() == "networking.k8s.io/v1" && item.GetKind() == "Ingress":
-			if i, ok := decode[networkingv1.Ingress](item, report.ObjectOf(item), "", r); ok {
-				m.Ingresses = append(m.Ingresses, i)
-			}
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Namespace":
 			if n, ok := decode[corev1.Namespace](item, report.ObjectOf(item), "", r); ok {
 				if has(m.NamespaceObjects, n.Name) {
@@ -113,6 +115,9 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		m.warnAddresses(s, r)
 	}
 	m.WarnUnexplained(services, items, r)
+	m.readCallers(items, services, r)
+	m.passAPIServer()
+	m.readSurroundings(items)
 	m.checkNamespaces(r)
 	return m
 }

@@ -27,7 +27,7 @@ type Overrides struct {
 	ExcludeOutboundCIDRs                                netset.Prefixes
 	ExcludeInboundInterfaces, ExcludeOutboundInterfaces netset.Interfaces
 	ExcludeOutboundUIDs                                 netset.UIDs
-	PermissivePorts                                     netset.Ports
+	PermissivePorts, TLSPassthroughPorts, StrictPorts   netset.Ports
 	ProxyProtocolPorts                                  netset.Ports // on which the app reads a PROXY protocol header
 	// requests of the proxy; Memory is its limit as well
 	CPU, Memory     string
@@ -51,6 +51,8 @@ var overrideParsers = map[string]func(o *Overrides, value string) error{
 	api.ExcludeOutboundPortsAnnotation:      set(func(o *Overrides) *netset.Ports { return &o.ExcludeOutboundPorts }),
 	api.ProxyProtocolPortsAnnotation:        set(func(o *Overrides) *netset.Ports { return &o.ProxyProtocolPorts }),
 	api.PermissivePortsAnnotation:           set(func(o *Overrides) *netset.Ports { return &o.PermissivePorts }),
+	api.TLSPassthroughPortsAnnotation:       set(func(o *Overrides) *netset.Ports { return &o.TLSPassthroughPorts }),
+	api.StrictPortsAnnotation:               set(func(o *Overrides) *netset.Ports { return &o.StrictPorts }),
 	api.ExcludeOutboundCIDRsAnnotation:      set(func(o *Overrides) *netset.Prefixes { return &o.ExcludeOutboundCIDRs }),
 	api.ExcludeInboundInterfacesAnnotation:  set(func(o *Overrides) *netset.Interfaces { return &o.ExcludeInboundInterfaces }),
 	api.ExcludeOutboundInterfacesAnnotation: set(func(o *Overrides) *netset.Interfaces { return &o.ExcludeOutboundInterfaces }),

@@ -21,6 +21,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/verify"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // Mode is what becomes of a render's result.
@@ -75,7 +76,7 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	check := o.Mode == StoreOrCheck && config.Spec.Issuance == v1alpha1.IssuanceNever
 	given := items
 	r.Locate(given)
-	items, injected := prepare(items, kinds, o.MayConsume && !check, r)
+	items, injected, passed := prepare(items, kinds, o.MayConsume && !check, r)
 	if r.Failed() {
 		return nil
 	}
@@ -83,6 +84,7 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	m := manifest.Build(controlplane.Apply(manifest.Flatten(items), config.Spec.TLS, r), config.Spec, r)
 	var policies map[*manifest.Workload]meshmap.Policy
 	if m != nil {
+		m.PassedBefore = passed
 		lint.Check(m, r)
 		policies = policy.Compile(m, r)
 	}
@@ -127,8 +129,10 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	return out.items
 }
 
-// prepare copies the items and takes earlier injections out of their workloads, of which it returns those that had one.
-func prepare(items []*yaml.RNode, kinds manifest.Kinds, consume bool, r *report.Report) (copies, injected []*yaml.RNode) {
+// prepare copies the items and takes earlier injections out of their workloads, of which it returns those that had one,
+// and which ports they passed TLS of the app's own on.
+func prepare(items []*yaml.RNode, kinds manifest.Kinds, consume bool, r *report.Report) (copies, injected []*yaml.RNode, passed map[report.Object]netset.Ports) {
+	passed = map[report.Object]netset.Ports{}
 	for _, item := range items {
 		if err := node.CheckItem(item); err != nil {
 			r.Error(report.ObjectOf(item), "", "%v", err)
@@ -154,13 +158,14 @@ func prepare(items []*yaml.RNode, kinds manifest.Kinds, consume bool, r *report.
 			}
 			if inject.Injected(part, path) {
 				injected = append(injected, part)
+				passed[manifest.Key(report.ObjectOf(part))] = manifest.PassedBefore(part, path)
 			}
 			if err := inject.Strip(part, path); err != nil {
 				r.Error(report.ObjectOf(part), "", "%v", err)
 			}
 		}
 	}
-	return copies, injected
+	return copies, injected, passed
 }
 
 // refuseHiddenState refuses state inside a List: it is removed and written one object at a time.

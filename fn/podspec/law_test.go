@@ -59,7 +59,7 @@ func plan(c *choices) *podplan.Plan {
 	}
 	p := &podplan.Plan{
 		Package:  pick(c, "k7f3q", "a"),
-		Workload: podplan.Workload{SPIFFEID: "spiffe://cluster.local/ns/prod/deployment/web", PermissivePorts: ports(), ProxyProtocolPorts: ports()},
+		Workload: podplan.Workload{SPIFFEID: "spiffe://cluster.local/ns/prod/deployment/web", PermissivePorts: ports(), TLSPassthroughPorts: ports(), StrictPorts: ports(), ProxyProtocolPorts: ports()},
 		Redirect: podplan.InitArgs{
 			ProxyUID: pick(c, 15000, 1, 2147483647), ExcludeInboundPorts: ports(), ExcludeOutboundPorts: ports(),
 			ExcludeInboundInterfaces: pick(c, nil, netset.Interfaces{"net1"}), ExcludeOutboundInterfaces: pick(c, nil, netset.Interfaces{"docker0", "tun0"}),

@@ -21,6 +21,8 @@ type overrideField struct {
 
 var overrideFields = []overrideField{
 	{api.PermissivePortsAnnotation, func(p *podplan.Plan) string { return p.Workload.PermissivePorts.String() }, parsed(netset.ParsePorts), nil},
+	{api.TLSPassthroughPortsAnnotation, func(p *podplan.Plan) string { return p.Workload.TLSPassthroughPorts.String() }, parsed(netset.ParsePorts), nil},
+	{api.StrictPortsAnnotation, func(p *podplan.Plan) string { return p.Workload.StrictPorts.String() }, parsed(netset.ParsePorts), nil},
 	{api.ProxyProtocolPortsAnnotation, func(p *podplan.Plan) string { return p.Workload.ProxyProtocolPorts.String() }, parsed(netset.ParsePorts), nil},
 	{api.ExcludeInboundPortsAnnotation, func(p *podplan.Plan) string { return p.Redirect.ExcludeInboundPorts.String() }, parsed(netset.ParsePorts), commonPorts},
 	{api.ExcludeOutboundPortsAnnotation, func(p *podplan.Plan) string { return p.Redirect.ExcludeOutboundPorts.String() }, parsed(netset.ParsePorts), commonPorts},
@@ -31,8 +33,9 @@ var overrideFields = []overrideField{
 }
 
 // annotated reports workloads that are told something else than their annotations and the config ask for. What the
-// config says, all workloads share, so what one has beyond that its own annotation must say.
-func (c *checker) annotated() {
+// config says, all workloads share, so what one has beyond that its own annotation must say. Called are the ports of each
+// workload that the API server calls, which no annotation need say.
+func (c *checker) annotated(called map[*pod]netset.Ports) {
 	for _, w := range overrideFields {
 		shared := ""
 		for i, p := range c.injected {
@@ -46,10 +49,14 @@ func (c *checker) annotated() {
 		}
 		for _, p := range c.injected {
 			field, said := p.field(report.Annotation(w.annotation)), p.spec.Annotations[w.annotation]
+			also := shared
+			if w.annotation == api.TLSPassthroughPortsAnnotation {
+				also = called[p].String()
+			}
 			if strings.TrimSpace(said) == "" {
-				said = shared
-			} else if shared != "" {
-				said += "," + shared
+				said = also
+			} else if also != "" {
+				said += "," + also
 			}
 			switch want, err := w.parse(said); {
 			case err != nil:

@@ -107,7 +107,7 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) Result {
 		}
 		c.warnUneven()
 		c.uniform()
-		c.annotated()
+		c.annotated(c.surroundings(items))
 	}
 	if o.EveryWorkload && c.workloads == 0 {
 		r.Error(report.Object{}, "", "there is no workload in the input: did what should have rendered it fail?")

@@ -68,7 +68,6 @@ func (c *checker) workload(item *yaml.RNode, path []string) {
 		c.rewritten(p)
 	}
 	c.injected = append(c.injected, p)
-	c.foreign(p)
 	c.exclusions(p)
 	c.overrides(p)
 	if err := podspec.Validate(plan); err != nil {

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/init/rules"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
@@ -36,6 +38,9 @@ func (s system) apply(args podplan.InitArgs, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if args, err = chooseClients(args); err != nil {
+		return err
+	}
 	want, err := rules.New(args, ipv6)
 	if err != nil {
 		return err
@@ -43,16 +48,14 @@ func (s system) apply(args podplan.InitArgs, out io.Writer) error {
 	if err := s.refuseForeignLegacy(); err != nil {
 		return err
 	}
-	if ipv6 {
-		if err := addInboundSource6(); err != nil {
-			return err
-		}
+	if err := addClients(args.ClientCIDRs, ipv6); err != nil {
+		return err
 	}
 	why := "as --backend=" + string(args.Backend) + " says"
 	if args.Backend != podplan.BackendIPTables {
 		got, err := writeNFTables(want)
 		if err == nil {
-			return s.finish(out, result{backend: "nftables over netlink", why: "which this kernel has", ipv6: ipv6, nftables: true, text: got})
+			return s.finish(out, result{backend: "nftables over netlink", why: "which this kernel has", ipv6: ipv6, clients: args.ClientCIDRs, nftables: true, text: got})
 		}
 		if args.Backend == podplan.BackendNFTables || !noNFTables(err) {
 			return err
@@ -66,7 +69,7 @@ func (s system) apply(args podplan.InitArgs, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("iptables, %s: %w", why, err)
 	}
-	got.why = why
+	got.why, got.clients = why, args.ClientCIDRs
 	return s.finish(out, got)
 }
 
@@ -74,9 +77,10 @@ func (s system) apply(args podplan.InitArgs, out io.Writer) error {
 type result struct {
 	backend, why string
 	ipv6         bool
-	nftables     bool    // table inet meshless holds the rules
-	variant      variant // of iptables, if it is not nftables
-	text         string  // the rules as read back
+	clients      clientaddr.Ranges // local to the pod
+	nftables     bool              // table inet meshless holds the rules
+	variant      variant           // of iptables, if it is not nftables
+	text         string            // the rules as read back
 }
 
 // finish takes out what an earlier run left in another back end, and prints. The new rules are there already: in
@@ -87,9 +91,10 @@ func (s system) finish(out io.Writer, r result) error {
 	}
 	families := "IPv4 and IPv6"
 	if !r.ipv6 {
-		families = "IPv4; IPv6 is disabled in this pod"
+		families, r.clients.V6 = "IPv4; IPv6 is disabled in this pod", netip.Prefix{}
 	}
-	_, err := fmt.Fprintf(out, "# %s %s: %s, %s; the rules of this pod as the kernel holds them (%s)\n%s", api.InitName, api.Version, r.backend, r.why, families, r.text)
+	_, err := fmt.Fprintf(out, "# %s %s: %s, %s; the app sees its clients in %s; the rules of this pod as the kernel holds them (%s)\n%s",
+		api.InitName, api.Version, r.backend, r.why, r.clients, families, r.text)
 	return err
 }
 

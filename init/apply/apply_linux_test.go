@@ -207,37 +207,6 @@ func TestApplyLeavesOtherTablesAlone(t *testing.T) {
 	}))
 }
 
-func TestInboundSource6(t *testing.T) { forEachBackend(t, testInboundSource6) }
-
-func testInboundSource6(t *testing.T, b testBackend) {
-	ns := newNetns(t)
-	b.apply(t, ns, podplan.InitArgs{ProxyUID: proxyUID})
-	b.apply(t, ns, podplan.InitArgs{ProxyUID: proxyUID})
-	must(t, inside(t, ns, func() error {
-		lo, err := netlink.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		addrs, err := netlink.AddrList(lo, netlink.FAMILY_V6)
-		if err != nil {
-			return err
-		}
-		found := 0
-		for _, a := range addrs {
-			if a.IP.String() == api.InboundSource6 {
-				found++
-				if a.PreferedLft != 0 {
-					t.Errorf("preferred lifetime is %d: the address could become the source of ordinary connections", a.PreferedLft)
-				}
-			}
-		}
-		if found != 1 {
-			return fmt.Errorf("lo has %s %d times", api.InboundSource6, found)
-		}
-		return nil
-	}))
-}
-
 func TestApplyErrors(t *testing.T) {
 	for name, c := range map[string]struct {
 		prepare func(*testing.T) netns.NsHandle

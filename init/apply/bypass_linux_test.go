@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
@@ -75,6 +76,7 @@ type way struct {
 	denied  []error               // the kernel must refuse the attempt with one of these
 	opens   bool                  // a bypass that is known and documented: the peer is reached
 	silent  bool                  // with the rules nobody answers
+	refused bool                  // with the rules the program gets an error at once
 	// without the rules nobody answers, so that the way shows nothing of them but that they open none
 	dead bool
 }
@@ -151,6 +153,10 @@ func (w way) check(t *testing.T, l lab, by who, f family) {
 		if err == nil {
 			t.Errorf("got %q, want silence", line)
 		}
+	case w.refused:
+		if !isAny(err, unix.ECONNREFUSED) {
+			t.Errorf("got %q, %v, want a refusal", line, err)
+		}
 	case server != "outbound":
 		t.Errorf("got %q, %v, want the outbound proxy", line, err)
 	}
@@ -221,7 +227,7 @@ func tryWays(t *testing.T, b testBackend, f family, ways []way) {
 	populate(t, l, f)
 	allowRoutes(t, l)
 	must(t, inside(t, l.pod, func() error { return addAddresses("eth0", secondPod4+"/24", secondPod6+"/64") }))
-	must(t, inside(t, l.pod, addInboundSource6))
+	must(t, inside(t, l.pod, func() error { return addClients(clientaddr.Default, true) }))
 	l.out(f, appUID, "peer").check(t) // and both ends know each other's hardware addresses
 	for _, w := range ways {
 		if len(w.denied) == 0 {

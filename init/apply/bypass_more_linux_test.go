@@ -21,6 +21,7 @@ import (
 
 	"github.com/meshless-dev/meshless/init/rules"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
@@ -30,7 +31,7 @@ func TestBypassIn(t *testing.T) { forEachFamily(t, testBypassIn) }
 func testBypassIn(t *testing.T, b testBackend, f family) {
 	l := newLab(t)
 	populate(t, l, f)
-	must(t, inside(t, l.peer, addInboundSource6))
+	must(t, inside(t, l.peer, func() error { return addClients(clientaddr.Default, true) }))
 	if _, line, err := connect(t, l.peer, 0, "", hostPort(f.pod, appPort)); err != nil || !strings.HasPrefix(line, "app ") {
 		t.Fatalf("the control fails: without rules the app answers %q, %v", line, err)
 	}

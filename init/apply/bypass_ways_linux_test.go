@@ -85,7 +85,7 @@ func reopen(fd int, f family) error {
 
 // TestBypassOut: ways out of the pod.
 func TestBypassOut(t *testing.T) {
-	inboundSource := func(f family) string { return f.source }
+	clientAddress := func(f family) string { return f.source }
 	loopback := func(f family) string { return f.loopback }
 	own := func(f family) string { return f.pod }
 	onLink := func(f family) string { return f.peer }
@@ -95,7 +95,10 @@ func TestBypassOut(t *testing.T) {
 		{name: "not routed", by: powerless, host: onLink, prepare: socketOption(unix.SO_DONTROUTE, 1)},
 		{name: "from the pod's address", by: powerless, prepare: bindTo(own)},
 		{name: "from another address of the pod", by: powerless, prepare: bindTo(secondAddress)},
-		{name: "from the inbound proxy's address", by: powerless, prepare: bindTo(inboundSource), dead: true},
+		{name: "from a client's address", by: powerless, dead: true, refused: true, prepare: func(fd int, f family) error {
+			_ = unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_FREEBIND, 1)
+			return bindTo(clientAddress)(fd, f)
+		}},
 		{name: "from loopback", by: powerless, prepare: bindTo(loopback), dead: true},
 		{name: "from an address that is not the pod's", by: powerless, prepare: bindTo(foreignSource), denied: []error{unix.EADDRNOTAVAIL}},
 		{name: "from such an address, unchecked", by: []who{appUser, bareRoot}, dead: true, silent: true, prepare: func(fd int, f family) error {

@@ -4,10 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
-	"net"
+	"net/netip"
+	"slices"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/init/rules"
@@ -16,8 +15,8 @@ import (
 
 // Remove takes out of the calling thread's network namespace all that Apply ever puts there, whatever back end wrote
 // it, and nothing else: the table inet meshless, our chains in the tables nat and filter of either iptables with the
-// jumps to them, and the address of the inbound proxy on lo. It writes a line to out for each, or that there was
-// nothing; a second run is such a one. What then is opened in a pod leaves and arrives without the proxy; established
+// jumps to them, the local routes to client addresses, and the address that earlier releases gave to lo. It writes a
+// line to out for each, or that there was nothing; a second run is such a one. What then is opened in a pod leaves and arrives without the proxy; established
 // connections stay as they are.
 //
 // It is an error if something could be left: rules of the legacy iptables can be seen with its programs and NET_RAW
@@ -31,12 +30,13 @@ func (s system) remove(out io.Writer) error {
 	if legacyErr == nil {
 		legacy, legacyErr = s.removeLegacy()
 	}
-	address, addressErr := removeInboundSource6()
-	removed = append(append(removed, legacy...), address...)
+	routes, routesErr := removeClientRoutes(func(netip.Prefix) bool { return true })
+	address, addressErr := removeFormerSource6()
+	removed = slices.Concat(removed, legacy, routes, address)
 	for _, what := range removed {
 		fmt.Fprintf(out, "removed %s\n", what)
 	}
-	if err := errors.Join(err, legacyErr, addressErr); err != nil {
+	if err := errors.Join(err, legacyErr, routesErr, addressErr); err != nil {
 		return fmt.Errorf("remove: %w", err)
 	}
 	if len(removed) == 0 {
@@ -63,29 +63,4 @@ func (s system) legacyVisible() error {
 		}
 	}
 	return nil
-}
-
-// removeInboundSource6 takes from lo the address that addInboundSource6 gave it. One that was not added in that way is
-// somebody else's. The IPv4 address was never added: all of 127.0.0.0/8 is lo's.
-func removeInboundSource6() (removed []string, err error) {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return nil, explain("find the interface lo", err)
-	}
-	addrs, err := netlink.AddrList(lo, netlink.FAMILY_V6)
-	if err != nil {
-		return nil, explain("list the addresses of lo", err)
-	}
-	source := net.ParseIP(api.InboundSource6)
-	for _, a := range addrs {
-		ones, _ := a.Mask.Size()
-		if !a.IP.Equal(source) || ones != 128 || a.PreferedLft != 0 || uint32(a.ValidLft) != math.MaxUint32 {
-			continue
-		}
-		if err := netlink.AddrDel(lo, &a); err != nil {
-			return removed, explain(fmt.Sprintf("remove the address %s from lo", source), err)
-		}
-		removed = append(removed, fmt.Sprintf("address %s from lo", source))
-	}
-	return removed, nil
 }

@@ -23,7 +23,7 @@ func tryRemove(t *testing.T, s system, ns netns.NsHandle) (string, error) {
 	return out.String(), err
 }
 
-// holdsSource6 tells whether lo has the address of the inbound proxy.
+// holdsSource6 tells whether lo has the address that earlier releases gave it.
 func holdsSource6(t *testing.T, ns netns.NsHandle) (there bool) {
 	t.Helper()
 	must(t, inside(t, ns, func() error {
@@ -32,7 +32,7 @@ func holdsSource6(t *testing.T, ns netns.NsHandle) (there bool) {
 			return err
 		}
 		addrs, err := netlink.AddrList(lo, netlink.FAMILY_V6)
-		there = slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.String() == api.InboundSource6 })
+		there = slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.String() == formerSource6 })
 		return err
 	}))
 	return there
@@ -53,9 +53,10 @@ func testRemove(t *testing.T, b testBackend) {
 	requirePrograms(t)
 	f := families["IPv6"]
 	l := b.lab(t, f, labArgs(t))
-	l.out(f, appUID, "outbound").check(t) // control
-	if !holdsSource6(t, l.pod) {
-		t.Fatal("the control fails: lo has no ::6")
+	l.out(f, appUID, "outbound").check(t)       // control
+	must(t, inside(t, l.pod, addFormerSource6)) // as the init of an earlier release did
+	if !holdsSource6(t, l.pod) || len(localRoutes(t, l.pod)) != 2 {
+		t.Fatal("the control fails: lo has no ::6, or the pod has no local routes")
 	}
 	text, err := tryRemove(t, host, l.pod)
 	must(t, err)
@@ -64,11 +65,12 @@ func testRemove(t *testing.T, b testBackend) {
 		"iptables-nft":    removedTables("filter of ip6tables-nft", "filter of iptables-nft", "nat of ip6tables-nft", "nat of iptables-nft"),
 		"iptables-legacy": removedTables("filter of iptables-legacy", "nat of iptables-legacy", "filter of ip6tables-legacy", "nat of ip6tables-legacy"),
 	}[b.name]
+	want = append(want, "removed local route to 198.18.0.0/15", "removed local route to fd6d:6573:686c::/64")
 	if want = append(want, "removed address ::6 from lo"); text != strings.Join(want, "\n")+"\n" {
 		t.Errorf("printed\n%s\nwant\n%s", text, strings.Join(want, "\n"))
 	}
-	if held := residue(t, l.pod); held != nil || holdsSource6(t, l.pod) {
-		t.Errorf("left are %q, ::6: %t", held, holdsSource6(t, l.pod))
+	if held, routes := residue(t, l.pod), localRoutes(t, l.pod); held != nil || holdsSource6(t, l.pod) || routes != nil {
+		t.Errorf("left are %q, ::6: %t, local routes to %v", held, holdsSource6(t, l.pod), routes)
 	}
 	l.out(f, appUID, "peer").check(t)
 	if _, line, err := connect(t, l.peer, 0, "", hostPort(f.pod, appPort)); err != nil || !strings.HasPrefix(line, "app ") {
@@ -97,7 +99,7 @@ func TestRemoveLeavesOthersAlone(t *testing.T) {
 	must(t, inside(t, ns, func() error {
 		conn := &nftables.Conn{}
 		conn.AddChain(&nftables.Chain{Table: conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "kube-proxy"}), Name: rules.Output})
-		return errors.Join(conn.Flush(), addAddresses("lo", api.InboundSource6+"/128"))
+		return errors.Join(conn.Flush(), addAddresses("lo", formerSource6+"/128"))
 	}))
 	all := func() string {
 		var texts []string
@@ -196,7 +198,7 @@ func TestRemoveWithoutNFTables(t *testing.T) {
 	testBackends[2].apply(t, ns, everything(t))
 	var out strings.Builder
 	must(t, withoutNFTables(t, ns, func() error { return host.remove(&out) }))
-	if held := residue(t, ns); held != nil || strings.Count(out.String(), "removed ") != 5 {
+	if held := residue(t, ns); held != nil || strings.Count(out.String(), "removed ") != 6 {
 		t.Errorf("left are %q, printed %q", held, &out)
 	}
 }

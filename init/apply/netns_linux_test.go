@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -241,6 +242,9 @@ func connect(t *testing.T, ns netns.NsHandle, uid int, source, target string) (n
 		dialer := net.Dialer{Timeout: patience}
 		if source != "" {
 			dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP(source)}
+			dialer.Control = func(_, _ string, c syscall.RawConn) error { // as the proxy does
+				return c.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_FREEBIND, 1) })
+			}
 		}
 		c, err = dialer.Dial("tcp", target)
 		return err

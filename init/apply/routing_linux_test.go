@@ -17,6 +17,9 @@ import (
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
+// Client addresses, as the app sees them.
+const client4, client6 = "198.18.1.7", "fd6d:6573:686c::a4d:1"
+
 // family is one IP family's addresses in the laboratory.
 type family struct {
 	name                                                string
@@ -25,8 +28,8 @@ type family struct {
 }
 
 var families = map[string]family{
-	"IPv4": {"IPv4", unix.AF_INET, pod4, peer4, foreign4, excluded4, "127.0.0.1", api.InboundSource4, "0.0.0.0"},
-	"IPv6": {"IPv6", unix.AF_INET6, pod6, peer6, foreign6, excluded6, "::1", api.InboundSource6, "::"},
+	"IPv4": {"IPv4", unix.AF_INET, pod4, peer4, foreign4, excluded4, "127.0.0.1", client4, "0.0.0.0"},
+	"IPv6": {"IPv6", unix.AF_INET6, pod6, peer6, foreign6, excluded6, "::1", client6, "::"},
 }
 
 // Ports of the laboratory's servers.
@@ -101,7 +104,9 @@ func steps(l lab, f family) []step {
 		app("app to a port where nobody listens", f.foreign, 1, "outbound"),
 		app("app to the metrics of another pod", f.peer, api.MetricsPort, "outbound"),
 		{name: "root to a Service", ns: l.pod, uid: 0, host: f.foreign, port: servicePort, answers: "outbound"},
-		{name: "app from the inbound proxy's address to itself", ns: l.pod, uid: appUID, source: f.source, host: f.pod, port: appPort, answers: "app"},
+		{name: "app from a client's address to itself", ns: l.pod, uid: appUID, source: f.source, host: f.pod, port: appPort, answers: "refused"},
+		{name: "app from a client's address to localhost", ns: l.pod, uid: appUID, source: f.source, host: f.loopback, port: privatePort, answers: "refused"},
+		app("app to a client's address", f.source, excludedIn, "refused"),
 		app("app to an excluded port", f.foreign, excludedOut, "peer"),
 		app("app to an excluded network", f.excluded, servicePort, "peer"),
 		app("app to localhost", f.loopback, privatePort, "private"),
@@ -173,7 +178,7 @@ func testRoutingWithoutIPv6(t *testing.T, b testBackend) {
 	setSysctl(t, l.pod, "net/ipv6/conf/all/disable_ipv6", "1")
 	f := families["IPv4"]
 	populate(t, l, f)
-	if text := b.apply(t, l.pod, labArgs(t)); strings.Contains(text, api.InboundSource6) || strings.Contains(text, "fd99::") || !strings.Contains(text, "IPv6 is disabled in this pod") {
+	if text := b.apply(t, l.pod, labArgs(t)); strings.Contains(text, "fd6d:") || strings.Contains(text, "fd99::") || !strings.Contains(text, "IPv6 is disabled in this pod") {
 		t.Errorf("got\n%s\nwant no rule for IPv6", text)
 	}
 	for _, s := range steps(l, f) {
@@ -191,7 +196,7 @@ func testRoutingIPv6Only(t *testing.T, b testBackend) {
 	f := families["IPv6"]
 	populate(t, l, f)
 	text := b.apply(t, l.pod, labArgs(t))
-	if !strings.Contains(text, "127.0.0.6") || !strings.Contains(text, "(IPv4 and IPv6)") {
+	if !strings.Contains(text, "198.18.0.0/15,fd6d:6573:686c::/64") || !strings.Contains(text, "(IPv4 and IPv6)") {
 		t.Errorf("got\n%s\nwant rules for both families", text)
 	}
 	for _, s := range steps(l, f) {
@@ -240,20 +245,20 @@ func testLoopbackFromOutside(t *testing.T, b testBackend) {
 		if err := deleteAddress("lo", "127.0.0.1/8"); err != nil { // or the peer would take the addresses for its own
 			return err
 		}
-		return addRoutes(pod4+" 127.0.0.0/8", pod6+" ::6/128")
+		return addRoutes(pod4+" 127.0.0.0/8", pod4+" 198.18.0.0/15", pod6+" fd6d:6573:686c::/64")
 	}))
 	populate(t, l, families["IPv4"])
 	populate(t, l, families["IPv6"])
 	b.apply(t, l.pod, labArgs(t))
-	for _, host := range []string{"127.0.0.1", api.InboundSource4} {
+	for _, host := range []string{"127.0.0.1", client4} {
 		for _, port := range []int{api.OutboundPort, api.AdminPort, privatePort} {
 			t.Run(hostPort(host, port), step{ns: l.peer, source: peer4, host: host, port: port, answers: "inbound"}.check)
 		}
 	}
-	// Recent kernels drop it instead: eth0 has no address of the scope of ::6 to redirect to.
-	if _, line, err := connect(t, l.peer, 0, "", hostPort(api.InboundSource6, privatePort)); err == nil && !strings.HasPrefix(line, "inbound ") {
-		t.Errorf("peer to %s: got %q, want the inbound proxy or nothing", api.InboundSource6, line)
+	for _, port := range []int{api.AdminPort, privatePort, excludedIn} {
+		t.Run(hostPort(client6, port), step{ns: l.peer, source: peer6, host: client6, port: port, answers: "inbound"}.check)
 	}
+	t.Run("an excluded port of a client's address", step{ns: l.peer, source: peer4, host: client4, port: excludedIn, answers: "inbound"}.check)
 }
 
 func deleteAddress(device, address string) error {

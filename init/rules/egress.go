@@ -44,10 +44,25 @@ func egressFilter(args podplan.InitArgs) []Rule {
 		{UID: proxy, Dest: loopback6, Ports: outbound, Refuse: Reset, Why: dialsItself},
 		{UID: proxy, Why: "the proxy's own connections leave the pod"},
 	}
+	rules = append(rules, impersonation(args)...)
 	rules = append(rules, bypass(args)...)
 	return append(rules,
 		Rule{NotUID: proxy, Tracked: Original, Refuse: Reset, Why: "would leave the pod past the proxy"},
 		Rule{NotUID: proxy, Tracked: Invalid, Refuse: Drop, Why: "unknown to conntrack, so it was not redirected"})
+}
+
+// impersonation refuses what only the proxy may do with client addresses. A process of the pod that takes one would be
+// another pod to the app. Nobody is there to be dialed: they are local, so whoever dials one, as an app may that calls
+// its client back, would meet the pod itself. Answers to the proxy have the direction reply and pass.
+func impersonation(args podplan.InitArgs) (rules []Rule) {
+	for _, clients := range ranges(args) {
+		refused := Rule{NotUID: uint32(args.ProxyUID), Tracked: Original, Refuse: Reset}
+		from, to := refused, refused
+		from.Source, from.Why = clients, "only the proxy speaks from a client's address"
+		to.Dest, to.Why = clients, "the client itself is not at the address that the app sees"
+		rules = append(rules, from, to)
+	}
+	return rules
 }
 
 // Dropping is the set for a kernel that cannot answer with a reset: what the egress filter refuses is dropped.

@@ -60,7 +60,7 @@ var forms = [Kinds]form{
 	KindInvalid:  {nft("ct state invalid"), "-m conntrack --ctstate INVALID", one(tracked, Invalid)},
 	KindIn:       {nft(`iifname "%s"`), "-i %s", name(func(r *Rule) *string { return &r.In })},
 	KindOut:      {nft(`oifname "%s"`), "-o %s", name(func(r *Rule) *string { return &r.Out }, Loopback)},
-	KindSource:   {nftAddress("saddr"), "-s %s", prefix(func(r *Rule) *netip.Prefix { return &r.Source }, netip.Prefix.IsSingleIP)},
+	KindSource:   {nftAddress("saddr"), "-s %s", prefix(func(r *Rule) *netip.Prefix { return &r.Source }, isNetwork)},
 	KindNotDest:  {nftAddress("daddr !="), "! -d %s", prefix(func(r *Rule) *netip.Prefix { return &r.NotDest }, isNetwork)},
 	KindDest:     {nftAddress("daddr"), "-d %s", prefix(func(r *Rule) *netip.Prefix { return &r.Dest }, isNetwork)},
 	KindPorts:    {nftPorts, "-p tcp -m tcp --dport %s", ports(func(r *Rule) *netset.PortRange { return &r.Ports })},

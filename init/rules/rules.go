@@ -96,18 +96,18 @@ type Rule struct {
 var (
 	loopback4 = netip.MustParsePrefix("127.0.0.0/8")
 	loopback6 = netip.MustParsePrefix("::1/128")
-	source4   = netip.MustParsePrefix(api.InboundSource4 + "/32")
-	source6   = netip.MustParsePrefix(api.InboundSource6 + "/128")
 )
 
 // New is the rule set for a command line. Without ipv6 the rules that only IPv6 could match are left out, but for those
 // of its loopback address; the redirects cover both families all the same, so that an IPv6 address that appears later
-// is no way around the proxy and leads to it. Values that podplan.ParseInitArgs would not return are errors: a rule for
-// user 0 would let every process out.
+// is no way around the proxy and leads to it. A range of client addresses that the command line does not say is the
+// default one. Values that podplan.ParseInitArgs would not return are errors: a rule for user 0 would let every process
+// out.
 func New(args podplan.InitArgs, ipv6 bool) (Ruleset, error) {
 	if err := validate(args); err != nil {
 		return Ruleset{}, err
 	}
+	args.ClientCIDRs = args.ClientCIDRs.WithDefaults()
 	set := Ruleset{Chains: []Chain{{Prerouting, prerouting(args)}, {Output, output(args)}, {EgressFilter, egressFilter(args)}}}
 	if !ipv6 {
 		for i := range set.Chains {
@@ -153,9 +153,12 @@ func plaintextPorts(args podplan.InitArgs) (rules []Rule) {
 func prerouting(args podplan.InitArgs) []Rule {
 	var rules []Rule
 	// An exclusion must not reach what listens on loopback alone, the proxy's admin port included. IPv6 has no
-	// route_localnet.
+	// route_localnet. Client addresses are local to the pod as well, and nobody's from outside.
 	if len(args.ExcludeInboundPorts)+len(args.ExcludeInboundInterfaces) > 0 {
 		rules = append(rules, Rule{Dest: loopback4, RedirectTo: api.InboundPort, Why: "to a loopback address, from outside: the proxy refuses"})
+		for _, clients := range ranges(args) {
+			rules = append(rules, Rule{Dest: clients, RedirectTo: api.InboundPort, Why: "to a client's address, from outside: the proxy refuses"})
+		}
 	}
 	rules = append(rules, plaintextPorts(args)...)
 	for _, name := range args.ExcludeInboundInterfaces {
@@ -165,16 +168,20 @@ func prerouting(args podplan.InitArgs) []Rule {
 }
 
 // output: the order matters. The proxy's own connections are decided before anything that an annotation excludes, and
-// the inbound proxy's source addresses before the hairpin, or the proxy would dial itself for ever (istio#14443).
-func output(args podplan.InitArgs) []Rule {
-	rules := []Rule{
-		{Out: Loopback, Source: source4, Why: "the inbound proxy delivers to the app"},
-		{Out: Loopback, Source: source6, Why: "the inbound proxy delivers to the app"},
+// those from client addresses before the hairpin, or the proxy would dial itself for ever (istio#14443).
+func output(args podplan.InitArgs) (rules []Rule) {
+	for _, clients := range ranges(args) {
+		rules = append(rules, Rule{UID: uint32(args.ProxyUID), Out: Loopback, Source: clients, Why: "the inbound proxy delivers to the app"})
 	}
 	rules = append(rules, hairpin(args)...)
 	rules = append(rules, Rule{UID: uint32(args.ProxyUID), Why: "the proxy's own connections leave the pod, or it would dial itself"})
 	rules = append(rules, bypass(args)...)
 	return append(rules, Rule{RedirectTo: api.OutboundPort, Why: "all other TCP to outside passes the proxy"})
+}
+
+// ranges are those of the client addresses, which init makes local to the pod: the proxy dials the app from there.
+func ranges(args podplan.InitArgs) []netip.Prefix {
+	return []netip.Prefix{args.ClientCIDRs.V4, args.ClientCIDRs.V6}
 }
 
 // bypass is what passes without the proxy although it is not the proxy's own: Output does not redirect it, and

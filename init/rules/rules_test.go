@@ -123,6 +123,13 @@ func checkEgressFilter(t *testing.T, output, filter Chain, proxy uint32) {
 		return 1 + slices.IndexFunc(c.Rules, func(r Rule) bool { r.Why = ""; return r == Rule{UID: proxy} })
 	}
 	left, passed := output.Rules[after(output):len(output.Rules)-1], filter.Rules[after(filter):len(filter.Rules)-2]
+	// what it refuses of client addresses stands before all that passes
+	for len(passed) > 0 && passed[0].Refuse != 0 {
+		if r := passed[0]; r.NotUID != proxy || r.Tracked != Original || r.Refuse != Reset || r.Source.IsValid() == r.Dest.IsValid() {
+			t.Errorf("the egress filter refuses %s before what passes", r)
+		}
+		passed = passed[1:]
+	}
 	if !slices.Equal(left, passed) || after(output) == 0 || after(filter) == 0 {
 		t.Errorf("output leaves alone %v, and the egress filter lets pass %v", left, passed)
 	}

@@ -26,13 +26,6 @@ var ReservedPorts = []int{AdminPort, OutboundPort, InboundPort, MetricsPort, Hea
 // as it.
 const DefaultUID = 15000
 
-// The proxy dials the app from these addresses; the rules of init let connections from them pass (::6 is added to lo by
-// init).
-const (
-	InboundSource4 = "127.0.0.6"
-	InboundSource6 = "::6"
-)
-
 // The proxy marks the sockets with which it leaves the pod by their priority (SO_PRIORITY, which needs no capability,
 // is on every packet of a socket that nobody owns any more, and ends with the pod's interface); init keeps such
 // connections in a zone of conntrack of their own. The proxy dials what the app has dialed, from the same address: in

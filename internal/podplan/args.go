@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/internal/netset"
 )
 
@@ -31,22 +33,24 @@ type InitArgs struct {
 	ExcludeOutboundCIDRs      netset.Prefixes
 	ExcludeOutboundInterfaces netset.Interfaces
 	ExcludeOutboundUIDs       netset.UIDs
+	ClientCIDRs               clientaddr.Ranges // of the addresses that apps see; a family not set is init's choice
 	Backend                   Backend
 }
 
 // Args is the command line that ParseInitArgs reads; defaults are left out.
 func (a InitArgs) Args() []string {
 	args := []string{"--proxy-uid=" + strconv.Itoa(a.ProxyUID)}
-	for _, exclusion := range []struct{ flag, value string }{
+	for _, set := range []struct{ flag, value string }{
 		{"--exclude-inbound-ports", a.ExcludeInboundPorts.String()},
 		{"--exclude-inbound-interfaces", a.ExcludeInboundInterfaces.String()},
 		{"--exclude-outbound-ports", a.ExcludeOutboundPorts.String()},
 		{"--exclude-outbound-cidrs", a.ExcludeOutboundCIDRs.String()},
 		{"--exclude-outbound-interfaces", a.ExcludeOutboundInterfaces.String()},
 		{"--exclude-outbound-uids", a.ExcludeOutboundUIDs.String()},
+		{clientCIDRsFlag, a.ClientCIDRs.String()},
 	} {
-		if exclusion.value != "" {
-			args = append(args, exclusion.flag+"="+exclusion.value)
+		if set.value != "" {
+			args = append(args, set.flag+"="+set.value)
 		}
 	}
 	if a.Backend != "" && a.Backend != BackendAuto {
@@ -72,6 +76,7 @@ func ParseInitArgs(args []string, usage io.Writer) (InitArgs, error) {
 	fs.TextVar(&a.ExcludeOutboundCIDRs, "exclude-outbound-cidrs", netset.Prefixes{}, "networks that the app reaches without the proxy, like 10.1.0.0/16,fd00::/8")
 	fs.TextVar(&a.ExcludeOutboundInterfaces, "exclude-outbound-interfaces", netset.Interfaces{}, "interfaces through which the app reaches others without the proxy")
 	fs.TextVar(&a.ExcludeOutboundUIDs, "exclude-outbound-uids", netset.UIDs{}, "users whose processes reach others without the proxy, like 1001,1002")
+	clientCIDRs(fs, &a.ClientCIDRs)
 	fs.Func("backend", "Auto, NFTables or IPTables (default Auto)", func(s string) error {
 		a.Backend = Backend(s)
 		switch a.Backend {
@@ -102,7 +107,17 @@ func (a InitArgs) Validate() error {
 	if err := a.ExcludeOutboundUIDs.Validate(int64(a.ProxyUID)); err != nil {
 		return fmt.Errorf("--exclude-outbound-uids: %w", err)
 	}
+	if err := a.ClientCIDRs.Validate(); err != nil {
+		return fmt.Errorf("%s: %w", clientCIDRsFlag, err)
+	}
 	return nil
+}
+
+// clientCIDRsFlag is of both programs: init makes the networks local, the proxy takes its addresses there.
+const clientCIDRsFlag = "--client-cidrs"
+
+func clientCIDRs(fs *flag.FlagSet, r *clientaddr.Ranges) {
+	fs.TextVar(r, strings.TrimPrefix(clientCIDRsFlag, "--"), clientaddr.Ranges{}, "networks of the addresses that the app sees in place of its clients', like 198.18.0.0/15,fd00:1::/64")
 }
 
 // InitCommand is a command line of meshless-init; one field is set.
@@ -129,10 +144,11 @@ func ParseInitCommand(args []string, usage io.Writer) (c InitCommand, err error)
 
 // ProxyArgs is the command line of meshless-proxy.
 type ProxyArgs struct {
-	Directory    string        // api.Directory, but in tests
-	LogLevel     string        // debug, info, warn or error
-	DrainTimeout time.Duration // how long connections may finish after SIGTERM
-	Pprof        bool          // serve /debug/pprof/ on api.AdminPort, which is bound to loopback
+	Directory    string            // api.Directory, but in tests
+	LogLevel     string            // debug, info, warn or error
+	DrainTimeout time.Duration     // how long connections may finish after SIGTERM
+	Pprof        bool              // serve /debug/pprof/ on api.AdminPort, which is bound to loopback
+	ClientCIDRs  clientaddr.Ranges // as in InitArgs
 }
 
 // FIPSVariable and FIPSValue are the environment variable of a proxy whose cryptography is to run in FIPS 140-3 mode
@@ -157,6 +173,9 @@ func (a ProxyArgs) Args() []string {
 	if a.Pprof {
 		args = append(args, "--pprof")
 	}
+	if a.ClientCIDRs != (clientaddr.Ranges{}) {
+		args = append(args, clientCIDRsFlag+"="+a.ClientCIDRs.String())
+	}
 	return args
 }
 
@@ -167,6 +186,7 @@ func ParseProxyArgs(args []string, usage io.Writer) (ProxyArgs, error) {
 	fs.StringVar(&a.Directory, "directory", api.Directory, "where the projected volume is mounted")
 	fs.DurationVar(&a.DrainTimeout, "drain-timeout", DefaultDrainTimeout, "how long connections may finish after SIGTERM")
 	fs.BoolVar(&a.Pprof, "pprof", false, fmt.Sprintf("serve Go's profiles on 127.0.0.1:%d/debug/pprof/", api.AdminPort))
+	clientCIDRs(fs, &a.ClientCIDRs)
 	fs.StringVar(&a.LogLevel, "log-level", "info", "debug, info, warn or error")
 	if err := parseAll(fs, args); err != nil {
 		return ProxyArgs{}, err

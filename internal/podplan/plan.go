@@ -8,6 +8,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // Plan is all that one pod is told. The function writes it into the pod template (package podspec), init and proxy read
@@ -53,9 +54,10 @@ type PortMode string
 
 // The modes of a port.
 const (
-	PortStrict     PortMode = "Strict"     // mutual TLS only
-	PortPermissive PortMode = "Permissive" // mutual TLS, and plaintext
-	PortExcluded   PortMode = "Excluded"   // it does not pass the proxy
+	PortStrict         PortMode = "Strict"         // mutual TLS only
+	PortTLSPassthrough PortMode = "TLSPassthrough" // mutual TLS, and TLS that the app terminates
+	PortPermissive     PortMode = "Permissive"     // mutual TLS, and whatever else
+	PortExcluded       PortMode = "Excluded"       // it does not pass the proxy
 )
 
 // ID is the identity of the workload. It panics on a plan that neither a config nor Parse has made.
@@ -63,13 +65,10 @@ func (p *Plan) ID() spiffeid.ID { return spiffeid.RequireFromString(p.Workload.S
 
 // PortMode is what becomes of a connection to a port, in a namespace whose mesh map has the given mode.
 func (p *Plan) PortMode(port uint16, namespace meshmap.Mode) PortMode {
-	switch {
-	case p.Redirect.ExcludeInboundPorts.Contains(port):
+	if p.Redirect.ExcludeInboundPorts.Contains(port) {
 		return PortExcluded
-	case namespace == meshmap.Permissive || p.Workload.PermissivePorts.Contains(port):
-		return PortPermissive
 	}
-	return PortStrict
+	return p.Workload.PortMode(port, namespace)
 }
 
 // Drain is the command line of the preStop hook of a proxy that is a plain container.
@@ -91,12 +90,37 @@ func (p *Plan) SetGracePeriod(seconds *int64) {
 	p.Serve.DrainTimeout = total - p.DrainDelay
 }
 
-// Validate refuses plans that contradict themselves: a port with a PROXY header that never passes the proxy.
+// Contradiction is that two annotations, or an annotation and the config, say different things of a port.
+type Contradiction struct {
+	Annotation string // in which one of the two stands
+	message    string
+}
+
+func (c *Contradiction) Error() string { return c.message }
+
+// Validate refuses plans that contradict themselves: a port in two modes, or one with a PROXY header that never passes
+// the proxy. The error is a *Contradiction.
 func (p *Plan) Validate() error {
-	both := p.Workload.ProxyProtocolPorts.Intersect(p.Redirect.ExcludeInboundPorts)
-	if len(both) > 0 {
-		return fmt.Errorf("port %s never passes the proxy, which would write the header: it is excluded (%s, or spec.inbound.excludePorts "+
-			"of the config). Take it out of one of the two", both, api.ExcludeInboundPortsAnnotation)
+	w, excluded := p.Workload, p.Redirect.ExcludeInboundPorts
+	if both := w.ProxyProtocolPorts.Intersect(excluded); len(both) > 0 {
+		return &Contradiction{api.ProxyProtocolPortsAnnotation, fmt.Sprintf("port %s never passes the proxy, which would write the header: it is excluded (%s, or spec.inbound.excludePorts "+
+			"of the config). Take it out of one of the two", both, api.ExcludeInboundPortsAnnotation)}
+	}
+	for _, mode := range []struct {
+		annotation string
+		ports      netset.Ports
+		other      string
+		others     netset.Ports
+	}{
+		{api.StrictPortsAnnotation, w.StrictPorts, api.PermissivePortsAnnotation, w.PermissivePorts},
+		{api.StrictPortsAnnotation, w.StrictPorts, api.TLSPassthroughPortsAnnotation, w.TLSPassthroughPorts},
+		{api.StrictPortsAnnotation, w.StrictPorts, api.ExcludeInboundPortsAnnotation + ", or spec.inbound.excludePorts of the config", excluded},
+		{api.TLSPassthroughPortsAnnotation, w.TLSPassthroughPorts, api.PermissivePortsAnnotation, w.PermissivePorts},
+		{api.TLSPassthroughPortsAnnotation, w.TLSPassthroughPorts, api.ExcludeInboundPortsAnnotation + ", or spec.inbound.excludePorts of the config", excluded},
+	} {
+		if both := mode.ports.Intersect(mode.others); len(both) > 0 {
+			return &Contradiction{mode.annotation, fmt.Sprintf("port %s stands in another list as well (%s), and a port has one mode; take it out of one of the two", both, mode.other)}
+		}
 	}
 	return nil
 }
@@ -111,9 +135,14 @@ func (p *Plan) Exclusions(namespace meshmap.Mode) []string {
 		}
 	}
 	if namespace == meshmap.Permissive {
-		add("every port", "permissive")
+		every := "every port"
+		if strict := p.Workload.StrictPorts.String(); strict != "" {
+			every += " but " + strict
+		}
+		add(every, "permissive")
 	} else {
 		add("permissive ports", p.Workload.PermissivePorts.String())
+		add("TLS passthrough ports", p.Workload.TLSPassthroughPorts.String())
 	}
 	add("inbound ports", p.Redirect.ExcludeInboundPorts.String())
 	add("inbound interfaces", p.Redirect.ExcludeInboundInterfaces.String())

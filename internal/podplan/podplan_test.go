@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
@@ -19,7 +20,7 @@ import (
 const webID = "spiffe://cluster.local/ns/prod/deployment/web"
 
 func TestWorkload(t *testing.T) {
-	w := &podplan.Workload{SPIFFEID: webID, PermissivePorts: netset.PortsOf(80), Handlers: map[string]podplan.Handler{
+	w := &podplan.Workload{SPIFFEID: webID, PermissivePorts: netset.PortsOf(80), TLSPassthroughPorts: netset.PortsOf(8443), StrictPorts: netset.PortsOf(5432), Handlers: map[string]podplan.Handler{
 		"web/readinessProbe": {HTTPGet: &podplan.HTTPGet{Port: 80, Path: "/a?b=<c>", Headers: []podplan.HTTPHeader{{Name: "A", Value: "b"}}}, TimeoutSeconds: 1},
 		"web/preStop":        {TCPSocket: &podplan.TCPSocket{Port: 81}},
 	}}
@@ -53,6 +54,7 @@ func TestInitArgs(t *testing.T) {
 		ProxyUID: 15000, ExcludeInboundPorts: netset.PortsOf(22), ExcludeOutboundPorts: netset.PortsOf(25),
 		ExcludeOutboundCIDRs: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00::/8")}, Backend: podplan.BackendNFTables,
 		ExcludeInboundInterfaces: netset.Interfaces{"docker0", "net1"}, ExcludeOutboundInterfaces: netset.Interfaces{"tun0"}, ExcludeOutboundUIDs: netset.UIDs{999, 1001},
+		ClientCIDRs: clientaddr.Ranges{V4: netip.MustParsePrefix("100.64.0.0/16")},
 	}
 	got, err := podplan.ParseInitArgs(want.Args(), io.Discard)
 	if err != nil {
@@ -65,7 +67,8 @@ func TestInitArgs(t *testing.T) {
 	if got, err := podplan.ParseInitArgs(want.Args(), io.Discard); err != nil || got.Backend != podplan.BackendIPTables {
 		t.Errorf("%+v, %v", got, err)
 	}
-	for _, bad := range [][]string{{"--proxy-uid=0"}, {"--proxy-uid=x"}, {"--unknown"}, {"stray"}, {"--exclude-inbound-ports=0"}, {"--exclude-outbound-cidrs=10.0.0.1/8"}, {"--backend=x"}} {
+	for _, bad := range [][]string{{"--proxy-uid=0"}, {"--proxy-uid=x"}, {"--unknown"}, {"stray"}, {"--exclude-inbound-ports=0"}, {"--exclude-outbound-cidrs=10.0.0.1/8"}, {"--backend=x"},
+		{"--client-cidrs=127.0.0.0/8"}, {"--client-cidrs=10.0.0.0/16,10.1.0.0/16"}} {
 		if _, err := podplan.ParseInitArgs(bad, io.Discard); err == nil {
 			t.Errorf("%v: accepted", bad)
 		}
@@ -76,12 +79,12 @@ func TestInitArgs(t *testing.T) {
 }
 
 func TestProxyArgs(t *testing.T) {
-	want := podplan.ProxyArgs{Directory: api.Directory, LogLevel: "debug", DrainTimeout: 55 * time.Second}
+	want := podplan.ProxyArgs{Directory: api.Directory, LogLevel: "debug", DrainTimeout: 55 * time.Second, ClientCIDRs: clientaddr.Default}
 	got, err := podplan.ParseProxyArgs(want.Args(), io.Discard)
 	if err != nil || got != want {
 		t.Errorf("%+v, %v", got, err)
 	}
-	for _, bad := range [][]string{{"--log-level=loud"}, {"--drain-timeout=5"}, {"stray"}} {
+	for _, bad := range [][]string{{"--log-level=loud"}, {"--drain-timeout=5"}, {"--client-cidrs=fd00::/48"}, {"stray"}} {
 		if _, err := podplan.ParseProxyArgs(bad, io.Discard); err == nil {
 			t.Errorf("%v: accepted", bad)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/netset"
 )
 
@@ -20,6 +21,10 @@ import (
 type Workload struct {
 	SPIFFEID        string       `json:"spiffeID"`
 	PermissivePorts netset.Ports `json:"permissivePorts,omitempty"` // beside what meshmap.Inbound.Mode says
+	// TLSPassthroughPorts are those on which a client without our ALPN reaches the app with its TLS, which the app
+	// terminates.
+	TLSPassthroughPorts netset.Ports `json:"tlsPassthroughPorts,omitempty"`
+	StrictPorts         netset.Ports `json:"strictPorts,omitempty"` // whatever meshmap.Inbound.Mode says
 	// ProxyProtocolPorts are those on which the app reads a PROXY protocol header in front of every connection: who the
 	// peer is.
 	ProxyProtocolPorts netset.Ports       `json:"proxyProtocolPorts,omitempty"`
@@ -84,6 +89,20 @@ func ParseWorkload(data []byte) (*Workload, error) {
 		return nil, fmt.Errorf("%s: %w", api.WorkloadFile, err)
 	}
 	return &w, nil
+}
+
+// PortMode is what the proxy does with a connection to a port, in a namespace whose mesh map has the given mode. That a
+// port does not pass the proxy at all, it does not know.
+func (w *Workload) PortMode(port uint16, namespace meshmap.Mode) PortMode {
+	switch {
+	case w.StrictPorts.Contains(port):
+		return PortStrict
+	case namespace == meshmap.Permissive || w.PermissivePorts.Contains(port):
+		return PortPermissive
+	case w.TLSPassthroughPorts.Contains(port):
+		return PortTLSPassthrough
+	}
+	return PortStrict
 }
 
 // Marshal is the text that ParseWorkload reads: indented JSON, since people read it in pull requests.

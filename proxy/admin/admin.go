@@ -19,6 +19,7 @@ import (
 	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/internal/svid"
 	"github.com/meshless-dev/meshless/proxy/identity"
+	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
@@ -31,6 +32,7 @@ type Config struct {
 	Drain     func()          // begins to drain; may be called often
 	Quit      func()          // begins to drain, and ends the process after that; may be called often
 	Activity  func() Activity // for /configz, /drain and /quit
+	Clients   *listen.Clients // for /clients and /configz
 	Level     *slog.LevelVar
 	Pprof     bool // serve profiles
 }
@@ -97,6 +99,7 @@ func Local(c Config) http.Handler {
 			writeJSON(w, c.Activity())
 		})
 	}
+	mux.HandleFunc("GET "+ClientsPath, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, c.Clients.Seen()) })
 	mux.HandleFunc("GET "+LevelPath, func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, levelName(c.Level)) })
 	mux.HandleFunc("PUT "+LevelPath, func(w http.ResponseWriter, r *http.Request) { setLevel(w, r, c) })
 	if c.Pprof {
@@ -142,6 +145,9 @@ func setLevel(w http.ResponseWriter, r *http.Request, c Config) {
 	plain(w, http.StatusOK, name)
 }
 
+// ClientsPath tells which address each client has at the app.
+const ClientsPath = "/clients"
+
 // Server is an HTTP server with bounds for everything but the response, since a lifecycle handler may take its time.
 // Connections are not kept alive: the ports are open to every pod, and idle connections must not keep the kubelet out.
 func Server(h http.Handler) *http.Server {
@@ -161,6 +167,7 @@ type configDump struct {
 	Authorities []certificate     `json:"authorities,omitempty"`
 	Mesh        *meshmap.Map      `json:"mesh,omitempty"`
 	Workload    *podplan.Workload `json:"workload,omitempty"`
+	ClientCIDRs string            `json:"clientCIDRs,omitempty"` // of the addresses at ClientsPath
 	Activity
 }
 
@@ -174,7 +181,7 @@ type certificate struct {
 }
 
 func configz(w http.ResponseWriter, c Config) {
-	dump := configDump{Version: api.Version, Activity: c.Activity()}
+	dump := configDump{Version: api.Version, Activity: c.Activity(), ClientCIDRs: c.Clients.Ranges().String()}
 	if err := c.Identity.Failure(); err != nil {
 		dump.Failure = err.Error()
 	}

@@ -18,9 +18,9 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/proxy/identity"
-	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
@@ -41,7 +41,7 @@ func port(t *testing.T, addr string) uint16 {
 func kubelet(t *testing.T, h podplan.Handler, key string) (status int, body string) {
 	t.Helper()
 	snapshot := &identity.Snapshot{Workload: &podplan.Workload{Handlers: map[string]podplan.Handler{key: h}}}
-	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return snapshot }, listen.Sources{}, slog.New(slog.DiscardHandler)))
+	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return snapshot }, clientaddr.Ranges{}, slog.New(slog.DiscardHandler)))
 	defer server.Close()
 	request, err := http.NewRequest("GET", server.URL+podplan.HandlerPath(key), nil)
 	if err != nil {
@@ -227,7 +227,7 @@ func FuzzParseHealth(f *testing.F) {
 }
 
 func TestUnknownHandler(t *testing.T) {
-	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return &identity.Snapshot{Workload: &podplan.Workload{}} }, listen.Sources{}, slog.New(slog.DiscardHandler)))
+	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return &identity.Snapshot{Workload: &podplan.Workload{}} }, clientaddr.Ranges{}, slog.New(slog.DiscardHandler)))
 	defer server.Close()
 	for path, want := range map[string]int{"app/livenessProbe": 404, "": 404, "../configz": 404} {
 		response, err := http.Get(server.URL + podplan.HandlerPath(path))
@@ -248,7 +248,7 @@ func TestKubeletGivesUp(t *testing.T) {
 	defer app.Close()
 	get := &podplan.HTTPGet{Port: port(t, app.Listener.Addr().String()), Path: "/"}
 	snapshot := &identity.Snapshot{Workload: &podplan.Workload{Handlers: map[string]podplan.Handler{"app/preStop": {HTTPGet: get}}}}
-	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return snapshot }, listen.Sources{}, slog.New(slog.DiscardHandler)))
+	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return snapshot }, clientaddr.Ranges{}, slog.New(slog.DiscardHandler)))
 	defer server.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
@@ -332,7 +332,7 @@ func TestHandlerLogsWhenItTurns(t *testing.T) {
 	}
 	key := "web/readinessProbe"
 	snapshot := &identity.Snapshot{Workload: &podplan.Workload{Handlers: map[string]podplan.Handler{key: {TCPSocket: &podplan.TCPSocket{Port: port(t, app.Addr().String())}}}}}
-	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return snapshot }, listen.Sources{}, slog.New(slog.NewJSONHandler(&out, nil))))
+	server := httptest.NewServer(NewProber(func() *identity.Snapshot { return snapshot }, clientaddr.Ranges{}, slog.New(slog.NewJSONHandler(&out, nil))))
 	defer server.Close()
 	ask := func() {
 		t.Helper()

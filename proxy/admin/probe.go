@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/listen"
@@ -36,7 +37,7 @@ const (
 // mesh.
 type Prober struct {
 	current   func() *identity.Snapshot
-	sources   listen.Sources
+	clients   clientaddr.Ranges
 	probes    listen.Semaphore
 	lifecycle listen.Semaphore // apart, since these may take minutes and must not keep probes waiting
 	log       *slog.Logger
@@ -45,9 +46,12 @@ type Prober struct {
 	failing map[string]bool // handlers whose last answer was no success
 }
 
-// NewProber makes a Prober that dials the app from sources.
-func NewProber(current func() *identity.Snapshot, sources listen.Sources, log *slog.Logger) *Prober {
-	return &Prober{current: current, sources: sources, probes: listen.NewSemaphore(maxProbes), lifecycle: listen.NewSemaphore(maxLifecycle), log: log, failing: map[string]bool{}}
+// NewProber makes a Prober that dials the app from the address of the ranges that is no client's. An app that bans a
+// client for its errors then bans none for ours. It is no loopback address either: to those, apps open doors that they
+// keep shut for the kubelet, so a probe would succeed where no client does, and what it shows anybody can ask for at the
+// health port.
+func NewProber(current func() *identity.Snapshot, clients clientaddr.Ranges, log *slog.Logger) *Prober {
+	return &Prober{current: current, clients: clients, probes: listen.NewSemaphore(maxProbes), lifecycle: listen.NewSemaphore(maxLifecycle), log: log, failing: map[string]bool{}}
 }
 
 // Active is the number of handlers that are performed now.
@@ -85,7 +89,7 @@ func (p *Prober) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer permits.Release()
 	answer := &answer{ResponseWriter: w, status: http.StatusOK}
-	p.note(key, answer, p.perform(ctx, answer, r, target{handler: handler, addr: own, dialer: p.sources.Dialer(own, 0)}))
+	p.note(key, answer, p.perform(ctx, answer, r, target{handler: handler, addr: own, dialer: listen.AppDialer(p.clients.Probe(own), 0)}))
 }
 
 // answer remembers the status.

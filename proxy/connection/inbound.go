@@ -6,7 +6,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -14,6 +16,8 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
+	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/proxy/authz"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/listen"
@@ -37,8 +41,8 @@ type InboundConfig struct {
 	Config
 	OwnAddress func(netip.Addr) bool // required; (*listen.OwnAddresses).Contains, but in tests
 
-	Sources            listen.Sources // from where the app is dialed
-	MaxUnauthenticated int            // default MaxUnauthenticated; of one source address a quarter
+	Clients            *listen.Clients // the address of each client at the app; default: the system's choice
+	MaxUnauthenticated int             // default MaxUnauthenticated; of one source address a quarter
 }
 
 func (c InboundConfig) perSource() int { return c.MaxUnauthenticated / sourceParts }
@@ -49,19 +53,20 @@ type inbound struct {
 	config          InboundConfig
 	unauthenticated *listen.SourceLimit // of connections whose peer is not known yet
 	shares          *listen.SourceLimit // of all connections
-	// plaintext is for those of Permissive ports. They are not authenticated, so they must not fill the places of the
-	// others.
-	plaintext listen.Semaphore
+	// strangers is for connections without mutual TLS, of Permissive and TLSPassthrough ports. They are not
+	// authenticated, so they must not fill the places of the others.
+	strangers listen.Semaphore
 }
 
 // NewInbound makes a server of inbound connections.
 func NewInbound(c InboundConfig) *Server {
 	c.MaxUnauthenticated = cmp.Or(c.MaxUnauthenticated, MaxUnauthenticated)
+	c.Clients = cmp.Or(c.Clients, listen.NewClients(clientaddr.Ranges{}))
 	s := &inbound{config: c, unauthenticated: listen.NewSourceLimit(c.perSource())}
 	s.init(reason.Inbound, c.Config, s.prepare)
 	s.listen.Unauthenticated = listen.NewSemaphore(c.MaxUnauthenticated)
 	half := max(1, s.MaxConnections/2)
-	s.shares, s.plaintext = listen.NewSourceLimit(half), listen.NewSemaphore(half)
+	s.shares, s.strangers = listen.NewSourceLimit(half), listen.NewSemaphore(half)
 	return &s.Server
 }
 
@@ -91,18 +96,54 @@ func (s *inbound) prepare(ctx context.Context, common *conn) error {
 	if err := s.identify(common); err != nil {
 		return err
 	}
-	if !c.snapshot.Permissive(c.dst.Port()) {
-		return c.acceptTLS(ctx, nil)
+	switch c.snapshot.PortMode(c.dst.Port()) {
+	case podplan.PortPermissive:
+		return c.acceptAnything(ctx)
+	case podplan.PortTLSPassthrough:
+		return c.acceptAnyTLS(ctx)
 	}
-	prefix, what, err := sniff(c.TCPConn, c.deadline)
-	s.Telemetry.Detected(what)
+	return c.acceptTLS(ctx, nil)
+}
+
+// acceptAnything serves a Permissive port.
+func (c *inboundConn) acceptAnything(ctx context.Context) error {
+	prefix, what, err := sniff(c.TCPConn, time.Now().Add(noDataTimeout), c.deadline)
+	c.in.Telemetry.Detected(what)
 	switch {
 	case err != nil:
 		return reason.New(reason.DetectionFailed, err)
 	case what == telemetry.DetectedMutualTLS:
 		return c.acceptTLS(ctx, prefix)
 	}
-	return c.acceptPlaintext(ctx, prefix)
+	return c.acceptStranger(ctx, prefix, telemetry.Plaintext, podplan.PortPermissive)
+}
+
+// acceptAnyTLS serves a TLSPassthrough port. What is no whole hello of TLS is refused for the reasons of a Strict port.
+func (c *inboundConn) acceptAnyTLS(ctx context.Context) error {
+	prefix, what, err := sniff(c.TCPConn, c.deadline, c.deadline)
+	switch what {
+	case telemetry.DetectedMutualTLS:
+		return c.acceptTLS(ctx, prefix)
+	case telemetry.DetectedTLS:
+		return c.acceptStranger(ctx, prefix, telemetry.TLSPassthrough, podplan.PortPermissive, podplan.PortTLSPassthrough)
+	}
+	return noHello(what, err, c.deadline)
+}
+
+// noHello is why what arrived on a TLSPassthrough port is refused.
+func noHello(what telemetry.Detection, err error, deadline time.Time) error {
+	refusal := &reason.Error{Reason: reason.HandshakeFailed, Cause: reason.NotTLS, Err: errors.New("the port takes TLS only, and this is no hello of TLS")}
+	switch {
+	case errors.Is(err, errHalfHello):
+		refusal.Cause, refusal.Err = reason.Timeout, err
+	case err != nil:
+		refusal.Cause, refusal.Err = causeOf(err), err
+	case what == telemetry.DetectedNoData && time.Now().Before(deadline):
+		refusal.Cause, refusal.Err = reason.PeerClosed, io.EOF
+	case what == telemetry.DetectedNoData:
+		refusal.Cause, refusal.Err = reason.Timeout, os.ErrDeadlineExceeded
+	}
+	return refusal
 }
 
 // admit gives a connection its share of the places, if its source has one left.
@@ -173,20 +214,21 @@ func (c *inboundConn) reportDryRun(wouldDeny *authz.Denial) {
 	}
 }
 
-// acceptPlaintext serves a Permissive port; prefix is what was read from the peer already.
-func (c *inboundConn) acceptPlaintext(ctx context.Context, prefix []byte) error {
-	permits := c.in.plaintext
+// acceptStranger passes a peer on to the app that has not said who it is; prefix is what was read from it already. It
+// may stay for as long as the port has one of the modes.
+func (c *inboundConn) acceptStranger(ctx context.Context, prefix []byte, security telemetry.Security, modes ...podplan.PortMode) error {
+	permits := c.in.strangers
 	if !permits.TryAcquire() {
-		return reason.New(reason.PlaintextLimit, fmt.Errorf("%d connections in plaintext are there already", cap(permits)))
+		return reason.New(reason.PlaintextLimit, fmt.Errorf("%d connections without mutual TLS are there already", cap(permits)))
 	}
 	c.release = append(c.release, permits.Release)
-	c.client, c.prefix, c.security = relay.Plain(c.TCPConn), prefix, telemetry.Plaintext
+	c.client, c.prefix, c.security = relay.Plain(c.TCPConn), prefix, security
 	dst := c.dst
 	c.verify = func(now *identity.Snapshot) error {
-		if now.Permissive(dst.Port()) {
-			return nil
+		if mode := now.PortMode(dst.Port()); !slices.Contains(modes, mode) {
+			return fmt.Errorf("port %d is %s now", dst.Port(), mode)
 		}
-		return fmt.Errorf("port %d takes mutual TLS only now", dst.Port())
+		return nil
 	}
 	return c.dialApp(ctx)
 }
@@ -196,10 +238,13 @@ func (c *inboundConn) dialApp(ctx context.Context) error {
 	_ = c.SetDeadline(time.Time{})
 	c.known()
 	c.Authenticated()
-	app, err := c.dial(ctx, c.in.config.Sources.Dialer(c.dst.Addr(), ConnectTimeout))
+	source, release := c.in.config.Clients.Acquire(c.log.Source.Addr(), c.dst.Addr(), c.log.Peer)
+	c.release = append(c.release, release)
+	app, err := c.dial(ctx, listen.AppDialer(source, ConnectTimeout))
 	if err != nil {
 		return err
 	}
+	c.log.AppSource = listen.AddrPort(app.LocalAddr())
 	if c.snapshot.Workload.ProxyProtocolPorts.Contains(c.dst.Port()) {
 		_ = app.SetWriteDeadline(time.Now().Add(headerTimeout))
 		if err := writeProxyHeader(app, c.log); err != nil {

@@ -29,11 +29,11 @@ var (
 	errNotTLS    = errors.New("not TLS")
 )
 
-// sniff reads the beginning of a connection to a Permissive port and tells what it is. It returns what it has read, to
-// be passed on. All but a TLS hello that offers our ALPN is for the app. This chooses between plaintext and mutual TLS
-// on ports where the operator allows both; it never relaxes mutual TLS.
-func sniff(c *net.TCPConn, deadline time.Time) (prefix []byte, what telemetry.Detection, err error) {
-	noData := time.Now().Add(noDataTimeout)
+// sniff reads the beginning of a connection to a Permissive or TLSPassthrough port and tells what it is: the first byte
+// until noData, the rest of a hello until deadline. It returns what it has read, to be passed on. A TLS hello that offers
+// our ALPN is for us, whatever else may be for the app. This chooses on ports where the operator allows both; it never
+// relaxes mutual TLS.
+func sniff(c *net.TCPConn, noData, deadline time.Time) (prefix []byte, what telemetry.Detection, err error) {
 	if noData.After(deadline) {
 		noData = deadline
 	}

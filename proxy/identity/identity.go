@@ -126,7 +126,7 @@ func (s *Snapshot) Usable() error {
 	return nil
 }
 
-// Permissive tells whether port accepts plaintext beside mutual TLS.
-func (s *Snapshot) Permissive(port uint16) bool {
-	return s.Mesh.Inbound.Mode == meshmap.Permissive || s.Workload.PermissivePorts.Contains(port)
+// PortMode says what becomes of a connection to a port of the app.
+func (s *Snapshot) PortMode(port uint16) podplan.PortMode {
+	return s.Workload.PortMode(port, s.Mesh.Inbound.Mode)
 }

@@ -64,7 +64,7 @@ func TestNew(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if s.ID.String() != proxytest.ID("app") || !s.Permissive(8080) || s.Permissive(8081) || s.Usable() != nil {
+		if s.ID.String() != proxytest.ID("app") || s.PortMode(8080) != podplan.PortPermissive || s.PortMode(8081) != podplan.PortStrict || s.Usable() != nil {
 			t.Errorf("%s: got %+v", name, s)
 		}
 	}

@@ -16,11 +16,15 @@ func leaving(_, _ string, c syscall.RawConn) error {
 	})
 }
 
-// bindLate lets the kernel choose the port at connect, by the whole 4-tuple. Without it every connection to the app
+// bindClient lets the kernel choose the port at connect, by the whole 4-tuple. Without it every connection to the app
 // would take one of 28,000 ports for the time of TIME_WAIT, and a busy app would run out of them. A kernel that refuses
-// only loses that.
-func bindLate(_, _ string, c syscall.RawConn) error {
+// only loses that. And it lets IPv6 bind an address that is local by a route, and of no interface; IPv4 needs nothing
+// for that. Where it is refused, so is the bind.
+func bindClient(network, _ string, c syscall.RawConn) error {
 	return c.Control(func(fd uintptr) {
 		_ = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+		if network == "tcp6" {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_FREEBIND, 1)
+		}
 	})
 }

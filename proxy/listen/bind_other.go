@@ -4,6 +4,6 @@ package listen
 
 import "syscall"
 
-func bindLate(string, string, syscall.RawConn) error { return nil }
+func bindClient(string, string, syscall.RawConn) error { return nil }
 
 func leaving(string, string, syscall.RawConn) error { return nil }

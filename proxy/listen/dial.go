@@ -14,20 +14,13 @@ func Dialer(timeout time.Duration) *net.Dialer {
 	return &net.Dialer{Timeout: timeout, KeepAliveConfig: KeepAlive, Control: leaving}
 }
 
-// Sources are the addresses from which the proxy dials the app: init lets connections from them pass. The zero value
-// leaves the choice to the system, for tests.
-type Sources struct{ V4, V6 netip.Addr }
-
-// Dialer dials the app at an address of the family of dst.
-func (s Sources) Dialer(dst netip.Addr, timeout time.Duration) *net.Dialer {
+// AppDialer dials the app from a client address, which init has made local to the pod. The zero Addr leaves the choice
+// to the system, for tests.
+func AppDialer(source netip.Addr, timeout time.Duration) *net.Dialer {
 	d := &net.Dialer{Timeout: timeout, KeepAliveConfig: KeepAlive}
-	source := s.V4
-	if dst.Unmap().Is6() {
-		source = s.V6
-	}
 	if source.IsValid() {
 		d.LocalAddr = &net.TCPAddr{IP: source.AsSlice()}
-		d.Control = bindLate
+		d.Control = bindClient
 	}
 	return d
 }
@@ -66,15 +59,24 @@ func (o *OwnAddresses) Contains(addr netip.Addr) bool {
 		return o.known[addr]
 	}
 	o.asked = time.Now()
-	addresses, err := net.InterfaceAddrs()
+	addresses, err := interfaceAddresses()
 	if err != nil {
 		return false
 	}
 	o.known = map[netip.Addr]bool{}
 	for _, a := range addresses {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLoopback() {
-			o.known[p.Addr().Unmap()] = true
-		}
+		o.known[a] = true
 	}
 	return o.known[addr]
+}
+
+// interfaceAddresses are the pod's own addresses but for loopback ones. Client addresses are of no interface.
+func interfaceAddresses() (own []netip.Addr, err error) {
+	addresses, err := net.InterfaceAddrs()
+	for _, a := range addresses {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLoopback() {
+			own = append(own, p.Addr().Unmap())
+		}
+	}
+	return own, err
 }

@@ -157,11 +157,10 @@ func TestOriginalDst(t *testing.T) {
 	}
 }
 
-func TestSources(t *testing.T) {
+func TestAppDialer(t *testing.T) {
 	l := loopback(t)
 	defer l.Close()
-	s := listen.Sources{V4: netip.MustParseAddr("127.0.0.6"), V6: netip.MustParseAddr("::6")}
-	c, err := listen.DialTCP(t.Context(), s.Dialer(netip.MustParseAddr("127.0.0.1"), time.Second), listen.AddrPort(l.Addr()))
+	c, err := listen.DialTCP(t.Context(), listen.AppDialer(netip.MustParseAddr("127.0.0.6"), time.Second), listen.AddrPort(l.Addr()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,8 +168,8 @@ func TestSources(t *testing.T) {
 	if got := listen.AddrPort(c.LocalAddr()).Addr().String(); got != "127.0.0.6" {
 		t.Errorf("dialed from %s", got)
 	}
-	if got := s.Dialer(netip.MustParseAddr("fd00::1"), 0).LocalAddr.String(); got != "[::6]:0" {
-		t.Errorf("IPv6 is dialed from %s", got)
+	if d := listen.AppDialer(netip.Addr{}, 0); d.LocalAddr != nil {
+		t.Errorf("without an address, the app is dialed from %s", d.LocalAddr)
 	}
 }
 

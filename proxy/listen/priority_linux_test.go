@@ -2,6 +2,7 @@ package listen_test
 
 import (
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ func TestWhatLeavesIsMarked(t *testing.T) {
 		want   int
 	}{
 		"to a peer":  {listen.Dialer(time.Second), api.ProxyPriority},
-		"to the app": {listen.Sources{}.Dialer(dst.Addr(), time.Second), 0},
+		"to the app": {listen.AppDialer(netip.MustParseAddr("127.6.0.7"), time.Second), 0},
 	} {
 		c, err := listen.DialTCP(t.Context(), test.dialer, dst)
 		if err != nil {

@@ -34,10 +34,10 @@ var hints = map[Direction]map[Reason]string{
 var causeHints = map[Direction]map[Cause]string{
 	Inbound: {
 		Timeout:                      "the client connected and sent no TLS in time: is it a port scan, a TCP health check, or a client outside the mesh that waits for the server to speak first?",
-		PeerClosed:                   "the client closed during the handshake: does it refuse our certificate (its log says why), is it a TCP health check, or is it a client outside the mesh that waits for the server to speak first (MySQL, SMTP)?",
-		NotTLS:                       "the client does not speak TLS 1.3: is it outside the mesh, or does its exclude-outbound-ports or -cidrs bypass its proxy? To let it in as plaintext: meshless.dev/permissive-ports",
-		PeerRefused:                  "the client refuses our certificate: is it expired, or is the client's bundle older than our authority (synced from an earlier commit)?",
-		Cause(svid.NoCertificate):    "the client has no certificate of the mesh: is it a TLS client outside the mesh?",
+		PeerClosed:                   "the client closed during the handshake: does it refuse our certificate (its log says why; one that calls the app's own TLS, such as the API server: meshless.dev/tls-passthrough-ports), is it a TCP health check, or is it a client outside the mesh that waits for the server to speak first (MySQL, SMTP)?",
+		NotTLS:                       "the client does not speak TLS 1.3: is it outside the mesh, or does its exclude-outbound-ports or -cidrs bypass its proxy? To let it in as plaintext: meshless.dev/permissive-ports; as TLS that the app terminates: meshless.dev/tls-passthrough-ports",
+		PeerRefused:                  "the client refuses our certificate: is it expired, is the client's bundle older than our authority (synced from an earlier commit), or does a client outside the mesh call the app's own TLS (meshless.dev/tls-passthrough-ports)?",
+		Cause(svid.NoCertificate):    "the client has no certificate of the mesh: is it a TLS client outside the mesh? Where the app terminates TLS of its own: meshless.dev/tls-passthrough-ports",
 		Cause(svid.UnknownAuthority): "the client's certificate was signed by an authority that our bundle lacks: is it of another mesh, or were its Secret and our bundle synced from different commits?",
 		Cause(svid.Expired):          "the client" + expiredHint,
 		Cause(svid.NotYetValid):      "the client" + futureHint,

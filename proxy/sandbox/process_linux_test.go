@@ -130,12 +130,12 @@ func (n *network) test(t *testing.T) {
 	if err := hears("tcp", n.TCP, nil); err != nil {
 		t.Errorf("dial: %v", err)
 	}
-	sources := listen.Sources{V4: netip.MustParseAddr(api.InboundSource4)}
+	source := netip.MustParseAddr("127.6.0.7")
 	// the kernel chooses the port at bind
-	early := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(api.InboundSource4)}, Timeout: 5 * time.Second}
-	for _, dialer := range []*net.Dialer{sources.Dialer(netip.MustParseAddr("127.0.0.1"), 5*time.Second), early} {
+	early := &net.Dialer{LocalAddr: &net.TCPAddr{IP: source.AsSlice()}, Timeout: 5 * time.Second}
+	for _, dialer := range []*net.Dialer{listen.AppDialer(source, 5*time.Second), early} {
 		if err := hears("tcp", n.TCP, dialer); err != nil {
-			t.Errorf("dial from %s: %v", api.InboundSource4, err)
+			t.Errorf("dial from %s: %v", source, err)
 		}
 	}
 	go func() {

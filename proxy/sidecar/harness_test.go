@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/proxy/admin"
@@ -113,7 +114,7 @@ func testOptions(ip, directory string, app netip.AddrPort) Options {
 		Addresses: Addresses{Outbound: free, Inbound: free, Metrics: free, Health: free, Admin: free},
 		Redirect:  Explicit(netip.AddrPort{}, app), Watch: files.WatchOptions{Poll: pollInterval, Debounce: 5 * time.Millisecond}}
 	o.Redirect.OwnAddress = func(a netip.Addr) bool { return a == netip.MustParseAddr(appIP) }
-	o.Redirect.Sources = listen.Sources{V4: netip.MustParseAddr(api.InboundSource4)}
+	o.Redirect.Clients = clientaddr.Ranges{V4: netip.MustParsePrefix("127.6.0.0/16")} // local wherever tests run
 	return o
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/proxy/destination"
 	"github.com/meshless-dev/meshless/proxy/files"
@@ -29,15 +30,22 @@ type Options struct {
 	Log   *slog.Logger   // default: JSON on standard error, one object per line, from Level on
 	Level *slog.LevelVar // level of Log, which /loglevel of the admin port sets; default: a new one, at info
 
-	Addresses   Addresses        // where the sidecar listens; default: the ports of package api
-	Redirect    *Redirect        // how connections reach it; default: by the rules of meshless-init
-	NameServers []netip.AddrPort // asked in order; nil: those of /etc/resolv.conf; empty: none
+	Addresses   Addresses         // where the sidecar listens; default: the ports of package api
+	Redirect    *Redirect         // how connections reach it; default: by the rules of meshless-init
+	ClientCIDRs clientaddr.Ranges // as init was told; not used with a Redirect, which has its own; default: init's choice
+	NameServers []netip.AddrPort  // asked in order; nil: those of /etc/resolv.conf; empty: none
+	// the pod's addresses, as DNS may name them; default: those of the interfaces, but for loopback
+	PodAddresses func() []netip.Addr
 
 	MaxInbound  int // connections at once; default connection.MaxConnections
 	MaxOutbound int // connections at once; default connection.MaxConnections
 
 	Watch files.WatchOptions // how Directory is watched; defaults as there; its Log is ours
 	Now   func() time.Time   // clock of certificates and DNS answers; default time.Now
+
+	// AwaitName keeps Ready from nil until DNS knows that this pod is of the mesh, for ten seconds at most. Default
+	// false; Main sets it.
+	AwaitName bool
 
 	// Confine makes the process the sidecar's own, for good and for all that runs in it. The garbage collector keeps to
 	// the container's memory limit, and Go gets one processor more than its CPU limit. Landlock and seccomp take what a
@@ -61,14 +69,14 @@ type Redirect struct {
 	Outbound   func(*net.TCPConn) (netip.AddrPort, error) // where the app was going
 	Inbound    func(*net.TCPConn) (netip.AddrPort, error) // where the peer was going
 	OwnAddress func(netip.Addr) bool                      // whether that is an address of this pod; others are refused
-	// from where the app is dialed; the zero value leaves it to the system
-	Sources listen.Sources
+	// networks of the addresses from which the app is dialed; the zero value leaves it to the system
+	Clients clientaddr.Ranges
 }
 
-// byInit is the Redirect of a pod. The kernel's connection tracking knows where connections were going (Linux only).
+// byInit is the Redirect of a pod, but for Clients, which New finds out. The kernel's connection tracking knows where
+// connections were going (Linux only).
 func byInit() *Redirect {
-	return &Redirect{Outbound: listen.KernelOriginalDst, Inbound: listen.KernelOriginalDst, OwnAddress: new(listen.OwnAddresses).Contains,
-		Sources: listen.Sources{V4: netip.MustParseAddr(api.InboundSource4), V6: netip.MustParseAddr(api.InboundSource6)}}
+	return &Redirect{Outbound: listen.KernelOriginalDst, Inbound: listen.KernelOriginalDst, OwnAddress: new(listen.OwnAddresses).Contains}
 }
 
 // Explicit is the Redirect of a sidecar without redirect rules, as on a laptop: connections to its outbound port go to
@@ -91,6 +99,9 @@ func (o Options) withDefaults() Options {
 	o.Log = cmp.Or(o.Log, slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: o.Level})))
 	o.Watch.Log = o.Log
 	o.Redirect = cmp.Or(o.Redirect, byInit())
+	if o.PodAddresses == nil {
+		o.PodAddresses = destination.SystemAddresses
+	}
 	if o.NameServers == nil {
 		var err error
 		if o.NameServers, err = destination.SystemServers(resolvConf); err != nil {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/proxy/listen"
 )
 
@@ -28,7 +29,7 @@ func TestDefaultsAreAPods(t *testing.T) {
 	if o.Redirect.OwnAddress(netip.MustParseAddr("127.0.0.1")) {
 		t.Error("ports that the app binds to loopback are not private")
 	}
-	if o.Directory != api.Directory || o.Redirect.Sources.V4.String() != api.InboundSource4 || o.Confine {
+	if o.Directory != api.Directory || o.Redirect.Clients != (clientaddr.Ranges{}) || o.Confine {
 		t.Errorf("got %+v", o)
 	}
 }

@@ -7,6 +7,7 @@
 package sidecar
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,11 +54,14 @@ type Sidecar struct {
 	inbound   *connection.Server
 	outbound  *connection.Server
 	prober    *admin.Prober
+	clients   *listen.Clients
 	bound     listeners
 	servers   []boundServer
 	program   sandbox.Program // to be released
+	resolver  *destination.Resolver
 
 	first     chan struct{} // closed at the first good generation
+	named     chan struct{} // closed when the start need not wait for the pod's name in DNS any more
 	serving   atomic.Bool   // inbound and outbound accept
 	wasReady  atomic.Bool   // as /readyz answered last
 	draining  chan struct{}
@@ -73,9 +77,18 @@ type boundServer struct {
 }
 
 // New binds every port of a sidecar. Nothing is served and no file is read before Run, which must be called after it.
-// The error is of a port that cannot be bound; no port is then.
+// The error is of a port that cannot be bound; no port is then. In a pod it is an error, too, if init has made no client
+// addresses.
 func New(o Options) (*Sidecar, error) {
+	inPod := o.Redirect == nil
 	o = o.withDefaults()
+	if inPod {
+		var err error
+		if o.Redirect.Clients, err = listen.FindRanges(context.Background(), o.ClientCIDRs); err != nil {
+			return nil, err
+		}
+		o.Log.Info("the app sees its clients in networks of this pod's own", "client_cidrs", o.Redirect.Clients.String())
+	}
 	if o.Confine {
 		sandbox.LimitMemory(o.Log) // before Enter, behind which cgroups cannot be read
 	}
@@ -83,8 +96,8 @@ func New(o Options) (*Sidecar, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sidecar{options: o, log: o.Log, telemetry: telemetry.New(o.Log), registry: registry.New(), bound: bound,
-		first: make(chan struct{}), draining: make(chan struct{}), ending: make(chan struct{})}
+	s := &Sidecar{options: o, log: o.Log, telemetry: telemetry.New(o.Log), registry: registry.New(), bound: bound, clients: listen.NewClients(o.Redirect.Clients),
+		first: make(chan struct{}), named: make(chan struct{}), draining: make(chan struct{}), ending: make(chan struct{})}
 	if o.Confine {
 		s.program = sandbox.OwnProgram()
 		// nothing of a peer or of the directory has been read yet, and no port is bound after it
@@ -96,21 +109,21 @@ func New(o Options) (*Sidecar, error) {
 	}
 	s.identity = &identity.Watcher{Directory: o.Directory, Now: o.Now, Watch: o.Watch, Log: o.Log, OnGood: s.adopt,
 		OnBad: func(error) { s.telemetry.ReloadFailed() }}
-	resolver := destination.New(destination.Options{Servers: o.NameServers, Now: o.Now, Own: destination.SystemAddresses,
+	s.resolver = destination.New(destination.Options{Servers: o.NameServers, Now: o.Now, Own: o.PodAddresses,
 		Count: func(r destination.Result) { s.telemetry.Lookup(string(r)) }})
 	c := connection.Config{Current: s.identity.Current, Registry: s.registry, Engine: s.engine, Telemetry: s.telemetry}
 	c.Listeners, c.OriginalDst, c.MaxConnections = bound.outbound, o.Redirect.Outbound, o.MaxOutbound
-	s.outbound = connection.NewOutbound(c, resolver)
+	s.outbound = connection.NewOutbound(c, s.resolver)
 	c.Listeners, c.OriginalDst, c.MaxConnections = bound.inbound, o.Redirect.Inbound, o.MaxInbound
-	s.inbound = connection.NewInbound(connection.InboundConfig{Config: c, OwnAddress: o.Redirect.OwnAddress, Sources: o.Redirect.Sources})
-	s.prober = admin.NewProber(s.identity.Current, o.Redirect.Sources, o.Log)
+	s.inbound = connection.NewInbound(connection.InboundConfig{Config: c, OwnAddress: o.Redirect.OwnAddress, Clients: s.clients})
+	s.prober = admin.NewProber(s.identity.Current, o.Redirect.Clients, o.Log)
 	s.makeServers()
 	return s, nil
 }
 
 // makeServers makes the servers of metrics, health and admin.
 func (s *Sidecar) makeServers() {
-	c := admin.Config{Telemetry: s.telemetry, Identity: s.identity, Prober: s.prober, Ready: s.askReady, Drain: s.drain, Quit: s.Shutdown, Activity: s.activity,
+	c := admin.Config{Telemetry: s.telemetry, Identity: s.identity, Prober: s.prober, Ready: s.askReady, Drain: s.drain, Quit: s.Shutdown, Activity: s.activity, Clients: s.clients,
 		Level: s.options.Level, Pprof: s.options.Pprof}
 	serve := func(listeners []net.Listener, ofOne int, h http.Handler) {
 		server := admin.Server(h)
@@ -163,6 +176,8 @@ func (s *Sidecar) Ready() error {
 		return errors.New("files are not read yet")
 	case !s.serving.Load():
 		return errors.New("listeners are not served yet")
+	case s.options.AwaitName && !closed(s.named):
+		return errors.New("DNS does not know this pod yet")
 	}
 	return snapshot.Usable()
 }

@@ -18,11 +18,12 @@ import (
 type Connection struct {
 	Direction           reason.Direction
 	Source, Destination netip.AddrPort
-	Service             string // of the destination, where known
-	Self                string // SPIFFE ID of this pod, once a generation is in use
-	Peer                string // SPIFFE ID; only if TLS proved it
-	AcceptedBy          string // by what a server may answer (destination.Acceptance); outbound alone
-	Trial               string // what proved that the server is not of the mesh, where mutual TLS was tried first
+	AppSource           netip.AddrPort // inbound: the client as the app sees it, once the app is dialed
+	Service             string         // of the destination, where known
+	Self                string         // SPIFFE ID of this pod, once a generation is in use
+	Peer                string         // SPIFFE ID; only if TLS proved it
+	AcceptedBy          string         // by what a server may answer (destination.Acceptance); outbound alone
+	Trial               string         // what proved that the server is not of the mesh, where mutual TLS was tried first
 	Security            Security
 	Start               time.Time
 	t                   *Telemetry
@@ -120,12 +121,16 @@ func (c *Connection) who(more ...any) []any {
 	if c.Direction == reason.Outbound {
 		source, destination = c.Self, c.Peer
 	}
+	args := []any{"direction", string(c.Direction), "src", c.Source.String(), "src_identity", source, "dst", c.Destination.String(),
+		"dst_identity", destination, "service", c.Service}
+	if c.AppSource.IsValid() {
+		args = append(args, "src_app", c.AppSource.String())
+	}
 	if c.AcceptedBy != "" {
-		more = append([]any{"accepted_by", c.AcceptedBy}, more...)
+		args = append(args, "accepted_by", c.AcceptedBy)
 	}
 	if c.Trial != "" {
-		more = append([]any{"trial", c.Trial}, more...)
+		args = append(args, "trial", c.Trial)
 	}
-	return append([]any{"direction", string(c.Direction), "src", c.Source.String(), "src_identity", source, "dst", c.Destination.String(),
-		"dst_identity", destination, "service", c.Service}, more...)
+	return append(args, more...)
 }

@@ -24,9 +24,10 @@ type Security string
 
 // The kinds of security.
 const (
-	MutualTLS   Security = "mutual_tls"
-	Plaintext   Security = "plaintext"   // to or from a member of the mesh, on a port that takes it
-	Passthrough Security = "passthrough" // to a destination outside the mesh
+	MutualTLS      Security = "mutual_tls"
+	Plaintext      Security = "plaintext"       // to or from a member of the mesh, on a port that takes it
+	TLSPassthrough Security = "tls_passthrough" // the app's own TLS from a stranger, on a port that takes it
+	Passthrough    Security = "passthrough"     // to a destination outside the mesh
 )
 
 // Detection is what arrived on a port that takes plaintext beside mutual TLS.
@@ -49,7 +50,7 @@ type Telemetry struct {
 	opened, closed, refused, handshakeFailures *prometheus.CounterVec
 	sent, received                             *prometheus.CounterVec
 	denials, detections, lookups               *prometheus.CounterVec
-	trials                                     *prometheus.CounterVec
+	trials, nameWaits                          *prometheus.CounterVec
 	open, limit, caNotAfter                    *prometheus.GaugeVec
 	handshakes                                 *prometheus.HistogramVec
 	reloadFailures, acceptErrors               prometheus.Counter
@@ -91,6 +92,7 @@ func (t *Telemetry) makeConnections() {
 	t.trials = t.counter("mutual_tls_trials_total", "Servers at which mutual TLS was tried first, by result.", "result")
 	t.passedOn = t.counter("passed_on_total", "Connections that left in plaintext after a trial of mutual TLS.").WithLabelValues()
 	t.unanswered = t.counter("unanswered_plaintext_total", "Plaintext connections into the networks of the cluster that the server closed without an answer.").WithLabelValues()
+	t.nameWaits = t.counter("own_name_waits_total", "Waits of the start for DNS to know this pod, by how they ended.", "result")
 	t.sent = t.counter("sent_bytes_total", "Bytes sent to the client, which opened the connection.", "direction", "security")
 	t.received = t.counter("received_bytes_total", "Bytes received from the client, which opened the connection.", "direction", "security")
 	t.open = t.gauge("connections_open", "Connections that carry data now.", "direction", "security")
@@ -113,7 +115,7 @@ func (t *Telemetry) makeFiles() {
 // anyone can see.
 func (t *Telemetry) begin() {
 	for _, d := range []reason.Direction{reason.Inbound, reason.Outbound} {
-		for _, s := range []Security{MutualTLS, Plaintext, Passthrough} {
+		for _, s := range []Security{MutualTLS, Plaintext, TLSPassthrough, Passthrough} {
 			t.opened.WithLabelValues(string(d), string(s))
 		}
 		for _, r := range reason.Refusals {
@@ -130,6 +132,9 @@ func (t *Telemetry) begin() {
 	}
 	for _, result := range allTrials {
 		t.trials.WithLabelValues(string(result))
+	}
+	for _, end := range []NameWait{NameFound, NameTimeout, NameNoDNS} {
+		t.nameWaits.WithLabelValues(string(end))
 	}
 	for _, result := range []Detection{DetectedMutualTLS, DetectedTLS, DetectedPlaintext, DetectedNoData, DetectionFailed} {
 		t.detections.WithLabelValues(string(result))

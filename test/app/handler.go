@@ -31,6 +31,7 @@ const (
 //	/tls               200 over HTTPS, else 503
 //	/slow?d=300ms      answers after that time, at most a minute
 //	/echo?n=1000       n bytes, at most 16 MiB; of a POST, its body
+//	/metrics           of Prometheus: app_requests_total, requests of / and of what is not below
 //	/stats, /reset     load: what came of the requests (load.Stats), and from zero
 //	/calls             standin: load.Stats by URL
 type handler struct {
@@ -38,6 +39,7 @@ type handler struct {
 	host   string
 	failed atomic.Bool
 	ending atomic.Bool // SIGTERM has come
+	pages  atomic.Int64
 }
 
 func newHandler() *handler {
@@ -51,6 +53,7 @@ func newHandler() *handler {
 	h.HandleFunc("/heal", func(http.ResponseWriter, *http.Request) { h.failed.Store(false) })
 	h.HandleFunc("/slow", slow)
 	h.HandleFunc("/echo", echo)
+	h.HandleFunc("GET /metrics", h.metrics)
 	h.HandleFunc("POST "+healthCheckPath, h.grpcHealth)
 	answer := func(path string, yes func(*http.Request) bool) {
 		h.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
@@ -74,7 +77,14 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.ServeMux.ServeHTTP(w, r)
 }
 
+// metrics is what a Prometheus reads of an app (text format, version 0.0.4).
+func (h *handler) metrics(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+	fmt.Fprintf(w, "# HELP app_requests_total Pages that were served.\n# TYPE app_requests_total counter\napp_requests_total %d\n", h.pages.Load())
+}
+
 func (h *handler) index(w http.ResponseWriter, r *http.Request) {
+	h.pages.Add(1)
 	page := client.Page{Host: h.host, Remote: r.RemoteAddr}
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
 		page.Port = local.Port

@@ -6,12 +6,14 @@
 //	app call    [--retries N] [--timeout D] [--quit] URL ...
 //	app load    --rate N [--keepalive] [--for D] [--port N] [--timeout D] URL ...
 //	app standin
+//	app hook    [--port N] [--cert FILE] [--key FILE]
 //	app talk    PORTS
 //	app web|api|db|report
 //
 // serve answers on its ports: HTTP/1.1, and HTTP/2 without TLS for the gRPC health protocol; HTTPS with a certificate
 // that nobody knows; datagrams, which it sends back. call asks once, and prints a line of JSON per URL (client.Answer).
 // load asks at a rate and keeps a ledger (load.Stats). standin serves and calls as the environment of a manifest says.
+// hook is what API servers call: webhooks and an aggregated API.
 // talk holds the server's half of the conversations of package talk, such as on 21000-21179. web, api, db and report
 // are the roles of examples/shop.
 //
@@ -51,7 +53,7 @@ func main() {
 // run is the program. It ends when its command has, or soon after ctx.
 func run(ctx context.Context, args, environ []string, out io.Writer) error {
 	if len(args) == 0 {
-		return errors.New("want a command: serve, call, load, standin, talk, web, api, db or report")
+		return errors.New("want a command: serve, call, load, standin, hook, talk, web, api, db or report")
 	}
 	env := environment(environ)
 	switch command, rest := args[0], args[1:]; command {
@@ -63,12 +65,14 @@ func run(ctx context.Context, args, environ []string, out io.Writer) error {
 		return runLoad(ctx, rest, env, out)
 	case "standin":
 		return standin(ctx, rest, env)
+	case "hook":
+		return hook(ctx, rest)
 	case "talk":
 		return runTalk(ctx, rest, out)
 	case "web", "api", "db", "report":
 		return shop(ctx, args, env, out)
 	default:
-		return fmt.Errorf("%q is none of serve, call, load, standin, talk, web, api, db, report", command)
+		return fmt.Errorf("%q is none of serve, call, load, standin, hook, talk, web, api, db, report", command)
 	}
 }
 

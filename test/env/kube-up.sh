@@ -162,7 +162,7 @@ authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
 clusterDNS: [10.96.0.10]
 clusterDomain: cluster.local
-syncFrequency: 10s
+syncFrequency: 1m
 configMapAndSecretChangeDetectionStrategy: Watch
 resolvConf: $D/resolv.conf
 evictionHard: {nodefs.available: "1%", imagefs.available: "1%", nodefs.inodesFree: "1%", memory.available: 100Mi}

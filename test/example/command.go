@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/test/program"
 )
 
 // Containerize makes kustomize run the image instead of the binary.
@@ -26,13 +25,13 @@ func (e *Example) Verify(tb testing.TB, rendered string) {
 	if err := os.WriteFile(file, []byte(rendered), 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	e.run(tb, program.Meshless(tb), "verify", filepath.Dir(file))
+	e.run(tb, e.program(tb), "verify", filepath.Dir(file))
 }
 
 // VerifyDir checks the package as it stands.
 func (e *Example) VerifyDir(tb testing.TB) {
 	tb.Helper()
-	e.run(tb, program.Meshless(tb), "verify", e.Dir)
+	e.run(tb, e.program(tb), "verify", e.Dir)
 }
 
 // IssuePackage renders the example as a kpt package.

@@ -72,6 +72,14 @@ func (e *Example) Sibling(tb testing.TB, dir string) *Example {
 	return copyFor(tb, dir, e.Cluster, e.ca)
 }
 
+// Join gives the copy the recipients of another, so that both can use one CA and one identity of the cluster.
+func (e *Example) Join(tb testing.TB, other *Example) {
+	tb.Helper()
+	e.Replace(tb, "mtls.yaml", e.Cluster.Recipient().String(), other.Cluster.Recipient().String())
+	e.Replace(tb, "mtls.yaml", e.ca.Recipient().String(), other.ca.Recipient().String())
+	e.Cluster, e.ca = other.Cluster, other.ca
+}
+
 // NewIdentity makes an age identity.
 func NewIdentity(tb testing.TB) *age.X25519Identity {
 	tb.Helper()

@@ -13,8 +13,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/proxy/listen"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/proxy/sidecar"
 )
 
@@ -42,7 +41,7 @@ func run(args []string) error {
 		return err
 	}
 	redirect := sidecar.Explicit(in.Target, in.App)
-	redirect.Sources = listen.Sources{V4: netip.MustParseAddr(api.InboundSource4)} // as in a pod
+	redirect.Clients = clientaddr.Ranges{V4: netip.MustParsePrefix("127.6.0.0/16")} // as in a pod
 	s, err := sidecar.New(sidecar.Options{Directory: in.Directory, Pprof: true, Addresses: in.Addresses, Redirect: redirect, NameServers: []netip.AddrPort{},
 		MaxInbound: 2 * in.Connections, MaxOutbound: in.Connections, Confine: true})
 	if err != nil {

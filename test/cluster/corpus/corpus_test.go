@@ -95,8 +95,7 @@ func (s *stood) waitForListeners(t *testing.T) {
 
 // testDefaults wants the mesh map to be that of a config that says nothing about who may call whom.
 func (s *stood) testDefaults(t *testing.T) {
-	text := stage.Must(t, "", "-n", s.name, "get", "configmap", api.MeshName, "-o", `jsonpath={.data.mesh\.yaml}`)
-	mesh, err := meshmap.Parse([]byte(text))
+	mesh, err := meshmap.Parse([]byte(stage.State(t, s.name, api.MeshFile)))
 	if err != nil {
 		t.Fatal(err)
 	}

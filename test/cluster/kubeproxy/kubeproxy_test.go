@@ -146,12 +146,8 @@ func asClient(t *testing.T, e *example.Example) *tls.Config {
 	if err := json.Unmarshal([]byte(stage.Must(t, "", "-n", namespace, "get", "secret", api.NamePrefix+"pod-client", "-o", "json")), &secret); err != nil {
 		t.Fatal(err)
 	}
-	var bundle corev1.ConfigMap
-	if err := json.Unmarshal([]byte(stage.Must(t, "", "-n", namespace, "get", "configmap", api.BundleName, "-o", "json")), &bundle); err != nil {
-		t.Fatal(err)
-	}
 	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM([]byte(bundle.Data[api.BundleFile])) {
+	if !roots.AppendCertsFromPEM([]byte(stage.State(t, namespace, api.BundleFile))) {
 		t.Fatal("the bundle holds no certificate")
 	}
 	return &tls.Config{Certificates: []tls.Certificate{e.Leaf(t, secret)}, RootCAs: roots, ServerName: "web." + namespace + ".svc.cluster.local"}

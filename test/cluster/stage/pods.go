@@ -2,6 +2,7 @@ package stage
 
 import (
 	"encoding/json"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/test/app/client"
 )
 
@@ -69,8 +71,11 @@ type Answer struct {
 	client.Page
 }
 
-// ByProxy tells whether the server's proxy brought the request: it dials the app from an address of its own.
-func (a Answer) ByProxy() bool { return strings.HasPrefix(a.Remote, api.InboundSource4+":") }
+// ByProxy tells whether the server's proxy brought the request: it dials the app from a range that is the pod's own.
+func (a Answer) ByProxy() bool {
+	from, err := netip.ParseAddrPort(a.Remote)
+	return err == nil && clientaddr.Default.V4.Contains(from.Addr())
+}
 
 // Call lets a container of the test application GET the URLs once, and returns the answers in their order, also those
 // that are none. target is a pod, or a Deployment as deployment/NAME.
@@ -109,4 +114,21 @@ func WantNoRestarts(t *testing.T, pods []corev1.Pod, exempt ...string) {
 			}
 		}
 	}
+}
+
+// State is the content of a file of the namespace's bundle or mesh map (api.BundleFile, api.MeshFile), whatever the name
+// of the package.
+func State(t *testing.T, namespace, file string) string {
+	t.Helper()
+	var list corev1.ConfigMapList
+	if err := json.Unmarshal([]byte(Must(t, "", "-n", namespace, "get", "configmaps", "-o", "json")), &list); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range list.Items {
+		if text, ok := c.Data[file]; ok && c.Annotations[api.IdentityAnnotation] != "" {
+			return text
+		}
+	}
+	t.Fatalf("no ConfigMap of ours in %s has %s", namespace, file)
+	return ""
 }

@@ -6,8 +6,12 @@ package stage
 
 import (
 	"os"
+	"strings"
 	"testing"
 	"time"
+
+	"sigs.k8s.io/kustomize/kyaml/kio"
+	kyaml "sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/test/example"
 )
@@ -73,4 +77,33 @@ func Rollout(t *testing.T, namespace string, workloads ...string) {
 func Ready(t *testing.T, namespace string, pods ...string) {
 	t.Helper()
 	Must(t, "", append([]string{"-n", namespace, "wait", "--for=condition=Ready", "--timeout=100s"}, pods...)...)
+}
+
+// OnlyIn are the objects of one render that another lacks: what a pruning apply removes.
+func OnlyIn(t *testing.T, old, now string) string {
+	t.Helper()
+	names := map[string]bool{}
+	for _, object := range parse(t, now) {
+		names[nameOf(object)] = true
+	}
+	var gone []string
+	for _, object := range parse(t, old) {
+		if !names[nameOf(object)] {
+			gone = append(gone, object.MustString())
+		}
+	}
+	return strings.Join(gone, "---\n")
+}
+
+func nameOf(object *kyaml.RNode) string {
+	return object.GetKind() + " " + object.GetNamespace() + "/" + object.GetName()
+}
+
+func parse(t *testing.T, manifests string) []*kyaml.RNode {
+	t.Helper()
+	objects, err := (&kio.ByteReader{Reader: strings.NewReader(manifests), OmitReaderAnnotations: true}).Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objects
 }

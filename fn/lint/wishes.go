@@ -1,9 +1,10 @@
-package verify
+package lint
 
 import (
 	"maps"
 	"slices"
 
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 )
@@ -14,13 +15,14 @@ type foreign struct {
 	alsoOurs   string // a second annotation, where one of theirs says what two of ours do
 	inverse    bool   // it names what is taken in, and ours what is left out
 	rest       string // what it says that nothing here does
+	instead    string // where nothing of ours says it: what is here
+	only       string // the value that means something; "" where each does
 }
 
 // foreignWishes are the annotations of other meshes that have an equivalent here (Istio:
 // istio.io/latest/docs/reference/config/annotations; Linkerd: linkerd.io/2/reference/proxy-configuration; Consul:
 // developer.hashicorp.com/consul/docs/k8s/annotations-and-labels; Kuma: kuma.io/docs, "Annotations and labels").
-// Requests for injection are not among them: with `true` the render refuses them, and `false` keeps the other mesh
-// away, which is what it should do.
+// Requests for injection are of injection.go.
 var foreignWishes = map[string]foreign{
 	"traffic.sidecar.istio.io/excludeInboundPorts":     {mesh: "Istio", ours: api.ExcludeInboundPortsAnnotation},
 	"traffic.sidecar.istio.io/excludeOutboundPorts":    {mesh: "Istio", ours: api.ExcludeOutboundPortsAnnotation},
@@ -29,6 +31,8 @@ var foreignWishes = map[string]foreign{
 	"traffic.sidecar.istio.io/includeInboundPorts":     {mesh: "Istio", ours: api.ExcludeInboundPortsAnnotation, inverse: true},
 	"traffic.sidecar.istio.io/includeOutboundPorts":    {mesh: "Istio", ours: api.ExcludeOutboundPortsAnnotation, inverse: true},
 	"traffic.sidecar.istio.io/includeOutboundIPRanges": {mesh: "Istio", ours: api.ExcludeOutboundCIDRsAnnotation, inverse: true},
+	"traffic.sidecar.istio.io/kubevirtInterfaces":      {mesh: "Istio", instead: "what a virtual machine behind such an interface opens does not pass the proxy"},
+	"sidecar.istio.io/rewriteAppHTTPProbers":           {mesh: "Istio", instead: "probes go through the proxy's health port, always", only: "false"},
 	"sidecar.istio.io/proxyCPU":                        {mesh: "Istio", ours: api.ProxyCPUAnnotation},
 	"sidecar.istio.io/proxyMemory":                     {mesh: "Istio", ours: api.ProxyMemoryAnnotation},
 	"sidecar.istio.io/proxyMemoryLimit":                {mesh: "Istio", ours: api.ProxyMemoryAnnotation},
@@ -57,38 +61,34 @@ var foreignWishes = map[string]foreign{
 	"traffic.kuma.io/exclude-outbound-ports": {mesh: "Kuma", ours: api.ExcludeOutboundPortsAnnotation},
 }
 
-// foreign warns of annotations and labels of a pod in the mesh that mean something to another mesh only, unless ours
+// warnWishes warns of annotations and labels of a pod in the mesh that mean something to another mesh only, unless ours
 // are there as well: whoever brings manifests along thinks that they hold.
-func (c *checker) foreign(p *pod) {
-	if !c.options.EveryWorkload {
-		return
-	}
-	for _, place := range []struct {
-		name string
-		keys map[string]string
-	}{{"annotations", p.spec.Annotations}, {"labels", p.spec.Labels}} {
+func warnWishes(w *manifest.Workload, r *report.Report) {
+	for _, place := range places(w) {
 		for _, key := range slices.Sorted(maps.Keys(place.keys)) {
-			if wish, known := foreignWishes[key]; known {
-				c.foreignWish(p.object, p.field("metadata."+place.name+"["+key+"]"), wish, p.spec.Annotations)
+			if wish, known := foreignWishes[key]; known && (wish.only == "" || wish.only == place.keys[key]) {
+				warnWish(w.Object, w.Field("metadata."+place.name+"["+key+"]"), wish, w.Pod.Annotations, r)
 			}
 		}
 	}
 }
 
-func (c *checker) foreignWish(object report.Object, field string, wish foreign, annotations map[string]string) {
+func warnWish(object report.Object, field string, wish foreign, annotations map[string]string, r *report.Report) {
 	_, said := annotations[wish.ours]
 	_, alsoSaid := annotations[wish.alsoOurs]
 	switch {
+	case wish.instead != "":
+		r.Warn(object, field, "is %s's and has no effect here: %s", wish.mesh, wish.instead)
 	case said && (alsoSaid || wish.alsoOurs == ""):
 	case said:
-		c.report.Warn(object, field, "is %s's and has no effect here; %s says a half of it, and the other is %s", wish.mesh, wish.ours, wish.alsoOurs)
+		r.Warn(object, field, "is %s's and has no effect here; %s says a half of it, and the other is %s", wish.mesh, wish.ours, wish.alsoOurs)
 	case alsoSaid:
-		c.report.Warn(object, field, "is %s's and has no effect here; %s says a half of it, and the other is %s", wish.mesh, wish.alsoOurs, wish.ours)
+		r.Warn(object, field, "is %s's and has no effect here; %s says a half of it, and the other is %s", wish.mesh, wish.alsoOurs, wish.ours)
 	case wish.inverse:
-		c.report.Warn(object, field, "is %s's and has no effect here: everything goes through the proxy but what %s leaves out", wish.mesh, wish.ours)
+		r.Warn(object, field, "is %s's and has no effect here: everything goes through the proxy but what %s leaves out", wish.mesh, wish.ours)
 	case wish.alsoOurs != "":
-		c.report.Warn(object, field, "is %s's and has no effect here; the equivalent is %s, and for what leaves %s", wish.mesh, wish.ours, wish.alsoOurs)
+		r.Warn(object, field, "is %s's and has no effect here; the equivalent is %s, and for what leaves %s", wish.mesh, wish.ours, wish.alsoOurs)
 	default:
-		c.report.Warn(object, field, "is %s's and has no effect here; the equivalent is %s%s", wish.mesh, wish.ours, wish.rest)
+		r.Warn(object, field, "is %s's and has no effect here; the equivalent is %s%s", wish.mesh, wish.ours, wish.rest)
 	}
 }
