@@ -114,27 +114,26 @@ func (r *Resolver) asMember(ctx context.Context, q question, l Lookup) Lookup {
 	return l
 }
 
-// podsHaveNames is the self-probe: whether DNS names the pods of the mesh, as it does where the pod's own address has
-// the name of its members Service. A pod that DNS does not know yet is asked for again soon.
+// podsHaveNames is the self-probe: whether DNS names the pods of the mesh, as it does where an address of the pod's own
+// has the name of its members Service. A pod that DNS does not know yet is asked for again soon.
 func (r *Resolver) podsHaveNames(ctx context.Context, q question) bool {
-	own := r.ownAddresses()
-	i := slices.IndexFunc(own, func(a netip.Addr) bool { return recordType(a) == recordType(q.addr) })
-	if q.m.members == "" || i < 0 {
+	own := slices.DeleteFunc(slices.Clone(r.ownAddresses()), func(a netip.Addr) bool { return recordType(a) != recordType(q.addr) })
+	if q.m.members == "" || len(own) == 0 {
 		return true // nothing to judge by
 	}
-	return r.hasMembersName(ctx, q, own[i])
+	return slices.ContainsFunc(own[:min(len(own), maxOwn)], func(a netip.Addr) bool { return r.hasMembersName(ctx, q, a) })
 }
+
+// maxOwn bounds the queries of a self-probe: pods with more networks have their first addresses in the cluster's.
+const maxOwn = 3
 
 func (r *Resolver) hasMembersName(ctx context.Context, q question, own netip.Addr) bool {
 	arpa, err := dns.ReverseAddr(own.String())
 	if err != nil {
 		return false
 	}
-	named := func(f *fact) bool {
-		return slices.ContainsFunc(f.names, func(n Name) bool { return n.Service == q.m.members })
-	}
 	f := r.ask(ctx, q, dns.Question{Name: arpa, Qtype: dns.TypePTR}, holds{good: negTTL, bad: negTTL}, Lookup{})
-	return f.err == nil && named(f)
+	return f.err == nil && slices.ContainsFunc(f.names, func(n Name) bool { return n.Service == q.m.members })
 }
 
 // doubt is why an address to which nothing gives a name may be in the mesh all the same; empty if it may not.

@@ -206,7 +206,7 @@ func (c *client) askAll(ctx context.Context, services []string, k scanKey, s *sc
 			addrs, _, err := c.addresses(ctx, service+".svc."+k.domain, k.kind)
 			mu.Lock()
 			defer mu.Unlock()
-			if name, _, _ := strings.Cut(service, "."); err == nil || isMembers(name) && errors.Is(err, errCutOff) {
+			if err == nil || isMembers(service) && errors.Is(err, errCutOff) {
 				// thousands of pods do not fit into one answer: what is there counts, the others have names of their
 				// own
 				s.answers[service] = addrs
