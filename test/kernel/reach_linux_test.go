@@ -337,7 +337,7 @@ type connectionLine struct {
 // logged is the line of the pod's proxy about a conversation of its app.
 func logged(t *testing.T, p *lab.Pod, s *spoken) connectionLine {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		if c, ok := accessLog(p)[s.from+s.to]; ok || time.Now().After(deadline) {
 			return c
 		}
