@@ -52,6 +52,8 @@ const (
 	Found          Result = "found"
 	NotFound       Result = "not_found"
 	LookupFailed   Result = "error"
+	RemoteLookup   Result = "remote"       // of an address that no cluster gives out, whatever was found
+	RemoteFailed   Result = "remote_error" // of such an address: its owner's DNS may be at fault
 	ScanComplete   Result = "scan"
 	ScanIncomplete Result = "scan_error"  // DNS did not answer for all
 	ScanDenied     Result = "scan_denied" // DNS denied the known-good probe
@@ -162,6 +164,9 @@ func (r *Resolver) lookup(ctx context.Context, q question) Lookup {
 		l.Names = slices.Concat(l.Names, r.scanned(q))
 	default:
 		l = r.nameless(ctx, q, l)
+	}
+	if near && l.Err == nil && q.m.headlessElsewhere(l) && !r.podsHaveNames(ctx, q) {
+		l.Doubt = "DNS does not name the pods of the mesh"
 	}
 	l = r.withGrace(q, l)
 	l.Remote, l.NameServer = !near, slices.Contains(r.servers, q.addr)
