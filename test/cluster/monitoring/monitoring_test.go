@@ -32,7 +32,7 @@ spec:
   replicas: 2
   selector: {matchLabels: {app: web}}
   template:
-    metadata: {labels: {app: web}}
+    metadata: {labels: {app: web}, annotations: {meshless.dev/strict-ports: "8080"}}
     spec:
       automountServiceAccountToken: false
       terminationGracePeriodSeconds: 7
@@ -55,7 +55,7 @@ metadata: {name: alone, namespace: monitoring-app}
 spec:
   selector: {matchLabels: {app: alone}}
   template:
-    metadata: {labels: {app: alone}, annotations: {prometheus.io/scrape: "true", prometheus.io/port: "8080"}}
+    metadata: {labels: {app: alone}, annotations: {prometheus.io/scrape: "true", prometheus.io/port: "8080", meshless.dev/strict-ports: "8080"}}
     spec:
       automountServiceAccountToken: false
       terminationGracePeriodSeconds: 7
