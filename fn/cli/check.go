@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/GoogleContainerTools/kpt-functions-sdk/go/fn"
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/kustomize/kyaml/kio"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
@@ -32,12 +33,53 @@ func refuseKustomization(source, command string) error {
 }
 
 // conclude prints the findings and fails if there is an error among them.
-func (p *program) conclude(r *report.Report) error {
+func (p *program) conclude(r *report.Report) error { return p.concludeOn(r, failOnError, "") }
+
+// concludeOn prints the findings and fails if one is as severe as failOn says. In that case the last line counts them,
+// and ends in what follows.
+func (p *program) concludeOn(r *report.Report, failOn, follows string) error {
 	if err := r.WriteText(p.err); err != nil {
 		return err
 	}
-	if r.Failed() {
+	switch warnings := r.Count(fn.Warning); {
+	case failOn == failOnWarning && r.Failed():
+		fmt.Fprintf(p.err, "error: --fail-on %s: %s and %s%s\n", failOn, count(r.Count(fn.Error), "error"), count(warnings, "warning"), follows)
+	case failOn == failOnWarning && warnings > 0:
+		fmt.Fprintf(p.err, "error: --fail-on %s: %s%s\n", failOn, count(warnings, "warning"), follows)
+	}
+	if fails(r, failOn) {
 		return errReported
+	}
+	return nil
+}
+
+// fails tells whether a finding is as severe as failOn says.
+func fails(r *report.Report, failOn string) bool {
+	return r.Failed() || failOn == failOnWarning && r.Count(fn.Warning) > 0
+}
+
+// count is "1 warning" or "2 warnings".
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}
+
+// The values of --fail-on.
+const (
+	failOnError   = "error"
+	failOnWarning = "warning"
+)
+
+// failOnFlag lets a command fail for less than an error.
+func failOnFlag(cmd *cobra.Command, failOn *string) {
+	cmd.Flags().StringVar(failOn, "fail-on", failOnError, "the least severe finding that fails the command: error or warning")
+}
+
+func checkFailOn(failOn string) error {
+	if failOn != failOnError && failOn != failOnWarning && failOn != "" {
+		return fmt.Errorf("--fail-on: %q is neither error nor warning", failOn)
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ type issueOptions struct {
 	enableExec    bool
 	now           string
 	ca            string // file of a CertificateAuthority that packages share
+	failOn        string // see failOnFlag
 
 	revoke, renew []string // see issue.Actions
 	replaceCA     bool
@@ -48,6 +49,7 @@ MESHLESS_CA_IDENTITY, or in the file that MESHLESS_CA_IDENTITY_FILE names.`,
 		RunE: func(_ *cobra.Command, args []string) error { return p.issue(args[0], o) },
 	}
 	p.issueFlags(cmd, &o)
+	failOnFlag(cmd, &o.failOn)
 	cmd.Flags().StringArrayVar(&o.renew, "renew", nil, "give this workload (kind/name or namespace/kind/name) a new key although nothing is due; may be repeated")
 	cmd.Flags().BoolVar(&o.replaceCA, "replace-ca", false, "replace the authorities ahead of time, in three runs two days apart: their keys leaked or are lost")
 	return cmd
@@ -63,6 +65,9 @@ func (p *program) issueFlags(cmd *cobra.Command, o *issueOptions) {
 }
 
 func (p *program) issue(folder string, o issueOptions) error {
+	if err := checkFailOn(o.failOn); err != nil {
+		return err
+	}
 	if err := p.setClock(o.now); err != nil {
 		return err
 	}
@@ -101,7 +106,6 @@ func (p *program) issueKustomization(folder, file string, o issueOptions) error 
 	if err != nil {
 		return err
 	}
-	p.warnEmpty(folder, rendered)
 	after := slices.DeleteFunc(rendered, func(item *yaml.RNode) bool { return !isState(item) })
 	if len(after)+len(state) == 0 && managed(k.config) {
 		fmt.Fprintln(p.err, "cert-manager issues the certificates: there is nothing to store, `kustomize build` renders the whole")
@@ -138,7 +142,6 @@ func (p *program) issuePackage(folder string, o issueOptions) error {
 	if err != nil {
 		return err
 	}
-	p.warnEmpty(folder, rendered)
 	return p.store(ca, folder, before, rendered, o)
 }
 
@@ -153,7 +156,10 @@ func (p *program) renderWith(folder string, items []*yaml.RNode, config *yaml.RN
 	}
 	r := &report.Report{Lines: true}
 	rendered := p.renderItems(items, config, o.render(), r)
-	return ca, ca.takeFrom(rendered), p.conclude(r)
+	if !r.Failed() {
+		warnEmpty(folder, rendered, r)
+	}
+	return ca, ca.takeFrom(rendered), p.concludeOn(r, o.failOn, "; nothing was written")
 }
 
 // store writes what changed, the shared CertificateAuthority first, and says so.
@@ -181,9 +187,9 @@ func (p *program) store(ca *sharedCA, folder string, before map[string][]byte, a
 
 // warnEmpty says that nothing in the folder is in the mesh, most often a mistake, such as a wrong folder. Every
 // namespace of the mesh has a mesh map.
-func (p *program) warnEmpty(folder string, rendered []*yaml.RNode) {
+func warnEmpty(folder string, rendered []*yaml.RNode, r *report.Report) {
 	if !slices.ContainsFunc(rendered, isMeshMap) {
-		fmt.Fprintf(p.err, "warning: %s: holds no workload that is in the mesh\n", folder)
+		r.Warn(report.Object{}, "", "%s: holds no workload that is in the mesh", folder)
 	}
 }
 

@@ -23,9 +23,9 @@ import (
 
 // verifyOptions are the flags of `meshless verify`.
 type verifyOptions struct {
-	now, format, base, ca, config string
-	minLeft                       time.Duration
-	noExclusions                  bool
+	now, format, base, ca, config, failOn string
+	minLeft                               time.Duration
+	noExclusions                          bool
 }
 
 func (p *program) verifyCommand() *cobra.Command {
@@ -49,6 +49,7 @@ several packages share. With either, DIR may be a kustomization, of which the st
 	cmd.Flags().StringVar(&o.config, "config", "", "file of the config; an error where the manifests are not what it asks for, images and overrides among it")
 	cmd.Flags().DurationVar(&o.minLeft, "min-left", 0, "fail when a certificate expires, or somebody has to issue, sooner than that, like 240h")
 	cmd.Flags().BoolVar(&o.noExclusions, "no-exclusions", false, "fail for every workload that leaves ports, networks, interfaces or users out of the mesh, takes plaintext, or is not in it")
+	failOnFlag(cmd, &o.failOn)
 	cmd.Flags().StringVarP(&o.format, "output", "o", "text", "text or json")
 	clockFlag(cmd, &o.now)
 	return cmd
@@ -60,6 +61,9 @@ func (p *program) verify(source string, o verifyOptions) error {
 		return fmt.Errorf("--output: %q is neither text nor json", o.format)
 	case o.minLeft < 0:
 		return errors.New("--min-left: is less than nothing")
+	}
+	if err := checkFailOn(o.failOn); err != nil {
+		return err
 	}
 	if err := p.setClock(o.now); err != nil {
 		return err
@@ -92,9 +96,9 @@ func (p *program) verify(source string, o verifyOptions) error {
 		return err
 	}
 	if o.format == "json" {
-		return p.concludeJSON(r, verification{Objects: len(items), Certificates: len(leaves), Images: result.Images, StateOnly: stateOnly})
+		return p.concludeJSON(r, o.failOn, verification{Objects: len(items), Certificates: len(leaves), Images: result.Images, StateOnly: stateOnly})
 	}
-	if err := p.conclude(r); err != nil {
+	if err := p.concludeOn(r, o.failOn, ""); err != nil {
 		return err
 	}
 	if stateOnly {
@@ -273,8 +277,8 @@ type verification struct {
 }
 
 // concludeJSON prints the findings on standard output, and fails as conclude does.
-func (p *program) concludeJSON(r *report.Report, out verification) error {
-	out.OK, out.Findings = !r.Failed(), []finding{}
+func (p *program) concludeJSON(r *report.Report, failOn string, out verification) error {
+	out.OK, out.Findings = !fails(r, failOn), []finding{}
 	for _, f := range r.Findings() {
 		out.Findings = append(out.Findings, finding{
 			Severity: string(f.Severity), Message: f.Message, Kind: f.Object.Kind, Namespace: f.Object.Namespace, Name: f.Object.Name,
@@ -284,7 +288,7 @@ func (p *program) concludeJSON(r *report.Report, out verification) error {
 	if err := report.WriteJSON(p.out, out); err != nil {
 		return err
 	}
-	if r.Failed() {
+	if !out.OK {
 		return errReported
 	}
 	return nil

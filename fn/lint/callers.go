@@ -13,15 +13,12 @@ import (
 // call is one port of a workload, as callers of one kind reach it.
 type call struct {
 	kind     manifest.CallerKind
-	of       string // kind of the objects that name it
-	service  *manifest.Service
-	index    int
 	workload *manifest.Workload
 	port     uint16
 	tls      bool
 }
 
-// calls are the callers of one call, and the objects that name them, each once.
+// calls are the callers of one call: the first, and the objects that name any, each once.
 type calls struct {
 	call
 	first   manifest.Caller
@@ -34,10 +31,7 @@ func checkCallers(m *manifest.Model, r *report.Report) {
 	var order []*calls
 	byCall := map[call]*calls{}
 	for _, c := range m.Callers {
-		key := call{c.Kind, c.Object.Kind, c.Service, c.Index, c.Workload, c.Port, c.TLS}
-		if c.Kind == manifest.APIServer { // which is one client, however it is told
-			key = call{kind: c.Kind, workload: c.Workload, port: c.Port, tls: true}
-		}
+		key := call{c.Kind, c.Workload, c.Port, c.TLS}
 		if byCall[key] == nil {
 			byCall[key] = &calls{call: key, first: c, objects: map[report.Object]bool{}}
 			order = append(order, byCall[key])
@@ -69,12 +63,13 @@ func (c *calls) warn(m *manifest.Model, r *report.Report) {
 		takes = "TLS only"
 	}
 	way := fmt.Sprintf("%s; once %s is in the mesh, with %s: \"%d\"", admit(c.port, c.tls), who(c.kind), api.StrictPortsAnnotation, c.port)
-	if c.service == nil {
+	service := c.first.Service
+	if service == nil {
 		r.Warn(c.workload.Object, c.field(), "port %d is %s, and takes %s: clients outside of the mesh are refused. %s", c.port, c.what(), takes, way)
 		return
 	}
-	r.Warn(c.service.Object, fmt.Sprintf("spec.ports[%d]", c.index), "port %d is %s, and %s takes %s there: clients outside of the mesh are refused. %s",
-		c.service.Ports[c.index].Port, c.what(), c.workload.Object, takes, way)
+	r.Warn(service.Object, fmt.Sprintf("spec.ports[%d]", c.first.Index), "port %d is %s, and %s takes %s there: clients outside of the mesh are refused. %s",
+		service.Ports[c.first.Index].Port, c.what(), c.workload.Object, takes, way)
 }
 
 // field is where a workload's own annotation names the callers, or the pod template.
@@ -87,21 +82,21 @@ func (c *calls) field() string {
 
 // what says what the port is to its callers.
 func (c *calls) what() string {
-	object := c.first.Object
-	switch {
-	case c.kind == manifest.Scraper && (c.service != nil && manifest.Key(object) == manifest.Key(c.service.Object) || manifest.Key(object) == manifest.Key(c.workload.Object)):
-		return "scraped by Prometheus (annotation prometheus.io/scrape)"
-	case c.kind == manifest.Scraper:
+	switch c.kind {
+	case manifest.Scraper:
 		return "scraped by Prometheus (" + c.namedBy() + ")"
-	case c.kind == manifest.APIServer:
+	case manifest.APIServer:
 		return "called by the API server (" + c.namedBy() + ")"
 	}
 	return "a backend of " + c.namedBy()
 }
 
-// namedBy names the object, or the first of them and how many more there are.
+// namedBy names the object, or the first of them and how many more there are. Who asks to be scraped names itself.
 func (c *calls) namedBy() string {
 	name := c.first.Object.String()
+	if strings.HasSuffix(c.first.Field, "["+manifest.ScrapeAnnotation+"]") {
+		name = "annotation " + manifest.ScrapeAnnotation
+	}
 	switch more := len(c.objects) - 1; more {
 	case 0:
 		return name

@@ -45,7 +45,10 @@ func meaning(p manifest.ForeignPolicy) (what, field string) {
 		}
 		return "mtls mode " + mode + " opens nothing; clients without an identity are let in by meshless.dev/permissive-ports. Say it there, then take it out", "spec.mtls.mode"
 	case "AuthorizationPolicy":
-		if action := p.Text("spec", "action"); strings.EqualFold(action, "DENY") {
+		switch action := p.Text("spec", "action"); strings.ToUpper(action) {
+		case "AUDIT":
+			return "nothing is recorded for it, and the access log of the proxy names every peer; take it out", "spec.action"
+		case "DENY":
 			return "whom it denies is let in unless the rules leave them out; " + rulesInstead, "spec.action"
 		}
 	case "RequestAuthentication":

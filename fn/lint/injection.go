@@ -136,7 +136,7 @@ func checkNamespace(name string, wishes []wish, taken map[string]bool, r *report
 	for _, x := range wishes {
 		switch {
 		case taken[name+" "+x.field]:
-			r.Error(object, x.field, "%s: %s puts the sidecar of another mesh (%s) into every pod of the namespace, and it has pods of this mesh; remove it, or exclude the namespace in spec.workloads", x.key, x.value, x.mesh)
+			r.Error(object, x.field, "%s: %s has another mesh (%s) take in every pod of the namespace, and it has pods of this mesh; remove it, or exclude the namespace in spec.workloads", x.key, x.value, x.mesh)
 		case !x.asks:
 			r.Warn(object, x.field, "%s: %s keeps the sidecar of another mesh away (%s): maybe its pods can stand none. If so, exclude the namespace in spec.workloads; if not, remove it", x.key, x.value, x.mesh)
 		}

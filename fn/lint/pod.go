@@ -52,7 +52,16 @@ func checkIncludes(m *manifest.Model, r *report.Report) {
 	all := slices.Concat(m.Workloads, m.Outside)
 	for i, selector := range m.Spec.Workloads.Include {
 		if !slices.ContainsFunc(all, func(w *manifest.Workload) bool { return manifest.Matches(selector, w) }) {
-			r.Warn(r.Config(), fmt.Sprintf("spec.workloads.include[%d]", i), "selects no workload of the input")
+			r.Error(r.Config(), fmt.Sprintf("spec.workloads.include[%d]", i), "selects no workload of the input%s", manifest.Candidates(selector, all))
+		}
+	}
+	for i, selector := range m.Spec.Workloads.Exclude {
+		switch {
+		case slices.ContainsFunc(all, func(w *manifest.Workload) bool { return manifest.Matches(selector, w) }):
+		case selector.Name == "": // a rule for every package, like one of namespaces
+			r.Warn(r.Config(), fmt.Sprintf("spec.workloads.exclude[%d]", i), "selects no workload of the input%s", manifest.Candidates(selector, all))
+		default:
+			r.Error(r.Config(), fmt.Sprintf("spec.workloads.exclude[%d]", i), "selects no workload of the input, and whom it means is in the mesh%s", manifest.Candidates(selector, all))
 		}
 	}
 	if len(m.Spec.Workloads.Include) > 0 && len(m.Workloads) == 0 && len(m.Outside) > 0 {

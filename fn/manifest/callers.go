@@ -39,10 +39,10 @@ type Caller struct {
 	Port     uint16 // of the pod
 }
 
-// readCallers finds the callers that the items name. Services are those of the items, mesh or not. An object that cannot
-// be read is said, and names nobody.
+// readCallers finds the callers that the items name. Services are those of the items, mesh or not. An object that
+// cannot be read is said, and names nobody.
 func (m *Model) readCallers(items []*yaml.RNode, services []corev1.Service, r *report.Report) {
-	c := &callerReader{model: m, report: r, services: map[report.Object]*Service{}, metadata: map[report.Object]metav1.ObjectMeta{}}
+	c := &callerReader{model: m, report: r, services: map[report.Object]*Service{}, metadata: map[report.Object]metav1.ObjectMeta{}, unread: map[string]bool{}}
 	for _, s := range m.Services {
 		c.services[Key(s.Object)] = s
 	}
@@ -93,8 +93,8 @@ func (m *Model) passAPIServer() {
 	}
 }
 
-// PassedBefore are the ports on which an earlier render of a workload passes TLS of the app's own: what is so already is
-// not said again.
+// PassedBefore are the ports on which an earlier render of a workload passes TLS of the app's own: what is so already
+// is not said again.
 func PassedBefore(item *yaml.RNode, templatePath []string) netset.Ports {
 	annotation := node.Scalar(item.YNode(), append(slices.Clone(templatePath), "metadata", "annotations", api.WorkloadAnnotation)...)
 	told, err := podplan.ParseWorkload([]byte(annotation))
@@ -104,8 +104,8 @@ func PassedBefore(item *yaml.RNode, templatePath []string) netset.Ports {
 	return told.TLSPassthroughPorts
 }
 
-// Reread is the model of rendered workloads, whose plans are known, for what is said of callers and of other meshes. What
-// is wrong with the items themselves, others report.
+// Reread is the model of rendered workloads, whose plans are known, for what is said of callers and of other meshes.
+// What is wrong with the items themselves, others report.
 func Reread(items []*yaml.RNode, inside, outside []*Workload, m Model) *Model {
 	r := &report.Report{}
 	m.Workloads, m.Outside, m.NamespaceObjects = inside, outside, map[string]corev1.Namespace{}
@@ -116,7 +116,7 @@ func Reread(items []*yaml.RNode, inside, outside []*Workload, m Model) *Model {
 		}
 		switch item.GetKind() {
 		case "Service":
-			if s, ok := decode[corev1.Service](item, report.ObjectOf(item), "", r); ok {
+			if s, ok := decode[corev1.Service](item, report.ObjectOf(item), "", r); ok && s.Annotations[api.IdentityAnnotation] == "" {
 				services = append(services, s)
 			}
 		case "Namespace":
@@ -137,6 +137,7 @@ type callerReader struct {
 	report   *report.Report
 	services map[report.Object]*Service          // of the mesh, by their keys
 	metadata map[report.Object]metav1.ObjectMeta // of all Services, by their keys
+	unread   map[string]bool                     // objects and fields of which it was said
 }
 
 // caller is what one place of a manifest says of who calls.
@@ -149,6 +150,11 @@ type caller struct {
 
 // unreadable warns of an object that names callers, and of which none can be read.
 func (c *callerReader) unreadable(item *yaml.RNode, field, why string) {
+	key := report.ObjectOf(item).String() + " " + field
+	if c.unread[key] {
+		return // other paths begin there, too
+	}
+	c.unread[key] = true
 	c.report.Warn(report.ObjectOf(item), field, "cannot be read, so it is not known which ports of the mesh it calls: %s", why)
 }
 

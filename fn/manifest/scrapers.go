@@ -23,10 +23,12 @@ func podPort(w *Workload, port string) uint16 {
 	return w.Port(port)
 }
 
-// The annotations by which pods and Services ask a Prometheus to scrape them. It is a convention of the example
+// ScrapeAnnotation is that by which pods and Services ask a Prometheus to scrape them, a convention of the example
 // configuration of Prometheus.
+const ScrapeAnnotation = "prometheus.io/scrape"
+
+// Annotations beside it.
 const (
-	scrapeAnnotation       = "prometheus.io/scrape"
 	scrapePortAnnotation   = "prometheus.io/port"
 	scrapeSchemeAnnotation = "prometheus.io/scheme"
 )
@@ -34,10 +36,10 @@ const (
 // readScrapeAnnotations adds whoever scrapes what asks for it. Without a port that is every port.
 func (c *callerReader) readScrapeAnnotations() {
 	for _, w := range c.model.Workloads {
-		if w.Pod.Annotations[scrapeAnnotation] != "true" {
+		if w.Pod.Annotations[ScrapeAnnotation] != "true" {
 			continue
 		}
-		who := caller{kind: Scraper, object: w.Object, field: w.Field(report.Annotation(scrapeAnnotation)), tls: w.Pod.Annotations[scrapeSchemeAnnotation] == "https"}
+		who := caller{kind: Scraper, object: w.Object, field: w.Field(report.Annotation(ScrapeAnnotation)), tls: w.Pod.Annotations[scrapeSchemeAnnotation] == "https"}
 		if port := w.Pod.Annotations[scrapePortAnnotation]; port != "" {
 			c.add(who, nil, 0, w, podPort(w, port))
 			continue
@@ -52,10 +54,10 @@ func (c *callerReader) readScrapeAnnotations() {
 	}
 	for _, s := range c.model.Services {
 		annotations := c.metadata[Key(s.Object)].Annotations
-		if annotations[scrapeAnnotation] != "true" {
+		if annotations[ScrapeAnnotation] != "true" {
 			continue
 		}
-		who := caller{kind: Scraper, object: s.Object, field: report.Annotation(scrapeAnnotation), tls: annotations[scrapeSchemeAnnotation] == "https"}
+		who := caller{kind: Scraper, object: s.Object, field: report.Annotation(ScrapeAnnotation), tls: annotations[scrapeSchemeAnnotation] == "https"}
 		port := annotations[scrapePortAnnotation]
 		c.callService(who, s, func(p corev1.ServicePort, w *Workload) bool {
 			return port == "" || strconv.Itoa(int(p.Port)) == port || strconv.Itoa(int(TargetPort(p, w))) == port

@@ -129,6 +129,17 @@ func (r *Report) Failed() bool {
 	return slices.ContainsFunc(r.findings, func(f Finding) bool { return f.Severity == fn.Error })
 }
 
+// Count is how many findings there are of a severity.
+func (r *Report) Count(severity fn.Severity) int {
+	count := 0
+	for _, f := range r.findings {
+		if f.Severity == severity {
+			count++
+		}
+	}
+	return count
+}
+
 // Findings are all, in the order in which they were made.
 func (r *Report) Findings() []Finding { return r.findings }
 

@@ -26,7 +26,8 @@ func (c *checker) surroundings(items []*yaml.RNode) map[*pod]netset.Ports {
 		inside, pods[w] = append(inside, w), p
 	}
 	mesh := c.meshMaps[0].mesh // one config says it for all
-	m := manifest.Reread(items, inside, outside, manifest.Model{Spec: v1alpha1.Spec{ClusterDomain: mesh.ClusterDomain, Inbound: v1alpha1.Inbound{Mode: mesh.Inbound.Mode}}})
+	m := manifest.Reread(items, inside, outside, manifest.Model{Spec: v1alpha1.Spec{ClusterDomain: mesh.ClusterDomain, Inbound: v1alpha1.Inbound{Mode: mesh.Inbound.Mode},
+		Outbound: v1alpha1.Outbound{PlaintextServices: mesh.Outside}}})
 	lint.Surroundings(m, c.report)
 	called := map[*pod]netset.Ports{}
 	for w, ports := range m.APIServerPorts() {

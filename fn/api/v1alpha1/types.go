@@ -185,6 +185,8 @@ type AuthorizationRule struct {
 	To    Selector `json:"to"`              // the workloads that the rule opens
 	Ports PortList `json:"ports,omitempty"` // of the container; default all
 	From  []Peer   `json:"from"`            // who may connect
+	// the workloads may be missing; otherwise a rule that selects none is an error
+	Optional bool `json:"optional,omitempty"`
 }
 
 // Peer is a selector of workloads or a pattern of SPIFFE IDs, not both. A selector without a namespace selects in the
