@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Builds every program that tests use and Debian lacks from the Go module proxy into $KBIN: Kubernetes, etcd,
+# Builds every program that tests use and Debian lacks into $KBIN: Kubernetes, CoreDNS, the edition before this, etcd,
 # ghostunnel, sops and Flux's decryptor. 20 to 30 minutes on two cores the first time, seconds when they are there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash env/kube-build.sh
+bash env/coredns.sh
+bash env/edition.sh
 bash controlplane/etcd.sh
 bash interop/ghostunnel.sh
 bash sops/programs.sh

@@ -25,13 +25,13 @@ func (e *Example) Verify(tb testing.TB, rendered string) {
 	if err := os.WriteFile(file, []byte(rendered), 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	e.run(tb, e.meshless(tb), "verify", filepath.Dir(file))
+	e.run(tb, e.program(tb), "verify", filepath.Dir(file))
 }
 
 // VerifyDir checks the package as it stands.
 func (e *Example) VerifyDir(tb testing.TB) {
 	tb.Helper()
-	e.run(tb, e.meshless(tb), "verify", e.Dir)
+	e.run(tb, e.program(tb), "verify", e.Dir)
 }
 
 // IssuePackage renders the example as a kpt package.

@@ -30,14 +30,21 @@ const AppImage = "ghcr.io/meshless-dev/shop:" + api.Version
 type Example struct {
 	Dir     string
 	Cluster *age.X25519Identity // opens workload keys
-	Edition string              // folder of another edition's meshless command; "" is the one of this tree
 	ca      *age.X25519Identity // opens the CA's key
+
+	// Program is the meshless command that issues and renders; "" is that of this repository.
+	Program string
 }
 
 // Copy copies the example at dir. The TestMain of its users is program.Main.
 func Copy(tb testing.TB, dir string) *Example {
 	tb.Helper()
-	e := &Example{Dir: filepath.Join(tb.TempDir(), filepath.Base(dir)), Cluster: NewIdentity(tb), ca: NewIdentity(tb)}
+	return copyFor(tb, dir, NewIdentity(tb), NewIdentity(tb))
+}
+
+func copyFor(tb testing.TB, dir string, cluster, ca *age.X25519Identity) *Example {
+	tb.Helper()
+	e := &Example{Dir: filepath.Join(tb.TempDir(), filepath.Base(dir)), Cluster: cluster, ca: ca}
 	if err := os.CopyFS(e.Dir, os.DirFS(dir)); err != nil {
 		tb.Fatal(err)
 	}
@@ -57,6 +64,12 @@ func Copy(tb testing.TB, dir string) *Example {
 		tb.Fatalf("%s/mtls.yaml holds too few recipients", dir)
 	}
 	return e
+}
+
+// Sibling copies another example for a package of the same owner: the identities are those of e.
+func (e *Example) Sibling(tb testing.TB, dir string) *Example {
+	tb.Helper()
+	return copyFor(tb, dir, e.Cluster, e.ca)
 }
 
 // Join gives the copy the recipients of another, so that both can use one CA and one identity of the cluster.
@@ -95,6 +108,14 @@ func (e *Example) Edit(tb testing.TB, file string, change func(string) string) {
 	}
 }
 
+// Write replaces a whole file of the copy.
+func (e *Example) Write(tb testing.TB, file, text string) {
+	tb.Helper()
+	if err := os.WriteFile(filepath.Join(e.Dir, file), []byte(text), 0o644); err != nil {
+		tb.Fatal(err)
+	}
+}
+
 // Replace replaces a text of a file, wherever it stands there. One that is not there fails the test.
 func (e *Example) Replace(tb testing.TB, file, old, with string) {
 	tb.Helper()
@@ -111,7 +132,7 @@ func (e *Example) Issue(tb testing.TB, now time.Time, flags ...string) string {
 // Meshless runs the command as if it were now, and returns what it tells people.
 func (e *Example) Meshless(tb testing.TB, now time.Time, args ...string) string {
 	tb.Helper()
-	_, told := e.run(tb, e.meshless(tb), append(args, "--now", now.UTC().Format(time.RFC3339))...)
+	_, told := e.run(tb, e.program(tb), append(args, "--now", now.UTC().Format(time.RFC3339))...)
 	tb.Logf("meshless %s:\n%s", strings.Join(args, " "), told)
 	return told
 }
@@ -133,34 +154,25 @@ func (e *Example) Plain(tb testing.TB, flags ...string) string {
 	return rendered
 }
 
+func (e *Example) program(tb testing.TB) string {
+	tb.Helper()
+	if e.Program != "" {
+		return e.Program
+	}
+	return program.Meshless(tb)
+}
+
 func (e *Example) run(tb testing.TB, name string, args ...string) (stdout, stderr string) {
 	tb.Helper()
 	cmd := exec.CommandContext(tb.Context(), name, args...)
-	cmd.Env = append(e.environ(tb), "MESHLESS_CA_IDENTITY="+e.ca.String())
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(e.program(tb))+string(os.PathListSeparator)+os.Getenv("PATH"),
+		"MESHLESS_CA_IDENTITY="+e.ca.String())
 	var out, told bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &told
 	if err := cmd.Run(); err != nil {
 		tb.Fatalf("%s %s: %v\n%s", filepath.Base(name), strings.Join(args, " "), err, &told)
 	}
 	return out.String(), told.String()
-}
-
-// meshless is the path of the command.
-func (e *Example) meshless(tb testing.TB) string {
-	tb.Helper()
-	if e.Edition != "" {
-		return filepath.Join(e.Edition, "meshless")
-	}
-	return program.Meshless(tb)
-}
-
-// environ has the command on the PATH, for kustomize.
-func (e *Example) environ(tb testing.TB) []string {
-	tb.Helper()
-	if e.Edition != "" {
-		return append(os.Environ(), "PATH="+e.Edition+string(os.PathListSeparator)+os.Getenv("PATH"))
-	}
-	return program.WithMeshless(tb)
 }
 
 // IdentitySecret is the manifest that whoever runs the platform applies to a namespace once. It holds the identities;

@@ -92,8 +92,8 @@ func TestChangingTheIssuer(t *testing.T) {
 	r.start(t, r.objects)
 	r.askAll(t, 10)
 
-	trust := r.objects.ConfigMaps["acme-shop/"+api.BundleName].Data[api.BundleFile] // second step
-	r.shop.Edit(t, "mtls.yaml", func(text string) string {                          // third step
+	trust := bundleOf(t, r.objects, "acme-shop")           // second step
+	r.shop.Edit(t, "mtls.yaml", func(text string) string { // third step
 		from, to := strings.Index(text, "  sealing:\n"), strings.Index(text, "  authorization:\n")
 		return text[:from] + "  certificates:\n    issuer: CertManager\n    certManager: {issuerRef: {name: pki, kind: ClusterIssuer}, bundle: {configMap: mesh-trust}}\n" + text[to:]
 	})
@@ -177,4 +177,16 @@ func (r *running) askAll(t *testing.T, n int) {
 	if len(failed) > 0 {
 		t.Errorf("%d of %d requests failed: %v", len(failed), 2*n, slices.Compact(failed)[0])
 	}
+}
+
+// bundleOf is the trust bundle of a namespace with one package.
+func bundleOf(t *testing.T, o *lab.Objects, namespace string) string {
+	t.Helper()
+	for key, config := range o.ConfigMaps {
+		if pkg := config.Annotations[api.PackageAnnotation]; key == namespace+"/"+api.BundleName(pkg) {
+			return config.Data[api.BundleFile]
+		}
+	}
+	t.Fatalf("no bundle in %s", namespace)
+	return ""
 }

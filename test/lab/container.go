@@ -45,6 +45,11 @@ func (p *Pod) startContainer(c corev1.Container) (*Container, error) {
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", c.Name, err)
 	}
+	return p.lab.startProcess(c.Name, p.nsFile, spec)
+}
+
+// startProcess starts a process in a network namespace.
+func (l *Lab) startProcess(name string, namespace *os.File, spec *process) (*Container, error) {
 	encoded, err := json.Marshal(spec)
 	if err != nil {
 		return nil, err
@@ -53,15 +58,15 @@ func (p *Pod) startContainer(c corev1.Container) (*Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	started := &Container{Name: c.Name, done: make(chan struct{})}
+	started := &Container{Name: name, done: make(chan struct{})}
 	started.cmd = &exec.Cmd{
 		Path: self, Args: []string{"lab-container"}, Env: []string{enterVariable + "=" + string(encoded)},
-		Stdout: &started.log, Stderr: &started.log, ExtraFiles: []*os.File{p.nsFile},
+		Stdout: &started.log, Stderr: &started.log, ExtraFiles: []*os.File{namespace},
 	}
 	failed := make(chan error, 1)
-	p.lab.start <- func() { failed <- started.cmd.Start() }
+	l.start <- func() { failed <- started.cmd.Start() }
 	if err := <-failed; err != nil {
-		return nil, fmt.Errorf("container %s: %w", c.Name, err)
+		return nil, fmt.Errorf("container %s: %w", name, err)
 	}
 	go func() {
 		started.cmd.Wait() // the exit code is in ProcessState

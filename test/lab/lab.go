@@ -16,20 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The addresses of the lab. Nodes, pods and Services count upwards from 1.
+// The addresses of nodes, which count upwards from 1, and of what is on each.
 const (
-	nodeNet4    = "10.42.255."
-	nodeNet6    = "fd42::ffff:"
-	podNet4     = "10.42.0."
-	podNet6     = "fd42::"
-	serviceNet4 = "10.43.0."
-	serviceNet6 = "fd43::"
-	gateway4    = "169.254.1.1" // of every pod, as Calico has it
-	gateway6    = "fe80::1"
+	nodeNet4 = "10.42.255."
+	nodeNet6 = "fd42::ffff:"
+	gateway4 = "169.254.1.1" // of every pod, as Calico has it
+	gateway6 = "fe80::1"
 )
-
-// dnsAddr is the DNS server's, on the first node.
-var dnsAddr = netip.MustParseAddr("10.42.255.53")
 
 // Image is what a container image is to the lab: one static binary, as in the images of this repository, and what else
 // it holds.
@@ -46,7 +39,9 @@ type Lab struct {
 	tb     testing.TB
 	dir    string
 	images map[string]Image
+	dns    netip.Addr // the name server's, on the first node, in the Service network as in most clusters
 	names  *nameServer
+	api    *apiServer  // where CoreDNS reads what the cluster holds
 	start  chan func() // runs on one thread that outlives every container: their parent-death signal is tied to it
 
 	mu       sync.Mutex
@@ -55,10 +50,15 @@ type Lab struct {
 	pods     []*Pod
 	services map[string]*serviceState // by namespace/name
 	lastPod  int
+	revision int // counts the changes
+
+	network     Network
+	coreDNS     string // its path, or ""
+	lastService int
 }
 
 // New makes an empty node; the images are by the names that manifests use. The end of the test ends everything.
-func New(tb testing.TB, images map[string]Image) *Lab {
+func New(tb testing.TB, images map[string]Image, options ...Option) *Lab {
 	tb.Helper()
 	dir, err := os.MkdirTemp("", "meshless-lab-") // not TempDir: containers' users must be able to pass through it
 	if err == nil {
@@ -67,7 +67,10 @@ func New(tb testing.TB, images map[string]Image) *Lab {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	l := &Lab{tb: tb, dir: dir, images: images, start: make(chan func()), objects: &Objects{}, services: map[string]*serviceState{}}
+	l := &Lab{tb: tb, dir: dir, images: images, start: make(chan func()), objects: &Objects{}, services: map[string]*serviceState{}, network: DefaultNetwork}
+	for _, option := range options {
+		option(l)
+	}
 	go func() {
 		runtime.LockOSThread()
 		for f := range l.start {
@@ -77,10 +80,11 @@ func New(tb testing.TB, images map[string]Image) *Lab {
 	tb.Cleanup(l.close)
 	if l.Node, err = newNode(1); err == nil {
 		l.nodes = []*Node{l.Node}
-		err = l.Node.addAddrs("lo", dnsAddr)
+		l.dns = after(l.network.Services4, dnsPlace)
+		err = l.Node.addAddrs("lo", l.dns, upstreamAddr)
 	}
 	if err == nil {
-		l.names, err = newNameServer(l)
+		err = l.startNames()
 	}
 	if err != nil {
 		tb.Fatalf("lab: %v", err)
@@ -99,11 +103,8 @@ func (l *Lab) close() {
 			pods[i].dumpLogs(l.tb)
 		}
 	}
+	err := l.stopNames()
 	close(l.start)
-	var err error
-	if l.names != nil {
-		err = l.names.close()
-	}
 	for _, n := range l.nodes {
 		err = errors.Join(err, n.Close())
 	}

@@ -84,10 +84,10 @@ data: {c: gamma}
 `
 
 // startPlain runs the shop's api and db without a mesh.
-func startPlain(t *testing.T) (l *lab.Lab, db, client *lab.Pod) {
+func startPlain(t *testing.T, options ...lab.Option) (l *lab.Lab, db, client *lab.Pod) {
 	t.Helper()
 	lab.Require(t)
-	l = lab.New(t, map[string]lab.Image{"shop": {Binary: program.Built(t, "test/app"), Entrypoint: "/app", UID: 65534}})
+	l = lab.New(t, map[string]lab.Image{"shop": {Binary: program.Built(t, "test/app"), Entrypoint: "/app", UID: 65534}}, options...)
 	apply(t, l, manifests)
 	return l, l.StartPod("StatefulSet/plain/db"), l.AddPod("plain", "client")
 }
@@ -192,9 +192,26 @@ func TestContainerIsConfined(t *testing.T) {
 	}
 }
 
-// The name server answers as CoreDNS does.
+// The lab's name server answers as CoreDNS does, which is held against CoreDNS itself; and the versions of CoreDNS that
+// clusters run differ in the names that they give to addresses.
 func TestNames(t *testing.T) {
-	l, db, client := startPlain(t)
+	t.Run("lab", func(t *testing.T) { testNames(t, true) })
+	for _, version := range lab.CoreDNSVersions {
+		t.Run(version, func(t *testing.T) { testNames(t, version != lab.CoreDNS1120, lab.CoreDNS(t, version)) })
+	}
+}
+
+func testNames(t *testing.T, namesAll bool, options ...lab.Option) {
+	l, db, client := startPlain(t, options...)
+	apply(t, l, namedManifests)
+	web := l.Start("Deployment/plain/web", lab.PodOptions{Unready: true})
+	l.SetEndpoints("plain", "by-hand", lab.Endpoint{Pod: db})
+	l.SetEndpoints("plain", "outside", lab.Endpoint{IP4: netip.MustParseAddr("192.0.2.7")})
+	dashed := strings.ReplaceAll(web.IP4.String(), ".", "-")
+	nameless := "" // where only endpoints with a host name are named
+	if namesAll {
+		nameless = dashed + ".members.plain.svc.cluster.local."
+	}
 	serviceIP := l.ServiceIP("plain", "api", 4).String()
 	for _, test := range []struct {
 		name string
@@ -206,9 +223,21 @@ func TestNames(t *testing.T) {
 		{"db.plain.svc.cluster.local.", dns.TypeAAAA, db.IP6.String()},
 		{"db-0.db.plain.svc.cluster.local.", dns.TypeA, db.IP4.String()},
 		{arpa(t, serviceIP), dns.TypePTR, "api.plain.svc.cluster.local."},
-		{arpa(t, db.IP4.String()), dns.TypePTR, "db-0.db.plain.svc.cluster.local."},
-		{arpa(t, db.IP6.String()), dns.TypePTR, "db-0.db.plain.svc.cluster.local."},
 		{arpa(t, client.IP4.String()), dns.TypePTR, ""},
+		{"kubernetes.default.svc.cluster.local.", dns.TypeA, "10.43.0.1"},
+		{arpa(t, "10.43.0.1"), dns.TypePTR, "kubernetes.default.svc.cluster.local."},
+		// a pod that is not ready: where its address is published all the same
+		{"web.plain.svc.cluster.local.", dns.TypeA, ""},
+		{"members.plain.svc.cluster.local.", dns.TypeA, web.IP4.String()},
+		{"members.plain.svc.cluster.local.", dns.TypeAAAA, web.IP6.String()},
+		{dashed + ".members.plain.svc.cluster.local.", dns.TypeA, web.IP4.String()},
+		{arpa(t, web.IP4.String()), dns.TypePTR, nameless},
+		// labels that the controller puts on
+		{"db-by-name.plain.svc.cluster.local.", dns.TypeA, db.IP4.String()},
+		{"db-by-index.plain.svc.cluster.local.", dns.TypeA, db.IP4.String()},
+		// no selector
+		{"by-hand.plain.svc.cluster.local.", dns.TypeA, db.IP4.String()},
+		{"outside.plain.svc.cluster.local.", dns.TypeA, "192.0.2.7"},
 		{"nobody.plain.svc.cluster.local.", dns.TypeA, ""},
 		{"google.com.", dns.TypeA, ""},
 	} {
@@ -220,7 +249,95 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s: want %s, got\n%s", test.name, test.want, answer)
 		}
 	}
+	testNamesOfAddress(t, l, db, client, namesAll)
+	answer := ask(t, client, "alias.plain.svc.cluster.local.", dns.TypeA)
+	if len(answer.Answer) != 2 || !strings.HasSuffix(answer.Answer[0].String(), "\tapi.plain.svc.cluster.local.") ||
+		!strings.HasSuffix(answer.Answer[1].String(), "\t"+serviceIP) {
+		t.Errorf("the alias is\n%s", answer)
+	}
+	web.SetReady(true)
+	if answer := ask(t, client, "web.plain.svc.cluster.local.", dns.TypeA); len(answer.Answer) != 1 {
+		t.Errorf("a pod that got ready has no address:\n%s", answer)
+	}
+	db.SetLabel("role", "primary")
+	if answer := ask(t, client, "primary.plain.svc.cluster.local.", dns.TypeA); len(answer.Answer) != 1 {
+		t.Errorf("a pod that got a label has no address:\n%s", answer)
+	}
 }
+
+// testNamesOfAddress: a pod behind several Services has a name under each, or only those that hold its host name.
+func testNamesOfAddress(t *testing.T, l *lab.Lab, db, client *lab.Pod, namesAll bool) {
+	for _, ip := range []netip.Addr{db.IP4, db.IP6} {
+		dashed := strings.NewReplacer(".", "-", ":", "-").Replace(ip.String())
+		want := []string{"db-0.db.plain.svc.cluster.local."}
+		if namesAll {
+			for _, service := range []string{"db-by-index", "db-by-name", "by-hand"} {
+				want = append(want, dashed+"."+service+".plain.svc.cluster.local.")
+			}
+		}
+		var got []string
+		for _, rr := range ask(t, client, arpa(t, ip.String()), dns.TypePTR).Answer {
+			got = append(got, rr.(*dns.PTR).Ptr)
+		}
+		slices.Sort(want)
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s has the names %q, want %q", ip, got, want)
+		}
+	}
+}
+
+// namedManifests are Services of each kind that names an address in its own way.
+const namedManifests = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: plain}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: web, image: shop, args: [db], ports: [{containerPort: 5432}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: plain}
+spec: {clusterIP: None, selector: {app: web}, ports: [{port: 5432}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: members, namespace: plain}
+spec: {clusterIP: None, publishNotReadyAddresses: true, selector: {app: web}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db-by-name, namespace: plain}
+spec: {clusterIP: None, selector: {statefulset.kubernetes.io/pod-name: db-0}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db-by-index, namespace: plain}
+spec: {clusterIP: None, selector: {app: db, apps.kubernetes.io/pod-index: "0"}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: primary, namespace: plain}
+spec: {clusterIP: None, selector: {app: db, role: primary}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: by-hand, namespace: plain}
+spec: {clusterIP: None}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: outside, namespace: plain}
+spec: {clusterIP: None}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: alias, namespace: plain}
+spec: {type: ExternalName, externalName: api.plain.svc.cluster.local}
+`
 
 func arpa(t *testing.T, ip string) string {
 	t.Helper()
@@ -235,12 +352,13 @@ func ask(t *testing.T, from *lab.Pod, name string, kind uint16) *dns.Msg {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
-	conn, err := from.DialContext(ctx, "udp", "10.42.255.53:53")
+	conn, err := from.DialContext(ctx, "udp", "10.43.0.10:53")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	answer, _, err := new(dns.Client).ExchangeWithConnContext(ctx, new(dns.Msg).SetQuestion(name, kind), &dns.Conn{Conn: conn})
+	query := new(dns.Msg).SetQuestion(name, kind).SetEdns0(4096, false)
+	answer, _, err := new(dns.Client).ExchangeWithConnContext(ctx, query, &dns.Conn{Conn: conn, UDPSize: 4096})
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}

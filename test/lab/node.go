@@ -93,7 +93,7 @@ func (l *Lab) AddNode() *Node {
 			l.tb.Fatalf("lab: %v", err)
 		}
 	}
-	err = n.route(l.Node, dnsAddr)
+	err = n.route(l.Node, l.dns)
 	for _, p := range l.pods {
 		err = errors.Join(err, n.route(p.node, p.IP4), n.route(p.node, p.IP6))
 	}

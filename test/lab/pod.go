@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,10 @@ type Pod struct {
 	volumes             map[string]*volume
 	sidecars, apps      []*Container // in order of their start
 	finished            []*Container // init containers that have run to their end
-	ready               bool         // guarded by lab.mu
+
+	// Guarded by lab.mu.
+	ready    bool
+	reported bool // the API server knows the pod's address
 }
 
 // startTimeout bounds how long one container may take to start, gracePeriod how long its preStop handler and its end
@@ -46,10 +50,11 @@ const (
 // AddPod makes a pod without containers: an address, for clients of the test itself.
 func (l *Lab) AddPod(namespace, name string) *Pod {
 	l.tb.Helper()
-	p, err := l.addPod(l.Node, Workload{Namespace: namespace, Name: name}, name)
+	p, err := l.addPod(l.Node, Workload{Namespace: namespace, Name: name}, PodOptions{})
 	if err != nil {
 		l.tb.Fatalf("lab: pod %s: %v", name, err)
 	}
+	p.Report()
 	return p
 }
 
@@ -63,40 +68,90 @@ func (l *Lab) StartPod(workload string) *Pod {
 // StartPodOn is StartPod on another node than the first.
 func (l *Lab) StartPodOn(node *Node, workload string) *Pod {
 	l.tb.Helper()
-	l.mu.Lock()
-	w, ok := l.objects.Workloads[workload]
-	l.mu.Unlock()
-	if !ok {
-		l.tb.Fatalf("lab: no workload %q", workload)
-	}
-	name := w.Name + "-0"
-	p, err := l.addPod(node, w, name)
-	if err == nil {
-		err = p.startAll()
-	}
-	if err == nil {
-		l.mu.Lock()
-		p.ready = true
-		err = l.syncServices()
-		l.mu.Unlock()
-	}
-	if err != nil {
-		l.tb.Fatalf("lab: pod %s: %v", name, err)
-	}
-	return p
+	return l.Start(workload, PodOptions{Node: node})
 }
 
-func (l *Lab) addPod(node *Node, w Workload, name string) (*Pod, error) {
+// PodOptions say how Start starts a pod. The zero value is a pod on the first node that is the first of its workload
+// and becomes ready.
+type PodOptions struct {
+	Node       *Node
+	Ordinal    int               // of the workload's pods
+	Labels     map[string]string // put on at run time, beside those of the template
+	Unready    bool              // it runs, and its readiness probe is said to fail
+	Unreported bool              // the API server does not know its address yet: see Report
+}
+
+// Start is StartPod with options.
+func (l *Lab) Start(workload string, options PodOptions) *Pod {
+	l.tb.Helper()
+	return l.StartAll(PodRequest{workload, options})[0]
+}
+
+// PodRequest is a pod that StartAll starts.
+type PodRequest struct {
+	Workload string // kind/namespace/name
+	PodOptions
+}
+
+// StartAll starts pods side by side and returns them in the same order.
+func (l *Lab) StartAll(requests ...PodRequest) []*Pod {
+	l.tb.Helper()
+	pods, errs := make([]*Pod, len(requests)), make([]error, len(requests))
+	var started sync.WaitGroup
+	slots := make(chan struct{}, 4)
+	for i, r := range requests {
+		started.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			pods[i], errs[i] = l.startPod(r)
+		})
+	}
+	started.Wait()
+	if err := errors.Join(errs...); err != nil {
+		l.tb.Fatalf("lab: %v", err)
+	}
+	return pods
+}
+
+func (l *Lab) startPod(r PodRequest) (*Pod, error) {
+	l.mu.Lock()
+	w, ok := l.objects.Workloads[r.Workload]
+	l.mu.Unlock()
+	if !ok {
+		return nil, fmt.Errorf("no workload %q", r.Workload)
+	}
+	p, err := l.addPod(cmp.Or(r.Node, l.Node), w, r.PodOptions)
+	if err == nil {
+		err = p.startAll(r.PodOptions)
+	}
+	if err == nil && !r.Unready {
+		err = l.tryChange(func() { p.ready = true })
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pod of %s: %w", r.Workload, err)
+	}
+	return p, nil
+}
+
+func (l *Lab) addPod(node *Node, w Workload, options PodOptions) (*Pod, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lastPod++
-	p := &Pod{
-		Name: name, Namespace: w.Namespace, lab: l, node: node, labels: w.Template.Labels, annotations: w.Template.Annotations, spec: w.Template.Spec,
-		IP4: netip.MustParseAddr(fmt.Sprint(podNet4, l.lastPod)), IP6: netip.MustParseAddr(fmt.Sprintf("%s%x", podNet6, l.lastPod)),
-		hostname: w.Template.Spec.Hostname, subdomain: w.Subdomain, dir: filepath.Join(l.dir, name), volumes: map[string]*volume{},
+	name := w.Name
+	if w.Kind != "" {
+		name = fmt.Sprintf("%s-%d", w.Name, options.Ordinal)
 	}
-	if w.StatefulSet {
+	p := &Pod{
+		Name: name, Namespace: w.Namespace, lab: l, node: node, labels: merged(w.Template.Labels, options.Labels),
+		annotations: w.Template.Annotations, spec: w.Template.Spec,
+		IP4: after(l.network.Pods4, l.lastPod), IP6: after(l.network.Pods6, l.lastPod),
+		hostname: w.Template.Spec.Hostname, subdomain: w.Subdomain,
+		dir: filepath.Join(l.dir, fmt.Sprintf("%d-%s", l.lastPod, name)), volumes: map[string]*volume{},
+	}
+	if w.StatefulSet { // what its controller adds
 		p.hostname = name
+		p.labels["statefulset.kubernetes.io/pod-name"] = name
+		p.labels["apps.kubernetes.io/pod-index"] = fmt.Sprint(options.Ordinal)
 	}
 	var err error
 	if p.NS, err = newNamespace(); err != nil {
@@ -123,7 +178,7 @@ func (l *Lab) addPod(node *Node, w Workload, name string) (*Pod, error) {
 // writeNames makes the files by which the pod's programs resolve names.
 func (p *Pod) writeNames() error {
 	search := "svc.cluster.local cluster.local"
-	resolv := fmt.Sprintf("nameserver %s\nsearch %s.%s %s\noptions ndots:5\n", dnsAddr, p.Namespace, search, search)
+	resolv := fmt.Sprintf("nameserver %s\nsearch %s.%s %s\noptions ndots:5\n", p.lab.dns, p.Namespace, search, search)
 	return errors.Join(
 		os.WriteFile(filepath.Join(p.dir, "resolv.conf"), []byte(resolv), 0o644),
 		os.WriteFile(filepath.Join(p.dir, "hosts"), []byte("127.0.0.1 localhost\n::1 localhost\n"), 0o644),
@@ -131,12 +186,22 @@ func (p *Pod) writeNames() error {
 }
 
 // startAll starts init containers and sidecars in their order, then the apps, and waits for every readiness probe.
-func (p *Pod) startAll() error {
+func (p *Pod) startAll(options PodOptions) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*startTimeout)
 	defer cancel()
+	// The kubelet reports the address when the pod's first container runs.
+	report := sync.OnceValue(func() error {
+		if options.Unreported {
+			return nil
+		}
+		return p.lab.tryChange(func() { p.reported = true })
+	})
 	for _, c := range p.spec.InitContainers {
 		started, err := p.startContainer(c)
 		if err != nil {
+			return err
+		}
+		if err := report(); err != nil {
 			return err
 		}
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
@@ -157,6 +222,9 @@ func (p *Pod) startAll() error {
 			return err
 		}
 		p.apps = append(p.apps, started)
+		if err := report(); err != nil {
+			return err
+		}
 		if err := p.postStart(ctx, c); err != nil { // the next container waits for it
 			return err
 		}
@@ -202,10 +270,8 @@ func (p *Pod) Container(name string) *Container {
 // Stop ends the pod as the kubelet does: out of its Services, all apps at once, each with its preStop handler and then
 // SIGTERM, and after them the sidecars in reverse order. It returns the exit codes by container.
 func (p *Pod) Stop() (map[string]int, error) {
-	p.lab.mu.Lock()
-	p.ready = false
-	err := p.lab.syncServices()
-	p.lab.mu.Unlock()
+	p.SetReady(false)
+	var err error
 	codes := map[string]int{}
 	var mu sync.Mutex // guards codes and err
 	stop := func(c *Container) {
@@ -223,7 +289,23 @@ func (p *Pod) Stop() (map[string]int, error) {
 	for i := len(p.sidecars) - 1; i >= 0; i-- {
 		stop(p.sidecars[i])
 	}
+	p.lab.change(func() { p.reported = false })
 	return codes, err
+}
+
+// Report tells the API server the pod's address, and waits until the name server knows.
+func (p *Pod) Report() { p.lab.change(func() { p.reported = true }) }
+
+// SetReady makes the pod's readiness known.
+func (p *Pod) SetReady(ready bool) { p.lab.change(func() { p.ready = ready }) }
+
+// SetLabel puts a label on the running pod, as agents and operators do; an empty value takes it off.
+func (p *Pod) SetLabel(key, value string) {
+	p.lab.change(func() {
+		if p.labels[key] = value; value == "" {
+			delete(p.labels, key)
+		}
+	})
 }
 
 // StopSidecars ends the sidecars alone, as the kubelet does when the apps of a Job's pod have ended by themselves.
@@ -244,9 +326,6 @@ func (p *Pod) IP(family int) netip.Addr {
 	}
 	return p.IP6
 }
-
-// inService tells whether Services may send to the pod. The caller holds lab.mu.
-func (p *Pod) inService() bool { return p.ready }
 
 // kill ends every process of the pod and lets go of its namespace.
 func (p *Pod) kill() {

@@ -21,7 +21,7 @@ func Main(m *testing.M) int {
 
 // NewMeshless is New with the images of this repository, or skips as Require does. iptables are folders of the image of
 // the init container that has iptables (Image.Folders); nil adds none.
-func NewMeshless(tb testing.TB, iptables map[string]string) *Lab {
+func NewMeshless(tb testing.TB, iptables map[string]string, options ...Option) *Lab {
 	tb.Helper()
 	Require(tb)
 	image := func(pkg string, uid int) Image {
@@ -34,7 +34,7 @@ func NewMeshless(tb testing.TB, iptables map[string]string) *Lab {
 		api.InitImage:         image("cmd/meshless-init", 0),
 		api.ProxyImage:        image("cmd/meshless-proxy", api.DefaultUID),
 		example.AppImage:      image("test/app", 65534),
-	})
+	}, options...)
 }
 
 // WantRefused wants the connection closed without a byte of the app, and not by a time-out: who is told no is not left

@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -15,38 +16,58 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // serviceState is a Service with its addresses, both families.
 type serviceState struct {
 	corev1.Service
-	ips       []netip.Addr // none when headless
+	ips       []netip.Addr // of the clusterIP; none when it has none
+	manual    []Endpoint   // what SetEndpoints wrote
 	misdirect *Pod         // answers instead of the endpoints, when set
 }
 
-func (s *serviceState) headless() bool { return len(s.ips) == 0 }
+func (s *serviceState) headless() bool { return s.Spec.ClusterIP == corev1.ClusterIPNone }
+
+func (s *serviceState) alias() bool { return s.Spec.Type == corev1.ServiceTypeExternalName }
 
 // Apply takes manifests as the API server does; Services get their addresses. Running pods see changed Secrets and
 // ConfigMaps after their Sync. Changed pod templates do not restart anything: a test that cares compares the templates.
 func (l *Lab) Apply(o *Objects) error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.objects = l.objects.merge(o)
 	for _, key := range sortedKeys(o.Services) {
-		service, state := o.Services[key], l.services[key]
-		if state == nil {
-			state = &serviceState{}
-			l.services[key] = state
-			if service.Spec.ClusterIP != corev1.ClusterIPNone {
-				n := len(l.services)
-				state.ips = []netip.Addr{netip.MustParseAddr(fmt.Sprint(serviceNet4, n)), netip.MustParseAddr(fmt.Sprintf("%s%x", serviceNet6, n))}
+		l.addService(key, o.Services[key])
+	}
+	err, revision := l.syncServices(), l.revision
+	l.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return l.awaitNames(revision)
+}
+
+// addService gives a new Service its addresses: those that it asks for, or the next ones. The caller holds mu.
+func (l *Lab) addService(key string, service corev1.Service) {
+	state := l.services[key]
+	if state == nil {
+		state = &serviceState{}
+		l.services[key] = state
+		l.lastService++
+		state.ips = l.network.service(firstService + l.lastService)
+		for i, ip := range service.Spec.ClusterIPs {
+			if addr, err := netip.ParseAddr(ip); err == nil {
+				state.ips[i] = addr
 			}
 		}
-		state.Service = service
+		if addr, err := netip.ParseAddr(service.Spec.ClusterIP); err == nil {
+			state.ips[(family(addr)-4)/2] = addr
+		}
 	}
-	return l.syncServices()
+	state.Service = service
+	if state.headless() || state.alias() {
+		state.ips = nil
+	}
 }
 
 // ServiceIP is the Service's address of the family, 4 or 6.
@@ -54,45 +75,16 @@ func (l *Lab) ServiceIP(namespace, name string, family int) netip.Addr {
 	l.tb.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if s := l.services[namespace+"/"+name]; s != nil && !s.headless() {
+	if s := l.services[namespace+"/"+name]; s != nil && len(s.ips) > 0 {
 		return s.ips[(family-4)/2]
 	}
 	l.tb.Fatalf("lab: Service %s/%s has no address", namespace, name)
 	return netip.Addr{}
 }
 
-// Misdirect makes the Service lead to a pod that it does not select, its addresses and its names alike, as a mistaken
-// or hostile route would; nil ends that.
-func (l *Lab) Misdirect(namespace, name string, to *Pod) {
-	l.tb.Helper()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := l.services[namespace+"/"+name]
-	if s == nil {
-		l.tb.Fatalf("lab: no Service %s/%s", namespace, name)
-	}
-	s.misdirect = to
-	if err := l.syncServices(); err != nil {
-		l.tb.Fatalf("lab: %v", err)
-	}
-}
-
-// endpoints are the running pods that the Service selects. The caller holds mu.
-func (l *Lab) endpoints(s *serviceState) []*Pod {
-	if s.misdirect != nil {
-		return []*Pod{s.misdirect}
-	}
-	if len(s.Spec.Selector) == 0 {
-		return nil
-	}
-	selector := labels.SelectorFromSet(s.Spec.Selector)
-	return slices.DeleteFunc(slices.Clone(l.pods), func(p *Pod) bool {
-		return p.Namespace != s.Namespace || !p.inService() || !selector.Matches(labels.Set(p.labels))
-	})
-}
-
-// syncServices replaces the DNAT rules of every node, each in one transaction, as kube-proxy does. The caller holds mu.
+// syncServices tells the API and replaces the DNAT rules of every node, each in one transaction, as kube-proxy does. The caller holds mu.
 func (l *Lab) syncServices() error {
+	l.publish()
 	for _, n := range l.nodes {
 		if err := l.syncServicesOf(n); err != nil {
 			return fmt.Errorf("node %d: %w", n.number, err)
@@ -137,17 +129,22 @@ func (l *Lab) syncServicesOf(n *Node) error {
 }
 
 func (l *Lab) addRules(conn *nftables.Conn, chain *nftables.Chain, s *serviceState) error {
-	pods := l.endpoints(s)
-	if len(pods) == 0 {
+	endpoints := l.published(s)
+	if len(endpoints) == 0 {
 		return nil
 	}
 	for _, port := range s.Spec.Ports {
-		target, err := pods[0].containerPort(port)
-		if err != nil {
-			return err
+		target := uint16(cmp.Or(port.TargetPort.IntVal, port.Port))
+		if pod := endpoints[0].Pod; pod != nil {
+			var err error
+			if target, err = pod.containerPort(port); err != nil {
+				return err
+			}
 		}
 		for _, ip := range s.ips {
-			conn.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: dnat(ip, uint16(port.Port), pods[0].IP(family(ip)), target)})
+			if to := endpoints[0].ip(family(ip)); to.IsValid() {
+				conn.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: dnat(ip, uint16(port.Port), to, target)})
+			}
 		}
 	}
 	return nil

@@ -44,7 +44,7 @@ func TestUpgrade(t *testing.T) {
 	wire := stage.WatchWire(t, namespace, stage.Marker)
 	e := stage.ChainFolder(t, namespace)
 	e.Replace(t, "mtls.yaml", "mode: Permissive", "mode: Strict")
-	e.Edition = old
+	e.Program = filepath.Join(old, "meshless")
 	stage.Must(t, e.IdentitySecret(namespace), "apply", "-f", "-")
 	e.Issue(t, time.Now())
 	git := filepath.Join(t.TempDir(), "git") // the commit to which the way back goes
@@ -59,14 +59,14 @@ func TestUpgrade(t *testing.T) {
 	l := &ledgers{context: t.Context()}
 	l.settle(t)
 
-	e.Edition = ""
+	e.Program = ""
 	e.Issue(t, time.Now())
 	second := stage.Render(t, e)
 	wantSameLeaves(t, first, second)
 	t.Run("to this edition", func(t *testing.T) { roll(t, l, first, second, "back", "client", "middle", "front", "guest") })
 
 	restore(t, e, git)
-	e.Edition = old
+	e.Program = filepath.Join(old, "meshless")
 	again := stage.Render(t, e)
 	t.Run("and back", func(t *testing.T) { roll(t, l, second, again, "guest", "front", "back", "client", "middle") })
 	wire.WantSecret(t)
