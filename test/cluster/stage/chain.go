@@ -159,8 +159,7 @@ type config struct {
 }
 
 // InForce waits until every proxy says that it uses what was applied last, and nothing failed on the way there: its
-// leaf, its bundle, its mesh map. The time is three of the kubelet's periods here; that of a cluster as it comes from
-// the package is a minute.
+// leaf, its bundle, its mesh map. The kubelet looks every minute (syncFrequency), as by default.
 func (c *Chain) InForce(t *testing.T) {
 	t.Helper()
 	started := time.Now()
