@@ -6,7 +6,7 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/test/app/talk"
 	"github.com/meshless-dev/meshless/test/lab"
 )
@@ -70,21 +70,24 @@ func (f *field) judgeTalk(t *testing.T, c cell, r result, seen sightings) {
 	}
 }
 
-// peerAddr is whom the app takes for its peer: its proxy, or whoever reaches it without.
+// peerAddr is whom the app takes for its peer: the client's own address at this app, or whoever reaches it without a
+// proxy.
 func (f *field) peerAddr(c cell) netip.Addr {
-	proxy := map[int]netip.Addr{4: netip.MustParseAddr(api.InboundSource4), 6: netip.MustParseAddr(api.InboundSource6)}
 	loopback := map[int]netip.Addr{4: netip.MustParseAddr("127.0.0.1"), 6: netip.IPv6Loopback()}
 	switch {
 	case c.kind == localhost:
 		return loopback[c.family]
 	case c.kind == ownIP:
 		return f.server(c).IP(c.family)
-	case c.mode == strict, c.mode == permissive:
-		return proxy[c.family]
-	case c.kind == ownVIP: // the node has given it another source, or the pod would drop its own address from outside
-		return f.second.IP(c.family)
 	}
-	return f.dialer(c).IP(c.family)
+	client := f.dialer(c).IP(c.family)
+	if c.kind == ownVIP { // the node has given it another source, or the pod would drop its own address from outside
+		client = f.second.IP(c.family)
+	}
+	if c.mode == strict || c.mode == permissive {
+		return clientaddr.Preferred(clientaddr.Default.Of(client), client)
+	}
+	return client
 }
 
 // judgeRefusal wants the client told no, with not a byte of the app, and the app not to have noticed: it was not even
