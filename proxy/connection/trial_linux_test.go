@@ -583,3 +583,20 @@ func TestVerdictsAreBounded(t *testing.T) {
 		t.Errorf("%d verdicts, %d trials", len(trials.verdicts), len(trials.running))
 	}
 }
+
+// TestAcceptedBy: the log says by what a server was accepted.
+func TestAcceptedBy(t *testing.T) {
+	t.Parallel()
+	for want, change := range map[string]func(*x509.Certificate){
+		"namespace": func(*x509.Certificate) {}, "leaf": func(c *x509.Certificate) { c.DNSNames = []string{"x.prod.svc.cluster.local"} },
+	} {
+		l := newTrialLab(t, overTLS(func(l *trialLab) *tls.Config { return serverOf(l, proxytest.ID("x"), change) }))
+		if got, err := l.say(); got != secret {
+			t.Fatalf("the app got %q, %v", got, err)
+		}
+		waitFor(t, "the line", func() bool { return strings.Contains(l.logs.String(), `"msg":"connection closed"`) })
+		if !strings.Contains(l.logs.String(), `"accepted_by":"`+want+`"`) {
+			t.Errorf("no accepted_by %s: %s", want, l.logs)
+		}
+	}
+}
