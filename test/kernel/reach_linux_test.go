@@ -344,8 +344,8 @@ func logged(t *testing.T, p *lab.Pod, s *spoken) connectionLine {
 	}
 }
 
-// accessLog is what the pod's proxy says of the connections that its app opened, by their ends. A port of the app can be that of several
-// connections to different destinations.
+// accessLog is what the pod's proxy says of the connections that its app opened, by their ends. A port of the app can
+// be that of several connections to different destinations.
 func accessLog(p *lab.Pod) map[string]connectionLine {
 	lines := map[string]connectionLine{}
 	for line := range strings.Lines(p.Container(api.ProxyName).Log()) {
