@@ -81,7 +81,8 @@ type conn struct {
 	client, server *relay.Side
 	prefix         []byte // was read from the client already; goes to the server first
 	security       telemetry.Security
-	verify         registry.Verify // whether it would still be accepted
+	verify         registry.Verify    // whether it would still be accepted
+	ended          func(relay.Result) // called at the end of a relayed connection; may be nil
 }
 
 // handle prepares a connection, and relays it. Done or refused, everything that it holds is given back at its end.
@@ -98,6 +99,9 @@ func (s *Server) handle(ctx context.Context, accepted *listen.Conn) {
 	c.snapshot = nil // its key must not stay in memory for as long as a connection lives
 	session.Start(s.Engine, func(r relay.Result) {
 		entry.Done()
+		if c.ended != nil {
+			c.ended(r)
+		}
 		c.log.Close(r.Received, r.Sent, ended(r.Err))
 		c.end()
 	})

@@ -20,15 +20,22 @@ import (
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
+// Resolver tells who is behind an address: *destination.Resolver, but in tests.
+type Resolver interface {
+	Resolve(context.Context, *meshmap.Map, netip.AddrPort) (destination.Destination, destination.Lookup)
+	MapOf(*meshmap.Map) *destination.Map
+}
+
 // outbound is the outbound direction.
 type outbound struct {
 	Server
-	resolver *destination.Resolver
+	resolver Resolver
+	trials   *trials
 }
 
 // NewOutbound makes a server of outbound connections.
-func NewOutbound(c Config, r *destination.Resolver) *Server {
-	s := &outbound{resolver: r}
+func NewOutbound(c Config, r Resolver) *Server {
+	s := &outbound{resolver: r, trials: newTrials(time.Now)}
 	s.init(reason.Outbound, c, s.prepare)
 	return &s.Server
 }
@@ -43,9 +50,16 @@ func (s *outbound) prepare(ctx context.Context, c *conn) error {
 	c.client = relay.Plain(c.TCPConn)
 	d, lookup := s.resolve(ctx, c)
 	c.log.Service = d.Host
+	m := meshDestination{c.dst, d, lookup}
 	switch d.Kind {
 	case destination.Mesh:
-		return s.connectTLS(ctx, c, meshDestination{c.dst, d, lookup})
+		s.trials.forget(c.dst) // it is known now
+		return s.connectTLS(ctx, c, m)
+	case destination.TryMesh:
+		if c.snapshot.Mesh.Outbound.Unknown == meshmap.Passthrough {
+			return s.tryTLS(ctx, c, m)
+		}
+		return s.connectTLS(ctx, c, m)
 	case destination.Plaintext:
 		return s.connectPlaintext(ctx, c, lookup, telemetry.Plaintext)
 	case destination.Unknown:
@@ -73,6 +87,8 @@ func (s *outbound) verifyPlaintext(dst netip.AddrPort, lookup destination.Lookup
 			return fmt.Errorf("%s is not in the mesh, and outbound.unknown is %s", dst, now.Mesh.Outbound.Unknown)
 		case d.Kind == destination.Mesh:
 			return fmt.Errorf("%s is in the mesh now, plaintext must not go there", dst)
+		case d.Kind == destination.TryMesh:
+			return fmt.Errorf("mutual TLS is to be tried first at %s now", dst)
 		default:
 			return errors.New(d.Reason)
 		}
@@ -89,7 +105,19 @@ func (s *outbound) connectPlaintext(ctx context.Context, c *conn, lookup destina
 		return err
 	}
 	c.server = relay.Plain(server)
+	if security == telemetry.Passthrough && !lookup.Remote {
+		c.ended = func(r relay.Result) { s.unanswered(c, r) }
+	}
 	return nil
+}
+
+// unanswered looks at a connection that has ended and left as it was, into the networks of the cluster. A server that
+// closes without a word once the app has spoken is likely one of the mesh.
+func (s *outbound) unanswered(c *conn, r relay.Result) {
+	if r.ServerFirst && r.Received > 0 && r.Sent == 0 {
+		s.trials.forget(c.dst)
+		c.log.Unanswered(r.Received)
+	}
 }
 
 // meshDestination is a destination in the mesh and how we know that.
@@ -123,9 +151,15 @@ func (s *outbound) connectTLS(ctx context.Context, c *conn, m meshDestination) e
 		by, err = m.accept(claimed, names)
 		return err
 	})
+	if m.who.Kind == destination.TryMesh {
+		noticeForeign(config)
+	}
 	side, chain, err := relay.Secure(server, nil, relay.Client, config, began.Add(HandshakeTimeout))
-	if err == nil && !mutual.Load() {
+	switch {
+	case err == nil && !mutual.Load():
 		err = errNotMutual
+	case err != nil && mutual.Load():
+		err = &lateError{err}
 	}
 	if err != nil {
 		listen.Reset(server)
@@ -149,7 +183,7 @@ func (s *outbound) verifyMesh(m meshDestination, chain []*x509.Certificate) regi
 			return err
 		}
 		d := s.resolver.MapOf(now.Mesh).Decide(m.addr, m.lookup)
-		if d.Kind == destination.Mesh {
+		if d.Kind == destination.Mesh || d.Kind == destination.TryMesh {
 			_, err := meshDestination{m.addr, d, m.lookup}.accept(id, chain[0].DNSNames)
 			return err
 		}

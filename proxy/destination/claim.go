@@ -125,8 +125,8 @@ func (c Claim) expected(trustDomain string) string {
 	return strings.Join(c.Identities, ", ") + " or one of namespace " + c.Namespace + " whose certificate names " + c.Host
 }
 
-// possible tells whether anybody can meet all claims. One identity of a namespace may meet all claims of it, by what its
-// certificate names.
+// possible tells whether anybody can meet all claims. One identity of a namespace may meet all claims of it, by what
+// its certificate names.
 func possible(claims []Claim) bool {
 	var candidates, hosts []string
 	same := true

@@ -1,15 +1,15 @@
 // Package destination tells who of the mesh, if anybody, is behind an address, and so who may answer there. The
-// clusterIPs of the map and DNS say which Services an address belongs to, and whether it is a pod of the mesh; a name in
-// DNS counts once its own address records confirm it. The mesh map says which identities may answer for a Service; the
-// certificate of who answers says for which Services of its namespace it may. Where several names are found, who answers
-// must be acceptable to all that the map knows. A clusterIP of the map is the claim of a manifest: it is never enough for
-// plaintext.
+// clusterIPs of the map and DNS say which Services an address belongs to, and whether it is a pod of the mesh; a name
+// in DNS counts once its own address records confirm it. The mesh map says which identities may answer for a Service;
+// the certificate of who answers says for which Services of its namespace it may. Where several names are found, who
+// answers must be acceptable to all that the map knows. A clusterIP of the map is the claim of a manifest: it is never
+// enough for plaintext.
 //
 // DNS is not believed at once when it has no name for an address. The forward scan asks for the addresses of all
 // Services of the map and of all pods of the package. The known-good probe asks the same DNS for a Service that every
-// cluster has, forward and backward. The self-probe asks for the name of the own pod: where DNS names no pods, mutual TLS
-// is tried first. The grace cache keeps an address that was of the mesh a short while ago. A connection is refused while
-// one of them has no answer.
+// cluster has, forward and backward. The self-probe asks for the name of the own pod: where DNS names no pods, mutual
+// TLS is tried first. The grace cache keeps an address that was of the mesh a short while ago. A connection is refused
+// while one of them has no answer.
 //
 // Addresses are not classes: every address is asked for. Where the cluster's networks are is learnt. Away from them, on
 // the Internet, an answer is waited for only shortly, and none means outside the mesh.

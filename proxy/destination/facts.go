@@ -75,8 +75,9 @@ func (r *Resolver) askNow(ctx context.Context, k factKey, domain string, h holds
 	return f
 }
 
-// withAliases asks, where several packages share an authority, whether a Service that our own package does not have says
-// by an alias that it is in the mesh. Nothing is asked where other names lead to mutual TLS, or out of the mesh, already.
+// withAliases asks, where several packages share an authority, whether a Service that our own package does not have
+// says by an alias that it is in the mesh. Nothing is asked where other names lead to mutual TLS, or out of the mesh,
+// already.
 func (r *Resolver) withAliases(ctx context.Context, q question, l Lookup) Lookup {
 	if !q.m.mesh.SharedCA || l.Err != nil || slices.ContainsFunc(l.Names, func(n Name) bool { return n.Confirmed && q.m.classOf(n) >= excepted && q.m.classOf(n) != unproved }) {
 		return l
@@ -113,27 +114,26 @@ func (r *Resolver) asMember(ctx context.Context, q question, l Lookup) Lookup {
 	return l
 }
 
-// podsHaveNames is the self-probe: whether DNS names the pods of the mesh, as it does where the pod's own address has
-// the name of its members Service. A pod that DNS does not know yet is asked for again soon.
+// podsHaveNames is the self-probe: whether DNS names the pods of the mesh, as it does where an address of the pod's own
+// has the name of its members Service. A pod that DNS does not know yet is asked for again soon.
 func (r *Resolver) podsHaveNames(ctx context.Context, q question) bool {
-	own := r.ownAddresses()
-	i := slices.IndexFunc(own, func(a netip.Addr) bool { return recordType(a) == recordType(q.addr) })
-	if q.m.members == "" || i < 0 {
+	own := slices.DeleteFunc(slices.Clone(r.ownAddresses()), func(a netip.Addr) bool { return recordType(a) != recordType(q.addr) })
+	if q.m.members == "" || len(own) == 0 {
 		return true // nothing to judge by
 	}
-	return r.hasMembersName(ctx, q, own[i])
+	return slices.ContainsFunc(own[:min(len(own), maxOwn)], func(a netip.Addr) bool { return r.hasMembersName(ctx, q, a) })
 }
+
+// maxOwn bounds the queries of a self-probe: pods with more networks have their first addresses in the cluster's.
+const maxOwn = 3
 
 func (r *Resolver) hasMembersName(ctx context.Context, q question, own netip.Addr) bool {
 	arpa, err := dns.ReverseAddr(own.String())
 	if err != nil {
 		return false
 	}
-	named := func(f *fact) bool {
-		return slices.ContainsFunc(f.names, func(n Name) bool { return n.Service == q.m.members })
-	}
 	f := r.ask(ctx, q, dns.Question{Name: arpa, Qtype: dns.TypePTR}, holds{good: negTTL, bad: negTTL}, Lookup{})
-	return f.err == nil && named(f)
+	return f.err == nil && slices.ContainsFunc(f.names, func(n Name) bool { return n.Service == q.m.members })
 }
 
 // doubt is why an address to which nothing gives a name may be in the mesh all the same; empty if it may not.

@@ -65,20 +65,23 @@ type class int
 const (
 	foreign  class = iota // nothing of the mesh
 	excepted              // the map says that it leads out of the mesh, though its namespace is in it
-	unproved              // a Service of our own namespace that the map does not know
+	unproved              // a Service of our own namespace that the map does not know, or pods of another mesh perhaps
 	named                 // in the mesh: of a namespace of the package, or by its alias
 	member                // a members Service: the address is a pod's of the mesh
 	listed                // the map lists who may answer
 )
 
-// classOf tells what n says. The API server's Service is never in a mesh.
+// classOf tells what n says. The API server's Service is never in a mesh. A members Service elsewhere is of a package
+// that has our authority only where that is shared: else anybody who makes such a Service would cut others off.
 func (m *Map) classOf(n Name) class {
 	service, namespace, _ := strings.Cut(n.Service, ".")
 	switch {
 	case m.service(n.Service) != nil:
 		return listed
-	case isMembers(service):
+	case isMembers(service) && (m.mesh.SharedCA || namespace == m.mesh.Namespace || m.namespaces[namespace]):
 		return member
+	case isMembers(service):
+		return unproved
 	case m.outside[n.Service], n.Service == probeService:
 		return excepted
 	case m.namespaces[namespace], m.mesh.SharedCA && n.Alias:
@@ -149,12 +152,15 @@ func (m *Map) host(name Name) string {
 // add adds a name that is confirmed.
 func (m *Map) add(e *evidence, name Name, class class) {
 	_, namespace, _ := strings.Cut(name.Service, ".")
-	claim := Claim{Host: m.host(name), Namespace: namespace, Open: true}
+	claim := Claim{Namespace: namespace, Open: true}
+	if !isMembers(name.Service) {
+		claim.Host = m.host(name)
+	}
 	switch class {
 	case listed:
 		e.matches = append(e.matches, match{service: m.service(name.Service), endpoint: name.Endpoint, either: name.Forward})
 	case member:
-		e.pods, e.pod = append(e.pods, Claim{Namespace: namespace, Open: true}), e.pod || name.Endpoint || name.Forward
+		e.pods, e.pod = append(e.pods, claim), e.pod || name.Endpoint || name.Forward
 	case named:
 		e.named = append(e.named, claim)
 	case unproved:
@@ -168,11 +174,11 @@ func (m *Map) add(e *evidence, name Name, class class) {
 
 // Decide answers for one destination. The clusterIPs of the map and the names that DNS confirms count together: who
 // answers must be acceptable to all that are listed, and be of the namespace of which the address is a pod. Names that
-// say less count where there are none of these. meshCIDRs and federations come next. The absence of an answer never turns
-// encryption off. A name of the mesh that is not confirmed refuses. A DNS that does not answer refuses too, unless
-// clusterIPs or earlier names lead to mutual TLS; a DNS whose denial proves nothing refuses unless meshCIDRs lead there
-// as well. An address in a network of a federated trust domain is that domain's: if a Service of ours is found there too,
-// the connection is refused, since no server belongs to both.
+// say less count where there are none of these. meshCIDRs and federations come next. The absence of an answer never
+// turns encryption off. A name of the mesh that is not confirmed refuses. A DNS that does not answer refuses too,
+// unless clusterIPs or earlier names lead to mutual TLS; a DNS whose denial proves nothing refuses unless meshCIDRs
+// lead there as well. An address in a network of a federated trust domain is that domain's: if a Service of ours is
+// found there too, the connection is refused, since no server belongs to both.
 func (m *Map) Decide(dst netip.AddrPort, l Lookup) Destination {
 	addr := plain(dst.Addr())
 	e := m.weigh(addr, l)

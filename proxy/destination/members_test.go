@@ -121,11 +121,11 @@ func TestWho(t *testing.T) {
 		{"a pod of another package", "10.1.0.3:80", destination.Mesh, "namespace namespace namespace - - -"},
 		{"a pod behind a Service that leads out", "10.1.0.4:80", destination.Mesh, "namespace namespace namespace - - -"},
 		{"what leads out", "10.1.0.5:80", destination.Unknown, none},
-		{"a pod of another namespace's package", "10.1.0.6:80", destination.Mesh, "- - - - - namespace"},
+		{"a pod of another namespace's package", "10.1.0.6:80", destination.TryMesh, "- - - - - namespace"},
 		{"a pod of two namespaces", "10.1.0.7:80", destination.Refused, none},
 		{"a pod of another namespace", "10.1.0.8:80", destination.Mesh, "- - - map - -"},
 		{"its port that opted out", "10.1.0.8:9187", destination.Plaintext, none},
-		{"a PTR that names another namespace", "10.1.0.9:80", destination.Refused, none},
+		{"a PTR that names another namespace", "10.1.0.9:80", destination.Mesh, "map leaf - - - -"},
 		{"a Service of the package", "10.1.0.10:80", destination.Mesh, "- - - namespace leaf -"},
 		{"it, where it leads out by another name", "10.1.0.11:80", destination.Unknown, none},
 		{"an unknown Service, where it leads out by another name", "10.1.0.12:80", destination.Unknown, none},
@@ -182,7 +182,14 @@ func TestAlias(t *testing.T) {
 			t.Errorf("%s is %s for %s, want %s", dst, d.Kind, who(d), want)
 		}
 	}
-	a.queries(4*2+3, "names, and aliases but for the package's own namespaces")
+	for _, record := range flatten(pod("10.1.0.6", "meshless-members-abcde.evil"), pod("10.1.0.9", "web.prod", "meshless-members-abcde.evil")) {
+		a.zone.add(t, record)
+	}
+	if d := a.want(wholeMesh(shared), "10.1.0.6:80", destination.Mesh); who(d) != "- - - - - namespace" {
+		t.Errorf("a pod of another package is for %s", who(d))
+	}
+	a.want(wholeMesh(shared), "10.1.0.9:80", destination.Refused) // nobody is of two namespaces
+	a.queries(4*2+3+2+3, "names, and aliases but for the package's own namespaces")
 	a.ask(wholeMesh(shared), "10.96.1.4:81")
 	a.queries(0, "a known alias")
 
@@ -213,8 +220,8 @@ func TestAlias(t *testing.T) {
 	a.want(wholeMesh(shared), "10.96.1.5:80", destination.Unknown)
 }
 
-// TestUnnamedPods: a DNS that names only endpoints with host names (CoreDNS 1.12.0) answers for the endpoint's own name,
-// and for the members Services of the other namespaces.
+// TestUnnamedPods: a DNS that names only endpoints with host names (CoreDNS 1.12.0) answers for the endpoint's own
+// name, and for the members Services of the other namespaces.
 func TestUnnamedPods(t *testing.T) {
 	own := netip.MustParseAddr("10.1.9.9")
 	z := startZone(t,

@@ -66,9 +66,10 @@ func serviceOf(host, domain string) (string, bool) {
 	return name.Service, ok && !name.Endpoint
 }
 
-// isMembers tells whether a Service is the members Service of a package, by its name.
+// isMembers tells whether <service>.<namespace>, or a Service alone, is the members Service of a package.
 func isMembers(service string) bool {
-	return strings.HasPrefix(service, api.MembersPrefix) && len(service) > len(api.MembersPrefix)
+	pkg, ok := strings.CutPrefix(service, api.MembersPrefix)
+	return ok && pkg != "" && pkg[0] != '.'
 }
 
 // aliasOf is the <service>.<namespace> of the alias of a Service.

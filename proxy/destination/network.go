@@ -104,8 +104,8 @@ func (r *Resolver) ownAddresses() []netip.Addr {
 	return r.own
 }
 
-// serviceAddresses are those from which the network of the cluster's Services is learnt: name servers, and what DNS says
-// of the Service that every cluster has.
+// serviceAddresses are those from which the network of the cluster's Services is learnt: name servers, and what DNS
+// says of the Service that every cluster has.
 func (r *Resolver) serviceAddresses() []netip.Addr {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -30,8 +30,9 @@ const probeService = "kubernetes.default"
 var errNotAsked = errors.New("not asked, since DNS fails")
 
 // A scan asks DNS for the addresses of all Services of the map, and of the members Services of the package: an address
-// without a name is not foreign by the word of the reverse zone alone. It also asks for the Service that every cluster has, the known-good probe: that tells
-// whether the word of this DNS means anything. Its fields but covered are fixed once it is kept.
+// without a name is not foreign by the word of the reverse zone alone. It also asks for the Service that every cluster
+// has, the known-good probe: that tells whether the word of this DNS means anything. Its fields but covered are fixed
+// once it is kept.
 type scan struct {
 	covered   *Map                    // the last map of which all Services were seen to be here; guarded by Resolver.mu
 	oldest    time.Time               // when the first of the answers was asked for
@@ -205,8 +206,9 @@ func (c *client) askAll(ctx context.Context, services []string, k scanKey, s *sc
 			addrs, _, err := c.addresses(ctx, service+".svc."+k.domain, k.kind)
 			mu.Lock()
 			defer mu.Unlock()
-			if name, _, _ := strings.Cut(service, "."); err == nil || isMembers(name) && errors.Is(err, errCutOff) {
-				// thousands of pods do not fit into one answer: what is there counts, the others have names of their own
+			if err == nil || isMembers(service) && errors.Is(err, errCutOff) {
+				// thousands of pods do not fit into one answer: what is there counts, the others have names of their
+				// own
 				s.answers[service] = addrs
 			} else if s.failed[service] = err; len(s.failed) == scanFailures {
 				cancel(errNotAsked)

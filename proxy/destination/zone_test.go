@@ -44,12 +44,12 @@ const (
 )
 
 // startZone starts a server that knows the records and the probe.
-func startZone(t *testing.T, records ...string) *zone {
+func startZone(t testing.TB, records ...string) *zone {
 	t.Helper()
 	return startBareZone(t, append(records, probeA, probePTR)...)
 }
 
-func startBareZone(t *testing.T, records ...string) *zone {
+func startBareZone(t testing.TB, records ...string) *zone {
 	t.Helper()
 	z := &zone{records: map[string][]dns.RR{}, rcode: map[string]int{}}
 	for _, r := range records {
@@ -78,7 +78,7 @@ func startBareZone(t *testing.T, records ...string) *zone {
 	return z
 }
 
-func (z *zone) add(t *testing.T, record string) {
+func (z *zone) add(t testing.TB, record string) {
 	t.Helper()
 	rr, err := dns.NewRR(record)
 	if err != nil {

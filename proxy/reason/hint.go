@@ -48,6 +48,7 @@ var causeHints = map[Direction]map[Cause]string{
 		PeerClosed:                   "the server closed during the handshake: is it outside the mesh, is its proxy not ready, or does it refuse us?",
 		NotTLS:                       "the server does not speak TLS 1.3: was it rendered without the function (has the pod a meshless-proxy?), was its pod started before, or does the port bypass its proxy?",
 		PeerRefused:                  "the server refuses us: its log says why (revoked, denied by authorization, or a bundle older than our authority)",
+		Inconclusive:                 "nothing says whether the server is of the mesh, and it does not say it either: is it outside, name its Service in outbound.plaintextServices, or its network in outbound.excludeCIDRs",
 		WrongIdentity:                "another workload answers at this address: do selectors of two Services overlap, or are map and Services synced from different commits?",
 		Cause(svid.UnknownAuthority): "the server's certificate was signed by an authority that our bundle lacks: were its Secret and our bundle synced from different commits?",
 		Cause(svid.Expired):          "the server" + expiredHint,

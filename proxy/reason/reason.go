@@ -70,12 +70,15 @@ const (
 	WrongIdentity Cause = "wrong_identity"
 	NotMutual     Cause = "not_mutual" // the server did not ask who we are
 	TooLarge      Cause = "too_large"  // the handshake is larger than any with certificates of a mesh
+	// mutual TLS was tried first, and the server has neither spoken it nor proved that it is not of the mesh
+	Inconclusive Cause = "inconclusive"
 )
 
 // Causes are all causes.
 var Causes = []Cause{
 	Cause(svid.NoCertificate), Cause(svid.Malformed), Cause(svid.NotYetValid), Cause(svid.Expired), Cause(svid.UnknownAuthority), Cause(svid.WrongUsage),
 	Cause(svid.NotAnSVID), Cause(svid.WrongTrustDomain), Cause(svid.Revoked), Timeout, PeerRefused, PeerClosed, NotTLS, WrongIdentity, NotMutual, TooLarge,
+	Inconclusive,
 }
 
 // Error is why a connection carries no data, or no more.

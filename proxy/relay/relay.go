@@ -30,6 +30,8 @@ type Options struct {
 type Result struct {
 	Received, Sent int64 // bytes from client to server, and back
 	Err            error // nil if both directions ended in order; what Abort was given, if that ended it
+	// the server was the first to end its direction, or has reset the connection; told without TLS alone
+	ServerFirst bool
 }
 
 // Session relays between a client, which has opened a connection, and the server. Make it with New; Start it once.
@@ -43,7 +45,8 @@ type Session struct {
 
 	endOnce sync.Once
 	aborted atomic.Bool
-	err     error // set within endOnce
+	err     error                // set within endOnce
+	first   atomic.Pointer[Side] // that ended, where goroutines move the bytes
 
 	mu   sync.Mutex
 	pair *pair // in an engine; nil if goroutines move the bytes
@@ -137,7 +140,7 @@ func (s *Session) run() {
 // conclude reports the end that was decided.
 func (s *Session) conclude(received, sent int64) {
 	s.timer.Stop()
-	s.done(Result{Received: received, Sent: sent, Err: s.err})
+	s.done(Result{Received: received, Sent: sent, Err: s.err, ServerFirst: s.first.Load() == s.server})
 }
 
 // checkIdle aborts the session if nothing has moved for the idle timeout. Moving bytes only stores a time; this timer
@@ -163,6 +166,11 @@ func (s *Session) flow(dst, src *Side, prefix []byte, count func(int64)) int64 {
 	default:
 		err = f.copy()
 	}
+	ended := src
+	if err != nil && dst.raw == nil && wasReset(dst.tcp) {
+		ended = dst
+	}
+	s.first.CompareAndSwap(nil, ended)
 	if err == nil {
 		err = dst.closeWrite()
 	}

@@ -34,12 +34,18 @@ type Options struct {
 	Redirect    *Redirect         // how connections reach it; default: by the rules of meshless-init
 	ClientCIDRs clientaddr.Ranges // as init was told; not used with a Redirect, which has its own; default: init's choice
 	NameServers []netip.AddrPort  // asked in order; nil: those of /etc/resolv.conf; empty: none
+	// the pod's addresses, as DNS may name them; default: those of the interfaces, but for loopback
+	PodAddresses func() []netip.Addr
 
 	MaxInbound  int // connections at once; default connection.MaxConnections
 	MaxOutbound int // connections at once; default connection.MaxConnections
 
 	Watch files.WatchOptions // how Directory is watched; defaults as there; its Log is ours
 	Now   func() time.Time   // clock of certificates and DNS answers; default time.Now
+
+	// AwaitName keeps Ready from nil until DNS knows that this pod is of the mesh, for ten seconds at most. Default
+	// false; Main sets it.
+	AwaitName bool
 
 	// Confine makes the process the sidecar's own, for good and for all that runs in it. The garbage collector keeps to
 	// the container's memory limit, and Go gets one processor more than its CPU limit. Landlock and seccomp take what a
@@ -93,6 +99,9 @@ func (o Options) withDefaults() Options {
 	o.Log = cmp.Or(o.Log, slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: o.Level})))
 	o.Watch.Log = o.Log
 	o.Redirect = cmp.Or(o.Redirect, byInit())
+	if o.PodAddresses == nil {
+		o.PodAddresses = destination.SystemAddresses
+	}
 	if o.NameServers == nil {
 		var err error
 		if o.NameServers, err = destination.SystemServers(resolvConf); err != nil {

@@ -58,8 +58,10 @@ type Sidecar struct {
 	bound     listeners
 	servers   []boundServer
 	program   sandbox.Program // to be released
+	resolver  *destination.Resolver
 
 	first     chan struct{} // closed at the first good generation
+	named     chan struct{} // closed when the start need not wait for the pod's name in DNS any more
 	serving   atomic.Bool   // inbound and outbound accept
 	wasReady  atomic.Bool   // as /readyz answered last
 	draining  chan struct{}
@@ -95,7 +97,7 @@ func New(o Options) (*Sidecar, error) {
 		return nil, err
 	}
 	s := &Sidecar{options: o, log: o.Log, telemetry: telemetry.New(o.Log), registry: registry.New(), bound: bound, clients: listen.NewClients(o.Redirect.Clients),
-		first: make(chan struct{}), draining: make(chan struct{}), ending: make(chan struct{})}
+		first: make(chan struct{}), named: make(chan struct{}), draining: make(chan struct{}), ending: make(chan struct{})}
 	if o.Confine {
 		s.program = sandbox.OwnProgram()
 		// nothing of a peer or of the directory has been read yet, and no port is bound after it
@@ -107,11 +109,11 @@ func New(o Options) (*Sidecar, error) {
 	}
 	s.identity = &identity.Watcher{Directory: o.Directory, Now: o.Now, Watch: o.Watch, Log: o.Log, OnGood: s.adopt,
 		OnBad: func(error) { s.telemetry.ReloadFailed() }}
-	resolver := destination.New(destination.Options{Servers: o.NameServers, Now: o.Now, Own: destination.SystemAddresses,
+	s.resolver = destination.New(destination.Options{Servers: o.NameServers, Now: o.Now, Own: o.PodAddresses,
 		Count: func(r destination.Result) { s.telemetry.Lookup(string(r)) }})
 	c := connection.Config{Current: s.identity.Current, Registry: s.registry, Engine: s.engine, Telemetry: s.telemetry}
 	c.Listeners, c.OriginalDst, c.MaxConnections = bound.outbound, o.Redirect.Outbound, o.MaxOutbound
-	s.outbound = connection.NewOutbound(c, resolver)
+	s.outbound = connection.NewOutbound(c, s.resolver)
 	c.Listeners, c.OriginalDst, c.MaxConnections = bound.inbound, o.Redirect.Inbound, o.MaxInbound
 	s.inbound = connection.NewInbound(connection.InboundConfig{Config: c, OwnAddress: o.Redirect.OwnAddress, Clients: s.clients})
 	s.prober = admin.NewProber(s.identity.Current, o.Redirect.Clients, o.Log)
@@ -174,6 +176,8 @@ func (s *Sidecar) Ready() error {
 		return errors.New("files are not read yet")
 	case !s.serving.Load():
 		return errors.New("listeners are not served yet")
+	case s.options.AwaitName && !closed(s.named):
+		return errors.New("DNS does not know this pod yet")
 	}
 	return snapshot.Usable()
 }

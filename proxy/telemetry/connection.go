@@ -23,6 +23,7 @@ type Connection struct {
 	Self                string         // SPIFFE ID of this pod, once a generation is in use
 	Peer                string         // SPIFFE ID; only if TLS proved it
 	AcceptedBy          string         // by what a server may answer (destination.Acceptance); outbound alone
+	Trial               string         // what proved that the server is not of the mesh, where mutual TLS was tried first
 	Security            Security
 	Start               time.Time
 	t                   *Telemetry
@@ -127,6 +128,9 @@ func (c *Connection) who(more ...any) []any {
 	}
 	if c.AcceptedBy != "" {
 		args = append(args, "accepted_by", c.AcceptedBy)
+	}
+	if c.Trial != "" {
+		args = append(args, "trial", c.Trial)
 	}
 	return append(args, more...)
 }

@@ -50,13 +50,16 @@ type Telemetry struct {
 	opened, closed, refused, handshakeFailures *prometheus.CounterVec
 	sent, received                             *prometheus.CounterVec
 	denials, detections, lookups               *prometheus.CounterVec
+	trials, nameWaits                          *prometheus.CounterVec
 	open, limit, caNotAfter                    *prometheus.GaugeVec
 	handshakes                                 *prometheus.HistogramVec
 	reloadFailures, acceptErrors               prometheus.Counter
+	passedOn, unanswered                       prometheus.Counter
 	generation, reloadFailing                  prometheus.Gauge
 	leafNotBefore, leafNotAfter                prometheus.Gauge
 
 	lines lineLimits
+	told  destinations
 }
 
 // New makes a registry of its own, with the metrics of the Go runtime and of the process.
@@ -86,6 +89,10 @@ func (t *Telemetry) makeConnections() {
 	t.denials = t.counter("denials_total", "Peers that the authorization rules denied, or in a dry run would have denied.", "reason", "enforced")
 	t.detections = t.counter("protocol_detections_total", "Protocols detected on ports that take plaintext beside mutual TLS.", "result")
 	t.lookups = t.counter("dns_lookups_total", "Addresses looked up in DNS, by result.", "result")
+	t.trials = t.counter("mutual_tls_trials_total", "Servers at which mutual TLS was tried first, by result.", "result")
+	t.passedOn = t.counter("passed_on_total", "Connections that left in plaintext after a trial of mutual TLS.").WithLabelValues()
+	t.unanswered = t.counter("unanswered_plaintext_total", "Plaintext connections into the networks of the cluster that the server closed without an answer.").WithLabelValues()
+	t.nameWaits = t.counter("own_name_waits_total", "Waits of the start for DNS to know this pod, by how they ended.", "result")
 	t.sent = t.counter("sent_bytes_total", "Bytes sent to the client, which opened the connection.", "direction", "security")
 	t.received = t.counter("received_bytes_total", "Bytes received from the client, which opened the connection.", "direction", "security")
 	t.open = t.gauge("connections_open", "Connections that carry data now.", "direction", "security")
@@ -122,6 +129,12 @@ func (t *Telemetry) begin() {
 		for _, enforced := range []bool{true, false} {
 			t.denials.WithLabelValues(string(denial), strconv.FormatBool(enforced))
 		}
+	}
+	for _, result := range allTrials {
+		t.trials.WithLabelValues(string(result))
+	}
+	for _, end := range []NameWait{NameFound, NameTimeout, NameNoDNS} {
+		t.nameWaits.WithLabelValues(string(end))
 	}
 	for _, result := range []Detection{DetectedMutualTLS, DetectedTLS, DetectedPlaintext, DetectedNoData, DetectionFailed} {
 		t.detections.WithLabelValues(string(result))
