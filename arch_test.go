@@ -24,7 +24,7 @@ var rooms = map[string][][]string{
 	"proxy": {{"epoll", "record"}, {"relay"}, {"sandbox"}, {"files"}, {"identity"}, {"authz"}, {"reason"}, {"telemetry"}, {"listen"}, {"destination"},
 		{"registry"}, {"connection"}, {"admin"}, {"sidecar"}},
 	"init":     {{"rules"}, {"apply"}},
-	"internal": {{"api"}, {"netset", "clientaddr"}, {"meshmap"}, {"svid"}, {"podplan"}},
+	"internal": {{"api"}, {"netset"}, {"clientaddr"}, {"meshmap"}, {"svid"}, {"podplan"}},
 }
 
 // TestImports: programs import internal and never each other, and within a program imports follow the order of the

@@ -17,6 +17,7 @@ import (
 // plan is what a workload of the mesh is told: what the config says, and beside it what its annotations say.
 func (m *Model) plan(w *Workload, r *report.Report) *podplan.Plan {
 	o, spec := w.Overrides, m.Spec
+	clients, _ := spec.ClientCIDRs() // was validated
 	p := &podplan.Plan{
 		Package: m.Package,
 		Workload: podplan.Workload{SPIFFEID: w.ID.String(), PermissivePorts: o.PermissivePorts, TLSPassthroughPorts: o.TLSPassthroughPorts,
@@ -29,9 +30,10 @@ func (m *Model) plan(w *Workload, r *report.Report) *podplan.Plan {
 			ExcludeInboundInterfaces:  netset.Interfaces(spec.Inbound.ExcludeInterfaces).Union(o.ExcludeInboundInterfaces),
 			ExcludeOutboundInterfaces: netset.Interfaces(spec.Outbound.ExcludeInterfaces).Union(o.ExcludeOutboundInterfaces),
 			ExcludeOutboundUIDs:       netset.UIDs(spec.Outbound.ExcludeUIDs).Union(o.ExcludeOutboundUIDs),
+			ClientCIDRs:               clients,
 			Backend:                   spec.Init.Backend,
 		},
-		Serve:   podplan.ProxyArgs{Directory: api.Directory, LogLevel: cmp.Or(o.LogLevel, spec.Proxy.LogLevel), Pprof: o.Pprof},
+		Serve:   podplan.ProxyArgs{Directory: api.Directory, LogLevel: cmp.Or(o.LogLevel, spec.Proxy.LogLevel), Pprof: o.Pprof, ClientCIDRs: clients},
 		Native:  spec.Sidecar.Mode == v1alpha1.NativeSidecar,
 		Init:    podplan.Container{Image: spec.Init.Image, PullPolicy: string(spec.Init.ImagePullPolicy)},
 		Proxy:   podplan.Container{Image: cmp.Or(o.Image, spec.Proxy.Image), PullPolicy: string(spec.Proxy.ImagePullPolicy)},

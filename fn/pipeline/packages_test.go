@@ -295,3 +295,14 @@ func TestMapsOfOthers(t *testing.T) {
 		}
 	}
 }
+
+// Init and proxy of each pod are told the same networks of client addresses, and nothing where the config says none.
+func TestClientCIDRs(t *testing.T) {
+	for said, want := range map[string]int{"": 0, "  inbound: {clientCIDRs: [100.64.0.0/16]}\n": 2, "  outbound: {clusterCIDRs: [198.18.0.0/15]}\n": 2} {
+		w := newWorld(t)
+		out, _ := w.mustRun(t, parse(t, app("a", "web")), w.config(t, plainConfig+said))
+		if got := strings.Count(text(t, out), "--client-cidrs="); got != want {
+			t.Errorf("%q: %d flags, want %d", said, got, want)
+		}
+	}
+}

@@ -16,6 +16,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/podspec"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
@@ -66,6 +67,7 @@ func plan(c *choices) *podplan.Plan {
 			ExcludeOutboundCIDRs: pick(c, nil, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00::/8")}),
 			ExcludeOutboundUIDs:  pick(c, nil, netset.UIDs{1001, 1002}),
 			Backend:              pick(c, podplan.BackendAuto, podplan.BackendNFTables, podplan.BackendIPTables),
+			ClientCIDRs:          pick(c, clientaddr.Ranges{}, clientaddr.Default, clientaddr.Ranges{V4: netip.MustParsePrefix("100.64.0.0/16")}),
 		},
 		Serve:   podplan.ProxyArgs{Directory: api.Directory, LogLevel: pick(c, "info", "debug", "warn", "error"), Pprof: c.yes()},
 		Native:  c.yes(),
@@ -75,6 +77,7 @@ func plan(c *choices) *podplan.Plan {
 		Files: podplan.Files{LeafSecret: pick(c, "meshless-deployment-web", "mine"), KeyFile: api.PlainKeyFile,
 			Bundle: pick(c, podplan.Source{}, podplan.Source{Name: api.BundleName("k7f3q"), Key: api.BundleFile}, podplan.Source{Name: "trust", Key: "ca.pem"})},
 	}
+	p.Serve.ClientCIDRs = p.Redirect.ClientCIDRs
 	if c.yes() {
 		p.Files.KeyFile, p.Files.Identity = api.SealedKeyFile, podplan.Source{Name: "meshless-identity", Key: pick(c, "identity.txt", "age")}
 	}

@@ -41,6 +41,7 @@ func (c *checker) uniform() {
 		}},
 		{func(p *pod) string { return p.place(api.InitName) + ".args" }, func(p *pod) string { return fmt.Sprintf("uid %d", p.plan.Redirect.ProxyUID) }},
 		{func(p *pod) string { return p.place(api.InitName) + ".args" }, func(p *pod) string { return string(p.plan.Redirect.Backend) }},
+		{func(p *pod) string { return p.place(api.InitName) + ".args" }, func(p *pod) string { return "client addresses " + p.plan.Redirect.ClientCIDRs.String() }},
 		{(*pod).sourcesField, func(p *pod) string { return source(p.plan.Files.Identity) }},
 		{(*pod).sourcesField, func(p *pod) string { return source(p.plan.Files.Bundle) }},
 	} {

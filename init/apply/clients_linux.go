@@ -27,21 +27,13 @@ const (
 	kubernetesAddress = "KUBERNETES_SERVICE_HOST" // the address of the Kubernetes API, which the kubelet sets
 )
 
-// Networks shorter than this are no sign that a range is in use: routes to everything else, such as 0.0.0.0/1, or to
-// all local networks, such as fc00::/7.
-const minSeen4, minSeen6 = 4, 48
-
 // chooseClients completes the command line by the ranges of client addresses that nothing in sight speaks against.
 func chooseClients(args podplan.InitArgs) (podplan.InitArgs, error) {
 	seen, err := seenNetworks()
 	if err != nil {
 		return args, err
 	}
-	seen = append(seen, args.ExcludeOutboundCIDRs...)
-	seen = slices.DeleteFunc(seen, func(p netip.Prefix) bool {
-		return p.Bits() < minSeen4 || p.Addr().Is6() && p.Bits() < minSeen6
-	})
-	args.ClientCIDRs, err = clientaddr.Choose(args.ClientCIDRs, seen)
+	args.ClientCIDRs, err = clientaddr.Choose(args.ClientCIDRs, append(seen, args.ExcludeOutboundCIDRs...))
 	return args, err
 }
 

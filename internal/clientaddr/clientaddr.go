@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // Ranges are the networks of the addresses, one of each IP family. The text form is "198.18.0.0/15,fd00::/64". A family
@@ -53,7 +55,9 @@ func (r Ranges) WithDefaults() Ranges {
 
 // Choose completes what the configuration says: the IPv4 range is the first candidate that overlaps no network of
 // taken, which are those that a pod can see: its own addresses, its routes, its name servers, the Kubernetes API. It is
-// an error if none is left, and if a range of the configuration is taken: the pod could not reach what is there.
+// an error if none is left, and if a range of the configuration is taken: the pod could not reach what is there. Short
+// networks say nothing: they are those of routes to everything else, such as 0.0.0.0/1, or to all local networks, such
+// as fc00::/7.
 func Choose(configured Ranges, taken []netip.Prefix) (Ranges, error) {
 	if err := configured.Validate(); err != nil {
 		return Ranges{}, err
@@ -75,9 +79,12 @@ func Choose(configured Ranges, taken []netip.Prefix) (Ranges, error) {
 	return Ranges{}, fmt.Errorf("client addresses: in use here is %s: %s", strings.Join(refused, ", "), wayOut)
 }
 
+// Networks shorter than this are no sign that a range is in use.
+const minTaken4, minTaken6 = 4, 48
+
 func overlapping(p netip.Prefix, taken []netip.Prefix) netip.Prefix {
 	for _, t := range taken {
-		if p.Overlaps(t) {
+		if p.Overlaps(t) && (t.Bits() >= minTaken6 || t.Addr().Is4() && t.Bits() >= minTaken4) {
 			return t
 		}
 	}
@@ -139,6 +146,9 @@ func Parse(s string) (r Ranges, err error) {
 	}
 	return r, r.Validate()
 }
+
+// FromPrefixes are the ranges of a list of networks, as Parse reads them.
+func FromPrefixes(list []netip.Prefix) (Ranges, error) { return Parse(netset.Prefixes(list).String()) }
 
 // String is the text that Parse reads.
 func (r Ranges) String() string {

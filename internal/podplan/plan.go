@@ -99,8 +99,11 @@ type Contradiction struct {
 func (c *Contradiction) Error() string { return c.message }
 
 // Validate refuses plans that contradict themselves: a port in two modes, or one with a PROXY header that never passes
-// the proxy. The error is a *Contradiction.
+// the proxy. The error of annotations is a *Contradiction.
 func (p *Plan) Validate() error {
+	if of, proxy := p.Redirect.ClientCIDRs, p.Serve.ClientCIDRs; of != proxy {
+		return fmt.Errorf("init makes client addresses of %q local, and the proxy dials the app from those of %q: the app could not be reached. Give both the same %s", of, proxy, clientCIDRsFlag)
+	}
 	w, excluded := p.Workload, p.Redirect.ExcludeInboundPorts
 	if both := w.ProxyProtocolPorts.Intersect(excluded); len(both) > 0 {
 		return &Contradiction{api.ProxyProtocolPortsAnnotation, fmt.Sprintf("port %s never passes the proxy, which would write the header: it is excluded (%s, or spec.inbound.excludePorts "+

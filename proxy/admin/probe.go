@@ -48,8 +48,8 @@ type Prober struct {
 
 // NewProber makes a Prober that dials the app from the address of the ranges that is no client's. An app that bans a
 // client for its errors then bans none for ours. It is no loopback address either: to those, apps open doors that they
-// keep shut for the kubelet, so a probe would succeed where no client does, and what it shows anybody can ask for at the
-// health port.
+// keep shut for the kubelet, so a probe would succeed where no client does, and what it shows anybody can ask for at
+// the health port.
 func NewProber(current func() *identity.Snapshot, clients clientaddr.Ranges, log *slog.Logger) *Prober {
 	return &Prober{current: current, clients: clients, probes: listen.NewSemaphore(maxProbes), lifecycle: listen.NewSemaphore(maxLifecycle), log: log, failing: map[string]bool{}}
 }

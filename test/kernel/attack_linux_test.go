@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
@@ -297,14 +298,18 @@ func (r *running) testSpoofed(t *testing.T) {
 	}{
 		{"control 4", nobody4, r.api.IP4, 8080, answered},
 		{"control 6", nobody6, r.api.IP6, 8080, answered},
-		{"from the inbound proxy", at(api.InboundSource4), r.api.IP4, 8080, ignored},
-		{"from the inbound proxy", at(api.InboundSource6), r.api.IP6, 8080, ignored},
+		{"from a client's address", at("198.18.0.77"), r.api.IP4, 8080, ignored},
+		{"from a client's address", at("fd6d:6573:686c::77"), r.api.IP6, 8080, ignored},
+		{"from the inbound proxy", clientaddr.Default.Probe(r.api.IP4), r.api.IP4, 8080, ignored},
+		{"from the inbound proxy", clientaddr.Default.Probe(r.api.IP6), r.api.IP6, 8080, ignored},
 		{"from loopback", at("127.0.0.1"), r.api.IP4, api.AdminPort, ignored},
 		{"from loopback", at("::1"), r.api.IP6, api.InboundPort, ignored},
 		{"to the admin port", nobody4, at("127.0.0.1"), api.AdminPort, refusedForeign},
 		{"to the outbound port", nobody4, at("127.0.0.1"), api.OutboundPort, refusedForeign},
 		{"to a loopback-only port", nobody4, at("127.0.0.1"), private, refusedForeign},
-		{"to the inbound proxy's address", nobody4, at(api.InboundSource4), 8080, refusedForeign},
+		{"to a client's address", nobody4, at("198.18.0.77"), 8080, refusedForeign},
+		{"to a client's address", nobody6, at("fd6d:6573:686c::77"), 8080, refusedForeign},
+		{"to the inbound proxy's address", nobody4, clientaddr.Default.Probe(r.api.IP4), 8080, refusedForeign},
 		{"to the outbound port", nobody6, at("::1"), api.OutboundPort, ignored},
 		{"to a loopback-only port", nobody6, at("::1"), private6, ignored},
 		{"from the pod itself", r.api.IP4, r.api.IP4, 8080, ignored},

@@ -182,7 +182,7 @@ func (a *attack) dialAll(t *testing.T, client *lab.Pod) map[string]lieOutcome {
 		o := outcomes[name]
 		o.plaintext = s.watches[client].Saw(one.mark)
 		if one.err == nil {
-			o.identity = logged(t, client, one.from).Identity
+			o.identity = logged(t, client, one).Identity
 		}
 		outcomes[name] = o
 	}

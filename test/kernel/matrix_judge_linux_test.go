@@ -6,7 +6,7 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/test/app/talk"
 	"github.com/meshless-dev/meshless/test/lab"
 )
@@ -65,26 +65,27 @@ func (f *field) judgeTalk(t *testing.T, c cell, r result, seen sightings) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := peer.Addr().Unmap(), f.peerAddr(c); got != want {
+	if got, want := peer.Addr().Unmap(), f.peerAddrs(c); !want.Contains(got) {
 		t.Errorf("the app's peer is %s, want %s", got, want)
 	}
 }
 
-// peerAddr is whom the app takes for its peer: its proxy, or whoever reaches it without.
-func (f *field) peerAddr(c cell) netip.Addr {
-	proxy := map[int]netip.Addr{4: netip.MustParseAddr(api.InboundSource4), 6: netip.MustParseAddr(api.InboundSource6)}
+// peerAddrs are whom the app may take for its peer: an address that its proxy gave the client, or whoever reaches it
+// without.
+func (f *field) peerAddrs(c cell) netip.Prefix {
 	loopback := map[int]netip.Addr{4: netip.MustParseAddr("127.0.0.1"), 6: netip.IPv6Loopback()}
+	only := func(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
 	switch {
 	case c.kind == localhost:
-		return loopback[c.family]
+		return only(loopback[c.family])
 	case c.kind == ownIP:
-		return f.server(c).IP(c.family)
+		return only(f.server(c).IP(c.family))
 	case c.mode == strict, c.mode == permissive:
-		return proxy[c.family]
+		return clientaddr.Default.Of(f.server(c).IP(c.family))
 	case c.kind == ownVIP: // the node has given it another source, or the pod would drop its own address from outside
-		return f.second.IP(c.family)
+		return only(f.second.IP(c.family))
 	}
-	return f.dialer(c).IP(c.family)
+	return only(f.dialer(c).IP(c.family))
 }
 
 // judgeRefusal wants the client told no, with not a byte of the app, and the app not to have noticed: it was not even

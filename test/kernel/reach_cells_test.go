@@ -80,7 +80,8 @@ func (w world) String() string {
 
 // networks are ranges of which clouds give addresses: not only private ones. The first part is that of IPv4.
 var networks = map[string]lab.Network{
-	"private": lab.DefaultNetwork,
+	"private": {Pods4: netip.MustParseAddr("10.244.0.0"), Services4: netip.MustParseAddr("10.96.0.0"), // as kubeadm's documentation has them
+		Pods6: netip.MustParseAddr("fd44::"), Services6: netip.MustParseAddr("fd96::")},
 	"GKE, EKS with IPv6": {Pods4: netip.MustParseAddr("240.10.0.0"), Services4: netip.MustParseAddr("34.118.224.0"),
 		Pods6: netip.MustParseAddr("2600:1f14:1:2::"), Services6: netip.MustParseAddr("2600:1f14:1:ffff::")},
 	"benchmark, documentation": {Pods4: netip.MustParseAddr("198.18.0.0"), Services4: netip.MustParseAddr("192.0.2.0"),

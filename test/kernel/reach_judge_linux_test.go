@@ -12,10 +12,10 @@ import (
 func (r *reach) judge(t *testing.T, c reachCell, s *spoken) {
 	r.wantSilence(t, s)
 	if s.err != nil {
-		t.Errorf("client: %v; its proxy: %+v", s.err, logged(t, r.clients[c.client], s.from))
+		t.Errorf("client: %v; its proxy: %+v", s.err, logged(t, r.clients[c.client], s))
 		return
 	}
-	line := logged(t, r.clients[c.client], s.from)
+	line := logged(t, r.clients[c.client], s)
 	want := fmt.Sprintf("spiffe://cluster.local/ns/%s/%s/%s", dataNamespace, strings.ToLower(kindOf(c.server)), c.server)
 	if line.Security != "mutual_tls" || line.Identity != want {
 		t.Errorf("the client's proxy says %+v, want mutual_tls with %s", line, want)
@@ -78,7 +78,7 @@ func (r *reach) judgeOutside(t *testing.T, results map[outsider]*spoken) {
 					t.Error("it is reached, although the map of the client says that it must be in the mesh")
 				}
 			} else if s.err != nil {
-				t.Errorf("client: %v; its proxy: %+v", s.err, logged(t, r.clients[o.client], s.from))
+				t.Errorf("client: %v; its proxy: %+v", s.err, logged(t, r.clients[o.client], s))
 			} else if !r.watches[r.clients[o.client]].Saw(s.mark) {
 				t.Error("the mark is not on the wire")
 			}
@@ -110,7 +110,7 @@ func (r *reach) judgeHidden(t *testing.T, results map[string][2]*spoken) {
 		for known, s := range pair {
 			t.Run(fmt.Sprintf("%s/pod that DNS does not know yet/%d", client, known), func(t *testing.T) {
 				r.wantSilence(t, s)
-				t.Logf("client: %v; its proxy: %+v", s.err, logged(t, r.clients[client], s.from))
+				t.Logf("client: %v; its proxy: %+v", s.err, logged(t, r.clients[client], s))
 			})
 		}
 	}

@@ -224,10 +224,9 @@ func (r *reach) serveAPI(t *testing.T) {
 
 // spoken is what a client saw of a conversation.
 type spoken struct {
-	mark    string
-	from    string // its socket, by which its proxy's log knows it
-	greeted bool
-	err     error
+	mark     string
+	from, to string // its ends, by which its proxy's log knows it
+	err      error
 }
 
 // speakTo dials, says a mark at once, as protocols do in which the client speaks first, and wants the server's greeting
@@ -240,7 +239,7 @@ func (r speaker) speakTo(from *lab.Pod, to netip.AddrPort) *spoken {
 		return s
 	}
 	defer conn.Close()
-	s.from = conn.LocalAddr().String()
+	s.from, s.to = conn.LocalAddr().String(), to.String()
 	if _, s.err = fmt.Fprintf(conn, "PUT %s\n", s.mark); s.err != nil {
 		return s
 	}
@@ -249,7 +248,6 @@ func (r speaker) speakTo(from *lab.Pod, to netip.AddrPort) *spoken {
 		if _, s.err = in.ReadString('\n'); s.err != nil {
 			return s
 		}
-		s.greeted = true
 	}
 	line, err := in.ReadString('\n')
 	if s.err = err; err == nil && !strings.HasPrefix(line, "+ ") {
@@ -336,23 +334,24 @@ type connectionLine struct {
 	Identity                                          string `json:"dst_identity"`
 }
 
-// logged is the line of the pod's proxy about the connection that the app opened from the address.
-func logged(t *testing.T, p *lab.Pod, from string) connectionLine {
+// logged is the line of the pod's proxy about a conversation of its app.
+func logged(t *testing.T, p *lab.Pod, s *spoken) connectionLine {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if c, ok := accessLog(p)[from]; ok || time.Now().After(deadline) {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if c, ok := accessLog(p)[s.from+s.to]; ok || time.Now().After(deadline) {
 			return c
 		}
 	}
 }
 
-// accessLog is what the pod's proxy says of the connections that its app opened, by their source.
+// accessLog is what the pod's proxy says of the connections that its app opened, by their ends. A port of the app can be that of several
+// connections to different destinations.
 func accessLog(p *lab.Pod) map[string]connectionLine {
 	lines := map[string]connectionLine{}
 	for line := range strings.Lines(p.Container(api.ProxyName).Log()) {
 		var c connectionLine
 		if json.Unmarshal([]byte(line), &c) == nil && c.Direction == "outbound" && c.Reason != "" {
-			lines[c.Src] = c
+			lines[c.Src+c.Dst] = c
 		}
 	}
 	return lines

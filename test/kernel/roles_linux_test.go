@@ -77,9 +77,9 @@ func judgeRoles(t *testing.T, s speaker, clients []*lab.Pod, said [][]*spoken, s
 			t.Errorf("%s: %v", client.Name, one.err)
 			return
 		}
-		line, ok := logs[client][one.from]
+		line, ok := logs[client][one.from+one.to]
 		if !ok {
-			line = logged(t, client, one.from)
+			line = logged(t, client, one)
 			logs[client] = accessLog(client)
 		}
 		answered[line.Identity]++

@@ -152,7 +152,7 @@ func (u *upgrade) talkAll(t *testing.T, editions ...string) {
 func (u *upgrade) talk(t *testing.T, name string, client *lab.Pod, to netip.AddrPort) {
 	t.Helper()
 	s := u.speakTo(client, to)
-	line := logged(t, client, s.from)
+	line := logged(t, client, s)
 	if s.err != nil || line.Security != "mutual_tls" {
 		t.Errorf("%s: %v; the client's proxy says %+v", name, s.err, line)
 	}

@@ -32,11 +32,20 @@ func (e Endpoint) ips() []netip.Addr {
 	return slices.DeleteFunc([]netip.Addr{e.ip(4), e.ip(6)}, func(ip netip.Addr) bool { return !ip.IsValid() })
 }
 
-// SetEndpoints writes the EndpointSlices of a Service without selector, as an operator or an agent does.
+// SetEndpoints writes EndpointSlices of a Service, as an operator or an agent does: of one without selector, or beside
+// those that the controller writes.
 func (l *Lab) SetEndpoints(namespace, name string, to ...Endpoint) {
 	l.tb.Helper()
+	l.SetAllEndpoints(namespace, map[string][]Endpoint{name: to})
+}
+
+// SetAllEndpoints is SetEndpoints for many Services at once, by name.
+func (l *Lab) SetAllEndpoints(namespace string, to map[string][]Endpoint) {
+	l.tb.Helper()
 	l.change(func() {
-		l.service(namespace, name).manual = to
+		for name, endpoints := range to {
+			l.service(namespace, name).manual = endpoints
+		}
 	})
 }
 

@@ -228,3 +228,16 @@ func sortedKeys[V any](m map[string]V) []string {
 	slices.SortFunc(keys, strings.Compare)
 	return keys
 }
+
+// ServicesOf are the Services of a namespace, by name.
+func (l *Lab) ServicesOf(namespace string) map[string]corev1.Service {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	found := map[string]corev1.Service{}
+	for _, s := range l.services {
+		if s.Namespace == namespace {
+			found[s.Name] = s.Service
+		}
+	}
+	return found
+}

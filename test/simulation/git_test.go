@@ -178,13 +178,13 @@ func (s *simulation) read(items []*yaml.RNode) *commit {
 		case item.GetKind() == "Secret" && identity != "":
 			key := strings.TrimPrefix(identity, trustDomain.IDString())
 			c.leaves[key] = s.leafOf(key, item.GetDataMap()[api.LeafFile])
-		case item.GetKind() == "ConfigMap" && item.GetName() == api.BundleName:
+		case item.GetKind() == "ConfigMap" && identity != "" && item.GetDataMap()[api.BundleFile] != "":
 			text := item.GetDataMap()[api.BundleFile]
 			if c.bundle != "" && c.bundle != text {
 				s.record.fail(badCommit, s.now, "two namespaces have different bundles")
 			}
 			c.bundle = text
-		case item.GetKind() == "ConfigMap" && item.GetName() == api.MeshName && mesh == "":
+		case item.GetKind() == "ConfigMap" && identity != "" && mesh == "":
 			mesh = item.GetDataMap()[api.MeshFile]
 			parsed, err := meshmap.Parse([]byte(mesh))
 			if err != nil {

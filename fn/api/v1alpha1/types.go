@@ -137,6 +137,10 @@ type Inbound struct {
 
 	// what arrives through these interfaces is not redirected: docker0, net1; whole names, and never eth0 or lo
 	ExcludeInterfaces []string `json:"excludeInterfaces,omitempty"`
+
+	// networks of the addresses that apps see in place of their clients': one of IPv4, /8 to /24, one of IPv6, /64,
+	// that nothing in reach of the pods has; default: 198.18.0.0/15 or another that is free, and fd6d:6573:686c::/64
+	ClientCIDRs []netip.Prefix `json:"clientCIDRs,omitempty"`
 }
 
 // Outbound is what the proxies do with what the app opens.

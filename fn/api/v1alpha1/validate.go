@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
@@ -110,9 +111,30 @@ func (v *validator) enums(s Spec) {
 	each(v, "spec.outbound.meshCIDRs", s.Outbound.MeshCIDRs, netset.ValidatePrefix)
 	each(v, "spec.outbound.clusterCIDRs", s.Outbound.ClusterCIDRs, netset.ValidatePrefix)
 	each(v, "spec.outbound.plaintextServices", s.Outbound.PlaintextServices, validateServiceName)
+	if _, err := s.ClientCIDRs(); err != nil {
+		v.fail("spec.inbound.clientCIDRs", "%v", err)
+	}
 	each(v, "spec.inbound.excludeInterfaces", s.Inbound.ExcludeInterfaces, validateInterface)
 	each(v, "spec.outbound.excludeInterfaces", s.Outbound.ExcludeInterfaces, validateInterface)
 	each(v, "spec.outbound.excludeUIDs", s.Outbound.ExcludeUIDs, func(uid int64) error { return netset.UIDs{uid}.Validate(s.Sidecar.UID) })
+}
+
+// ClientCIDRs are spec.inbound.clientCIDRs. Where a network that the config names elsewhere speaks against the default
+// range, they name another, so that every pod of the mesh has the same.
+func (s *Spec) ClientCIDRs() (clientaddr.Ranges, error) {
+	r, err := clientaddr.FromPrefixes(s.Inbound.ClientCIDRs)
+	if err != nil {
+		return r, err
+	}
+	taken := slices.Concat(s.Outbound.MeshCIDRs, s.Outbound.ClusterCIDRs, s.Outbound.ExcludeCIDRs)
+	for _, f := range s.Federation {
+		taken = append(taken, f.CIDRs...)
+	}
+	chosen, err := clientaddr.Choose(r, taken)
+	if err == nil && chosen.V4 != clientaddr.Default.V4 {
+		r.V4 = chosen.V4
+	}
+	return r, err
 }
 
 // each checks the entries of a list one by one.
