@@ -142,8 +142,8 @@ func (r *Resolver) doubt(ctx context.Context, q question) string {
 	switch {
 	case r.inServiceNetwork(q.addr):
 		return "it is in the network of the cluster's Services"
-	case slices.ContainsFunc(r.ownAddresses(), func(a netip.Addr) bool { return podNetwork(a).Contains(q.addr) }):
-		return "it is near this pod, and may be a pod that DNS does not know yet"
+	case r.inPodNetwork(q.addr):
+		return "it is in the network of this pod, and DNS may not know yet of a pod that was just started"
 	case !r.podsHaveNames(ctx, q):
 		return "DNS does not name the pods of the mesh"
 	}

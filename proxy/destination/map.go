@@ -231,7 +231,11 @@ func (m *Map) within(dst netip.AddrPort, l Lookup, e evidence) Destination {
 		_, namespace, _ := strings.Cut(strings.TrimSuffix(match.service.Host, ".svc."+m.mesh.ClusterDomain), ".")
 		claims = append(claims, Claim{Host: match.service.Host, Namespace: namespace, Identities: match.service.Identities})
 	}
-	d := m.unlessFederated(addr, m.meet(Mesh, claims))
+	kind := Mesh
+	if len(e.matches) == 0 && cmp.Or(l.Err, e.uncertain) == nil && m.openPodPort(e.pods, dst.Port()) {
+		kind = TryMesh
+	}
+	d := m.unlessFederated(addr, m.meet(kind, claims))
 	if d.Kind == Refused && m.federated(addr) != nil || !e.plaintext(dst.Port()) {
 		return d
 	}
@@ -239,6 +243,12 @@ func (m *Map) within(dst netip.AddrPort, l Lookup, e evidence) Destination {
 		return Destination{Kind: Refused, Host: d.Host, Reason: fmt.Sprintf("port %d takes plaintext, which %s", dst.Port(), why)}
 	}
 	return Destination{Kind: Plaintext, Host: d.Host}
+}
+
+// openPodPort tells whether the package has pods, in the namespace of which the address is a pod, that take the port
+// without their proxy. Whether this is one of them shows when mutual TLS is tried.
+func (m *Map) openPodPort(pods []Claim, port uint16) bool {
+	return slices.ContainsFunc(pods, func(c Claim) bool { return m.mesh.OpenPodPorts[c.Namespace].Contains(port) })
 }
 
 // meet is a destination where who answers must meet all claims, once each.
