@@ -120,6 +120,7 @@ type evidence struct {
 	unproved  []Claim
 	excepted  bool
 	foreign   bool
+	elsewhere []Claim // foreign, where the address is an endpoint's
 	uncertain error
 	refuted   string // a host of the mesh whose name is not confirmed
 }
@@ -169,7 +170,17 @@ func (m *Map) add(e *evidence, name Name, class class) {
 		e.excepted = true
 	default:
 		e.foreign = true
+		if name.Endpoint {
+			e.elsewhere = append(e.elsewhere, claim)
+		}
 	}
+}
+
+// headlessElsewhere tells whether all that is known of an address is that it is an endpoint's of foreign Services,
+// where other packages share our authority. Headless Services have no alias: the members Service of such a package
+// would say that the pod is of the mesh, if DNS named pods by it.
+func (m *Map) headlessElsewhere(l Lookup) bool {
+	return m.mesh.SharedCA && len(l.Names) > 0 && !slices.ContainsFunc(l.Names, func(n Name) bool { return !n.Confirmed || !n.Endpoint || m.classOf(n) != foreign })
 }
 
 // Decide answers for one destination. The clusterIPs of the map and the names that DNS confirms count together: who
@@ -203,7 +214,10 @@ func (m *Map) Decide(dst netip.AddrPort, l Lookup) Destination {
 	case e.excepted:
 	case len(e.unproved) > 0:
 		return m.meet(TryMesh, e.unproved)
-	case !e.foreign && l.Err == nil && l.Doubt != "":
+	case l.Err != nil || l.Doubt == "":
+	case m.headlessElsewhere(l):
+		return m.meet(TryMesh, e.elsewhere)
+	case !e.foreign:
 		return m.meet(TryMesh, anybody)
 	}
 	return Destination{Kind: Unknown}
