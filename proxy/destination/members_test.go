@@ -246,11 +246,11 @@ func TestUnnamedPods(t *testing.T) {
 		z.add(t, record)
 	}
 	a.after(5 * time.Second)
-	a.want(wholeMesh(), "10.2.0.3:80", destination.Unknown)
+	a.want(wholeMesh(), "10.8.0.3:80", destination.Unknown)
 	a.want(wholeMesh(), "10.1.0.3:80", destination.TryMesh) // near the pod: another that is not there yet
 	z.behave(func() { z.rcode[arpa(own)] = dns.RcodeServerFailure })
 	a.after(5 * time.Second)
-	a.want(wholeMesh(), "10.2.0.3:80", destination.TryMesh) // an attack on the self-probe gains no plaintext
+	a.want(wholeMesh(), "10.8.0.3:80", destination.TryMesh) // an attack on the self-probe gains no plaintext
 }
 
 // TestUnnamedPodsElsewhere: such a DNS names a pod of a StatefulSet of another package by its headless Service alone,
