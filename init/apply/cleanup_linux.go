@@ -30,13 +30,14 @@ func (s system) remove(out io.Writer) error {
 	if legacyErr == nil {
 		legacy, legacyErr = s.removeLegacy()
 	}
+	transparent, transparentErr := removeTransparentRoutes()
 	routes, routesErr := removeClientRoutes(func(netip.Prefix) bool { return true })
 	address, addressErr := removeFormerSource6()
-	removed = slices.Concat(removed, legacy, routes, address)
+	removed = slices.Concat(removed, legacy, transparent, routes, address)
 	for _, what := range removed {
 		fmt.Fprintf(out, "removed %s\n", what)
 	}
-	if err := errors.Join(err, legacyErr, routesErr, addressErr); err != nil {
+	if err := errors.Join(err, legacyErr, transparentErr, routesErr, addressErr); err != nil {
 		return fmt.Errorf("remove: %w", err)
 	}
 	if len(removed) == 0 {

@@ -240,7 +240,11 @@ func (c *inboundConn) dialApp(ctx context.Context) error {
 	c.Authenticated()
 	source, release := c.in.config.Clients.Acquire(c.log.Source.Addr(), c.dst.Addr(), c.log.Peer)
 	c.release = append(c.release, release)
-	app, err := c.dial(ctx, listen.AppDialer(source, ConnectTimeout))
+	dialer := listen.AppDialer(source, ConnectTimeout)
+	if client := c.log.Source.Addr(); c.snapshot.Workload.TransparentPorts.Contains(c.dst.Port()) && !c.in.config.OwnAddress(client) {
+		dialer = listen.TransparentDialer(client, ConnectTimeout)
+	}
+	app, err := c.dial(ctx, dialer)
 	if err != nil {
 		return err
 	}
