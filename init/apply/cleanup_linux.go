@@ -16,8 +16,8 @@ import (
 // Remove takes out of the calling thread's network namespace all that Apply ever puts there, whatever back end wrote
 // it, and nothing else: the table inet meshless, our chains in the tables nat and filter of either iptables with the
 // jumps to them, the local routes to client addresses, and the address that earlier releases gave to lo. It writes a
-// line to out for each, or that there was nothing; a second run is such a one. What then is opened in a pod leaves and arrives without the proxy; established
-// connections stay as they are.
+// line to out for each, or that there was nothing; a second run is such a one. What then is opened in a pod leaves and
+// arrives without the proxy; established connections stay as they are.
 //
 // It is an error if something could be left: rules of the legacy iptables can be seen with its programs and NET_RAW
 // only.

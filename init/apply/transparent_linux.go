@@ -47,13 +47,16 @@ func ownAddresses() (own []netip.Addr, err error) {
 // setTransparent lets the proxy dial the app from addresses that are not the pod's, and brings the answers back to it.
 // Three things are needed, and no capability of the proxy's:
 //
-//   - The app's answers get a mark (rules.TransparentTable), and what has it is routed as local.
-//   - IPv4 sends from an address only if the table local has it, whatever the rules of the routes say. So the table gets
-//     a route to everything, and the rule that looks there is replaced by one that passes this route over.
-//   - The zone of conntrack that the proxy's connections have: the client's and the proxy's could have the same addresses
-//     and ports.
+//   - The app's answers get a mark (rules.TransparentTable), and what has it is routed as local. It cannot leave.
+//   - IPv4 sends from an address only if the table local has it, whatever the rules of the routes say. So the table
+//     gets a route to everything, and the rule that looks there is replaced by one that passes this route over.
+//   - The zone of conntrack that the proxy's connections have: the client's and the proxy's could have the same
+//     addresses and ports.
+//
+// A second run takes nothing away in between.
 func setTransparent(ports netset.Ports, ipv6 bool) error {
-	if _, err := removeTransparentRoutes(); err != nil || len(ports) == 0 {
+	if len(ports) == 0 {
+		_, err := removeTransparentRoutes()
 		return err
 	}
 	lo, err := loopbackUp()
@@ -178,22 +181,40 @@ func writeTransparentTable(ports netset.Ports) error {
 	for _, r := range ports {
 		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: answersOf(r), UserData: userdata.AppendString(nil, userdata.TypeComment, rules.TransparentWhy)})
 	}
+	kept := conn.AddChain(&nftables.Chain{Table: table, Name: rules.TransparentKept, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPostrouting,
+		Priority: nftables.ChainPriorityRef(0), Policy: &policy})
+	conn.AddRule(&nftables.Rule{Table: table, Chain: kept, Exprs: keptAnswers(), UserData: userdata.AppendString(nil, userdata.TypeComment, rules.TransparentKeptWhy)})
 	if err := conn.Flush(); err != nil {
 		return explainNFTables("write table inet "+rules.TransparentTable, err)
 	}
-	held, err := conn.GetRules(table, chain)
+	var meant [][]expr.Any
+	for _, r := range ports {
+		meant = append(meant, answersOf(r))
+	}
+	return errors.Join(checkRules(conn, chain, meant), checkRules(conn, kept, [][]expr.Any{keptAnswers()}))
+}
+
+// checkRules reads a chain of the table back.
+func checkRules(conn *nftables.Conn, chain *nftables.Chain, meant [][]expr.Any) error {
+	held, err := conn.GetRules(chain.Table, chain)
 	if err != nil {
-		return explainNFTables("read table inet "+rules.TransparentTable+" back", err)
+		return explainNFTables("read table inet "+chain.Table.Name+" back", err)
 	}
-	if len(held) != len(ports) {
-		return fmt.Errorf("table inet %s holds %d rules instead of %d: is something else writing to it?", rules.TransparentTable, len(held), len(ports))
+	if len(held) != len(meant) {
+		return fmt.Errorf("table inet %s, chain %s: %d rules instead of %d: is something else writing to it?", chain.Table.Name, chain.Name, len(held), len(meant))
 	}
-	for i, r := range ports {
-		if !reflect.DeepEqual(held[i].Exprs, answersOf(r)) {
-			return fmt.Errorf("table inet %s differs from what was written: its rule %d is %s", rules.TransparentTable, i+1, describe(held[i].Exprs))
+	for i := range meant {
+		if !reflect.DeepEqual(held[i].Exprs, meant[i]) {
+			return fmt.Errorf("table inet %s differs from what was written: chain %s: rule %d is %s", chain.Table.Name, chain.Name, i+1, describe(held[i].Exprs))
 		}
 	}
 	return nil
+}
+
+// keptAnswers drops what has the mark and would leave the pod.
+func keptAnswers() []expr.Any {
+	return []expr.Any{meta(expr.MetaKeyOIFNAME), compare(expr.CmpOpNeq, interfaceName(rules.Loopback)), meta(expr.MetaKeyMARK),
+		equal(binary.NativeEndian.AppendUint32(nil, rules.TransparentMark)), &expr.Verdict{Kind: expr.VerdictDrop}}
 }
 
 // answersOf marks the answers from the ports.

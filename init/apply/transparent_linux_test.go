@@ -2,6 +2,7 @@ package apply
 
 import (
 	"net/netip"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -67,6 +68,15 @@ func TestTransparent(t *testing.T) {
 			if !strings.Contains(text, rules.TransparentText(args.TransparentPorts)) {
 				t.Errorf("printed\n%s", text)
 			}
+			if nft, err := exec.LookPath("nft"); err == nil {
+				must(t, inside(t, l.pod, func() error {
+					listed, err := exec.Command(nft, "list", "table", "inet", rules.TransparentTable).CombinedOutput()
+					if got := strings.NewReplacer("priority mangle", "priority -150", "priority filter", "priority 0").Replace(string(listed)); got != rules.TransparentText(args.TransparentPorts) {
+						t.Errorf("nft prints\n%s\nand we\n%s", got, rules.TransparentText(args.TransparentPorts))
+					}
+					return err
+				}))
+			}
 			through, line, err := connect(t, l.peer, 0, "", hostPort(f.pod, appPort)) // what the proxy stands between
 			if err != nil || !strings.HasPrefix(line, "inbound ") {
 				t.Fatalf("the peer reaches %q, %v", line, err)
@@ -96,6 +106,42 @@ func TestTransparent(t *testing.T) {
 			}))
 			l.out(f, appUID, "peer").check(t)
 		})
+	}
+}
+
+// TestTransparentAnswersStay: where the rule of the routes is gone, the app's answers are dropped. They are plaintext, and
+// would go to the client.
+func TestTransparentAnswersStay(t *testing.T) {
+	l, f := newLab(t), families["IPv4"]
+	populate(t, l, f)
+	apply(t, l.pod, podplan.InitArgs{ProxyUID: proxyUID, TransparentPorts: netset.PortsOf(appPort)})
+	var wire int
+	must(t, inside(t, l.peer, func() (err error) {
+		wire, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0x0008) // ETH_P_IP
+		return err
+	}))
+	defer unix.Close(wire)
+	seen := func() (n int) { // packets of the app's port
+		b := make([]byte, 2048)
+		for {
+			length, _, err := unix.Recvfrom(wire, b, 0)
+			if err != nil {
+				return n
+			}
+			if length > 24 && b[9] == unix.IPPROTO_TCP && int(b[20])<<8|int(b[21]) == appPort && netip.AddrFrom4([4]byte(b[12:16])).String() == pod4 {
+				n++
+			}
+		}
+	}
+	if line, err := dialTransparent(t, l.pod, proxyUID, f.peer, hostPort(f.pod, appPort)); err != nil || seen() != 0 {
+		t.Fatalf("the control fails: %q, %v", line, err)
+	}
+	must(t, inside(t, l.pod, func() error { return netlink.RuleDel(markRule(netlink.FAMILY_V4)) }))
+	if line, err := dialTransparent(t, l.pod, proxyUID, f.peer, hostPort(f.pod, appPort)); err == nil {
+		t.Errorf("got %q", line)
+	}
+	if n := seen(); n != 0 {
+		t.Errorf("%d packets of the app's left the pod", n)
 	}
 }
 

@@ -101,8 +101,8 @@ var (
 // New is the rule set for a command line. Without ipv6 the rules that only IPv6 could match are left out, but for those
 // of its loopback address; the redirects cover both families all the same, so that an IPv6 address that appears later
 // is no way around the proxy and leads to it. A range of client addresses that the command line does not say is the
-// default one. The pod's own addresses are needed with transparent ports alone. Values that podplan.ParseInitArgs would not return are errors: a rule for user 0 would let every process
-// out.
+// default one. The pod's own addresses are needed with transparent ports alone. Values that podplan.ParseInitArgs would
+// not return are errors: a rule for user 0 would let every process out.
 func New(args podplan.InitArgs, ipv6 bool, own ...netip.Addr) (Ruleset, error) {
 	if err := validate(args); err != nil {
 		return Ruleset{}, err

@@ -7,8 +7,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/netset"
 )
 
-// TransparentTable is the name of a table of family inet and of its one chain, which is there with transparent ports
-// alone. It marks the app's answers from those ports: they are for the client's own address, and a rule of the routes
+// TransparentTable is the name of a table of family inet and of its first chain, which are there with transparent ports
+// alone. The chain marks the app's answers from those ports: they are for the client's own address, and a rule of the routes
 // brings what has the mark back to the proxy.
 const TransparentTable = "meshless_transparent"
 
@@ -21,6 +21,13 @@ const TransparentMark = 15000
 // TransparentWhy is the comment of the rules.
 const TransparentWhy = "the app answers its client: back to the proxy"
 
+// TransparentKept is the name of the other chain, which drops what has the mark and would leave the pod: the answers are
+// plaintext, and nothing but the rule of the routes keeps them inside.
+const TransparentKept = "kept"
+
+// TransparentKeptWhy is the comment of its rule.
+const TransparentKeptWhy = "the answer is plaintext, and for the proxy alone"
+
 // TransparentText is the table as nft prints it.
 func TransparentText(ports netset.Ports) string {
 	if len(ports) == 0 {
@@ -31,6 +38,7 @@ func TransparentText(ports netset.Ports) string {
 	for _, r := range ports {
 		fmt.Fprintf(&out, "\t\tct direction reply tcp sport %s meta mark set 0x%08x comment %q\n", r, TransparentMark, TransparentWhy)
 	}
-	out.WriteString("\t}\n}\n")
+	fmt.Fprintf(&out, "\t}\n\n\tchain %s {\n\t\ttype filter hook postrouting priority 0; policy accept;\n\t\toifname != %q meta mark 0x%08x drop comment %q\n\t}\n}\n",
+		TransparentKept, Loopback, TransparentMark, TransparentKeptWhy)
 	return out.String()
 }
