@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Brings up a real single-node Kubernetes on this machine and loads what the cluster tests need: the images of the Dockerfile,
-# the application of the tests under their name for it, and `bash`, which examples/pod runs. Then:
+# the application of the tests under their name for it, `bash`, which examples/pod runs, and programs of others
+# (env/test-images.sh). Then:
 #
 #	export KUBECONFIG=/tmp/kube/admin.conf
 #	make e2e
@@ -49,6 +50,8 @@ fi
 # The manifests of the tests name no version.
 docker tag "ghcr.io/meshless-dev/shop:$version" meshless-test/app:latest
 images+=(meshless-test/app:latest)
+mapfile -t others < <(bash "$top/test/env/test-images.sh")
+images+=("${others[@]}")
 docker save "${images[@]}" | ctr -a "$D/containerd/sock" -n k8s.io images import - >/dev/null
 # Ready is more than up: pods need the node and their service account.
 export KUBECONFIG=$D/admin.conf

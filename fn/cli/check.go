@@ -35,8 +35,8 @@ func refuseKustomization(source, command string) error {
 // conclude prints the findings and fails if there is an error among them.
 func (p *program) conclude(r *report.Report) error { return p.concludeOn(r, failOnError, "") }
 
-// concludeOn prints the findings and fails if one is as severe as failOn says. In that case the last line counts them, and
-// ends in what follows.
+// concludeOn prints the findings and fails if one is as severe as failOn says. In that case the last line counts them,
+// and ends in what follows.
 func (p *program) concludeOn(r *report.Report, failOn, follows string) error {
 	if err := r.WriteText(p.err); err != nil {
 		return err

@@ -181,6 +181,48 @@ func TestNoSuchPort(t *testing.T) {
 	}
 }
 
+// A Service on a label that pods get at run time, and one that names its workloads, stand in front of these; those of
+// meshless are in no picture.
+func TestServicesBeyondLabels(t *testing.T) {
+	items := rendered(t, "testdata/small")
+	node := func(text string) string {
+		g, err := graph.Build(append(items, parse(t, text)...), kinds)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range g.Nodes {
+			for _, s := range n.Services {
+				if strings.HasPrefix(s.Name, "meshless-") {
+					t.Errorf("%s is drawn", s.Name)
+				}
+				if s.Name == "late" {
+					return n.ID
+				}
+			}
+		}
+		return ""
+	}
+	var name, labels string
+	for _, item := range items {
+		if item.GetKind() == "Deployment" && item.GetNamespace() == "prod" && name == "" {
+			name = item.GetName()
+			text, err := item.Pipe(yaml.Lookup("spec", "template", "metadata", "labels"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			labels = "app: " + text.Field("app").Value.YNode().Value
+		}
+	}
+	for _, service := range []string{
+		"metadata: {name: late, namespace: prod}\nspec: {selector: {" + labels + ", role: primary}}\n",
+		"metadata: {name: late, namespace: prod, annotations: {meshless.dev/workloads: deployment/" + name + "}}\n",
+	} {
+		if got, want := node("apiVersion: v1\nkind: Service\n"+service), "prod/deployment/"+name; got != want {
+			t.Errorf("%s: drawn in front of %q, want %q", service, got, want)
+		}
+	}
+}
+
 func TestBuildRefuses(t *testing.T) {
 	text, err := kio.StringAll(rendered(t, "testdata/small"))
 	if err != nil {

@@ -46,8 +46,8 @@ func warnHostPorts(m *manifest.Model, r *report.Report) {
 	}
 }
 
-// refused tells whether a port of a workload refuses clients without an identity. A port that is Strict by name is so on
-// purpose.
+// refused tells whether a port of a workload refuses clients without an identity. A port that is Strict by name is so
+// on purpose.
 func refused(m *manifest.Model, w *manifest.Workload, port uint16, tls bool) bool {
 	if w.Plan.Workload.StrictPorts.Contains(port) {
 		return false

@@ -3,6 +3,7 @@ package manifest
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -25,16 +26,18 @@ func (b behind) none() bool { return len(b.inside)+len(b.outside) == 0 }
 // Finder finds the workloads behind Services.
 type Finder struct {
 	pods   Index[*Workload]
+	labels map[*Workload]map[string]string
 	byName map[string]*Workload // by "<namespace>/<kind>/<name>", the kind in lower case
 	names  map[string][]string  // "<kind>/<name>" by namespace
 }
 
 // NewFinder knows workloads, of which those with a plan are in the mesh.
 func NewFinder(workloads ...[]*Workload) *Finder {
-	f := &Finder{byName: map[string]*Workload{}, names: map[string][]string{}}
+	f := &Finder{byName: map[string]*Workload{}, names: map[string][]string{}, labels: map[*Workload]map[string]string{}}
 	for _, w := range slices.Concat(workloads...) {
 		name := strings.ToLower(w.Kind) + "/" + w.Name
-		f.pods.Add(w.Namespace, w.CertainLabels(), w)
+		f.labels[w] = w.CertainLabels()
+		f.pods.Add(w.Namespace, f.labels[w], w)
 		f.byName[w.Namespace+"/"+name] = w
 		f.names[w.Namespace] = append(f.names[w.Namespace], name)
 	}
@@ -86,7 +89,7 @@ func (f *Finder) candidates(namespace string, selector map[string]string) []*Wor
 // meets tells whether a workload's pods may have every label of a selector, and which of its keys nobody is known to
 // set. A label that another template of the namespace carries points at that one.
 func (f *Finder) meets(w *Workload, selector map[string]string) (guessed []string, ok bool) {
-	have, named := w.CertainLabels(), false
+	have, named := f.labels[w], false
 	for key, value := range selector {
 		certain, carried := have[key]
 		switch {
@@ -111,9 +114,10 @@ func (f *Finder) meets(w *Workload, selector map[string]string) (guessed []strin
 
 // partly tells whether a workload of the mesh has a label of a selector.
 func (f *Finder) partly(namespace string, selector map[string]string) *Workload {
-	for _, w := range f.candidates(namespace, selector) {
-		if w.Plan != nil {
-			return w
+	for _, key := range slices.Sorted(maps.Keys(selector)) {
+		have := f.pods.WithLabel(namespace, key, selector[key])
+		if i := slices.IndexFunc(have, func(w *Workload) bool { return w.Plan != nil }); i >= 0 {
+			return have[i]
 		}
 	}
 	return nil

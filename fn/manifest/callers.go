@@ -39,12 +39,20 @@ type Caller struct {
 	Port     uint16 // of the pod
 }
 
-// readCallers finds the callers that the items name. Services are those of the items, mesh or not. An object that cannot
-// be read is said, and names nobody.
+// readCallers finds the callers that the items name. Services are those of the items, mesh or not. An object that
+// cannot be read is said, and names nobody.
 func (m *Model) readCallers(items []*yaml.RNode, services []corev1.Service, r *report.Report) {
-	c := &callerReader{model: m, report: r, services: map[report.Object]*Service{}, metadata: map[report.Object]metav1.ObjectMeta{}, unread: map[string]bool{}}
+	c := &callerReader{model: m, report: r, services: map[report.Object]*Service{}, metadata: map[report.Object]metav1.ObjectMeta{}, inNamespace: map[string]called{}, unread: map[string]bool{}}
 	for _, s := range m.Services {
 		c.services[Key(s.Object)] = s
+		in := c.inNamespace[s.Namespace]
+		in.services = append(in.services, s)
+		c.inNamespace[s.Namespace] = in
+	}
+	for _, w := range m.Workloads {
+		in := c.inNamespace[w.Namespace]
+		in.workloads = append(in.workloads, w)
+		c.inNamespace[w.Namespace] = in
 	}
 	for _, s := range services {
 		c.metadata[serviceKey(s.Namespace, s.Name)] = s.ObjectMeta
@@ -93,8 +101,8 @@ func (m *Model) passAPIServer() {
 	}
 }
 
-// PassedBefore are the ports on which an earlier render of a workload passes TLS of the app's own: what is so already is
-// not said again.
+// PassedBefore are the ports on which an earlier render of a workload passes TLS of the app's own: what is so already
+// is not said again.
 func PassedBefore(item *yaml.RNode, templatePath []string) netset.Ports {
 	annotation := node.Scalar(item.YNode(), append(slices.Clone(templatePath), "metadata", "annotations", api.WorkloadAnnotation)...)
 	told, err := podplan.ParseWorkload([]byte(annotation))
@@ -104,8 +112,8 @@ func PassedBefore(item *yaml.RNode, templatePath []string) netset.Ports {
 	return told.TLSPassthroughPorts
 }
 
-// Reread is the model of rendered workloads, whose plans are known, for what is said of callers and of other meshes. What
-// is wrong with the items themselves, others report.
+// Reread is the model of rendered workloads, whose plans are known, for what is said of callers and of other meshes.
+// What is wrong with the items themselves, others report.
 func Reread(items []*yaml.RNode, inside, outside []*Workload, m Model) *Model {
 	r := &report.Report{}
 	m.Workloads, m.Outside, m.NamespaceObjects = inside, outside, map[string]corev1.Namespace{}
@@ -138,6 +146,14 @@ type callerReader struct {
 	services map[report.Object]*Service          // of the mesh, by their keys
 	metadata map[report.Object]metav1.ObjectMeta // of all Services, by their keys
 	unread   map[string]bool                     // objects and fields of which it was said
+
+	inNamespace map[string]called
+}
+
+// called are the Services and the workloads of the mesh in one namespace.
+type called struct {
+	services  []*Service
+	workloads []*Workload
 }
 
 // caller is what one place of a manifest says of who calls.

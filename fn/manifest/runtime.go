@@ -54,10 +54,12 @@ func ofAnotherKind(kind, key string) bool {
 // overwrites, and the name of a Job, which is a label of its pods under two keys.
 func (w *Workload) CertainLabels() map[string]string {
 	have := w.Pod.Labels
-	overwritten := func(key string) bool { return AtRuntime(w.Kind, key) }
-	if slices.ContainsFunc(slices.Collect(maps.Keys(have)), overwritten) {
-		have = maps.Clone(have)
-		maps.DeleteFunc(have, func(key, _ string) bool { return overwritten(key) })
+	for key := range have {
+		if AtRuntime(w.Kind, key) {
+			have = maps.Clone(have)
+			maps.DeleteFunc(have, func(key, _ string) bool { return AtRuntime(w.Kind, key) })
+			break
+		}
 	}
 	if w.Kind == "Job" {
 		have = maps.Clone(have)

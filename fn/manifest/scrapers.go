@@ -86,12 +86,15 @@ type endpoint struct {
 	Scheme     string              `json:"scheme"`
 }
 
-// namespaces tells in which the monitor selects; its own where it names none.
-func (m *monitor) namespaces(own string) func(string) bool {
-	s := m.Spec.NamespaceSelector
-	return func(namespace string) bool {
-		return s.Any || slices.Contains(s.MatchNames, namespace) || len(s.MatchNames) == 0 && namespace == own
+// namespaces are those in which the monitor selects; its own where it names none.
+func (m *monitor) namespaces(own string, all []string) []string {
+	switch s := m.Spec.NamespaceSelector; {
+	case s.Any:
+		return all
+	case len(s.MatchNames) > 0:
+		return slices.Compact(slices.Sorted(slices.Values(s.MatchNames)))
 	}
+	return []string{own}
 }
 
 // matches tells whether the endpoint is a port of a Service. Prometheus goes by the name of the port, or by the pod's.
@@ -132,19 +135,25 @@ func (c *callerReader) readMonitor(item *yaml.RNode) {
 		c.unreadable(item, "spec.selector", err.Error())
 		return
 	}
-	in := monitor.namespaces(EffectiveNamespace(object))
-	for i, e := range monitor.Spec.Endpoints {
+	for _, namespace := range monitor.namespaces(EffectiveNamespace(object), c.model.Namespaces()) {
+		c.callSelected(monitor, selector, object, namespace)
+	}
+}
+
+// callSelected adds the callers of what a monitor selects in a namespace.
+func (c *callerReader) callSelected(m monitor, selector labels.Selector, object report.Object, namespace string) {
+	for i, e := range m.Spec.Endpoints {
 		who := caller{kind: Scraper, object: object, field: fmt.Sprintf("spec.endpoints[%d]", i), tls: e.Scheme == "https"}
-		for _, s := range c.model.Services {
-			if in(s.Namespace) && selector.Matches(labels.Set(c.metadata[Key(s.Object)].Labels)) {
+		for _, s := range c.inNamespace[namespace].services {
+			if selector.Matches(labels.Set(c.metadata[Key(s.Object)].Labels)) {
 				c.callService(who, s, e.matches)
 			}
 		}
 	}
-	for i, e := range monitor.Spec.PodMetricsEndpoints {
+	for i, e := range m.Spec.PodMetricsEndpoints {
 		who := caller{kind: Scraper, object: object, field: fmt.Sprintf("spec.podMetricsEndpoints[%d]", i), tls: e.Scheme == "https"}
-		for _, w := range c.model.Workloads {
-			if in(w.Namespace) && selector.Matches(labels.Set(w.Pod.Labels)) {
+		for _, w := range c.inNamespace[namespace].workloads {
+			if selector.Matches(labels.Set(w.Pod.Labels)) {
 				c.add(who, nil, 0, w, podPort(w, e.podPort()))
 			}
 		}

@@ -63,8 +63,8 @@ func (c *compiler) policy(w *manifest.Workload) (meshmap.Policy, bool) {
 	return policy, named
 }
 
-// checkRules refuses rules that open no workload: most often a mistyped name, and the workload that was meant stays open
-// to whom the default lets in. A rule that lets nobody in fails closed, and is warned of.
+// checkRules refuses rules that open no workload: most often a mistyped name, and the workload that was meant stays
+// open to whom the default lets in. A rule that lets nobody in fails closed, and is warned of.
 func (c *compiler) checkRules(r *report.Report) {
 	for i, rule := range c.model.Spec.Authorization.Rules {
 		field, warn := fmt.Sprintf("spec.authorization.rules[%d]", i), r.Warn

@@ -34,8 +34,8 @@ var overrideFields = []overrideField{
 }
 
 // annotated reports workloads that are told something else than their annotations and the config ask for. What the
-// config says, all workloads share, so what one has beyond that its own annotation must say. Called are the ports of each
-// workload that the API server calls, which no annotation need say.
+// config says, all workloads share, so what one has beyond that its own annotation must say. Called are the ports of
+// each workload that the API server calls, which no annotation need say.
 func (c *checker) annotated(called map[*pod]netset.Ports) {
 	for _, w := range overrideFields {
 		shared := ""

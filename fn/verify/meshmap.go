@@ -27,6 +27,7 @@ func (c *checker) maps(items []*yaml.RNode) {
 	first := c.meshMaps[0]
 	want, workloads := c.fold(items, first.mesh)
 	c.certificates(workloads)
+	c.named(workloads)
 	namespaces := want.Namespaces()
 	for _, m := range c.meshMaps {
 		c.alike(first, m)

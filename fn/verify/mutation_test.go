@@ -49,6 +49,7 @@ func TestMutations(t *testing.T) {
 	used := map[string]bool{}
 	for name, change := range map[string]func(*v1alpha1.Spec){
 		"native":    func(*v1alpha1.Spec) {},
+		"shared":    func(*v1alpha1.Spec) {},
 		"container": func(s *v1alpha1.Spec) { s.Sidecar.Mode = v1alpha1.ContainerSidecar },
 		"cert-manager": func(s *v1alpha1.Spec) {
 			s.Sealing, s.Certificates.CA, s.Certificates.Issuer = v1alpha1.Sealing{}, v1alpha1.CA{}, v1alpha1.IssuerCertManager
@@ -56,7 +57,7 @@ func TestMutations(t *testing.T) {
 			s.Certificates.CertManager.Bundle = v1alpha1.ConfigMapKey{ConfigMap: "trust", Key: "ca.crt"}
 		},
 	} {
-		text, config := renderedBy(t, manifests, change)
+		text, config := renderedFor(t, manifests, change, pipeline.Options{Now: now, Mode: pipeline.Store, SharedCA: name == "shared"})
 		config.Spec.Issuance = v1alpha1.IssuanceNever
 		noticed := 0
 		eachMutation(decoded(t, text), func(path, what string, mutated []any) {

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -108,6 +109,28 @@ func (c *checker) certificates(workloads []*manifest.Workload) {
 		}
 		if key, _ := m.spec["privateKey"].(map[string]any); key["algorithm"] == nil {
 			c.report.Error(m.object, "spec.privateKey.algorithm", "is missing; render the whole package again")
+		}
+	}
+}
+
+// named warns of leaves that name other Services than those that lead to their workload: a client that knows a Service
+// by its name alone takes the leaf's word for it.
+func (c *checker) named(workloads []*manifest.Workload) {
+	if !c.options.EveryWorkload {
+		return
+	}
+	names := map[string][]string{} // by identity
+	for _, w := range workloads {
+		names[w.ID.String()] = w.DNSNames()
+	}
+	for _, leaf := range c.leaves {
+		want, known := names[leaf.Identity]
+		if leaf.Certificate == nil || !known {
+			continue
+		}
+		if have := slices.Sorted(slices.Values(leaf.Certificate.DNSNames)); !slices.Equal(have, want) {
+			c.report.Warn(leaf.Secret, report.Data(api.LeafFile), "names the Services %s, and those that lead to its workload are %s; run `meshless issue` and commit the result",
+				cmp.Or(strings.Join(have, ", "), "none"), cmp.Or(strings.Join(want, ", "), "none"))
 		}
 	}
 }

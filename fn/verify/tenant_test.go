@@ -65,6 +65,8 @@ func TestTenants(t *testing.T) {
 		"Tekton TaskRun":              {beside("apiVersion: tekton.dev/v1\nkind: TaskRun\nmetadata: {name: a, namespace: prod}\nspec: {taskSpec: {steps: [{name: x, image: i}]}}\n"), "taskrun prod/a: spec.taskSpec.steps: makes pods"},
 		"OpenShift Template":          {beside("apiVersion: template.openshift.io/v1\nkind: Template\nmetadata: {name: a, namespace: prod}\nobjects: [{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, image: i}]}}]\n"), "template prod/a: objects[0].spec.containers: makes pods"},
 		"local-config":                {beside("apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: prod, annotations: {config.kubernetes.io/local-config: \"true\"}}\nspec: {containers: [{name: c, image: i}]}\n"), "pod prod/a: metadata.annotations[config.kubernetes.io/local-config]"},
+		"a Service more":              {beside("apiVersion: v1\nkind: Service\nmetadata: {name: other, namespace: prod}\nspec: {selector: {app: web}, ports: [{port: 80}]}\n"), "secret prod/meshless-deployment-web: data[tls.crt]: names the Services web.prod, web.prod.svc"},
+		"somebody's Endpoints":        {beside("apiVersion: v1\nkind: Endpoints\nmetadata: {name: web, namespace: prod}\n"), "endpoints prod/web: metadata.name: puts addresses behind Service \"web\""},
 		"default namespace":           {edit("web: deployment/web :80", "other: deployment/web :80"), "service web.prod.svc.cluster.local is missing"},
 	} {
 		t.Run(name, func(t *testing.T) {

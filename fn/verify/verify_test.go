@@ -2,6 +2,7 @@ package verify_test
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,6 +84,12 @@ func renderedFrom(t *testing.T, manifests string, change func(*v1alpha1.Spec)) s
 // renderedBy is renderedFrom with the config.
 func renderedBy(t *testing.T, manifests string, change func(*v1alpha1.Spec)) (string, *v1alpha1.MutualTLS) {
 	t.Helper()
+	return renderedFor(t, manifests, change, pipeline.Options{Now: now, Mode: pipeline.Store})
+}
+
+// renderedFor is renderedBy with other options. Without the CertificateAuthority where others share it.
+func renderedFor(t *testing.T, manifests string, change func(*v1alpha1.Spec), o pipeline.Options) (string, *v1alpha1.MutualTLS) {
+	t.Helper()
 	recipient := func() string {
 		identity, err := age.GenerateX25519Identity()
 		if err != nil {
@@ -96,9 +103,12 @@ func renderedBy(t *testing.T, manifests string, change func(*v1alpha1.Spec)) (st
 	}
 	change(&config.Spec)
 	r := &report.Report{}
-	out := pipeline.Run(parse(t, manifests), config, pipeline.Options{Now: now, Mode: pipeline.Store}, r)
+	out := pipeline.Run(parse(t, manifests), config, o, r)
 	if r.Failed() {
 		t.Fatal(r.Errors())
+	}
+	if o.SharedCA {
+		out = slices.DeleteFunc(out, func(item *yaml.RNode) bool { return item.GetKind() == v1alpha1.KindCertificateAuthority })
 	}
 	text, err := kio.StringAll(out)
 	if err != nil {

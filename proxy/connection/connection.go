@@ -5,8 +5,8 @@
 // plaintext.
 //
 // Inbound is what arrives at the pod: it reaches the app only after mutual TLS and policy, or as plaintext on ports
-// that are Permissive, or as TLS of the app's own on ports that are TLSPassthrough. The app is dialed at the address that the peer dialed, never at the loopback address, so that
-// ports which the app binds to loopback stay private.
+// that are Permissive, or as TLS of the app's own on ports that are TLSPassthrough. The app is dialed at the address
+// that the peer dialed, never at the loopback address, so that ports which the app binds to loopback stay private.
 package connection
 
 import (

@@ -30,9 +30,9 @@ var (
 )
 
 // sniff reads the beginning of a connection to a Permissive or TLSPassthrough port and tells what it is: the first byte
-// until noData, the rest of a hello until deadline. It returns what it has read, to be passed on. A TLS hello that offers
-// our ALPN is for us, whatever else may be for the app. This chooses on ports where the operator allows both; it never
-// relaxes mutual TLS.
+// until noData, the rest of a hello until deadline. It returns what it has read, to be passed on. A TLS hello that
+// offers our ALPN is for us, whatever else may be for the app. This chooses on ports where the operator allows both; it
+// never relaxes mutual TLS.
 func sniff(c *net.TCPConn, noData, deadline time.Time) (prefix []byte, what telemetry.Detection, err error) {
 	if noData.After(deadline) {
 		noData = deadline

@@ -45,6 +45,12 @@ func (f *fixedLookup) Resolve(_ context.Context, mesh *meshmap.Map, dst netip.Ad
 	return f.MapOf(mesh).Decide(dst, f.lookup), f.lookup
 }
 
+func (f *fixedLookup) says(l destination.Lookup) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lookup = l
+}
+
 // trialLab is an outbound proxy and a server at the address of a Service that its map does not know.
 type trialLab struct {
 	t        *testing.T
@@ -412,7 +418,9 @@ func TestVerdictIsRemembered(t *testing.T) {
 	if got := strings.Count(l.logs.String(), `"msg":"passed on`); got != 1 {
 		t.Errorf("%d lines", got)
 	}
+	l.out.trials.mu.Lock()
 	l.out.trials.now = func() time.Time { return time.Now().Add(foreignTime) }
+	l.out.trials.mu.Unlock()
 	_, _ = l.say()
 	if got := l.connections(); got != 2*closesOfForeign+21 {
 		t.Errorf("%d connections after the verdict is over", got)
@@ -496,12 +504,12 @@ func TestKnownByTheMap(t *testing.T) {
 	if got, err := l.say(); got != secret {
 		t.Fatalf("the app got %q, %v", got, err)
 	}
-	l.resolver.mu.Lock()
-	l.resolver.lookup.Names = append(l.resolver.lookup.Names, destination.Name{Service: "meshless-members-test.prod", Endpoint: true, Confirmed: true})
-	l.resolver.mu.Unlock()
+	l.resolver.says(destination.Lookup{Names: []destination.Name{{Service: "x.prod", Confirmed: true}, {Service: "meshless-members-test.prod", Endpoint: true, Confirmed: true}}})
 	if got, err := l.say(); err == nil {
 		t.Errorf("the app got %q", got)
 	}
+	l.out.trials.mu.Lock()
+	defer l.out.trials.mu.Unlock()
 	if len(l.out.trials.verdicts) != 0 {
 		t.Errorf("the verdict is still there: %v", l.out.trials.verdicts)
 	}
@@ -514,7 +522,7 @@ func TestUnanswered(t *testing.T) {
 	closing := func(_ *trialLab, c net.Conn, _ int) { _, _ = c.Read(make([]byte, 100)) }
 	outside := destination.Lookup{Names: []destination.Name{{Service: "x.elsewhere", Confirmed: true}}}
 	l := newTrialLab(t, closing)
-	l.resolver.lookup = outside
+	l.resolver.says(outside)
 	for range 3 {
 		_, _ = l.say()
 	}
@@ -524,7 +532,7 @@ func TestUnanswered(t *testing.T) {
 	}
 
 	l = newTrialLab(t, func(_ *trialLab, c net.Conn, _ int) { _, _ = io.Copy(io.Discard, c) })
-	l.resolver.lookup = outside
+	l.resolver.says(outside)
 	c := l.dial()
 	_, _ = io.WriteString(c, secret)
 	_ = c.(*net.TCPConn).CloseWrite()
@@ -532,7 +540,7 @@ func TestUnanswered(t *testing.T) {
 	waitFor(t, "it ends", func() bool { return strings.Contains(l.logs.String(), "connection closed") })
 
 	remote := newTrialLab(t, closing)
-	remote.resolver.lookup = destination.Lookup{Remote: true}
+	remote.resolver.says(destination.Lookup{Remote: true})
 	_, _ = remote.say()
 	waitFor(t, "it ends", func() bool { return strings.Contains(remote.logs.String(), "connection closed") })
 	if l.value("meshless_unanswered_plaintext_total")+remote.value("meshless_unanswered_plaintext_total") != 0 {
@@ -573,5 +581,22 @@ func TestVerdictsAreBounded(t *testing.T) {
 	}
 	if len(trials.verdicts) > maxVerdicts || len(trials.running) != 0 {
 		t.Errorf("%d verdicts, %d trials", len(trials.verdicts), len(trials.running))
+	}
+}
+
+// TestAcceptedBy: the log says by what a server was accepted.
+func TestAcceptedBy(t *testing.T) {
+	t.Parallel()
+	for want, change := range map[string]func(*x509.Certificate){
+		"namespace": func(*x509.Certificate) {}, "leaf": func(c *x509.Certificate) { c.DNSNames = []string{"x.prod.svc.cluster.local"} },
+	} {
+		l := newTrialLab(t, overTLS(func(l *trialLab) *tls.Config { return serverOf(l, proxytest.ID("x"), change) }))
+		if got, err := l.say(); got != secret {
+			t.Fatalf("the app got %q, %v", got, err)
+		}
+		waitFor(t, "the line", func() bool { return strings.Contains(l.logs.String(), `"msg":"connection closed"`) })
+		if !strings.Contains(l.logs.String(), `"accepted_by":"`+want+`"`) {
+			t.Errorf("no accepted_by %s: %s", want, l.logs)
+		}
 	}
 }

@@ -138,14 +138,9 @@ func (r *Resolver) query(ctx context.Context, k key, remote bool) *entry {
 	defer cancel()
 	names, ttl, err := r.client.names(ctx, k.addr, k.domain)
 	e := &entry{lookup: Lookup{Names: names, Err: err}, remote: remote}
-	switch {
-	case err != nil:
-		r.count(LookupFailed)
+	r.count(resultOf(remote, len(names), err))
+	if err != nil {
 		ttl = minTTL
-	case len(names) == 0:
-		r.count(NotFound)
-	default:
-		r.count(Found)
 	}
 	now := r.now()
 	if remote && len(names) == 0 {
@@ -155,4 +150,18 @@ func (r *Resolver) query(ctx context.Context, k key, remote bool) *entry {
 	ttl = min(max(ttl, minTTL), maxTTL)
 	e.expires, e.foreign = now.Add(ttl), now.Add(min(ttl, negTTL))
 	return e
+}
+
+func resultOf(remote bool, names int, err error) Result {
+	switch {
+	case remote && err != nil:
+		return RemoteFailed
+	case remote:
+		return RemoteLookup
+	case err != nil:
+		return LookupFailed
+	case names == 0:
+		return NotFound
+	}
+	return Found
 }

@@ -52,6 +52,8 @@ const (
 	Found          Result = "found"
 	NotFound       Result = "not_found"
 	LookupFailed   Result = "error"
+	RemoteLookup   Result = "remote"       // of an address that no cluster gives out, whatever was found
+	RemoteFailed   Result = "remote_error" // of such an address: its owner's DNS may be at fault
 	ScanComplete   Result = "scan"
 	ScanIncomplete Result = "scan_error"  // DNS did not answer for all
 	ScanDenied     Result = "scan_denied" // DNS denied the known-good probe

@@ -20,8 +20,9 @@ import (
 
 // Sources of the floods.
 const (
-	flooderIP   = "127.0.0.21"
-	bystanderIP = "127.0.0.22"
+	flooderIP    = "127.0.0.21"
+	tlsFlooderIP = "127.0.0.24"
+	bystanderIP  = "127.0.0.22"
 )
 
 func dialerFrom(ip string) *net.Dialer {

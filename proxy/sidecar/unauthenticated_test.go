@@ -69,17 +69,21 @@ func TestLargeHandshake(t *testing.T) {
 // Strict port.
 func crowded(t *testing.T, m *mesh) string {
 	t.Helper()
-	open := startApp(t, func(c *net.TCPConn) {
+	slow := func(c *net.TCPConn) {
 		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		echo(c)
-	})
-	m.serverFiles.Workload.PermissivePorts = netset.PortsOf(open.Port())
+	}
+	open, passing := startApp(t, slow), startApp(t, slow)
+	m.serverFiles.Workload.PermissivePorts, m.serverFiles.Workload.TLSPassthroughPorts = netset.PortsOf(open.Port()), netset.PortsOf(passing.Port())
 	m.server.publish(t, m.serverFiles.Sealed(t))
 	l := mustListen(t, "127.0.0.40")
 	c := connection.Config{Listeners: []net.Listener{l}, Current: m.server.identity.Current, Registry: m.server.registry, Engine: m.server.engine, Telemetry: m.server.telemetry,
 		OriginalDst: func(c *net.TCPConn) (netip.AddrPort, error) {
-			if listen.AddrPort(c.RemoteAddr()).Addr() == netip.MustParseAddr(flooderIP) {
+			switch listen.AddrPort(c.RemoteAddr()).Addr().String() {
+			case flooderIP:
 				return open, nil
+			case tlsFlooderIP:
+				return passing, nil
 			}
 			return m.app, nil
 		},
@@ -108,6 +112,31 @@ func TestPlaintextDoesNotStarve(t *testing.T) {
 		_, _ = c.Write([]byte("x"))
 	}
 	m.server.wantMetric(t, `meshless_connections_refused_total{direction="inbound",reason="source_limit"}`)
+	m.memberGetsIn(t, addr, bystanderIP)
+}
+
+// TestStrangersShareOneLimit: plaintext to one port and TLS that the app terminates on another fill the same half of
+// the places, from however many addresses they come.
+func TestStrangersShareOneLimit(t *testing.T) {
+	m := startMesh(t, echo)
+	addr := crowded(t, m)
+	hello := clientHello(t, &tls.Config{InsecureSkipVerify: true})
+	for i := range 60 {
+		from, first := flooderIP, []byte("x")
+		if i%2 == 1 {
+			from, first = tlsFlooderIP, hello
+		}
+		c, err := dialerFrom(from).Dial("tcp", addr)
+		if err != nil {
+			continue
+		}
+		t.Cleanup(func() { c.Close() })
+		_, _ = c.Write(first)
+		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_, _ = c.Read(make([]byte, 1)) // the echo, or the refusal
+	}
+	m.server.wantMetric(t, `meshless_connections_refused_total{direction="inbound",reason="plaintext_limit"} 10`)
+	m.server.wantMetric(t, `meshless_connections_open{direction="inbound",security="tls_passthrough"} 25`)
 	m.memberGetsIn(t, addr, bystanderIP)
 }
 

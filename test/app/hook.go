@@ -11,14 +11,14 @@ import (
 	"strconv"
 )
 
-// hookGroup is the group that the hook serves as an aggregated API, with the one resource readings, as metrics-server does with its
-// own.
+// hookGroup is the group that the hook serves as an aggregated API, with the one resource readings, as metrics-server
+// does with its own.
 const hookGroup = "hook.meshless.test"
 
 const hookVersion = hookGroup + "/v1alpha1"
 
-// hook serves what an API server calls: webhooks of admission and of conversion, and an aggregated API. It has TLS of its
-// own, with the certificate of the files, since API servers ask for it.
+// hook serves what an API server calls: webhooks of admission and of conversion, and an aggregated API. It has TLS of
+// its own, with the certificate of the files, since API servers ask for it.
 func hook(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("hook", flag.ContinueOnError)
 	port := flags.Int("port", 8443, "port of HTTPS")

@@ -9,3 +9,5 @@ bash env/edition.sh
 bash controlplane/etcd.sh
 bash interop/ghostunnel.sh
 bash sops/programs.sh
+bash cluster/ingress/traefik.sh
+bash cluster/monitoring/prometheus.sh

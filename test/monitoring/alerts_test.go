@@ -145,6 +145,10 @@ var alertCases = []struct {
 		bad: `web-1 meshless_denials_total{reason="no_rule",enforced="false"} 0x20 1xN`, fine: `web-1 meshless_denials_total{reason="no_rule",enforced="false"} 0xN`},
 	{alerts: "MeshlessPlaintextAccepted/info",
 		bad: `web-1 meshless_protocol_detections_total{result="plaintext"} 0x20 1xN`, fine: `web-1 meshless_protocol_detections_total{result="mutual_tls"} 0+9xN`},
+	{alerts: "MeshlessPlaintextUnanswered/warning",
+		bad: `web-1 meshless_unanswered_plaintext_total{} 0+1xN`, fine: `web-1 meshless_unanswered_plaintext_total{} 0x20 0+2x1 2xN`},
+	{alerts: "MeshlessPassedOn/info",
+		bad: `web-1 meshless_passed_on_total{} 0x20 1xN`, fine: `web-1 meshless_passed_on_total{} 0xN`},
 	{alerts: "MeshlessConnectionsNearLimit/warning",
 		bad: `web-1 meshless_connections_open{direction="inbound",security="mutual_tls"} 5000xN
 			web-1 meshless_connections_open{direction="inbound",security="plaintext"} 4000xN

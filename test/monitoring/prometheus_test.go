@@ -8,8 +8,8 @@ import (
 	"github.com/prometheus/prometheus/config"
 )
 
-// TestPrometheusConfig: the configuration of the Prometheus in the mesh is one to Prometheus's own parser. Its discovery
-// of Kubernetes needs a module that nothing else here does, so fixed targets stand in its place.
+// TestPrometheusConfig: the configuration of the Prometheus in the mesh is one to Prometheus's own parser. Its
+// discovery of Kubernetes needs a module that nothing else here does, so fixed targets stand in its place.
 func TestPrometheusConfig(t *testing.T) {
 	text := read(t, "../../examples/monitoring/prometheus/prometheus.yml")
 	discovery := regexp.MustCompile(`kubernetes_sd_configs: \[\{role: (pod|endpointslice)\}\]`)

@@ -66,8 +66,8 @@ func removeHooks(t *testing.T) {
 	}
 }
 
-// testAdmission creates as people do. That the hook is really asked is seen from what it refuses and adds; that it would
-// fail without an answer, from its failurePolicy.
+// testAdmission creates as people do. That the hook is really asked is seen from what it refuses and adds; that it
+// would fail without an answer, from its failurePolicy.
 func testAdmission(t *testing.T) {
 	for n := range 5 {
 		var out string

@@ -26,8 +26,9 @@ func TestChaos(t *testing.T) {
 	n := seed(t)
 	t.Logf("CHAOS_SEED=%d", n)
 	a := stage.NewChain(t, namespace)
+	a.Visit(t)
 	a.Folder.Replace(t, "mtls.yaml", "mode: Permissive", "mode: Strict")
-	a.Folder.Issue(t, daysAgo(25))
+	a.Issue(t, daysAgo(25))
 	wire := stage.WatchWire(t, namespace, stage.Marker)
 	a.Apply(t)
 	a.Rollout(t)
@@ -48,11 +49,11 @@ func daysAgo(n float64) time.Time { return time.Now().Add(-time.Duration(n * 24 
 // commits are what happens meanwhile: renewal of every leaf, promotion of an authority, and revocation of a key.
 func commits(t *testing.T, a *stage.Chain) []func() {
 	return []func(){
-		func() { a.Folder.Issue(t, daysAgo(9.5)) },
-		func() { a.Folder.Issue(t, daysAgo(6.9), "--renew", "deployment/back", "--renew", "deployment/client") },
-		func() { a.Folder.Meshless(t, daysAgo(6.6), "revoke", a.Folder.Dir, "deployment/middle") },
+		func() { a.Issue(t, daysAgo(9.5)) },
+		func() { a.Issue(t, daysAgo(6.9), "--renew", "deployment/back", "--renew", "deployment/client") },
+		func() { a.Meshless(t, daysAgo(6.6), "revoke", a.Folder.Dir, "deployment/middle") },
 		func() {
-			a.Folder.Issue(t, daysAgo(6.5), "--renew", "deployment/front", "--renew", "deployment/middle", "--renew", "deployment/guest")
+			a.Issue(t, daysAgo(6.5), "--renew", "deployment/front", "--renew", "deployment/middle", "--renew", "deployment/guest")
 		},
 	}
 }
@@ -120,7 +121,7 @@ func wantAllTalk(t *testing.T, a *stage.Chain) {
 		}
 		return nil
 	})
-	a.AwaitRequests(t, 50, stage.Callers...)
+	a.AwaitRequests(t, 50, stage.Everyone...)
 	for caller, s := range a.TakeStats(t) {
 		if s.Failed > 0 {
 			t.Errorf("%s, after all that: %s", caller, s)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshless-dev/meshless/test/cluster/stage"
 	"github.com/meshless-dev/meshless/test/example"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 const (
@@ -31,7 +32,7 @@ spec:
   replicas: 2
   selector: {matchLabels: {app: web}}
   template:
-    metadata: {labels: {app: web}}
+    metadata: {labels: {app: web}, annotations: {meshless.dev/strict-ports: "8080"}}
     spec:
       automountServiceAccountToken: false
       terminationGracePeriodSeconds: 7
@@ -54,7 +55,7 @@ metadata: {name: alone, namespace: monitoring-app}
 spec:
   selector: {matchLabels: {app: alone}}
   template:
-    metadata: {labels: {app: alone}, annotations: {prometheus.io/scrape: "true", prometheus.io/port: "8080"}}
+    metadata: {labels: {app: alone}, annotations: {prometheus.io/scrape: "true", prometheus.io/port: "8080", meshless.dev/strict-ports: "8080"}}
     spec:
       automountServiceAccountToken: false
       terminationGracePeriodSeconds: 7
@@ -77,6 +78,7 @@ spec:
 
 // TestPrometheus waits until each kind of target is scraped, and looks at how.
 func TestPrometheus(t *testing.T) {
+	program.Find(t, "prometheus", "test/cluster/monitoring/prometheus.sh builds it, and test/up.sh makes an image of it")
 	stage.NewNamespace(t, namespace)
 	stage.NewNamespace(t, ours)
 	t.Cleanup(func() {
@@ -116,7 +118,7 @@ func deploy(t *testing.T) {
 	}
 	e.Replace(t, "kustomization.yaml", "resources: [pod.yaml,", "resources: [pod.yaml, prometheus,")
 	e.Edit(t, "prometheus/prometheus.yaml", func(text string) string {
-		image := "image: meshless-test/servers:latest\n          imagePullPolicy: Never\n          command: [prometheus]\n"
+		image := "image: meshless-test/prometheus:latest\n          imagePullPolicy: Never\n"
 		return strings.Replace(text, "image: prom/prometheus:v3.8.1\n", image, 1)
 	})
 	e.Replace(t, "prometheus/prometheus.yml", "scrape_interval: 15s", "scrape_interval: 1s")

@@ -4,7 +4,6 @@ package packages
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +26,7 @@ func TestTwoNamespaces(t *testing.T) {
 			m.byAddress(t)
 			m.wantNoFailure(t, "")
 		}},
+		{"pods that just started, and never get ready", func(t *testing.T) { m.testYoung(t, b) }},
 		{"a new Service of one is found by the other", func(t *testing.T) { m.testNewService(t, a, b) }},
 		{"a new workload behind an old Service", func(t *testing.T) { m.testNewWorkload(t, b) }},
 		{"the old workload goes", func(t *testing.T) { m.testOldGoes(t, b) }},
@@ -41,6 +41,39 @@ func TestTwoNamespaces(t *testing.T) {
 	}
 	m.wantEncrypted(t)
 	wire.WantSecret(t)
+}
+
+// testYoung calls pods by address as soon as their apps run. No Service has them, and they never get ready.
+func (m *mesh) testYoung(t *testing.T, b *pack) {
+	m.edit(t, b, func(text string) string {
+		return text + strings.Replace(b.server("young", "young"), "path: /healthz", "path: /tls", 1) // 503
+	})
+	var urls []string
+	stage.Poll(t, time.Minute, func() error {
+		urls = nil
+		for _, pod := range stage.Pods(t, b.namespace, "app=young") {
+			if app, ok := stage.Container(pod, "app"); ok && app.State.Running != nil {
+				urls = append(urls, "http://"+pod.Status.PodIP+":8080/"+addressMarker)
+			}
+		}
+		if len(urls) < 2 {
+			return fmt.Errorf("%d pods run", len(urls))
+		}
+		return nil
+	})
+	for range 5 {
+		for _, from := range m.packs {
+			for _, got := range from.call(t, urls...) {
+				if got.Error != "" || !got.ByProxy() {
+					t.Errorf("%s: %+v", from.name, got)
+				}
+			}
+		}
+	}
+	m.edit(t, b, func(text string) string {
+		return strings.Replace(text, strings.Replace(b.server("young", "young"), "path: /healthz", "path: /tls", 1), "", 1)
+	})
+	stage.Must(t, "", "-n", b.namespace, "delete", "deployment", "young", "--wait=false")
 }
 
 // testNewService: b is rendered anew with a Service that a has never heard of. a's map does not change.
@@ -107,12 +140,15 @@ func (m *mesh) wantServedBy(t *testing.T, deployment string) {
 	}
 }
 
-// testRenamed: every name of b gets a prefix. New objects come first, the old ones go after.
+// testRenamed: every name of b gets a prefix. New objects come first, the old ones go after. Meanwhile new pods stand
+// behind old Services, too, of which their leaves know nothing: packages that look for an alias do not mind. The old
+// caller of b itself goes with the rest.
 func (m *mesh) testRenamed(t *testing.T, a, b *pack) {
 	old := b.text
 	b.folder.Edit(t, "kustomization.yaml", func(text string) string { return text + "namePrefix: new-\n" })
 	m.apply(t, b)
 	stage.Rollout(t, b.namespace, "deployment/new-b-two", "deployment/new-b-alone", "deployment/new-late", "deployment/new-b-caller")
+	m.packs = []*pack{a}
 	m.wantNoFailure(t, "")
 	removed := stage.OnlyIn(t, old, b.text)
 	stage.Must(t, removed, "delete", "--wait=false", "-f", "-")
@@ -129,7 +165,6 @@ func (m *mesh) testRenamed(t *testing.T, a, b *pack) {
 		}
 	}
 	a.ledger(t, "/reset")
-	m.packs = slices.DeleteFunc(m.packs, func(p *pack) bool { return p == b })
 	m.wantNoFailure(t, "b")
 }
 

@@ -216,7 +216,7 @@ func (m *mesh) byAddress(t *testing.T) {
 				}
 			}
 		}
-		for range 3 {
+		for range 2 {
 			for _, a := range from.call(t, urls...) {
 				if a.Error != "" || !a.ByProxy() {
 					t.Errorf("%s calls %s: %+v", from.name, a.URL, a)

@@ -41,8 +41,9 @@ type outcome struct {
 // TestRotation deploys the chain once; the steps change it one after the other.
 func TestRotation(t *testing.T) {
 	r := &rotation{Chain: stage.NewChain(t, namespace)}
+	r.Visit(t)
 	stage.Must(t, stage.Outsider(5, "http://back:8080/"), "-n", namespace, "apply", "-f", "-")
-	r.Folder.Issue(t, days(25))
+	r.Issue(t, days(25))
 	r.Apply(t)
 	r.Rollout(t)
 	r.here = stage.Here(t, r.IPs()...)
@@ -86,7 +87,7 @@ func TestRotation(t *testing.T) {
 func (r *rotation) settle(t *testing.T) {
 	t.Helper()
 	r.TakeStats(t)
-	r.AwaitRequests(t, 40, stage.Callers...)
+	r.AwaitRequests(t, 40, stage.Everyone...)
 	r.TakeStats(t)
 	r.cuts = r.Cuts(t)
 }
@@ -102,7 +103,7 @@ func (r *rotation) apply(t *testing.T) outcome {
 
 func (r *rotation) after(t *testing.T) outcome {
 	t.Helper()
-	r.AwaitRequests(t, 40, stage.Callers...)
+	r.AwaitRequests(t, 40, stage.Everyone...)
 	o := outcome{stats: r.TakeStats(t), cuts: r.Cuts(t)}
 	for app, before := range r.cuts {
 		r.cuts[app], o.cuts[app] = o.cuts[app], o.cuts[app]-before
@@ -154,7 +155,7 @@ func (o outcome) wantNoFailure(t *testing.T, callers ...string) {
 // wantUnnoticed wants no failed request of anybody, and no connection that was cut: kept ones live on.
 func (o outcome) wantUnnoticed(t *testing.T) {
 	t.Helper()
-	o.wantNoFailure(t, stage.Callers...)
+	o.wantNoFailure(t, stage.Everyone...)
 	for app, n := range o.cuts {
 		if n != 0 {
 			t.Errorf("%s: %v connections were cut", app, n)
@@ -177,7 +178,7 @@ func (r *rotation) testStrict(t *testing.T) {
 		t.Errorf("the outsider should get in as long as the mode is Permissive: %s", before)
 	}
 	r.Folder.Replace(t, "mtls.yaml", "mode: Permissive", "mode: Strict")
-	r.Folder.Issue(t, days(24))
+	r.Issue(t, days(24))
 	r.apply(t).wantUnnoticed(t)
 	r.TakeStatsOf(t, "outsider")
 	r.wantOutsiderRefused(t)
@@ -203,7 +204,7 @@ func (r *rotation) wantOutsiderRefused(t *testing.T) {
 // testRenewal: every leaf is due, none of the bundles changes.
 func (r *rotation) testRenewal(t *testing.T) {
 	before := r.Rendered
-	r.Folder.Issue(t, days(9.5))
+	r.Issue(t, days(9.5))
 	r.apply(t).wantUnnoticed(t)
 	for id, leaf := range before.Leaves {
 		if renewed := r.Rendered.Leaves[id]; renewed.Equal(leaf) || !signedBySame(renewed, leaf) {
@@ -229,7 +230,7 @@ func wantBundle(t *testing.T, want, got []*x509.Certificate) {
 // authorities talk to each other.
 func (r *rotation) testPromotion(t *testing.T) {
 	before := r.Rendered
-	r.Folder.Issue(t, days(6.9), "--renew", "deployment/back")
+	r.Issue(t, days(6.9), "--renew", "deployment/back")
 	r.apply(t).wantUnnoticed(t)
 	for id, leaf := range before.Leaves {
 		if same := r.Rendered.Leaves[id].Equal(leaf); same != (id != r.ID("back")) {
@@ -248,9 +249,9 @@ func (r *rotation) testPromotion(t *testing.T) {
 // testRevokeOld revokes the key that back had first: connections that it opened or took end, and no request fails.
 func (r *rotation) testRevokeOld(t *testing.T, old tls.Certificate) {
 	r.knock(t, "front", old, true)
-	r.Folder.Meshless(t, days(6.7), "revoke", r.Folder.Dir, svid.KeyDigest(old.Leaf))
+	r.Meshless(t, days(6.7), "revoke", r.Folder.Dir, svid.KeyDigest(old.Leaf))
 	seen := r.apply(t)
-	seen.wantNoFailure(t, stage.Callers...)
+	seen.wantNoFailure(t, stage.Everyone...)
 	seen.wantCut(t, "middle", "guest", "back") // connections that back had taken with that key, at one of their ends
 	r.knock(t, "front", old, false)
 	r.knock(t, "front", r.open(t, "back"), true)
@@ -262,7 +263,7 @@ func (r *rotation) testRevokeOld(t *testing.T, old tls.Certificate) {
 func (r *rotation) testRevokePresent(t *testing.T) {
 	stolen := r.open(t, "middle")
 	r.knock(t, "back", stolen, true)
-	r.Folder.Meshless(t, days(6.6), "revoke", r.Folder.Dir, "deployment/middle")
+	r.Meshless(t, days(6.6), "revoke", r.Folder.Dir, "deployment/middle")
 	seen := r.apply(t)
 	seen.wantNoFailure(t, "client", "guest")
 	seen.wantCut(t, "middle", "front", "back")
@@ -293,7 +294,7 @@ func (r *rotation) testRecipient(t *testing.T) {
 	stage.Must(t, r.Folder.IdentitySecret(namespace, fresh, old), "apply", "-f", "-")
 	r.Folder.Replace(t, "mtls.yaml", old.Recipient().String(), fresh.Recipient().String())
 	r.Folder.Cluster = fresh
-	r.Folder.Issue(t, days(6.5))
+	r.Issue(t, days(6.5))
 	r.apply(t).wantUnnoticed(t)
 	for id, leaf := range before.Leaves {
 		if svid.KeyDigest(r.Rendered.Leaves[id]) == svid.KeyDigest(leaf) {
@@ -305,18 +306,21 @@ func (r *rotation) testRecipient(t *testing.T) {
 	}
 }
 
-// testPolicy: from now on middle alone may ask back. guest, which could, is refused, and its open connections end. With
-// it the old identity leaves the cluster.
+// testPolicy: from now on middle alone may ask back. guest and the visitor of the other
+// package, who could, are refused, and their open connections end. With it the old identity leaves the cluster.
 func (r *rotation) testPolicy(t *testing.T) {
 	stage.Must(t, r.Folder.IdentitySecret(namespace), "apply", "-f", "-")
 	r.Folder.Replace(t, "mtls.yaml", "{rules: []}", "{rules: [{to: {kind: Deployment, name: back}, ports: [8080], from: [{kind: Deployment, name: middle}]}]}")
-	r.Folder.Issue(t, days(6.4))
+	r.Issue(t, days(6.4))
 	seen := r.apply(t)
 	seen.wantNoFailure(t, "client", "front", "middle")
 	seen.wantCut(t, "guest", "back")
-	r.AwaitRequests(t, 20, "guest")
-	if guest := r.TakeStats(t)["guest"]; guest.Failed != guest.Requests {
-		t.Errorf("guest still gets in: %s", guest)
+	r.AwaitRequests(t, 20, "guest", stage.Visitor)
+	stats := r.TakeStats(t)
+	for _, refused := range []string{"guest", stage.Visitor} {
+		if s := stats[refused]; s.Failed != s.Requests {
+			t.Errorf("%s still gets in: %s", refused, s)
+		}
 	}
 	r.knock(t, "back", r.open(t, "guest"), false)
 	r.knock(t, "back", r.open(t, "middle"), true)
@@ -327,9 +331,9 @@ func (r *rotation) testPolicy(t *testing.T) {
 func (r *rotation) testReplaceCA(t *testing.T) {
 	allowed := []string{"client", "front", "middle"}
 	before, minted := r.Rendered, r.open(t, "middle") // as a thief of the CA's key could mint it
-	r.Folder.Issue(t, days(6), "--replace-ca")
+	r.Issue(t, days(6), "--replace-ca")
 	r.apply(t).wantNoFailure(t, allowed...)
-	r.Folder.Issue(t, days(3.9))
+	r.Issue(t, days(3.9))
 	r.apply(t).wantNoFailure(t, allowed...)
 	for id, leaf := range before.Leaves {
 		if signedBySame(r.Rendered.Leaves[id], leaf) {
@@ -337,7 +341,7 @@ func (r *rotation) testReplaceCA(t *testing.T) {
 		}
 	}
 	r.knock(t, "front", minted, true)
-	r.Folder.Issue(t, days(1.8))
+	r.Issue(t, days(1.8))
 	seen := r.apply(t)
 	seen.wantNoFailure(t, allowed...)
 	seen.wantCut(t, "client", "front", "middle", "back")

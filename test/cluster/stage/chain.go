@@ -33,6 +33,8 @@ type Chain struct {
 	Rendered  *Rendered // what was applied last
 	Pods      []Replica // as Rollout saw them last
 	forwards  *forwards
+	visitor   *Chain // a second package (Visit), or nil
+	ca        string // file of the CA of both
 }
 
 // NewChain makes the namespace and gives it the identity. Nothing is deployed yet.
@@ -62,6 +64,9 @@ func (c *Chain) Apply(t *testing.T) {
 	t.Helper()
 	c.Rendered = Read(t, Render(t, c.Folder))
 	Must(t, c.Rendered.Text, "apply", "-f", "-")
+	if c.visitor != nil {
+		c.visitor.Apply(t)
+	}
 }
 
 // Rollout waits until every Deployment of the namespace runs as it was applied, and nothing of before is left.
@@ -82,6 +87,9 @@ func (c *Chain) Rollout(t *testing.T) {
 		return err
 	})
 	c.Pods = c.present(t)
+	if c.visitor != nil {
+		c.visitor.Rollout(t)
+	}
 }
 
 func (c *Chain) present(t *testing.T) []Replica {
@@ -141,6 +149,9 @@ func (c *Chain) Unchanged(t *testing.T) {
 	if diff := cmp.Diff(c.Pods, c.present(t), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("pods changed:\n%s", diff)
 	}
+	if c.visitor != nil {
+		c.visitor.Unchanged(t)
+	}
 }
 
 // Of are the pods of some Deployments; of none, all.
@@ -159,8 +170,7 @@ type config struct {
 }
 
 // InForce waits until every proxy says that it uses what was applied last, and nothing failed on the way there: its
-// leaf, its bundle, its mesh map. The time is three of the kubelet's periods here; that of a cluster as it comes from
-// the package is a minute.
+// leaf, its bundle, its mesh map. The kubelet looks every minute (syncFrequency), as by default.
 func (c *Chain) InForce(t *testing.T) {
 	t.Helper()
 	started := time.Now()
@@ -176,6 +186,9 @@ func (c *Chain) InForce(t *testing.T) {
 		}
 	}
 	t.Logf("in force in %d proxies after %v", len(c.Pods), time.Since(started).Round(100*time.Millisecond))
+	if c.visitor != nil {
+		c.visitor.InForce(t)
+	}
 }
 
 func (c *Chain) inForce(p Replica) error {
@@ -239,6 +252,9 @@ func (c *Chain) Warnings(t *testing.T) {
 	if !t.Failed() {
 		return
 	}
+	if c.visitor != nil {
+		c.visitor.Warnings(t)
+	}
 	for _, p := range c.present(t) {
 		log, err := Kubectl("", "-n", c.Namespace, "logs", p.Name, "-c", api.ProxyName, "--since=60s")
 		var kept []string
@@ -258,6 +274,9 @@ func (c *Chain) Plaintext(t *testing.T) {
 	t.Helper()
 	if !t.Failed() {
 		return
+	}
+	if c.visitor != nil {
+		c.visitor.Plaintext(t)
 	}
 	for _, p := range c.present(t) {
 		for _, previous := range []string{"--previous=false", "--previous"} {

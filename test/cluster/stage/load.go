@@ -5,6 +5,8 @@ package stage
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +16,9 @@ import (
 
 // Callers are the Deployments of the chain that ask, in the order of the chain.
 var Callers = []string{"client", "front", "middle", "guest"}
+
+// Everyone is Callers, and the second package's.
+var Everyone = append(slices.Clone(Callers), Visitor)
 
 // Marker is in every request that they make.
 const Marker = "the-marker-of-the-chain"
@@ -37,10 +42,13 @@ spec:
 func (c *Chain) TakeStats(t *testing.T) map[string]load.Stats {
 	t.Helper()
 	all := map[string]load.Stats{}
-	for _, p := range c.Of(Callers...) {
+	for _, p := range c.Of(Everyone...) {
 		sum := all[p.App]
 		sum.Add(c.TakeStatsOf(t, p.Name))
 		all[p.App] = sum
+	}
+	if c.visitor != nil {
+		maps.Copy(all, c.visitor.TakeStats(t))
 	}
 	return all
 }
@@ -74,12 +82,15 @@ func (c *Chain) AwaitRequests(t *testing.T, n int, callers ...string) {
 			return err
 		})
 	}
+	if c.visitor != nil && (len(callers) == 0 || slices.Contains(callers, Visitor)) {
+		c.visitor.AwaitRequests(t, n, Visitor)
+	}
 }
 
 // Describe is the stats as text, in the order of the chain.
 func Describe(all map[string]load.Stats) string {
 	var lines []string
-	for _, caller := range Callers {
+	for _, caller := range Everyone {
 		if s, ok := all[caller]; ok {
 			lines = append(lines, caller+": "+s.String())
 		}

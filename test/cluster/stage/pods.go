@@ -116,8 +116,8 @@ func WantNoRestarts(t *testing.T, pods []corev1.Pod, exempt ...string) {
 	}
 }
 
-// State is the content of a file of the namespace's bundle or mesh map (api.BundleFile, api.MeshFile), whatever the name
-// of the package.
+// State is the content of a file of the namespace's bundle or mesh map (api.BundleFile, api.MeshFile), whatever the
+// name of the package.
 func State(t *testing.T, namespace, file string) string {
 	t.Helper()
 	var list corev1.ConfigMapList

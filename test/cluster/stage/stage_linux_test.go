@@ -15,7 +15,7 @@ func TestMain(m *testing.M) { os.Exit(program.Main(m)) }
 func TestManifestsRender(t *testing.T) {
 	for file, config := range map[string]string{
 		"../kinds/testdata/kinds.yaml": "", "../kinds/testdata/container.yaml": "  sidecar: {mode: Container}\n",
-		"../failures/testdata/pair.yaml": "", "../kubeproxy/testdata/ways.yaml": "",
+		"../failures/testdata/pair.yaml": "", "../kubeproxy/testdata/ways.yaml": "", "../callers/testdata/hook.yaml": "",
 	} {
 		manifests, err := os.ReadFile(file)
 		if err != nil {

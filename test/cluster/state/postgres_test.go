@@ -14,8 +14,8 @@ import (
 
 const pgNamespace = "state-postgres"
 
-// postgres is what an operator for high availability makes: two members, of which one is the primary. pg-primary selects
-// by a label that the agent moves; the endpoints of pg-leader are written by the agent. The agent is this test.
+// postgres is what an operator for high availability makes: two members, of which one is the primary. pg-primary
+// selects by a label that the agent moves; the endpoints of pg-leader are written by the agent. The agent is this test.
 const postgres = `
 apiVersion: apps/v1
 kind: StatefulSet

@@ -4,6 +4,7 @@ package upgrade
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 // end.
 type ledgers struct {
 	followed []*followed
+	context  context.Context // of the whole test
 }
 
 // followed is the log of one caller.
@@ -80,7 +82,7 @@ func (l *ledgers) follow(t *testing.T) {
 			continue
 		}
 		f := &followed{pod: pod, ended: make(chan struct{})}
-		cmd := exec.CommandContext(t.Context(), "kubectl", "-n", namespace, "logs", "-f", pod, "-c", "caller")
+		cmd := exec.CommandContext(l.context, "kubectl", "-n", namespace, "logs", "-f", pod, "-c", "caller")
 		cmd.Stdout = &f.log
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -93,15 +95,19 @@ func (l *ledgers) follow(t *testing.T) {
 // await waits until every caller has sent n more requests.
 func (l *ledgers) await(t *testing.T, n int) {
 	t.Helper()
+	before := map[string]int{}
 	for _, pod := range callers(t) {
-		before, err := stats(t, pod, "/stats")
+		s, err := stats(t, pod, "/stats")
 		if err != nil {
 			t.Fatal(err)
 		}
+		before[pod] = s.Requests
+	}
+	for pod, sent := range before {
 		stage.Eventually(t, func() error {
 			s, err := stats(t, pod, "/stats")
-			if err == nil && s.Requests < before.Requests+n {
-				err = fmt.Errorf("%s has sent %d requests since", pod, s.Requests-before.Requests)
+			if err == nil && s.Requests < sent+n {
+				err = fmt.Errorf("%s has sent %d requests since", pod, s.Requests-sent)
 			}
 			return err
 		})

@@ -56,7 +56,7 @@ func TestUpgrade(t *testing.T) {
 	for _, name := range names(t) {
 		stage.Rollout(t, namespace, name)
 	}
-	l := &ledgers{}
+	l := &ledgers{context: t.Context()}
 	l.settle(t)
 
 	e.Program = ""
