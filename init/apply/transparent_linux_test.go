@@ -109,8 +109,8 @@ func TestTransparent(t *testing.T) {
 	}
 }
 
-// TestTransparentAnswersStay: where the rule of the routes is gone, the app's answers are dropped. They are plaintext, and
-// would go to the client.
+// TestTransparentAnswersStay: where the rule of the routes is gone, the app's answers are dropped. They are plaintext,
+// and would go to the client.
 func TestTransparentAnswersStay(t *testing.T) {
 	l, f := newLab(t), families["IPv4"]
 	populate(t, l, f)

@@ -8,8 +8,8 @@ import (
 )
 
 // TransparentTable is the name of a table of family inet and of its first chain, which are there with transparent ports
-// alone. The chain marks the app's answers from those ports: they are for the client's own address, and a rule of the routes
-// brings what has the mark back to the proxy.
+// alone. The chain marks the app's answers from those ports: they are for the client's own address, and a rule of the
+// routes brings what has the mark back to the proxy.
 const TransparentTable = "meshless_transparent"
 
 // TransparentPriority is the chain's place: conntrack has looked, and NAT not yet (NF_IP_PRI_MANGLE).
@@ -21,8 +21,8 @@ const TransparentMark = 15000
 // TransparentWhy is the comment of the rules.
 const TransparentWhy = "the app answers its client: back to the proxy"
 
-// TransparentKept is the name of the other chain, which drops what has the mark and would leave the pod: the answers are
-// plaintext, and nothing but the rule of the routes keeps them inside.
+// TransparentKept is the name of the other chain, which drops what has the mark and would leave the pod: the answers
+// are plaintext, and nothing but the rule of the routes keeps them inside.
 const TransparentKept = "kept"
 
 // TransparentKeptWhy is the comment of its rule.

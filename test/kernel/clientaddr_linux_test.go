@@ -69,8 +69,8 @@ func (a *addressed) run(t *testing.T, port int, command ...string) {
 	runIn(t, a.Lab, a.server, port, command...)
 }
 
-// runIn starts a program of Debian in a pod, with the pod's name server, and waits until its port is open there. It ends
-// with the test.
+// runIn starts a program of Debian in a pod, with the pod's name server, and waits until its port is open there. It
+// ends with the test.
 func runIn(t *testing.T, l *lab.Lab, pod *lab.Pod, port int, command ...string) {
 	t.Helper()
 	resolv := filepath.Join(t.TempDir(), "resolv.conf")
@@ -145,8 +145,8 @@ func scratch(t *testing.T) string {
 	return dir
 }
 
-// TestClientsApache: the status page of Debian's Apache is for local users. To nobody in the mesh, and to no stranger at
-// a Permissive port, is it shown.
+// TestClientsApache: the status page of Debian's Apache is for local users. To nobody in the mesh, and to no stranger
+// at a Permissive port, is it shown.
 func TestClientsApache(t *testing.T) {
 	lab.Require(t)
 	apache := debian(t, "apache2", "/usr/sbin/apache2")
