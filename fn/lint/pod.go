@@ -83,6 +83,10 @@ func checkPod(w *manifest.Workload, r *report.Report) {
 	} else if err := podspec.Validate(w.Plan); err != nil {
 		r.Error(w.Object, w.Field("spec"), "%v; raise it in spec.proxy.resources or spec.init.resources of the config, or in the annotation %s", err, api.ProxyMemoryAnnotation)
 	}
+	if ports := w.Overrides.TransparentPorts; len(ports) > 0 {
+		r.Info(w.Object, w.Field(report.Annotation(api.TransparentPortsAnnotation)), "lets every process of the pod send IPv4 packets from addresses that are not the pod's, which otherwise takes NET_RAW: "+
+			"its TCP passes the proxy all the same, its UDP is the network's to check")
+	}
 	if !w.Plan.Native {
 		checkContainerMode(w, r)
 	}

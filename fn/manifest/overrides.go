@@ -28,6 +28,7 @@ type Overrides struct {
 	ExcludeInboundInterfaces, ExcludeOutboundInterfaces netset.Interfaces
 	ExcludeOutboundUIDs                                 netset.UIDs
 	PermissivePorts, TLSPassthroughPorts, StrictPorts   netset.Ports
+	TransparentPorts                                    netset.Ports // on which the app sees its clients' own addresses
 	ProxyProtocolPorts                                  netset.Ports // on which the app reads a PROXY protocol header
 	// requests of the proxy; Memory is its limit as well
 	CPU, Memory     string
@@ -52,6 +53,7 @@ var overrideParsers = map[string]func(o *Overrides, value string) error{
 	api.ProxyProtocolPortsAnnotation:        set(func(o *Overrides) *netset.Ports { return &o.ProxyProtocolPorts }),
 	api.PermissivePortsAnnotation:           set(func(o *Overrides) *netset.Ports { return &o.PermissivePorts }),
 	api.TLSPassthroughPortsAnnotation:       set(func(o *Overrides) *netset.Ports { return &o.TLSPassthroughPorts }),
+	api.TransparentPortsAnnotation:          set(func(o *Overrides) *netset.Ports { return &o.TransparentPorts }),
 	api.StrictPortsAnnotation:               set(func(o *Overrides) *netset.Ports { return &o.StrictPorts }),
 	api.ExcludeOutboundCIDRsAnnotation:      set(func(o *Overrides) *netset.Prefixes { return &o.ExcludeOutboundCIDRs }),
 	api.ExcludeInboundInterfacesAnnotation:  set(func(o *Overrides) *netset.Interfaces { return &o.ExcludeInboundInterfaces }),

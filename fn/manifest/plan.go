@@ -21,7 +21,7 @@ func (m *Model) plan(w *Workload, r *report.Report) *podplan.Plan {
 	p := &podplan.Plan{
 		Package: m.Package,
 		Workload: podplan.Workload{SPIFFEID: w.ID.String(), PermissivePorts: o.PermissivePorts, TLSPassthroughPorts: o.TLSPassthroughPorts,
-			StrictPorts: o.StrictPorts, ProxyProtocolPorts: o.ProxyProtocolPorts},
+			StrictPorts: o.StrictPorts, ProxyProtocolPorts: o.ProxyProtocolPorts, TransparentPorts: o.TransparentPorts},
 		Redirect: podplan.InitArgs{
 			ProxyUID:                  int(spec.Sidecar.UID),
 			ExcludeInboundPorts:       spec.Inbound.ExcludePorts.Set().Union(o.ExcludeInboundPorts),
@@ -30,6 +30,7 @@ func (m *Model) plan(w *Workload, r *report.Report) *podplan.Plan {
 			ExcludeInboundInterfaces:  netset.Interfaces(spec.Inbound.ExcludeInterfaces).Union(o.ExcludeInboundInterfaces),
 			ExcludeOutboundInterfaces: netset.Interfaces(spec.Outbound.ExcludeInterfaces).Union(o.ExcludeOutboundInterfaces),
 			ExcludeOutboundUIDs:       netset.UIDs(spec.Outbound.ExcludeUIDs).Union(o.ExcludeOutboundUIDs),
+			TransparentPorts:          o.TransparentPorts,
 			ClientCIDRs:               clients,
 			Backend:                   spec.Init.Backend,
 		},

@@ -1,6 +1,7 @@
 package pipeline_test
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -293,6 +294,19 @@ func TestMapsOfOthers(t *testing.T) {
 		if want := []string{"old.b", "x.elsewhere"}; !slices.Equal(mesh.Outside, want) || len(mesh.Outbound.ClusterCIDRs) != 1 || len(mesh.Namespaces) != 1 || mesh.Namespaces[0] == namespace {
 			t.Errorf("the map of %s: %+v", namespace, mesh)
 		}
+	}
+}
+
+// A pod with transparent ports is told so twice, its init and its proxy, and the render says what it costs.
+func TestTransparentPorts(t *testing.T) {
+	w := newWorld(t)
+	redis := strings.Replace(app("a", "redis"), "{labels:", "{annotations: {meshless.dev/transparent-ports: '6379,16379'}, labels:", 1)
+	out, report := w.mustRun(t, parse(t, redis), w.config(t, plainConfig))
+	if all := text(t, out); strings.Count(all, "--transparent-ports=6379,16379") != 1 || !strings.Contains(all, `transparentPorts`) {
+		t.Errorf("init or proxy are not told:\n%s", all)
+	}
+	if said := fmt.Sprint(report); !strings.Contains(said, "otherwise takes NET_RAW") {
+		t.Errorf("the render says %s", said)
 	}
 }
 

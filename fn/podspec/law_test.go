@@ -78,6 +78,10 @@ func plan(c *choices) *podplan.Plan {
 			Bundle: pick(c, podplan.Source{}, podplan.Source{Name: api.BundleName("k7f3q"), Key: api.BundleFile}, podplan.Source{Name: "trust", Key: "ca.pem"})},
 	}
 	p.Serve.ClientCIDRs = p.Redirect.ClientCIDRs
+	if p.Redirect.Backend != podplan.BackendIPTables && len(p.Redirect.ExcludeInboundInterfaces)+len(p.Redirect.ExcludeInboundPorts) == 0 {
+		p.Redirect.TransparentPorts = ports()
+		p.Workload.TransparentPorts = p.Redirect.TransparentPorts
+	}
 	if c.yes() {
 		p.Files.KeyFile, p.Files.Identity = api.SealedKeyFile, podplan.Source{Name: "meshless-identity", Key: pick(c, "identity.txt", "age")}
 	}

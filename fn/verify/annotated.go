@@ -23,6 +23,7 @@ var overrideFields = []overrideField{
 	{api.PermissivePortsAnnotation, func(p *podplan.Plan) string { return p.Workload.PermissivePorts.String() }, parsed(netset.ParsePorts), nil},
 	{api.TLSPassthroughPortsAnnotation, func(p *podplan.Plan) string { return p.Workload.TLSPassthroughPorts.String() }, parsed(netset.ParsePorts), nil},
 	{api.StrictPortsAnnotation, func(p *podplan.Plan) string { return p.Workload.StrictPorts.String() }, parsed(netset.ParsePorts), nil},
+	{api.TransparentPortsAnnotation, func(p *podplan.Plan) string { return p.Redirect.TransparentPorts.String() }, parsed(netset.ParsePorts), nil},
 	{api.ProxyProtocolPortsAnnotation, func(p *podplan.Plan) string { return p.Workload.ProxyProtocolPorts.String() }, parsed(netset.ParsePorts), nil},
 	{api.ExcludeInboundPortsAnnotation, func(p *podplan.Plan) string { return p.Redirect.ExcludeInboundPorts.String() }, parsed(netset.ParsePorts), commonPorts},
 	{api.ExcludeOutboundPortsAnnotation, func(p *podplan.Plan) string { return p.Redirect.ExcludeOutboundPorts.String() }, parsed(netset.ParsePorts), commonPorts},

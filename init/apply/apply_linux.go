@@ -41,7 +41,11 @@ func (s system) apply(args podplan.InitArgs, out io.Writer) error {
 	if args, err = chooseClients(args); err != nil {
 		return err
 	}
-	want, err := rules.New(args, ipv6)
+	own, err := ownAddresses()
+	if err != nil {
+		return err
+	}
+	want, err := rules.New(args, ipv6, own...)
 	if err != nil {
 		return err
 	}
@@ -51,9 +55,18 @@ func (s system) apply(args podplan.InitArgs, out io.Writer) error {
 	if err := addClients(args.ClientCIDRs, ipv6); err != nil {
 		return err
 	}
+	if err := setTransparent(args.TransparentPorts, ipv6); err != nil {
+		return err
+	}
 	why := "as --backend=" + string(args.Backend) + " says"
 	if args.Backend != podplan.BackendIPTables {
 		got, err := writeNFTables(want)
+		if err == nil && len(args.TransparentPorts) > 0 {
+			if err := setZone(); err != nil {
+				return fmt.Errorf("%w: %w", errTransparent, err)
+			}
+			got += rules.TransparentText(args.TransparentPorts)
+		}
 		if err == nil {
 			return s.finish(out, result{backend: "nftables over netlink", why: "which this kernel has", ipv6: ipv6, clients: args.ClientCIDRs, nftables: true, text: got})
 		}
@@ -64,6 +77,9 @@ func (s system) apply(args podplan.InitArgs, out io.Writer) error {
 			return fmt.Errorf("%w; for such nodes there is the image %s, which has the programs of iptables", err, api.InitIPTablesImage)
 		}
 		why = fmt.Sprintf("as nftables over netlink failed (%s)", cause(err))
+	}
+	if len(args.TransparentPorts) > 0 {
+		return errTransparent
 	}
 	got, err := s.writeIPTables(want, ipv6)
 	if err != nil {

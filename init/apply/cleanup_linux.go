@@ -16,8 +16,8 @@ import (
 // Remove takes out of the calling thread's network namespace all that Apply ever puts there, whatever back end wrote
 // it, and nothing else: the table inet meshless, our chains in the tables nat and filter of either iptables with the
 // jumps to them, the local routes to client addresses, and the address that earlier releases gave to lo. It writes a
-// line to out for each, or that there was nothing; a second run is such a one. What then is opened in a pod leaves and arrives without the proxy; established
-// connections stay as they are.
+// line to out for each, or that there was nothing; a second run is such a one. What then is opened in a pod leaves and
+// arrives without the proxy; established connections stay as they are.
 //
 // It is an error if something could be left: rules of the legacy iptables can be seen with its programs and NET_RAW
 // only.
@@ -30,13 +30,14 @@ func (s system) remove(out io.Writer) error {
 	if legacyErr == nil {
 		legacy, legacyErr = s.removeLegacy()
 	}
+	transparent, transparentErr := removeTransparentRoutes()
 	routes, routesErr := removeClientRoutes(func(netip.Prefix) bool { return true })
 	address, addressErr := removeFormerSource6()
-	removed = slices.Concat(removed, legacy, routes, address)
+	removed = slices.Concat(removed, legacy, transparent, routes, address)
 	for _, what := range removed {
 		fmt.Fprintf(out, "removed %s\n", what)
 	}
-	if err := errors.Join(err, legacyErr, routesErr, addressErr); err != nil {
+	if err := errors.Join(err, legacyErr, transparentErr, routesErr, addressErr); err != nil {
 		return fmt.Errorf("remove: %w", err)
 	}
 	if len(removed) == 0 {

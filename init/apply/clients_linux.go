@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/meshless-dev/meshless/init/rules"
 	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
@@ -106,7 +107,7 @@ func addClients(want clientaddr.Ranges, ipv6 bool) error {
 	if ipv6 {
 		meant = append(meant, want.V6)
 	}
-	if _, err := removeClientRoutes(func(p netip.Prefix) bool { return !slices.Contains(meant, p) }); err != nil {
+	if _, err := removeClientRoutes(func(p netip.Prefix) bool { return p.Bits() > 0 && !slices.Contains(meant, p) }); err != nil {
 		return err
 	}
 	for _, p := range meant {
@@ -152,11 +153,13 @@ func clientRoutes() (ours []netlink.Route, err error) {
 	}
 	for _, family := range families {
 		filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Protocol: routeProtocol, Type: unix.RTN_LOCAL}
-		routes, err := netlink.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TYPE)
-		if err != nil {
-			return nil, explain("list the local routes of the pod", err)
+		for _, filter.Table = range []int{unix.RT_TABLE_LOCAL, rules.TransparentMark} {
+			routes, err := netlink.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TYPE)
+			if err != nil && !errors.Is(err, unix.ENOENT) { // a table that is not there
+				return nil, explain("list the local routes of the pod", err)
+			}
+			ours = append(ours, routes...)
 		}
-		ours = append(ours, routes...)
 	}
 	return ours, nil
 }

@@ -75,7 +75,7 @@ var codecs = [rules.Kinds]codec{
 	},
 	rules.KindPorts: {ports, func(r *rules.Rule, e []expr.Any) {
 		r.Ports = netset.PortRange{First: portOf(data(e, 3)), Last: portOf(data(e, 3))}
-		if len(e) > 4 && data(e, 4) != nil {
+		if len(e) > 4 && isRange(e[3]) {
 			r.Ports.Last = portOf(data(e, 4))
 		}
 	}},
@@ -176,6 +176,12 @@ func ports(r rules.Rule) []expr.Any {
 		return append(e, equal(port(r.Ports.First)))
 	}
 	return append(e, compare(expr.CmpOpGte, port(r.Ports.First)), compare(expr.CmpOpLte, port(r.Ports.Last)))
+}
+
+// isRange tells whether the expression compares with the first of several ports.
+func isRange(e expr.Any) bool {
+	c, ok := e.(*expr.Cmp)
+	return ok && c.Op == expr.CmpOpGte
 }
 
 func meta(key expr.MetaKey) expr.Any { return &expr.Meta{Key: key, Register: register} }

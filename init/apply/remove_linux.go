@@ -94,7 +94,7 @@ func removeTables(conn *nftables.Conn) (removed []string, err error) {
 		return nil, unlessMissing("list the nftables of the pod", err)
 	}
 	for _, t := range tables {
-		if t.Name == rules.Table || t.Name == rules.ZoneTable {
+		if t.Name == rules.Table || t.Name == rules.ZoneTable || t.Name == rules.TransparentTable {
 			conn.DelTable(t)
 			removed = append(removed, "table inet "+t.Name)
 		}

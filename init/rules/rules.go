@@ -101,14 +101,14 @@ var (
 // New is the rule set for a command line. Without ipv6 the rules that only IPv6 could match are left out, but for those
 // of its loopback address; the redirects cover both families all the same, so that an IPv6 address that appears later
 // is no way around the proxy and leads to it. A range of client addresses that the command line does not say is the
-// default one. Values that podplan.ParseInitArgs would not return are errors: a rule for user 0 would let every process
-// out.
-func New(args podplan.InitArgs, ipv6 bool) (Ruleset, error) {
+// default one. The pod's own addresses are needed with transparent ports alone. Values that podplan.ParseInitArgs would
+// not return are errors: a rule for user 0 would let every process out.
+func New(args podplan.InitArgs, ipv6 bool, own ...netip.Addr) (Ruleset, error) {
 	if err := validate(args); err != nil {
 		return Ruleset{}, err
 	}
 	args.ClientCIDRs = args.ClientCIDRs.WithDefaults()
-	set := Ruleset{Chains: []Chain{{Prerouting, prerouting(args)}, {Output, output(args)}, {EgressFilter, egressFilter(args)}}}
+	set := Ruleset{Chains: []Chain{{Prerouting, prerouting(args)}, {Output, output(args, own)}, {EgressFilter, egressFilter(args)}}}
 	if !ipv6 {
 		for i := range set.Chains {
 			set.Chains[i].Rules = slices.DeleteFunc(set.Chains[i].Rules, func(r Rule) bool { return r.onlyIPv6() && r.Dest != loopback6 && r.NotDest != loopback6 })
@@ -169,10 +169,11 @@ func prerouting(args podplan.InitArgs) []Rule {
 
 // output: the order matters. The proxy's own connections are decided before anything that an annotation excludes, and
 // those from client addresses before the hairpin, or the proxy would dial itself for ever (istio#14443).
-func output(args podplan.InitArgs) (rules []Rule) {
+func output(args podplan.InitArgs, own []netip.Addr) (rules []Rule) {
 	for _, clients := range ranges(args) {
 		rules = append(rules, Rule{UID: uint32(args.ProxyUID), Out: Loopback, Source: clients, Why: "the inbound proxy delivers to the app"})
 	}
+	rules = append(rules, transparent(args, own)...)
 	rules = append(rules, hairpin(args)...)
 	rules = append(rules, Rule{UID: uint32(args.ProxyUID), Why: "the proxy's own connections leave the pod, or it would dial itself"})
 	rules = append(rules, bypass(args)...)
@@ -182,6 +183,24 @@ func output(args podplan.InitArgs) (rules []Rule) {
 // ranges are those of the client addresses, which init makes local to the pod: the proxy dials the app from there.
 func ranges(args podplan.InitArgs) []netip.Prefix {
 	return []netip.Prefix{args.ClientCIDRs.V4, args.ClientCIDRs.V6}
+}
+
+// transparent: the proxy dials these ports of the app from its client's own address, which no rule can name. What comes
+// from an address of the pod itself is the outbound proxy, which a Service has led back: see hairpin.
+func transparent(args podplan.InitArgs, own []netip.Addr) (rules []Rule) {
+	delivered := Rule{UID: uint32(args.ProxyUID), Out: Loopback}
+	for _, ports := range args.TransparentPorts {
+		for _, addr := range own {
+			back := delivered
+			back.Source, back.Ports, back.RedirectTo = netip.PrefixFrom(addr, addr.BitLen()), ports, api.InboundPort
+			back.Why = "a Service of ours led back to this pod"
+			rules = append(rules, back)
+		}
+		to := delivered
+		to.Ports, to.Why = ports, "the inbound proxy delivers to the app, from the client's own address"
+		rules = append(rules, to)
+	}
+	return rules
 }
 
 // bypass is what passes without the proxy although it is not the proxy's own: Output does not redirect it, and

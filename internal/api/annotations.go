@@ -56,6 +56,7 @@ const (
 	PermissivePortsAnnotation           = AnnotationPrefix + "permissive-ports"
 	TLSPassthroughPortsAnnotation       = AnnotationPrefix + "tls-passthrough-ports"
 	StrictPortsAnnotation               = AnnotationPrefix + "strict-ports"
+	TransparentPortsAnnotation          = AnnotationPrefix + "transparent-ports"
 	ProxyCPUAnnotation                  = AnnotationPrefix + "proxy-cpu"
 	ProxyMemoryAnnotation               = AnnotationPrefix + "proxy-memory"
 	ProxyImageAnnotation                = AnnotationPrefix + "proxy-image"
@@ -68,5 +69,5 @@ const (
 // The config says which of them count (spec.workloads.overrides).
 var Overrides = []string{
 	"inject", "exclude-inbound-ports", "exclude-inbound-interfaces", "exclude-outbound-ports", "exclude-outbound-cidrs", "exclude-outbound-interfaces",
-	"exclude-outbound-uids", "proxy-protocol-ports", "pprof", "permissive-ports", "tls-passthrough-ports", "strict-ports", "proxy-cpu", "proxy-memory", "proxy-image", "log-level", "tls-secret",
+	"exclude-outbound-uids", "proxy-protocol-ports", "pprof", "permissive-ports", "tls-passthrough-ports", "strict-ports", "transparent-ports", "proxy-cpu", "proxy-memory", "proxy-image", "log-level", "tls-secret",
 }

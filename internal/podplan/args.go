@@ -1,6 +1,7 @@
 package podplan
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -33,6 +34,7 @@ type InitArgs struct {
 	ExcludeOutboundCIDRs      netset.Prefixes
 	ExcludeOutboundInterfaces netset.Interfaces
 	ExcludeOutboundUIDs       netset.UIDs
+	TransparentPorts          netset.Ports      // on which the app sees the client's own address
 	ClientCIDRs               clientaddr.Ranges // of the addresses that apps see; a family not set is init's choice
 	Backend                   Backend
 }
@@ -47,6 +49,7 @@ func (a InitArgs) Args() []string {
 		{"--exclude-outbound-cidrs", a.ExcludeOutboundCIDRs.String()},
 		{"--exclude-outbound-interfaces", a.ExcludeOutboundInterfaces.String()},
 		{"--exclude-outbound-uids", a.ExcludeOutboundUIDs.String()},
+		{"--transparent-ports", a.TransparentPorts.String()},
 		{clientCIDRsFlag, a.ClientCIDRs.String()},
 	} {
 		if set.value != "" {
@@ -76,6 +79,7 @@ func ParseInitArgs(args []string, usage io.Writer) (InitArgs, error) {
 	fs.TextVar(&a.ExcludeOutboundCIDRs, "exclude-outbound-cidrs", netset.Prefixes{}, "networks that the app reaches without the proxy, like 10.1.0.0/16,fd00::/8")
 	fs.TextVar(&a.ExcludeOutboundInterfaces, "exclude-outbound-interfaces", netset.Interfaces{}, "interfaces through which the app reaches others without the proxy")
 	fs.TextVar(&a.ExcludeOutboundUIDs, "exclude-outbound-uids", netset.UIDs{}, "users whose processes reach others without the proxy, like 1001,1002")
+	fs.TextVar(&a.TransparentPorts, "transparent-ports", netset.Ports{}, "ports on which the app sees its clients' own addresses")
 	clientCIDRs(fs, &a.ClientCIDRs)
 	fs.Func("backend", "Auto, NFTables or IPTables (default Auto)", func(s string) error {
 		a.Backend = Backend(s)
@@ -106,6 +110,9 @@ func (a InitArgs) Validate() error {
 	}
 	if err := a.ExcludeOutboundUIDs.Validate(int64(a.ProxyUID)); err != nil {
 		return fmt.Errorf("--exclude-outbound-uids: %w", err)
+	}
+	if len(a.TransparentPorts) > 0 && len(a.ExcludeInboundInterfaces) > 0 {
+		return errors.New("--transparent-ports: answers of such a port go to the proxy alone, and with --exclude-inbound-interfaces clients come without it")
 	}
 	if err := a.ClientCIDRs.Validate(); err != nil {
 		return fmt.Errorf("%s: %w", clientCIDRsFlag, err)

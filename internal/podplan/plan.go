@@ -104,7 +104,17 @@ func (p *Plan) Validate() error {
 	if of, proxy := p.Redirect.ClientCIDRs, p.Serve.ClientCIDRs; of != proxy {
 		return fmt.Errorf("init makes client addresses of %q local, and the proxy dials the app from those of %q: the app could not be reached. Give both the same %s", of, proxy, clientCIDRsFlag)
 	}
+	if a, b := p.Redirect.TransparentPorts.String(), p.Workload.TransparentPorts.String(); a != b {
+		return fmt.Errorf("init makes ports %q transparent, and the proxy %q: the app could not be reached", a, b)
+	}
 	w, excluded := p.Workload, p.Redirect.ExcludeInboundPorts
+	if len(w.TransparentPorts) > 0 && p.Redirect.Backend == BackendIPTables {
+		return &Contradiction{api.TransparentPortsAnnotation, "wants nftables: iptables has no zones of conntrack, which keep the client's connection and the proxy's apart. Take spec.init.backend: Auto"}
+	}
+	if len(w.TransparentPorts) > 0 && len(p.Redirect.ExcludeInboundInterfaces) > 0 {
+		return &Contradiction{api.TransparentPortsAnnotation, "answers of such a port go to the proxy alone, and clients that come through an excluded interface (" +
+			api.ExcludeInboundInterfacesAnnotation + ", or spec.inbound.excludeInterfaces of the config) would get none. Take one of the two out"}
+	}
 	if both := w.ProxyProtocolPorts.Intersect(excluded); len(both) > 0 {
 		return &Contradiction{api.ProxyProtocolPortsAnnotation, fmt.Sprintf("port %s never passes the proxy, which would write the header: it is excluded (%s, or spec.inbound.excludePorts "+
 			"of the config). Take it out of one of the two", both, api.ExcludeInboundPortsAnnotation)}
@@ -118,6 +128,7 @@ func (p *Plan) Validate() error {
 		{api.StrictPortsAnnotation, w.StrictPorts, api.PermissivePortsAnnotation, w.PermissivePorts},
 		{api.StrictPortsAnnotation, w.StrictPorts, api.TLSPassthroughPortsAnnotation, w.TLSPassthroughPorts},
 		{api.StrictPortsAnnotation, w.StrictPorts, api.ExcludeInboundPortsAnnotation + ", or spec.inbound.excludePorts of the config", excluded},
+		{api.TransparentPortsAnnotation, w.TransparentPorts, api.ExcludeInboundPortsAnnotation + ", or spec.inbound.excludePorts of the config", excluded},
 		{api.TLSPassthroughPortsAnnotation, w.TLSPassthroughPorts, api.PermissivePortsAnnotation, w.PermissivePorts},
 		{api.TLSPassthroughPortsAnnotation, w.TLSPassthroughPorts, api.ExcludeInboundPortsAnnotation + ", or spec.inbound.excludePorts of the config", excluded},
 	} {

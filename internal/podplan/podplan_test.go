@@ -54,7 +54,7 @@ func TestInitArgs(t *testing.T) {
 		ProxyUID: 15000, ExcludeInboundPorts: netset.PortsOf(22), ExcludeOutboundPorts: netset.PortsOf(25),
 		ExcludeOutboundCIDRs: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00::/8")}, Backend: podplan.BackendNFTables,
 		ExcludeInboundInterfaces: netset.Interfaces{"docker0", "net1"}, ExcludeOutboundInterfaces: netset.Interfaces{"tun0"}, ExcludeOutboundUIDs: netset.UIDs{999, 1001},
-		ClientCIDRs: clientaddr.Ranges{V4: netip.MustParsePrefix("100.64.0.0/16")},
+		ClientCIDRs: clientaddr.Ranges{V4: netip.MustParsePrefix("100.64.0.0/16")}, TransparentPorts: netset.Ports{},
 	}
 	got, err := podplan.ParseInitArgs(want.Args(), io.Discard)
 	if err != nil {
@@ -63,12 +63,16 @@ func TestInitArgs(t *testing.T) {
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
 		t.Error(diff)
 	}
+	transparent := podplan.InitArgs{ProxyUID: 7, TransparentPorts: netset.PortsOf(6379)}
+	if got, err := podplan.ParseInitArgs(transparent.Args(), io.Discard); err != nil || got.TransparentPorts.String() != "6379" {
+		t.Errorf("%+v, %v", got, err)
+	}
 	want.Backend = podplan.BackendIPTables
 	if got, err := podplan.ParseInitArgs(want.Args(), io.Discard); err != nil || got.Backend != podplan.BackendIPTables {
 		t.Errorf("%+v, %v", got, err)
 	}
 	for _, bad := range [][]string{{"--proxy-uid=0"}, {"--proxy-uid=x"}, {"--unknown"}, {"stray"}, {"--exclude-inbound-ports=0"}, {"--exclude-outbound-cidrs=10.0.0.1/8"}, {"--backend=x"},
-		{"--client-cidrs=127.0.0.0/8"}, {"--client-cidrs=10.0.0.0/16,10.1.0.0/16"}} {
+		{"--client-cidrs=127.0.0.0/8"}, {"--transparent-ports=80", "--exclude-inbound-interfaces=net1"}, {"--client-cidrs=10.0.0.0/16,10.1.0.0/16"}} {
 		if _, err := podplan.ParseInitArgs(bad, io.Discard); err == nil {
 			t.Errorf("%v: accepted", bad)
 		}

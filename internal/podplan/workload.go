@@ -28,7 +28,8 @@ type Workload struct {
 	// ProxyProtocolPorts are those on which the app reads a PROXY protocol header in front of every connection: who the
 	// peer is.
 	ProxyProtocolPorts netset.Ports       `json:"proxyProtocolPorts,omitempty"`
-	Handlers           map[string]Handler `json:"handlers,omitempty"` // by HandlerKey
+	TransparentPorts   netset.Ports       `json:"transparentPorts,omitempty"` // on which the app sees its clients' own addresses
+	Handlers           map[string]Handler `json:"handlers,omitempty"`         // by HandlerKey
 }
 
 // Handler is a probe or lifecycle handler of the app, with named ports resolved. Exactly one of the three kinds is set.

@@ -240,7 +240,11 @@ func (c *inboundConn) dialApp(ctx context.Context) error {
 	c.Authenticated()
 	source, release := c.in.config.Clients.Acquire(c.log.Source.Addr(), c.dst.Addr(), c.log.Peer)
 	c.release = append(c.release, release)
-	app, err := c.dial(ctx, listen.AppDialer(source, ConnectTimeout))
+	dialer := listen.AppDialer(source, ConnectTimeout)
+	if c.transparent() {
+		dialer = listen.TransparentDialer(c.log.Source.Addr(), ConnectTimeout)
+	}
+	app, err := c.dial(ctx, dialer)
 	if err != nil {
 		return err
 	}
@@ -255,4 +259,11 @@ func (c *inboundConn) dialApp(ctx context.Context) error {
 	}
 	c.server = relay.Plain(app)
 	return nil
+}
+
+// transparent tells whether the app is to see the client's own address. A client of this pod, led back by a Service,
+// would meet the proxy again; and a link-local address means nothing away from its interface.
+func (c *inboundConn) transparent() bool {
+	client := c.log.Source.Addr()
+	return c.snapshot.Workload.TransparentPorts.Contains(c.dst.Port()) && !c.in.config.OwnAddress(client) && !client.IsLinkLocalUnicast()
 }

@@ -16,6 +16,14 @@ func leaving(_, _ string, c syscall.RawConn) error {
 	})
 }
 
+// bindForeign is for an address that is not the pod's.
+func bindForeign(network, address string, c syscall.RawConn) error {
+	if err := leaving(network, address, c); err != nil {
+		return err
+	}
+	return bindClient(network, address, c)
+}
+
 // bindClient lets the kernel choose the port at connect, by the whole 4-tuple. Without it every connection to the app
 // would take one of 28,000 ports for the time of TIME_WAIT, and a busy app would run out of them. A kernel that refuses
 // only loses that. And it lets IPv6 bind an address that is local by a route, and of no interface; IPv4 needs nothing

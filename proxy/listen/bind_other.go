@@ -6,4 +6,6 @@ import "syscall"
 
 func bindClient(string, string, syscall.RawConn) error { return nil }
 
+func bindForeign(string, string, syscall.RawConn) error { return nil }
+
 func leaving(string, string, syscall.RawConn) error { return nil }

@@ -25,6 +25,15 @@ func AppDialer(source netip.Addr, timeout time.Duration) *net.Dialer {
 	return d
 }
 
+// TransparentDialer dials the app from the client's own address, which is not the pod's. Init lets such a socket have
+// it and brings the answers back; it knows the socket by its priority, as it does those that leave the pod, so that
+// conntrack does not take the connection for the client's own.
+func TransparentDialer(client netip.Addr, timeout time.Duration) *net.Dialer {
+	d := AppDialer(client, timeout)
+	d.Control = bindForeign
+	return d
+}
+
 // DialTCP dials dst and returns the bare TCP connection.
 func DialTCP(ctx context.Context, d *net.Dialer, dst netip.AddrPort) (*net.TCPConn, error) {
 	c, err := d.DialContext(ctx, "tcp", dst.String())

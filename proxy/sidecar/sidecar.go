@@ -76,8 +76,8 @@ type boundServer struct {
 }
 
 // New binds every port of a sidecar. Nothing is served and no file is read before Run, which must be called after it.
-// The error is of a port that cannot be bound; no port is then. In a pod it is an error, too, if init has made no client
-// addresses.
+// The error is of a port that cannot be bound; no port is then. In a pod it is an error, too, if init has made no
+// client addresses.
 func New(o Options) (*Sidecar, error) {
 	inPod := o.Redirect == nil
 	o = o.withDefaults()

@@ -63,19 +63,25 @@ func (a *addressed) service(port uint16, family int) string {
 	return netip.AddrPortFrom(a.ServiceIP(dataNamespace, "server", family), port).String()
 }
 
-// run starts a program of Debian in the server's pod, with the pod's name server, and waits until its port is open
-// there. It ends with the test.
+// run is runIn in the server's pod.
 func (a *addressed) run(t *testing.T, port int, command ...string) {
 	t.Helper()
+	runIn(t, a.Lab, a.server, port, command...)
+}
+
+// runIn starts a program of Debian in a pod, with the pod's name server, and waits until its port is open there. It
+// ends with the test.
+func runIn(t *testing.T, l *lab.Lab, pod *lab.Pod, port int, command ...string) {
+	t.Helper()
 	resolv := filepath.Join(t.TempDir(), "resolv.conf")
-	if err := os.WriteFile(resolv, []byte("nameserver "+a.DNS().String()+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(resolv, []byte("nameserver "+l.DNS().String()+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
 	cmd := exec.Command("unshare", append([]string{"--mount", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, resolv}, command...)...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := a.server.NS.Do(cmd.Start); err != nil {
+	if err := pod.NS.Do(cmd.Start); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
@@ -90,7 +96,7 @@ func (a *addressed) run(t *testing.T, port int, command ...string) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
-		conn, err := a.server.NS.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		conn, err := pod.NS.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			conn.Close()
 			return
@@ -139,8 +145,8 @@ func scratch(t *testing.T) string {
 	return dir
 }
 
-// TestClientsApache: the status page of Debian's Apache is for local users. To nobody in the mesh, and to no stranger at
-// a Permissive port, is it shown.
+// TestClientsApache: the status page of Debian's Apache is for local users. To nobody in the mesh, and to no stranger
+// at a Permissive port, is it shown.
 func TestClientsApache(t *testing.T) {
 	lab.Require(t)
 	apache := debian(t, "apache2", "/usr/sbin/apache2")
@@ -242,8 +248,15 @@ func TestClientsPostgres(t *testing.T) {
 		rest, _ := io.ReadAll(io.LimitReader(conn, 64))
 		return string(kind) + string(rest)
 	}
-	if got := ask(a.server, fmt.Sprintf("127.0.0.1:%d", postgresPort)); !strings.HasPrefix(got, "R") { // control: AuthenticationOk
-		t.Fatalf("the control fails: the pod itself gets %q", got)
+	for { // control: AuthenticationOk
+		got := ask(a.server, fmt.Sprintf("127.0.0.1:%d", postgresPort))
+		if strings.HasPrefix(got, "R") {
+			break
+		}
+		if !strings.Contains(got, "starting up") {
+			t.Fatalf("the control fails: the pod itself gets %q", got)
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 	for _, family := range []int{4, 6} {
 		if got := ask(a.good, a.service(postgresPort, family)); !strings.HasPrefix(got, "E") || !strings.Contains(got, "FATAL") {
