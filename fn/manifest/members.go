@@ -29,11 +29,11 @@ func AliasOf(item *yaml.RNode) string {
 	return name
 }
 
-// Aliased are the Services of the mesh that have an alias: where others share the authority, all that have an address
-// of their own. A headless Service's addresses are its pods', which the members Service names.
+// Aliased are the Services of the mesh that have an alias: all, where others share the authority. The pods of headless
+// ones have it as well as the name of the members Service: CoreDNS 1.12.0 names such a pod by its host name alone.
 func (m *Model) Aliased() (list []*Service) {
 	for _, s := range m.Services {
-		if m.SharedCA && !s.Headless {
+		if m.SharedCA {
 			list = append(list, s)
 		}
 	}

@@ -18,7 +18,7 @@ import (
 // deviate, and the policies of the namespace's own workloads, of those that have one.
 func (m *Model) Meshes(policies map[*Workload]meshmap.Policy, r *report.Report) map[string]*meshmap.Map {
 	services := m.splitServices(r)
-	federation, namespaces := m.federation(r), m.Namespaces()
+	federation, namespaces, open := m.federation(r), m.Namespaces(), openPodPorts(m.Workloads)
 	meshes := map[string]*meshmap.Map{}
 	for _, namespace := range namespaces {
 		meshes[namespace] = &meshmap.Map{
@@ -28,7 +28,7 @@ func (m *Model) Meshes(policies map[*Workload]meshmap.Policy, r *report.Report) 
 				ClusterCIDRs: netset.Prefixes(m.Spec.Outbound.ClusterCIDRs).Union()},
 			Inbound: meshmap.Inbound{Mode: m.Spec.Inbound.Mode, Default: m.Spec.Authorization.Default,
 				DryRun: m.Spec.Authorization.Mode == v1alpha1.AuthorizationDryRun},
-			Services: services.of(namespace), Outside: m.OutsideServices, Federation: federation,
+			Services: services.of(namespace), Outside: m.OutsideServices, OpenPodPorts: open, Federation: federation,
 		}
 	}
 	for _, w := range m.Workloads {
@@ -40,6 +40,20 @@ func (m *Model) Meshes(policies map[*Workload]meshmap.Policy, r *report.Report) 
 	return meshes
 }
 
+// openPodPorts are, by namespace, the ports that some workloads take without their proxy; nil for none.
+func openPodPorts(workloads []*Workload) map[string]netset.Ports {
+	var open map[string]netset.Ports
+	for _, w := range workloads {
+		if excluded := w.Plan.Redirect.ExcludeInboundPorts; len(excluded) > 0 {
+			if open == nil {
+				open = map[string]netset.Ports{}
+			}
+			open[w.Namespace] = open[w.Namespace].Union(excluded)
+		}
+	}
+	return open
+}
+
 func without(list []string, one string) []string {
 	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return s == one })
 }
@@ -49,7 +63,9 @@ type Sides struct {
 	Outside []string // see Model.OutsideServices
 	InMesh  []string // of the names that were given as plaintext, those that lead to workloads of the mesh
 	Model   *Model   // the Services and the workloads behind them
-	split   splitServices
+	// OpenPodPorts are as in the map.
+	OpenPodPorts map[string]netset.Ports
+	split        splitServices
 }
 
 // Namespaces are those of the mesh, sorted.
@@ -60,7 +76,7 @@ func (s Sides) Namespaces() []string { return slices.Sorted(maps.Keys(s.Model.me
 func FoldServices(inside, outside []*Workload, services []corev1.Service, clusterDomain string, plaintext []string, r *report.Report) Sides {
 	m := &Model{Workloads: inside, Outside: outside, Spec: v1alpha1.Spec{ClusterDomain: clusterDomain, Outbound: v1alpha1.Outbound{PlaintextServices: plaintext}}}
 	m.addServices(services, r)
-	return Sides{Outside: m.OutsideServices, InMesh: m.inMesh, Model: m, split: m.splitServices(r)}
+	return Sides{Outside: m.OutsideServices, InMesh: m.inMesh, Model: m, OpenPodPorts: openPodPorts(inside), split: m.splitServices(r)}
 }
 
 // Services are what the map of a namespace says of Services.

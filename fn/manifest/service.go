@@ -20,7 +20,6 @@ type Service struct {
 	Name       string
 	Namespace  string
 	Type       corev1.ServiceType
-	Headless   bool
 	Host       string       // <name>.<namespace>.svc.<clusterDomain>
 	ClusterIPs []netip.Addr // where the manifest fixes them
 	Ports      []corev1.ServicePort
@@ -105,8 +104,7 @@ func (m *Model) join(s *Service, spec corev1.ServiceSpec, b behind, r *report.Re
 // readService checks what gets into names and certificates; nil after an error.
 func (m *Model) readService(service corev1.Service, r *report.Report) *Service {
 	object := report.Object{APIVersion: "v1", Kind: "Service", Namespace: service.Namespace, Name: service.Name}
-	s := &Service{Object: object, Name: service.Name, Namespace: EffectiveNamespace(object), Type: service.Spec.Type, Ports: service.Spec.Ports,
-		Headless: service.Spec.ClusterIP == corev1.ClusterIPNone}
+	s := &Service{Object: object, Name: service.Name, Namespace: EffectiveNamespace(object), Type: service.Spec.Type, Ports: service.Spec.Ports}
 	external := service.Spec.Type == corev1.ServiceTypeExternalName
 	if _, said := service.Annotations[api.WorkloadsAnnotation]; said && external {
 		r.Error(s.Object, report.Annotation(api.WorkloadsAnnotation), "has no effect on a Service of type ExternalName: clients get the address of what it names; take it out")

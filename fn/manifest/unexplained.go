@@ -8,9 +8,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
+	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/podplan"
+	"github.com/meshless-dev/meshless/internal/svid"
 )
 
 // unexplained is a Service in a namespace of the mesh of which the input does not tell who is behind it.
@@ -29,7 +31,7 @@ const waysOut = "Clients demand mutual TLS there, or try it first. If workloads 
 func (m *Model) WarnUnexplained(services []corev1.Service, items []*yaml.RNode, r *report.Report) {
 	known := map[string]bool{}
 	for _, s := range m.Services {
-		if len(s.guessed) > 0 {
+		if len(s.guessed) > 0 && m.news(s) {
 			r.Info(s.Object, "spec.selector", "is taken to select %s: its pods have the other labels, and no template of the namespace carries %s. If somebody else is meant, name them in the annotation %s, "+
 				"or the Service in spec.outbound.plaintextServices of the config", objects(s.Workloads), strings.Join(s.guessed, ", "), api.WorkloadsAnnotation)
 		}
@@ -51,6 +53,33 @@ func (m *Model) WarnUnexplained(services []corev1.Service, items []*yaml.RNode, 
 		}
 	}
 	m.warnEndpoints(items, known, r)
+}
+
+// news tells whether no certificate names a Service yet, as at the first render that knows who is behind it. What was
+// said once is not said at every render, and where there is no state, as in verify, nothing is new.
+func (m *Model) news(s *Service) bool {
+	if m.State.Leaves == nil {
+		return false
+	}
+	for _, w := range s.Workloads {
+		id := w.ID.String()
+		if secret := m.State.Leaves[id]; secret != nil {
+			certificates, err := svid.ParseCertificates([]byte(node.SecretData(secret)[api.LeafFile]))
+			if err == nil && slices.Contains(certificates[0].DNSNames, s.Host) {
+				return false
+			}
+		}
+		if item := m.State.Certificates[id]; item != nil {
+			names := node.Get(item.YNode(), "spec", "dnsNames")
+			if names != nil && slices.ContainsFunc(names.Content, func(n *yaml.Node) bool { return n.Value == s.Host }) {
+				return false
+			}
+		}
+		if w.Overrides.TLSSecret != "" {
+			return false
+		}
+	}
+	return true
 }
 
 // isEndpoints tells whether an item lists addresses of a Service by hand.

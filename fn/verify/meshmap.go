@@ -35,6 +35,9 @@ func (c *checker) maps(items []*yaml.RNode) {
 		namespace := manifest.EffectiveNamespace(m.object)
 		found := compareServices(m.mesh.Services, want.Services(namespace))
 		others := slices.DeleteFunc(slices.Clone(namespaces), func(n string) bool { return n == namespace })
+		if have, want := fmt.Sprint(m.mesh.OpenPodPorts), fmt.Sprint(want.OpenPodPorts); have != want {
+			found = append(found, difference{"openPodPorts", have, want})
+		}
 		if !slices.Equal(m.mesh.Namespaces, others) {
 			found = append(found, difference{"namespaces", brief(m.mesh.Namespaces), brief(others)})
 		}

@@ -67,8 +67,11 @@ type Map struct {
 	Services []Service `json:"services,omitempty"` // of Namespace, and of others those that deviate
 	// Outside are Services of Namespace and Namespaces that lead out of the mesh, <service>.<namespace>, sorted: the
 	// manifests show it, or the config allows it by name.
-	Outside    []string     `json:"outside,omitempty"`
-	Federation []Federation `json:"federation,omitempty"` // other trust domains
+	Outside []string `json:"outside,omitempty"`
+	// OpenPodPorts are, by namespace, the ports that some pods there take without their proxy, of all namespaces of the
+	// package. Which pods these are, a pod's address does not tell, where no Service lists them.
+	OpenPodPorts map[string]netset.Ports `json:"openPodPorts,omitempty"`
+	Federation   []Federation            `json:"federation,omitempty"` // other trust domains
 	// hex SHA-256 of the SubjectPublicKeyInfo; in every trust domain
 	RevokedKeys []string `json:"revokedKeys,omitempty"`
 }
@@ -190,6 +193,11 @@ func (m *Map) validateNames() error {
 	for _, namespace := range m.Namespaces {
 		if !label(namespace) || namespace == m.Namespace {
 			return fmt.Errorf("namespaces: %q is not the name of another namespace", namespace)
+		}
+	}
+	for namespace := range m.OpenPodPorts {
+		if !label(namespace) {
+			return fmt.Errorf("openPodPorts: %q is not the name of a namespace", namespace)
 		}
 	}
 	for _, service := range m.Outside {

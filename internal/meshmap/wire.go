@@ -30,18 +30,19 @@ type wireMesh struct {
 
 // wireHead is what the file has as the struct has it.
 type wireHead struct {
-	APIVersion    string       `json:"apiVersion"`
-	ClusterDomain string       `json:"clusterDomain"`
-	Federation    []Federation `json:"federation,omitempty"`
-	Inbound       Inbound      `json:"inbound"`
-	Kind          string       `json:"kind"`
-	Namespace     string       `json:"namespace"`
-	Namespaces    []string     `json:"namespaces,omitempty"`
-	Outbound      Outbound     `json:"outbound"`
-	Outside       []string     `json:"outside,omitempty"`
-	Package       string       `json:"package"`
-	RevokedKeys   []string     `json:"revokedKeys,omitempty"`
-	SharedCA      bool         `json:"sharedCA,omitempty"`
+	APIVersion    string                  `json:"apiVersion"`
+	ClusterDomain string                  `json:"clusterDomain"`
+	Federation    []Federation            `json:"federation,omitempty"`
+	Inbound       Inbound                 `json:"inbound"`
+	Kind          string                  `json:"kind"`
+	Namespace     string                  `json:"namespace"`
+	Namespaces    []string                `json:"namespaces,omitempty"`
+	OpenPodPorts  map[string]netset.Ports `json:"openPodPorts,omitempty"`
+	Outbound      Outbound                `json:"outbound"`
+	Outside       []string                `json:"outside,omitempty"`
+	Package       string                  `json:"package"`
+	RevokedKeys   []string                `json:"revokedKeys,omitempty"`
+	SharedCA      bool                    `json:"sharedCA,omitempty"`
 }
 
 // wireService is one Service: a text when it has nothing but answers.
@@ -78,7 +79,7 @@ func (s *wireService) UnmarshalJSON(data []byte) error {
 // an error.
 func (m *Map) Marshal() ([]byte, error) {
 	wire := wireMesh{TrustDomain: m.TrustDomain, wireHead: wireHead{APIVersion: m.APIVersion, Kind: m.Kind, ClusterDomain: m.ClusterDomain,
-		Namespace: m.Namespace, Package: m.Package, Namespaces: m.Namespaces, SharedCA: m.SharedCA, Outside: m.Outside,
+		Namespace: m.Namespace, Package: m.Package, Namespaces: m.Namespaces, SharedCA: m.SharedCA, Outside: m.Outside, OpenPodPorts: m.OpenPodPorts,
 		Outbound: m.Outbound, Inbound: m.Inbound, Federation: m.Federation, RevokedKeys: m.RevokedKeys}}
 	for _, s := range m.Services {
 		name, namespace, err := splitHost(s.Host, m.ClusterDomain)
@@ -114,7 +115,7 @@ func (s Service) wire(namespace, trustDomain string) wireService {
 
 func (w *wireMesh) mesh() (*Map, error) {
 	m := &Map{APIVersion: w.APIVersion, Kind: w.Kind, TrustDomain: w.TrustDomain, ClusterDomain: w.ClusterDomain,
-		Namespace: w.Namespace, Package: w.Package, Namespaces: w.Namespaces, SharedCA: w.SharedCA, Outside: w.Outside,
+		Namespace: w.Namespace, Package: w.Package, Namespaces: w.Namespaces, SharedCA: w.SharedCA, Outside: w.Outside, OpenPodPorts: w.OpenPodPorts,
 		Outbound: w.Outbound, Inbound: w.Inbound, Federation: w.Federation, RevokedKeys: w.RevokedKeys}
 	for namespace, services := range w.Services {
 		for name, s := range services {

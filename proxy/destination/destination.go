@@ -165,6 +165,9 @@ func (r *Resolver) lookup(ctx context.Context, q question) Lookup {
 	default:
 		l = r.nameless(ctx, q, l)
 	}
+	if near && l.Err == nil && q.m.headlessElsewhere(l) && !r.podsHaveNames(ctx, q) {
+		l.Doubt = "DNS does not name the pods of the mesh"
+	}
 	l = r.withGrace(q, l)
 	l.Remote, l.NameServer = !near, slices.Contains(r.servers, q.addr)
 	return l

@@ -136,11 +136,14 @@ func (r *Resolver) hasMembersName(ctx context.Context, q question, own netip.Add
 	return f.err == nil && slices.ContainsFunc(f.names, func(n Name) bool { return n.Service == q.m.members })
 }
 
-// doubt is why an address to which nothing gives a name may be in the mesh all the same; empty if it may not.
+// doubt is why an address to which nothing gives a name may be in the mesh all the same; empty if it may not. A pod
+// that was just started has no name for a moment.
 func (r *Resolver) doubt(ctx context.Context, q question) string {
 	switch {
 	case r.inServiceNetwork(q.addr):
 		return "it is in the network of the cluster's Services"
+	case r.inPodNetwork(q.addr):
+		return "it is in the network of this pod, and DNS may not know yet of a pod that was just started"
 	case !r.podsHaveNames(ctx, q):
 		return "DNS does not name the pods of the mesh"
 	}

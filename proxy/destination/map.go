@@ -120,6 +120,7 @@ type evidence struct {
 	unproved  []Claim
 	excepted  bool
 	foreign   bool
+	elsewhere []Claim // foreign, where the address is an endpoint's
 	uncertain error
 	refuted   string // a host of the mesh whose name is not confirmed
 }
@@ -169,7 +170,17 @@ func (m *Map) add(e *evidence, name Name, class class) {
 		e.excepted = true
 	default:
 		e.foreign = true
+		if name.Endpoint {
+			e.elsewhere = append(e.elsewhere, claim)
+		}
 	}
+}
+
+// headlessElsewhere tells whether all that is known of an address is that it is an endpoint's of foreign Services,
+// where other packages share our authority. Headless Services have no alias: the members Service of such a package
+// would say that the pod is of the mesh, if DNS named pods by it.
+func (m *Map) headlessElsewhere(l Lookup) bool {
+	return m.mesh.SharedCA && len(l.Names) > 0 && !slices.ContainsFunc(l.Names, func(n Name) bool { return !n.Confirmed || !n.Endpoint || m.classOf(n) != foreign })
 }
 
 // Decide answers for one destination. The clusterIPs of the map and the names that DNS confirms count together: who
@@ -203,7 +214,10 @@ func (m *Map) Decide(dst netip.AddrPort, l Lookup) Destination {
 	case e.excepted:
 	case len(e.unproved) > 0:
 		return m.meet(TryMesh, e.unproved)
-	case !e.foreign && l.Err == nil && l.Doubt != "":
+	case l.Err != nil || l.Doubt == "":
+	case m.headlessElsewhere(l):
+		return m.meet(TryMesh, e.elsewhere)
+	case !e.foreign:
 		return m.meet(TryMesh, anybody)
 	}
 	return Destination{Kind: Unknown}
@@ -217,7 +231,11 @@ func (m *Map) within(dst netip.AddrPort, l Lookup, e evidence) Destination {
 		_, namespace, _ := strings.Cut(strings.TrimSuffix(match.service.Host, ".svc."+m.mesh.ClusterDomain), ".")
 		claims = append(claims, Claim{Host: match.service.Host, Namespace: namespace, Identities: match.service.Identities})
 	}
-	d := m.unlessFederated(addr, m.meet(Mesh, claims))
+	kind := Mesh
+	if len(e.matches) == 0 && cmp.Or(l.Err, e.uncertain) == nil && m.openPodPort(e.pods, dst.Port()) {
+		kind = TryMesh
+	}
+	d := m.unlessFederated(addr, m.meet(kind, claims))
 	if d.Kind == Refused && m.federated(addr) != nil || !e.plaintext(dst.Port()) {
 		return d
 	}
@@ -225,6 +243,12 @@ func (m *Map) within(dst netip.AddrPort, l Lookup, e evidence) Destination {
 		return Destination{Kind: Refused, Host: d.Host, Reason: fmt.Sprintf("port %d takes plaintext, which %s", dst.Port(), why)}
 	}
 	return Destination{Kind: Plaintext, Host: d.Host}
+}
+
+// openPodPort tells whether the package has pods, in the namespace of which the address is a pod, that take the port
+// without their proxy. Whether this is one of them shows when mutual TLS is tried.
+func (m *Map) openPodPort(pods []Claim, port uint16) bool {
+	return slices.ContainsFunc(pods, func(c Claim) bool { return m.mesh.OpenPodPorts[c.Namespace].Contains(port) })
 }
 
 // meet is a destination where who answers must meet all claims, once each.

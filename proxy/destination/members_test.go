@@ -246,10 +246,30 @@ func TestUnnamedPods(t *testing.T) {
 		z.add(t, record)
 	}
 	a.after(5 * time.Second)
-	a.want(wholeMesh(), "10.1.0.3:80", destination.Unknown)
+	a.want(wholeMesh(), "10.8.0.3:80", destination.Unknown)
+	a.want(wholeMesh(), "10.1.0.3:80", destination.TryMesh) // near the pod: another that is not there yet
 	z.behave(func() { z.rcode[arpa(own)] = dns.RcodeServerFailure })
 	a.after(5 * time.Second)
-	a.want(wholeMesh(), "10.1.0.3:80", destination.TryMesh) // an attack on the self-probe gains no plaintext
+	a.want(wholeMesh(), "10.8.0.3:80", destination.TryMesh) // an attack on the self-probe gains no plaintext
+}
+
+// TestUnnamedPodsElsewhere: such a DNS names a pod of a StatefulSet of another package by its headless Service alone,
+// which has no alias: mutual TLS first, with an identity of that namespace.
+func TestUnnamedPodsElsewhere(t *testing.T) {
+	own := netip.MustParseAddr("10.1.9.9")
+	z := startZone(t, flatten(pod("10.2.0.1", "x.evil"), service("10.96.1.5", "plain.evil"))...)
+	a := newAskerWith(t, z, own)
+	shared := wholeMesh(func(m *meshmap.Map) { m.SharedCA = true })
+	if d := a.want(shared, "10.2.0.1:80", destination.TryMesh); who(d) != "- - - - - leaf" {
+		t.Errorf("it is for %s", who(d))
+	}
+	a.want(shared, "10.96.1.5:80", destination.Unknown) // a clusterIP would have an alias
+	a.want(wholeMesh(), "10.2.0.1:80", destination.Unknown)
+	for _, record := range pod(own.String(), members+".prod") {
+		z.add(t, record)
+	}
+	a.after(6 * time.Second)
+	a.want(shared, "10.2.0.1:80", destination.Unknown)
 }
 
 // TestMembersStay: a pod that was of the mesh stays so when DNS does not name it any more.

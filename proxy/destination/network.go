@@ -53,13 +53,13 @@ func serviceNetwork(addr netip.Addr) netip.Prefix {
 	return around(addr, 16)
 }
 
-// podNetwork is a network of pods around addr, or more: clusters give each node a part of a /16 or less, and of a /48
-// (EKS: of the VPC's /56).
+// podNetwork is a network of pods around addr, or more: clusters give each node a part of a /14 or less (GKE and
+// OpenShift of a /14, most others of a /16), and of a /48 (EKS: of the VPC's /56).
 func podNetwork(addr netip.Addr) netip.Prefix {
 	if addr.Is6() {
 		return around(addr, 48)
 	}
-	return around(addr, 16)
+	return around(addr, 14)
 }
 
 func around(addr netip.Addr, bits int) netip.Prefix {
@@ -142,12 +142,17 @@ func (r *Resolver) inServiceNetwork(addr netip.Addr) bool {
 	return slices.ContainsFunc(r.serviceAddresses(), func(a netip.Addr) bool { return serviceNetwork(a).Contains(addr) })
 }
 
+// inPodNetwork tells whether addr is in the network of this pod.
+func (r *Resolver) inPodNetwork(addr netip.Addr) bool {
+	return slices.ContainsFunc(r.ownAddresses(), func(a netip.Addr) bool { return podNetwork(a).Contains(addr) })
+}
+
 // near tells whether the cluster can have given out addr, by what is known now.
 func (r *Resolver) near(q question) bool {
 	if special.Contains(q.addr) || netset.Prefixes(q.m.mesh.Outbound.ClusterCIDRs).Contains(q.addr) || r.inServiceNetwork(q.addr) {
 		return true
 	}
-	if slices.ContainsFunc(r.ownAddresses(), func(a netip.Addr) bool { return podNetwork(a).Contains(q.addr) }) {
+	if r.inPodNetwork(q.addr) {
 		return true
 	}
 	r.mu.Lock()

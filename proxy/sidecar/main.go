@@ -41,7 +41,7 @@ func serve(ctx context.Context, a podplan.ProxyArgs, out io.Writer) error {
 	}
 	log := slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{Level: level}))
 	// a drain timeout of 0 cuts at once; in Options it would be the default
-	s, err := New(Options{Directory: a.Directory, DrainTimeout: max(a.DrainTimeout, 1), Pprof: a.Pprof, ClientCIDRs: a.ClientCIDRs, Log: log, Level: level, AwaitName: true, Confine: true})
+	s, err := New(Options{Directory: a.Directory, DrainTimeout: max(a.DrainTimeout, 1), Pprof: a.Pprof, ClientCIDRs: a.ClientCIDRs, Log: log, Level: level, Confine: true})
 	if err != nil {
 		return err
 	}

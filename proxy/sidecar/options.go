@@ -43,10 +43,6 @@ type Options struct {
 	Watch files.WatchOptions // how Directory is watched; defaults as there; its Log is ours
 	Now   func() time.Time   // clock of certificates and DNS answers; default time.Now
 
-	// AwaitName keeps Ready from nil until DNS knows that this pod is of the mesh, for ten seconds at most. Default
-	// false; Main sets it.
-	AwaitName bool
-
 	// Confine makes the process the sidecar's own, for good and for all that runs in it. The garbage collector keeps to
 	// the container's memory limit, and Go gets one processor more than its CPU limit. Landlock and seccomp take what a
 	// proxy never needs. Pages of the start are given back. Default false; Main sets it. A process with two sidecars,

@@ -31,9 +31,6 @@ func (s *Sidecar) Run(ctx context.Context) error {
 		background.Go(func() { followCPULimit(serving, s.log) })
 	}
 	background.Go(func() { s.identity.Run(serving) })
-	if s.options.AwaitName {
-		background.Go(func() { s.awaitName(serving) })
-	}
 	background.Go(func() { s.registry.Run(serving, registry.Intervals{Verify: verifyInterval, Peers: peersInterval}) })
 	background.Go(func() {
 		select {

@@ -61,7 +61,6 @@ type Sidecar struct {
 	resolver  *destination.Resolver
 
 	first     chan struct{} // closed at the first good generation
-	named     chan struct{} // closed when the start need not wait for the pod's name in DNS any more
 	serving   atomic.Bool   // inbound and outbound accept
 	wasReady  atomic.Bool   // as /readyz answered last
 	draining  chan struct{}
@@ -97,7 +96,7 @@ func New(o Options) (*Sidecar, error) {
 		return nil, err
 	}
 	s := &Sidecar{options: o, log: o.Log, telemetry: telemetry.New(o.Log), registry: registry.New(), bound: bound, clients: listen.NewClients(o.Redirect.Clients),
-		first: make(chan struct{}), named: make(chan struct{}), draining: make(chan struct{}), ending: make(chan struct{})}
+		first: make(chan struct{}), draining: make(chan struct{}), ending: make(chan struct{})}
 	if o.Confine {
 		s.program = sandbox.OwnProgram()
 		// nothing of a peer or of the directory has been read yet, and no port is bound after it
@@ -176,8 +175,6 @@ func (s *Sidecar) Ready() error {
 		return errors.New("files are not read yet")
 	case !s.serving.Load():
 		return errors.New("listeners are not served yet")
-	case s.options.AwaitName && !closed(s.named):
-		return errors.New("DNS does not know this pod yet")
 	}
 	return snapshot.Usable()
 }

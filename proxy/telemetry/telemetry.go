@@ -50,7 +50,7 @@ type Telemetry struct {
 	opened, closed, refused, handshakeFailures *prometheus.CounterVec
 	sent, received                             *prometheus.CounterVec
 	denials, detections, lookups               *prometheus.CounterVec
-	trials, nameWaits                          *prometheus.CounterVec
+	trials                                     *prometheus.CounterVec
 	open, limit, caNotAfter                    *prometheus.GaugeVec
 	handshakes                                 *prometheus.HistogramVec
 	reloadFailures, acceptErrors               prometheus.Counter
@@ -92,7 +92,6 @@ func (t *Telemetry) makeConnections() {
 	t.trials = t.counter("mutual_tls_trials_total", "Servers at which mutual TLS was tried first, by result.", "result")
 	t.passedOn = t.counter("passed_on_total", "Connections that left in plaintext after a trial of mutual TLS.").WithLabelValues()
 	t.unanswered = t.counter("unanswered_plaintext_total", "Plaintext connections into the networks of the cluster that the server closed without an answer.").WithLabelValues()
-	t.nameWaits = t.counter("own_name_waits_total", "Waits of the start for DNS to know this pod, by how they ended.", "result")
 	t.sent = t.counter("sent_bytes_total", "Bytes sent to the client, which opened the connection.", "direction", "security")
 	t.received = t.counter("received_bytes_total", "Bytes received from the client, which opened the connection.", "direction", "security")
 	t.open = t.gauge("connections_open", "Connections that carry data now.", "direction", "security")
@@ -132,9 +131,6 @@ func (t *Telemetry) begin() {
 	}
 	for _, result := range allTrials {
 		t.trials.WithLabelValues(string(result))
-	}
-	for _, end := range []NameWait{NameFound, NameTimeout, NameNoDNS} {
-		t.nameWaits.WithLabelValues(string(end))
 	}
 	for _, result := range []Detection{DetectedMutualTLS, DetectedTLS, DetectedPlaintext, DetectedNoData, DetectionFailed} {
 		t.detections.WithLabelValues(string(result))

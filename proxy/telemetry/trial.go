@@ -50,19 +50,6 @@ func (c *Connection) Unanswered(received int64) {
 	}
 }
 
-// NameWait is how the start's wait for the pod's own name in DNS ended.
-type NameWait string
-
-// The ends of the wait.
-const (
-	NameFound   NameWait = "found"
-	NameTimeout NameWait = "timeout" // DNS does not know the pod; it starts all the same
-	NameNoDNS   NameWait = "no_dns"  // DNS does not answer as a cluster's does: there is nothing to wait for
-)
-
-// Named counts the end of the start's wait.
-func (t *Telemetry) Named(end NameWait) { t.nameWaits.WithLabelValues(string(end)).Inc() }
-
 // maxTold bounds the destinations that are remembered. When there are more, lines come again.
 const maxTold = 1024
 

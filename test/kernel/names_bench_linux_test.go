@@ -1,13 +1,18 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/test/example"
 	"github.com/meshless-dev/meshless/test/lab"
@@ -17,7 +22,8 @@ import (
 // Sizes of BenchmarkNames: Services and pods of the client's namespace, and how many of each are dialed.
 const (
 	benchServices = 1000
-	benchDialed   = 200
+	benchDialed   = 100
+	benchBehind   = 20 // Services of one workload
 	benchLoad     = 15 * time.Second
 )
 
@@ -56,12 +62,10 @@ func startNames(b *testing.B, pkg *example.Example, change func(string) string, 
 	b.Helper()
 	n := &namesBench{Lab: lab.NewMeshless(b, nil, withEditionBefore(meshless)), speaker: newSpeaker()}
 	var manifests strings.Builder
-	manifests.WriteString(storeWorkload("Deployment", dataNamespace, "store", "") + clientManifests("one"))
+	manifests.WriteString(clientManifests("one"))
 	for i := range benchServices {
-		app := fmt.Sprintf("app-%d", i)
-		if i < benchDialed {
-			app = "store"
-		} else {
+		app := fmt.Sprintf("app-%d", i/benchBehind)
+		if i%benchBehind == 0 {
 			manifests.WriteString(storeWorkload("Deployment", dataNamespace, app, ""))
 		}
 		manifests.WriteString(storeService(dataNamespace, fmt.Sprintf("s-%d", i), "selector: {app: "+app+"}", ""))
@@ -69,8 +73,11 @@ func startNames(b *testing.B, pkg *example.Example, change func(string) string, 
 	pkg.Write(b, "pod.yaml", manifests.String())
 	pkg.Issue(b, time.Now())
 	applyRendered(b, n.Lab, pkg, change)
-	n.StartPod("Deployment/data/store")
+	for i := range benchDialed / benchBehind {
+		n.StartPod(fmt.Sprintf("Deployment/data/app-%d", i))
+	}
 	n.client = n.StartPod("Deployment/data/one")
+	n.refuse(b, "10.42.100.0/22", "10.42.200.0/22", "8.8.200.0/22")
 	var members []lab.Endpoint // pods that are nowhere
 	behind := map[string][]lab.Endpoint{}
 	for i, ip := range addresses("10.42.100.0")[:benchServices] {
@@ -88,6 +95,25 @@ func startNames(b *testing.B, pkg *example.Example, change func(string) string, 
 		n.services = append(n.services, n.ServiceIP(dataNamespace, fmt.Sprintf("s-%d", i), 4))
 	}
 	return n
+}
+
+// refuse has the node refuse connections to networks at once, as if somebody were there who serves nothing.
+func (n *namesBench) refuse(b *testing.B, networks ...string) {
+	b.Helper()
+	err := n.Node.Do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		for _, network := range networks {
+			_, dst, parsed := net.ParseCIDR(network)
+			if err = errors.Join(err, parsed); err == nil {
+				err = netlink.RouteAdd(&netlink.Route{Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Dst: dst, LinkIndex: lo.Attrs().Index,
+					Scope: netlink.SCOPE_HOST})
+			}
+		}
+		return err
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
 }
 
 // membersService is the members Service of the client's pod, "" in the edition before.

@@ -30,6 +30,7 @@ func TestTwoNamespaces(t *testing.T) {
 		{"a new Service of one is found by the other", func(t *testing.T) { m.testNewService(t, a, b) }},
 		{"a new workload behind an old Service", func(t *testing.T) { m.testNewWorkload(t, b) }},
 		{"the old workload goes", func(t *testing.T) { m.testOldGoes(t, b) }},
+		{"a Service moves to another workload", func(t *testing.T) { m.testMoved(t, b) }},
 		{"all of one is renamed", func(t *testing.T) { m.testRenamed(t, a, b) }},
 		{"one is removed", func(t *testing.T) { m.testRemoved(t, b) }},
 	} {
@@ -138,6 +139,53 @@ func (m *mesh) wantServedBy(t *testing.T, deployment string) {
 			return nil
 		})
 	}
+}
+
+// testMoved: a Service leads to another workload from one moment to the next. The commit before names both on the
+// Service, so the leaf of the other names it in time.
+func (m *mesh) testMoved(t *testing.T, b *pack) {
+	const unmoved = "{name: late}\nspec: {selector: {app: late}"
+	before := m.expiries(t, b, "b-alone")
+	m.edit(t, b, func(text string) string {
+		both := "{name: late, annotations: {meshless.dev/workloads: \"deployment/late,deployment/b-alone\"}}\nspec: {selector: {app: late}"
+		return strings.Replace(text, unmoved, both, 1)
+	})
+	stage.Poll(t, 150*time.Second, func() error { // until the kubelet has brought the leaf
+		for pod, expiry := range m.expiries(t, b, "b-alone") {
+			if expiry == before[pod] {
+				return fmt.Errorf("%s has its old leaf", pod)
+			}
+		}
+		return nil
+	})
+	m.edit(t, b, func(text string) string {
+		return strings.Replace(text, "spec: {selector: {app: late}, ports", "spec: {selector: {app: b-alone}, ports", 1)
+	})
+	for _, from := range m.packs {
+		moved := 0
+		for range 20 {
+			got := from.call(t, "http://late."+b.namespace+":8080/"+addressMarker)[0]
+			if got.Error != "" || !got.ByProxy() {
+				t.Errorf("%s: %+v", from.name, got)
+			}
+			if strings.HasPrefix(got.Host, "b-alone") {
+				moved++
+			}
+		}
+		if moved == 0 {
+			t.Errorf("%s was never answered by the workload to which the Service moved", from.name)
+		}
+	}
+}
+
+// expiries are when the leaves of an app's pods end.
+func (m *mesh) expiries(t *testing.T, p *pack, app string) map[string]float64 {
+	t.Helper()
+	all := map[string]float64{}
+	for _, pod := range stage.Pods(t, p.namespace, "app="+app) {
+		all[pod.Name] = stage.Metric(t, stage.Metrics(t, p.namespace, pod.Name), "meshless_leaf_not_after_timestamp_seconds")
+	}
+	return all
 }
 
 // testRenamed: every name of b gets a prefix. New objects come first, the old ones go after. Meanwhile new pods stand
