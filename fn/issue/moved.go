@@ -10,9 +10,9 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
-// tellMoved says of a Service that moves to a workload which runs already that its clients are refused for a while: the
-// maps that they have list the workload of before, and the leaf that the new one has does not name the Service. Both are
-// replaced by this render, and reach the pods when their kubelets bring them.
+// tellMoved says of a Service that moves to a workload which runs already that its clients are refused for a while.
+// Their maps list the workload of before, and the leaf of the new one does not name the Service. This render replaces
+// both, and they reach the pods when their kubelets bring them.
 func (i *issuer) tellMoved(leaves []due) {
 	var listed map[string][]string
 	for _, d := range leaves {
