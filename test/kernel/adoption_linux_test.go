@@ -9,9 +9,9 @@ import (
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
-// TestAdoption: behind a Service of which no manifest tells stands a server outside of the mesh, and later a member. What
-// the first has proved is remembered, so one conversation may still leave in the clear; it is refused, which ends the
-// memory, and every later one is mutual TLS.
+// TestAdoption: behind a Service of which no manifest tells stands a server outside of the mesh, and later a member.
+// What the first has proved is remembered, so one conversation may still leave in the clear; it is refused, which ends
+// the memory, and every later one is mutual TLS.
 func TestAdoption(t *testing.T) {
 	f := &foreigners{Lab: lab.NewMeshless(t, nil, lab.CoreDNS(t, lab.CoreDNSLater)), speaker: newSpeaker(), pkg: example.Copy(t, "../../examples/pod"),
 		leaves: map[string]tls.Certificate{}}
