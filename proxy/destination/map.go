@@ -86,7 +86,7 @@ func (m *Map) classOf(n Name) class {
 		return excepted
 	case m.namespaces[namespace], m.mesh.SharedCA && n.Alias:
 		return named
-	case namespace == m.mesh.Namespace:
+	case namespace == m.mesh.Namespace, n.Ours:
 		return unproved
 	}
 	return foreign

@@ -189,13 +189,13 @@ func TestAlias(t *testing.T) {
 		t.Errorf("a pod of another package is for %s", who(d))
 	}
 	a.want(wholeMesh(shared), "10.1.0.9:80", destination.Refused) // nobody is of two namespaces
-	a.queries(4*2+3+2+3, "names, and aliases but for the package's own namespaces")
+	a.queries(4*2+3+1+2+3, "names, and aliases but for the package's own namespaces; of nobody's, the own members Service")
 	a.ask(wholeMesh(shared), "10.96.1.4:81")
 	a.queries(0, "a known alias")
 
 	z, a := start(t)
 	a.want(wholeMesh(), "10.96.1.4:80", destination.Unknown)
-	a.queries(2, "without a shared authority")
+	a.queries(3, "without a shared authority")
 	z.behave(func() { z.rcode["meshless-alias-x.evil.svc.cluster.local."] = dns.RcodeServerFailure })
 	if d := a.want(wholeMesh(shared), "10.96.1.4:80", destination.Refused); !strings.Contains(d.Reason, "whether x.evil is in the mesh") {
 		t.Errorf("the reason is %q", d.Reason)
