@@ -181,8 +181,8 @@ func (b *builder) joinServices() {
 				front.Ports = front.Ports.Union(netset.PortsOf(uint16(p.Port)))
 			}
 		}
-		_, named := s.Annotations[api.WorkloadsAnnotation]
-		if s.Spec.Type != corev1.ServiceTypeExternalName && (named || len(s.Spec.Selector) > 0) {
+		class, kind := b.leadsTo(s, find)
+		if class == "" {
 			for _, w := range find.Workloads(s) {
 				node := &b.graph.Nodes[b.places[w]]
 				node.Services = append(node.Services, front)
@@ -191,11 +191,33 @@ func (b *builder) joinServices() {
 		}
 		if id := s.Namespace + "/v1.service/" + s.Name; !b.seen[id] {
 			b.seen[id] = true
-			b.graph.Nodes = append(b.graph.Nodes, Node{
-				ID: id, Class: External, Namespace: s.Namespace, Kind: cmp.Or(s.Spec.ExternalName, "Service without selector"), Name: s.Name, Services: []Service{front},
-			})
+			b.graph.Nodes = append(b.graph.Nodes, Node{ID: id, Class: class, Namespace: s.Namespace, Kind: kind, Name: s.Name, Services: []Service{front}})
 		}
 	}
+}
+
+// leadsTo tells what a Service is that is a node of its own: it leads elsewhere than to workloads of the input.
+func (b *builder) leadsTo(s corev1.Service, find *manifest.Finder) (class Class, kind string) {
+	if s.Spec.Type == corev1.ServiceTypeExternalName {
+		return External, cmp.Or(s.Spec.ExternalName, "ExternalName")
+	}
+	mesh, kind := b.meshes[s.Namespace], "Service"
+	if len(s.Spec.Selector) == 0 {
+		kind = "Service without selector"
+	}
+	workloads := find.Workloads(s)
+	inMesh := slices.ContainsFunc(workloads, func(w *manifest.Workload) bool { return w.Plan != nil })
+	switch said := mesh != nil && slices.Contains(mesh.Outside, s.Name+"."+s.Namespace); {
+	case said && (inMesh || len(workloads) == 0): // spec.outbound.plaintextServices
+		return External, kind
+	case len(workloads) > 0:
+		return "", ""
+	case mesh != nil:
+		return Unknown, kind
+	case len(s.Spec.Selector) == 0:
+		return External, kind
+	}
+	return "", ""
 }
 
 // admitAll draws the edges to each workload, as its proxy decides: from whoever a policy of the workload allows, and

@@ -17,7 +17,8 @@ type Class string
 const (
 	Mesh     Class = "Mesh"     // a workload with a proxy
 	Outside  Class = "Outside"  // a workload without one: what it sends and receives is plaintext
-	External Class = "External" // a Service that leads to no workload of the input: ExternalName, or without a selector
+	External Class = "External" // a Service that leads out of the mesh, and to no workload of the input
+	Unknown  Class = "Unknown"  // a Service of a mesh namespace of which the input does not tell who is behind it
 	AnyMesh  Class = "AnyMesh"  // every identity of the trust domain
 	// an identity, or a pattern of them, that a policy allows and that no workload of the input has; or the pattern of
 	// all of the mesh
@@ -107,5 +108,5 @@ func (g *Graph) sorted() {
 
 // rank orders the classes: sources, the manifests' own, destinations.
 func rank(c Class) int {
-	return slices.Index([]Class{AnyMesh, Identity, group, Mesh, Outside, External, Anywhere}, c)
+	return slices.Index([]Class{AnyMesh, Identity, group, Mesh, Outside, External, Unknown, Anywhere}, c)
 }

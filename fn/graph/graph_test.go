@@ -168,7 +168,6 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
-// What is not understood is refused, with what to do.
 // TestNoSuchPort: a port of a Service that is none is not drawn as another one.
 func TestNoSuchPort(t *testing.T) {
 	const service = "apiVersion: v1\nkind: Service\nmetadata: {name: outside}\nspec: {type: ExternalName, externalName: example.org, ports: [{port: 70000}, {port: 443}]}\n"
@@ -223,6 +222,45 @@ func TestServicesBeyondLabels(t *testing.T) {
 	}
 }
 
+// TestServicesWithoutWorkloads: a Service that leads to no workload of the input is drawn by what the mesh map says.
+func TestServicesWithoutWorkloads(t *testing.T) {
+	text, err := kio.StringAll(rendered(t, "testdata/small"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside := regexp.MustCompile(`(?m)^    kind: Mesh\n`).ReplaceAllString(text, "    kind: Mesh\n    outside: [said.prod]\n")
+	if outside == text {
+		t.Fatal("the maps have changed their form")
+	}
+	for _, test := range []struct {
+		name, spec string
+		want       graph.Class // none where it is not drawn
+	}{
+		{"late", "{ports: [{port: 80}]}", graph.Unknown},
+		{"late", "{selector: {operator: x}}", graph.Unknown},
+		{"said", "{ports: [{port: 80}]}", graph.External},
+		{"said", "{selector: {operator: x}}", graph.External},
+		{"said", "{selector: {app: web, role: primary}}", graph.External},
+		{"late", "{type: ExternalName, externalName: example.org}", graph.External},
+		{"late", "{selector: {app: web, role: primary}}", ""},
+	} {
+		g, err := graph.Build(append(parse(t, outside), parse(t, "apiVersion: v1\nkind: Service\nmetadata: {name: "+test.name+", namespace: prod}\nspec: "+test.spec+"\n")...), kinds)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := graph.Class("")
+		for _, n := range g.Nodes {
+			if n.ID == "prod/v1.service/"+test.name {
+				got = n.Class
+			}
+		}
+		if got != test.want {
+			t.Errorf("%s %s: is %q, want %q", test.name, test.spec, got, test.want)
+		}
+	}
+}
+
+// What is not understood is refused, with what to do.
 func TestBuildRefuses(t *testing.T) {
 	text, err := kio.StringAll(rendered(t, "testdata/small"))
 	if err != nil {

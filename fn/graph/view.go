@@ -131,6 +131,8 @@ func (v *view) facts(n Node) []string {
 		facts = append(facts, "outside of the mesh")
 	case n.Class == External:
 		facts = append(facts, "leads outside of the mesh")
+	case n.Class == Unknown:
+		facts = append(facts, "nobody knows who is behind it")
 	case n.Access == Nobody:
 		facts = append(facts, "lets no identity in")
 	}

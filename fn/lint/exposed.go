@@ -12,10 +12,11 @@ import (
 )
 
 // warnExposed warns of Services that clients outside of the mesh are meant to reach, and whose pods take mutual TLS
-// only.
+// only. Workloads of the mesh that dial the address of a node or of a load balancer, which no manifest holds, are
+// refused like them: no proxy knows that it dials the Service.
 func warnExposed(m *manifest.Model, r *report.Report) {
 	for _, s := range m.Services {
-		if s.Type != corev1.ServiceTypeLoadBalancer && s.Type != corev1.ServiceTypeNodePort {
+		if dialed[s.Type] == "" {
 			continue
 		}
 		for i, p := range s.Ports {
@@ -24,12 +25,18 @@ func warnExposed(m *manifest.Model, r *report.Report) {
 			}
 			for _, w := range s.Workloads {
 				if target := manifest.TargetPort(p, w); target != 0 && refused(m, w, target, true) {
-					r.Warn(s.Object, fmt.Sprintf("spec.ports[%d]", i), "port %d is of type %s, and %s takes mutual TLS only there: clients outside of the mesh are refused. %s; where that is meant, with %s: \"%d\"",
-						p.Port, s.Type, w.Object, admit(target, false), api.StrictPortsAnnotation, target)
+					r.Warn(s.Object, fmt.Sprintf("spec.ports[%d]", i), "port %d is of type %s, and %s takes mutual TLS only there: clients outside of the mesh are refused, and workloads of the mesh that dial %s in place of %s.%s. %s; where that is meant, with %s: \"%d\"",
+						p.Port, s.Type, w.Object, dialed[s.Type], s.Name, s.Namespace, admit(target, false), api.StrictPortsAnnotation, target)
 				}
 			}
 		}
 	}
+}
+
+// dialed is by which addresses beside its own a Service is reached.
+var dialed = map[corev1.ServiceType]string{
+	corev1.ServiceTypeNodePort:     "a node",
+	corev1.ServiceTypeLoadBalancer: "a node or the load balancer",
 }
 
 // warnHostPorts warns of ports of the node that lead to a Strict port.

@@ -112,15 +112,31 @@ func (f *Finder) meets(w *Workload, selector map[string]string) (guessed []strin
 	return guessed, named
 }
 
-// partly tells whether a workload of the mesh has a label of a selector.
+// partly tells whether a workload of the mesh has a label of a selector, and does not contradict more of them.
 func (f *Finder) partly(namespace string, selector map[string]string) *Workload {
 	for _, key := range slices.Sorted(maps.Keys(selector)) {
 		have := f.pods.WithLabel(namespace, key, selector[key])
-		if i := slices.IndexFunc(have, func(w *Workload) bool { return w.Plan != nil }); i >= 0 {
+		if i := slices.IndexFunc(have, func(w *Workload) bool { return w.Plan != nil && !f.another(w, selector) }); i >= 0 {
 			return have[i]
 		}
 	}
 	return nil
+}
+
+// another tells whether a workload has more labels of a selector with another value than with that value: it shares
+// what names the whole app, such as app.kubernetes.io/part-of.
+func (f *Finder) another(w *Workload, selector map[string]string) bool {
+	balance := 0
+	for key, value := range selector {
+		switch have, ok := f.labels[w][key]; {
+		case !ok:
+		case have == value:
+			balance++
+		default:
+			balance--
+		}
+	}
+	return balance < 0
 }
 
 // named are the workloads that the annotation of a Service names.

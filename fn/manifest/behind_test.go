@@ -79,13 +79,15 @@ func TestBehind(t *testing.T) {
 		"no namespace of the mesh":    {workload("Deployment", "o", "app: o", outOfMesh) + service("s", "selector: {app: o}") + service("t", "selector: {app: t}"), "", "unknown", ""},
 		"both":                        {workload("Deployment", "w", "app: w") + workload("Deployment", "o", "app: w", outOfMesh) + service("s", "selector: {app: w}"), "", "deployment/w", "error: service a/s: spec.selector: selects deployment a/w, which is in the mesh, and deployment a/o, which is not"},
 		"an operator's":               {workload("Deployment", "w", "app: w") + service("s", "selector: {longhorn.io/component: instance-manager}"), "", "unknown", "warning: service a/s: spec.selector: selects no workload of the input, as where an operator makes the pods"},
+		"an app's other part":          {workload("Deployment", "w", "part: app, name: w, role: w") + service("s", "selector: {part: app, name: s, role: s}"), "", "unknown", "warning: service a/s: spec.selector: selects no workload of the input, as where an operator makes the pods"},
 		"an operator's, said":         {workload("Deployment", "w", "app: w") + service("s", "selector: {longhorn.io/component: instance-manager}"), "plaintextServices: [s.a]", "outside", ""},
 		"guessed, said":               {workload("StatefulSet", "pg", "app: pg") + service("s", "selector: {app: pg, role: primary}"), "plaintextServices: [s.a]", "outside", ""},
 		"in the mesh, said":           {workload("Deployment", "w", "app: w") + service("s", "selector: {app: w}"), "plaintextServices: [x.b, s.a]", "outside", "error: mutualtls: spec.outbound.plaintextServices[1]: s.a leads to workloads of the mesh"},
 		"no selector":                 {workload("Deployment", "w", "app: w") + service("s", "ports: [{port: 80}]"), "", "unknown", "warning: service a/s: spec.selector: is missing, so nobody knows who is behind it"},
 		"no selector, named":          {workload("StatefulSet", "pg", "app: pg") + service("s", "ports: [{port: 80}]", ", annotations: {meshless.dev/workloads: 'StatefulSet/pg'}"), "", "statefulset/pg", ""},
 		"two are named":               {workload("StatefulSet", "pg", "app: pg") + workload("Deployment", "w", "app: w") + service("s", "ports: [{port: 80}]", ", annotations: {meshless.dev/workloads: 'deployment/w, statefulset/pg'}"), "", "deployment/w statefulset/pg", ""},
-		"nobody is named":             {workload("StatefulSet", "pg", "app: pg") + service("s", "ports: [{port: 80}]", ", annotations: {meshless.dev/workloads: statefulset/gp}"), "", "unknown", `metadata.annotations[meshless.dev/workloads]: "statefulset/gp" is no workload of namespace "a"; want <kind>/<name> of statefulset/pg`},
+		"nobody is named":             {workload("StatefulSet", "pg", "app: pg") + service("s", "ports: [{port: 80}]", ", annotations: {meshless.dev/workloads: statefulset/gp}"), "", "unknown", `metadata.annotations[meshless.dev/workloads]: "statefulset/gp" is no workload of namespace "a"; want <kind>/<name> of statefulset/pg, separated by commas`},
+		"a mistyped annotation":       {workload("Deployment", "w", "app: w") + service("s", "selector: {app: w}", ", annotations: {meshless.dev/workload: deployment/w}"), "", "deployment/w", "error: service a/s: metadata.annotations[meshless.dev/workload]: has no effect on a Service, which takes meshless.dev/workloads alone"},
 		"an outsider is named":        {workload("Deployment", "w", "app: w") + workload("Deployment", "o", "app: o", outOfMesh) + service("s", "ports: [{port: 80}]", ", annotations: {meshless.dev/workloads: deployment/o}"), "", "outside", ""},
 		"both are named":              {workload("Deployment", "w", "app: w") + workload("Deployment", "o", "app: o", outOfMesh) + service("s", "ports: [{port: 80}]", ", annotations: {meshless.dev/workloads: 'deployment/o,deployment/w'}"), "", "deployment/w", "error: service a/s"},
 		"another name":                {workload("Deployment", "w", "app: w") + service("t", "selector: {app: w}") + service("s", "type: ExternalName, externalName: t.a.svc.cluster.local"), "", "unknown", ""},
@@ -94,7 +96,6 @@ func TestBehind(t *testing.T) {
 		"an EndpointSlice beside a selector": {workload("Deployment", "w", "app: w") + service("s", "selector: {app: w}") + "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: x, namespace: a, labels: {kubernetes.io/service-name: s}}}\n",
 			"", "deployment/w", `warning: endpointslice a/x: metadata.labels[kubernetes.io/service-name]: puts addresses behind Service "s"`},
 		"Endpoints of what is said": {workload("Deployment", "w", "app: w") + "---\n{apiVersion: v1, kind: Endpoints, metadata: {name: x, namespace: a}}\n", "plaintextServices: [x.a]", "unknown", ""},
-		"a node port":               {workload("Deployment", "w", "app: w") + service("s", "type: NodePort, selector: {app: w}, ports: [{port: 80}]"), "", "deployment/w", "warning: service a/s: spec.type: is NodePort: workloads of the mesh that dial it by the address of a node"},
 		"ours":                      {workload("Deployment", "w", "app: w") + service("meshless-alias-x", "type: ExternalName, externalName: x.a.svc"), "", "unknown", "is a name as meshless gives it to Services of its own"},
 		"ours by label":             {workload("Deployment", "w", "app: w, meshless.dev/package: x"), "", "unknown", "metadata.labels[meshless.dev/package]: is written by a render into pods of the mesh"},
 	} {
@@ -123,6 +124,9 @@ func TestBehind(t *testing.T) {
 			}
 			if got != test.want {
 				t.Errorf("leads to %q, want %q", got, test.want)
+			}
+			if strings.Count(said.String(), "\n") > 1 {
+				t.Errorf("said more than one thing: %s", said.String())
 			}
 			if (test.finds == "") != (said.String() == "") || !strings.Contains(said.String(), test.finds) {
 				t.Errorf("said %q, want %q", said.String(), test.finds)

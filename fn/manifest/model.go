@@ -85,6 +85,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 			m.warnUnknownPods(item, r)
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Service":
 			if s, ok := decode[corev1.Service](item, report.ObjectOf(item), "", r); ok {
+				refuseServiceAnnotations(s, report.ObjectOf(item), r)
 				services = append(services, s)
 			}
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Namespace":
@@ -111,9 +112,6 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 	}
 	m.addServices(services, r)
 	m.refuseContradictions(r)
-	for _, s := range m.Services {
-		m.warnAddresses(s, r)
-	}
 	m.WarnUnexplained(services, items, r)
 	m.readCallers(items, services, r)
 	m.passAPIServer()

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
@@ -135,6 +136,15 @@ func refuseStrayAnnotations(item *yaml.RNode, r *report.Report) {
 	for _, key := range slices.Sorted(maps.Keys(item.GetAnnotations())) {
 		if strings.HasPrefix(key, api.AnnotationPrefix) {
 			r.Error(report.ObjectOf(item), report.Annotation(key), "has no effect here; write it on the pod template (spec.template.metadata.annotations)")
+		}
+	}
+}
+
+// refuseServiceAnnotations reports annotations of ours on a Service but for the one that it takes.
+func refuseServiceAnnotations(s corev1.Service, object report.Object, r *report.Report) {
+	for _, key := range slices.Sorted(maps.Keys(s.Annotations)) {
+		if strings.HasPrefix(key, api.AnnotationPrefix) && key != api.WorkloadsAnnotation {
+			r.Error(object, report.Annotation(key), "has no effect on a Service, which takes %s alone; the others belong on the pod template (spec.template.metadata.annotations)", api.WorkloadsAnnotation)
 		}
 	}
 }

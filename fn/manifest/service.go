@@ -64,7 +64,8 @@ func (m *Model) addServices(services []corev1.Service, r *report.Report) {
 			}
 			continue
 		case mixed || b.none():
-			if inMesh[s.Namespace] && !plaintext[s.short()] {
+			_, said := service.Annotations[api.WorkloadsAnnotation] // what is wrong with it, find has reported
+			if inMesh[s.Namespace] && !plaintext[s.short()] && !(said && b.none()) {
 				m.unexplained = append(m.unexplained, unexplained{s, service.Spec.Selector, find.partly(s.Namespace, service.Spec.Selector)})
 			}
 			continue

@@ -11,7 +11,6 @@ import (
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
@@ -105,29 +104,6 @@ func (m *Model) warnEndpoints(items []*yaml.RNode, known map[string]bool, r *rep
 			continue
 		}
 		r.Warn(object, field, "puts addresses behind Service %q, and nobody knows whose they are. %s", service, waysOut)
-	}
-}
-
-// warnAddresses warns of addresses of a Service that no manifest holds: a workload of the mesh that dials one is not
-// known to dial the Service.
-func (m *Model) warnAddresses(s *Service, r *report.Report) {
-	way := ""
-	switch s.Type {
-	case corev1.ServiceTypeNodePort:
-		way = "by the address of a node"
-	case corev1.ServiceTypeLoadBalancer:
-		way = "by the address of a node or of the load balancer"
-	default:
-		return
-	}
-	for _, p := range s.Ports {
-		for _, w := range s.Workloads {
-			if w.Plan.PortMode(TargetPort(p, w), m.Spec.Inbound.Mode) == podplan.PortStrict {
-				r.Warn(s.Object, "spec.type", "is %s: workloads of the mesh that dial it %s, which no manifest holds, are refused. They dial %s.%s, or an address that the manifest fixes "+
-					"(clusterIP, externalIPs, loadBalancerIP), or the config names the network in spec.outbound.meshCIDRs", s.Type, way, s.Name, s.Namespace)
-				return
-			}
-		}
 	}
 }
 

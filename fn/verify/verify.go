@@ -85,6 +85,9 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) Result {
 	for _, item := range items {
 		c.readBundle(item)
 	}
+	if c.severalPackages() {
+		return Result{}
+	}
 	for _, item := range items {
 		c.readSecret(item)
 		c.readCertificate(item)
@@ -333,6 +336,18 @@ func bundleName(item *yaml.RNode) string {
 		return api.BundleName(pkg)
 	}
 	return strings.TrimSuffix(api.BundleName(""), "-")
+}
+
+// severalPackages refuses the manifests of several packages at once: each has maps of its own, so none of them could be
+// judged.
+func (c *checker) severalPackages() bool {
+	for _, m := range c.meshMaps {
+		if first := c.meshMaps[0]; m.mesh.Package != first.mesh.Package {
+			c.report.Error(m.object, report.Data(api.MeshFile), "is of package %q, and %s of package %q: verify each package on its own. If they are one, render the whole of it again", m.mesh.Package, first.object, first.mesh.Package)
+			return true
+		}
+	}
+	return false
 }
 
 // ofPackage reports an object that says another package.

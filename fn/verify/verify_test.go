@@ -280,3 +280,14 @@ func TestCheckContainerMode(t *testing.T) {
 		})
 	}
 }
+
+// TestSeveralPackages: the manifests of two packages at once are one finding, which says what to do.
+func TestSeveralPackages(t *testing.T) {
+	for name, other := range map[string]string{"one namespace": "prod", "two namespaces": "pay"} {
+		second := strings.NewReplacer("name: web", "name: db", "app: web", "app: db", "namespace: prod", "namespace: "+other, "namespace: ops", "namespace: "+other).Replace(manifests)
+		text := rendered(t) + "---\n" + renderedFrom(t, second, func(*v1alpha1.Spec) {})
+		if got := findings(t, text, true); strings.Count(got, "\n") != 1 || !strings.Contains(got, ": verify each package on its own") {
+			t.Errorf("%s: said %q", name, got)
+		}
+	}
+}
