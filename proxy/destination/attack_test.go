@@ -86,3 +86,19 @@ func TestMembersServiceOfAnother(t *testing.T) {
 		}
 	}
 }
+
+// TestListedBehindWhatOptedOut: whoever lists a pod as an endpoint of a Service that has opted out on a port does not
+// make that port of the pod plaintext, be it a pod of the Service's namespace or of another.
+func TestListedBehindWhatOptedOut(t *testing.T) {
+	z := startZone(t, flatten(pod("10.1.0.1", "db.data", members+".data", "x.data"), pod("10.1.0.2", "db.data", members+".default"), pod("10.1.0.3", "db.data", members+".prod"),
+		pod("10.1.0.4", "db.data", "x.default"), pod("10.1.0.5", "web.prod", members+".data"), pod("10.1.0.6", "db.data", members+".data"))...)
+	a := newAsker(t, z)
+	for dst, want := range map[string]destination.Kind{
+		"10.1.0.1:9187": destination.Mesh, "10.1.0.1:15020": destination.Plaintext, "10.1.0.2:9187": destination.Refused, "10.1.0.3:9187": destination.Refused,
+		"10.1.0.4:9187": destination.Mesh, "10.1.0.5:8081": destination.Refused, "10.1.0.6:9187": destination.Plaintext,
+	} {
+		if d := a.ask(wholeMesh(), dst); d.Kind != want {
+			t.Errorf("%s is %+v, want %s", dst, d, want)
+		}
+	}
+}
