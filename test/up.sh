@@ -50,8 +50,8 @@ fi
 # The manifests of the tests name no version.
 docker tag "ghcr.io/meshless-dev/shop:$version" meshless-test/app:latest
 images+=(meshless-test/app:latest)
-mapfile -t others < <(bash "$top/test/env/test-images.sh")
-images+=("${others[@]}")
+others=$(bash "$top/test/env/test-images.sh")
+mapfile -t -O ${#images[@]} images <<<"$others"
 docker save "${images[@]}" | ctr -a "$D/containerd/sock" -n k8s.io images import - >/dev/null
 # Ready is more than up: pods need the node and their service account.
 export KUBECONFIG=$D/admin.conf

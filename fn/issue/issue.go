@@ -98,6 +98,7 @@ func Run(m *manifest.Model, recipients *Recipients, o Options, r *report.Report)
 	}
 	i.deferUnpublished(p)
 	if len(p.due) > 0 && i.unlock(p) {
+		i.tellMoved(p.due)
 		for n, d := range p.due {
 			o.Progress(n, len(p.due))
 			p.Leaves[d.workload] = i.issue(d, p.Authorities.In(v1alpha1.SlotActive))

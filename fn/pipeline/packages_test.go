@@ -120,6 +120,29 @@ func TestUnmeshedServicesGo(t *testing.T) {
 	}
 }
 
+// A Service that moves to a workload which runs already is said, once, with the way without refusals.
+func TestMovedService(t *testing.T) {
+	w := newWorld(t)
+	with := func(items []*yaml.RNode, service string) []*yaml.RNode {
+		kept := slices.DeleteFunc(slices.Clone(items), func(item *yaml.RNode) bool { return item.GetKind() == "Service" && item.GetName() == "web" })
+		return append(kept, parse(t, service)...)
+	}
+	const said = "leads to deployment a/green now, which runs already"
+	both := "---\n{apiVersion: v1, kind: Service, metadata: {name: web, namespace: a, annotations: {meshless.dev/workloads: 'deployment/web,deployment/green'}}, spec: {selector: {app: web}, ports: [{port: 80}]}}\n"
+	before, _ := w.mustRun(t, parse(t, app("a", "web")+app("a", "green")), w.config(t, plainConfig))
+	moved, r := w.mustRun(t, with(before, serviceOf("a", "web", "green")), w.config(t, plainConfig))
+	if text := fmt.Sprint(r.Findings()); !strings.Contains(text, said) || !strings.Contains(text, "deployment/green beside") {
+		t.Errorf("not said: %s", text)
+	}
+	if _, r := w.mustRun(t, moved, w.config(t, plainConfig)); strings.Contains(fmt.Sprint(r.Findings()), said) {
+		t.Error("said again")
+	}
+	first, _ := w.mustRun(t, with(before, both), w.config(t, plainConfig))
+	if _, r := w.mustRun(t, with(first, serviceOf("a", "web", "green")), w.config(t, plainConfig)); strings.Contains(fmt.Sprint(r.Findings()), said) {
+		t.Error("said of the second commit")
+	}
+}
+
 // What an overlay makes of our Services, names and selectors among it, a render takes back.
 func TestServicesGetTheirFormBack(t *testing.T) {
 	w := newWorld(t)

@@ -158,6 +158,7 @@ func (r *Resolver) lookup(ctx context.Context, q question) Lookup {
 	}
 	l := r.reverse(ctx, q, !near)
 	l = r.withAliases(ctx, q, l)
+	l = r.withNamespaces(ctx, q, l)
 	switch {
 	case l.Err != nil || !q.m.nameless(l):
 	case !near:

@@ -97,6 +97,29 @@ func (r *Resolver) withAliases(ctx context.Context, q question, l Lookup) Lookup
 	return l
 }
 
+// withNamespaces asks whether the namespace of a Service that nothing else tells of is one that our own package got
+// after the map was rendered: its members Service is there then.
+func (r *Resolver) withNamespaces(ctx context.Context, q question, l Lookup) Lookup {
+	if q.m.members == "" || l.Err != nil || slices.ContainsFunc(l.Names, func(n Name) bool { return q.m.classOf(n) >= excepted }) {
+		return l
+	}
+	members, _, _ := strings.Cut(q.m.members, ".")
+	l.Names = slices.Clone(l.Names) // the cache has them as well
+	for i, n := range l.Names {
+		if !n.Confirmed {
+			continue
+		}
+		_, namespace, _ := strings.Cut(n.Service, ".")
+		name := members + "." + namespace + ".svc." + q.domain
+		f := r.ask(ctx, q, dns.Question{Name: name, Qtype: recordType(q.addr)}, holds{good: maxTTL, bad: negTTL}, Lookup{Names: l.Names, Err: errNoAnswerYet})
+		if f.err != nil {
+			return Lookup{Names: l.Names, Err: fmt.Errorf("whether %s is in the mesh: %w", n.Service, f.err)}
+		}
+		l.Names[i].Ours = f.exists
+	}
+	return l
+}
+
 // asMember asks whether an address without a name is a pod of our own namespace, by the name that an endpoint of the
 // members Service has. Some versions of CoreDNS (1.12.0) answer these and give the address no name.
 func (r *Resolver) asMember(ctx context.Context, q question, l Lookup) Lookup {

@@ -28,4 +28,6 @@ type Name struct {
 	Remembered bool
 	// the Service has an alias (api.AliasName): its package says that it is in the mesh
 	Alias bool
+	// the members Service of our own package is in the Service's namespace: a namespace that the map does not know yet
+	Ours bool
 }

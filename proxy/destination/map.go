@@ -86,7 +86,7 @@ func (m *Map) classOf(n Name) class {
 		return excepted
 	case m.namespaces[namespace], m.mesh.SharedCA && n.Alias:
 		return named
-	case namespace == m.mesh.Namespace:
+	case namespace == m.mesh.Namespace, n.Ours:
 		return unproved
 	}
 	return foreign
@@ -115,10 +115,12 @@ type match struct {
 type evidence struct {
 	matches   []match // listed
 	pods      []Claim // member
+	ours      bool    // of pods: they are of our own package
 	pod       bool    // of pods: it is an endpoint's address for certain
 	named     []Claim
 	unproved  []Claim
 	excepted  bool
+	never     bool // excepted, and no mesh can have the address
 	foreign   bool
 	elsewhere []Claim // foreign, where the address is an endpoint's
 	uncertain error
@@ -127,7 +129,7 @@ type evidence struct {
 
 // weigh sorts the clusterIPs of the map and the names of l.
 func (m *Map) weigh(addr netip.Addr, l Lookup) evidence {
-	e := evidence{uncertain: l.Uncertain, excepted: l.NameServer}
+	e := evidence{uncertain: l.Uncertain, excepted: l.NameServer, never: l.NameServer, ours: m.namesOurs(l)}
 	for _, s := range m.byIP[addr] {
 		e.matches = append(e.matches, match{service: s, claimed: true})
 	}
@@ -139,11 +141,24 @@ func (m *Map) weigh(addr netip.Addr, l Lookup) evidence {
 		case !name.Confirmed && class < unproved: // anybody may say so
 		case !name.Confirmed:
 			e.refuted = cmp.Or(e.refuted, m.host(name))
+		case class == member && e.ours && !m.isOurs(name): // a pod has one package, and this one is ours
 		default:
 			m.add(&e, name, class)
 		}
 	}
 	return e
+}
+
+// namesOurs tells whether DNS confirms that an address is of our own package: a pod of it, or behind a Service that the
+// map lists. Who makes a members Service elsewhere, and lists the address behind it, cuts nobody off from that.
+func (m *Map) namesOurs(l Lookup) bool {
+	return slices.ContainsFunc(l.Names, func(n Name) bool { return n.Confirmed && (m.isOurs(n) || m.classOf(n) == listed) })
+}
+
+// isOurs tells whether a name is that of a pod of our own package.
+func (m *Map) isOurs(n Name) bool {
+	service, namespace, _ := strings.Cut(n.Service, ".")
+	return service == api.MembersName(m.mesh.Package) && (namespace == m.mesh.Namespace || m.namespaces[namespace])
 }
 
 func (m *Map) host(name Name) string {
@@ -168,6 +183,7 @@ func (m *Map) add(e *evidence, name Name, class class) {
 		e.unproved = append(e.unproved, claim)
 	case excepted:
 		e.excepted = true
+		e.never = e.never || name.Service == probeService && !name.Endpoint // anybody's pod can be listed as an endpoint
 	default:
 		e.foreign = true
 		if name.Endpoint {
@@ -198,8 +214,8 @@ func (m *Map) Decide(dst netip.AddrPort, l Lookup) Destination {
 		return Destination{Kind: Refused, Host: e.refuted, Reason: fmt.Sprintf("dns: %s names itself %s, which does not resolve to it", addr, e.refuted)}
 	case len(e.matches)+len(e.pods) > 0:
 		return m.within(dst, l, e)
-	case len(e.named) > 0 && !e.excepted:
-		return m.unlessFederated(addr, m.meet(Mesh, e.named))
+	case len(e.named) > 0 && !e.never:
+		return m.unlessFederated(addr, m.meet(e.kindOfNamed(l), e.named))
 	case l.Err != nil && (!l.Remote || netset.Prefixes(m.mesh.Outbound.ClusterCIDRs).Contains(addr)):
 		return Destination{Kind: Refused, Reason: "dns: " + l.Err.Error()}
 	}
@@ -223,6 +239,16 @@ func (m *Map) Decide(dst netip.AddrPort, l Lookup) Destination {
 	return Destination{Kind: Unknown}
 }
 
+// kindOfNamed is how the address of a Service of the package is met that the map does not list. It may have another
+// name that leads out of the mesh, since pods behind both are outside, or since somebody has listed the address there.
+// Which of the two, the server shows.
+func (e evidence) kindOfNamed(l Lookup) Kind {
+	if e.excepted && cmp.Or(l.Err, e.uncertain) == nil {
+		return TryMesh
+	}
+	return Mesh
+}
+
 // within answers for an address of the mesh.
 func (m *Map) within(dst netip.AddrPort, l Lookup, e evidence) Destination {
 	addr := plain(dst.Addr())
@@ -232,7 +258,8 @@ func (m *Map) within(dst netip.AddrPort, l Lookup, e evidence) Destination {
 		claims = append(claims, Claim{Host: match.service.Host, Namespace: namespace, Identities: match.service.Identities})
 	}
 	kind := Mesh
-	if len(e.matches) == 0 && cmp.Or(l.Err, e.uncertain) == nil && m.openPodPort(e.pods, dst.Port()) {
+	// a Service that the map would list, did its pods leave out a port, speaks against that
+	if len(e.matches)+len(e.named) == 0 && cmp.Or(l.Err, e.uncertain) == nil && m.openPodPort(e.pods, dst.Port()) {
 		kind = TryMesh
 	}
 	d := m.unlessFederated(addr, m.meet(kind, claims))
@@ -241,6 +268,9 @@ func (m *Map) within(dst netip.AddrPort, l Lookup, e evidence) Destination {
 	}
 	if why := noPlaintext(addr, e.matches, l.Err, e.uncertain); why != "" {
 		return Destination{Kind: Refused, Host: d.Host, Reason: fmt.Sprintf("port %d takes plaintext, which %s", dst.Port(), why)}
+	}
+	if len(e.matches) == 0 && !e.ours { // whoever makes a members Service elsewhere must not open a way out of the mesh
+		return Destination{Kind: Unknown, Host: d.Host}
 	}
 	return Destination{Kind: Plaintext, Host: d.Host}
 }

@@ -127,7 +127,7 @@ func TestWho(t *testing.T) {
 		{"its port that opted out", "10.1.0.8:9187", destination.Plaintext, none},
 		{"a PTR that names another namespace", "10.1.0.9:80", destination.Mesh, "map leaf - - - -"},
 		{"a Service of the package", "10.1.0.10:80", destination.Mesh, "- - - namespace leaf -"},
-		{"it, where it leads out by another name", "10.1.0.11:80", destination.Unknown, none},
+		{"it, where it leads out by another name", "10.1.0.11:80", destination.TryMesh, "- - - namespace leaf -"},
 		{"an unknown Service, where it leads out by another name", "10.1.0.12:80", destination.Unknown, none},
 		{"a pod of the mesh behind a foreign Service", "10.1.0.13:80", destination.Mesh, "namespace namespace namespace - - -"},
 		{"a pod by IPv6", "[fd00:1::2]:80", destination.Mesh, "namespace namespace namespace - - -"},
@@ -188,14 +188,14 @@ func TestAlias(t *testing.T) {
 	if d := a.want(wholeMesh(shared), "10.1.0.6:80", destination.Mesh); who(d) != "- - - - - namespace" {
 		t.Errorf("a pod of another package is for %s", who(d))
 	}
-	a.want(wholeMesh(shared), "10.1.0.9:80", destination.Refused) // nobody is of two namespaces
-	a.queries(4*2+3+2+3, "names, and aliases but for the package's own namespaces")
+	a.want(wholeMesh(shared), "10.1.0.9:80", destination.Mesh, "web") // as the map says, whoever lists the address elsewhere
+	a.queries(4*2+3+1+2+3, "names, and aliases but for the package's own namespaces; of nobody's, the own members Service")
 	a.ask(wholeMesh(shared), "10.96.1.4:81")
 	a.queries(0, "a known alias")
 
 	z, a := start(t)
 	a.want(wholeMesh(), "10.96.1.4:80", destination.Unknown)
-	a.queries(2, "without a shared authority")
+	a.queries(3, "without a shared authority")
 	z.behave(func() { z.rcode["meshless-alias-x.evil.svc.cluster.local."] = dns.RcodeServerFailure })
 	if d := a.want(wholeMesh(shared), "10.96.1.4:80", destination.Refused); !strings.Contains(d.Reason, "whether x.evil is in the mesh") {
 		t.Errorf("the reason is %q", d.Reason)

@@ -12,6 +12,6 @@ make images
 version=$(sed -n 's/^const Version = "\(.*\)"$/\1/p' internal/api/version.go)
 docker tag "ghcr.io/meshless-dev/shop:$version" meshless-test/app:latest # the manifests of the tests name no version
 docker image inspect bash:latest >/dev/null 2>&1 || docker pull -q bash:latest # examples/pod
-mapfile -t others < <(bash test/env/test-images.sh)
-kind load docker-image --name "${KIND_CLUSTER:-kind}" "${others[@]}" bash:latest meshless-test/app:latest \
+others=$(bash test/env/test-images.sh)
+kind load docker-image --name "${KIND_CLUSTER:-kind}" $others bash:latest meshless-test/app:latest \
   ghcr.io/meshless-dev/{fn,proxy,init,init-iptables,shop}:"$version"

@@ -56,8 +56,6 @@ type attack struct {
 	plain, thief, sniff  *lab.Pod // the victim's server; the attacker's with a proxy, and without
 	evilMembers          string
 	clients              int
-	mu                   sync.Mutex // guards what lies remember
-	asked                map[string]int
 	victims, evilPackage *example.Example
 }
 
@@ -78,7 +76,7 @@ func (a *attack) targets() []attackTarget {
 func startAttack(t *testing.T) *attack {
 	t.Helper()
 	meshless := program.Find(t, filepath.Join(editionBefore, "meshless"), "test/env/programs.sh builds it")
-	a := &attack{Lab: lab.NewMeshless(t, nil, withEditionBefore(meshless)), asked: map[string]int{}}
+	a := &attack{Lab: lab.NewMeshless(t, nil, withEditionBefore(meshless))}
 	ca := []string{"--ca", filepath.Join(t.TempDir(), "ca.yaml")}
 	a.victims = example.Copy(t, "../../examples/pod")
 	a.victims.Write(t, "pod.yaml", storeWorkload("Deployment", dataNamespace, "plain", "")+storeService(dataNamespace, "plain", "selector: {app: plain}", "")+

@@ -191,8 +191,8 @@ func (f *foreigners) start(t *testing.T, number int, server foreign) (netip.Addr
 
 // speakForeign is a conversation as the client would hold it without a mesh.
 func (f *foreigners) speakForeign(client *lab.Pod, to netip.AddrPort, withTLS bool) *spoken {
-	s := &spoken{mark: fmt.Sprintf("%s%05d", orderPrefix, f.marks.Add(1))}
-	conn, err := dialWithin(client, to, 10*time.Second)
+	s, number := f.next()
+	conn, err := dialWithin(client, to, number, 10*time.Second)
 	if err != nil {
 		s.err = err
 		return s

@@ -12,8 +12,8 @@ import (
 	"github.com/meshless-dev/meshless/test/example"
 )
 
-// TestLeavesNameTheirServices: a leaf names the Services that its workload may stand behind, and no other. A client that
-// takes a leaf's word for it, since its map is older, takes that of the authority.
+// TestLeavesNameTheirServices: a leaf names the Services that its workload may stand behind, and no other. A client
+// that takes a leaf's word for it, since its map is older, takes that of the authority.
 func TestLeavesNameTheirServices(t *testing.T) {
 	w := world{}
 	pkg := example.Copy(t, "../../examples/pod")

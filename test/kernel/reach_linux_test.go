@@ -232,8 +232,8 @@ type spoken struct {
 // speakTo dials, says a mark at once, as protocols do in which the client speaks first, and wants the server's greeting
 // and answer.
 func (r speaker) speakTo(from *lab.Pod, to netip.AddrPort) *spoken {
-	s := &spoken{mark: fmt.Sprintf("%s%05d", orderPrefix, r.marks.Add(1))}
-	conn, err := dialWithin(from, to, 15*time.Second)
+	s, number := r.next()
+	conn, err := dialWithin(from, to, number, 15*time.Second)
 	if err != nil {
 		s.err = err
 		return s
@@ -256,11 +256,25 @@ func (r speaker) speakTo(from *lab.Pod, to netip.AddrPort) *spoken {
 	return s
 }
 
-// dialWithin opens a connection that lives no longer than the time.
-func dialWithin(from *lab.Pod, to netip.AddrPort, within time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), within)
-	defer cancel()
-	conn, err := from.DialContext(ctx, "tcp", to.String())
+// next is a new conversation, and its number.
+func (r speaker) next() (*spoken, int64) {
+	number := r.marks.Add(1)
+	return &spoken{mark: fmt.Sprintf("%s%05d", orderPrefix, number)}, number
+}
+
+// dialWithin opens a connection that lives no longer than the time, from a port that no other has: of two connections
+// from one port, to different destinations, conntrack gives one another port on the way to the proxy, and the log tells
+// that one.
+func dialWithin(from *lab.Pod, to netip.AddrPort, number int64, within time.Duration) (conn net.Conn, err error) {
+	family := 6
+	if to.Addr().Is4() {
+		family = 4
+	}
+	local := netip.AddrPortFrom(from.IP(family), uint16(10_000+number%20_000)) // below the ports that the kernel gives
+	err = from.NS.Do(func() (err error) {
+		conn, err = (&net.Dialer{Timeout: within, LocalAddr: net.TCPAddrFromAddrPort(local)}).Dial("tcp", to.String())
+		return err
+	})
 	if err == nil {
 		err = conn.SetDeadline(time.Now().Add(within))
 	}
@@ -344,8 +358,8 @@ func logged(t *testing.T, p *lab.Pod, s *spoken) connectionLine {
 	}
 }
 
-// accessLog is what the pod's proxy says of the connections that its app opened, by their ends. A port of the app can be that of several
-// connections to different destinations.
+// accessLog is what the pod's proxy says of the connections that its app opened, by their ends. A port of the app can
+// be that of several connections to different destinations.
 func accessLog(p *lab.Pod) map[string]connectionLine {
 	lines := map[string]connectionLine{}
 	for line := range strings.Lines(p.Container(api.ProxyName).Log()) {

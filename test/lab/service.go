@@ -82,7 +82,8 @@ func (l *Lab) ServiceIP(namespace, name string, family int) netip.Addr {
 	return netip.Addr{}
 }
 
-// syncServices tells the API and replaces the DNAT rules of every node, each in one transaction, as kube-proxy does. The caller holds mu.
+// syncServices tells the API and replaces the DNAT rules of every node, each in one transaction, as kube-proxy does.
+// The caller holds mu.
 func (l *Lab) syncServices() error {
 	l.publish()
 	for _, n := range l.nodes {

@@ -144,12 +144,10 @@ func (m *mesh) wantServedBy(t *testing.T, deployment string) {
 // testMoved: a Service leads to another workload from one moment to the next. The commit before names both on the
 // Service, so the leaf of the other names it in time.
 func (m *mesh) testMoved(t *testing.T, b *pack) {
-	const unmoved = "{name: late}\nspec: {selector: {app: late}"
+	const unmoved, moved = "{name: late}\nspec: {selector: {app: late}", "{name: late}\nspec: {selector: {app: b-alone}"
+	both := "{name: late, annotations: {meshless.dev/workloads: \"deployment/late,deployment/b-alone\"}}\nspec: {selector: {app: late}"
 	before := m.expiries(t, b, "b-alone")
-	m.edit(t, b, func(text string) string {
-		both := "{name: late, annotations: {meshless.dev/workloads: \"deployment/late,deployment/b-alone\"}}\nspec: {selector: {app: late}"
-		return strings.Replace(text, unmoved, both, 1)
-	})
+	m.edit(t, b, func(text string) string { return strings.Replace(text, unmoved, both, 1) })
 	stage.Poll(t, 150*time.Second, func() error { // until the kubelet has brought the leaf
 		for pod, expiry := range m.expiries(t, b, "b-alone") {
 			if expiry == before[pod] {
@@ -158,21 +156,19 @@ func (m *mesh) testMoved(t *testing.T, b *pack) {
 		}
 		return nil
 	})
-	m.edit(t, b, func(text string) string {
-		return strings.Replace(text, "spec: {selector: {app: late}, ports", "spec: {selector: {app: b-alone}, ports", 1)
-	})
+	m.edit(t, b, func(text string) string { return strings.Replace(text, both, moved, 1) })
 	for _, from := range m.packs {
-		moved := 0
+		others := 0
 		for range 20 {
 			got := from.call(t, "http://late."+b.namespace+":8080/"+addressMarker)[0]
 			if got.Error != "" || !got.ByProxy() {
 				t.Errorf("%s: %+v", from.name, got)
 			}
 			if strings.HasPrefix(got.Host, "b-alone") {
-				moved++
+				others++
 			}
 		}
-		if moved == 0 {
+		if others == 0 {
 			t.Errorf("%s was never answered by the workload to which the Service moved", from.name)
 		}
 	}
