@@ -49,10 +49,14 @@ func (k Kinds) TemplatePath(item *yaml.RNode) ([]string, bool) {
 }
 
 // Find is TemplatePath for rendered items, whose config may be elsewhere: a mapping that carries the mark of an
-// injection is a pod template, wherever it stands.
+// injection is a pod template, wherever it stands. A Service holds none: there the mark is a mistyped
+// api.WorkloadsAnnotation.
 func (k Kinds) Find(item *yaml.RNode) ([]string, bool) {
 	if path, ok := k.TemplatePath(item); ok {
 		return path, true
+	}
+	if item.GetApiVersion() == "v1" && item.GetKind() == "Service" {
+		return nil, false
 	}
 	return injectedAt(item.YNode(), nil)
 }

@@ -26,6 +26,7 @@ func (m *Model) packageName(r *report.Report) string {
 	if m.Spec.UsesCertManager() {
 		return digestName(r.Config().Name)
 	}
+	m.refuseNeighbours(r)
 	for _, item := range slices.Concat(m.State.Bundles, m.State.Meshes) {
 		name := item.GetAnnotations()[api.PackageAnnotation]
 		if name == "" {
@@ -47,6 +48,23 @@ func (m *Model) packageName(r *report.Report) string {
 	}
 	slices.Sort(ids)
 	return digestName(append([]string{r.Config().Name}, ids...)...)
+}
+
+// refuseNeighbours refuses two bundles of different packages in one namespace: one is a neighbour's, as when state is
+// fetched from a cluster, and its name and authorities would become those of this package.
+func (m *Model) refuseNeighbours(r *report.Report) {
+	seen := map[string]*yaml.RNode{}
+	for _, item := range m.State.Bundles {
+		name, namespace := item.GetAnnotations()[api.PackageAnnotation], NamespaceOf(item)
+		if name == "" {
+			continue
+		}
+		if other := seen[namespace]; other != nil && other.GetAnnotations()[api.PackageAnnotation] != name {
+			r.Error(report.ObjectOf(item), report.Annotation(api.PackageAnnotation), "is %q, and that of %s is %q: the state of two packages. Take out that of the other; if they became one, the bundles of either",
+				name, report.ObjectOf(other), other.GetAnnotations()[api.PackageAnnotation])
+		}
+		seen[namespace] = item
+	}
 }
 
 func validPackage(name string) bool {

@@ -24,6 +24,23 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// The bundle of another package in the namespace is not taken for the package's own.
+func TestNeighboursBundle(t *testing.T) {
+	bundle := func(namespace, name string) string {
+		return "---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: meshless-bundle-" + name + ", namespace: " + namespace + ", annotations: {meshless.dev/identity: 'spiffe://cluster.local', meshless.dev/package: " + name + "}}, data: {ca.crt: x}}\n"
+	}
+	for text, good := range map[string]bool{
+		bundle("a", "k7f3q"):                        true,
+		bundle("a", "k7f3q") + bundle("b", "k7f3q"): true,
+		bundle("a", "k7f3q") + bundle("a", "a2345"): false,
+	} {
+		_, r := build(t, workload("Deployment", "w", "app: w")+text, "")
+		if r.Failed() == good {
+			t.Errorf("%s: %v", text, r.Errors())
+		}
+	}
+}
+
 // A name that somebody wrote into state is checked before objects are named by it.
 func TestPackageNameIsChecked(t *testing.T) {
 	const state = "---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: x, namespace: a, annotations: {meshless.dev/identity: 'spiffe://cluster.local', meshless.dev/package: NAME}}, data: {ca.crt: x}}\n"

@@ -343,3 +343,15 @@ func TestClientCIDRs(t *testing.T) {
 		}
 	}
 }
+
+// TestMistypedServiceAnnotation: an annotation that a Service does not take is refused, the mark of an injection too.
+func TestMistypedServiceAnnotation(t *testing.T) {
+	for _, key := range []string{api.WorkloadAnnotation, api.PermissivePortsAnnotation, api.WorkloadsAnnotation + "s"} {
+		w := newWorld(t)
+		text := strings.Replace(app("a", "web"), "kind: Service, metadata: {", "kind: Service, metadata: {annotations: {"+key+": deployment/web}, ", 1)
+		_, r := w.run(parse(t, text), w.config(t, plainConfig))
+		if want := "service a/web: metadata.annotations[" + key + "]: has no effect on a Service"; !strings.Contains(fmt.Sprint(r.Errors()), want) {
+			t.Errorf("%s: said %v", key, r.Errors())
+		}
+	}
+}

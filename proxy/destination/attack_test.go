@@ -3,6 +3,9 @@ package destination_test
 import (
 	"net/netip"
 	"testing"
+	"time"
+
+	"github.com/miekg/dns"
 
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/netset"
@@ -85,4 +88,52 @@ func TestMembersServiceOfAnother(t *testing.T) {
 			t.Errorf("%s is %+v for %s, want %s for %s", c.dst, d, who(d), c.kind, c.who)
 		}
 	}
+}
+
+// TestListedBehindWhatOptedOut: whoever lists a pod as an endpoint of a Service that has opted out on a port does not
+// make that port of the pod plaintext, be it a pod of the Service's namespace or of another.
+func TestListedBehindWhatOptedOut(t *testing.T) {
+	z := startZone(t, flatten(pod("10.1.0.1", "db.data", members+".data", "x.data"), pod("10.1.0.2", "db.data", members+".default"), pod("10.1.0.3", "db.data", members+".prod"),
+		pod("10.1.0.4", "db.data", "x.default"), pod("10.1.0.5", "web.prod", members+".data"), pod("10.1.0.6", "db.data", members+".data"))...)
+	a := newAsker(t, z)
+	for dst, want := range map[string]destination.Kind{
+		"10.1.0.1:9187": destination.Mesh, "10.1.0.1:15020": destination.Plaintext, "10.1.0.2:9187": destination.Refused, "10.1.0.3:9187": destination.Refused,
+		"10.1.0.4:9187": destination.Mesh, "10.1.0.5:8081": destination.Refused, "10.1.0.6:9187": destination.Plaintext,
+	} {
+		if d := a.ask(wholeMesh(), dst); d.Kind != want {
+			t.Errorf("%s is %+v, want %s", dst, d, want)
+		}
+	}
+}
+
+// TestSlowAlias: an address that was of another package's Service a short while ago stays one while DNS does not answer
+// for the alias. Away from the cluster's networks no answer would mean outside the mesh.
+func TestSlowAlias(t *testing.T) {
+	shared := wholeMesh(func(m *meshmap.Map) { m.SharedCA = true })
+	for _, addr := range []string{"10.96.1.4", "9.9.9.9"} {
+		z := startZone(t, service(addr, "x.evil")...)
+		z.add(t, "meshless-alias-x.evil.svc.cluster.local. 5 IN A "+addr)
+		a := newAsker(t, z)
+		a.want(shared, addr+":80", destination.Mesh)
+		z.behave(func() { z.rcode["meshless-alias-x.evil.svc.cluster.local."] = dns.RcodeServerFailure })
+		a.after(2 * time.Minute)
+		a.want(shared, addr+":80", destination.Mesh)
+		z.behave(func() { clear(z.rcode) })
+		a.after(2 * time.Second)
+		a.want(shared, addr+":80", destination.Mesh)
+		z.behave(func() { z.mute = "meshless-alias-x.evil.svc.cluster.local." })
+		a.after(2 * time.Minute)
+		a.want(shared, addr+":80", destination.Mesh)
+	}
+}
+
+// TestDeniedAlias: DNS that denies the alias ends that at once.
+func TestDeniedAlias(t *testing.T) {
+	shared := wholeMesh(func(m *meshmap.Map) { m.SharedCA = true })
+	z := startZone(t, append(service("10.96.1.4", "x.evil"), "meshless-alias-x.evil.svc.cluster.local. 5 IN A 10.96.1.4")...)
+	a := newAsker(t, z)
+	a.want(shared, "10.96.1.4:80", destination.Mesh)
+	z.remove("meshless-alias-x.evil.svc.cluster.local. A")
+	a.after(2 * time.Minute)
+	a.want(shared, "10.96.1.4:80", destination.Unknown)
 }

@@ -61,7 +61,7 @@ func (c *graceCache) drop(k key) {
 
 // withGrace completes a lookup by what DNS said earlier. Names of the mesh are kept for graceTime. They are added where
 // DNS names nothing now. A Service outside of the mesh that the address did not have beside them ends that, since the
-// address is then somebody else's.
+// address is then somebody else's; but not while DNS does not answer whether the Service has an alias.
 func (r *Resolver) withGrace(q question, l Lookup) Lookup {
 	var names []Name
 	var foreign []string
@@ -83,7 +83,7 @@ func (r *Resolver) withGrace(q question, l Lookup) Lookup {
 	case len(names) > 0:
 		r.grace.put(&graceEntry{key: q.key, names: names, foreign: foreign, until: now.Add(graceTime)})
 	case past == nil:
-	case slices.ContainsFunc(foreign, func(s string) bool { return !slices.Contains(past.foreign, s) }):
+	case l.Err == nil && slices.ContainsFunc(foreign, func(s string) bool { return !slices.Contains(past.foreign, s) }):
 		r.grace.drop(q.key)
 	default:
 		l.Names = slices.Concat(l.Names, past.names)

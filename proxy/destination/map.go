@@ -263,7 +263,7 @@ func (m *Map) within(dst netip.AddrPort, l Lookup, e evidence) Destination {
 		kind = TryMesh
 	}
 	d := m.unlessFederated(addr, m.meet(kind, claims))
-	if d.Kind == Refused && m.federated(addr) != nil || !e.plaintext(dst.Port()) {
+	if d.Kind == Refused && m.federated(addr) != nil || !e.plaintext(dst.Port()) || !proxyPort(dst.Port()) && e.contradicted(claims) {
 		return d
 	}
 	if why := noPlaintext(addr, e.matches, l.Err, e.uncertain); why != "" {

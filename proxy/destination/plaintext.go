@@ -18,6 +18,15 @@ func (e evidence) plaintext(port uint16) bool {
 	return !slices.ContainsFunc(e.matches, func(m match) bool { return !m.plaintext(port) })
 }
 
+// contradicted tells whether what DNS names beside the Services that opted out speaks against them: a Service that the
+// map would list, had it opted out, or a pod of another namespace. Somebody has listed the pod behind a Service of his.
+func (e evidence) contradicted(claims []Claim) bool {
+	if len(e.named) > 0 {
+		return true
+	}
+	return len(e.pods) > 0 && slices.ContainsFunc(claims, func(c Claim) bool { return c.Namespace != e.pods[0].Namespace })
+}
+
 // proxyPort tells whether port is the proxy's own for metrics or health, which init leaves alone and which are never
 // TLS.
 func proxyPort(port uint16) bool { return port == api.MetricsPort || port == api.HealthPort }
