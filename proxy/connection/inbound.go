@@ -81,6 +81,19 @@ type inboundConn struct {
 
 func (s *inbound) prepare(ctx context.Context, common *conn) error {
 	c := &inboundConn{conn: common, in: s, deadline: time.Now().Add(HandshakeTimeout)}
+	err := c.accept(ctx)
+	if why := reason.Of(err).Reason; err != nil && (why == reason.NotReady || why == reason.SourceLimit) {
+		_, _ = c.Write(internalError) // the socket's buffer is empty, so this does not block
+	}
+	return err
+}
+
+// internalError is a fatal alert of TLS (RFC 8446, section 6). A proxy that cannot serve now says so by it: a client
+// that tries mutual TLS first takes a close without an answer for the sign of a server outside the mesh.
+var internalError = []byte{21, 3, 3, 0, 2, 2, 80}
+
+func (c *inboundConn) accept(ctx context.Context) error {
+	s, common := c.in, c.conn
 	if err := c.admit(); err != nil {
 		return err
 	}
