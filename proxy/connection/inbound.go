@@ -84,6 +84,7 @@ func (s *inbound) prepare(ctx context.Context, common *conn) error {
 	err := c.accept(ctx)
 	if why := reason.Of(err).Reason; err != nil && (why == reason.NotReady || why == reason.SourceLimit) {
 		_, _ = c.Write(internalError) // the socket's buffer is empty, so this does not block
+		_ = c.Close()                 // in order, so that it arrives
 	}
 	return err
 }
