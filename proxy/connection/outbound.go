@@ -158,7 +158,7 @@ func (s *outbound) connectTLS(ctx context.Context, c *conn, m meshDestination) e
 	switch {
 	case err == nil && !mutual.Load():
 		err = errNotMutual
-	case err != nil && mutual.Load():
+	case err != nil && (by != "" || mutual.Load()):
 		err = &lateError{err}
 	}
 	if err != nil {

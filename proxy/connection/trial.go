@@ -135,7 +135,8 @@ func noticeForeign(config *tls.Config) {
 	}
 }
 
-// lateError is what went wrong after the server had proved who it is, and had asked us.
+// lateError is what went wrong after the server had shown a certificate of the mesh that is accepted, or had asked us
+// for ours.
 type lateError struct{ err error }
 
 func (e *lateError) Error() string { return e.err.Error() }

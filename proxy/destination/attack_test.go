@@ -65,9 +65,9 @@ func TestOpenPodPorts(t *testing.T) {
 	}
 }
 
-// TestMembersServiceOfAnother: whoever makes a members Service in a namespace where packages share an authority neither
-// opens the ports of metrics and health of his servers where outbound.unknown is Deny, nor cuts others off from pods
-// and Services of our package that he lists there.
+// TestMembersServiceOfAnother: where packages share an authority, whoever makes a members Service neither opens the
+// ports of metrics and health of his servers, with outbound.unknown Deny, nor cuts others off from pods and Services of
+// our package that he lists there.
 func TestMembersServiceOfAnother(t *testing.T) {
 	shared := wholeMesh(func(m *meshmap.Map) { m.SharedCA = true })
 	const evil = "meshless-members-abcde.evil"

@@ -118,6 +118,7 @@ type evidence struct {
 	ours      bool    // of pods: they are of our own package
 	pod       bool    // of pods: it is an endpoint's address for certain
 	named     []Claim
+	service   bool // of named: it may be a clusterIP
 	unproved  []Claim
 	excepted  bool
 	never     bool // excepted, and no mesh can have the address
@@ -178,7 +179,7 @@ func (m *Map) add(e *evidence, name Name, class class) {
 	case member:
 		e.pods, e.pod = append(e.pods, claim), e.pod || name.Endpoint || name.Forward
 	case named:
-		e.named = append(e.named, claim)
+		e.named, e.service = append(e.named, claim), e.service || !name.Endpoint
 	case unproved:
 		e.unproved = append(e.unproved, claim)
 	case excepted:
@@ -239,11 +240,11 @@ func (m *Map) Decide(dst netip.AddrPort, l Lookup) Destination {
 	return Destination{Kind: Unknown}
 }
 
-// kindOfNamed is how the address of a Service of the package is met that the map does not list. It may have another
-// name that leads out of the mesh, since pods behind both are outside, or since somebody has listed the address there.
-// Which of the two, the server shows.
+// kindOfNamed is how the address of a Service of the package is met that the map does not list. A pod may have another
+// name that leads out of the mesh, since it is behind both, or since somebody has listed it there. The server shows
+// which. A clusterIP belongs to one Service.
 func (e evidence) kindOfNamed(l Lookup) Kind {
-	if e.excepted && cmp.Or(l.Err, e.uncertain) == nil {
+	if e.excepted && !e.service && cmp.Or(l.Err, e.uncertain) == nil {
 		return TryMesh
 	}
 	return Mesh
@@ -263,7 +264,7 @@ func (m *Map) within(dst netip.AddrPort, l Lookup, e evidence) Destination {
 		kind = TryMesh
 	}
 	d := m.unlessFederated(addr, m.meet(kind, claims))
-	if d.Kind == Refused && m.federated(addr) != nil || !e.plaintext(dst.Port()) || !proxyPort(dst.Port()) && e.contradicted(claims) {
+	if d.Kind == Refused && m.federated(addr) != nil || !e.plaintext(dst.Port()) || e.contradicted(claims, dst.Port()) {
 		return d
 	}
 	if why := noPlaintext(addr, e.matches, l.Err, e.uncertain); why != "" {

@@ -20,8 +20,12 @@ func (e evidence) plaintext(port uint16) bool {
 
 // contradicted tells whether what DNS names beside the Services that opted out speaks against them: a Service that the
 // map would list, had it opted out, or a pod of another namespace. Somebody has listed the pod behind a Service of his.
-func (e evidence) contradicted(claims []Claim) bool {
-	if len(e.named) > 0 {
+// At a pod, the ports of its proxy are plaintext whoever lists it.
+func (e evidence) contradicted(claims []Claim, port uint16) bool {
+	switch {
+	case proxyPort(port):
+		return e.service
+	case len(e.named) > 0:
 		return true
 	}
 	return len(e.pods) > 0 && slices.ContainsFunc(claims, func(c Claim) bool { return c.Namespace != e.pods[0].Namespace })
