@@ -94,8 +94,8 @@ func TestPrometheus(t *testing.T) {
 	stage.Rollout(t, namespace, "deployment/web", "deployment/alone")
 	stage.Ready(t, namespace, "pod/client")
 	wantTargets(t, `up{job="services",service="web"}`, 2)
-	wantTargets(t, `up{job="pods"}`, 1)
-	wantTargets(t, `up{job="meshless"}`, 5) // of web, alone, client and Prometheus itself
+	wantTargets(t, `up{job="pods",namespace="monitoring-app"}`, 1)
+	wantTargets(t, `up{job="meshless",namespace=~"monitoring.*"}`, 5) // of web, alone, client and Prometheus itself
 	wantTargets(t, `app_requests_total >= bool 0`, 3)
 	for _, pod := range stage.Pods(t, namespace, "app in (web,alone)") {
 		if stage.OpenedBy(t, namespace, pod.Name, "inbound", "mutual_tls") == 0 {
