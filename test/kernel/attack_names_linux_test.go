@@ -75,6 +75,7 @@ func (a *attack) targets() []attackTarget {
 
 func startAttack(t *testing.T) *attack {
 	t.Helper()
+	program.InHistory(t, commitBefore)
 	meshless := program.Find(t, filepath.Join(editionBefore, "meshless"), "test/env/programs.sh builds it")
 	a := &attack{Lab: lab.NewMeshless(t, nil, withEditionBefore(meshless))}
 	ca := []string{"--ca", filepath.Join(t.TempDir(), "ca.yaml")}

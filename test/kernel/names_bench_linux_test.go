@@ -33,6 +33,7 @@ const (
 //
 //	sudo -E go test ./test/kernel -run '^$' -bench Names
 func BenchmarkNames(b *testing.B) {
+	program.InHistory(b, commitBefore)
 	meshless := program.Find(b, filepath.Join(editionBefore, "meshless"), "test/env/programs.sh builds it")
 	for _, edition := range []string{"before", "this"} {
 		b.Run(edition, func(b *testing.B) {

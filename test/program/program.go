@@ -115,6 +115,15 @@ func Find(tb testing.TB, name, how string) string {
 	return path
 }
 
+// InHistory skips the test where the checkout does not have the commit, as a shallow clone: nothing on a machine can
+// bring it back, so that holds with CI=true as well.
+func InHistory(tb testing.TB, commit string) {
+	tb.Helper()
+	if err := exec.CommandContext(tb.Context(), "git", "cat-file", "-e", commit+"^{commit}").Run(); err != nil {
+		tb.Skipf("needs commit %s, which this checkout does not have: clone the repository with its history", commit)
+	}
+}
+
 // Missing skips the test since it needs something; with CI=true it fails it.
 func Missing(tb testing.TB, format string, args ...any) {
 	tb.Helper()

@@ -26,6 +26,7 @@ const (
 // edition is the folder of the old command.
 func edition(t *testing.T) string {
 	t.Helper()
+	program.InHistory(t, before)
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
