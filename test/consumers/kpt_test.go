@@ -233,7 +233,7 @@ func TestKptKeepsMovedState(t *testing.T) {
 		return "# Moved here by hand.\n" + strings.Replace(text, "metadata:\n", "metadata: # whose\n", 1)
 	}
 	write(t, e, "sealed/all.yaml", comment("/mtls/default/pod-mutual-tls.yaml", "Secret")+"---\n"+comment("/mtls/default/bundle.yaml", "ConfigMap"))
-	write(t, e, "map.yaml", comment("/mtls/default/mesh.yaml", "ConfigMap"))
+	write(t, e, "map.yaml", comment("/mtls/default/mesh.yaml", "ConfigMap")+"---\n"+comment("/mtls/default/members.yaml", "Service"))
 	write(t, e, "offline/authority.yaml", comment("/mtls/ca.yaml", "CertificateAuthority"))
 	remove(t, e, "mtls")
 	moved := files(t, e.Dir)
