@@ -194,8 +194,8 @@ func (m *Map) add(e *evidence, name Name, class class) {
 }
 
 // headlessElsewhere tells whether all that is known of an address is that it is an endpoint's of foreign Services,
-// where other packages share our authority. Headless Services have no alias: the members Service of such a package
-// would say that the pod is of the mesh, if DNS named pods by it.
+// where other packages share our authority. A headless Service that no render knows, as an operator makes it, has no
+// alias: the members Service would say that the pod is of the mesh, if DNS named pods by it.
 func (m *Map) headlessElsewhere(l Lookup) bool {
 	return m.mesh.SharedCA && len(l.Names) > 0 && !slices.ContainsFunc(l.Names, func(n Name) bool { return !n.Confirmed || !n.Endpoint || m.classOf(n) != foreign })
 }
