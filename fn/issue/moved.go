@@ -19,12 +19,15 @@ func (i *issuer) tellMoved(leaves []due) {
 		if d.request.Stored == nil {
 			continue // its pods start with the new leaf
 		}
-		if listed == nil {
-			listed = i.listed()
-		}
 		for _, s := range d.workload.Services {
+			if names(d.request.Stored.LeafPEM, s.Host) {
+				continue
+			}
+			if listed == nil { // every map is read, and few renders need them
+				listed = i.listed()
+			}
 			before, known := listed[s.Host]
-			if !known || slices.Contains(before, d.workload.ID.String()) || names(d.request.Stored.LeafPEM, s.Host) {
+			if !known || slices.Contains(before, d.workload.ID.String()) {
 				continue
 			}
 			i.report.Info(s.Object, "spec.selector", "leads to %s now, which runs already: clients of the namespace refuse it until the kubelets have brought the new certificate or map, "+
