@@ -8,6 +8,10 @@
 #
 # It uses nothing that the classic builder lacks. Behind a proxy for Go modules: --build-arg GOPROXY=https://...; with no
 # network at all, run `go mod vendor` first: a vendor folder in the context is used instead.
+#
+# The base images are named by tag, and dependabot.yml keeps the tags current. A digest is worth what it was checked
+# against, and nothing here can reach a registry. What depends on them: the toolchain, whose output a second build checks
+# (test/reproducible), and Debian below init-iptables. The other images hold no byte of a base.
 FROM golang:1.26-bookworm AS build
 ARG GOPROXY=https://proxy.golang.org,direct
 ENV CGO_ENABLED=0 GOPROXY=$GOPROXY GOTOOLCHAIN=local

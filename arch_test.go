@@ -20,11 +20,11 @@ const module = "github.com/meshless-dev/meshless/"
 // rooms lists the packages of each program in the order in which data flows: a room may import earlier ones, never
 // later ones. Rooms that stand in one entry must not import each other.
 var rooms = map[string][][]string{
-	"fn": {{"node"}, {"report"}, {"api/v1alpha1"}, {"podspec"}, {"manifest"}, {"policy", "lint", "certs", "seal", "controlplane"}, {"inject", "issue"}, {"verify", "statediff"}, {"pipeline", "graph"}, {"cli"}},
-	"proxy": {{"epoll", "record"}, {"relay"}, {"sandbox"}, {"files"}, {"identity"}, {"authz"}, {"reason"}, {"telemetry"}, {"listen"}, {"destination"},
+	"fn": {{"node"}, {"report"}, {"api/v1alpha1"}, {"podspec"}, {"manifest"}, {"policy", "lint", "certs", "seal", "controlplane"}, {"admission"}, {"inject", "issue"}, {"hold"}, {"verify", "statediff"}, {"pipeline", "graph"}, {"cli"}},
+	"proxy": {{"budget", "epoll", "record"}, {"relay"}, {"sandbox", "redirect"}, {"files"}, {"identity"}, {"authz"}, {"reason"}, {"telemetry"}, {"listen"}, {"destination"},
 		{"registry"}, {"connection"}, {"admin"}, {"sidecar"}},
 	"init":     {{"rules"}, {"apply"}},
-	"internal": {{"api"}, {"netset"}, {"clientaddr"}, {"meshmap"}, {"svid"}, {"podplan"}},
+	"internal": {{"private"}, {"api"}, {"netset"}, {"clientaddr"}, {"meshmap"}, {"svid"}, {"podplan"}},
 }
 
 // TestImports: programs import internal and never each other, and within a program imports follow the order of the
@@ -71,7 +71,7 @@ func position(program, room string) int {
 
 // TestLeaves: who audits how bytes are moved and protected needs to read these rooms alone.
 func TestLeaves(t *testing.T) {
-	leaves := []string{"proxy/epoll", "proxy/record", "proxy/relay"}
+	leaves := []string{"proxy/budget", "proxy/epoll", "proxy/record", "proxy/relay"}
 	for file := range goFiles(t) {
 		if !slices.Contains(leaves, path.Dir(file)) || strings.HasSuffix(file, "_test.go") {
 			continue

@@ -191,6 +191,49 @@ func forEachComment(t *testing.T, file string, found func(line int, text string)
 	}
 }
 
+// TestPins: what CI and the example's workflow run of others is named by commit, with the version beside it, and
+// something keeps it current. Base images are named by a tag that says a version.
+func TestPins(t *testing.T) {
+	action := regexp.MustCompile(`(?m)^\s*-?\s*uses:\s*(\S+)(.*)$`)
+	pinned := regexp.MustCompile(`^[\w.-]+/[\w./-]+@[0-9a-f]{40}$`)
+	version := regexp.MustCompile(`^ # v\d+\.\d+\.\d+$`)
+	found := 0
+	for _, file := range []string{".github/workflows/ci.yml", "examples/workflow/renew.yaml"} {
+		for _, use := range action.FindAllStringSubmatch(read(t, file), -1) {
+			if found++; !pinned.MatchString(use[1]) || !version.MatchString(use[2]) {
+				t.Errorf("%s: %s%s: want OWNER/NAME@COMMIT # vX.Y.Z", file, use[1], use[2])
+			}
+		}
+	}
+	base := regexp.MustCompile(`(?m)^FROM (\S+)`)
+	tagged := regexp.MustCompile(`^(scratch|golang:\d+\.\d+-bookworm|debian:bookworm-slim)(@sha256:[0-9a-f]{64})?$`)
+	for _, file := range []string{"Dockerfile", "test/env/servers/Dockerfile"} {
+		for _, from := range base.FindAllStringSubmatch(read(t, file), -1) {
+			if found++; !tagged.MatchString(from[1]) {
+				t.Errorf("%s: base image %s", file, from[1])
+			}
+		}
+	}
+	updates := read(t, ".github/dependabot.yml")
+	modules, err := filepath.Glob("test/*/go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	modules = append([]string{"tools/go.mod"}, modules...)
+	for i, file := range modules {
+		modules[i] = strings.TrimSuffix(file, "/go.mod")
+	}
+	for _, want := range []string{"package-ecosystem: gomod\n    directories: [/, /" + strings.Join(modules, ", /") + "]",
+		"package-ecosystem: github-actions\n    directories: [/, /examples/workflow]", "package-ecosystem: docker\n    directories: [/, /test/env/servers]"} {
+		if found++; !strings.Contains(updates, want) {
+			t.Errorf(".github/dependabot.yml lacks %q", want)
+		}
+	}
+	if found < 20 {
+		t.Errorf("only %d actions, base images and updates were found", found)
+	}
+}
+
 // pages are the Markdown files of the repository.
 func pages(t *testing.T) []string {
 	t.Helper()

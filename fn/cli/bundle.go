@@ -35,7 +35,7 @@ The other side puts the text into spec.federation of its config, or gives the do
 		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: completeFile,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if format != "pem" && format != "spiffe" {
-				return fmt.Errorf("--output: %q is neither pem nor spiffe", format)
+				return wrongUse("--output: %q is neither pem nor spiffe", format)
 			}
 			items, err := p.readItems(sourceOf(args))
 			if err != nil {
@@ -68,7 +68,7 @@ type published struct {
 	authorities []*x509.Certificate
 	added       bool // some of them by the config (spec.certificates.ca.additional)
 
-	in report.Object // the first ConfigMap
+	in string // the first ConfigMap, and its file
 }
 
 // publishedBundle reads the bundle ConfigMaps, which must all hold the same: others would else trust what some of our
@@ -77,7 +77,7 @@ func publishedBundle(items []*yaml.RNode) (*published, error) {
 	var first *published
 	for _, item := range manifest.FindState(manifest.Flatten(items)).Bundles {
 		annotations, text := item.GetAnnotations(), item.GetDataMap()[api.BundleFile]
-		object := report.ObjectOf(item)
+		object := report.NameOf(item)
 		td, err := spiffeid.TrustDomainFromString(annotations[api.IdentityAnnotation])
 		if err != nil {
 			return nil, fmt.Errorf("%s: annotation %s: %w", object, api.IdentityAnnotation, err)

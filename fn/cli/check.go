@@ -79,7 +79,7 @@ func failOnFlag(cmd *cobra.Command, failOn *string) {
 
 func checkFailOn(failOn string) error {
 	if failOn != failOnError && failOn != failOnWarning && failOn != "" {
-		return fmt.Errorf("--fail-on: %q is neither error nor warning", failOn)
+		return wrongUse("--fail-on: %q is neither error nor warning", failOn)
 	}
 	return nil
 }
@@ -95,7 +95,7 @@ func (p *program) setClock(text string) error {
 	}
 	now, err := time.Parse(time.RFC3339, text)
 	if err != nil {
-		return fmt.Errorf("--now: %q is no time like 2026-10-12T00:00:00Z", text)
+		return wrongUse("--now: %q is no time like 2026-10-12T00:00:00Z", text)
 	}
 	p.now = func() time.Time { return now }
 	return nil

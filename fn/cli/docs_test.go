@@ -15,12 +15,12 @@ import (
 
 // sources are the folders whose messages a user of the function sees. fn/graph draws what was verified before, and
 // prints its own.
-var sources = []string{"../api", "../certs", "../cli", "../controlplane", "../inject", "../issue", "../lint", "../manifest", "../node", "../pipeline", "../policy", "../seal", "../statediff", "../verify"}
+var sources = []string{"../api", "../certs", "../cli", "../controlplane", "../hold", "../inject", "../issue", "../lint", "../manifest", "../node", "../pipeline", "../policy", "../seal", "../statediff", "../verify"}
 
 // formatAt is which argument of a call is the format of a message. A closure takes the format first, where the method
 // that it stands for has object and field before.
 var formatAt = map[string]int{
-	".Error": 2, ".Warn": 2, ".fail": 1, ".warn": 0, "fail": 0, "wrong": 0, "fmt.Errorf": 0, "errors.New": 0,
+	".Error": 2, ".ErrorIn": 2, ".Warn": 2, ".fail": 1, ".warn": 0, "fail": 0, "wrong": 0, "fmt.Errorf": 0, "errors.New": 0, "wrongUse": 0,
 }
 
 var verb = regexp.MustCompile(`%(\[\d\])?[a-z]`)

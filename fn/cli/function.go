@@ -36,6 +36,7 @@ func (p *program) function() error {
 
 // renderItems loads the config and renders; nil after an error. It consumes the items.
 func (p *program) renderItems(items []*yaml.RNode, configNode *yaml.RNode, o pipeline.Options, r *report.Report) []*yaml.RNode {
+	r.Locate([]*yaml.RNode{configNode}) // where its file is known
 	config, err := v1alpha1.Load(configNode)
 	if err != nil {
 		reportConfig(configNode, err, r)
@@ -43,7 +44,7 @@ func (p *program) renderItems(items []*yaml.RNode, configNode *yaml.RNode, o pip
 	}
 	line := p.newProgress()
 	defer line.end()
-	o.Now, o.CAIdentity, o.MayConsume, o.Progress = p.now(), caIdentity, true, line.step
+	o.Now, o.CAIdentity, o.MayConsume, o.Progress = p.now(), p.secret.read, true, line.step
 	return pipeline.Run(items, config, o, r)
 }
 

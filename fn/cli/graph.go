@@ -49,7 +49,7 @@ A kustomization is drawn from its output:
 func (p *program) graph(source string, format string, names []string) error {
 	at := slices.Index(names, format)
 	if at < 0 {
-		return fmt.Errorf("--output: %q is none of %s", format, strings.Join(names, ", "))
+		return wrongUse("--output: %q is none of %s", format, strings.Join(names, ", "))
 	}
 	if err := refuseKustomization(source, "graph"); err != nil {
 		return err

@@ -86,6 +86,11 @@ func (p *program) issue(folder string, o issueOptions) error {
 // issueKustomization renders the kustomization as kustomize would call the function, and stores the state that comes
 // out.
 func (p *program) issueKustomization(folder, file string, o issueOptions) error {
+	show, err := p.secret.hide()
+	if err != nil {
+		return err
+	}
+	defer show()
 	k, err := openKustomization(folder, file)
 	if err != nil {
 		return err
@@ -110,6 +115,9 @@ func (p *program) issueKustomization(folder, file string, o issueOptions) error 
 	if len(after)+len(state) == 0 && managed(k.config) {
 		fmt.Fprintln(p.err, "cert-manager issues the certificates: there is nothing to store, `kustomize build` renders the whole")
 		return nil
+	}
+	if err := k.keepsApart(after); err != nil {
+		return err
 	}
 	list, err := stateKustomization(after)
 	if err != nil {
@@ -267,13 +275,13 @@ func mutatorConfig(kptfile *yaml.RNode) (inline *yaml.RNode, file string, err er
 	return nil, "", nil
 }
 
-// isState tells whether an item is what the next render must see again. Mesh maps, Services and Certificates of
-// cert-manager are derived anew.
+// isState tells whether an item is what the next render must see again. Mesh maps, Services, Certificates of
+// cert-manager and admission policies are derived anew.
 func isState(item *yaml.RNode) bool {
 	if item.GetKind() == v1alpha1.KindCertificateAuthority {
 		return true
 	}
-	return item.GetAnnotations()[api.IdentityAnnotation] != "" && !isMeshMap(item) && !manifest.IsManagedCertificate(item) && item.GetKind() != "Service"
+	return item.GetAnnotations()[api.IdentityAnnotation] != "" && !isMeshMap(item) && !manifest.IsManagedCertificate(item) && !manifest.IsPolicy(item) && item.GetKind() != "Service"
 }
 
 // isMeshMap tells whether an item is a mesh map of ours.

@@ -18,8 +18,10 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/pipeline"
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // kustomization is an overlay that runs the function as a transformer.
@@ -27,6 +29,7 @@ type kustomization struct {
 	folder, file string
 	text         []byte        // the kustomization without the function and without its state
 	config       *yaml.RNode   // the function's config
+	namespace    string        // that it sets on every object, or ""
 	listsState   bool          // its resources list the state folder
 	stateList    []*yaml.RNode // further kustomizations in the state folder, which do not belong there
 	listText     []byte        // the state folder's own kustomization as it stands; nil when there is none
@@ -70,10 +73,24 @@ func openKustomization(folder, file string) (*kustomization, error) {
 	return k, err
 }
 
+// keepsApart refuses state of a namespace that is not the kustomization's own, as that of a declared workload can be:
+// kustomize would set its own on it.
+func (k *kustomization) keepsApart(state []*yaml.RNode) error {
+	for _, item := range state {
+		if namespace := manifest.NamespaceOf(item); k.namespace != "" && namespace != k.namespace && !manifest.IsLocalConfig(item) {
+			return fmt.Errorf("%s: namespace: moves every object into %q, and so the certificate of %s, which is of %q. "+
+				"Take it out here, and let a kustomization below or the manifests name the namespace of each; or declare the workload in %q; nothing was written",
+				k.file, k.namespace, item.GetAnnotations()[api.IdentityAnnotation], namespace, k.namespace)
+		}
+	}
+	return nil
+}
+
 func (k *kustomization) takeOut(content *yaml.Node) error {
 	if node.Scalar(content, "kind") == types.ComponentKind {
 		return errors.New("is a Component, which sees names before the overlay sets prefix and namespace; list the MutualTLS in the transformers of the outermost overlay, and issue there")
 	}
+	k.namespace = node.Scalar(content, "namespace")
 	if resources := node.Get(content, "resources"); resources != nil {
 		resources.Content = slices.DeleteFunc(resources.Content, func(entry *yaml.Node) bool {
 			ours := path.Clean(entry.Value) == pipeline.StateFolder
@@ -102,10 +119,20 @@ func (k *kustomization) takeOut(content *yaml.Node) error {
 	if k.config == nil {
 		return errNoTransformer
 	}
+	sayOrigins(content)
 	if len(transformers.Content) == 0 {
 		node.Drop(content, "transformers")
 	}
 	return nil
+}
+
+// sayOrigins has kustomize note on each object which file it comes from, so that findings name it. Nothing of the build
+// is stored but state, whose files are read.
+func sayOrigins(content *yaml.Node) {
+	metadata := node.Sequence(content, "buildMetadata")
+	if !slices.ContainsFunc(metadata.Content, func(n *yaml.Node) bool { return n.Value == types.OriginAnnotations }) {
+		metadata.Content = append(metadata.Content, node.Text(types.OriginAnnotations))
+	}
 }
 
 // readConfig reads a transformer entry, which is a file, a folder with a kustomization, or YAML. It returns nil when
@@ -130,7 +157,10 @@ func (k *kustomization) readConfig(entry string) (*yaml.RNode, error) {
 		if readErr != nil {
 			return nil, readErr
 		}
-		items, err = fromBytes(data)
+		if items, err = fromBytes(data); err == nil {
+			numberDocuments(items, documentStarts(data))
+			err = placeIn(items, entry)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("transformers: %q: %w", firstLine(entry), unquoted(err))
@@ -147,6 +177,19 @@ func (k *kustomization) readConfig(entry string) (*yaml.RNode, error) {
 	return items[i], nil
 }
 
+// placeIn notes the file of items, as a reader of folders does, so that findings name it.
+func placeIn(items []*yaml.RNode, file string) error {
+	for _, item := range items {
+		if item.YNode().Kind != yaml.MappingNode {
+			continue
+		}
+		if err := item.PipeE(yaml.SetAnnotation(kioutil.PathAnnotation, path.Clean(file))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // build runs kustomize on what is left of the kustomization.
 func (k *kustomization) build(o issueOptions) ([]*yaml.RNode, error) {
 	options := krusty.MakeDefaultOptions()
@@ -155,30 +198,11 @@ func (k *kustomization) build(o issueOptions) ([]*yaml.RNode, error) {
 		options.PluginConfig.FnpLoadingOptions.EnableExec = o.enableExec
 	}
 	fs := replacedFile{FileSystem: filesys.MakeFsOnDisk(), path: filepath.Join(k.folder, k.file), text: k.text}
-	show := hideIdentity()
 	built, err := krusty.MakeKustomizer(options).Run(fs, k.folder)
-	show()
 	if err != nil {
 		return nil, fmt.Errorf("kustomize build: %w", err)
 	}
 	return built.ToRNodeSlice(), nil
-}
-
-// hideIdentity takes the CA's identity out of the environment, which the programs that kustomize starts (functions,
-// git) inherit, until the returned function is called.
-func hideIdentity() (show func()) {
-	hidden := map[string]string{}
-	for _, name := range []string{caIdentityVariable, caIdentityFileVariable} {
-		if value, set := os.LookupEnv(name); set {
-			hidden[name] = value
-			_ = os.Unsetenv(name)
-		}
-	}
-	return func() {
-		for name, value := range hidden {
-			_ = os.Setenv(name, value)
-		}
-	}
 }
 
 // stateListFile is the state folder's own kustomization.

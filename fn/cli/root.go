@@ -10,22 +10,21 @@ import (
 	"os"
 	"time"
 
-	"filippo.io/age"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/meshless-dev/meshless/fn/seal"
 	"github.com/meshless-dev/meshless/internal/api"
-)
-
-// Environment variables that hold the age identity of the CA.
-const (
-	caIdentityVariable     = "MESHLESS_CA_IDENTITY"
-	caIdentityFileVariable = "MESHLESS_CA_IDENTITY_FILE"
 )
 
 // errReported ends a command whose findings were printed already.
 var errReported = errors.New("reported")
+
+// usageError is a value of a flag that the command does not know: a wrong call, whatever the input.
+type usageError struct{ message string }
+
+func (e *usageError) Error() string { return e.message }
+
+func wrongUse(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
 
 // program is what a command needs of the world.
 type program struct {
@@ -33,6 +32,7 @@ type program struct {
 	out, err io.Writer
 	now      func() time.Time
 	running  *cobra.Command // nil until the command line was understood
+	secret   *caIdentity
 }
 
 // Main runs meshless and returns the exit code: 0, 1 for a failure, or 2 for a wrong call.
@@ -47,6 +47,7 @@ func Main(args []string, in io.Reader, out, errs io.Writer) (code int) {
 }
 
 func (p *program) main(args []string) (code int) {
+	p.secret = keepIdentity()
 	root := p.root()
 	root.SetArgs(args)
 	switch err := root.Execute(); {
@@ -54,6 +55,9 @@ func (p *program) main(args []string) (code int) {
 		return 0
 	case p.running == nil: // cobra refused the command line
 		fmt.Fprintf(p.err, "error: %v; see meshless --help\n", err)
+		return 2
+	case errors.As(err, new(*usageError)): // a value that cobra takes for any text
+		fmt.Fprintf(p.err, "error: %v; see %s --help\n", err, p.running.CommandPath())
 		return 2
 	case !errors.Is(err, errReported):
 		fmt.Fprintf(p.err, "error: %v\n", err)
@@ -88,25 +92,4 @@ The config is an object of kind MutualTLS (meshless.dev/v1alpha1). Certificates 
 	root.AddCommand(p.issueCommand(), p.revokeCommand(), p.verifyCommand(), p.statusCommand(), p.keygenCommand(), p.graphCommand(), p.bundleCommand(), p.installCommand(), p.versionCommand())
 	root.SetVersionTemplate("{{.Version}}")
 	return root
-}
-
-// caIdentity reads the identities that open CA keys from the environment; none when no variable is set. Errors never
-// quote a value.
-func caIdentity() ([]age.Identity, error) {
-	text, name := os.Getenv(caIdentityVariable), caIdentityVariable
-	if path := os.Getenv(caIdentityFileVariable); text == "" && path != "" {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", caIdentityFileVariable, err)
-		}
-		text, name = string(data), caIdentityFileVariable
-	}
-	if text == "" {
-		return nil, nil
-	}
-	identities, err := seal.ParseIdentities(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s %w", name, err)
-	}
-	return identities, nil
 }

@@ -24,6 +24,7 @@ func TestMain(m *testing.M) {
 			}
 			os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		},
+		"steal": steal,
 		"kustomize": func() {
 			if err := kustomize.NewDefaultCommand().Execute(); err != nil {
 				os.Exit(1)

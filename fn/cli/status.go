@@ -32,7 +32,7 @@ folder that 'meshless issue' works on, also the authorities, what happens to the
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeFile,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if format != "table" && format != "json" {
-				return fmt.Errorf("--output: %q is neither table nor json", format)
+				return wrongUse("--output: %q is neither table nor json", format)
 			}
 			if err := p.setClock(now); err != nil {
 				return err
@@ -111,7 +111,7 @@ type revokedRow struct {
 // status reads the manifests. With --ca the authorities are those of its file, and the package is compared with it.
 func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*status, error) {
 	spec := specIn(items)
-	leaves := verify.Check(items, verify.Options{Now: p.now(), JustWritten: true, Overrides: api.Overrides, Kinds: manifest.KindsOf(spec), RenewBefore: spec.Certificates.RenewBefore.Duration}, r).Leaves
+	leaves := verify.Check(items, verify.Options{Now: p.now(), JustWritten: true, HeldBack: true, Overrides: api.Overrides, Kinds: manifest.KindsOf(spec), RenewBefore: spec.Certificates.RenewBefore.Duration}, r).Leaves
 	state := statediff.ReadState(items, r)
 	check := &statediff.Checker{Now: p.now(), Profile: profileIn(items), Report: r}
 	authorities := state

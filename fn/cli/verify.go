@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -58,9 +57,9 @@ several packages share. With either, DIR may be a kustomization, of which the st
 func (p *program) verify(source string, o verifyOptions) error {
 	switch {
 	case o.format != "text" && o.format != "json":
-		return fmt.Errorf("--output: %q is neither text nor json", o.format)
+		return wrongUse("--output: %q is neither text nor json", o.format)
 	case o.minLeft < 0:
-		return errors.New("--min-left: is less than nothing")
+		return wrongUse("--min-left: is less than nothing")
 	}
 	if err := checkFailOn(o.failOn); err != nil {
 		return err
@@ -70,7 +69,7 @@ func (p *program) verify(source string, o verifyOptions) error {
 	}
 	stateOnly := (o.base != "" || o.ca != "") && isStateSource(source)
 	if stateOnly && (o.noExclusions || o.config != "") {
-		return errors.New("--no-exclusions and --config: want rendered manifests, and this is state alone; give them the output of `kustomize build`")
+		return wrongUse("--no-exclusions and --config: want rendered manifests, and this is state alone; give them the output of `kustomize build`")
 	}
 	if !stateOnly {
 		if err := refuseKustomization(source, "verify"); err != nil {
@@ -96,7 +95,7 @@ func (p *program) verify(source string, o verifyOptions) error {
 		return err
 	}
 	if o.format == "json" {
-		return p.concludeJSON(r, o.failOn, verification{Objects: len(items), Certificates: len(leaves), Images: result.Images, StateOnly: stateOnly})
+		return p.concludeJSON(r, o.failOn, verification{Objects: len(items), Certificates: len(leaves), Images: result.Images, Authorities: result.Authorities, StateOnly: stateOnly})
 	}
 	if err := p.concludeOn(r, o.failOn, ""); err != nil {
 		return err
@@ -110,6 +109,11 @@ func (p *program) verify(source string, o verifyOptions) error {
 	}
 	for _, image := range result.Images {
 		if _, err := fmt.Fprintf(p.out, "image: %s (containers: %d)\n", image.Name, image.Containers); err != nil {
+			return err
+		}
+	}
+	for _, a := range result.Authorities {
+		if _, err := fmt.Fprintf(p.out, "authority: %s (certificates: %d)\n", a.Name, a.Certificates); err != nil {
 			return err
 		}
 	}
@@ -273,7 +277,9 @@ type verification struct {
 	// a kustomization's state was checked, and not what the cluster gets
 	StateOnly bool           `json:"stateOnly,omitempty"`
 	Images    []verify.Image `json:"images"` // of the injected containers
-	Findings  []finding      `json:"findings"`
+	// of the bundles, with how many certificates each has signed
+	Authorities []verify.Authority `json:"authorities"`
+	Findings    []finding          `json:"findings"`
 }
 
 // concludeJSON prints the findings on standard output, and fails as conclude does.

@@ -24,7 +24,7 @@ const (
 // applyKubeletConfig edits a KubeletConfiguration that is an item.
 func applyKubeletConfig(item *yaml.RNode, tls v1alpha1.TLS, r *report.Report) bool {
 	if err := node.ResolveAliases(item); err != nil {
-		r.Error(report.ObjectOf(item), "", "its YAML aliases cannot be resolved: %v", err)
+		r.ErrorIn(item, "", "its YAML aliases cannot be resolved: %v", err)
 		return true
 	}
 	if editKubelet(item.YNode(), tls) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"path"
 	"slices"
 	"strings"
 
@@ -33,7 +34,10 @@ type builder struct {
 	seen     map[string]bool            // IDs of nodes
 	byID     map[string][]string        // IDs of the Mesh nodes of a SPIFFE ID
 	services []corev1.Service
-	edges    map[[2]string]Edge
+
+	declarations []*manifest.Declaration
+	references   []manifest.Reference
+	edges        map[[2]string]Edge
 }
 
 // Build reads rendered manifests: workloads and Services from the objects, who may connect from the mesh maps. It
@@ -43,13 +47,18 @@ func Build(items []*yaml.RNode, kinds manifest.Kinds) (Graph, error) {
 	b := &builder{kinds: kinds, meshes: map[string]*meshmap.Map{}, seen: map[string]bool{}, byID: map[string][]string{}, places: map[*manifest.Workload]int{}, edges: map[[2]string]Edge{}}
 	for _, item := range items {
 		if err := node.CheckItem(item); err != nil {
-			return Graph{}, fmt.Errorf("%s: %w", report.ObjectOf(item), err)
+			return Graph{}, fmt.Errorf("%s: %w", report.NameOf(item), err)
 		}
 	}
 	items = manifest.Flatten(items)
 	for _, item := range manifest.FindState(items).Meshes {
 		if err := b.readMesh(item); err != nil {
 			return Graph{}, err
+		}
+	}
+	for _, item := range items {
+		if d, err := manifest.ReadDeclaration(item); err == nil && d != nil { // readItem says what is wrong
+			b.declarations = append(b.declarations, d)
 		}
 	}
 	for _, item := range items {
@@ -61,6 +70,9 @@ func Build(items []*yaml.RNode, kinds manifest.Kinds) (Graph, error) {
 		return Graph{}, errors.New("there is no mesh map (configmap " + api.MeshName("<package>") + ") in the input; give it rendered manifests: " +
 			"the output of `kustomize build`, or a kpt package that was rendered")
 	}
+	if err := b.addReferring(); err != nil {
+		return Graph{}, err
+	}
 	b.joinServices()
 	b.admitAll()
 	b.finish()
@@ -70,10 +82,10 @@ func Build(items []*yaml.RNode, kinds manifest.Kinds) (Graph, error) {
 func (b *builder) readMesh(item *yaml.RNode) error {
 	mesh, err := meshmap.Parse([]byte(item.GetDataMap()[api.MeshFile]))
 	if err != nil {
-		return fmt.Errorf("%s: %w", report.ObjectOf(item), err)
+		return fmt.Errorf("%s: %w", report.NameOf(item), err)
 	}
 	if b.graph.TrustDomain != "" && b.graph.TrustDomain != mesh.TrustDomain {
-		return fmt.Errorf("%s: is of trust domain %q, and another map of %q; draw one mesh at a time", report.ObjectOf(item), mesh.TrustDomain, b.graph.TrustDomain)
+		return fmt.Errorf("%s: is of trust domain %q, and another map of %q; draw one mesh at a time", report.NameOf(item), mesh.TrustDomain, b.graph.TrustDomain)
 	}
 	b.graph.TrustDomain = mesh.TrustDomain
 	b.meshes[manifest.NamespaceOf(item)] = mesh
@@ -84,18 +96,26 @@ func (b *builder) readItem(item *yaml.RNode) error {
 	if manifest.IsLocalConfig(item) {
 		return nil
 	}
-	path, ok := b.kinds.Find(item)
+	if d, err := manifest.ReadDeclaration(item); err != nil {
+		return fmt.Errorf("%s: %s %w", report.ObjectOf(item), report.Annotation(api.DeclaredAnnotation), err)
+	} else if d != nil {
+		b.services = append(b.services, d.CoreServices()...)
+		return b.addWorkload(d.Node, d.PodTemplate())
+	}
+	templates, ok := b.kinds.Find(item)
 	switch {
+	case b.declared(item):
 	case ok:
-		return b.addWorkload(item, path)
+		return b.addWorkloads(item, templates)
 	case len(manifest.PodFields(item)) > 0:
-		return b.add(Node{Class: Outside, Namespace: manifest.NamespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}, item, nil, nil)
+		return b.add(Node{Class: Outside, Namespace: manifest.NamespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}, report.ObjectOf(item), report.NameOf(item), nil, nil)
+	case manifest.HidesNothing(item):
 	case manifest.IsList(item):
-		return fmt.Errorf("%s: is a list, which hides its objects; write them as documents of their own", report.ObjectOf(item))
+		return fmt.Errorf("%s: is a list, which hides its objects; write them as documents of their own", report.NameOf(item))
 	case item.GetKind() == "Service" && item.GetApiVersion() == "v1" && item.GetAnnotations()[api.IdentityAnnotation] == "":
 		var service corev1.Service
 		if err := node.Decode(item, &service); err != nil {
-			return fmt.Errorf("%s: cannot be read: %w", report.ObjectOf(item), err)
+			return fmt.Errorf("%s: cannot be read: %w", report.NameOf(item), err)
 		}
 		service.Namespace = manifest.NamespaceOf(item)
 		b.services = append(b.services, service)
@@ -103,28 +123,75 @@ func (b *builder) readItem(item *yaml.RNode) error {
 	return nil
 }
 
+// declared tells whether the pods that an item makes are those of a declared workload, which is a node of its own.
+func (b *builder) declared(item *yaml.RNode) bool {
+	return slices.ContainsFunc(b.declarations, func(d *manifest.Declaration) bool { return d.Is(item) })
+}
+
+// addWorkloads adds the workloads of an item of a known kind. One that refers to another's template makes that one's
+// pods.
+func (b *builder) addWorkloads(item *yaml.RNode, templates []manifest.Template) error {
+	if field := b.kinds.Missing(item); field != "" {
+		return fmt.Errorf("%s: %s is missing", report.NameOf(item), field)
+	}
+	if reference, refers := manifest.ReferenceOf(item); refers && len(templates) == 0 {
+		b.references = append(b.references, reference)
+	}
+	for _, t := range templates {
+		if err := b.addWorkload(item, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addReferring draws objects whose pods are made of a template that is not in the input: nothing shows that they are in
+// the mesh.
+func (b *builder) addReferring() error {
+	for _, ref := range b.references {
+		target := nodeID(manifest.EffectiveNamespace(ref.To), ref.To.Kind, ref.To.Name)
+		if b.seen[target] {
+			continue
+		}
+		if err := b.add(Node{Class: Outside, Namespace: manifest.EffectiveNamespace(ref.From), Kind: ref.From.Kind, Name: ref.From.Name}, ref.From, ref.From.String(), nil, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nodeID is the ID of the node of a workload.
+func nodeID(namespace, kind, name string) string {
+	return namespace + "/" + strings.ToLower(kind) + "/" + name
+}
+
 // addWorkload reads what the proxy and the init container of a workload are told.
-func (b *builder) addWorkload(item *yaml.RNode, path []string) error {
-	object := report.ObjectOf(item)
-	template, err := item.Pipe(yaml.Lookup(path...))
-	if err != nil || template == nil {
-		return fmt.Errorf("%s: %s is missing", object, strings.Join(path, "."))
-	}
+func (b *builder) addWorkload(item *yaml.RNode, t manifest.Template) error {
+	object, named := report.ObjectOf(item), report.NameOf(item)
 	var pod corev1.PodTemplateSpec
-	if err := node.Decode(template, &pod); err != nil {
-		return fmt.Errorf("%s: cannot be read: %w", object, err)
+	if err := node.Decode(yaml.NewRNode(node.At(item.YNode(), t.Path...)), &pod); err != nil {
+		return fmt.Errorf("%s: cannot be read: %w", named, err)
 	}
-	n := Node{Class: Outside, Namespace: manifest.NamespaceOf(item), Kind: item.GetKind(), Name: item.GetName()}
+	n := Node{Class: Outside, Namespace: manifest.NamespaceOf(item), Kind: item.GetKind(), Name: t.Name}
 	if !podspec.Injected(&pod) {
-		return b.add(n, item, pod.Labels, nil)
+		if begins := manifest.GenerateName(item); object.Name == "" && begins != "" {
+			n.Name = begins + "*"
+			if b.seen[nodeID(n.Namespace, n.Kind, n.Name)] {
+				return nil // nothing tells the two apart
+			}
+		}
+		return b.add(n, object, named, pod.Labels, nil)
 	}
 	plan, err := podspec.Parse(&pod)
 	if err != nil {
-		return fmt.Errorf("%s: %s.%w; see `meshless verify`", object, strings.Join(path, "."), err)
+		return fmt.Errorf("%s: %s.%w; see `meshless verify`", named, t.Field(), err)
 	}
 	mesh := b.meshes[n.Namespace]
 	if mesh == nil {
-		return fmt.Errorf("%s: the mesh map of its namespace (configmap %s/%s) is not in the input; give it the whole output", object, n.Namespace, api.MeshName(plan.Package))
+		return fmt.Errorf("%s: the mesh map of its namespace (configmap %s/%s) is not in the input; give it the whole output", named, n.Namespace, api.MeshName(plan.Package))
+	}
+	if name := path.Base(plan.Workload.SPIFFEID); t.Called(name) {
+		n.Name = name
 	}
 	n.Class, n.Identity, n.PermissivePorts = Mesh, plan.Workload.SPIFFEID, plan.Workload.PermissivePorts.String()
 	n.PlaintextPorts, n.PlaintextInterfaces = plan.Redirect.ExcludeInboundPorts, plan.Redirect.ExcludeInboundInterfaces
@@ -136,7 +203,7 @@ func (b *builder) addWorkload(item *yaml.RNode, path []string) error {
 	if mesh.Outbound.Unknown == meshmap.Passthrough {
 		b.graph.Open = append(b.graph.Open, n.Namespace)
 	}
-	return b.add(n, item, pod.Labels, plan)
+	return b.add(n, object, named, pod.Labels, plan)
 }
 
 // bypass says what a workload sends around its proxy.
@@ -152,20 +219,21 @@ func eachAs[E any](format string, list []E) (texts []string) {
 	return texts
 }
 
-func (b *builder) add(n Node, item *yaml.RNode, labels map[string]string, plan *podplan.Plan) error {
+// add adds a node; named is its object in messages, with its file.
+func (b *builder) add(n Node, object report.Object, named string, labels map[string]string, plan *podplan.Plan) error {
 	if n.Name == "" {
-		return fmt.Errorf("%s of namespace %q: has no name", strings.ToLower(n.Kind), n.Namespace)
+		return fmt.Errorf("%s: has no name", named)
 	}
-	n.ID = n.Namespace + "/" + strings.ToLower(n.Kind) + "/" + n.Name
+	n.ID = nodeID(n.Namespace, n.Kind, n.Name)
 	if b.seen[n.ID] {
-		return fmt.Errorf("%s: stands twice in the input", report.ObjectOf(item))
+		return fmt.Errorf("%s: stands twice in the input", named)
 	}
 	b.seen[n.ID] = true
 	if n.Identity != "" {
 		b.byID[n.Identity] = append(b.byID[n.Identity], n.ID)
 	}
 	b.graph.Nodes = append(b.graph.Nodes, n)
-	w := &manifest.Workload{Object: report.ObjectOf(item), Kind: n.Kind, Name: n.Name, Namespace: n.Namespace, Plan: plan}
+	w := &manifest.Workload{Object: object, Kind: n.Kind, Name: n.Name, Namespace: n.Namespace, Plan: plan}
 	w.Pod.Labels = labels
 	b.pods, b.places[w] = append(b.pods, w), len(b.graph.Nodes)-1
 	return nil
@@ -177,7 +245,11 @@ func (b *builder) joinServices() {
 	for _, s := range b.services {
 		front := Service{Name: s.Name}
 		for _, p := range s.Spec.Ports {
-			if p.Port > 0 && p.Port <= math.MaxUint16 {
+			switch {
+			case p.Port <= 0 || p.Port > math.MaxUint16:
+			case !manifest.IsTCP(p.Protocol):
+				front.PlaintextPorts = append(front.PlaintextPorts, manifest.PortName(p))
+			default:
 				front.Ports = front.Ports.Union(netset.PortsOf(uint16(p.Port)))
 			}
 		}

@@ -83,7 +83,9 @@ type Node struct {
 // Service is a Service in front of a node.
 type Service struct {
 	Name  string       `json:"name"`
-	Ports netset.Ports `json:"ports,omitempty"`
+	Ports netset.Ports `json:"ports,omitempty"` // of TCP
+	// those of UDP and SCTP, like "53/UDP": in the clear, from anyone
+	PlaintextPorts []string `json:"plaintextPorts,omitempty"`
 }
 
 // Edge allows connections with mutual TLS.

@@ -153,6 +153,11 @@ func (v *view) facts(n Node) []string {
 	if len(n.PlaintextPorts) > 0 {
 		facts = append(facts, "plaintext only: "+portsText(n.PlaintextPorts))
 	}
+	for _, s := range n.Services {
+		if len(s.PlaintextPorts) > 0 && n.Class == Mesh {
+			facts = append(facts, "plaintext by "+s.Name+": "+strings.Join(s.PlaintextPorts, ", "))
+		}
+	}
 	if len(n.PlaintextInterfaces) > 0 {
 		facts = append(facts, "plaintext through: "+strings.Join(n.PlaintextInterfaces, ", "))
 	}
@@ -170,12 +175,20 @@ func (v *view) lines(n Node) []string {
 	}
 	for _, s := range n.Services {
 		line := "⇢ " + s.Name
-		if len(s.Ports) > 0 {
-			line += ":" + s.Ports.String()
+		if ports := slices.Concat(each(s.Ports), s.PlaintextPorts); len(ports) > 0 {
+			line += ":" + strings.Join(ports, ",")
 		}
 		lines = append(lines, line)
 	}
 	return append(lines, v.facts(n)...)
+}
+
+// each are the ports of a set as texts.
+func each(p netset.Ports) []string {
+	if len(p) == 0 {
+		return nil
+	}
+	return strings.Split(p.String(), ",")
 }
 
 // style is the name of a node's style in every format.
@@ -185,7 +198,8 @@ func style(n Node) string {
 		return "source"
 	case n.Class != Mesh:
 		return "outside"
-	case n.PermissivePorts != "" || len(n.TLSPassthroughPorts) > 0 || len(n.PlaintextPorts) > 0 || len(n.PlaintextInterfaces) > 0 || len(n.Bypass) > 0:
+	case n.PermissivePorts != "" || len(n.TLSPassthroughPorts) > 0 || len(n.PlaintextPorts) > 0 || len(n.PlaintextInterfaces) > 0 || len(n.Bypass) > 0,
+		slices.ContainsFunc(n.Services, func(s Service) bool { return len(s.PlaintextPorts) > 0 }):
 		return "leaky"
 	case n.Access == Nobody:
 		return "closed"

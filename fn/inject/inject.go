@@ -36,6 +36,11 @@ func Apply(template *yaml.Node, pod *corev1.PodTemplateSpec, p *podplan.Plan, sh
 	if err != nil {
 		return err
 	}
+	empty, err := emptyValues(template)
+	if err != nil {
+		return err
+	}
+	original += empty // each is a mapping, and they have no key in common
 	place(spec, parts, p.Native, shared)
 	metadata := node.Child(template, "metadata")
 	node.Set(node.Child(metadata, "labels"), api.PackageLabel, node.Text(parts.Package))

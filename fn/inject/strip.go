@@ -14,20 +14,21 @@ import (
 var written = []string{api.WorkloadAnnotation, api.OriginalAnnotation, api.DefaultAnnotation}
 
 // Strip takes out of a workload's pod template what an injection put in, and restores its handlers. On a template
-// without injection it changes nothing. Path is where the item keeps its template.
+// without injection it changes nothing. Path is where the item keeps its template: keys, and indexes like [0].
 func Strip(item *yaml.RNode, path []string) error {
-	found, err := item.Pipe(yaml.Lookup(path...))
-	if err != nil || found == nil {
+	template, injected := node.At(item.YNode(), path...), Injected(item, path)
+	if template == nil || template.Kind != yaml.MappingNode {
 		return nil // the model says what is wrong with it
 	}
-	template, injected := found.YNode(), Injected(item, path)
 	spec, annotations := node.Get(template, "spec"), node.Get(template, "metadata", "annotations")
-	if err := podspec.RestoreHandlers(spec, node.Get(annotations, api.OriginalAnnotation)); err != nil {
+	original := node.Get(annotations, api.OriginalAnnotation)
+	if err := podspec.RestoreHandlers(spec, original); err != nil {
 		return err
 	}
-	dropNamed(spec, "volumes", api.VolumeName) // before initContainers, in the reverse order of Apply
-	dropNamed(spec, "initContainers", api.InitName, api.ProxyName)
-	dropNamed(spec, "containers", api.ProxyName)
+	empty := readEmpties(original)
+	empty.dropNamed(spec, "volumes", api.VolumeName) // before initContainers, in the reverse order of Apply
+	empty.dropNamed(spec, "initContainers", api.InitName, api.ProxyName)
+	empty.dropNamed(spec, "containers", api.ProxyName)
 	if slices.ContainsFunc(written, func(key string) bool { return node.Index(annotations, key) >= 0 }) {
 		dropDefaultContainer(annotations)
 		for _, key := range written {
@@ -35,17 +36,17 @@ func Strip(item *yaml.RNode, path []string) error {
 		}
 	}
 	if injected {
-		dropMetadata(template, annotations)
+		empty.dropMetadata(template, annotations)
 	}
 	return nil
 }
 
 // dropMetadata takes the label out, and mappings that hold nothing any more. A label without an injection beside it is
 // somebody else's, and the model refuses it.
-func dropMetadata(template, annotations *yaml.Node) {
+func (e empties) dropMetadata(template, annotations *yaml.Node) {
 	metadata := node.Get(template, "metadata")
 	if annotations != nil && len(annotations.Content) == 0 {
-		dropEmptied(metadata, "annotations") // before the labels, in the reverse order of Apply
+		e.leave(metadata, "annotations", ".metadata.annotations") // before the labels, in the reverse order of Apply
 	}
 	labels := node.Get(metadata, "labels")
 	if labels == nil || node.Index(labels, api.PackageLabel) < 0 {
@@ -53,46 +54,33 @@ func dropMetadata(template, annotations *yaml.Node) {
 	}
 	node.Drop(labels, api.PackageLabel)
 	if len(labels.Content) == 0 {
-		dropEmptied(metadata, "labels")
+		e.leave(metadata, "labels", ".metadata.labels")
+	}
+	if left := node.Get(metadata, "annotations"); e[".metadata"] != nil && left != nil && len(left.Content) == 0 && len(metadata.Content) == 2 {
+		metadata.Content = nil // it was null, so what is empty there is ours
 	}
 	if len(metadata.Content) == 0 {
-		dropEmptied(template, "metadata")
+		e.leave(template, "metadata", ".metadata")
 	}
 }
 
 // Injected tells whether the pod template of a workload holds anything of ours.
 func Injected(item *yaml.RNode, path []string) bool {
-	found, err := item.Pipe(yaml.Lookup(path...))
-	if err != nil || found == nil {
-		return false
-	}
-	template := found.YNode()
+	template := node.At(item.YNode(), path...)
 	return node.Get(template, "metadata", "annotations", api.WorkloadAnnotation) != nil ||
 		hasNamed(node.Get(template, "spec"), "initContainers", api.InitName, api.ProxyName) ||
 		hasNamed(node.Get(template, "spec"), "containers", api.ProxyName)
 }
 
-// dropEmptied removes a key whose value holds nothing any more, where it stands last: there Apply put it, and will put
-// it again. Elsewhere somebody wrote it, and taking it away would move it at the next injection.
-func dropEmptied(mapping *yaml.Node, key string) {
-	if i := node.Index(mapping, key); i == len(mapping.Content)-1 && !commented(mapping.Content[i-1]) && !commented(mapping.Content[i]) {
-		node.Drop(mapping, key)
-	}
-}
-
-func commented(n *yaml.Node) bool {
-	return n.HeadComment != "" || n.LineComment != "" || n.FootComment != ""
-}
-
 // dropNamed removes list entries by name, and the list with the last of them.
-func dropNamed(spec *yaml.Node, key string, names ...string) {
+func (e empties) dropNamed(spec *yaml.Node, key string, names ...string) {
 	if !hasNamed(spec, key, names...) {
 		return
 	}
 	entries := node.Get(spec, key)
 	entries.Content = slices.DeleteFunc(entries.Content, func(n *yaml.Node) bool { return isNamed(n, names) })
 	if len(entries.Content) == 0 {
-		dropEmptied(spec, key)
+		e.leave(spec, key, ".spec."+key)
 	}
 }
 

@@ -50,7 +50,7 @@ func (i *issuer) checkAdditional(additional, rolling []*x509.Certificate) {
 	for _, item := range i.model.State.Bundles {
 		certificates, _ := svid.ParseCertificates([]byte(item.GetDataMap()[api.BundleFile])) // storedBundle has read it
 		if _, added := splitBundle(item, certificates); !sameCertificates(added, additional) {
-			i.report.Error(report.ObjectOf(item), report.Data(api.BundleFile), "does not hold the authorities that %s adds, or holds others; run `meshless issue DIR` on the kustomization or "+
+			i.report.ErrorIn(item, report.Data(api.BundleFile), "does not hold the authorities that %s adds, or holds others; run `meshless issue DIR` on the kustomization or "+
 				"package and commit what it writes", additionalField)
 			return
 		}

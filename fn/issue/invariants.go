@@ -48,9 +48,18 @@ func (i *issuer) refuseUnpublished(authorities certs.Authorities) {
 			// it was Active once, so somebody has planted it, or dropped it from the bundles
 			why = "and would be trusted anew"
 		}
-		i.report.Error(report.ObjectOf(i.model.State.Authority), "spec.authorities", "its %s, %q, is in no bundle, %s: object and bundles are of different states, as after "+
+		i.report.ErrorIn(i.model.State.Authority, "spec.authorities", "its %s, %q, is in no bundle, %s: object and bundles are of different states, as after "+
 			"a merge, a revert or a copy from elsewhere. Restore both from one commit", a.Slot, a.Certificate.Subject.CommonName, why)
 		return
+	}
+}
+
+// warnUnearned warns of a Retired that is trusted for longer than anything that it can have signed. It is no error: the
+// merge of a branch in which it was still Active leaves such a date, too.
+func (i *issuer) warnUnearned(authorities certs.Authorities) {
+	for _, a := range i.profile.Unearned(authorities, i.leaves, i.Now) {
+		i.report.Warn(report.ObjectOf(i.model.State.Authority), "spec.authorities", certs.UnearnedText, a.Certificate.Subject.CommonName, a.TrustedUntil.UTC().Format(time.RFC3339),
+			authorities.In(v1alpha1.SlotActive).ActiveSince.UTC().Format(time.RFC3339))
 	}
 }
 

@@ -30,6 +30,7 @@ type Mode int
 const (
 	NotStored Mode = iota // the result is not stored where the next render sees it
 	Forbidden             // the config says issuance: Never
+	Elsewhere             // the CertificateAuthority is that of several packages, and not in the input
 	Issue
 )
 
@@ -155,10 +156,10 @@ func (i *issuer) issue(d due, active *certs.Authority) *Leaf {
 		sealed, err = i.sealLeafKey(recipients, leaf.Key)
 	}
 	if err != nil {
-		i.report.Error(d.workload.Object, "", "issuing a certificate: %v", err)
+		i.report.Error(d.workload.Object, d.workload.Part(), "issuing a certificate: %v", err)
 		return nil
 	}
-	i.report.Info(d.workload.Object, "", "issued a certificate, since %s", d.reason.Text)
+	i.report.Info(d.workload.Object, d.workload.Part(), "issued a certificate, since %s", d.reason.Text)
 	return &Leaf{Certificate: leaf.Certificate, Key: sealed, Record: i.profile.Record(leaf.Certificate, recipients.Digest())}
 }
 

@@ -46,7 +46,7 @@ func (i *issuer) storedLeaf(secret *yaml.RNode, recipients seal.Recipients) *cer
 	data := secret.GetDataMap()
 	if key, ok := data[api.PlainKeyFile]; ok && !seal.IsSOPS(key) {
 		if plain, err := base64.StdEncoding.DecodeString(strings.TrimSpace(key)); err == nil && strings.Contains(string(plain), "PRIVATE KEY") {
-			i.report.Error(report.ObjectOf(secret), report.Data(api.PlainKeyFile), "holds a private key in the clear; consider it leaked: delete the Secret, have it issued anew, and revoke the key (`meshless revoke DIR DIGEST`, with its annotation meshless.dev/public-key)")
+			i.report.ErrorIn(secret, report.Data(api.PlainKeyFile), "holds a private key in the clear; consider it leaked: delete the Secret, have it issued anew, and revoke the key (`meshless revoke DIR DIGEST`, with its annotation meshless.dev/public-key)")
 		}
 	}
 	return &certs.Stored{
@@ -60,10 +60,10 @@ func (i *issuer) decode(secret *yaml.RNode, key string) string {
 	plain, err := base64.StdEncoding.DecodeString(text)
 	switch {
 	case seal.IsSOPS(text):
-		i.report.Error(report.ObjectOf(secret), report.Data(key), "is encrypted by SOPS, and a render has to read it: encrypt %s alone (--encrypted-regex '^tls\\.key$'); "+
+		i.report.ErrorIn(secret, report.Data(key), "is encrypted by SOPS, and a render has to read it: encrypt %s alone (--encrypted-regex '^tls\\.key$'); "+
 			"restore the Secret from Git, or delete it to have it issued anew", api.PlainKeyFile)
 	case err != nil:
-		i.report.Error(report.ObjectOf(secret), report.Data(key), "is not base64; restore the Secret from Git, or delete it to have it issued anew")
+		i.report.ErrorIn(secret, report.Data(key), "is not base64; restore the Secret from Git, or delete it to have it issued anew")
 	}
 	return string(plain)
 }

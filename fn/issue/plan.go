@@ -72,7 +72,7 @@ func (i *issuer) request(w *manifest.Workload, authorities certs.Authorities) ce
 
 func (i *issuer) refuseDuplicates(w *manifest.Workload, secret *yaml.RNode) {
 	for _, other := range i.model.State.Duplicate[w.ID.String()] {
-		i.report.Error(report.ObjectOf(other), report.Annotation(api.IdentityAnnotation),
+		i.report.ErrorIn(other, report.Annotation(api.IdentityAnnotation),
 			"%s is also the identity of %s; delete one of them", w.ID, report.NameOf(secret))
 	}
 }
@@ -81,13 +81,17 @@ func (i *issuer) refuseDuplicates(w *manifest.Workload, secret *yaml.RNode) {
 // manifests ask for, a warning where it is merely due.
 func (i *issuer) refuse(p *plan) {
 	why := "its result is not written back"
-	if i.Mode == Forbidden {
+	command := "meshless issue DIR"
+	switch i.Mode {
+	case Forbidden:
 		why = "spec.issuance is Never"
+	case Elsewhere:
+		why, command = "the CertificateAuthority, which packages share, is in none of them", "meshless issue --ca FILE DIR"
 	}
-	way := "this render may not issue, since " + why + ". Run `meshless issue DIR` on the kustomization or package, commit what it writes, and render again"
+	way := "this render may not issue, since " + why + ". Run `" + command + "` on the kustomization or package, commit what it writes, and render again"
 	switch state := i.model.State; {
 	case p.Bundle != nil:
-		i.postpone(p.due, "Run `meshless issue DIR` and commit what it writes", way+i.hintEarly())
+		i.postpone(p.due, "Run `"+command+"` and commit what it writes", way+i.hintEarly())
 	case state.Authority != nil || len(state.Leaves) > 0:
 		i.report.Error(report.Object{APIVersion: "v1", Kind: "ConfigMap", Name: api.BundleName(i.model.Package)}, "", "the bundle (configmap %s) is missing beside the rest of the state; restore the state from Git as a whole", api.BundleName(i.model.Package))
 	default:
@@ -101,9 +105,9 @@ func (i *issuer) refuse(p *plan) {
 func (i *issuer) postpone(leaves []due, later, anew string) {
 	for _, d := range leaves {
 		if d.reason.Due {
-			i.report.Warn(d.workload.Object, "", "the certificate is due for renewal: %s. %s", d.reason.Text, later)
+			i.report.Warn(d.workload.Object, d.workload.Part(), "the certificate is due for renewal: %s. %s", d.reason.Text, later)
 		} else {
-			i.report.Error(d.workload.Object, "", "the certificate must be issued anew: %s; %s", d.reason.Text, anew)
+			i.report.Error(d.workload.Object, d.workload.Part(), "the certificate must be issued anew: %s; %s", d.reason.Text, anew)
 		}
 	}
 }

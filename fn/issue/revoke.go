@@ -105,7 +105,7 @@ func (i *issuer) listedKeys() []string {
 	for _, item := range i.model.State.Bundles {
 		for _, key := range certs.ParseDigests(item.GetAnnotations()[api.RevokedAnnotation]) {
 			if err := meshmap.ValidateKeyDigest(key); err != nil {
-				i.report.Error(report.ObjectOf(item), report.Annotation(api.RevokedAnnotation), "%v; restore it from Git", err)
+				i.report.ErrorIn(item, report.Annotation(api.RevokedAnnotation), "%v; restore it from Git", err)
 				break
 			}
 			keys = append(keys, key)
@@ -140,7 +140,7 @@ func (i *issuer) revokeNamed(bundle []*x509.Certificate) []v1alpha1.RevokedKey {
 	for w := range i.workloadsOf(names, "revoke") {
 		leaf := leafOf(i.model.State.Leaves[w.ID.String()])
 		if leaf == nil {
-			i.report.Error(w.Object, "", "has no certificate here whose key could be revoked. One of a Secret of its own is revoked by the digest of its key: openssl x509 -in tls.crt -noout -pubkey | openssl pkey -pubin -outform der | sha256sum")
+			i.report.Error(w.Object, w.Part(), "has no certificate here whose key could be revoked. One of a Secret of its own is revoked by the digest of its key: openssl x509 -in tls.crt -noout -pubkey | openssl pkey -pubin -outform der | sha256sum")
 			continue
 		}
 		out = append(out, certs.Revoke(leaf))
@@ -176,7 +176,7 @@ func (i *issuer) workloadsOf(names []string, flag string) map[*manifest.Workload
 	for _, name := range names {
 		var matches []*manifest.Workload
 		for _, w := range i.model.Workloads {
-			short := strings.ToLower(w.Object.Kind) + "/" + w.Object.Name
+			short := strings.ToLower(w.Kind) + "/" + w.Name
 			if wanted := lowerKind(name); wanted == short || wanted == w.Namespace+"/"+short {
 				matches = append(matches, w)
 			}
@@ -198,7 +198,7 @@ func (i *issuer) workloadNames() string {
 	const few = 8
 	var names []string
 	for _, w := range i.model.Workloads[:min(few, len(i.model.Workloads))] {
-		names = append(names, strings.ToLower(w.Object.Kind)+"/"+w.Object.Name)
+		names = append(names, strings.ToLower(w.Kind)+"/"+w.Name)
 	}
 	if len(i.model.Workloads) > few {
 		names = append(names, "...")

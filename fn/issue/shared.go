@@ -7,7 +7,6 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/certs"
-	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
@@ -56,7 +55,7 @@ func (i *issuer) replaceAll(authorities certs.Authorities) certs.Authorities {
 	}
 	replaced, err := authorities.Trusted(i.Now).Replace(i.Now)
 	if err != nil {
-		i.report.Error(report.ObjectOf(i.model.State.Authority), "spec.authorities", "%v", err)
+		i.report.ErrorIn(i.model.State.Authority, "spec.authorities", "%v", err)
 		return nil
 	}
 	return replaced.Import(unknown, i.Now)
@@ -83,7 +82,7 @@ func (i *issuer) deferUnpublished(p *plan) {
 	p.due = slices.DeleteFunc(p.due, func(d due) bool {
 		accepted := i.accepted(p, d.request.Stored)
 		if accepted {
-			i.report.Warn(d.workload.Object, "", "the certificate is kept for now, although %s: the bundles of this package learn only now of the authority that would sign. Sync this, and issue again a day later. "+
+			i.report.Warn(d.workload.Object, d.workload.Part(), "the certificate is kept for now, although %s: the bundles of this package learn only now of the authority that would sign. Sync this, and issue again a day later. "+
 				"A package that shares its CA is issued at least once in each spec.certificates.ca.signingPeriod", d.reason.Text)
 		}
 		return accepted

@@ -29,6 +29,7 @@ func (i *issuer) trust() (certs.Authorities, []*x509.Certificate) {
 	} else {
 		i.refuseForeign(authorities)
 		i.refuseUnpublished(authorities)
+		i.warnUnearned(authorities)
 	}
 	if i.report.Failed() {
 		return nil, nil
@@ -41,7 +42,7 @@ func (i *issuer) trust() (certs.Authorities, []*x509.Certificate) {
 		return rolled, trusted
 	}
 	if i.stored != nil && !sameCertificates(i.stored, authorities.Certificates()) {
-		i.report.Error(report.ObjectOf(i.model.State.Bundles[0]), "data", "does not hold the certificates of the CertificateAuthority; run `meshless issue` and commit the result")
+		i.report.ErrorIn(i.model.State.Bundles[0], "data", "does not hold the certificates of the CertificateAuthority; run `meshless issue` and commit the result")
 	}
 	return authorities, i.stored
 }
@@ -77,7 +78,7 @@ func (i *issuer) refuseForeign(authorities certs.Authorities) {
 	for _, trusted := range i.stored {
 		known := slices.ContainsFunc(authorities.Certificates(), trusted.Equal)
 		if !known && trusted.NotAfter.After(i.Now) && !i.report.Failed() {
-			i.report.Error(report.ObjectOf(i.model.State.Authority), "spec.authorities", "does not hold %q, which the bundles trust: object and bundles are of different states, as after "+
+			i.report.ErrorIn(i.model.State.Authority, "spec.authorities", "does not hold %q, which the bundles trust: object and bundles are of different states, as after "+
 				"a merge, a revert or a copy from elsewhere. Restore both from one commit; if none has both, `meshless issue --replace-ca` trusts all of them until it has replaced them, "+
 				"with two more runs, two and four days later, and no outage", trusted.Subject.CommonName)
 		}
@@ -141,20 +142,21 @@ func (i *issuer) storedBundle() []*x509.Certificate {
 	var stored []*x509.Certificate
 	for n, item := range i.model.State.Bundles {
 		certificates, err := svid.ParseCertificates([]byte(item.GetDataMap()[api.BundleFile]))
-		if err == nil {
+		// those that the config added may be such as are refused now, and taking them out there must help
+		certificates, _ = splitBundle(item, certificates)
+		if err == nil && len(certificates) > 0 {
 			_, err = svid.NewBundle(i.model.TrustDomain, certificates, nil)
 		}
-		certificates, _ = splitBundle(item, certificates)
 		if err == nil && (n == 0 || !sameCertificates(stored, certificates)) {
 			err = certs.CheckBundle(certificates, i.model.TrustDomain)
 		}
 		switch {
 		case err != nil:
-			i.report.Error(report.ObjectOf(item), report.Data(api.BundleFile), "%v; restore it from Git", err)
+			i.report.ErrorIn(item, report.Data(api.BundleFile), "%v; restore it from Git", err)
 		case n > 0 && !sameCertificates(stored, certificates) && i.Mode == Issue:
 			stored = unionOf(stored, certificates)
 		case n > 0 && !sameCertificates(stored, certificates):
-			i.report.Error(report.ObjectOf(item), report.Data(api.BundleFile), "holds other authorities than the bundle of namespace %q; run `meshless issue` on the whole package",
+			i.report.ErrorIn(item, report.Data(api.BundleFile), "holds other authorities than the bundle of namespace %q; run `meshless issue` on the whole package",
 				manifest.NamespaceOf(i.model.State.Bundles[0]))
 		default:
 			stored = certificates

@@ -41,7 +41,7 @@ func checkCallers(m *manifest.Model, r *report.Report) {
 	for _, c := range order {
 		switch passed := c.workload.Plan.PortMode(c.port, m.Spec.Inbound.Mode) == podplan.PortTLSPassthrough; {
 		case c.kind == manifest.APIServer && passed:
-			if !m.PassedBefore[manifest.Key(c.workload.Object)].Contains(c.port) {
+			if !m.PassedBefore[c.workload.Place()].Contains(c.port) {
 				c.sayPassed(r)
 			}
 		case refused(m, c.workload, c.port, c.tls):

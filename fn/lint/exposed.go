@@ -20,7 +20,7 @@ func warnExposed(m *manifest.Model, r *report.Report) {
 			continue
 		}
 		for i, p := range s.Ports {
-			if p.Protocol != corev1.ProtocolTCP && p.Protocol != "" {
+			if !manifest.IsTCP(p.Protocol) {
 				continue
 			}
 			for _, w := range s.Workloads {
@@ -39,12 +39,12 @@ var dialed = map[corev1.ServiceType]string{
 	corev1.ServiceTypeLoadBalancer: "a node or the load balancer",
 }
 
-// warnHostPorts warns of ports of the node that lead to a Strict port.
+// warnHostPorts warns of TCP ports of the node that lead to a Strict port. Others do not pass the proxy.
 func warnHostPorts(m *manifest.Model, r *report.Report) {
 	for _, w := range m.Workloads {
 		for field, c := range w.Containers() {
 			for i, p := range c.Ports {
-				if p.HostPort != 0 && refused(m, w, uint16(p.ContainerPort), true) {
+				if p.HostPort != 0 && manifest.IsTCP(p.Protocol) && refused(m, w, uint16(p.ContainerPort), true) {
 					r.Warn(w.Object, fmt.Sprintf("%s.ports[%d].hostPort", field, i), "hostPort %d of container %q leads to a port that takes mutual TLS only: clients outside of the mesh are refused. To admit them, set the annotation %s: \"%d\"",
 						p.HostPort, c.Name, api.PermissivePortsAnnotation, p.ContainerPort)
 				}

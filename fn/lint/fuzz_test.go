@@ -20,7 +20,7 @@ import (
 // FuzzSurroundings: whatever stands beside a workload, it is read without a panic, and whoever reads the rendered
 // manifests sees the same callers of it.
 func FuzzSurroundings(f *testing.F) {
-	for _, name := range []string{"callers", "foreign-policies", "refused-other-mesh", "exposed"} {
+	for _, name := range []string{"callers", "foreign-policies", "refused-other-mesh", "exposed", "quotas", "limit-ranges", "pod-resources"} {
 		text, err := os.ReadFile(filepath.Join("..", "pipeline", "testdata", name, "input.yaml"))
 		if err != nil {
 			f.Fatal(err)

@@ -41,13 +41,16 @@ func TestFields(t *testing.T) {
 		"Ingress":        {"", "", "warning: service web: spec.ports[1]: port 80 is a backend of ingress default/front"},
 		"NodePort":       {"spec: {selector", "spec: {type: NodePort, selector", "warning: service web: spec.ports[1]: port 80 is of type NodePort"},
 		"hostPort":       {"", "", "warning: deployment web: spec.template.spec.containers[0].ports[0].hostPort: hostPort 80"},
+		"UDP":            {"", "", "warning: service web: spec.ports[0].protocol: port 53 is UDP, which passes beside the proxy"},
+		"gVisor":         {"spec:\n      containers", "spec:\n      runtimeClassName: gvisor\n      containers", "warning: deployment web: spec.template.spec.runtimeClassName: is gvisor: "},
+		"dnsPolicy":      {"spec:\n      containers", "spec:\n      dnsPolicy: None\n      containers", "warning: deployment web: spec.template.spec.dnsPolicy: None asks"},
 		"other mesh":     {"{labels: {app: web}}", "{labels: {app: web, sidecar.istio.io/inject: 'true'}}", "error: deployment web: spec.template.metadata.labels[sidecar.istio.io/inject]: "},
 		"foreign":        {"name: web, image", "name: istio-proxy, image", "error: deployment web: spec.template.spec.containers[0].name: "},
 		"NET_ADMIN":      {"image: web:1", "image: web:1, securityContext: {capabilities: {add: [NET_ADMIN]}}", "warning: deployment web: spec.template.spec.containers[0].securityContext: container"},
 		"root":           {"image: web:1", "image: web:1, securityContext: {runAsUser: 0}", `warning: deployment web: spec.template.spec.containers[0].securityContext: container "web" may have SETUID, NET_RAW and CHOWN with FOWNER`},
 		"the proxy's":    {"image: web:1", "image: web:1, securityContext: {runAsUser: 15000}", "error: deployment web: spec.template.spec.containers[0].securityContext.runAsUser: "},
 		"reserved":       {"containerPort: 8080", "containerPort: 15001", "error: deployment web: spec.template.spec.containers[0].ports[0].containerPort: "},
-		"Windows":        {"spec:\n      containers", "spec:\n      os: {name: windows}\n      containers", "error: deployment web: spec.template.spec.os.name: "},
+		"Windows":        {"spec:\n      containers", "spec:\n      os: {name: windows}\n      containers", "warning: deployment web: spec.template.spec.os.name: "},
 		"shared process": {"spec:\n      containers", "spec:\n      shareProcessNamespace: true\n      securityContext: {runAsUser: 0}\n      containers", "warning: deployment web: spec.template.spec.shareProcessNamespace: "},
 	} {
 		t.Run(name, func(t *testing.T) {

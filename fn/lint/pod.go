@@ -16,8 +16,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
-// foreignSidecars are the containers of other meshes: two redirects in one pod fight over every connection.
-var foreignSidecars = map[string]string{
+// ForeignSidecars are the containers of other meshes, by name: two redirects in one pod fight over every connection.
+var ForeignSidecars = map[string]string{
 	"istio-proxy": "Istio", "istio-init": "Istio", "linkerd-proxy": "Linkerd", "linkerd-init": "Linkerd",
 	"consul-dataplane": "Consul", "kuma-sidecar": "Kuma", "kuma-init": "Kuma",
 }
@@ -27,6 +27,7 @@ func Check(m *manifest.Model, r *report.Report) {
 	for _, w := range m.Workloads {
 		checkPod(w, r)
 	}
+	warnClasses(m, r)
 	Surroundings(m, r)
 	checkIncludes(m, r)
 }
@@ -37,12 +38,16 @@ func Surroundings(m *manifest.Model, r *report.Report) {
 	for _, w := range m.Workloads {
 		warnWishes(w, r)
 		warnDNS(w, r)
+		warnRuntime(m, w, r)
 	}
 	checkInjection(m, r)
 	warnForeignPolicies(m, r)
+	warnPodResources(m, r)
 	warnQuotas(m, r)
+	warnLimitRanges(m, r)
 	warnHostPorts(m, r)
 	warnExposed(m, r)
+	warnPlaintextPorts(m, r)
 	checkCallers(m, r)
 }
 
@@ -72,9 +77,6 @@ func checkIncludes(m *manifest.Model, r *report.Report) {
 
 // checkPod refuses pods that cannot be in the mesh as they are.
 func checkPod(w *manifest.Workload, r *report.Report) {
-	if w.Pod.Spec.OS != nil && w.Pod.Spec.OS.Name == corev1.Windows {
-		r.Error(w.Object, w.Field("spec.os.name"), "a Windows pod cannot be redirected; set the annotation %s: disabled", api.InjectAnnotation)
-	}
 	if s := w.Pod.Spec.SecurityContext; s != nil {
 		checkUser(w, w.Field("spec.securityContext.runAsUser"), "the pod", s.RunAsUser, r)
 	}
@@ -105,7 +107,7 @@ func checkPod(w *manifest.Workload, r *report.Report) {
 }
 
 func checkContainer(w *manifest.Workload, field string, c corev1.Container, r *report.Report) {
-	if mesh := foreignSidecars[c.Name]; mesh != "" {
+	if mesh := ForeignSidecars[c.Name]; mesh != "" {
 		r.Error(w.Object, field+".name", "container %q is %s's; a pod can be in one mesh only", c.Name, mesh)
 	}
 	if s := c.SecurityContext; s != nil {
@@ -119,7 +121,7 @@ func checkContainer(w *manifest.Workload, field string, c corev1.Container, r *r
 			"or run it as another user than root, and allowPrivilegeEscalation: false with either", c.Name, enumerate(held))
 	}
 	for i, p := range c.Ports {
-		if slices.Contains(api.ReservedPorts, int(p.ContainerPort)) {
+		if manifest.IsTCP(p.Protocol) && slices.Contains(api.ReservedPorts, int(p.ContainerPort)) {
 			r.Error(w.Object, fmt.Sprintf("%s.ports[%d].containerPort", field, i), "container %q uses port %d, which is the proxy's; choose another", c.Name, p.ContainerPort)
 		}
 	}

@@ -35,7 +35,8 @@ var foreignWishes = map[string]foreign{
 	"sidecar.istio.io/rewriteAppHTTPProbers":           {mesh: "Istio", instead: "probes go through the proxy's health port, always", only: "false"},
 	"sidecar.istio.io/proxyCPU":                        {mesh: "Istio", ours: api.ProxyCPUAnnotation},
 	"sidecar.istio.io/proxyMemory":                     {mesh: "Istio", ours: api.ProxyMemoryAnnotation},
-	"sidecar.istio.io/proxyMemoryLimit":                {mesh: "Istio", ours: api.ProxyMemoryAnnotation},
+	"sidecar.istio.io/proxyCPULimit":                   {mesh: "Istio", ours: api.ProxyCPULimitAnnotation},
+	"sidecar.istio.io/proxyMemoryLimit":                {mesh: "Istio", ours: api.ProxyMemoryLimitAnnotation},
 	"sidecar.istio.io/proxyImage":                      {mesh: "Istio", ours: api.ProxyImageAnnotation},
 	"sidecar.istio.io/logLevel":                        {mesh: "Istio", ours: api.LogLevelAnnotation},
 
@@ -45,7 +46,8 @@ var foreignWishes = map[string]foreign{
 	"config.linkerd.io/default-inbound-policy": {mesh: "Linkerd", ours: "spec.authorization of the config"},
 	"config.linkerd.io/proxy-cpu-request":      {mesh: "Linkerd", ours: api.ProxyCPUAnnotation},
 	"config.linkerd.io/proxy-memory-request":   {mesh: "Linkerd", ours: api.ProxyMemoryAnnotation},
-	"config.linkerd.io/proxy-memory-limit":     {mesh: "Linkerd", ours: api.ProxyMemoryAnnotation},
+	"config.linkerd.io/proxy-cpu-limit":        {mesh: "Linkerd", ours: api.ProxyCPULimitAnnotation},
+	"config.linkerd.io/proxy-memory-limit":     {mesh: "Linkerd", ours: api.ProxyMemoryLimitAnnotation},
 	"config.linkerd.io/proxy-image":            {mesh: "Linkerd", ours: api.ProxyImageAnnotation},
 	"config.linkerd.io/proxy-log-level":        {mesh: "Linkerd", ours: api.LogLevelAnnotation},
 
@@ -55,7 +57,8 @@ var foreignWishes = map[string]foreign{
 	"consul.hashicorp.com/transparent-proxy-exclude-uids":           {mesh: "Consul", ours: api.ExcludeOutboundUIDsAnnotation},
 	"consul.hashicorp.com/sidecar-proxy-cpu-request":                {mesh: "Consul", ours: api.ProxyCPUAnnotation},
 	"consul.hashicorp.com/sidecar-proxy-memory-request":             {mesh: "Consul", ours: api.ProxyMemoryAnnotation},
-	"consul.hashicorp.com/sidecar-proxy-memory-limit":               {mesh: "Consul", ours: api.ProxyMemoryAnnotation},
+	"consul.hashicorp.com/sidecar-proxy-cpu-limit":                  {mesh: "Consul", ours: api.ProxyCPULimitAnnotation},
+	"consul.hashicorp.com/sidecar-proxy-memory-limit":               {mesh: "Consul", ours: api.ProxyMemoryLimitAnnotation},
 
 	"traffic.kuma.io/exclude-inbound-ports":  {mesh: "Kuma", ours: api.ExcludeInboundPortsAnnotation},
 	"traffic.kuma.io/exclude-outbound-ports": {mesh: "Kuma", ours: api.ExcludeOutboundPortsAnnotation},

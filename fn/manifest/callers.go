@@ -104,7 +104,7 @@ func (m *Model) passAPIServer() {
 // PassedBefore are the ports on which an earlier render of a workload passes TLS of the app's own: what is so already
 // is not said again.
 func PassedBefore(item *yaml.RNode, templatePath []string) netset.Ports {
-	annotation := node.Scalar(item.YNode(), append(slices.Clone(templatePath), "metadata", "annotations", api.WorkloadAnnotation)...)
+	annotation := node.Scalar(node.At(item.YNode(), templatePath...), "metadata", "annotations", api.WorkloadAnnotation)
 	told, err := podplan.ParseWorkload([]byte(annotation))
 	if err != nil {
 		return nil
@@ -124,15 +124,16 @@ func Reread(items []*yaml.RNode, inside, outside []*Workload, m Model) *Model {
 		}
 		switch item.GetKind() {
 		case "Service":
-			if s, ok := decode[corev1.Service](item, report.ObjectOf(item), "", r); ok && s.Annotations[api.IdentityAnnotation] == "" {
+			if s, ok := decode[corev1.Service](item, item, "", r); ok && s.Annotations[api.IdentityAnnotation] == "" {
 				services = append(services, s)
 			}
 		case "Namespace":
-			if n, ok := decode[corev1.Namespace](item, report.ObjectOf(item), "", r); ok {
+			if n, ok := decode[corev1.Namespace](item, item, "", r); ok {
 				m.NamespaceObjects[n.Name] = n
 			}
 		}
 	}
+	services = append(services, m.declaredServices()...)
 	m.addServices(services, r)
 	m.readCallers(items, services, r)
 	m.readSurroundings(items)
@@ -180,7 +181,7 @@ func (c *callerReader) callService(who caller, s *Service, matches func(corev1.S
 		return // outside of the mesh, or of another package
 	}
 	for i, p := range s.Ports {
-		if p.Protocol != corev1.ProtocolTCP && p.Protocol != "" {
+		if !IsTCP(p.Protocol) {
 			continue
 		}
 		for _, w := range s.Workloads {

@@ -2,80 +2,64 @@ package manifest
 
 import (
 	"maps"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/node"
-	"github.com/meshless-dev/meshless/internal/api"
 )
 
-// Kinds says where each kind of workload, by "<group>/<kind>", keeps its pod template; a Pod is its own.
-type Kinds map[string][]string
+// Kinds says where each kind of workload, by "<group>/<kind>", keeps its pod templates; a Pod is its own. A path has
+// keys, and api/v1alpha1.EveryEntry for the entries of a list.
+type Kinds map[string][][]string
 
-// builtin are the kinds of Kubernetes, and those of others that keep a whole pod template.
+var specTemplate = [][]string{{"spec", "template"}}
+
+// builtin are the kinds of Kubernetes, and those of others that keep a whole pod template. Each keeps one.
 var builtin = Kinds{
-	"/Pod":                               {},
-	"/ReplicationController":             {"spec", "template"},
-	"apps/Deployment":                    {"spec", "template"},
-	"apps/StatefulSet":                   {"spec", "template"},
-	"apps/DaemonSet":                     {"spec", "template"},
-	"apps/ReplicaSet":                    {"spec", "template"},
-	"batch/Job":                          {"spec", "template"},
-	"batch/CronJob":                      {"spec", "jobTemplate", "spec", "template"},
-	"argoproj.io/Rollout":                {"spec", "template"},
-	"apps.openshift.io/DeploymentConfig": {"spec", "template"},
-	"serving.knative.dev/Service":        {"spec", "template"},
+	"/Pod":                               {{}},
+	"/ReplicationController":             specTemplate,
+	"apps/Deployment":                    specTemplate,
+	"apps/StatefulSet":                   specTemplate,
+	"apps/DaemonSet":                     specTemplate,
+	"apps/ReplicaSet":                    specTemplate,
+	"batch/Job":                          specTemplate,
+	"batch/CronJob":                      {{"spec", "jobTemplate", "spec", "template"}},
+	"argoproj.io/Rollout":                specTemplate,
+	"apps.openshift.io/DeploymentConfig": specTemplate,
+	"serving.knative.dev/Service":        specTemplate,
 }
 
-// KindsOf are the built-in kinds and those that a config adds.
+// KindsOf are the built-in kinds and those that a config adds. What several entries, or an entry and a built-in kind,
+// say of one kind adds up.
 func KindsOf(spec v1alpha1.Spec) Kinds {
 	kinds := maps.Clone(builtin)
 	for _, t := range spec.Workloads.Templates {
-		kinds[t.Group+"/"+t.Kind] = strings.Split(t.Path, ".")
+		key, path := t.Group+"/"+t.Kind, t.Steps()
+		if !slices.ContainsFunc(kinds[key], func(known []string) bool { return slices.Equal(known, path) }) {
+			kinds[key] = append(slices.Clip(kinds[key]), path)
+		}
 	}
 	return kinds
 }
 
-// TemplatePath returns where an item keeps its pod template, and whether it is a workload of a known kind at all.
-func (k Kinds) TemplatePath(item *yaml.RNode) ([]string, bool) {
-	group, _, hasGroup := strings.Cut(item.GetApiVersion(), "/")
-	if !hasGroup {
-		group = ""
-	}
-	path, ok := k[group+"/"+item.GetKind()]
-	return path, ok
+// kindOf is the key of an item's kind: "<group>/<kind>".
+func kindOf(item *yaml.RNode) string {
+	return groupOf(item) + "/" + item.GetKind()
 }
 
-// Find is TemplatePath for rendered items, whose config may be elsewhere: a mapping that carries the mark of an
-// injection is a pod template, wherever it stands. A Service holds none: there the mark is a mistyped
-// api.WorkloadsAnnotation.
-func (k Kinds) Find(item *yaml.RNode) ([]string, bool) {
-	if path, ok := k.TemplatePath(item); ok {
-		return path, true
-	}
-	if item.GetApiVersion() == "v1" && item.GetKind() == "Service" {
-		return nil, false
-	}
-	return injectedAt(item.YNode(), nil)
-}
+// groupOf is the API group of an item; "" for the core.
+func groupOf(item *yaml.RNode) string { return groupIn(item.GetApiVersion()) }
 
-// injectedAt is the path of the first mapping at or below n, reached through mappings alone, that carries the mark of
-// an injection.
-func injectedAt(n *yaml.Node, path []string) ([]string, bool) {
-	if n.Kind != yaml.MappingNode {
-		return nil, false
+// groupIn is the group in an apiVersion; "" for the core, of which v1 is a version.
+func groupIn(apiVersion string) string {
+	group, _, named := strings.Cut(apiVersion, "/")
+	if !named {
+		return ""
 	}
-	if node.Get(n, "metadata", "annotations", api.WorkloadAnnotation) != nil {
-		return path, true
-	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if found, ok := injectedAt(n.Content[i+1], append(path[:len(path):len(path)], n.Content[i].Value)); ok {
-			return found, true
-		}
-	}
-	return nil, false
+	return group
 }
 
 // Flatten returns the items with those of every v1 List in its place. They are views: an edit of one is an edit of the

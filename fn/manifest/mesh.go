@@ -131,7 +131,7 @@ func (s *Service) mesh(r *report.Report) meshmap.Service {
 	}
 	slices.Sort(out.Identities)
 	for _, p := range s.Ports {
-		if p.Protocol != corev1.ProtocolTCP && p.Protocol != "" {
+		if !IsTCP(p.Protocol) {
 			continue
 		}
 		port := netset.PortsOf(uint16(p.Port))
@@ -143,16 +143,22 @@ func (s *Service) mesh(r *report.Report) meshmap.Service {
 	return out
 }
 
-// plaintext tells whether the pods behind a port of a Service receive it without their proxy. All or none must.
+// plaintext tells whether the pods behind a port of a Service receive it without their proxy. All or none must. A
+// workload that lacks the named target port is no endpoint of the port, so it says nothing.
 func (s *Service) plaintext(p corev1.ServicePort, r *report.Report) bool {
-	excluded := 0
+	excluded, endpoints := 0, 0
 	for _, w := range s.Workloads {
-		if w.Plan.Redirect.ExcludeInboundPorts.Contains(TargetPort(p, w)) {
+		target := TargetPort(p, w)
+		if target == 0 {
+			continue
+		}
+		endpoints++
+		if w.Plan.Redirect.ExcludeInboundPorts.Contains(target) {
 			excluded++
 		}
 	}
-	if excluded > 0 && excluded < len(s.Workloads) {
+	if excluded > 0 && excluded < endpoints {
 		r.Error(s.Object, "spec.ports", "port %d is excluded from the mesh by some of the workloads behind it and not by others; exclude it everywhere or nowhere", p.Port)
 	}
-	return excluded == len(s.Workloads)
+	return excluded > 0 && excluded == endpoints
 }

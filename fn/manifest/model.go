@@ -3,7 +3,6 @@
 package manifest
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -34,21 +33,23 @@ type Model struct {
 	// sorted
 	OutsideServices []string
 	Callers         []Caller // whom other manifests name as a client of them
-	// ports that an earlier render has opened for the API server, by the keys of workloads
-	PassedBefore map[report.Object]netset.Ports
+	// ports that an earlier render has opened for the API server
+	PassedBefore map[Place]netset.Ports
 	// policies of other meshes, by which nothing here goes
 	ForeignPolicies []ForeignPolicy
 	Quotas          []corev1.ResourceQuota
 	LimitRanges     []corev1.LimitRange
+	RuntimeHandlers map[string]string // of the RuntimeClasses in the input, by their names
 	// those in the input, by name
 	NamespaceObjects map[string]corev1.Namespace
 	NetworkPolicies  []*yaml.RNode // of any API group; none unless the config asks for them
 	State            State
 
 	kinds       Kinds
+	references  []Reference
 	unexplained []unexplained
 	inMesh      []string // names of Services that the config calls plaintext, and that are in the mesh
-	seen        map[spiffeid.ID]bool
+	seen        map[spiffeid.ID]*Workload
 }
 
 // State is what an earlier render left, found by annotation and never by name.
@@ -63,6 +64,8 @@ type State struct {
 	Duplicate          map[string][]*yaml.RNode // further Secrets of a SPIFFE ID that has one
 
 	Certificates map[string]*yaml.RNode // Certificates of cert-manager by SPIFFE ID; derived at every render
+	// Policies of declared workloads by kind and SPIFFE ID; derived at every render
+	Policies map[string]map[string]*yaml.RNode
 }
 
 // Build reads the items, those of Lists one by one (Flatten). Pod templates must be free of what an earlier injection
@@ -73,7 +76,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		r.Error(r.Config(), "spec.trustDomain", "%v", err)
 		return nil
 	}
-	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]bool{}, NamespaceObjects: map[string]corev1.Namespace{}, State: FindState(nil)}
+	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]*Workload{}, NamespaceObjects: map[string]corev1.Namespace{}, State: FindState(nil)}
 	var services []corev1.Service
 	for _, item := range items {
 		switch {
@@ -81,22 +84,23 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		case IsLocalConfig(item):
 			m.kinds.WarnLocalWorkload(item, r)
 		case m.isWorkload(item):
-			m.addWorkload(item, r)
+			m.addItem(item, r)
 			m.warnUnknownPods(item, r)
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Service":
-			if s, ok := decode[corev1.Service](item, report.ObjectOf(item), "", r); ok {
+			if s, ok := decode[corev1.Service](item, item, "", r); ok {
 				refuseServiceAnnotations(s, report.ObjectOf(item), r)
 				services = append(services, s)
 			}
 		case item.GetApiVersion() == "v1" && item.GetKind() == "Namespace":
-			if n, ok := decode[corev1.Namespace](item, report.ObjectOf(item), "", r); ok {
+			if n, ok := decode[corev1.Namespace](item, item, "", r); ok {
 				if has(m.NamespaceObjects, n.Name) {
-					r.Error(report.ObjectOf(item), "metadata.name", "is in the input twice; its labels decide what it may, so keep one")
+					r.ErrorIn(item, "metadata.name", "is in the input twice; its labels decide what it may, so keep one")
 				}
 				m.NamespaceObjects[n.Name] = n
 			}
+		case HidesNothing(item):
 		case IsList(item):
-			r.Error(report.ObjectOf(item), "items", "a %s hides its workloads from the render; make it a List of v1, or write its items as documents of their own", item.GetKind())
+			r.ErrorIn(item, "items", "a %s hides its workloads from the render; make it a List of v1, or write its items as documents of their own", item.GetKind())
 		default:
 			refuseStrayAnnotations(item, r)
 			m.warnUnknownPods(item, r)
@@ -105,49 +109,84 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 			}
 		}
 	}
+	m.addDeclared(r)
 	m.refuseDuplicates(items, r)
+	m.warnReferences(r)
 	m.Package = m.packageName(r)
+	m.readSurroundings(items) // LimitRanges say what pods ask for, and so their class
 	for _, w := range m.Workloads {
 		w.Plan = m.plan(w, r)
 	}
+	m.refuseAmbiguous(services, r)
+	services = append(services, m.declaredServices()...)
 	m.addServices(services, r)
 	m.refuseContradictions(r)
 	m.WarnUnexplained(services, items, r)
 	m.readCallers(items, services, r)
 	m.passAPIServer()
-	m.readSurroundings(items)
 	m.checkNamespaces(r)
 	return m
 }
 
-// IsList tells whether an item is a DeploymentList or the like, which kubectl takes apart when it is applied.
-func IsList(item *yaml.RNode) bool {
-	return strings.HasSuffix(item.GetKind(), "List") && item.Field("items") != nil
+// PatchWay is the way out for an item from a file, which may be a patch of a kustomization below a package and is read
+// as a manifest of the package.
+func PatchWay(item *yaml.RNode, r *report.Report) string {
+	if r.Where("", item) == "" {
+		return ""
+	}
+	return ". If it is a patch of a kustomization, name its file in a .krmignore: kpt and meshless leave it alone then"
 }
 
-// warnUnknownPods says that pods will run outside of the mesh.
-func (m *Model) warnUnknownPods(item *yaml.RNode, r *report.Report) {
-	why := fmt.Sprintf("%s of %s is no kind that meshless knows", item.GetKind(), item.GetApiVersion())
-	if m.isWorkload(item) {
-		why = "it is not in the pod template that spec.workloads.templates names"
+// harmlessLists are the lists, by "<group>/<kind>", whose items a render never reads: `kubectl get -o yaml` and
+// generators of manifests write them.
+var harmlessLists = []string{
+	"/ConfigMapList", "/ServiceAccountList", "/PersistentVolumeClaimList",
+	"rbac.authorization.k8s.io/RoleList", "rbac.authorization.k8s.io/RoleBindingList",
+	"rbac.authorization.k8s.io/ClusterRoleList", "rbac.authorization.k8s.io/ClusterRoleBindingList",
+}
+
+// HidesNothing tells whether an item is a list of objects that make no pods, and that are no state of ours.
+func HidesNothing(item *yaml.RNode) bool {
+	if !IsList(item) || !slices.Contains(harmlessLists, kindOf(item)) {
+		return false
 	}
-	for _, field := range m.kinds.UnknownPodFields(item) {
-		way := "Name its pod template in spec.workloads.templates"
-		if strings.Contains(field, "[") || !strings.HasSuffix(field, ".spec.containers") {
-			way = "Only a whole pod template that no list holds can be named in spec.workloads.templates"
+	items := node.Get(item.YNode(), "items")
+	return items != nil && items.Kind == yaml.SequenceNode && !slices.ContainsFunc(items.Content, hides)
+}
+
+// hides tells whether an item of such a list is another thing than the list says.
+func hides(n *yaml.Node) bool {
+	if n.Kind != yaml.MappingNode || node.HasAlias(n) {
+		return true
+	}
+	item := yaml.NewRNode(n)
+	if err := node.CheckItem(item); err != nil {
+		return true
+	}
+	if kind := item.GetKind(); kind != "" && !slices.Contains(harmlessLists, groupOf(item)+"/"+kind+"List") {
+		return true
+	}
+	for key := range item.GetAnnotations() {
+		if strings.HasPrefix(key, api.AnnotationPrefix) {
+			return true
 		}
-		r.Warn(report.ObjectOf(item), field, "makes pods that stay outside of the mesh: %s. %s", why, way)
 	}
+	return strings.HasPrefix(item.GetName(), api.NamePrefix)
+}
+
+// IsList tells whether an item is a DeploymentList or the like, which kubectl takes apart when it is applied.
+func IsList(item *yaml.RNode) bool {
+	return strings.HasSuffix(node.Scalar(item.YNode(), "kind"), "List") && node.Index(item.YNode(), "items") >= 0
 }
 
 func (m *Model) isWorkload(item *yaml.RNode) bool {
-	_, ok := m.kinds.TemplatePath(item)
-	return ok
+	_, known := m.kinds.Templates(item)
+	return known
 }
 
 // FindState returns the state among the items.
 func FindState(items []*yaml.RNode) State {
-	s := State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}, Certificates: map[string]*yaml.RNode{}}
+	s := State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}, Certificates: map[string]*yaml.RNode{}, Policies: map[string]map[string]*yaml.RNode{}}
 	for _, item := range items {
 		s.keep(item)
 	}
@@ -168,6 +207,17 @@ func (s *State) keep(item *yaml.RNode) bool {
 	if identity != "" && IsManagedCertificate(item) {
 		if s.Certificates[identity] == nil { // else one of the two goes: nothing of either is lost
 			s.Certificates[identity] = item
+		}
+		return true
+	}
+	if identity != "" && IsPolicy(item) {
+		of := s.Policies[item.GetKind()]
+		if of == nil {
+			of = map[string]*yaml.RNode{}
+			s.Policies[item.GetKind()] = of
+		}
+		if of[identity] == nil { // else one of the two goes
+			of[identity] = item
 		}
 		return true
 	}
@@ -199,7 +249,7 @@ func (s *State) keep(item *yaml.RNode) bool {
 // replaced, and a planted authority would sign the mesh.
 func (m *Model) refuseDuplicates(items []*yaml.RNode, r *report.Report) {
 	for _, duplicate := range m.State.FurtherAuthorities {
-		r.Error(report.ObjectOf(duplicate), "kind", "is a second CertificateAuthority; the first is %s. One package has one: restore the right one from Git and delete the other. "+
+		r.ErrorIn(duplicate, "kind", "is a second CertificateAuthority; the first is %s. One package has one: restore the right one from Git and delete the other. "+
 			"Sub-packages with a mesh of their own are rendered on their own", report.NameOf(m.State.Authority))
 	}
 	var config *yaml.RNode
@@ -211,7 +261,7 @@ func (m *Model) refuseDuplicates(items []*yaml.RNode, r *report.Report) {
 			continue // a validator's, beside the mutator's
 		}
 		if config != nil {
-			r.Error(report.ObjectOf(item), "kind", "is a second config; the first is %s. One package is one mesh; sub-packages with a mesh of their own are rendered on their own", report.NameOf(config))
+			r.ErrorIn(item, "kind", "is a second config; the first is %s. One package is one mesh; sub-packages with a mesh of their own are rendered on their own", report.NameOf(config))
 		}
 		config = item
 	}
@@ -239,12 +289,12 @@ func (m *Model) checkNamespaces(r *report.Report) {
 	}
 }
 
-// decode reads a node, the whole of an object or the part below a field, into a typed object for reading.
-func decode[T any](item *yaml.RNode, of report.Object, field string, r *report.Report) (T, bool) {
+// decode reads a part of an item, the whole or what is below a field, into a typed object for reading.
+func decode[T any](part, item *yaml.RNode, field string, r *report.Report) (T, bool) {
 	var object T
-	if err := node.Decode(item, &object); err != nil {
+	if err := node.Decode(part, &object); err != nil {
 		path, message := node.FieldOf(err)
-		r.Error(of, report.Below(field, path), "cannot be read: %s", message)
+		r.ErrorIn(item, report.Below(field, path), "cannot be read: %s", message)
 		return object, false
 	}
 	return object, true

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/kustomize/kyaml/kio"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
@@ -45,11 +46,15 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
 		"shared address": {web + strings.Replace(service, "spec: {", "spec: {clusterIP: 10.0.0.1, ", 1) +
 			strings.NewReplacer("name: web", "name: other", "spec: {", "spec: {externalIPs: [10.0.0.2, 10.0.0.1], ").Replace(service),
 			"error: service prod/other: spec.externalIPs[1]: claims 10.0.0.1, as service prod/web does"},
+		"no class": {strings.Replace(web, "labels: {app: web}", "labels: {app: web}, annotations: {meshless.dev/qos-class: Guaranteed}", 1),
+			"error: deployment prod/web: spec.template.metadata.annotations[meshless.dev/qos-class]: is not Keep or Ignore"},
+		"no limit": {strings.Replace(web, "labels: {app: web}", "labels: {app: web}, annotations: {meshless.dev/proxy-cpu-limit: much}", 1),
+			"error: deployment prod/web: spec.template.metadata.annotations[meshless.dev/proxy-cpu-limit]: is not a quantity like 100m or 64Mi"},
 		"name":      {strings.Replace(web, "name: web", "name: Web", 1), "error: deployment prod/Web: metadata.name: \"Web\" in namespace"},
 		"namespace": {strings.Replace(web, "prod", "a.b", 1), "error: deployment a.b/web: metadata.namespace: \"web\" in namespace"},
 		"type":      {strings.Replace(web, "containerPort: 80", "containerPort: '80'", 1), "error: deployment prod/web: spec.template.spec.containers[0].ports[0].containerPort: cannot be read: is a string where a number belongs"},
 		"JobSet": {"{apiVersion: jobset.x-k8s.io/v1alpha2, kind: JobSet, metadata: {name: a}, spec: {replicatedJobs: [{template: {spec: {template: {spec: {containers: [{name: a}]}}}}}]}}",
-			"warning: jobset a: spec.replicatedJobs[0].template.spec.template.spec.containers: makes pods that stay outside of the mesh: JobSet of jobset.x-k8s.io/v1alpha2 is no kind that meshless knows. Only"},
+			"warning: jobset a: spec.replicatedJobs[0].template.spec.template.spec.containers: makes pods that stay outside of the mesh: JobSet of jobset.x-k8s.io/v1alpha2 is no kind that meshless knows. To take them in, add to spec.workloads.templates of the config: {group: jobset.x-k8s.io, kind: JobSet, path: \"spec.replicatedJobs[].template.spec.template\"}"},
 		"two Namespaces": {"{apiVersion: v1, kind: Namespace, metadata: {name: a}}\n---\n{apiVersion: v1, kind: Namespace, metadata: {name: a}}", "error: namespace a: metadata.name: is in the input twice"},
 		"local-config": {strings.Replace(web, "metadata: {name: web, ", `metadata: {name: web, annotations: {config.kubernetes.io/local-config: "true"}, `, 1),
 			"warning: deployment prod/web: metadata.annotations[config.kubernetes.io/local-config]: keeps it out of the mesh"},
@@ -74,5 +79,23 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+// TestPolicyName: policies belong to no namespace, so names of other packages and namespaces differ however they are
+// cut.
+func TestPolicyName(t *testing.T) {
+	seen := map[string][]string{}
+	for _, parts := range [][]string{{"a", "b-c", "Kind", "d"}, {"a-b", "c", "Kind", "d"}, {"a", "b", "C", "kind-d"}, {"a", "b", "C", "kind.d"}, {"a", "b", "Ckind", "d"}, {"a", "b-c", "Kind", strings.Repeat("d", 253)},
+		{"a", "b", "Kind", strings.Repeat("d", 217) + "." + strings.Repeat("d", 30)}} {
+		w := &manifest.Workload{Namespace: parts[1], Kind: parts[2], Name: parts[3]}
+		name := w.PolicyName(parts[0])
+		if other := seen[name]; other != nil {
+			t.Errorf("%q and %q have policies of one name, %s", parts, other, name)
+		}
+		if bad := validation.IsDNS1123Subdomain(name); len(bad) > 0 {
+			t.Errorf("%q: %s: %q", parts, name, bad)
+		}
+		seen[name] = parts
 	}
 }

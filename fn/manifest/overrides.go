@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"cmp"
 	"encoding"
 	"errors"
 	"fmt"
@@ -31,12 +32,19 @@ type Overrides struct {
 	PermissivePorts, TLSPassthroughPorts, StrictPorts   netset.Ports
 	TransparentPorts                                    netset.Ports // on which the app sees its clients' own addresses
 	ProxyProtocolPorts                                  netset.Ports // on which the app reads a PROXY protocol header
-	// requests of the proxy; Memory is its limit as well
-	CPU, Memory     string
-	Image, LogLevel string
-	Pprof           bool // the proxy serves its profiles on loopback
+	// requests of the proxy; Memory is its limit as well, unless MemoryLimit says another
+	CPU, Memory           string
+	CPULimit, MemoryLimit string
+	QOSClass              string // of v1alpha1.QOSClass
+	Image, LogLevel       string
+	Pprof                 bool // the proxy serves its profiles on loopback
 	// the user's Secret that holds leaf and key; "" when they are issued
 	TLSSecret string
+}
+
+// resources tells whether any says what the proxy gets.
+func (o Overrides) resources() bool {
+	return cmp.Or(o.CPU, o.Memory, o.CPULimit, o.MemoryLimit) != ""
 }
 
 // overrideParsers are the annotations that a person may set on a pod template.
@@ -62,6 +70,9 @@ var overrideParsers = map[string]func(o *Overrides, value string) error{
 	api.ExcludeOutboundUIDsAnnotation:       set(func(o *Overrides) *netset.UIDs { return &o.ExcludeOutboundUIDs }),
 	api.ProxyCPUAnnotation:                  quantity(func(o *Overrides) *string { return &o.CPU }),
 	api.ProxyMemoryAnnotation:               quantity(func(o *Overrides) *string { return &o.Memory }),
+	api.ProxyCPULimitAnnotation:             quantity(func(o *Overrides) *string { return &o.CPULimit }),
+	api.ProxyMemoryLimitAnnotation:          quantity(func(o *Overrides) *string { return &o.MemoryLimit }),
+	api.QOSClassAnnotation:                  text(func(o *Overrides) *string { return &o.QOSClass }, checkQOSClass),
 	api.ProxyImageAnnotation:                text(func(o *Overrides) *string { return &o.Image }, v1alpha1.ValidateImage),
 	api.TLSSecretAnnotation:                 text(func(o *Overrides) *string { return &o.TLSSecret }, checkSecretName),
 	api.LogLevelAnnotation:                  text(func(o *Overrides) *string { return &o.LogLevel }, podplan.ValidateLogLevel),
@@ -70,6 +81,13 @@ var overrideParsers = map[string]func(o *Overrides, value string) error{
 func enabledOrDisabled(value string) error {
 	if value != "enabled" && value != "disabled" {
 		return errNotOneOf("enabled", "disabled")
+	}
+	return nil
+}
+
+func checkQOSClass(value string) error {
+	if keep, ignore := string(v1alpha1.QOSClassKeep), string(v1alpha1.QOSClassIgnore); value != keep && value != ignore {
+		return errNotOneOf(keep, ignore)
 	}
 	return nil
 }
@@ -135,16 +153,16 @@ func (m *Model) readOverrides(w *Workload, r *report.Report) (Overrides, bool) {
 func refuseStrayAnnotations(item *yaml.RNode, r *report.Report) {
 	for _, key := range slices.Sorted(maps.Keys(item.GetAnnotations())) {
 		if strings.HasPrefix(key, api.AnnotationPrefix) {
-			r.Error(report.ObjectOf(item), report.Annotation(key), "has no effect here; write it on the pod template (spec.template.metadata.annotations)")
+			r.ErrorIn(item, report.Annotation(key), "has no effect here; write it on the pod template (spec.template.metadata.annotations)")
 		}
 	}
 }
 
-// refuseServiceAnnotations reports annotations of ours on a Service but for the one that it takes.
+// refuseServiceAnnotations reports annotations of ours on a Service but for those that it takes.
 func refuseServiceAnnotations(s corev1.Service, object report.Object, r *report.Report) {
 	for _, key := range slices.Sorted(maps.Keys(s.Annotations)) {
-		if strings.HasPrefix(key, api.AnnotationPrefix) && key != api.WorkloadsAnnotation {
-			r.Error(object, report.Annotation(key), "has no effect on a Service, which takes %s alone; the others belong on the pod template (spec.template.metadata.annotations)", api.WorkloadsAnnotation)
+		if strings.HasPrefix(key, api.AnnotationPrefix) && key != api.WorkloadsAnnotation && key != api.PlaintextPortsAnnotation {
+			r.Error(object, report.Annotation(key), "has no effect on a Service, which takes %s and %s; the others belong on the pod template (spec.template.metadata.annotations)", api.WorkloadsAnnotation, api.PlaintextPortsAnnotation)
 		}
 	}
 }

@@ -33,7 +33,7 @@ func (m *Model) packageName(r *report.Report) string {
 			continue
 		}
 		if !validPackage(name) {
-			r.Error(report.ObjectOf(item), report.Annotation(api.PackageAnnotation), "%q is not the name of a package: lower-case letters, digits and dashes, at most %d; restore the object from Git", name, api.MaxPackage)
+			r.ErrorIn(item, report.Annotation(api.PackageAnnotation), "%q is not the name of a package: lower-case letters, digits and dashes, at most %d; restore the object from Git", name, api.MaxPackage)
 		}
 		return name
 	}
@@ -60,7 +60,7 @@ func (m *Model) refuseNeighbours(r *report.Report) {
 			continue
 		}
 		if other := seen[namespace]; other != nil && other.GetAnnotations()[api.PackageAnnotation] != name {
-			r.Error(report.ObjectOf(item), report.Annotation(api.PackageAnnotation), "is %q, and that of %s is %q: the state of two packages. Take out that of the other; if they became one, the bundles of either",
+			r.ErrorIn(item, report.Annotation(api.PackageAnnotation), "is %q, and that of %s is %q: the state of two packages. Take out that of the other; if they became one, the bundles of either",
 				name, report.ObjectOf(other), other.GetAnnotations()[api.PackageAnnotation])
 		}
 		seen[namespace] = item

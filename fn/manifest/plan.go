@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"cmp"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -34,15 +35,14 @@ func (m *Model) plan(w *Workload, r *report.Report) *podplan.Plan {
 			ClientCIDRs:               clients,
 			Backend:                   spec.Init.Backend,
 		},
-		Serve:   podplan.ProxyArgs{Directory: api.Directory, LogLevel: cmp.Or(o.LogLevel, spec.Proxy.LogLevel), Pprof: o.Pprof, ClientCIDRs: clients},
+		Serve:   podplan.ProxyArgs{Directory: api.Directory, LogLevel: cmp.Or(o.LogLevel, spec.Proxy.LogLevel), IdleTimeout: spec.Proxy.IdleTimeout.Duration, Pprof: o.Pprof, ClientCIDRs: clients, Records: spec.Proxy.Records},
 		Native:  spec.Sidecar.Mode == v1alpha1.NativeSidecar,
 		Init:    podplan.Container{Image: spec.Init.Image, PullPolicy: string(spec.Init.ImagePullPolicy)},
 		Proxy:   podplan.Container{Image: cmp.Or(o.Image, spec.Proxy.Image), PullPolicy: string(spec.Proxy.ImagePullPolicy)},
 		FIPS140: spec.Proxy.FIPS140,
 		Files:   m.files(w),
 	}
-	p.Init.Resources = resources(w, spec.Init.Resources, initResources, Overrides{})
-	p.Proxy.Resources = resources(w, spec.Proxy.Resources, proxyResources, o)
+	p.Init.Resources, p.Proxy.Resources = m.containerResources(w)
 	podspec.Derive(p, &w.Pod.Spec, func(field string, err error) { r.Error(w.Object, w.Field(field), "%v", err) })
 	return p
 }
@@ -64,29 +64,31 @@ func (m *Model) files(w *Workload) podplan.Files {
 }
 
 // The defaults set CPU and memory requests, since a HorizontalPodAutoscaler cannot compute a utilization without, and
-// no CPU limit, which would throttle handshakes.
+// no CPU limit, which would throttle handshakes. Our containers write nothing but their logs.
 var (
-	proxyResources = corev1.ResourceRequirements{Requests: quantities("10m", "32Mi"), Limits: quantities("", "256Mi")}
-	initResources  = corev1.ResourceRequirements{Requests: quantities("10m", "16Mi"), Limits: quantities("", "64Mi")}
+	proxyResources = corev1.ResourceRequirements{Requests: quantities("10m", "32Mi", "16Mi"), Limits: quantities("", "256Mi", "")}
+	initResources  = corev1.ResourceRequirements{Requests: quantities("10m", "16Mi", "16Mi"), Limits: quantities("", "64Mi", "")}
 )
 
-func quantities(cpu, memory string) corev1.ResourceList {
+// storageLimit is more than the logs that a kubelet keeps of one container: 50 MiB by default, 250 MiB on some clouds.
+const storageLimit = "512Mi"
+
+func quantities(cpu, memory, storage string) corev1.ResourceList {
 	l := corev1.ResourceList{}
-	if cpu != "" {
-		l[corev1.ResourceCPU] = resource.MustParse(cpu)
-	}
-	if memory != "" {
-		l[corev1.ResourceMemory] = resource.MustParse(memory)
+	for name, quantity := range map[corev1.ResourceName]string{corev1.ResourceCPU: cpu, corev1.ResourceMemory: memory, corev1.ResourceEphemeralStorage: storage} {
+		if quantity != "" {
+			l[name] = resource.MustParse(quantity)
+		}
 	}
 	return l
 }
 
 // resources are what the config asks for, or the defaults when it asks for nothing, and beside them what annotations
-// say: proxy-cpu (a request) and proxy-memory (a request and the limit). A pod that has resources as a whole
-// (spec.resources) shares them out itself. The defaults are then left out, since what its containers ask for must fit
-// into what the pod has.
+// say: proxy-cpu (a request), proxy-memory (a request and the limit), proxy-cpu-limit and proxy-memory-limit. A pod
+// that has resources as a whole (spec.resources) shares them out itself. The defaults are then left out, since what its
+// containers ask for must fit into what the pod has.
 func resources(w *Workload, configured *corev1.ResourceRequirements, defaults corev1.ResourceRequirements, o Overrides) *podplan.Resources {
-	if w.Pod.Spec.Resources != nil && configured == nil && o.CPU == "" && o.Memory == "" {
+	if w.Pod.Spec.Resources != nil && configured == nil && !o.resources() {
 		return nil
 	}
 	from := defaults
@@ -94,18 +96,20 @@ func resources(w *Workload, configured *corev1.ResourceRequirements, defaults co
 		from = *configured
 	}
 	r := podspec.ResourcesOf(from)
-	override := func(list *map[string]string, name corev1.ResourceName, quantity string) {
-		if quantity == "" {
-			return
-		}
-		if *list == nil {
-			*list = map[string]string{}
-		}
-		q := resource.MustParse(quantity) // readOverrides has parsed it
-		(*list)[string(name)] = q.String()
+	if configured == nil && limitsStorage(&w.Pod.Spec) {
+		r.Limits[string(corev1.ResourceEphemeralStorage)] = storageLimit
 	}
 	override(&r.Requests, corev1.ResourceCPU, o.CPU)
 	override(&r.Requests, corev1.ResourceMemory, o.Memory)
-	override(&r.Limits, corev1.ResourceMemory, o.Memory)
+	override(&r.Limits, corev1.ResourceCPU, o.CPULimit)
+	override(&r.Limits, corev1.ResourceMemory, cmp.Or(o.MemoryLimit, o.Memory))
 	return r
+}
+
+// limitsStorage tells whether a container of the pod has a limit of ephemeral storage. The kubelet adds up the limits
+// that it finds and evicts the pod when all its containers and volumes together use more. So in a pod without any, a
+// limit of ours would be the limit of the app; in one that has some, ours only adds to it.
+func limitsStorage(pod *corev1.PodSpec) bool {
+	limits := func(c corev1.Container) bool { return !c.Resources.Limits.StorageEphemeral().IsZero() }
+	return slices.ContainsFunc(pod.Containers, limits) || slices.ContainsFunc(pod.InitContainers, limits)
 }

@@ -46,7 +46,7 @@ func (c *callerReader) readScrapeAnnotations() {
 		}
 		for _, x := range w.Containers() {
 			for _, p := range x.Ports {
-				if p.Protocol == corev1.ProtocolTCP || p.Protocol == "" {
+				if IsTCP(p.Protocol) {
 					c.add(who, nil, 0, w, uint16(p.ContainerPort))
 				}
 			}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // Service is a Service all of whose workloads are in the mesh.
@@ -24,6 +25,8 @@ type Service struct {
 	ClusterIPs []netip.Addr // where the manifest fixes them
 	Ports      []corev1.ServicePort
 	Workloads  []*Workload
+	// those of UDP and SCTP that are plaintext on purpose, as PortName writes them
+	PlaintextPorts []string
 
 	guessed       []string              // keys of the selector by which its pods are told from others at run time alone
 	addressFields map[netip.Addr]string // of ClusterIPs, where each is written
@@ -106,6 +109,7 @@ func (m *Model) join(s *Service, spec corev1.ServiceSpec, b behind, r *report.Re
 func (m *Model) readService(service corev1.Service, r *report.Report) *Service {
 	object := report.Object{APIVersion: "v1", Kind: "Service", Namespace: service.Namespace, Name: service.Name}
 	s := &Service{Object: object, Name: service.Name, Namespace: EffectiveNamespace(object), Type: service.Spec.Type, Ports: service.Spec.Ports}
+	s.readPlaintextPorts(service.Annotations, r)
 	external := service.Spec.Type == corev1.ServiceTypeExternalName
 	if _, said := service.Annotations[api.WorkloadsAnnotation]; said && external {
 		r.Error(s.Object, report.Annotation(api.WorkloadsAnnotation), "has no effect on a Service of type ExternalName: clients get the address of what it names; take it out")
@@ -128,9 +132,13 @@ func (m *Model) readService(service corev1.Service, r *report.Report) *Service {
 	return s
 }
 
-// readAddresses reads the addresses of a Service that its manifest fixes.
+// readAddresses reads the addresses of a Service that its manifest fixes. One without a TCP port has none: what goes
+// there does not pass a proxy, so the address says nothing of a connection, and another Service may have it as well.
 func (s *Service) readAddresses(spec corev1.ServiceSpec, r *report.Report) {
 	s.addressFields = map[netip.Addr]string{}
+	if len(s.tcpPorts()) == 0 {
+		return
+	}
 	read := func(field, text string) {
 		if text == "" || text == corev1.ClusterIPNone {
 			return
@@ -155,18 +163,48 @@ func (s *Service) readAddresses(spec corev1.ServiceSpec, r *report.Report) {
 	read("spec.loadBalancerIP", spec.LoadBalancerIP)
 }
 
-// refuseSharedIPs refuses an address that two Services claim: only one of them can have it, and the other would answer
-// in its name.
+// refuseSharedIPs refuses an address that two Services claim, where a connection to it could not be told: one would
+// answer in the name of the other. A clusterIP belongs to one Service. Several may share the address of a load balancer
+// or an external one, if they have other ports each, or if the same workloads are behind them.
 func (m *Model) refuseSharedIPs(r *report.Report) {
-	owners := map[netip.Addr]*Service{}
+	owners := map[netip.Addr][]*Service{}
 	for _, s := range m.Services {
 		for _, addr := range s.ClusterIPs {
-			if owner := owners[addr]; owner != nil {
-				r.Error(s.Object, s.addressFields[addr], "claims %s, as %s does; an address belongs to one Service", addr, owner.Object)
+			for _, owner := range owners[addr] {
+				common := s.tcpPorts().Intersect(owner.tcpPorts())
+				switch {
+				case s.hasClusterIP(addr) || owner.hasClusterIP(addr):
+					r.Error(s.Object, s.addressFields[addr], "claims %s, as %s does; a clusterIP belongs to one Service", addr, owner.Object)
+				case len(common) > 0 && !sameWorkloads(s, owner):
+					r.Error(s.Object, s.addressFields[addr], "claims port %s of %s, as %s does, and other workloads are behind that: who answers could not be told. Give one of the two another address, or other ports",
+						common, addr, owner.Object)
+				}
 			}
-			owners[addr] = s
+			owners[addr] = append(owners[addr], s)
 		}
 	}
+}
+
+// hasClusterIP tells whether an address of the Service is its clusterIP.
+func (s *Service) hasClusterIP(addr netip.Addr) bool {
+	return strings.HasPrefix(s.addressFields[addr], "spec.clusterIP")
+}
+
+// tcpPorts are the ports of the Service by which connections reach it.
+func (s *Service) tcpPorts() (ports netset.Ports) {
+	for _, p := range s.Ports {
+		if IsTCP(p.Protocol) {
+			ports = ports.Union(netset.PortsOf(uint16(p.Port)))
+		}
+	}
+	return ports
+}
+
+func sameWorkloads(a, b *Service) bool {
+	within := func(a, b *Service) bool {
+		return !slices.ContainsFunc(a.Workloads, func(w *Workload) bool { return !slices.Contains(b.Workloads, w) })
+	}
+	return within(a, b) && within(b, a)
 }
 
 // TargetPort resolves the target of a Service's port in one workload; 0 when the workload has no such named port.

@@ -42,11 +42,16 @@ func (m *Model) readSurroundings(items []*yaml.RNode) {
 		case slices.Contains(foreign.kinds, object.Kind):
 			m.ForeignPolicies = append(m.ForeignPolicies, ForeignPolicy{foreign.mesh, object, item})
 		case object.APIVersion == "v1" && object.Kind == "ResourceQuota":
-			if q, ok := decode[corev1.ResourceQuota](item, object, "", silent); ok {
+			if q, ok := decode[corev1.ResourceQuota](item, item, "", silent); ok {
 				m.Quotas = append(m.Quotas, q)
 			}
+		case group == "node.k8s.io" && object.Kind == "RuntimeClass":
+			if m.RuntimeHandlers == nil {
+				m.RuntimeHandlers = map[string]string{}
+			}
+			m.RuntimeHandlers[object.Name] = node.Scalar(item.YNode(), "handler")
 		case object.APIVersion == "v1" && object.Kind == "LimitRange":
-			if l, ok := decode[corev1.LimitRange](item, object, "", silent); ok {
+			if l, ok := decode[corev1.LimitRange](item, item, "", silent); ok {
 				m.LimitRanges = append(m.LimitRanges, l)
 			}
 		}

@@ -14,14 +14,20 @@ import (
 // PodFields are the fields of an item that become containers of pods: at any depth, below lists too, one for each pod.
 // It finds pod templates, pod specs and what operators make pods of (the steps of Tekton, the containers of Argo
 // Workflows, the additions in a Prometheus), like spec.replicatedJobs[0].template.spec.template.spec.containers.
-func PodFields(item *yaml.RNode) []string {
-	group, _, _ := strings.Cut(item.GetApiVersion(), "/")
-	if slices.Contains(podlessGroups, group) {
-		return nil
+func PodFields(item *yaml.RNode) (fields []string) {
+	for _, path := range podPaths(item) {
+		fields = append(fields, FieldPath(path))
 	}
-	var fields []string
-	findPods(item.YNode(), "", &fields)
 	return fields
+}
+
+// podPaths are the PodFields as paths of keys and indexes.
+func podPaths(item *yaml.RNode) (paths [][]string) {
+	group, _, _ := strings.Cut(item.GetApiVersion(), "/")
+	if !slices.Contains(podlessGroups, group) {
+		findPods(item.YNode(), nil, &paths)
+	}
+	return paths
 }
 
 // podlessGroups are API groups whose objects write containers down without making any: schemas, patches, and rules
@@ -40,42 +46,61 @@ var (
 	containerKeys = []string{"container", "script"}
 )
 
-// findPods adds the fields at or below n, which stands at a path. It follows aliases, whose size CheckItem bounds.
-func findPods(n *yaml.Node, path string, fields *[]string) {
+// findPods adds the fields at or below n, which stands at a path. It follows aliases, whose size CheckItem bounds. All
+// of an item share one path, which is copied where something is found.
+func findPods(n *yaml.Node, path []string, found *[][]string) {
 	switch n.Kind {
 	case yaml.AliasNode:
-		findPods(n.Alias, path, fields)
+		findPods(n.Alias, path, found)
 	case yaml.SequenceNode:
 		for i, child := range n.Content {
-			findPods(child, fmt.Sprintf("%s[%d]", path, i), fields)
+			findPods(child, append(path, fmt.Sprintf("[%d]", i)), found)
 		}
 	case yaml.MappingNode:
-		if group, _, _ := strings.Cut(textOf(n, "apiVersion"), "/"); slices.Contains(podlessGroups, group) && strings.HasSuffix(path, "]") {
-			return // an object in a list of objects
+		inList := len(path) > 0 && strings.HasPrefix(path[len(path)-1], "[")
+		if inList && isPodlessObject(n) {
+			return
 		}
-		findPodsIn(n, path, fields)
+		findPodsIn(n, path, found)
 	}
 }
 
-func findPodsIn(n *yaml.Node, path string, fields *[]string) {
-	found := false
+// isPodlessObject tells whether an entry of a list of objects is one that makes no pods. An entry that is more than an
+// object is none, whatever it says: the API server drops what entries of that list do not have, and the pods stay.
+func isPodlessObject(n *yaml.Node) bool {
+	if group, _, _ := strings.Cut(textOf(n, "apiVersion"), "/"); !slices.Contains(podlessGroups, group) || textOf(n, "kind") == "" {
+		return false
+	}
+	for i := 0; i < len(n.Content); i += 2 {
+		if !slices.Contains(objectKeys, n.Content[i].Value) {
+			return false
+		}
+	}
+	return node.Get(n, "spec", "containers") == nil
+}
+
+// objectKeys are those at the top of objects of the podlessGroups.
+var objectKeys = []string{"apiVersion", "kind", "metadata", "spec", "status", "webhooks"}
+
+func findPodsIn(n *yaml.Node, path []string, found *[][]string) {
+	own := false
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i].Value, n.Content[i+1]
-		at := report.Below(path, key)
-		switch before := len(*fields); {
+		at := append(path, key)
+		switch before := len(*found); {
 		case key == "openAPIV3Schema":
 		case n.Content[i].Tag == yaml.MergeTag:
-			findPods(value, path, fields)
+			findPods(value, path, found)
 		case isContainers(key, value):
-			if !found { // the lists of one mapping are of one pod
-				*fields = append(*fields, at)
+			if !own { // the lists of one mapping are of one pod
+				*found = append(*found, slices.Clone(at))
 			}
-			found = true
+			own = true
 		default:
-			findPods(value, at, fields)
+			findPods(value, at, found)
 			// what an operator completes: Tekton's podTemplate has no containers
-			if strings.EqualFold(key, "podTemplate") && len(*fields) == before && value.Kind == yaml.MappingNode && len(value.Content) > 0 {
-				*fields = append(*fields, at)
+			if strings.EqualFold(key, "podTemplate") && len(*found) == before && value.Kind == yaml.MappingNode && len(value.Content) > 0 {
+				*found = append(*found, slices.Clone(at))
 			}
 		}
 	}
@@ -94,7 +119,7 @@ func isContainers(key string, value *yaml.Node) bool {
 	})
 }
 
-// textOf is a scalar in a mapping; "" where there is none.
+// textOf is a scalar in a mapping, or in what it merges; "" where there is none.
 func textOf(n *yaml.Node, key string) string {
 	if n.Kind == yaml.AliasNode {
 		n = n.Alias
@@ -102,20 +127,21 @@ func textOf(n *yaml.Node, key string) string {
 	if value := node.Get(n, key); value != nil && value.Kind == yaml.ScalarNode {
 		return value.Value
 	}
+	for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Tag != yaml.MergeTag {
+			continue
+		}
+		merged := []*yaml.Node{n.Content[i+1]}
+		if merged[0].Kind == yaml.SequenceNode {
+			merged = merged[0].Content
+		}
+		for _, m := range merged {
+			if text := textOf(m, key); text != "" {
+				return text
+			}
+		}
+	}
 	return ""
-}
-
-// UnknownPodFields are the PodFields of an item that no kind covers: no injection reaches them.
-func (k Kinds) UnknownPodFields(item *yaml.RNode) []string {
-	path, known := k.Find(item)
-	if !known {
-		return PodFields(item)
-	}
-	if builtinPath, ok := builtin.TemplatePath(item); ok && slices.Equal(builtinPath, path) {
-		return nil // these have one template and no more
-	}
-	covered := strings.Join(path, ".") + "."
-	return slices.DeleteFunc(PodFields(item), func(field string) bool { return strings.HasPrefix(field, covered) })
 }
 
 // IsLocalConfig tells whether an item is marked as one that is never applied to a cluster.

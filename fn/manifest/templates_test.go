@@ -14,6 +14,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/report"
 )
 
 const podTemplate = "{spec: {containers: [{name: a, image: a:1}]}}"
@@ -44,8 +45,12 @@ func TestPodFields(t *testing.T) {
 			[]string{"objects[1].spec.template.spec.containers"}},
 		"Prometheus": {"{apiVersion: monitoring.coreos.com/v1, kind: Prometheus, spec: {initContainers: [{name: init-config-reloader}], containers: [{name: prometheus, args: [x]}]}}",
 			[]string{"spec.initContainers"}},
-		"alias":     {"{apiVersion: e/v1, kind: X, a: &c [{image: a:1}], spec: {containers: *c}}", []string{"spec.containers"}},
-		"merge key": {"{apiVersion: e/v1, kind: X, spec: {<<: {containers: [{image: a:1}]}}}", []string{"spec.containers"}},
+		"alias":                    {"{apiVersion: e/v1, kind: X, a: &c [{image: a:1}], spec: {containers: *c}}", []string{"spec.containers"}},
+		"merge key":                {"{apiVersion: e/v1, kind: X, spec: {<<: {containers: [{image: a:1}]}}}", []string{"spec.containers"}},
+		"merge key of a container": {"{apiVersion: e/v1, kind: X, spec: {containers: [{<<: {image: a:1}}]}}", []string{"spec.containers"}},
+		"entry that says it is a policy": {"{apiVersion: jobset.x-k8s.io/v1alpha2, kind: JobSet, spec: {replicatedJobs: [{apiVersion: kyverno.io/v1, kind: Policy, name: a, template: {spec: {template: " + podTemplate + "}}}]}}",
+			[]string{"spec.replicatedJobs[0].template.spec.template.spec.containers"}},
+		"pod that says it is a policy": {"{apiVersion: e/v1, kind: X, pods: [{apiVersion: kyverno.io/v1, kind: Policy, spec: {containers: [{image: a:1}]}}]}", []string{"pods[0].spec.containers"}},
 
 		"CustomResourceDefinition": {`{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, spec: {versions: [{schema: {openAPIV3Schema: {properties: {
 			podTemplate: {type: object}, containers: {type: array, default: [{name: a, image: a:1}]}}}}}]}}`, nil},
@@ -75,6 +80,11 @@ func TestUnknownPodFields(t *testing.T) {
 	item := yaml.MustParse("{apiVersion: e/v1, kind: X, spec: {template: " + podTemplate + ", templateOfWorkers: " + podTemplate + "}}")
 	if got := kinds.UnknownPodFields(item); !slices.Equal(got, []string{"spec.templateOfWorkers.spec.containers"}) {
 		t.Errorf("got %q", got)
+	}
+	marked := `metadata: {annotations: {meshless.dev/workload: "{}"}}, ` + podTemplate[1:len(podTemplate)-1]
+	item = yaml.MustParse("{apiVersion: f/v1, kind: X, spec: {" + marked + ", jobs: [{template: " + podTemplate + "}]}}")
+	if got := kinds.UnknownPodFields(item); !slices.Equal(got, []string{"spec.jobs[0].template.spec.containers"}) {
+		t.Errorf("below what an injection has marked: got %q", got)
 	}
 }
 
@@ -110,7 +120,7 @@ func TestPodFieldsOfCorpus(t *testing.T) {
 			if node.CheckItem(item) != nil {
 				continue
 			}
-			if _, known := kinds.TemplatePath(item); known {
+			if _, known := kinds.Templates(item); known {
 				workloads++
 			}
 			for _, field := range kinds.UnknownPodFields(item) {
@@ -120,5 +130,28 @@ func TestPodFieldsOfCorpus(t *testing.T) {
 	}
 	if want := []string{"v1 DeploymentConfig spec.template.spec.containers"}; workloads < 50 || !slices.Equal(found, want) {
 		t.Errorf("%d workloads seen, and got %q, want %q", workloads, found, want)
+	}
+}
+
+// TestKindsAlike: an entry that misses a kind by its group or its capitals is named where the kind is warned of.
+func TestKindsAlike(t *testing.T) {
+	const item = "{apiVersion: elastic.co/v1, kind: Elasticsearch, metadata: {name: es}, spec: {nodeSets: [{podTemplate: " + podTemplate + "}]}}"
+	for name, test := range map[string]struct{ entry, want string }{
+		"no group":   {"{kind: Elasticsearch, path: 'spec.nodeSets[].podTemplate'}", `, and an entry of spec.workloads.templates names kind "Elasticsearch" of group ""`},
+		"lower case": {"{group: elastic.co, kind: elasticsearch, path: 'spec.nodeSets[].podTemplate'}", `names kind "elasticsearch" of group "elastic.co"`},
+		"another":    {"{group: elastic.co, kind: Kibana, path: spec.podTemplate}", "is no kind that meshless knows. To take them in"},
+		"right":      {"{group: elastic.co, kind: Elasticsearch, path: 'spec.nodeSets[].podTemplate'}", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config, err := v1alpha1.Load(yaml.MustParse("{apiVersion: meshless.dev/v1alpha1, kind: MutualTLS, spec: {workloads: {templates: [" + test.entry + "]}}}"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := &report.Report{}
+			manifest.KindsOf(config.Spec).WarnUnknownPods(yaml.MustParse(item), r)
+			if got := r.Results().Error(); !strings.Contains(got, test.want) || (test.want == "") != (len(r.Results()) == 0) {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
 	}
 }

@@ -35,6 +35,9 @@ func FieldOf(err error) (path, message string) {
 // describe says a decoding error of data for a person: the field, what it holds, what it should hold, and the way out
 // where quotes make the difference. It quotes no values but numbers and booleans, since others may be secrets.
 func describe(err error, data []byte) error {
+	if err != nil && strings.HasPrefix(err.Error(), "time: ") { // of time.ParseDuration, by metav1.Duration
+		return errors.New("is not a duration like 720h")
+	}
 	wrong := new(json.UnmarshalTypeError)
 	if !errors.As(err, &wrong) {
 		return err

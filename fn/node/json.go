@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
 
 	k8sjson "sigs.k8s.io/json"
@@ -40,7 +41,42 @@ func DecodeStrict(n *yaml.RNode, into any) (mistakes []error, err error) {
 func JSON(n *yaml.RNode) ([]byte, error) {
 	var out bytes.Buffer
 	err := writeJSON(&out, n.YNode())
+	if path := oddKey(n.YNode()); err != nil && path != "" {
+		err = FieldError{path, "has a key that is no text, as {{ … }} has: where it is of a template, render that first; else write it in quotes"}
+	}
 	return out.Bytes(), err
+}
+
+// oddKey is where a mapping at or below n has a mapping or a list as its key, which neither JSON nor Kubernetes knows;
+// "" where there is none.
+func oddKey(n *yaml.Node) string {
+	for i, child := range n.Content {
+		step := "[" + strconv.Itoa(i) + "]"
+		if n.Kind == yaml.MappingNode {
+			if i%2 == 0 {
+				continue
+			}
+			step = n.Content[i-1].Value
+		}
+		if hasOddKey(child) {
+			return step
+		}
+		if below := oddKey(child); strings.HasPrefix(below, "[") {
+			return step + below
+		} else if below != "" {
+			return step + "." + below
+		}
+	}
+	return ""
+}
+
+func hasOddKey(n *yaml.Node) bool {
+	for i := 0; n.Kind == yaml.MappingNode && i < len(n.Content); i += 2 {
+		if kind := n.Content[i].Kind; kind == yaml.MappingNode || kind == yaml.SequenceNode {
+			return true
+		}
+	}
+	return false
 }
 
 func writeJSON(out *bytes.Buffer, n *yaml.Node) error {
@@ -137,4 +173,20 @@ func writeValue(out *bytes.Buffer, value any) error {
 	}
 	out.Write(data)
 	return nil
+}
+
+// Values is a node as values of JSON, with aliases and merge keys resolved; numbers are as they were written.
+func Values(n *yaml.Node) (any, error) {
+	data, err := JSON(yaml.NewRNode(n))
+	if err != nil {
+		return nil, err
+	}
+	return ParseJSON(data)
+}
+
+// ParseJSON reads a value of JSON; numbers are as they were written.
+func ParseJSON(data []byte) (v any, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.UseNumber()
+	return v, decoder.Decode(&v)
 }

@@ -5,6 +5,8 @@ package node
 import (
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 )
@@ -129,6 +131,22 @@ func Sequence(mapping *yaml.Node, key string) *yaml.Node {
 	}
 	if len(n.Content) == 0 {
 		n.Style &^= yaml.FlowStyle
+	}
+	return n
+}
+
+// At returns the value at a path of keys and of indexes like [0], or nil. An index leads into a sequence only.
+func At(n *yaml.Node, path ...string) *yaml.Node {
+	for _, step := range path {
+		if n == nil || n.Kind != yaml.SequenceNode {
+			n = Get(n, step)
+			continue
+		}
+		i, err := strconv.Atoi(strings.Trim(step, "[]"))
+		if err != nil || i < 0 || i >= len(n.Content) {
+			return nil
+		}
+		n = n.Content[i]
 	}
 	return n
 }

@@ -175,3 +175,28 @@ func TestFieldOf(t *testing.T) {
 		t.Errorf("got %q, %q", path, message)
 	}
 }
+
+// TestOddKey: {{ cpu }}, of a template that nobody rendered, is a mapping whose key is a mapping.
+func TestOddKey(t *testing.T) {
+	for name, test := range map[string]struct{ text, path string }{
+		"in a mapping": {"a: {b: {cpu: {{ cpu }}}}", "a.b.cpu"},
+		"in a list":    {"a: {b: [x, {c: {{ cpu }}}]}", "a.b[1].c"},
+		"an entry":     {"a: [{? [x] : y}]", "a[0]"},
+		"in quotes":    {"a: '{{ cpu }}'", ""},
+		"a number":     {"a: {1: b}", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var into map[string]any
+			err := node.Decode(yaml.MustParse(test.text), &into)
+			if test.path == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if path, message := node.FieldOf(err); path != test.path || !strings.Contains(message, "has a key that is no text") {
+				t.Errorf("got %q, %q", path, message)
+			}
+		})
+	}
+}

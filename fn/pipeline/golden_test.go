@@ -209,8 +209,9 @@ func checkLaws(t *testing.T, w *world, config *v1alpha1.MutualTLS, input string,
 func strip(t testing.TB, item *yaml.RNode, spec v1alpha1.Spec) {
 	t.Helper()
 	for _, part := range manifest.Flatten([]*yaml.RNode{item}) {
-		if path, ok := manifest.KindsOf(spec).TemplatePath(part); ok {
-			if err := inject.Strip(part, path); err != nil {
+		templates, _ := manifest.KindsOf(spec).Templates(part)
+		for _, template := range templates {
+			if err := inject.Strip(part, template.Path); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -349,4 +350,35 @@ func readFile(t testing.TB, file string) string {
 		t.Fatal(err)
 	}
 	return string(data)
+}
+
+// TestSorted: kustomize sorts the keys of what it prints. A render of that changes no value, also where a template had
+// neither labels nor annotations, or null in their place.
+func TestSorted(t *testing.T) {
+	w := newWorld(t)
+	config := w.config(t, plainConfig)
+	out, _ := w.mustRun(t, parse(t, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a, namespace: prod}\nspec:\n  template: {spec: {containers: [{name: c, image: i}]}}\n"+
+		"---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: b, namespace: prod}\nspec:\n  template: {metadata: , spec: {volumes: , containers: [{name: c, image: i}]}}\n"), config)
+	once := sortKeys(t, out)
+	again, _ := w.mustRun(t, once, config)
+	if diff := cmp.Diff(text(t, once), text(t, sortKeys(t, again))); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// sortKeys is what kustomize prints.
+func sortKeys(t *testing.T, items []*yaml.RNode) (sorted []*yaml.RNode) {
+	t.Helper()
+	for _, item := range items {
+		plain, err := item.Map()
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := yaml.Marshal(plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sorted = append(sorted, yaml.MustParse(string(text)))
+	}
+	return sorted
 }

@@ -40,6 +40,8 @@ type output struct {
 	place bool // new objects get a path annotation
 	items []*yaml.RNode
 
+	held map[*manifest.Workload]string // what was written into templates that cannot be changed
+
 	bundles, meshes map[string]*yaml.RNode // of the state, by namespace
 
 	explicit map[string]bool // namespaces that a manifest names; the workloads of "default" may have none
@@ -66,12 +68,16 @@ func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*meshmap.Ma
 		keep[o.writeConfigMap(o.meshes, name, namespace, api.MeshFile, string(mesh))] = true
 	}
 	o.writeServices(keep)
+	o.writePolicies(keep, r)
 	for _, w := range o.model.Issued() {
+		var state *yaml.RNode
 		if o.model.Spec.UsesCertManager() {
-			keep[o.writeCertificate(w)] = true
+			state = o.writeCertificate(w)
 		} else {
-			keep[o.writeLeaf(w, issued.Leaves[w])] = true
+			state = o.writeLeaf(w, issued.Leaves[w])
 		}
+		setOrDrop(state, api.WrittenAnnotation, o.held[w])
+		keep[state] = true
 	}
 	o.removeAllBut(keep, r)
 }
@@ -164,6 +170,7 @@ func (o *output) placeAt(item *yaml.RNode, file string) {
 }
 
 // setName gives a state object its canonical name: prefixes, suffixes and namespaces of a kustomization have moved it.
+// What belongs to no namespace is of the namespace "".
 func (o *output) setName(item *yaml.RNode, name, namespace string) {
 	metadata := node.Child(item.YNode(), "metadata")
 	ensureText(metadata, "name", node.Text(name))

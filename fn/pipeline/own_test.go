@@ -106,6 +106,37 @@ func TestAdditionalAuthorityRefused(t *testing.T) {
 	}
 }
 
+// An authority that an older release took, and this one refuses, can be taken out.
+func TestAdditionalAuthorityLeaves(t *testing.T) {
+	w := newWorld(t)
+	one := corporate(t)
+	first, _ := w.mustRun(t, parse(t, twoDeployments), withAdditional(t, w, one))
+	weak := one.Certify(t, testca.PublicRSA(t, 1024), "spiffe://cluster.local", func(c *x509.Certificate) {
+		c.Subject.CommonName, c.IsCA, c.KeyUsage = "old", true, x509.KeyUsageCertSign
+	})
+	changed := 0
+	for _, item := range first {
+		bundle := item.GetDataMap()[api.BundleFile]
+		if !strings.Contains(bundle, string(one.PEM())) {
+			continue
+		}
+		changed++
+		set(t, item, strings.Replace(bundle, string(one.PEM()), string(svid.EncodeCertificates(weak)), 1), "data", api.BundleFile)
+		annotations := item.GetAnnotations()
+		annotations[api.AdditionalAnnotation] = svid.Fingerprint(weak)
+		if err := item.SetAnnotations(annotations); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if changed == 0 {
+		t.Fatal("no bundle holds the authority")
+	}
+	after, _ := w.mustRun(t, first, withAdditional(t, w))
+	if n := bundleSize(t, after); n != 2 {
+		t.Errorf("the bundle holds %d authorities, want Active and Next", n)
+	}
+}
+
 const legacy = `
 apiVersion: apps/v1
 kind: Deployment
@@ -157,6 +188,8 @@ func TestOwnSecret(t *testing.T) {
 		"opened later":                {"ENC[AES256_GCM,data:x]", "ENC[AES256_GCM,data:y]", ""},
 		"without its intermediate":    {of(leaf), key(leaf), "are its authorities in spec.certificates.ca.additional?"},
 		"of a stranger":               {of(stranger), key(stranger), "are its authorities in spec.certificates.ca.additional?"},
+		"a short RSA key":             {string(svid.EncodeCertificates(testca.Below(t, middle).Certify(t, testca.PublicRSA(t, 1024), legacyID))) + of(middle), key(leaf), "data[tls.crt]: has an RSA key of 1024 bits"},
+		"another certificate between": {of(leaf, wrong, middle), key(leaf), "certificate 2 of the chain is not the issuer of certificate 1"},
 		"another workload's":          {of(wrong), key(wrong), "must have one URI name, the workload's identity " + legacyID},
 		"another key":                 {of(leaf, middle), key(wrong), "data[tls.key]: is the key of another certificate"},
 		"a key in another form":       {of(leaf, middle), string(old), "openssl pkcs8 -topk8"},

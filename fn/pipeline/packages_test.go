@@ -245,6 +245,36 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// TestSharedCAOutOfSight: kpt shows a function the package without the CertificateAuthority that it shares. With
+// nothing due it renders; what is due is said, with the command that has both.
+func TestSharedCAOutOfSight(t *testing.T) {
+	w := newWorld(t)
+	config := w.config(t, plainConfig)
+	run := func(items []*yaml.RNode, mode pipeline.Mode, shared bool) ([]*yaml.RNode, *report.Report) {
+		r := &report.Report{}
+		return pipeline.Run(items, config, pipeline.Options{Now: w.now, Mode: mode, SharedCA: shared, CAIdentity: func() ([]age.Identity, error) { return []age.Identity{w.ca}, nil }}, r), r
+	}
+	issued, r := run(parse(t, app("a", "web")), pipeline.Store, true)
+	if r.Failed() {
+		t.Fatal(r.Errors())
+	}
+	seen := withoutKind(issued, "CertificateAuthority")
+	if out, r := run(copies(seen), pipeline.StoreOrCheck, false); r.Failed() || len(r.Findings()) > 0 || text(t, out) != text(t, seen) {
+		t.Errorf("nothing is due: %v", r.Findings())
+	}
+	if _, r := run(append(copies(seen), parse(t, app("a", "api"))...), pipeline.StoreOrCheck, false); !strings.Contains(strings.Join(r.Errors(), "\n"), "Run `meshless issue --ca FILE DIR`") {
+		t.Errorf("a workload without a certificate: %v", r.Errors())
+	}
+	if _, r := run(copies(seen), pipeline.Store, false); !strings.Contains(strings.Join(r.Errors(), "\n"), "name its file: `meshless issue --ca FILE`") {
+		t.Errorf("meshless issue without --ca: %v", r.Errors())
+	}
+	w.now = w.now.Add(20 * 24 * time.Hour)
+	_, r = run(copies(seen), pipeline.StoreOrCheck, false)
+	if said := fmt.Sprint(r.Findings()); r.Failed() || !strings.Contains(said, "is due for renewal") || !strings.Contains(said, "meshless issue --ca FILE DIR") {
+		t.Errorf("a leaf is due: %v", r.Findings())
+	}
+}
+
 // TestSharedCAInEveryMode: whoever renders, and whether it sees the CertificateAuthority or not, maps and Services come
 // out the same.
 func TestSharedCAInEveryMode(t *testing.T) {
@@ -275,6 +305,7 @@ func TestSharedCAInEveryMode(t *testing.T) {
 		"build":             run(issued, config, pipeline.Build, false),
 		"build of a state":  run(slices.DeleteFunc(copies(issued), derived), config, pipeline.Build, false),
 		"with issuance off": run(issued, &never, pipeline.StoreOrCheck, false),
+		"kpt fn render":     run(issued, config, pipeline.StoreOrCheck, false),
 	} {
 		if want := sorted(issued); !slices.Equal(sorted(got), want) {
 			t.Errorf("%s: got\n%s\nwant\n%s", name, text(t, got), text(t, issued))

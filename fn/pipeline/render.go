@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/controlplane"
+	"github.com/meshless-dev/meshless/fn/hold"
 	"github.com/meshless-dev/meshless/fn/inject"
 	"github.com/meshless-dev/meshless/fn/issue"
 	"github.com/meshless-dev/meshless/fn/lint"
@@ -45,6 +46,16 @@ func (m Mode) issuing(spec v1alpha1.Spec) issue.Mode {
 		return issue.Forbidden
 	}
 	return issue.Issue
+}
+
+// issuing is what a render may do. kpt shows the function the package alone: one whose CertificateAuthority lies beside
+// it, since others share it, is rendered without issuing.
+func (o Options) issuing(m *manifest.Model) issue.Mode {
+	mode := o.Mode.issuing(m.Spec)
+	if mode == issue.Issue && o.Mode == StoreOrCheck && m.SharedCA && m.State.Authority == nil && !m.Spec.UsesCertManager() {
+		return issue.Elsewhere
+	}
+	return mode
 }
 
 // Options are what a render depends on beside its input.
@@ -94,8 +105,12 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	checkVisible(m, injected, r)
 	warnNamespaces(m, r)
 	m.ReadShared(o.SharedCA)
+	if m.RefuseSharedNames(manifest.Flatten(items), r); r.Failed() {
+		return nil // before anything is issued
+	}
+	held := hold.Templates(m, r)
 	meshes := m.Meshes(policies, r)
-	issued := issue.Run(m, recipients, issue.Options{Now: o.Now, Mode: o.Mode.issuing(config.Spec), Actions: o.Actions, SharedCA: o.SharedCA, CAIdentity: o.CAIdentity,
+	issued := issue.Run(m, recipients, issue.Options{Now: o.Now, Mode: o.issuing(m), Actions: o.Actions, SharedCA: o.SharedCA, CAIdentity: o.CAIdentity,
 		Progress: func(done, total int) { o.progress("certifying", done, total) }}, r)
 	if r.Failed() {
 		return nil
@@ -114,7 +129,7 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	for _, mesh := range meshes {
 		mesh.RevokedKeys = issued.RevokedKeys
 	}
-	out := &output{model: m, place: o.Mode != Build, items: items}
+	out := &output{model: m, place: o.Mode != Build, items: items, held: held}
 	out.write(config, meshes, issued, r)
 	if r.Failed() {
 		return nil
@@ -131,11 +146,11 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 
 // prepare copies the items and takes earlier injections out of their workloads, of which it returns those that had one,
 // and which ports they passed TLS of the app's own on.
-func prepare(items []*yaml.RNode, kinds manifest.Kinds, consume bool, r *report.Report) (copies, injected []*yaml.RNode, passed map[report.Object]netset.Ports) {
-	passed = map[report.Object]netset.Ports{}
+func prepare(items []*yaml.RNode, kinds manifest.Kinds, consume bool, r *report.Report) (copies, injected []*yaml.RNode, passed map[manifest.Place]netset.Ports) {
+	passed = map[manifest.Place]netset.Ports{}
 	for _, item := range items {
 		if err := node.CheckItem(item); err != nil {
-			r.Error(report.ObjectOf(item), "", "%v", err)
+			r.ErrorIn(item, "", "%v", err)
 			continue
 		}
 		if !consume {
@@ -143,25 +158,24 @@ func prepare(items []*yaml.RNode, kinds manifest.Kinds, consume bool, r *report.
 		}
 		copies = append(copies, item)
 		if err := resolveAliases(item, kinds); err != nil {
-			r.Error(report.ObjectOf(item), "", "its YAML aliases cannot be resolved: %v", err)
+			r.ErrorIn(item, "", "its YAML aliases cannot be resolved: %v", err)
 			continue
 		}
 		for _, part := range manifest.Flatten([]*yaml.RNode{item}) {
 			if err := node.CheckItem(part); err != nil {
-				r.Error(report.ObjectOf(item), "items", "%v", err)
+				r.ErrorIn(item, "items", "%v", err)
 				continue
 			}
 			refuseHiddenState(item, part, r)
-			path, ok := kinds.Find(part) // also what an earlier config named: it is taken out again
-			if !ok {
-				continue
-			}
-			if inject.Injected(part, path) {
-				injected = append(injected, part)
-				passed[manifest.Key(report.ObjectOf(part))] = manifest.PassedBefore(part, path)
-			}
-			if err := inject.Strip(part, path); err != nil {
-				r.Error(report.ObjectOf(part), "", "%v", err)
+			templates, _ := kinds.Find(part) // also what an earlier config named: it is taken out again
+			for _, t := range templates {
+				if inject.Injected(part, t.Path) {
+					injected = append(injected, part)
+					passed[manifest.Place{Object: manifest.Key(report.ObjectOf(part)), Field: t.Field()}] = manifest.PassedBefore(part, t.Path)
+				}
+				if err := inject.Strip(part, t.Path); err != nil {
+					r.ErrorIn(part, t.Field(), "%v", err)
+				}
 			}
 		}
 	}
@@ -171,13 +185,13 @@ func prepare(items []*yaml.RNode, kinds manifest.Kinds, consume bool, r *report.
 // refuseHiddenState refuses state inside a List: it is removed and written one object at a time.
 func refuseHiddenState(item, part *yaml.RNode, r *report.Report) {
 	if item != part && (part.GetKind() == v1alpha1.KindCertificateAuthority || part.GetAnnotations()[api.IdentityAnnotation] != "") {
-		r.Error(report.ObjectOf(part), "", "is state of meshless inside a List; write it as a document of its own")
+		r.ErrorIn(part, "", "is state of meshless inside a List; write it as a document of its own")
 	}
 }
 
 // resolveAliases writes YAML aliases out where a workload may be edited.
 func resolveAliases(item *yaml.RNode, kinds manifest.Kinds) error {
-	if _, workload := kinds.TemplatePath(item); workload || item.GetKind() == "List" {
+	if _, workload := kinds.Templates(item); workload || item.GetKind() == "List" {
 		return node.ResolveAliases(item)
 	}
 	return nil
@@ -192,7 +206,7 @@ func checkVisible(m *manifest.Model, injected []*yaml.RNode, r *report.Report) {
 	if m.Spec.UsesCertManager() || len(m.State.Certificates) > 0 { // derived, and nothing to start anew
 		return
 	}
-	r.Error(report.ObjectOf(injected[0]), "", "was injected by an earlier render, whose state (Secrets, ConfigMaps and CertificateAuthority with the annotation %s) is not in the input; "+
+	r.ErrorIn(injected[0], "", "was injected by an earlier render, whose state (Secrets, ConfigMaps and CertificateAuthority with the annotation %s) is not in the input; "+
 		"run the function on the whole package, without selectors, or restore the state from Git", api.IdentityAnnotation)
 }
 
@@ -212,9 +226,9 @@ func warnNamespaces(m *manifest.Model, r *report.Report) {
 func refuseChanges(before, after []*yaml.RNode, r *report.Report) {
 	const way = "With issuance Never nothing is changed: run the mutator (`kpt fn render`) or `meshless issue` with a config that issues, and commit what they write"
 	if item := missingFrom(before, after); item != nil {
-		r.Error(report.ObjectOf(item), "", "is not what a render leaves. %s", way)
+		r.ErrorIn(item, "", "is not what a render leaves. %s", way)
 	} else if item := missingFrom(after, before); item != nil {
-		r.Error(report.ObjectOf(item), "", "is not needed by any workload. %s", way)
+		r.ErrorIn(item, "", "is not needed by any workload. %s", way)
 	}
 }
 

@@ -30,6 +30,21 @@ var handlerFields = []handlerField{
 	{"preStop", []string{"lifecycle", "preStop"}},
 }
 
+// HandlerField is where a container keeps a handler, for package admission.
+type HandlerField struct {
+	Name  string   // as podplan.HandlerKey has it
+	Path  []string // below the container
+	Probe bool     // it has a timeout
+}
+
+// HandlerFields are where a container keeps its handlers.
+func HandlerFields() (list []HandlerField) {
+	for _, f := range handlerFields {
+		list = append(list, HandlerField{f.name, f.path, f.path[0] != "lifecycle"})
+	}
+	return list
+}
+
 // The kinds of handler that the kubelet performs over the network; exec and sleep need no rewriting.
 const (
 	httpGet   = "httpGet"

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -69,7 +70,7 @@ func plan(c *choices) *podplan.Plan {
 			Backend:              pick(c, podplan.BackendAuto, podplan.BackendNFTables, podplan.BackendIPTables),
 			ClientCIDRs:          pick(c, clientaddr.Ranges{}, clientaddr.Default, clientaddr.Ranges{V4: netip.MustParsePrefix("100.64.0.0/16")}),
 		},
-		Serve:   podplan.ProxyArgs{Directory: api.Directory, LogLevel: pick(c, "info", "debug", "warn", "error"), Pprof: c.yes()},
+		Serve:   podplan.ProxyArgs{Directory: api.Directory, LogLevel: pick(c, "info", "debug", "warn", "error"), IdleTimeout: pick(c, 0, time.Minute, 8*time.Hour), Pprof: c.yes(), Records: pick(c, podplan.RecordsOwn, podplan.RecordsStandard)},
 		Native:  c.yes(),
 		Init:    podplan.Container{Image: pick(c, api.InitImage, "r.example/init@sha256:0"), PullPolicy: pick(c, "", "Never"), Resources: resources()},
 		Proxy:   podplan.Container{Image: pick(c, api.ProxyImage, "r.example/proxy:1"), PullPolicy: pick(c, "", "Always"), Resources: resources()},

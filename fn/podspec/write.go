@@ -28,6 +28,8 @@ func Write(p *podplan.Plan) (Parts, error) {
 	return Parts{Init: initContainer(p), Proxy: proxyContainer(p), Volume: volume(p.Files, p.Package), Annotation: string(annotation), Package: p.Package}, err
 }
 
+// initContainer runs as root: a user that is none gets no added capability, unless its program's file has it and
+// allowPrivilegeEscalation is true.
 func initContainer(p *podplan.Plan) *yaml.Node {
 	c := container(api.InitName, p.Init, p.Redirect.Args())
 	setResources(c, p.Init.Resources)
@@ -36,7 +38,7 @@ func initContainer(p *podplan.Plan) *yaml.Node {
 		"capabilities", node.Object("add", initCapabilities(p.Redirect.Backend), "drop", []string{"ALL"}),
 		"privileged", false,
 		"readOnlyRootFilesystem", true,
-		"runAsGroup", 0,
+		"runAsGroup", p.Redirect.ProxyUID, // nothing needs the group 0
 		"runAsNonRoot", false,
 		"runAsUser", 0,
 		"seccompProfile", node.Object("type", "RuntimeDefault"),

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/GoogleContainerTools/kpt-functions-sdk/go/fn"
 	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
@@ -17,12 +18,17 @@ type place struct {
 	file  string
 	index int
 	node  *yaml.Node // the object, for its lines; nil where they are not known
+	call  int        // of Locate, that noted it
+	built bool       // kustomize has changed the object, so its lines are not the file's
 }
 
 // Locate notes in which files the items stand, as their annotations say, so that findings name them. Of several items
-// of one name the last counts: that is the one too many. What a List holds stands where the List does. The items may be
-// malformed.
+// of one name the first counts, and ErrorIn names the others. What a List holds stands where the List does. The items
+// may be malformed. A second call is about copies of the same items.
 func (r *Report) Locate(items []*yaml.RNode) {
+	if r.located++; r.places == nil {
+		r.places, r.nodes = map[Object]place{}, map[*yaml.Node]place{}
+	}
 	for i, item := range items {
 		if yaml.IsMissingOrNull(item) {
 			continue
@@ -33,23 +39,33 @@ func (r *Report) Locate(items []*yaml.RNode) {
 		}
 		if at.file != "" {
 			r.locate(item.YNode(), at)
+		} else {
+			r.nodes[item.YNode()] = place{} // not where another of that name stands
 		}
 	}
 }
 
 func (r *Report) locate(n *yaml.Node, at place) {
-	if r.Lines {
+	if r.Lines && !at.built {
 		at.node = n
 	}
-	if r.places == nil {
-		r.places = map[Object]place{}
-	}
 	o := ObjectOf(yaml.NewRNode(n))
-	r.places[o] = at
+	at.call = r.located
+	if known, ok := r.places[o]; !ok || known.call < at.call {
+		r.places[o] = at
+	}
+	r.nodes[n] = at
 	if list := node.Get(n, "items"); o.Kind == "List" && list != nil && list.Kind == yaml.SequenceNode {
 		for _, part := range list.Content {
 			r.locate(part, at)
 		}
+	}
+}
+
+// LocateAt notes that an object stands in the place of another, which holds its text.
+func (r *Report) LocateAt(o, in Object) {
+	if at, known := r.places[in]; known {
+		r.places[o] = place{file: at.file, index: at.index}
 	}
 }
 
@@ -64,11 +80,56 @@ func placeOf(n *yaml.Node) place {
 	if err != nil {
 		return place{}
 	}
+	if file == "" {
+		return place{file: originOf(n), built: true}
+	}
 	index, err := strconv.Atoi(text)
 	if err != nil {
 		index = 0
 	}
 	return place{file: file, index: index}
+}
+
+// originOf is the file that kustomize says an object comes from, with `buildMetadata: [originAnnotations]`; that of a
+// generated one is the kustomization.
+func originOf(n *yaml.Node) string {
+	text := node.Scalar(n, "metadata", "annotations", originAnnotation)
+	if text == "" {
+		return ""
+	}
+	origin, err := yaml.Parse(text)
+	if err != nil || origin.YNode().Kind != yaml.MappingNode {
+		return ""
+	}
+	return cmp.Or(node.Scalar(origin.YNode(), "path"), node.Scalar(origin.YNode(), "configuredIn"))
+}
+
+const originAnnotation = "config.kubernetes.io/origin"
+
+// ErrorIn is Error about one item of the input. Where several items are called alike, as a patch and what it patches
+// are, or have no name at all, the object does not say which file is meant, and the item does.
+func (r *Report) ErrorIn(item *yaml.RNode, field, format string, args ...any) {
+	r.addAt(r.placeIn(item), fn.Error, ObjectOf(item), field, format, args...)
+}
+
+// Where says where an item stands, behind a word, like " in apps/web.yaml:7"; "" where that is not known.
+func (r *Report) Where(word string, item *yaml.RNode) string {
+	at := r.placeIn(item)
+	if at.file == "" {
+		return ""
+	}
+	return word + " " + strings.Trim(inFile(at.file, at.line("")), " ()")
+}
+
+// placeIn is the place of an item, or that of its object.
+func (r *Report) placeIn(item *yaml.RNode) place {
+	if yaml.IsMissingOrNull(item) {
+		return place{}
+	}
+	if at, known := r.nodes[item.YNode()]; known {
+		return at
+	}
+	return r.places[ObjectOf(item)]
 }
 
 // NameOf names an item in the message of another's finding: its object, and the file where that is known.

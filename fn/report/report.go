@@ -56,7 +56,9 @@ func Data(key string) string { return "data[" + key + "]" }
 // String is the form of error messages: `deployment prod/api`.
 func (o Object) String() string {
 	name := o.Name
-	if o.Namespace != "" {
+	if o.Namespace != "" && name == "" {
+		name = "of namespace " + o.Namespace
+	} else if o.Namespace != "" {
 		name = o.Namespace + "/" + name
 	}
 	return strings.TrimSpace(strings.ToLower(o.Kind) + " " + name)
@@ -72,6 +74,8 @@ type Report struct {
 
 	findings []Finding
 	places   map[Object]place
+	nodes    map[*yaml.Node]place
+	located  int // calls of Locate
 	config   Object
 }
 
@@ -96,18 +100,26 @@ func (r *Report) Warn(o Object, field, format string, args ...any) {
 	r.add(fn.Warning, o, field, format, args...)
 }
 
-// Info adds a finding about what was changed. With nothing due a render has none: results must not change from run to
-// run.
+// Info adds a finding about what was changed, or about what is on purpose another than one would expect. Results must
+// not change from run to run with nothing due.
 func (r *Report) Info(o Object, field, format string, args ...any) {
 	r.add(fn.Info, o, field, format, args...)
 }
 
 func (r *Report) add(severity fn.Severity, o Object, field, format string, args ...any) {
-	f := Finding{Severity: severity, Object: o, Field: field, Message: redact(fmt.Sprintf(format, args...))}
-	if at, known := r.places[o]; known {
-		f.File, f.Index, f.Line = at.file, at.index, at.line(field)
+	at := r.places[o]
+	if config, known := r.places[r.config]; known && strings.HasPrefix(field, declared) {
+		at = config
 	}
-	r.findings = append(r.findings, f)
+	r.addAt(at, severity, o, field, format, args...)
+}
+
+// declared are fields of the config, of whatever object a finding speaks: that one is made by somebody else.
+const declared = "spec.workloads.declared["
+
+func (r *Report) addAt(at place, severity fn.Severity, o Object, field, format string, args ...any) {
+	r.findings = append(r.findings, Finding{Severity: severity, Object: o, Field: field, Message: redact(fmt.Sprintf(format, args...)),
+		File: at.file, Index: at.index, Line: at.line(field)})
 }
 
 // ConfigIs says which object is the config.

@@ -92,7 +92,7 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// Of two manifests of one object, the one that is too many is named, and malformed ones do no harm.
+// Of two manifests of one object, each can be named, and malformed ones do no harm.
 func TestLocateOdd(t *testing.T) {
 	items := []*yaml.RNode{nil, yaml.MustParse("[a]"), yaml.MustParse("metadata: [a]"), yaml.MustParse("{metadata: {annotations: [a]}, kind: {}}")}
 	for _, file := range []string{"a.yaml", "b.yaml", "b.yaml"} {
@@ -100,8 +100,9 @@ func TestLocateOdd(t *testing.T) {
 	}
 	r := &report.Report{Lines: true}
 	r.Locate(items)
-	r.Error(report.Object{Kind: "A", Name: "a"}, "", "stands twice")
-	if got := text(t, r); got != "error: a a: stands twice (b.yaml:1)\n" {
+	r.Error(report.Object{Kind: "A", Name: "a"}, "", "is wrong")
+	r.ErrorIn(items[5], "", "stands twice, see%s", r.Where(" also", items[4]))
+	if got := text(t, r); got != "error: a a: is wrong (a.yaml:1)\nerror: a a: stands twice, see also a.yaml:1 (b.yaml:1)\n" {
 		t.Error(got)
 	}
 }

@@ -1,8 +1,11 @@
 package statediff
 
 import (
+	"crypto/x509"
 	"slices"
 
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/internal/svid"
 )
 
@@ -15,6 +18,21 @@ func (c *Checker) CheckConsistency(s, authority *State, shared bool) {
 	}
 	for _, bundle := range sorted(s.Bundles) {
 		c.checkBundle(bundle, authority, shared)
+	}
+	if !shared {
+		c.checkRetired(s, authority)
+	}
+}
+
+// checkRetired warns of retired authorities that are trusted for longer than anything that they can have signed.
+func (c *Checker) checkRetired(s, authority *State) {
+	var leaves []*x509.Certificate
+	for _, leaf := range s.Leaves {
+		leaves = append(leaves, leaf.Certificate)
+	}
+	for _, a := range c.Profile.Unearned(authority.Authorities, leaves, c.Now) {
+		c.Report.Warn(authority.Authority, authorityField(slices.Index(authority.Authorities, a)), certs.UnearnedText, a.Certificate.Subject.CommonName, stamp(a.TrustedUntil),
+			stamp(authority.Authorities.In(v1alpha1.SlotActive).ActiveSince))
 	}
 }
 

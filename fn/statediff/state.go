@@ -72,7 +72,7 @@ func ReadState(items []*yaml.RNode, r *report.Report) *State {
 		s.readAuthority(found.Authority, r)
 	}
 	for _, item := range found.FurtherAuthorities {
-		r.Error(report.ObjectOf(item), "", "is a second CertificateAuthority")
+		r.ErrorIn(item, "", "is a second CertificateAuthority")
 	}
 	for _, item := range found.Meshes {
 		if mesh, err := meshmap.Parse([]byte(item.GetDataMap()[api.MeshFile])); err == nil {

@@ -6,6 +6,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/manifest"
+	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 )
 
@@ -26,8 +27,8 @@ func Against(items, rendered []*yaml.RNode, r *report.Report) {
 		}
 		want := wants[0]
 		left[manifest.Key(object)] = wants[1:]
-		have, errHave := generic(item.YNode())
-		should, errShould := generic(want.YNode())
+		have, errHave := node.Values(item.YNode())
+		should, errShould := node.Values(want.YNode())
 		if errHave != nil || errShould != nil {
 			r.Error(object, "", "cannot be held against the config: it cannot be read")
 			continue

@@ -67,28 +67,13 @@ func equal(a, b *yaml.Node) bool {
 	return a.Kind == b.Kind && a.Kind != yaml.AliasNode && a.Value == b.Value && a.ShortTag() == b.ShortTag() && slices.EqualFunc(a.Content, b.Content, equal)
 }
 
-// generic is a node as values of JSON, with aliases and merge keys resolved.
-func generic(n *yaml.Node) (any, error) {
-	data, err := node.JSON(yaml.NewRNode(n))
-	if err != nil {
-		return nil, err
-	}
-	return decode(data)
-}
-
 // jsonOf is a struct as values of JSON.
 func jsonOf(v any) (any, error) {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
 	}
-	return decode(data)
-}
-
-func decode(data []byte) (v any, err error) {
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.UseNumber()
-	return v, decoder.Decode(&v)
+	return node.ParseJSON(data)
 }
 
 // compare lists where two values differ, in the order of their fields. Lists of named things, such as containers, are
@@ -108,8 +93,8 @@ func compare(path string, have, want any) []difference {
 		return nil
 	}
 	if strings.HasSuffix(path, "["+api.WorkloadAnnotation+"]") { // JSON, of which only what it says counts
-		h, errHave := decode([]byte(fmt.Sprint(have)))
-		w, errWant := decode([]byte(fmt.Sprint(want)))
+		h, errHave := node.ParseJSON([]byte(fmt.Sprint(have)))
+		w, errWant := node.ParseJSON([]byte(fmt.Sprint(want)))
 		if errHave == nil && errWant == nil {
 			return compare(path, h, w)
 		}

@@ -44,6 +44,10 @@ func TestNoExclusions(t *testing.T) {
 		"inject: disabled": {outside, nil, []string{"job ops/once: is not in the mesh (meshless.dev/inject: disabled), which --no-exclusions forbids"}},
 		"hostNetwork": {strings.Replace(manifests, "restartPolicy: Never", "restartPolicy: Never\n      hostNetwork: true", 1), nil,
 			[]string{"job ops/once: is not in the mesh (hostNetwork: true), which --no-exclusions forbids"}},
+		"Windows": {strings.Replace(manifests, "restartPolicy: Never", "restartPolicy: Never\n      nodeSelector: {kubernetes.io/os: windows}", 1), nil,
+			[]string{"job ops/once: is not in the mesh (a Windows pod), which --no-exclusions forbids"}},
+		"declared": {manifests + "---\napiVersion: postgresql.cnpg.io/v1\nkind: Cluster\nmetadata: {name: pg, namespace: prod}\nspec: {containers: [{name: c, image: i}]}\n", declare,
+			[]string{"cluster prod/pg: template.spec: has exclusions (permissive ports 9187), which"}},
 		"unknown kind": {manifests + "---\napiVersion: example.com/v1\nkind: Runner\nmetadata: {name: a, namespace: prod}\nspec: {template: {spec: {containers: [{name: c, image: i}]}}}\n", nil,
 			[]string{"runner prod/a: is not in the mesh (its kind is unknown), which"}},
 	} {

@@ -58,7 +58,7 @@ func (c *checker) readCertificate(item *yaml.RNode) {
 	spec := certificate.Spec
 	c.shaped(item, shape{apiVersion: manifest.ManagedAPIVersion, name: certificateName(identity), fields: []string{"spec"}})
 	if n := node.Get(item.YNode(), "spec"); n != nil {
-		if v, err := generic(n); err == nil {
+		if v, err := node.Values(n); err == nil {
 			whole, _ := v.(map[string]any)
 			c.managedSpecs = append(c.managedSpecs, managedCertificate{object, identity, whole})
 		}
@@ -88,7 +88,7 @@ func (c *checker) readCertificate(item *yaml.RNode) {
 		wrong("secretName", "is %q, which %s writes as well", spec.SecretName, other.Secret)
 		return
 	}
-	leaf := Leaf{Secret: object, Identity: identity, IssuedBy: spec.IssuerRef.Kind + "/" + spec.IssuerRef.Name}
+	leaf := Leaf{Secret: object, Identity: identity, IssuedBy: spec.IssuerRef.Kind + "/" + spec.IssuerRef.Name, written: item.GetAnnotations()[api.WrittenAnnotation]}
 	c.managed[name] = &leaf
 	c.leaves = append(c.leaves, leaf)
 }
@@ -173,6 +173,9 @@ func (c *checker) ownSecret(of report.Object, item *yaml.RNode, p *pod) {
 func (c *checker) verifyOwn(chain []*x509.Certificate, namespace, identity string) error {
 	if uris := chain[0].URIs; len(uris) != 1 || uris[0].String() != identity {
 		return fmt.Errorf("names %v, and must have one URI name, the workload's identity %s", uris, identity)
+	}
+	if err := svid.CheckKey(chain[0]); err != nil {
+		return err
 	}
 	bundle := c.bundles[namespace]
 	if bundle == nil {

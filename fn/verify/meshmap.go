@@ -68,21 +68,24 @@ func (c *checker) sides(first meshMap, want manifest.Sides) {
 // fold is what the mesh maps must say of Services, and the workloads of the mesh with the Services in front of them.
 func (c *checker) fold(items []*yaml.RNode, mesh *meshmap.Map) (manifest.Sides, []*manifest.Workload) {
 	var inside, outside []*manifest.Workload
+	var services []corev1.Service
 	for _, p := range c.pods {
+		if p.declaration != nil {
+			services = append(services, p.declaration.CoreServices()...)
+		}
 		if p.plan != nil {
 			inside = append(inside, p.asWorkload())
 		} else {
 			outside = append(outside, p.asWorkload())
 		}
 	}
-	var services []corev1.Service
 	for _, item := range items {
 		if item.GetKind() != "Service" || item.GetApiVersion() != "v1" || manifest.IsLocalConfig(item) || item.GetAnnotations()[api.IdentityAnnotation] != "" {
 			continue
 		}
 		var s corev1.Service
 		if err := node.Decode(item, &s); err != nil {
-			c.report.Error(report.ObjectOf(item), "spec", "cannot be read: %v", err)
+			c.report.ErrorIn(item, "spec", "cannot be read: %v", err)
 			continue
 		}
 		services = append(services, s)

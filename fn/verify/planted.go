@@ -18,7 +18,7 @@ import (
 // ageIdentities reports age identities in whatever is no Secret; readSecret looks into these, whose values are encoded.
 func (c *checker) ageIdentities(item *yaml.RNode) {
 	if item.GetKind() != "Secret" && holdsAgeIdentity(item.YNode()) {
-		c.report.Error(report.ObjectOf(item), ageIdentity(item.YNode(), ""), "holds an age identity, which opens every key sealed to it; keep it out of Git, create a Secret in the cluster, and make a new identity")
+		c.report.ErrorIn(item, ageIdentity(item.YNode(), ""), "holds an age identity, which opens every key sealed to it; keep it out of Git, create a Secret in the cluster, and make a new identity")
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/manifest"
+	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 )
@@ -17,7 +18,7 @@ import (
 func (c *checker) ofOurs(first meshMap, sides manifest.Sides) {
 	want := map[report.Object]*yaml.Node{}
 	add := func(namespace, name string, spec *yaml.Node) {
-		want[report.Object{APIVersion: "v1", Kind: "Service", Namespace: namespace, Name: name}] = spec
+		want[manifest.Key(report.Object{APIVersion: "v1", Kind: "Service", Namespace: namespace, Name: name})] = spec
 	}
 	for _, namespace := range sides.Namespaces() {
 		add(namespace, api.MembersName(first.mesh.Package), manifest.MembersSpec(first.mesh.Package))
@@ -39,6 +40,7 @@ func (c *checker) ofOurs(first meshMap, sides manifest.Sides) {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
 	for _, object := range missing {
+		object.APIVersion = "v1" // of which a key has the group alone
 		c.report.Error(object, "", "is missing: by it proxies tell who is in the mesh; render the whole package again")
 	}
 	c.sharedAlike(first)
@@ -51,15 +53,21 @@ func (c *checker) service(item *yaml.RNode, spec *yaml.Node, trustDomain, pkg st
 	if have, want := item.GetAnnotations()[api.IdentityAnnotation], "spiffe://"+trustDomain; have != want {
 		c.report.Error(object, report.Annotation(api.IdentityAnnotation), "is %q, and must be %q", have, want)
 	}
-	have, errHave := generic(item.YNode())
-	want, errWant := generic(spec)
+	c.compareSpec(item, spec, "")
+}
+
+// compareSpec reports where the spec of an object is not as a render writes it. Why goes behind what differs.
+func (c *checker) compareSpec(item *yaml.RNode, spec *yaml.Node, why string) {
+	object := report.ObjectOf(item)
+	have, errHave := node.Values(item.YNode())
+	want, errWant := node.Values(spec)
 	if errHave != nil || errWant != nil {
 		c.report.Error(object, "spec", "cannot be compared")
 		return
 	}
 	whole, _ := have.(map[string]any)
 	for _, d := range compare("spec", whole["spec"], want) {
-		c.report.Error(object, d.path, "%s; render the whole package again", d)
+		c.report.Error(object, d.path, "%s%s; render the whole package again", d, why)
 	}
 }
 
@@ -71,7 +79,7 @@ func (c *checker) sharedAlike(first meshMap) {
 			want = "true"
 		}
 		if have := item.GetAnnotations()[api.SharedAnnotation]; have != want {
-			c.report.Error(report.ObjectOf(item), report.Annotation(api.SharedAnnotation), "is %q, and must be %q as the mesh map says; render the whole package again", have, want)
+			c.report.ErrorIn(item, report.Annotation(api.SharedAnnotation), "is %q, and must be %q as the mesh map says; render the whole package again", have, want)
 		}
 	}
 	if len(c.bundleObjects) == 0 && !first.mesh.SharedCA {

@@ -36,6 +36,7 @@ func (c *checker) shaped(item *yaml.RNode, s shape) {
 	}
 	wrong("apiVersion", object.APIVersion, s.apiVersion)
 	wrong("metadata.name", object.Name, s.name)
+	c.applied(item)
 	only := func(at *yaml.Node, prefix string, allowed ...string) {
 		if at == nil {
 			return
@@ -52,6 +53,25 @@ func (c *checker) shaped(item *yaml.RNode, s shape) {
 	if s.kind != "" {
 		kind, _ := item.GetString("type")
 		wrong("type", kind, s.kind)
+	}
+}
+
+// unapplied are annotations, or labels, by which tools do not apply an object, or apply it once alone.
+var unapplied = []struct{ key, value, tool string }{
+	{manifest.LocalConfigAnnotation, "true", "kustomize, `kpt live`"},
+	{"argocd.argoproj.io/hook", "Skip", "Argo CD"},
+	{"kustomize.toolkit.fluxcd.io/reconcile", "disabled", "Flux"},
+	{"kustomize.toolkit.fluxcd.io/ssa", "Ignore", "Flux"},
+	{"kustomize.toolkit.fluxcd.io/ssa", "IfNotPresent", "Flux"},
+}
+
+// applied reports a state object that looks right and does not reach the cluster, or whose next change does not.
+func (c *checker) applied(item *yaml.RNode) {
+	annotations, labels := item.GetAnnotations(), item.GetLabels()
+	for _, u := range unapplied {
+		if strings.EqualFold(annotations[u.key], u.value) || strings.EqualFold(labels[u.key], u.value) {
+			c.report.ErrorIn(item, report.Annotation(u.key), "keeps it from being applied (%s), and the mesh needs it; take the annotation or label out, or restore the object from Git", u.tool)
+		}
 	}
 }
 

@@ -58,6 +58,10 @@ func TestSurroundings(t *testing.T) {
 		"quota":     {add("apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: q, namespace: prod}\nspec: {hard: {limits.cpu: '1'}}\n"), "warning: resourcequota prod/q: spec.hard[limits.cpu]: demands limits.cpu of every container"},
 		"range": {add("apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: q, namespace: prod}\nspec: {hard: {limits.cpu: '1'}}\n---\napiVersion: v1\nkind: LimitRange\nmetadata: {name: l, namespace: prod}\n" +
 			"spec: {limits: [{type: Container, default: {cpu: 100m}}]}\n"), ""},
+		"minimum": {add("apiVersion: v1\nkind: LimitRange\nmetadata: {name: l, namespace: prod}\nspec: {limits: [{type: Container, min: {cpu: 50m}}]}\n"),
+			"warning: limitrange prod/l: spec.limits[0].min[cpu]: wants at least 50m of cpu in every container, and meshless-init requests 10m"},
+		"sum": {add("apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: q, namespace: prod}\nspec: {hard: {requests.memory: 16Mi}}\n"),
+			"warning: resourcequota prod/q: spec.hard[requests.memory]: is 16Mi, and the workloads of the input ask for 32Mi with our containers, of which there are 0 without"},
 		"DNS": {strings.Replace(good, "      containers:\n      - name: app", "      dnsPolicy: Default\n      containers:\n      - name: app", 1), "warning: deployment prod/web: spec.template.spec.dnsPolicy: Default asks the DNS of the node"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -36,6 +36,7 @@ type Leaf struct {
 	Due         time.Time         // after which it is to be renewed; zero without a certificate
 
 	keyFile string // in which the Secret holds the key: api.SealedKeyFile, or PlainKeyFile with SOPS
+	written string // value of api.WrittenAnnotation
 }
 
 // Options say what is checked.
@@ -48,6 +49,8 @@ type Options struct {
 	// the pods were written a moment ago, by the code that would write them again: that they are what a plan says is
 	// known
 	JustWritten bool
+	// HeldBack says which Jobs and Pods run an earlier image than the others, as EveryWorkload does
+	HeldBack bool
 	// Overrides are the annotations by which a pod template may say otherwise than the config, without
 	// api.AnnotationPrefix; default v1alpha1.DefaultOverrides
 	Overrides []string
@@ -56,27 +59,19 @@ type Options struct {
 	RenewBefore time.Duration
 }
 
-// Result is what Check saw.
-type Result struct {
-	Leaves []Leaf  // in the order of the items
-	Images []Image // of the injected containers, by name
-}
-
-// Image is an image of ours as manifests name it.
-type Image struct {
-	Name       string `json:"name"`
-	Containers int    `json:"containers"` // how many run it
-}
-
 // Check reports what is wrong with the items.
 func Check(items []*yaml.RNode, o Options, r *report.Report) Result {
 	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, texts: map[string]bool{}, revoked: map[string][]string{}, bundles: map[string]*svid.Bundle{}, bundleObjects: map[string]*yaml.RNode{}, meshes: map[string]*meshmap.Map{},
-		managed: map[string]*Leaf{}, given: map[string]*yaml.RNode{}}
+		managed: map[string]*Leaf{}, declarations: map[*yaml.RNode]*manifest.Declaration{}, given: map[string]*yaml.RNode{}}
 	if c.options.Overrides == nil {
 		c.options.Overrides = v1alpha1.DefaultOverrides()
 	}
 	r.Locate(items)
-	if items = c.resolved(items); r.Failed() || !c.wellFormed(items) {
+	given := items
+	if items = c.resolved(given); !slices.Equal(given, items) {
+		r.Locate(items) // those that were resolved are copies
+	}
+	if r.Failed() || !c.wellFormed(items) {
 		return Result{}
 	}
 	if items = manifest.Flatten(items); !c.wellFormed(items) {
@@ -95,15 +90,21 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) Result {
 			c.given[namespacedName(report.ObjectOf(item), item.GetName())] = item
 		}
 	}
+	c.readPolicies(items)
 	for _, item := range items {
 		c.item(item)
 		c.ageIdentities(item)
 	}
 	c.readers()
+	c.declared()
+	c.referred()
 	c.identities(items)
 	c.bundlesAlike(items)
 	c.maps(items)
 	c.federation()
+	if o.EveryWorkload || o.HeldBack {
+		c.oneImage()
+	}
 	if o.EveryWorkload {
 		if !c.unread { // then it is not known who mounts what
 			c.orphans()
@@ -115,7 +116,7 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) Result {
 	if o.EveryWorkload && c.workloads == 0 {
 		r.Error(report.Object{}, "", "there is no workload in the input: did what should have rendered it fail?")
 	}
-	return Result{c.leaves, c.images()}
+	return Result{c.leaves, c.images(), c.authorities()}
 }
 
 // Rendered is Check as the last step of a render, which knows best what is in the mesh.
@@ -137,6 +138,8 @@ type checker struct {
 
 	bundleObjects map[string]*yaml.RNode // by namespace
 	services      []*yaml.RNode          // those of ours
+	injecting     []*yaml.RNode          // of declared workloads, and what they declare
+	declarations  map[*yaml.RNode]*manifest.Declaration
 
 	// of Certificates of cert-manager, by "<namespace>/<name>" of the Secret that they write
 	managedSpecs []managedCertificate
@@ -149,6 +152,8 @@ type checker struct {
 	pods      []*pod // in the order of the items
 	injected  []*pod // of pods
 	unread    bool   // an injected pod could not be read as a plan
+
+	references []manifest.Reference // in the order of the items
 }
 
 // warnUneven warns, once, of a mesh that denies nobody, and of one whose proxies run in two ways.
@@ -191,7 +196,7 @@ func (c *checker) resolved(items []*yaml.RNode) []*yaml.RNode {
 		}
 		direct, err := plain(item)
 		if err != nil {
-			c.report.Error(report.ObjectOf(item), "", "%v", err)
+			c.report.ErrorIn(item, "", "%v", err)
 			continue
 		}
 		out[i] = direct
@@ -202,25 +207,31 @@ func (c *checker) resolved(items []*yaml.RNode) []*yaml.RNode {
 // wellFormed refuses what is no manifest, and an object that stands twice: whichever is applied last counts, so neither
 // can be judged.
 func (c *checker) wellFormed(items []*yaml.RNode) bool {
-	seen := map[report.Object]bool{}
+	seen := map[report.Object]*yaml.RNode{}
 	for _, item := range items {
 		object := report.ObjectOf(item)
 		err := node.CheckItem(item)
+		first := seen[manifest.Key(object)]
 		switch {
 		case err != nil:
-			c.report.Error(object, "", "%v", err)
+			c.report.ErrorIn(item, "", "%v", err)
 		case isKustomization(item, object):
 			continue
 		case object.Kind == "" || object.APIVersion == "":
-			c.report.Error(object, "", "lacks apiVersion or kind, so it is no manifest")
+			c.report.ErrorIn(item, "", "lacks apiVersion or kind, so it is no manifest%s", manifest.PatchWay(item, c.report))
+		case manifest.HidesNothing(item):
+			continue
 		case isList(item) && (object.Kind != "List" || object.APIVersion != "v1"):
-			c.report.Error(object, "items", "is a list, which kubectl takes apart; make it a List of v1, or write its items as documents of their own")
+			c.report.ErrorIn(item, "items", "is a list, which kubectl takes apart; make it a List of v1, or write its items as documents of their own")
 		case object.Kind == "List" && object.APIVersion == "v1":
 			continue // its items are looked at one by one, and `kubectl get -o yaml` gives it no name
-		case seen[manifest.Key(object)] && !manifest.IsLocalConfig(item):
-			c.report.Error(object, "", "stands twice in the input")
+		case first != nil && object.Name == "" && manifest.GenerateName(item) != "": // each is another one
+		case first != nil && !manifest.IsLocalConfig(item):
+			c.report.ErrorIn(item, "", "stands twice in the input%s%s", c.report.Where(", first in", first), manifest.PatchWay(item, c.report))
 		}
-		seen[manifest.Key(object)] = true
+		if first == nil {
+			seen[manifest.Key(object)] = item
+		}
 	}
 	return !c.report.Failed()
 }
@@ -251,17 +262,37 @@ func (c *checker) item(item *yaml.RNode) {
 		}
 		return
 	}
-	if fields := c.options.Kinds.UnknownPodFields(item); c.options.EveryWorkload {
-		for _, field := range fields {
-			c.report.Warn(object, field, "makes pods that are not in the mesh: meshless knows no pod template here")
-		}
-		if len(fields) > 0 {
-			c.outside(object, "its kind is unknown")
-		}
+	if d := c.declarations[item]; d != nil {
+		c.declaredWorkload(d)
+		return
 	}
-	if path, ok := c.options.Kinds.Find(item); ok {
-		c.workloads++
-		c.workload(item, path)
+	declared := c.declares(item)
+	if c.options.EveryWorkload && !declared {
+		c.options.Kinds.WarnUnknownPods(item, c.report)
+	}
+	templates, known := c.options.Kinds.Find(item)
+	if fields := c.options.Kinds.UnknownPodFields(item); c.options.EveryWorkload && !declared && len(fields) > 0 {
+		why := "its kind is unknown"
+		if known {
+			why = "it makes pods beside its known templates: " + strings.Join(fields, ", ")
+		}
+		c.outside(object, why)
+	}
+	if known {
+		if field := c.options.Kinds.Missing(item); field != "" {
+			c.report.Error(object, field, "is missing")
+		}
+		if reference, refers := manifest.ReferenceOf(item); refers {
+			c.references = append(c.references, reference)
+		}
+		c.workloads += len(templates)
+		before := len(c.injected)
+		for _, t := range templates {
+			c.workload(item, t)
+		}
+		if c.options.EveryWorkload && len(c.injected) > before {
+			manifest.WarnHookPods(item, c.report)
+		}
 		return
 	}
 	switch ours := item.GetAnnotations()[api.IdentityAnnotation] != ""; {
@@ -281,6 +312,9 @@ func reserved(o report.Object) bool {
 		return named(api.BundleName("")) || named(api.MeshName(""))
 	case "Service":
 		return named(api.MembersPrefix) || named(api.AliasPrefix)
+	}
+	if manifest.IsPolicyGroup(o.APIVersion) && slices.Contains(manifest.PolicyKinds, o.Kind) {
+		return strings.HasPrefix(o.Name, api.NamePrefix)
 	}
 	return false
 }
@@ -353,7 +387,7 @@ func (c *checker) severalPackages() bool {
 // ofPackage reports an object that says another package.
 func (c *checker) ofPackage(item *yaml.RNode, pkg string) {
 	if have := item.GetAnnotations()[api.PackageAnnotation]; have != pkg {
-		c.report.Error(report.ObjectOf(item), report.Annotation(api.PackageAnnotation), "is %q, and must be %q as in the mesh map; render the whole package again", have, pkg)
+		c.report.ErrorIn(item, report.Annotation(api.PackageAnnotation), "is %q, and must be %q as in the mesh map; render the whole package again", have, pkg)
 	}
 }
 
@@ -387,7 +421,7 @@ func (c *checker) readSecret(item *yaml.RNode) {
 		return
 	}
 	record := certs.ParseRecord(item.GetAnnotations())
-	leaf := Leaf{Secret: object, Identity: identity, Certificate: certificates[0], Due: record.Due(certificates[0], c.options.RenewBefore)}
+	leaf := Leaf{Secret: object, Identity: identity, Certificate: certificates[0], Due: record.Due(certificates[0], c.options.RenewBefore), written: item.GetAnnotations()[api.WrittenAnnotation]}
 	if record.KeyDigest != svid.KeyDigest(leaf.Certificate) {
 		c.report.Error(object, report.Annotation(api.PublicKeyAnnotation), "is not the digest of the certificate's key")
 	}

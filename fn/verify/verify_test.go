@@ -88,7 +88,7 @@ func renderedBy(t *testing.T, manifests string, change func(*v1alpha1.Spec)) (st
 }
 
 // renderedFor is renderedBy with other options. Without the CertificateAuthority where others share it.
-func renderedFor(t *testing.T, manifests string, change func(*v1alpha1.Spec), o pipeline.Options) (string, *v1alpha1.MutualTLS) {
+func renderedFor(t testing.TB, manifests string, change func(*v1alpha1.Spec), o pipeline.Options) (string, *v1alpha1.MutualTLS) {
 	t.Helper()
 	recipient := func() string {
 		identity, err := age.GenerateX25519Identity()
@@ -117,7 +117,7 @@ func renderedFor(t *testing.T, manifests string, change func(*v1alpha1.Spec), o 
 	return text, config
 }
 
-func parse(t *testing.T, text string) []*yaml.RNode {
+func parse(t testing.TB, text string) []*yaml.RNode {
 	t.Helper()
 	items, err := (&kio.ByteReader{Reader: strings.NewReader(text), OmitReaderAnnotations: true}).Read()
 	if err != nil {

@@ -3,6 +3,7 @@ package verify
 import (
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -23,29 +24,37 @@ import (
 type pod struct {
 	item     *yaml.RNode
 	object   report.Object
-	path     []string // of the template in item
+	at       manifest.Template
 	template *yaml.Node
 	spec     corev1.PodTemplateSpec
 	plan     *podplan.Plan // nil for one that is not injected
+	// of a declared workload, whose template its policy carries
+	declaration *manifest.Declaration
 }
 
 // field is the path of a field of the template.
 func (p *pod) field(below string) string {
-	return strings.Join(append(slices.Clone(p.path), below), ".")
+	return report.Below(p.at.Field(), below)
+}
+
+// name is that of the workload: the one that its identity has, where that may be.
+func (p *pod) name() string {
+	if p.plan != nil {
+		if name := path.Base(p.plan.Workload.SPIFFEID); p.at.Called(name) {
+			return name
+		}
+	}
+	return p.at.Name
 }
 
 // namespace is where the pods run.
 func (p *pod) namespace() string { return manifest.EffectiveNamespace(p.object) }
 
 // workload checks one workload: injected whole, or not at all and on purpose.
-func (c *checker) workload(item *yaml.RNode, path []string) {
-	p := &pod{item: item, object: report.ObjectOf(item), path: path, template: node.Get(item.YNode(), path...)}
-	if p.template == nil {
-		c.report.Error(p.object, strings.Join(path, "."), "is missing")
-		return
-	}
+func (c *checker) workload(item *yaml.RNode, at manifest.Template) {
+	p := &pod{item: item, object: report.ObjectOf(item), at: at, template: node.At(item.YNode(), at.Path...)}
 	if err := node.Decode(yaml.NewRNode(p.template), &p.spec); err != nil {
-		c.report.Error(p.object, strings.Join(path, "."), "cannot be read: %v", err)
+		c.report.Error(p.object, at.Field(), "cannot be read: %v", err)
 		return
 	}
 	c.pods = append(c.pods, p)
@@ -80,9 +89,13 @@ func (c *checker) workload(item *yaml.RNode, path []string) {
 // identity checks that a workload is still called what its identity says.
 func (c *checker) identity(p *pod) {
 	id := p.plan.ID()
-	want, err := api.WorkloadID(id.TrustDomain(), p.namespace(), strings.ToLower(p.object.Kind), p.object.Name)
+	want, err := api.WorkloadID(id.TrustDomain(), p.namespace(), strings.ToLower(p.object.Kind), p.name())
 	if err != nil || want != id {
-		c.report.Error(p.object, "metadata.name", "is not what its identity %s says; render after what renames or moves it (the function belongs last into the outermost overlay)", id)
+		field := "metadata.name"
+		if p.at.Name != p.object.Name {
+			field = p.at.Field()
+		}
+		c.report.Error(p.object, field, "is not what its identity %s says; render after what renames or moves it (the function belongs last into the outermost overlay)", id)
 	}
 }
 
@@ -98,6 +111,8 @@ func (c *checker) uninjected(p *pod) {
 	switch {
 	case p.spec.Spec.HostNetwork:
 		c.outside(p.object, "hostNetwork: true")
+	case manifest.WindowsField(&p.spec.Spec) != "":
+		c.outside(p.object, "a Windows pod")
 	case c.options.EveryWorkload && !disabled:
 		c.report.Error(p.object, p.field("metadata.annotations"), "is not in the mesh; was the function skipped (kustomize without --enable-exec skips it silently)? On purpose it is with the annotation %s: disabled",
 			api.InjectAnnotation)
@@ -117,13 +132,13 @@ func (c *checker) rewritten(p *pod) {
 	if equal(p.template, template) { // most often; what follows takes time and memory
 		return
 	}
-	have, errHave := generic(p.template)
-	want, errWant := generic(template)
+	have, errHave := node.Values(p.template)
+	want, errWant := node.Values(template)
 	if err := errors.Join(errHave, errWant); err != nil {
 		c.report.Error(p.object, p.field("spec"), "cannot be compared: %v", err)
 		return
 	}
-	root := strings.Join(p.path, ".")
+	root := p.at.Field()
 	for _, d := range compare(root, have, want) {
 		below := strings.TrimPrefix(strings.TrimPrefix(d.path, root), ".")
 		c.report.Error(p.object, strings.TrimPrefix(d.path, "."), "%s%s", d, p.reason(below))
@@ -132,18 +147,8 @@ func (c *checker) rewritten(p *pod) {
 
 // rewrite is the template as a render would write it.
 func rewrite(p *pod, refuse func(field string, err error)) (*yaml.Node, error) {
-	item := p.item.Copy()
-	if node.HasAlias(item.YNode()) {
-		if err := item.DeAnchor(); err != nil {
-			return nil, err
-		}
-	}
-	if err := inject.Strip(item, p.path); err != nil {
-		return nil, err
-	}
-	template := node.Get(item.YNode(), p.path...)
-	var stripped corev1.PodTemplateSpec
-	if err := node.Decode(yaml.NewRNode(template), &stripped); err != nil {
+	template, stripped, err := strip(p)
+	if err != nil {
 		return nil, err
 	}
 	if len(stripped.Spec.Containers) == 0 {
@@ -151,7 +156,23 @@ func rewrite(p *pod, refuse func(field string, err error)) (*yaml.Node, error) {
 	}
 	plan := *p.plan
 	podspec.Derive(&plan, &stripped.Spec, refuse)
-	return template, inject.Apply(template, &stripped, &plan, &node.Shared{}, refuse)
+	return template, inject.Apply(template, stripped, &plan, &node.Shared{}, refuse)
+}
+
+// strip is a copy of the template without the injection, in both forms.
+func strip(p *pod) (*yaml.Node, *corev1.PodTemplateSpec, error) {
+	item := p.item.Copy()
+	if node.HasAlias(item.YNode()) {
+		if err := item.DeAnchor(); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := inject.Strip(item, p.at.Path); err != nil {
+		return nil, nil, err
+	}
+	template := node.At(item.YNode(), p.at.Path...)
+	var stripped corev1.PodTemplateSpec
+	return template, &stripped, node.Decode(yaml.NewRNode(template), &stripped)
 }
 
 // reason is why a field of ours must be what it is, where somebody may ask.
@@ -266,9 +287,31 @@ func (c *checker) outside(object report.Object, why string) {
 	}
 }
 
+// referred reports objects whose pods are made of another's template, which is not in the mesh or not in the input.
+func (c *checker) referred() {
+	for _, reference := range c.references {
+		standing := manifest.NotThere
+		for _, p := range c.pods {
+			switch {
+			case manifest.Key(p.object) != manifest.Key(reference.To):
+			case p.plan != nil:
+				standing = manifest.InMesh
+			case standing == manifest.NotThere:
+				standing = manifest.NotInMesh
+			}
+		}
+		if c.options.EveryWorkload {
+			reference.Warn(standing, c.report)
+		}
+		if standing != manifest.InMesh {
+			c.outside(reference.From, fmt.Sprintf("%s takes the pod template of %s, which is not in the mesh or not in the input", reference.Field, reference.To))
+		}
+	}
+}
+
 // asWorkload is the pod as a render would read it.
 func (p *pod) asWorkload() *manifest.Workload {
-	w := &manifest.Workload{Object: p.object, Kind: p.object.Kind, Name: p.object.Name, Namespace: p.namespace(), TemplatePath: p.path, Pod: p.spec, Plan: p.plan}
+	w := &manifest.Workload{Node: p.item, Object: p.object, Kind: p.object.Kind, Name: p.name(), Namespace: p.namespace(), TemplatePath: p.at.Path, Pod: p.spec, Plan: p.plan, Declaration: p.declaration}
 	if p.plan != nil {
 		w.ID = p.plan.ID()
 	}

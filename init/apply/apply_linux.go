@@ -60,9 +60,9 @@ func (s system) apply(args podplan.InitArgs, out io.Writer) error {
 	}
 	why := "as --backend=" + string(args.Backend) + " says"
 	if args.Backend != podplan.BackendIPTables {
-		got, err := writeNFTables(want)
+		got, err := writeNFTables(want, uint32(args.ProxyUID))
 		if err == nil && len(args.TransparentPorts) > 0 {
-			if err := setZone(); err != nil {
+			if err := setZone(uint32(args.ProxyUID)); err != nil {
 				return fmt.Errorf("%w: %w", errTransparent, err)
 			}
 			got += rules.TransparentText(args.TransparentPorts)

@@ -114,7 +114,7 @@ func TestRemoveLeavesOthersAlone(t *testing.T) {
 		must(t, err)
 		must(t, inside(t, ns, func() error { // not by Apply, which takes out what an earlier back end wrote
 			if b.variant == "" {
-				_, err := writeNFTables(want)
+				_, err := writeNFTables(want, proxyUID)
 				return err
 			}
 			_, err := host.writeVariant(b.variant, want, true)
@@ -160,7 +160,7 @@ func TestRemoveSaysWhatItCannotSee(t *testing.T) {
 			must(t, inside(t, ns, func() error { // beside the legacy rules, so that something can be removed
 				want, err := rules.New(everything(t), true)
 				if err == nil {
-					_, err = writeNFTables(want)
+					_, err = writeNFTables(want, proxyUID)
 				}
 				return err
 			}))

@@ -89,6 +89,12 @@ func acceptOne(t *testing.T, ns netns.NsHandle, address string) chan *net.TCPCon
 
 func drain(t *testing.T, writer, reader *net.TCPConn, half bool) {
 	t.Helper()
+	drainAfter(t, writer, reader, half, func() {})
+}
+
+// drainAfter does something to the writer before it closes.
+func drainAfter(t *testing.T, writer, reader *net.TCPConn, half bool, last func()) {
+	t.Helper()
 	defer reader.Close()
 	defer writer.Close()
 	const size = 6 << 20
@@ -103,6 +109,7 @@ func drain(t *testing.T, writer, reader *net.TCPConn, half bool) {
 	if unsent < 1<<20 {
 		t.Fatalf("the control fails: only %d bytes wait to be sent", unsent)
 	}
+	last()
 	if half {
 		must(t, writer.CloseWrite())
 	} else {
@@ -133,14 +140,14 @@ func TestEgressFilterWithoutReject(t *testing.T) {
 	}
 	ns := newNetns(t)
 	must(t, inside(t, ns, func() error {
-		text, err := writeNFTablesBy(refusing, want)
-		if !strings.HasPrefix(text, "# this kernel cannot reject (no such file or directory), so the egress filter drops") || !strings.HasSuffix(text, want.Dropping().String()+rules.ZoneText()) {
+		text, err := writeNFTablesBy(refusing, want, proxyUID)
+		if !strings.HasPrefix(text, "# this kernel cannot reject (no such file or directory), so the egress filter drops") || !strings.HasSuffix(text, want.Dropping().String()+rules.ZoneText(proxyUID)) {
 			t.Errorf("printed\n%s", text)
 		}
 		return err
 	}))
 	must(t, inside(t, newNetns(t), func() error { // a kernel that lacks more
-		text, err := writeNFTablesBy(func(*nftables.Conn, rules.Ruleset) error { return explainNFTables("write", unix.ENOENT) }, want)
+		text, err := writeNFTablesBy(func(*nftables.Conn, rules.Ruleset) error { return explainNFTables("write", unix.ENOENT) }, want, proxyUID)
 		if there, _ := holdsTable(); text != "" || there || err == nil || !strings.Contains(err.Error(), "nft_reject_inet") {
 			t.Errorf("got %q, %v; table: %t", text, err, there)
 		}
@@ -169,7 +176,7 @@ func testIPTablesEgressFilterWithoutReject(t *testing.T, b testBackend) {
 	populate(t, l, f)
 	text, err := tryOn(t, s, l.pod, podplan.InitArgs{ProxyUID: proxyUID, Backend: podplan.BackendIPTables})
 	must(t, err)
-	if strings.Count(text, "# this kernel cannot reject") != 2 || strings.Contains(text, "REJECT") || strings.Count(text, "--ctdir ORIGINAL -j DROP\n") != 6 {
+	if strings.Count(text, "# this kernel cannot reject") != 2 || strings.Contains(text, "REJECT") || strings.Count(text, "--ctdir ORIGINAL -j DROP\n") != 4 || strings.Count(text, "-A MESHLESS_REFUSED -p tcp -j DROP\n") != 2 {
 		t.Errorf("printed\n%s", text)
 	}
 	l.out(f, appUID, "outbound").check(t)

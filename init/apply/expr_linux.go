@@ -89,8 +89,18 @@ var codecs = [rules.Kinds]codec{
 		},
 		func(r *rules.Rule, e []expr.Any) { r.RedirectTo = portOf(data(e, 0)) },
 	},
-	rules.KindReset:  fixed(func(r *rules.Rule) { r.Refuse = rules.Reset }, &expr.Reject{Type: unix.NFT_REJECT_TCP_RST}),
-	rules.KindDrop:   fixed(func(r *rules.Rule) { r.Refuse = rules.Drop }, &expr.Verdict{Kind: expr.VerdictDrop}),
+	rules.KindReset: fixed(func(r *rules.Rule) { r.Refuse = rules.Reset }, &expr.Reject{Type: unix.NFT_REJECT_TCP_RST}),
+	rules.KindDrop:  fixed(func(r *rules.Rule) { r.Refuse = rules.Drop }, &expr.Verdict{Kind: expr.VerdictDrop}),
+	rules.KindGoto: {
+		func(r rules.Rule) []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: r.Goto}} },
+		func(r *rules.Rule, e []expr.Any) {
+			if len(e) > 0 {
+				if v, ok := e[0].(*expr.Verdict); ok {
+					r.Goto = v.Chain
+				}
+			}
+		},
+	},
 	rules.KindReturn: fixed(func(*rules.Rule) {}, &expr.Verdict{Kind: expr.VerdictReturn}),
 }
 

@@ -64,7 +64,7 @@ func TestDecodeInvertsEncodeEverywhere(t *testing.T) {
 		{"", "-i net1 "}, {"", "-o lo ", "-o lo1 "},
 		{"", "-m owner --uid-owner 1 ", "-m owner --socket-exists ! --uid-owner 4294967295 "},
 		{"", "-m conntrack --ctdir ORIGINAL ", "-m conntrack --ctstate INVALID "},
-		{"-j RETURN", "-p tcp -j DROP", "-p tcp -j REJECT --reject-with tcp-reset", "-p tcp -j REDIRECT --to-ports 15001",
+		{"-j RETURN", "-g MESHLESS_OUTBOUND", "-p tcp -m tcp --dport 1 -g MESHLESS_REFUSED", "-p tcp -j DROP", "-p tcp -j REJECT --reject-with tcp-reset", "-p tcp -j REDIRECT --to-ports 15001",
 			"-p tcp -m tcp --dport 1 -j RETURN", "-p tcp -m tcp --dport 1 -j REDIRECT --to-ports 15001", "-p tcp -m tcp --dport 1:9 -j REDIRECT --to-ports 15001", "-p tcp -m tcp --dport 1:65535 -j DROP"},
 	}
 	var from func(int, string)

@@ -120,7 +120,24 @@ func newLab(t *testing.T) lab {
 		}
 		return addRoutes(peer4+" 0.0.0.0/0", peer6+" ::/0")
 	}))
+	for address, ns := range map[string]netns.NsHandle{pod6: l.pod, peer6: l.peer} {
+		must(t, inside(t, ns, func() error { return awaitLocal(address) }))
+	}
 	return l
+}
+
+// awaitLocal waits until the kernel knows the address as its own. It does so a moment after the address was added, and
+// until then looks for it on the wire.
+func awaitLocal(address string) error {
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		routes, err := netlink.RouteGet(net.ParseIP(address))
+		if err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s does not become local: %v, %w", address, routes, err)
+		}
+	}
 }
 
 func addAddresses(device string, addresses ...string) error {

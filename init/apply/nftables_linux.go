@@ -22,9 +22,11 @@ const (
 // writeNFTables puts the rules into the kernel over netlink and returns them as read back, in nft's words. Where the
 // kernel lacks no more than the reset of the egress filter, the egress filter drops, and a comment in front of the text
 // says so.
-func writeNFTables(want rules.Ruleset) (string, error) { return writeNFTablesBy(replace, want) }
+func writeNFTables(want rules.Ruleset, proxy uint32) (string, error) {
+	return writeNFTablesBy(replace, want, proxy)
+}
 
-func writeNFTablesBy(replace func(*nftables.Conn, rules.Ruleset) error, want rules.Ruleset) (string, error) {
+func writeNFTablesBy(replace func(*nftables.Conn, rules.Ruleset) error, want rules.Ruleset, proxy uint32) (string, error) {
 	conn, err := nftables.New(nftables.WithSockOptions(configure))
 	if err != nil {
 		return "", explainNFTables("open netlink", err)
@@ -45,13 +47,13 @@ func writeNFTablesBy(replace func(*nftables.Conn, rules.Ruleset) error, want rul
 	if err != nil {
 		return "", err
 	}
-	switch err := setZone(); {
+	switch err := setZone(proxy); {
 	case noNFTables(err):
 		return note + noZones(err) + got.String(), nil
 	case err != nil:
 		return "", err
 	}
-	return note + got.String() + rules.ZoneText(), nil
+	return note + got.String() + rules.ZoneText(proxy), nil
 }
 
 // noReset is what is printed where the egress filter drops because of this error.
@@ -77,14 +79,17 @@ func replace(conn *nftables.Conn, set rules.Ruleset) error {
 	conn.AddTable(table)
 	conn.DelTable(table)
 	conn.AddTable(table)
-	for _, c := range set.Chains {
-		chain, err := baseChain(table, c)
+	var chains []*nftables.Chain
+	for _, c := range set.Chains { // all before the first rule, which may lead to the last of them
+		chain, err := makeChain(table, c)
 		if err != nil {
 			return err
 		}
-		conn.AddChain(chain)
+		chains = append(chains, conn.AddChain(chain))
+	}
+	for i, c := range set.Chains {
 		for _, r := range c.Rules {
-			conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: encode(r), UserData: comment(r)})
+			conn.AddRule(&nftables.Rule{Table: table, Chain: chains[i], Exprs: encode(r), UserData: comment(r)})
 		}
 	}
 	if err := conn.Flush(); err != nil {
@@ -93,7 +98,10 @@ func replace(conn *nftables.Conn, set rules.Ruleset) error {
 	return nil
 }
 
-func baseChain(table *nftables.Table, c rules.Chain) (*nftables.Chain, error) {
+func makeChain(table *nftables.Table, c rules.Chain) (*nftables.Chain, error) {
+	if !c.Base() {
+		return &nftables.Chain{Table: table, Name: c.Name}, nil
+	}
 	hooks := map[string]*nftables.ChainHook{rules.Prerouting: nftables.ChainHookPrerouting, rules.Output: nftables.ChainHookOutput}
 	hook, ok := hooks[c.Hook()]
 	if !ok {

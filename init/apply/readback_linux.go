@@ -44,11 +44,14 @@ func readChain(conn *nftables.Conn, want rules.Chain, held *nftables.Chain) (rul
 	if held == nil {
 		return rules.Chain{}, fmt.Errorf("is missing")
 	}
-	meant, err := baseChain(held.Table, want)
+	meant, err := makeChain(held.Table, want)
 	if err != nil {
 		return rules.Chain{}, err
 	}
 	if !reflect.DeepEqual(held, meant) { // type, hook, priority and policy
+		if !want.Base() {
+			return rules.Chain{}, fmt.Errorf("has a hook")
+		}
 		return rules.Chain{}, fmt.Errorf("is not a %s chain of its hook at priority %d with policy accept", want.Type(), want.Priority())
 	}
 	lines, err := conn.GetRules(held.Table, held)

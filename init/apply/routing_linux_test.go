@@ -129,7 +129,7 @@ func steps(l lab, f family) []step {
 		outside("peer to the inbound listener itself", f.pod, api.InboundPort, "inbound"),
 		outside("peer to the admin port", f.pod, api.AdminPort, "inbound"),
 		outside("peer to the metrics", f.pod, api.MetricsPort, "metrics"),
-		outside("kubelet to the health port", f.pod, api.HealthPort, "health"),
+		outside("kubelet to the health port", f.pod, api.HealthPort, "metrics"), // where it is seen that it was redirected
 		outside("peer to an excluded port", f.pod, excludedIn, "opened"),
 		outside("peer beside an excluded port", f.pod, excludedIn+1, "inbound"),
 	}

@@ -16,43 +16,39 @@ import (
 // headerLength is that of nfnetlink's own header, before the attributes.
 const headerLength = 4
 
-// checkZone reads the table rules.ZoneTable back: its one chain, with the place and the policy that were meant, and in
-// it the one rule. It is an error if the kernel holds anything else.
-func checkZone(conn *netlink.Conn, rule []byte) error {
-	chains, err := dumpZone(conn, unix.NFT_MSG_GETCHAIN, text(unix.NFTA_CHAIN_TABLE, rules.ZoneTable))
-	if err != nil {
-		return err
-	}
-	chain, err := zoneChain()
-	if err != nil {
-		return err
-	}
-	held, err := dumpZone(conn, unix.NFT_MSG_GETRULE, text(unix.NFTA_RULE_TABLE, rules.ZoneTable))
-	if err != nil {
-		return err
-	}
+// check reads the table rules.ZoneTable back: its sets, its chains, with the place and the policy that were meant, and
+// the rules in their order. It is an error if the kernel holds anything else.
+func (t zoneTable) check(conn *netlink.Conn) error {
 	for _, part := range []struct {
 		name  string
-		held  [][]byte
-		meant []byte
-		of    func([]byte) (string, error)
+		kind  int
+		of    uint16
+		meant [][]byte
+		text  func([]byte) (string, error)
 	}{
-		{"chain", chains, chain, chainMeaning},
-		{"rule", held, rule, ruleMeaning},
+		{"set", unix.NFT_MSG_GETSET, unix.NFTA_SET_TABLE, t.sets, func(data []byte) (string, error) { return meaning(data, keptOfSet) }},
+		{"chain", unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, t.chains, func(data []byte) (string, error) { return meaning(data, keptOfChain) }},
+		{"rule", unix.NFT_MSG_GETRULE, unix.NFTA_RULE_TABLE, t.rules, ruleMeaning},
 	} {
-		if len(part.held) != 1 {
-			return fmt.Errorf("table inet %s holds %d %ss instead of one: is something else writing to it?", rules.ZoneTable, len(part.held), part.name)
-		}
-		got, err := part.of(part.held[0])
-		if err != nil {
-			return fmt.Errorf("read the %s of table inet %s back: %w", part.name, rules.ZoneTable, err)
-		}
-		want, err := part.of(part.meant)
+		held, err := dumpZone(conn, part.kind, text(part.of, rules.ZoneTable))
 		if err != nil {
 			return err
 		}
-		if got != want {
-			return fmt.Errorf("table inet %s differs from what was written: its %s is %s, meant was %s", rules.ZoneTable, part.name, got, want)
+		if len(held) != len(part.meant) {
+			return fmt.Errorf("table inet %s holds %d %ss instead of %d: is something else writing to it?", rules.ZoneTable, len(held), part.name, len(part.meant))
+		}
+		for i, meant := range part.meant {
+			got, err := part.text(held[i])
+			if err != nil {
+				return fmt.Errorf("read a %s of table inet %s back: %w", part.name, rules.ZoneTable, err)
+			}
+			want, err := part.text(meant)
+			if err != nil {
+				return err
+			}
+			if got != want {
+				return fmt.Errorf("table inet %s differs from what was written: its %s %d is %s, meant was %s", rules.ZoneTable, part.name, i+1, got, want)
+			}
 		}
 	}
 	return nil
@@ -94,14 +90,21 @@ func kindOf(a netlink.Attribute) uint16 {
 // kernel's.
 type kept map[uint16]kept
 
+var keptOfSet = kept{unix.NFTA_SET_NAME: nil, unix.NFTA_SET_FLAGS: nil, unix.NFTA_SET_KEY_TYPE: nil, unix.NFTA_SET_KEY_LEN: nil, unix.NFTA_SET_TIMEOUT: nil,
+	unix.NFTA_SET_DESC: {unix.NFTA_SET_DESC_SIZE: nil}}
+
 var keptOfChain = kept{unix.NFTA_CHAIN_NAME: nil, unix.NFTA_CHAIN_TYPE: nil, unix.NFTA_CHAIN_POLICY: nil,
 	unix.NFTA_CHAIN_HOOK: {unix.NFTA_HOOK_HOOKNUM: nil, unix.NFTA_HOOK_PRIORITY: nil}}
 
-// keptOf are those of the expressions of the rule.
+// keptOf are those of the expressions of the rules.
 var keptOf = map[string]kept{
 	"meta":      {unix.NFTA_META_DREG: nil, unix.NFTA_META_KEY: nil, unix.NFTA_META_SREG: nil},
 	"cmp":       {unix.NFTA_CMP_SREG: nil, unix.NFTA_CMP_OP: nil, unix.NFTA_CMP_DATA: {unix.NFTA_DATA_VALUE: nil}},
 	"immediate": {unix.NFTA_IMMEDIATE_DREG: nil, unix.NFTA_IMMEDIATE_DATA: {unix.NFTA_DATA_VALUE: nil, unix.NFTA_DATA_VERDICT: nil}},
+	"payload":   {unix.NFTA_PAYLOAD_DREG: nil, unix.NFTA_PAYLOAD_BASE: nil, unix.NFTA_PAYLOAD_OFFSET: nil, unix.NFTA_PAYLOAD_LEN: nil},
+	"bitwise":   {unix.NFTA_BITWISE_SREG: nil, unix.NFTA_BITWISE_DREG: nil, unix.NFTA_BITWISE_MASK: {unix.NFTA_DATA_VALUE: nil}, unix.NFTA_BITWISE_XOR: {unix.NFTA_DATA_VALUE: nil}},
+	"lookup":    {unix.NFTA_LOOKUP_SET: nil, unix.NFTA_LOOKUP_SREG: nil, unix.NFTA_LOOKUP_DREG: nil, unix.NFTA_LOOKUP_FLAGS: nil},
+	"dynset":    {unix.NFTA_DYNSET_SET_NAME: nil, unix.NFTA_DYNSET_SREG_KEY: nil, unix.NFTA_DYNSET_SREG_DATA: nil, unix.NFTA_DYNSET_OP: nil, unix.NFTA_DYNSET_FLAGS: nil},
 	"ct":        {unix.NFTA_CT_DREG: nil, unix.NFTA_CT_KEY: nil, unix.NFTA_CT_DIRECTION: nil, unix.NFTA_CT_SREG: nil},
 }
 
@@ -130,17 +133,17 @@ func meaning(attributes []byte, what kept) (string, error) {
 	return strings.Join(parts, " "), nil
 }
 
-func chainMeaning(attributes []byte) (string, error) { return meaning(attributes, keptOfChain) }
-
-// ruleMeaning is that of its expressions, in their order, and of its comment.
+// ruleMeaning is that of its chain, of its expressions, in their order, and of its comment.
 func ruleMeaning(attributes []byte) (string, error) {
 	all, err := netlink.UnmarshalAttributes(attributes)
 	if err != nil {
 		return "", err
 	}
-	var expressions, comment string
+	var chain, expressions, comment string
 	for _, a := range all {
 		switch kindOf(a) {
+		case unix.NFTA_RULE_CHAIN:
+			chain = strings.TrimRight(string(a.Data), "\x00") + " "
 		case unix.NFTA_RULE_USERDATA:
 			comment = fmt.Sprintf(" %q", a.Data)
 		case unix.NFTA_RULE_EXPRESSIONS:
@@ -157,7 +160,7 @@ func ruleMeaning(attributes []byte) (string, error) {
 			}
 		}
 	}
-	return expressions + comment, nil
+	return chain + expressions + comment, nil
 }
 
 func expressionMeaning(attributes []byte) (string, error) {

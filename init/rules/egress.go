@@ -1,8 +1,6 @@
 package rules
 
 import (
-	"github.com/meshless-dev/meshless/internal/api"
-	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
@@ -38,17 +36,21 @@ const (
 // do not ask for Loopback.
 func egressFilter(args podplan.InitArgs) []Rule {
 	const dialsItself = "the proxy never dials itself: a stale entry of conntrack has redirected it"
-	proxy, outbound := uint32(args.ProxyUID), netset.PortRange{First: api.OutboundPort, Last: api.OutboundPort}
-	rules := []Rule{
-		{UID: proxy, Dest: loopback4, Ports: outbound, Refuse: Reset, Why: dialsItself},
-		{UID: proxy, Dest: loopback6, Ports: outbound, Refuse: Reset, Why: dialsItself},
-		{UID: proxy, Why: "the proxy's own connections leave the pod"},
-	}
+	proxy := uint32(args.ProxyUID)
+	rules := append(filterCanaries(args),
+		Rule{UID: proxy, Dest: loopback4, Ports: outboundPort, Refuse: Reset, Why: dialsItself},
+		Rule{UID: proxy, Dest: loopback6, Ports: outboundPort, Refuse: Reset, Why: dialsItself},
+		Rule{UID: proxy, Why: "the proxy's own connections leave the pod"})
 	rules = append(rules, impersonation(args)...)
 	rules = append(rules, bypass(args)...)
 	return append(rules,
-		Rule{NotUID: proxy, Tracked: Original, Refuse: Reset, Why: "would leave the pod past the proxy"},
+		Rule{NotUID: proxy, Tracked: Original, Goto: Refused, Why: "would leave the pod past the proxy"},
 		Rule{NotUID: proxy, Tracked: Invalid, Refuse: Drop, Why: "unknown to conntrack, so it was not redirected"})
+}
+
+// refused is what becomes of what may not leave.
+func refused() []Rule {
+	return []Rule{{Refuse: Reset, Why: "not past the proxy"}}
 }
 
 // impersonation refuses what only the proxy may do with client addresses. A process of the pod that takes one would be

@@ -35,6 +35,11 @@ func (s Ruleset) in(table string) []Chain {
 	return slices.DeleteFunc(slices.Clone(s.Chains), func(c Chain) bool { return c.Type() != table })
 }
 
+// base are those of them that a built-in chain leads to.
+func (s Ruleset) base(table string) []Chain {
+	return slices.DeleteFunc(s.in(table), func(c Chain) bool { return !c.Base() })
+}
+
 // String is the family as operators write it.
 func (f Family) String() string { return "IPv" + strconv.Itoa(int(f)) }
 
@@ -92,7 +97,7 @@ func (s Ruleset) restore(out *strings.Builder, table string, held Saved) {
 			say("-A %s %s", c.own(), r.IPTables())
 		}
 	}
-	for _, c := range s.in(table) {
+	for _, c := range s.base(table) {
 		say("-I %s %s", c.builtin(), jump(c))
 	}
 	say("COMMIT")

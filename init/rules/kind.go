@@ -31,13 +31,14 @@ const (
 	KindRedirect
 	KindReset
 	KindDrop
+	KindGoto
 	KindReturn
 	Kinds // how many there are
 )
 
 // iptablesOrder is that of iptables-save: its own options, those of extensions, the target.
 var iptablesOrder = []Kind{KindSource, KindNotDest, KindDest, KindIn, KindOut, KindPorts, KindTCP, KindUser, KindNotUser,
-	KindOriginal, KindInvalid, KindRedirect, KindReset, KindDrop, KindReturn}
+	KindOriginal, KindInvalid, KindRedirect, KindReset, KindDrop, KindGoto, KindReturn}
 
 // form is a kind in the words of nft and of iptables, where %s stands for its value.
 type form struct {
@@ -70,7 +71,8 @@ var forms = [Kinds]form{
 	KindRedirect: {nft("redirect to :%s"), "-j REDIRECT --to-ports %s", number(func(r *Rule) *uint16 { return &r.RedirectTo })},
 	KindReset:    {nft("reject with tcp reset"), "-j REJECT --reject-with tcp-reset", one(refuse, Reset)},
 	KindDrop:     {nft("drop"), "-j DROP", one(refuse, Drop)},
-	KindReturn:   {nft("return"), "-j RETURN", derived(func(r *Rule) bool { return r.RedirectTo == 0 && r.Refuse == 0 })},
+	KindGoto:     {nftGoto, "-g %s", chain(func(r *Rule) *string { return &r.Goto })},
+	KindReturn:   {nft("return"), "-j RETURN", derived(func(r *Rule) bool { return r.RedirectTo == 0 && r.Refuse == 0 && r.Goto == "" })},
 }
 
 // In tells whether the rule has a condition or verdict of the kind.
@@ -174,6 +176,9 @@ func nftAddress(keyword string) func(string) string {
 
 func nftPorts(v string) string { return "tcp dport " + strings.Replace(v, ":", "-", 1) }
 
+// nftGoto names the chain as nftables has it.
+func nftGoto(v string) string { return "goto " + strings.ToLower(strings.TrimPrefix(v, ChainPrefix)) }
+
 func tracked(r *Rule) *Tracking { return &r.Tracked }
 
 func refuse(r *Rule) *Refusal { return &r.Refuse }
@@ -210,6 +215,18 @@ func name(at func(*Rule) *string, others ...string) value {
 			return s, nil
 		}
 		return s, netset.Interfaces{s}.Validate()
+	})
+}
+
+// chain is one to which a rule may lead, in iptables by its name there.
+func chain(at func(*Rule) *string) value {
+	return field(at, func(name string) string { return Chain{Name: name}.own() }, func(s string) (string, error) {
+		for _, name := range []string{Outbound, Refused} {
+			if s == (Chain{Name: name}).own() {
+				return name, nil
+			}
+		}
+		return "", strconv.ErrRange
 	})
 }
 

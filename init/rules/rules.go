@@ -29,6 +29,13 @@ const (
 	EgressFilter = "guard"      // what the pod sends, after NAT
 )
 
+// The chains without a hook, to which rules of the others lead: the last rules of Output and EgressFilter stand there,
+// so that the proxy's canaries meet the very rules that all else meets.
+const (
+	Outbound = "outbound"
+	Refused  = "refused"
+)
+
 // The names of tables and chains that are in the kernel stay, whatever this package calls them: an init of a later
 // release replaces and removes by name what an earlier one left in a running pod.
 
@@ -41,30 +48,35 @@ const MaxWhy = 128
 // Ruleset is all that meshless-init asks of the kernel's packet filter.
 type Ruleset struct{ Chains []Chain }
 
-// Chain is a base chain; its rules are tried in order, and what none decides is accepted as it is. The chains of type
-// nat see the first packet of a connection only, so redirected connections survive a replacement of the rules;
-// EgressFilter sees
-// every packet.
+// Chain is a base chain, or one to which rules of base chains lead. Its rules are tried in order, and what none decides
+// is accepted as it is. The chains of type nat see the first packet of a connection only, so redirected connections
+// survive a replacement of the rules; EgressFilter sees every packet.
 type Chain struct {
-	Name  string // Prerouting, Output or EgressFilter
+	Name  string // one of the constants
 	Rules []Rule
 }
 
 // Type is the kind of the chain in nftables, and the table of iptables that has it: nat or filter.
 func (c Chain) Type() string {
-	if c.Name == EgressFilter {
+	if c.Name == EgressFilter || c.Name == Refused {
 		return "filter"
 	}
 	return "nat"
 }
 
-// Hook is where packets come to the chain: Prerouting or Output.
+// Hook is where packets come to the chain: Prerouting or Output. It is empty for a chain to which rules lead.
 func (c Chain) Hook() string {
-	if c.Name == EgressFilter {
+	switch c.Name {
+	case EgressFilter:
 		return Output
+	case Outbound, Refused:
+		return ""
 	}
 	return c.Name
 }
+
+// Base tells whether packets come to the chain from a hook.
+func (c Chain) Base() bool { return c.Hook() != "" }
 
 // Priority is the chain's place among those of its hook: that of NAT, which nft calls dstnat in prerouting and by its
 // number only in output, and for EgressFilter that of filter.
@@ -88,9 +100,12 @@ type Rule struct {
 	NotDest netip.Prefix     // the destination is of its family, but not in it
 	Ports   netset.PortRange // TCP destination port
 
+	// The verdict; without one the rule returns: the connection stays as it is.
 	RedirectTo uint16  // port of the proxy, and TCP only; 0 does not redirect
-	Refuse     Refusal // of TCP only; the zero value with no RedirectTo returns: the connection stays as it is
-	Why        string  // for the operator, at most MaxWhy bytes; travels into the kernel and back
+	Refuse     Refusal // of TCP only
+	Goto       string  // Outbound or Refused, which decides
+
+	Why string // for the operator, at most MaxWhy bytes; travels into the kernel and back
 }
 
 var (
@@ -108,10 +123,12 @@ func New(args podplan.InitArgs, ipv6 bool, own ...netip.Addr) (Ruleset, error) {
 		return Ruleset{}, err
 	}
 	args.ClientCIDRs = args.ClientCIDRs.WithDefaults()
-	set := Ruleset{Chains: []Chain{{Prerouting, prerouting(args)}, {Output, output(args, own)}, {EgressFilter, egressFilter(args)}}}
+	set := Ruleset{Chains: []Chain{{Prerouting, prerouting(args)}, {Output, output(args, own)}, {Outbound, outbound()}, {EgressFilter, egressFilter(args)}, {Refused, refused()}}}
 	if !ipv6 {
 		for i := range set.Chains {
-			set.Chains[i].Rules = slices.DeleteFunc(set.Chains[i].Rules, func(r Rule) bool { return r.onlyIPv6() && r.Dest != loopback6 && r.NotDest != loopback6 })
+			set.Chains[i].Rules = slices.DeleteFunc(set.Chains[i].Rules, func(r Rule) bool {
+				return r.onlyIPv6() && (r.Source.IsValid() || r.Dest != loopback6) && r.NotDest != loopback6
+			})
 		}
 	}
 	return set, nil
@@ -160,6 +177,8 @@ func prerouting(args podplan.InitArgs) []Rule {
 			rules = append(rules, Rule{Dest: clients, RedirectTo: api.InboundPort, Why: "to a client's address, from outside: the proxy refuses"})
 		}
 	}
+	rules = append(rules, Rule{Ports: netset.PortRange{First: api.HealthPort, Last: api.HealthPort}, RedirectTo: api.MetricsPort,
+		Why: "the proxy sees that this was redirected: a probe proves this chain"})
 	rules = append(rules, plaintextPorts(args)...)
 	for _, name := range args.ExcludeInboundInterfaces {
 		rules = append(rules, Rule{In: name, Why: "excluded inbound interface"})
@@ -170,6 +189,7 @@ func prerouting(args podplan.InitArgs) []Rule {
 // output: the order matters. The proxy's own connections are decided before anything that an annotation excludes, and
 // those from client addresses before the hairpin, or the proxy would dial itself for ever (istio#14443).
 func output(args podplan.InitArgs, own []netip.Addr) (rules []Rule) {
+	rules = redirectCanaries(args)
 	for _, clients := range ranges(args) {
 		rules = append(rules, Rule{UID: uint32(args.ProxyUID), Out: Loopback, Source: clients, Why: "the inbound proxy delivers to the app"})
 	}
@@ -177,7 +197,12 @@ func output(args podplan.InitArgs, own []netip.Addr) (rules []Rule) {
 	rules = append(rules, hairpin(args)...)
 	rules = append(rules, Rule{UID: uint32(args.ProxyUID), Why: "the proxy's own connections leave the pod, or it would dial itself"})
 	rules = append(rules, bypass(args)...)
-	return append(rules, Rule{RedirectTo: api.OutboundPort, Why: "all other TCP to outside passes the proxy"})
+	return append(rules, Rule{Goto: Outbound, Why: "to outside"})
+}
+
+// outbound is what becomes of what output leaves.
+func outbound() []Rule {
+	return []Rule{{RedirectTo: api.OutboundPort, Why: "all other TCP to outside passes the proxy"}}
 }
 
 // ranges are those of the client addresses, which init makes local to the pod: the proxy dials the app from there.

@@ -64,10 +64,11 @@ func TestGoldens(t *testing.T) {
 				}
 				checkGolden(t, of, "", string(data), set.IPTables(f))
 			}
-			for _, c := range set.Chains[:2] {
+			for _, c := range set.Chains[:3] {
 				checkChain(t, c)
 			}
-			checkEgressFilter(t, set.Chains[1], set.Chains[2], uint32(args.ProxyUID))
+			checkEgressFilter(t, set.Chains[1], set.Chains[3], uint32(args.ProxyUID))
+			checkCanaries(t, set, args, ipv6)
 		})
 	}
 }
@@ -79,7 +80,7 @@ func TestDocsShowTheRules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(docs), "```\n"+want+"```\n") || !strings.Contains(string(docs), "```\n"+ZoneText()+"```\n") {
+	if !strings.Contains(string(docs), "```\n"+want+"```\n") || !strings.Contains(string(docs), "```\n"+ZoneText(api.DefaultUID)+"```\n") {
 		t.Errorf("docs/init.md does not show\n%s", want)
 	}
 }
@@ -104,13 +105,13 @@ func checkChain(t *testing.T, c Chain) {
 		if len(r.Why) == 0 || len(r.Why) > MaxWhy || strings.ContainsAny(r.Why, "\"\n") {
 			t.Errorf("%s rule %d: comment %q is none that nft takes", c.Name, i, r.Why)
 		}
-		if r.In == "" && r.Out == "" && !r.Dest.IsValid() && !r.NotDest.IsValid() && r.UID == 0 && r.Ports.First == 0 && r.RedirectTo == 0 {
+		if r.In == "" && r.Out == "" && !r.Dest.IsValid() && !r.NotDest.IsValid() && r.UID == 0 && r.Ports.First == 0 && r.RedirectTo == 0 && r.Goto == "" {
 			t.Errorf("%s rule %d returns everything: %s", c.Name, i, r)
 		}
 	}
 	last := c.Rules[len(c.Rules)-1]
-	port := map[string]uint16{Prerouting: api.InboundPort, Output: api.OutboundPort}[c.Name]
-	if want := (Rule{RedirectTo: port, Why: last.Why}); last != want {
+	want := map[string]Rule{Prerouting: {RedirectTo: api.InboundPort}, Output: {Goto: Outbound}, Outbound: {RedirectTo: api.OutboundPort}}[c.Name]
+	if want.Why = last.Why; last != want {
 		t.Errorf("%s: the last rule is no unconditional redirect: %s", c.Name, last)
 	}
 }
@@ -133,7 +134,7 @@ func checkEgressFilter(t *testing.T, output, filter Chain, proxy uint32) {
 	if !slices.Equal(left, passed) || after(output) == 0 || after(filter) == 0 {
 		t.Errorf("output leaves alone %v, and the egress filter lets pass %v", left, passed)
 	}
-	for i, want := range []Rule{{NotUID: proxy, Tracked: Original, Refuse: Reset}, {NotUID: proxy, Tracked: Invalid, Refuse: Drop}} {
+	for i, want := range []Rule{{NotUID: proxy, Tracked: Original, Goto: Refused}, {NotUID: proxy, Tracked: Invalid, Refuse: Drop}} {
 		got := filter.Rules[len(filter.Rules)-2+i]
 		if got.Why = ""; got != want {
 			t.Errorf("the egress filter ends with %s, want %s", got, want)
@@ -143,7 +144,7 @@ func checkEgressFilter(t *testing.T, output, filter Chain, proxy uint32) {
 		if len(r.Why) == 0 || len(r.Why) > MaxWhy || strings.ContainsAny(r.Why, "\"\n") {
 			t.Errorf("egress filter rule %d: comment %q is none that nft takes", i, r.Why)
 		}
-		if i < after(filter)-1 && (r.UID != proxy || r.Refuse != Reset || !r.Dest.IsValid() || r.Ports.First != api.OutboundPort) {
+		if i < after(filter)-1 && r.Why != canaryWhy && (r.UID != proxy || r.Refuse != Reset || !r.Dest.IsValid() || r.Ports.First != api.OutboundPort) {
 			t.Errorf("egress filter rule %d stands before the proxy's: %s", i, r)
 		}
 	}
@@ -153,6 +154,27 @@ func checkEgressFilter(t *testing.T, output, filter Chain, proxy uint32) {
 				t.Errorf("%s rule %d without resets is %s, was %s", c.Name, j, r, was)
 			}
 		}
+	}
+}
+
+// checkCanaries checks that the canaries of each family stand first, lead to the last rules, and are the proxy's alone.
+func checkCanaries(t *testing.T, set Ruleset, args podplan.InitArgs, ipv6 bool) {
+	t.Helper()
+	want := 1
+	if ipv6 {
+		want = 2
+	}
+	for at, of := range map[int]int{1: 1, 3: 2} { // rules for each family, by chain
+		leads := map[string]string{Output: Outbound, EgressFilter: Refused}[set.Chains[at].Name]
+		for i, r := range set.Chains[at].Rules {
+			is := r.Why == canaryWhy
+			if is != (i < want*of) || is && (r.UID != uint32(args.ProxyUID) || !r.Dest.IsSingleIP() && !r.Source.IsSingleIP() || r.Goto != leads && r.Goto != "") {
+				t.Errorf("%s rule %d: %s", set.Chains[at].Name, i, r)
+			}
+		}
+	}
+	if got := set.Chains[4]; got.Name != Refused || len(got.Rules) != 1 || got.Rules[0].Refuse != Reset {
+		t.Errorf("what is refused ends at %v", got)
 	}
 }
 

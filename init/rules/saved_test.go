@@ -93,24 +93,26 @@ func TestCompareNoticesDifferences(t *testing.T) {
 	for name, c := range map[string]struct{ old, with, want string }{
 		"a rule in front":            {"-A MESHLESS_PREROUTING", "-A MESHLESS_PREROUTING -j RETURN\n-A MESHLESS_PREROUTING", "rule 1 is -j RETURN, meant was -d 127.0.0.0/8 -p tcp -j REDIRECT --to-ports 15006"},
 		"a rule behind":              {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "-A MESHLESS_OUTPUT -j RETURN\n-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "meant was no further rule"},
-		"a rule less":                {"-A MESHLESS_OUTPUT -p tcp -j REDIRECT --to-ports 15001\n", "", "is missing: -p tcp -j REDIRECT --to-ports 15001"},
+		"a rule less":                {"-A MESHLESS_OUTBOUND -p tcp -j REDIRECT --to-ports 15001\n", "", "is missing: -p tcp -j REDIRECT --to-ports 15001"},
 		"another user":               {"-A MESHLESS_OUTPUT -m owner --uid-owner 15000", "-A MESHLESS_OUTPUT -m owner --uid-owner 15001", "--uid-owner 15001"},
 		"another port":               {"--to-ports 15001", "--to-ports 15002", "--to-ports 15002"},
 		"not negated":                {"! -d 127", "-d 127", "meant was ! -d 127.0.0.0/8"},
-		"another extension":          {"-A MESHLESS_OUTPUT -p tcp -j REDIRECT", "-A MESHLESS_OUTPUT -p tcp -m mark --mark 1 -j REDIRECT", "-m mark"},
+		"another extension":          {"-A MESHLESS_OUTBOUND -p tcp -j REDIRECT", "-A MESHLESS_OUTBOUND -p tcp -m mark --mark 1 -j REDIRECT", "-m mark"},
 		"another interface":          {"-s 198.18.0.0/15 -o lo", "-s 198.18.0.0/15 -o eth0", "eth0"},
 		"no jump":                    {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n", "", "OUTPUT does not begin with"},
 		"a jump too much":            {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n", "-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n-A OUTPUT -p tcp -j MESHLESS_OUTPUT\n", "3 jumps"},
 		"no egress filter":           {"-A OUTPUT -p tcp -j MESHLESS_GUARD\n", "", "table filter: chain OUTPUT does not begin with"},
 		"a rule before it":           {"-A OUTPUT -p tcp -j MESHLESS_GUARD", "-A OUTPUT -j ACCEPT\n-A OUTPUT -p tcp -j MESHLESS_GUARD", "table filter: chain OUTPUT does not begin with"},
-		"a gap in the egress filter": {"-A MESHLESS_GUARD -o lo -j RETURN", "-A MESHLESS_GUARD -j RETURN", "chain MESHLESS_GUARD: rule 5 is -j RETURN, meant was -o lo -j RETURN"},
-		"answers refused":            {" -m conntrack --ctdir ORIGINAL", "", "meant was -s 198.18.0.0/15 -p tcp -m owner --socket-exists ! --uid-owner 15000 -m conntrack --ctdir ORIGINAL"},
+		"a gap in the egress filter": {"-A MESHLESS_GUARD -o lo -j RETURN", "-A MESHLESS_GUARD -j RETURN", "chain MESHLESS_GUARD: rule 7 is -j RETURN, meant was -o lo -j RETURN"},
+		"answers refused":            {"15000 -m conntrack --ctdir ORIGINAL -j", "15000 -j", "meant was -s 198.18.0.0/15 -p tcp -m owner --socket-exists ! --uid-owner 15000 -m conntrack --ctdir ORIGINAL"},
+		"another end":                {"-g MESHLESS_REFUSED", "-g MESHLESS_OTHER", "not ours"},
+		"a jump that comes back":     {"-g MESHLESS_OUTBOUND", "-j MESHLESS_OUTBOUND", "not ours"},
 		"orphans refused":            {"--socket-exists ! --uid", "! --uid", "not ours"},
 		"another refusal":            {"--ctdir ORIGINAL -j REJECT --reject-with tcp-reset", "--ctdir ORIGINAL -j DROP", "--ctdir ORIGINAL -j DROP, meant was"},
 		"a foreign rule first":       {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "-A OUTPUT -j ACCEPT\n-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "OUTPUT does not begin with"},
 		"a narrower jump":            {"-A OUTPUT -p tcp -j MESHLESS_OUTPUT", "-A OUTPUT -p tcp -m tcp --dport 1 -j MESHLESS_OUTPUT", "OUTPUT does not begin with"},
-		"a chain of ours":            {":MESHLESS_OUTPUT", ":MESHLESS_OLD - [0:0]\n:MESHLESS_OUTPUT", "3 chains instead of 2"},
-		"no chain":                   {":MESHLESS_OUTPUT - [0:0]\n", "", "1 chains instead of 2"},
+		"a chain of ours":            {":MESHLESS_OUTPUT", ":MESHLESS_OLD - [0:0]\n:MESHLESS_OUTPUT", "4 chains instead of 3"},
+		"no chain":                   {":MESHLESS_OUTPUT - [0:0]\n", "", "2 chains instead of 3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := strings.Replace(held, c.old, c.with, 1)
@@ -133,10 +135,10 @@ func TestRestoreReplaces(t *testing.T) {
 	text = strings.Replace(text, ":PREROUTING", ":MESHLESS_OLD - [0:0]\n:CNI - [0:0]\n:PREROUTING", 1)
 	held := parsed(t, text)
 	got := set.Restore(IPv4, held)
-	want := "*nat\n:MESHLESS_PREROUTING - [0:0]\n:MESHLESS_OUTPUT - [0:0]\n" +
+	want := "*nat\n:MESHLESS_PREROUTING - [0:0]\n:MESHLESS_OUTPUT - [0:0]\n:MESHLESS_OUTBOUND - [0:0]\n" +
 		"-D PREROUTING -p tcp -j MESHLESS_PREROUTING\n-D OUTPUT -p tcp -j MESHLESS_OUTPUT\n-D OUTPUT -m comment --comment \"old one\" -j MESHLESS_OLD\n" +
 		"-F MESHLESS_OLD\n-X MESHLESS_OLD\n#"
-	if filter := "*filter\n:MESHLESS_GUARD - [0:0]\n-D OUTPUT -p tcp -j MESHLESS_GUARD\n#"; !strings.HasPrefix(got, filter) {
+	if filter := "*filter\n:MESHLESS_GUARD - [0:0]\n:MESHLESS_REFUSED - [0:0]\n-D OUTPUT -p tcp -j MESHLESS_GUARD\n#"; !strings.HasPrefix(got, filter) {
 		t.Errorf("got\n%s\nwant at its begin\n%s", got, filter)
 	}
 	if !strings.Contains(got, want) || strings.Contains(got, "CNI") {

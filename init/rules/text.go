@@ -22,7 +22,10 @@ func (s Ruleset) String() string {
 // String is the chain as nft prints it within its table.
 func (c Chain) String() string {
 	var out strings.Builder
-	fmt.Fprintf(&out, "\tchain %s {\n\t\ttype %s hook %s priority %d; policy accept;\n", c.Name, c.Type(), c.Hook(), c.Priority())
+	fmt.Fprintf(&out, "\tchain %s {\n", c.Name)
+	if c.Base() {
+		fmt.Fprintf(&out, "\t\ttype %s hook %s priority %d; policy accept;\n", c.Type(), c.Hook(), c.Priority())
+	}
 	for _, r := range c.Rules {
 		fmt.Fprintf(&out, "\t\t%s\n", r)
 	}

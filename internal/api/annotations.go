@@ -17,6 +17,10 @@ const SharedAnnotation = AnnotationPrefix + "shared-ca"
 // <kind>/<name> of workloads of its namespace, separated by commas.
 const WorkloadsAnnotation = AnnotationPrefix + "workloads"
 
+// PlaintextPortsAnnotation is written by people on a Service whose ports of UDP or SCTP are plaintext on purpose:
+// <port>/<protocol>, separated by commas.
+const PlaintextPortsAnnotation = AnnotationPrefix + "plaintext-ports"
+
 // Annotations that a render writes on pod templates.
 const (
 	WorkloadAnnotation = AnnotationPrefix + "workload" // podplan.Workload, for the proxy
@@ -38,9 +42,16 @@ const (
 	NotAfterAnnotation = AnnotationPrefix + "not-after" // expiry of the leaf (RFC 3339), for people
 	// when the leaf is due (RFC 3339), for readers without the config
 	RenewAfterAnnotation = AnnotationPrefix + "renew-after"
+	// on the Secrets, or Certificates of cert-manager, of Jobs and Pods: what was written into the template, which
+	// cannot be changed (package fn/hold)
+	WrittenAnnotation = AnnotationPrefix + "written"
 	// on bundles: SHA-256 of those of their certificates that the config adds, separated by commas
 	AdditionalAnnotation = AnnotationPrefix + "additional"
 )
+
+// DeclaredAnnotation is on the MutatingAdmissionPolicy of a declared workload: the declaration, with the pod template
+// that its pods are to be like, in YAML.
+const DeclaredAnnotation = AnnotationPrefix + "declared"
 
 // Annotations that people write on pod templates.
 const (
@@ -59,6 +70,9 @@ const (
 	TransparentPortsAnnotation          = AnnotationPrefix + "transparent-ports"
 	ProxyCPUAnnotation                  = AnnotationPrefix + "proxy-cpu"
 	ProxyMemoryAnnotation               = AnnotationPrefix + "proxy-memory"
+	ProxyCPULimitAnnotation             = AnnotationPrefix + "proxy-cpu-limit"
+	ProxyMemoryLimitAnnotation          = AnnotationPrefix + "proxy-memory-limit"
+	QOSClassAnnotation                  = AnnotationPrefix + "qos-class" // Keep or Ignore
 	ProxyImageAnnotation                = AnnotationPrefix + "proxy-image"
 	LogLevelAnnotation                  = AnnotationPrefix + "log-level"
 	// Secret of the user's with LeafFile and PlainKeyFile, instead of an issued leaf
@@ -69,5 +83,6 @@ const (
 // The config says which of them count (spec.workloads.overrides).
 var Overrides = []string{
 	"inject", "exclude-inbound-ports", "exclude-inbound-interfaces", "exclude-outbound-ports", "exclude-outbound-cidrs", "exclude-outbound-interfaces",
-	"exclude-outbound-uids", "proxy-protocol-ports", "pprof", "permissive-ports", "tls-passthrough-ports", "strict-ports", "transparent-ports", "proxy-cpu", "proxy-memory", "proxy-image", "log-level", "tls-secret",
+	"exclude-outbound-uids", "proxy-protocol-ports", "pprof", "permissive-ports", "tls-passthrough-ports", "strict-ports", "transparent-ports", "proxy-cpu", "proxy-memory",
+	"proxy-cpu-limit", "proxy-memory-limit", "qos-class", "proxy-image", "log-level", "tls-secret",
 }

@@ -27,12 +27,14 @@ var ReservedPorts = []int{AdminPort, OutboundPort, InboundPort, MetricsPort, Hea
 const DefaultUID = 15000
 
 // The proxy marks the sockets with which it leaves the pod by their priority (SO_PRIORITY, which needs no capability,
-// is on every packet of a socket that nobody owns any more, and ends with the pod's interface); init keeps such
-// connections in a zone of conntrack of their own. The proxy dials what the app has dialed, from the same address: in
-// one zone, an app's connection that gets the port of one of the proxy's, ended less than ten seconds ago by the
-// server's reset, would inherit its entry and leave the pod without being asked where to.
+// is on every packet of a socket that nobody owns any more, and which init's rules take off again); init keeps such
+// connections in a zone of conntrack of their own, if they are the proxy's. The proxy dials what the app has dialed,
+// from the same address: in one zone, an app's connection that gets the port of one of the proxy's, ended less than ten
+// seconds ago by the server's reset, would inherit its entry and leave the pod without being asked where to.
+//
+// The kernel makes a priority of IP_TOS as well, which apps set on open connections: 0, 2, 4 or 6, and never this one.
 const (
-	ProxyPriority = 4 // TC_PRIO_INTERACTIVE_BULK, which queues treat as they treat 0
+	ProxyPriority = 5
 	ProxyZone     = 15000
 )
 
@@ -94,6 +96,10 @@ func AliasName(service string) string {
 // ALPN is the protocol that a meshless proxy offers as a client. A Permissive port tells mesh traffic from an app's own
 // TLS by it; it never decides about authentication.
 const ALPN = "meshless/1"
+
+// RenewALPN is the protocol of a renewal: two proxies of the mesh show each other their new leaves, so that connections
+// between them outlive the old ones. It carries nothing of an app, and is offered alone.
+const RenewALPN = "meshless-renew/1"
 
 // WorkloadID is spiffe://<td>/ns/<namespace>/<kind>/<name>; kind is in lower case. The error names the segment that
 // SPIFFE does not allow (SPIFFE-ID standard, section 2.2).

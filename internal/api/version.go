@@ -4,6 +4,10 @@ package api
 // under it.
 const Version = "v0.1.0"
 
+// FilesEdition changes when a proxy of an earlier release can no longer read the files that this one writes: mesh.yaml
+// and workload.json are read strictly. Templates that are held back at an earlier image are then written anew.
+const FilesEdition = "1"
+
 // The images of this release.
 const (
 	FnImage    = "ghcr.io/meshless-dev/fn:" + Version

@@ -181,7 +181,7 @@ func (r Ranges) Of(family netip.Addr) netip.Prefix {
 	return r.V6
 }
 
-// reserved is how many addresses at the beginning of a range are no client's: that of the network itself, and Probe.
+// reserved is how many addresses at the beginning of a range are no client's: Canary, and Probe.
 const reserved = 2
 
 // Probe is the address from which the proxy dials an app at dst for itself: for probes and lifecycle handlers. It is
@@ -193,6 +193,10 @@ func (r Ranges) Probe(dst netip.Addr) netip.Addr {
 	}
 	return p.Addr().Next()
 }
+
+// Canary is the address of a range between which and itself the proxy makes the connections that prove the rules of
+// init. It is that of the network itself, and no client's.
+func Canary(p netip.Prefix) netip.Addr { return p.Addr() }
 
 // Preferred is the address in a range for a client. In an IPv4 range it ends as the client's does: 10.244.1.7 becomes
 // 198.18.1.7. In an IPv6 range an IPv4 client's address is the end, and of an IPv6 client the last 32 bits are, behind

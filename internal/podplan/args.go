@@ -154,9 +154,20 @@ type ProxyArgs struct {
 	Directory    string            // api.Directory, but in tests
 	LogLevel     string            // debug, info, warn or error
 	DrainTimeout time.Duration     // how long connections may finish after SIGTERM
+	IdleTimeout  time.Duration     // after so long without a byte a connection ends; 0 is never
 	Pprof        bool              // serve /debug/pprof/ on api.AdminPort, which is bound to loopback
 	ClientCIDRs  clientaddr.Ranges // as in InitArgs
+	Records      Records           // whose record layer protects connections
 }
+
+// Records is whose record layer protects connections behind their handshake. In FIPS 140-3 mode it is Standard.
+type Records string
+
+// The record layers.
+const (
+	RecordsOwn      Records = "Own"      // the proxy's
+	RecordsStandard Records = "Standard" // that of Go's crypto/tls
+)
 
 // FIPSVariable and FIPSValue are the environment variable of a proxy whose cryptography is to run in FIPS 140-3 mode
 // (go.dev/doc/security/fips140).
@@ -168,6 +179,9 @@ const (
 // DefaultDrainTimeout leaves five of the default thirty seconds of terminationGracePeriodSeconds for the exit itself.
 const DefaultDrainTimeout = 25 * time.Second
 
+// idleTimeoutFlag is for meshes that want to cut what does not move; the default is never.
+const idleTimeoutFlag = "--idle-timeout"
+
 // Args is the command line that ParseProxyArgs reads; defaults are left out.
 func (a ProxyArgs) Args() []string {
 	var args []string
@@ -177,29 +191,47 @@ func (a ProxyArgs) Args() []string {
 	if a.DrainTimeout != 0 && a.DrainTimeout != DefaultDrainTimeout {
 		args = append(args, "--drain-timeout="+a.DrainTimeout.String())
 	}
+	if a.IdleTimeout != 0 {
+		args = append(args, idleTimeoutFlag+"="+a.IdleTimeout.String())
+	}
 	if a.Pprof {
 		args = append(args, "--pprof")
 	}
 	if a.ClientCIDRs != (clientaddr.Ranges{}) {
 		args = append(args, clientCIDRsFlag+"="+a.ClientCIDRs.String())
 	}
+	if a.Records != "" && a.Records != RecordsOwn {
+		args = append(args, "--records="+string(a.Records))
+	}
 	return args
 }
 
 // ParseProxyArgs reads the command line of meshless-proxy (without the program's name).
 func ParseProxyArgs(args []string, usage io.Writer) (ProxyArgs, error) {
-	var a ProxyArgs
+	a := ProxyArgs{Records: RecordsOwn}
 	fs := newFlagSet("meshless-proxy", usage)
 	fs.StringVar(&a.Directory, "directory", api.Directory, "where the projected volume is mounted")
 	fs.DurationVar(&a.DrainTimeout, "drain-timeout", DefaultDrainTimeout, "how long connections may finish after SIGTERM")
+	fs.DurationVar(&a.IdleTimeout, strings.TrimPrefix(idleTimeoutFlag, "--"), 0, "after so long without a byte in either direction a connection ends; 0 is never")
 	fs.BoolVar(&a.Pprof, "pprof", false, fmt.Sprintf("serve Go's profiles on 127.0.0.1:%d/debug/pprof/", api.AdminPort))
 	clientCIDRs(fs, &a.ClientCIDRs)
 	fs.StringVar(&a.LogLevel, "log-level", "info", "debug, info, warn or error")
+	fs.Func("records", "whose TLS record layer protects connections: Own or Standard, which is Go's crypto/tls (default Own)", func(s string) error {
+		a.Records = Records(s)
+		switch a.Records {
+		case RecordsOwn, RecordsStandard:
+			return nil
+		}
+		return fmt.Errorf("%q is not Own or Standard", s)
+	})
 	if err := parseAll(fs, args); err != nil {
 		return ProxyArgs{}, err
 	}
 	if err := ValidateLogLevel(a.LogLevel); err != nil {
 		return ProxyArgs{}, fmt.Errorf("--log-level: %w", err)
+	}
+	if a.IdleTimeout < 0 {
+		return ProxyArgs{}, fmt.Errorf("%s: %s is less than 0", idleTimeoutFlag, a.IdleTimeout)
 	}
 	return a, nil
 }

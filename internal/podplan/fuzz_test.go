@@ -65,7 +65,7 @@ func FuzzParseInitArgs(f *testing.F) {
 }
 
 func FuzzParseProxyCommand(f *testing.F) {
-	f.Add("--log-level=debug\n--drain-timeout=1m\n--pprof")
+	f.Add("--log-level=debug\n--drain-timeout=1m\n--idle-timeout=8h\n--pprof")
 	f.Add("wait\n--timeout=3s")
 	f.Add("drain\n--delay=0\n--timeout=1ns")
 	f.Add("drain\nwait")

@@ -83,12 +83,13 @@ func TestInitArgs(t *testing.T) {
 }
 
 func TestProxyArgs(t *testing.T) {
-	want := podplan.ProxyArgs{Directory: api.Directory, LogLevel: "debug", DrainTimeout: 55 * time.Second, ClientCIDRs: clientaddr.Default}
+	want := podplan.ProxyArgs{Directory: api.Directory, LogLevel: "debug", DrainTimeout: 55 * time.Second, IdleTimeout: 8 * time.Hour, ClientCIDRs: clientaddr.Default,
+		Records: podplan.RecordsStandard}
 	got, err := podplan.ParseProxyArgs(want.Args(), io.Discard)
 	if err != nil || got != want {
 		t.Errorf("%+v, %v", got, err)
 	}
-	for _, bad := range [][]string{{"--log-level=loud"}, {"--drain-timeout=5"}, {"--client-cidrs=fd00::/48"}, {"stray"}} {
+	for _, bad := range [][]string{{"--log-level=loud"}, {"--drain-timeout=5"}, {"--idle-timeout=-1s"}, {"--client-cidrs=fd00::/48"}, {"--records=Go"}, {"stray"}} {
 		if _, err := podplan.ParseProxyArgs(bad, io.Discard); err == nil {
 			t.Errorf("%v: accepted", bad)
 		}
@@ -96,7 +97,7 @@ func TestProxyArgs(t *testing.T) {
 }
 
 func TestProxyCommand(t *testing.T) {
-	served := podplan.ProxyArgs{Directory: api.Directory, LogLevel: "info", DrainTimeout: podplan.DefaultDrainTimeout}
+	served := podplan.ProxyArgs{Directory: api.Directory, LogLevel: "info", DrainTimeout: podplan.DefaultDrainTimeout, Records: podplan.RecordsOwn}
 	for _, want := range []podplan.ProxyCommand{
 		{Serve: &served},
 		{Wait: &podplan.WaitArgs{Timeout: podplan.DefaultWaitTimeout}},

@@ -3,6 +3,10 @@ package svid
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -77,4 +81,29 @@ func countBlocks(text []byte, n int) string {
 func KeyFits(c *x509.Certificate, key crypto.Signer) bool {
 	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
 	return ok && public.Equal(c.PublicKey)
+}
+
+// RSA keys are taken of so many bits. Below, they can be factored; above, their signatures cost more than those of any
+// other key. The function makes none but these.
+const minRSA, maxRSA = 2048, 4096
+
+// CheckKey tells why the key of a certificate is not taken, of a leaf, an intermediate or an authority. Taken are the
+// algorithms that `keyAlgorithm` has: others are broken, or cost a verifier more than a stranger may make it pay. The
+// error is a predicate of the certificate.
+func CheckKey(c *x509.Certificate) error {
+	const wayOut = "have it issued anew with a key of ECDSA P-256 or P-384, Ed25519, or RSA of 2048 to 4096 bits"
+	switch key := c.PublicKey.(type) {
+	case *rsa.PublicKey:
+		if bits := key.N.BitLen(); bits < minRSA || bits > maxRSA {
+			return fmt.Errorf("has an RSA key of %d bits, and those of %d to %d bits are taken: %s", bits, minRSA, maxRSA, wayOut)
+		}
+	case *ecdsa.PublicKey:
+		if key.Curve != elliptic.P256() && key.Curve != elliptic.P384() {
+			return fmt.Errorf("has a key on the curve %s, which is not taken: %s", key.Params().Name, wayOut)
+		}
+	case ed25519.PublicKey:
+	default:
+		return fmt.Errorf("has a key of %s, which is not taken: %s", c.PublicKeyAlgorithm, wayOut)
+	}
+	return nil
 }

@@ -108,11 +108,6 @@ func (b *Bundle) Until() time.Time {
 	return slices.MaxFunc(b.authorities, func(x, y *x509.Certificate) int { return x.NotAfter.Compare(y.NotAfter) }).NotAfter
 }
 
-// mixed tells whether a certificate above the leaf names another trust domain.
-func (b *Bundle) mixed(authorities []*x509.Certificate) bool {
-	return slices.ContainsFunc(authorities, func(ca *x509.Certificate) bool { return foreignDomain(ca, b.trustDomain) != "" })
-}
-
 // foreignDomain is the SPIFFE ID of a CA certificate that is not of td, or empty. A CA may have none; that one resides
 // in the trust domain of the leaves below it is what X.509-SVID, section 3.2, recommends, and what is wanted here:
 // anything else is most likely the wrong bundle.

@@ -46,13 +46,13 @@ func refuse(reason Reason, format string, args ...any) error {
 	return &Error{Reason: reason, Detail: fmt.Sprintf(format, args...)}
 }
 
-// Bundle is the set of CA certificates that a trust domain trusts, and the keys that it does not any more. It is
-// immutable.
+// Bundle is the set of CA certificates that a trust domain trusts, and the keys that it does not any more. What
+// it says of a chain never changes.
 type Bundle struct {
 	trustDomain spiffeid.TrustDomain
 	authorities []*x509.Certificate
-	pool        *x509.CertPool
 	revoked     map[string]bool
+	proven      proven
 }
 
 // NewBundle makes a bundle. Revoked are digests as KeyDigest returns them. No authority, one that is not a CA, one that
@@ -62,7 +62,7 @@ func NewBundle(td spiffeid.TrustDomain, authorities []*x509.Certificate, revoked
 	if len(authorities) == 0 {
 		return nil, errors.New("bundle holds no certificate")
 	}
-	b := &Bundle{trustDomain: td, authorities: authorities, pool: x509.NewCertPool(), revoked: map[string]bool{}}
+	b := &Bundle{trustDomain: td, authorities: authorities, revoked: map[string]bool{}, proven: proven{seen: map[[sha256.Size]byte]bool{}}}
 	seen := map[string]bool{}
 	for _, ca := range authorities {
 		if err := CheckAuthority(ca, td); err != nil {
@@ -72,7 +72,6 @@ func NewBundle(td spiffeid.TrustDomain, authorities []*x509.Certificate, revoked
 			return nil, fmt.Errorf("bundle holds %q twice", ca.Subject)
 		}
 		seen[string(ca.Raw)] = true
-		b.pool.AddCert(ca)
 	}
 	for _, digest := range revoked {
 		b.revoked[digest] = true
@@ -80,8 +79,9 @@ func NewBundle(td spiffeid.TrustDomain, authorities []*x509.Certificate, revoked
 	return b, nil
 }
 
-// CheckAuthority tells why a certificate cannot be an authority of a trust domain: it can sign no leaf, or it names
-// another trust domain. It does not check the validity in time. The error is a predicate of the certificate.
+// CheckAuthority tells why a certificate cannot be an authority of a trust domain: it can sign no leaf, it names
+// another trust domain, or its key is one that CheckKey refuses. It does not check the validity in time. The error is a
+// predicate of the certificate.
 func CheckAuthority(ca *x509.Certificate, td spiffeid.TrustDomain) error {
 	if !ca.IsCA || !ca.BasicConstraintsValid {
 		return errors.New("is not a CA certificate, so it can sign no leaf")
@@ -92,7 +92,7 @@ func CheckAuthority(ca *x509.Certificate, td spiffeid.TrustDomain) error {
 	if of := foreignDomain(ca, td); of != "" {
 		return fmt.Errorf("names %s", of)
 	}
-	return nil
+	return CheckKey(ca)
 }
 
 // Authorities are the certificates of the bundle, in its order.
@@ -112,8 +112,11 @@ func (b *Bundle) VerifyLeaf(leaf *x509.Certificate, now time.Time) (spiffeid.ID,
 	return id, err
 }
 
-// verify wants every one of the usages in the leaf itself. Above it, crypto/x509 checks the first: our authorities
-// constrain none, and one that did would be refused. It returns the chain that it found, up to the authority.
+// maxChain is in bytes: three certificates of RSA-4096 are 6 KiB. Parsed, certificates can be forty times as large as
+// they came, and a peer that has not proved its key yet could make us hold them while it keeps us waiting for that.
+const maxChain = 8 << 10
+
+// verify wants every one of the usages in the leaf itself. It returns the chain that it found, up to the authority.
 func (b *Bundle) verify(chain []*x509.Certificate, usages []x509.ExtKeyUsage, now time.Time) (spiffeid.ID, []*x509.Certificate, error) {
 	if len(chain) == 0 {
 		return spiffeid.ID{}, nil, refuse(NoCertificate, "peer presented no certificate")
@@ -123,30 +126,46 @@ func (b *Bundle) verify(chain []*x509.Certificate, usages []x509.ExtKeyUsage, no
 	if err != nil {
 		return spiffeid.ID{}, nil, err
 	}
+	if err := checkSize(chain); err != nil {
+		return spiffeid.ID{}, nil, err
+	}
 	for _, usage := range usages {
 		if !slices.Contains(leaf.ExtKeyUsage, usage) {
 			// crypto/x509 takes no extended key usage, and "any", for every usage
 			return spiffeid.ID{}, nil, refuse(WrongUsage, "certificate of %s is not meant for this side of TLS", id)
 		}
 	}
-	intermediates := x509.NewCertPool()
-	for _, c := range chain[1:] {
-		intermediates.AddCert(c)
+	if err := checkTime(leaf, id, now); err != nil {
+		return spiffeid.ID{}, nil, err
 	}
-	chains, err := leaf.Verify(x509.VerifyOptions{Roots: b.pool, Intermediates: intermediates, CurrentTime: now, KeyUsages: usages[:1]})
+	s := search{b: b, id: id, chain: chain, usages: usages, now: now}
+	path, err := s.path()
 	if err != nil {
-		return spiffeid.ID{}, nil, b.explain(leaf, id, now, err)
+		return spiffeid.ID{}, nil, err
 	}
-	chains = slices.DeleteFunc(chains, func(c []*x509.Certificate) bool { return b.mixed(c[1:]) })
-	if len(chains) == 0 {
-		return spiffeid.ID{}, nil, refuse(UnknownAuthority, "certificate of %s is signed by an authority that names another trust domain", id)
+	return id, path, nil
+}
+
+func checkSize(chain []*x509.Certificate) error {
+	size := 0
+	for _, c := range chain {
+		size += len(c.Raw)
 	}
-	for _, c := range chains {
-		if !b.anyRevoked(c) {
-			return id, c, nil
-		}
+	if size > maxChain {
+		return refuse(Malformed, "the peer presented %d bytes of certificates, more than any chain of a mesh", size)
 	}
-	return spiffeid.ID{}, nil, refuse(Revoked, "certificate of %s: its key or its authority's key %s is revoked", id, KeyDigest(leaf))
+	return nil
+}
+
+// checkTime says what an operator wants to know of a leaf that is not valid: which clock.
+func checkTime(leaf *x509.Certificate, id spiffeid.ID, now time.Time) error {
+	switch {
+	case now.Before(leaf.NotBefore):
+		return refuse(NotYetValid, "certificate of %s is valid from %s, and it is %s here: compare the clocks", id, stamp(leaf.NotBefore), stamp(now))
+	case now.After(leaf.NotAfter):
+		return refuse(Expired, "certificate of %s expired at %s, and it is %s here: was it renewed in Git and synced?", id, stamp(leaf.NotAfter), stamp(now))
+	}
+	return nil
 }
 
 // identity reads the SPIFFE ID and checks everything that needs no chain.
@@ -168,10 +187,16 @@ func (b *Bundle) identity(leaf *x509.Certificate) (spiffeid.ID, error) {
 	return id, nil
 }
 
+// maxID is from the SPIFFE ID standard, section 2.3.
+const maxID = 2048
+
 // nameOf reads the one SPIFFE ID of a leaf. Nothing of it is proved yet.
 func nameOf(leaf *x509.Certificate) (spiffeid.ID, error) {
 	if len(leaf.URIs) != 1 {
 		return spiffeid.ID{}, refuse(NotAnSVID, "certificate has %d URI names, an X.509-SVID has exactly one", len(leaf.URIs))
+	}
+	if n := len(leaf.URIs[0].String()); n > maxID {
+		return spiffeid.ID{}, refuse(NotAnSVID, "certificate has a URI name of %d bytes, and a SPIFFE ID has %d at most", n, maxID)
 	}
 	id, err := spiffeid.FromURI(leaf.URIs[0])
 	if err != nil {
@@ -185,21 +210,19 @@ func (b *Bundle) anyRevoked(chain []*x509.Certificate) bool {
 	return len(b.revoked) > 0 && slices.ContainsFunc(chain, revoked)
 }
 
-// explain turns the standard library's error into one that says what an operator wants to know: which clock, which
+// unknown refuses a leaf that no authority of the bundle stands for, and says what an operator wants to know: which
 // authority.
-func (b *Bundle) explain(leaf *x509.Certificate, id spiffeid.ID, now time.Time, err error) error {
-	var invalid x509.CertificateInvalidError
-	switch {
-	case now.Before(leaf.NotBefore):
-		return refuse(NotYetValid, "certificate of %s is valid from %s, and it is %s here: compare the clocks", id, stamp(leaf.NotBefore), stamp(now))
-	case now.After(leaf.NotAfter):
-		return refuse(Expired, "certificate of %s expired at %s, and it is %s here: was it renewed in Git and synced?", id, stamp(leaf.NotAfter), stamp(now))
-	case errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage:
-		return refuse(WrongUsage, "certificate of %s is not meant for this side of TLS: %v", id, err)
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return refuse(Expired, "the authority that signed the certificate of %s has expired: %v", id, err)
+func (b *Bundle) unknown(leaf *x509.Certificate, id spiffeid.ID, why string) error {
+	return refuse(UnknownAuthority, "certificate of %s is signed by no authority of the bundle: it names %s, and the bundle holds %s (%s)", id, quote(leaf.Issuer.CommonName), b.names(), why)
+}
+
+// quote is a name of a certificate that may be anybody's, and as long as they like.
+func quote(name string) string {
+	const enough = 64
+	if len(name) > enough {
+		name = name[:enough] + "..."
 	}
-	return refuse(UnknownAuthority, "certificate of %s is signed by no authority of the bundle: it names %q, and the bundle holds %s (%v)", id, leaf.Issuer.CommonName, b.names(), err)
+	return strconv.Quote(name)
 }
 
 // names are the subjects of the authorities, the first few.

@@ -33,6 +33,7 @@ type Config struct {
 	Quit      func()          // begins to drain, and ends the process after that; may be called often
 	Activity  func() Activity // for /configz, /drain and /quit
 	Clients   *listen.Clients // for /clients and /configz
+	Records   string          // whose record layer is in force, for /configz
 	Level     *slog.LevelVar
 	Pprof     bool // serve profiles
 }
@@ -51,9 +52,17 @@ func (a Activity) Idle() bool { return a.InboundConnections+a.OutboundConnection
 // Metrics is the handler of api.MetricsPort.
 func Metrics(c Config) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Telemetry.Registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
+	metrics := promhttp.HandlerFor(c.Telemetry.Registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		// who does not read the answer would keep it in memory, and its place from the kubelet, for ever
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(metricsTimeout))
+		metrics.ServeHTTP(w, r)
+	})
 	return mux
 }
+
+// metricsTimeout is longer than Prometheus waits by default.
+const metricsTimeout = 15 * time.Second
 
 // Health is the handler of api.HealthPort.
 func Health(c Config) http.Handler {
@@ -168,6 +177,7 @@ type configDump struct {
 	Mesh        *meshmap.Map      `json:"mesh,omitempty"`
 	Workload    *podplan.Workload `json:"workload,omitempty"`
 	ClientCIDRs string            `json:"clientCIDRs,omitempty"` // of the addresses at ClientsPath
+	Records     string            `json:"records"`               // whose record layer is in force
 	Activity
 }
 
@@ -181,7 +191,7 @@ type certificate struct {
 }
 
 func configz(w http.ResponseWriter, c Config) {
-	dump := configDump{Version: api.Version, Activity: c.Activity(), ClientCIDRs: c.Clients.Ranges().String()}
+	dump := configDump{Version: api.Version, Activity: c.Activity(), ClientCIDRs: c.Clients.Ranges().String(), Records: c.Records}
 	if err := c.Identity.Failure(); err != nil {
 		dump.Failure = err.Error()
 	}

@@ -397,3 +397,30 @@ func TestNoPageAsks(t *testing.T) {
 		}
 	}
 }
+
+// deadlines notes whether an answer has a deadline before its first byte.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	deadline  time.Time
+	unbounded bool
+}
+
+func (d *deadlines) SetWriteDeadline(at time.Time) error {
+	d.deadline = at
+	return nil
+}
+
+func (d *deadlines) Write(p []byte) (int, error) {
+	d.unbounded = d.unbounded || d.deadline.IsZero()
+	return d.ResponseRecorder.Write(p)
+}
+
+// TestMetricsAreNotKept: a peer that asks for metrics and does not read them has a place for a bounded time. From
+// outside, the kubelet's probes need places of the same port.
+func TestMetricsAreNotKept(t *testing.T) {
+	w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+	Metrics(Config{Telemetry: telemetry.New(slog.New(slog.DiscardHandler))}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if w.Code != http.StatusOK || w.Body.Len() == 0 || w.unbounded {
+		t.Errorf("status %d, %d bytes, without a deadline: %v", w.Code, w.Body.Len(), w.unbounded)
+	}
+}

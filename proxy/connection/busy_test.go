@@ -13,19 +13,20 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshless-dev/meshless/proxy/budget"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/proxy/registry"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
-// A proxy that has no files yet, or whose client holds its share of the places, answers by an alert: a close without an
+// A proxy that has no files yet, or that can let nobody more wait, answers by an alert: a close without an
 // answer would be a sign of a server outside the mesh, to which clients fall back in plaintext.
 func TestBusyProxyAnswers(t *testing.T) {
 	snapshot := newSnapshot(t)
 	for name, current := range map[string]func() *identity.Snapshot{
-		"no files yet":  func() *identity.Snapshot { return nil },
-		"share is used": func() *identity.Snapshot { return snapshot },
+		"no files yet": func() *identity.Snapshot { return nil },
+		"park is full": func() *identity.Snapshot { return snapshot },
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -33,9 +34,13 @@ func TestBusyProxyAnswers(t *testing.T) {
 				t.Fatal(err)
 			}
 			dst := netip.MustParseAddrPort("127.0.0.1:8080")
-			s := NewInbound(InboundConfig{Config: Config{Listeners: []net.Listener{l}, OriginalDst: func(*net.TCPConn) (netip.AddrPort, error) { return dst, nil },
-				Current: current, Registry: registry.New(), Telemetry: telemetry.New(slog.New(slog.DiscardHandler))},
-				OwnAddress: func(netip.Addr) bool { return true }, MaxUnauthenticated: sourceParts})
+			limits := NewLimits(budget.Budget{Connections: 1, Park: 1, Handshakes: 1})
+			s, err := NewInbound(InboundConfig{Config: Config{Listeners: []net.Listener{l}, OriginalDst: func(*net.TCPConn) (netip.AddrPort, error) { return dst, nil },
+				Current: current, Registry: registry.New(), Telemetry: telemetry.New(slog.New(slog.DiscardHandler)), Limits: limits},
+				OwnAddress: func(netip.Addr) bool { return true }})
+			if err != nil {
+				t.Fatal(err)
+			}
 			stop := make(chan struct{})
 			go s.Serve(t.Context(), stop)
 			defer close(stop)
@@ -50,13 +55,16 @@ func TestBusyProxyAnswers(t *testing.T) {
 				t.Cleanup(func() { c.Close() })
 				return c
 			}
-			if current() != nil { // one place for each source: this one has it
-				dial()
-				for s.Active() == 0 {
+			if current() != nil { // one has the only slot, the other the park
+				for range 2 {
+					_, _ = dial().Write([]byte{22, 3, 1})
+				}
+				for s.Active() < 2 {
 					time.Sleep(time.Millisecond)
 				}
 			}
 			c := dial()
+			_, _ = c.Write([]byte{22, 3, 1})                       // what is silent has no turn
 			_ = c.SetReadDeadline(time.Now().Add(2 * time.Second)) // less than a handshake may take
 			got := make([]byte, len(internalError))
 			if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, internalError) {

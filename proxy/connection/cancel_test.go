@@ -89,14 +89,17 @@ func TestEndCancels(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			engine, err := relay.NewEngine(1)
+			engine, err := relay.NewEngine(1, relay.Limits{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer engine.Close()
-			s := NewOutbound(Config{Listeners: []net.Listener{l}, OriginalDst: func(*net.TCPConn) (netip.AddrPort, error) { return dst, nil },
+			s, err := NewOutbound(Config{Listeners: []net.Listener{l}, OriginalDst: func(*net.TCPConn) (netip.AddrPort, error) { return dst, nil },
 				Current: func() *identity.Snapshot { return snapshot }, Registry: registry.New(), Engine: engine, Telemetry: telemetry.New(slog.New(slog.DiscardHandler))},
 				destination.New(destination.Options{Servers: []netip.AddrPort{silentDNS(t)}, Timeout: time.Minute}))
+			if err != nil {
+				t.Fatal(err)
+			}
 			ctx, end := context.WithCancel(t.Context())
 			defer end()
 			stop, done := make(chan struct{}), make(chan struct{})

@@ -10,13 +10,15 @@
 package connection
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net"
 	"net/netip"
+	"runtime"
+	"sync"
 	"time"
 
+	"github.com/meshless-dev/meshless/proxy/budget"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/proxy/reason"
@@ -25,12 +27,18 @@ import (
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
-// Deadlines of one connection, and the default limit of connections at once, in each direction.
+// Deadlines of one connection.
 const (
-	HandshakeTimeout = 5 * time.Second // inbound: counted from the accept
-	ConnectTimeout   = 5 * time.Second
-	resolveTimeout   = 10 * time.Second
-	MaxConnections   = 10000
+	// HandshakeTimeout is counted from the start of a handshake, and without what it waits for us. A client of which a
+	// burst comes has no time to lose either.
+	HandshakeTimeout = 10 * time.Second
+	// trialTimeout is for a server of which nothing is known.
+	trialTimeout = 5 * time.Second
+	// queueTimeout is how long a client waits for a server of the mesh, whose proxy lets it wait for its turn.
+	queueTimeout = listen.MaxWait + HandshakeTimeout
+	// ConnectTimeout leaves time for three SYNs that find a full queue, at 0, 1, 3 and 7 s.
+	ConnectTimeout = 10 * time.Second
+	resolveTimeout = 10 * time.Second
 )
 
 // Config is what both directions need. The fields up to Telemetry are required.
@@ -41,8 +49,11 @@ type Config struct {
 	Registry    *registry.Registry
 	Engine      *relay.Engine
 	Telemetry   *telemetry.Telemetry
+	Limits      *Limits // of both directions; make them once; default: of 256 MiB, and of one direction
 
-	MaxConnections int // default MaxConnections
+	Idle    time.Duration           // as in relay.Options; default none
+	Canary  func(*net.TCPConn) bool // whether a connection is the proxy's own proof of the redirect; may be nil
+	Records relay.Records           // default relay.Own
 }
 
 // Server serves the connections of one direction. Make it with NewInbound or NewOutbound.
@@ -50,24 +61,59 @@ type Server struct {
 	Config
 	direction reason.Direction
 	listen    listen.Server
+	gate      relay.Gate // of handshakes
 	prepare   func(context.Context, *conn) error
+	renewDue  func(context.Context) // outbound alone
 }
 
-func (s *Server) init(d reason.Direction, c Config, prepare func(context.Context, *conn) error) {
-	c.MaxConnections = cmp.Or(c.MaxConnections, MaxConnections)
+func (s *Server) init(d reason.Direction, c Config, prepare func(context.Context, *conn) error) error {
+	c.Limits = c.Limits.orDefault()
 	s.Config, s.direction, s.prepare = c, d, prepare
-	s.listen = listen.Server{Name: string(d), Listeners: c.Listeners, Connections: listen.NewSemaphore(c.MaxConnections),
-		Unauthenticated: listen.NewSemaphore(c.MaxConnections), Handle: s.handle,
-		OnError: c.Telemetry.AcceptFailed}
-	c.Telemetry.Limit(d, c.MaxConnections)
+	s.gate = relay.NewGate(runtime.GOMAXPROCS(0))
+	s.listen.Name, s.listen.Listeners, s.listen.OnError = string(d), c.Listeners, c.Telemetry.AcceptFailed
+	s.listen.Pool, s.listen.Handshakes = c.Limits.pool, c.Limits.Handshakes
+	s.listen.Handle, s.listen.Refuse, s.listen.Intercept = s.handle, s.refuse, c.Canary
+	s.listen.Exhausted = func() { s.yield(0, true) }
+	c.Telemetry.Limit(d, c.Limits.Connections)
+	c.Telemetry.Waiting(d, s.Waiting)
+	return s.listen.Init()
+}
+
+// yield ends connections of whoever holds most, in favor of somebody who holds so few.
+func (s *Server) yield(held int, exhausted bool) {
+	if who, n := s.Limits.holders.yield(held, exhausted); n > 0 {
+		s.Telemetry.GaveUp(who, n)
+	}
 }
 
 // Serve accepts until stop is closed, which may be nil, or until ctx ends. It returns when the last connection has
 // ended. The end of ctx cancels lookups and dials; connections that carry data are the registry's to end.
-func (s *Server) Serve(ctx context.Context, stop <-chan struct{}) { s.listen.Serve(ctx, stop) }
+func (s *Server) Serve(ctx context.Context, stop <-chan struct{}) {
+	if s.renewDue != nil {
+		renewing, end := context.WithCancel(ctx)
+		var done sync.WaitGroup
+		done.Go(func() { s.renewEvery(renewing) })
+		defer done.Wait()
+		defer end()
+	}
+	s.listen.Serve(ctx, stop)
+}
+
+// Renew makes the renewals that are due now, as Serve does again and again. It returns when they are over.
+func (s *Server) Renew(ctx context.Context) {
+	if s.renewDue != nil {
+		s.renewDue(ctx)
+	}
+}
+
+// Accepts tells whether connections are taken from the kernel.
+func (s *Server) Accepts() bool { return s.listen.Accepts() }
 
 // Active is the number of connections that are served now.
 func (s *Server) Active() int { return s.listen.Active() }
+
+// Waiting is the number of connections that wait for their turn.
+func (s *Server) Waiting() int { return s.listen.Waiting() }
 
 // conn is one accepted connection on its way to the relay.
 type conn struct {
@@ -82,29 +128,83 @@ type conn struct {
 	prefix         []byte // was read from the client already; goes to the server first
 	security       telemetry.Security
 	verify         registry.Verify    // whether it would still be accepted
+	holders        []string           // whose connection it is
 	ended          func(relay.Result) // called at the end of a relayed connection; may be nil
 }
 
 // handle prepares a connection, and relays it. Done or refused, everything that it holds is given back at its end.
 func (s *Server) handle(ctx context.Context, accepted *listen.Conn) {
-	c := &conn{Conn: accepted, log: s.Telemetry.Begin(s.direction, listen.AddrPort(accepted.RemoteAddr()))}
+	c := s.begin(accepted)
 	if err := s.prepare(ctx, c); err != nil {
-		c.log.Refuse(err)
+		if countsAsFailure(err) {
+			c.Failed()
+		}
+		if !errors.Is(err, errRenewal) {
+			c.log.Refuse(err)
+		}
 		c.end()
 		return
 	}
 	c.log.Open(c.security)
-	session := relay.New(c.client, c.server, relay.Options{Prefix: c.prefix, Received: c.log.Received, Sent: c.log.Sent})
+	session := relay.New(c.client, c.server, relay.Options{Idle: s.Idle, Owner: s.owner(c), Prefix: c.prefix, Received: c.log.Received, Sent: c.log.Sent})
+	held := s.Limits.holders.add(session, c.holders...)
 	entry := s.Registry.Add(c.snapshot, c.verify, session)
 	c.snapshot = nil // its key must not stay in memory for as long as a connection lives
 	session.Start(s.Engine, func(r relay.Result) {
 		entry.Done()
+		s.Limits.holders.remove(held)
 		if c.ended != nil {
 			c.ended(r)
 		}
 		c.log.Close(r.Received, r.Sent, ended(r.Err))
 		c.end()
 	})
+}
+
+// owner is whose memory the session holds: that of the peer which has proved who it is, of a stranger's address, or of
+// the pod itself.
+func (s *Server) owner(c *conn) string {
+	if c.log.Peer != "" || s.direction == reason.Outbound {
+		return c.log.Peer
+	}
+	return c.log.Source.Addr().String()
+}
+
+func (s *Server) begin(accepted *listen.Conn) *conn {
+	return &conn{Conn: accepted, log: s.Telemetry.Begin(s.direction, listen.AddrPort(accepted.RemoteAddr()))}
+}
+
+// countsAsFailure tells whether an error says something about who asks: inbound the source, outbound the destination.
+func countsAsFailure(err error) bool {
+	switch reason.Of(err).Reason {
+	case reason.HandshakeFailed, reason.Denied, reason.DetectionFailed, reason.ConnectFailed, reason.ForeignAddress, reason.ReservedPort:
+		return true
+	}
+	return false
+}
+
+// refuse ends a connection that is not served.
+func (s *Server) refuse(accepted *listen.Conn, why listen.Refusal) {
+	c := s.begin(accepted)
+	r := reason.ConnectionLimit
+	if s.direction == reason.Inbound {
+		if why == listen.ParkFull {
+			r = reason.SourceLimit
+		}
+		c.busy()
+	}
+	c.log.Refuse(reason.New(r, errors.New(string(why))))
+	c.end()
+}
+
+// internalError is a fatal alert of TLS (RFC 8446, section 6). A proxy that cannot serve now says so by it: a client
+// that tries mutual TLS first takes a close without an answer for the sign of a server outside the mesh.
+var internalError = []byte{21, 3, 3, 0, 2, 2, 80}
+
+func (c *conn) busy() {
+	listen.Discard(c.TCPConn)     // what is closed with something unread is reset
+	_, _ = c.Write(internalError) // the socket's buffer is empty, so this does not block
+	_ = c.Close()                 // in order, so that it arrives
 }
 
 func (c *conn) end() {
@@ -133,11 +233,41 @@ func (s *Server) identify(c *conn) error {
 	return nil
 }
 
-// dial connects to where the client wanted to go.
-func (c *conn) dial(ctx context.Context, d *net.Dialer) (*net.TCPConn, error) {
-	server, err := listen.DialTCP(ctx, d, c.dst)
-	if err != nil {
-		return nil, reason.New(reason.ConnectFailed, err)
+// plaintext takes what c costs in addition without mutual TLS. It waits for others to end, or to give way: somebody
+// holds so few.
+func (s *Server) plaintext(ctx context.Context, c *conn, few int) bool {
+	const pause, tries = 100 * time.Millisecond, 50
+	for range tries {
+		if c.More(budget.OfPlaintext) {
+			return true
+		}
+		s.yield(few, false)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return false
+		}
 	}
-	return server, nil
+	return false
+}
+
+// dial connects to where the client wanted to go. Where descriptors are out it gives others up and tries again: the
+// client has its connection, as it sees it.
+func (s *Server) dial(ctx context.Context, c *conn, d *net.Dialer) (*net.TCPConn, error) {
+	const tries = 5
+	for try := 1; ; try++ {
+		server, err := listen.DialTCP(ctx, d, c.dst)
+		switch {
+		case err == nil:
+			return server, nil
+		case try == tries || !listen.Exhausted(err):
+			return nil, reason.New(reason.ConnectFailed, err)
+		}
+		s.yield(0, true)
+		select {
+		case <-time.After(time.Duration(try) * 100 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, reason.New(reason.ConnectFailed, err)
+		}
+	}
 }

@@ -69,6 +69,12 @@ func ended(err error) error {
 		return err
 	case errors.Is(err, relay.ErrIdle):
 		return reason.New(reason.Idle, err)
+	case errors.Is(err, relay.ErrMemory):
+		return reason.New(reason.MemoryLimit, err)
+	case errors.Is(err, relay.ErrStuckRecord):
+		return reason.New(reason.StuckRecord, err)
+	case errors.Is(err, syscall.ETIMEDOUT), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return reason.New(reason.PeerUnresponsive, err) // keepalive
 	case errors.Is(err, relay.ErrTruncated), errors.Is(err, io.ErrUnexpectedEOF):
 		return reason.New(reason.Truncated, err)
 	case isAlert(err):

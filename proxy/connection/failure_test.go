@@ -59,8 +59,11 @@ func TestDenialIsNoHandshakeFailure(t *testing.T) {
 func TestEnds(t *testing.T) {
 	shutDown := reason.New(reason.ShutDown, io.EOF)
 	for err, want := range map[error]reason.Reason{
-		shutDown:            reason.ShutDown,
-		relay.ErrIdle:       reason.Idle,
+		shutDown:             reason.ShutDown,
+		relay.ErrIdle:        reason.Idle,
+		relay.ErrMemory:      reason.MemoryLimit,
+		relay.ErrStuckRecord: reason.StuckRecord,
+		&net.OpError{Op: "read", Err: syscall.ETIMEDOUT}: reason.PeerUnresponsive, // keepalive
 		relay.ErrTruncated:  reason.Truncated,
 		io.ErrUnexpectedEOF: reason.Truncated,
 		&net.OpError{Op: "remote error", Err: tls.AlertError(42)}: reason.Alert,

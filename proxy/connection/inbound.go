@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -22,18 +23,9 @@ import (
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/proxy/reason"
+	"github.com/meshless-dev/meshless/proxy/registry"
 	"github.com/meshless-dev/meshless/proxy/relay"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
-)
-
-// Default limits of inbound connections whose peer is not known yet.
-const (
-	MaxUnauthenticated = 1000
-	// MaxUnauthenticatedPerSource keeps places free for others while one address floods. It leaves room for the burst
-	// in which a client fills its connection pool, and for clients behind one translated address.
-	MaxUnauthenticatedPerSource = MaxUnauthenticated / sourceParts
-
-	sourceParts = 4 // of the places, one source address gets one part
 )
 
 // InboundConfig is what the inbound direction needs beside Config.
@@ -41,63 +33,69 @@ type InboundConfig struct {
 	Config
 	OwnAddress func(netip.Addr) bool // required; (*listen.OwnAddresses).Contains, but in tests
 
-	Clients            *listen.Clients // the address of each client at the app; default: the system's choice
-	MaxUnauthenticated int             // default MaxUnauthenticated; of one source address a quarter
+	Clients *listen.Clients // the address of each client at the app; default: the system's choice
 }
-
-func (c InboundConfig) perSource() int { return c.MaxUnauthenticated / sourceParts }
 
 // inbound is the inbound direction.
 type inbound struct {
 	Server
-	config          InboundConfig
-	unauthenticated *listen.SourceLimit // of connections whose peer is not known yet
-	shares          *listen.SourceLimit // of all connections
+	config InboundConfig
 	// strangers is for connections without mutual TLS, of Permissive and TLSPassthrough ports. They are not
 	// authenticated, so they must not fill the places of the others.
 	strangers listen.Semaphore
+	bound     *bound // those that can be renewed
 }
 
 // NewInbound makes a server of inbound connections.
-func NewInbound(c InboundConfig) *Server {
-	c.MaxUnauthenticated = cmp.Or(c.MaxUnauthenticated, MaxUnauthenticated)
+func NewInbound(c InboundConfig) (*Server, error) {
 	c.Clients = cmp.Or(c.Clients, listen.NewClients(clientaddr.Ranges{}))
-	s := &inbound{config: c, unauthenticated: listen.NewSourceLimit(c.perSource())}
-	s.init(reason.Inbound, c.Config, s.prepare)
-	s.listen.Unauthenticated = listen.NewSemaphore(c.MaxUnauthenticated)
-	half := max(1, s.MaxConnections/2)
-	s.shares, s.strangers = listen.NewSourceLimit(half), listen.NewSemaphore(half)
-	return &s.Server
+	c.Limits = c.Limits.orDefault()
+	s := &inbound{config: c, strangers: listen.NewSemaphore(c.Limits.Strangers()), bound: newBound()}
+	s.listen.Patience = s.patience
+	s.listen.Pressed = func(held int) { s.yield(held, false) }
+	return &s.Server, s.init(reason.Inbound, c.Config, s.prepare)
+}
+
+// silentTimeout is how long a connection may wait in the park without a word. The hello of a client whose processor is
+// busy comes late.
+const silentTimeout = 15 * time.Second
+
+// patience is for how long the first byte is waited for. On a Permissive port silence means something.
+func (s *inbound) patience(tcp *net.TCPConn) time.Duration {
+	if snapshot := s.Current(); snapshot != nil {
+		if dst, err := listen.OriginalDst(tcp, s.OriginalDst); err == nil && snapshot.PortMode(dst.Port()) == podplan.PortPermissive {
+			return noDataTimeout
+		}
+	}
+	return silentTimeout
 }
 
 // inboundConn is one inbound connection on its way to the app.
 type inboundConn struct {
 	*conn
 	in       *inbound
-	known    func()    // gives the place among the unauthenticated connections of its source back; may be called often
 	deadline time.Time // of everything before the relay
 	dryRun   sync.Once // of the report that this connection would be denied
 }
 
 func (s *inbound) prepare(ctx context.Context, common *conn) error {
 	c := &inboundConn{conn: common, in: s, deadline: time.Now().Add(HandshakeTimeout)}
+	if c.Silent {
+		c.deadline = time.Now().Add(glance)
+	}
+	c.holders = []string{c.log.Source.Addr().WithZone("").String()}
 	err := c.accept(ctx)
-	if why := reason.Of(err).Reason; err != nil && (why == reason.NotReady || why == reason.SourceLimit) {
-		_, _ = c.Write(internalError) // the socket's buffer is empty, so this does not block
-		_ = c.Close()                 // in order, so that it arrives
+	if reason.Of(err).Reason == reason.NotReady && err != nil {
+		c.busy()
 	}
 	return err
 }
 
-// internalError is a fatal alert of TLS (RFC 8446, section 6). A proxy that cannot serve now says so by it: a client
-// that tries mutual TLS first takes a close without an answer for the sign of a server outside the mesh.
-var internalError = []byte{21, 3, 3, 0, 2, 2, 80}
+// glance is a look at what has arrived already.
+const glance = 20 * time.Millisecond
 
 func (c *inboundConn) accept(ctx context.Context) error {
 	s, common := c.in, c.conn
-	if err := c.admit(); err != nil {
-		return err
-	}
 	if err := s.locate(common); err != nil {
 		return err
 	}
@@ -121,7 +119,11 @@ func (c *inboundConn) accept(ctx context.Context) error {
 
 // acceptAnything serves a Permissive port.
 func (c *inboundConn) acceptAnything(ctx context.Context) error {
-	prefix, what, err := sniff(c.TCPConn, time.Now().Add(noDataTimeout), c.deadline)
+	noData := c.Accepted.Add(noDataTimeout)
+	if soonest := time.Now().Add(glance); noData.Before(soonest) { // it has waited
+		noData = soonest
+	}
+	prefix, what, err := sniff(c.TCPConn, noData, c.deadline)
 	c.in.Telemetry.Detected(what)
 	switch {
 	case err != nil:
@@ -160,53 +162,64 @@ func noHello(what telemetry.Detection, err error, deadline time.Time) error {
 	return refusal
 }
 
-// admit gives a connection its share of the places, if its source has one left.
-func (c *inboundConn) admit() error {
-	source, limit := c.log.Source.Addr(), c.in.config.perSource()
-	share, ok := c.in.shares.Acquire(source)
-	if !ok {
-		return reason.New(reason.SourceLimit, fmt.Errorf("%s has half of all connections", source))
-	}
-	c.release = append(c.release, share)
-	if c.known, ok = c.in.unauthenticated.Acquire(source); !ok {
-		return reason.New(reason.SourceLimit, fmt.Errorf("%s has %d connections that are not authenticated yet", source, limit))
-	}
-	c.release = append(c.release, c.known)
-	return nil
-}
-
 // acceptTLS terminates mutual TLS; prefix is what was read from the peer already.
 func (c *inboundConn) acceptTLS(ctx context.Context, prefix []byte) error {
-	var peer spiffeid.ID
+	var id spiffeid.ID
 	var wouldDeny *authz.Denial
 	config := c.snapshot.ServerConfig(func(claimed spiffeid.ID) (err error) {
-		peer = claimed
+		id = claimed
 		wouldDeny, err = c.authorize(claimed, c.snapshot)
 		return err
 	})
+	identity.Announce(config, c.dst)
 	began := time.Now()
-	side, chain, err := relay.Secure(c.TCPConn, prefix, relay.Server, config, c.deadline)
+	h, err := c.in.Records.Shake(c.TCPConn, prefix, relay.Server, config, c.deadline, c.in.gate)
 	if err != nil {
-		_ = c.Close() // in order, so that the alert which tells the peer why arrives
-		return handshakeFailed(err)
+		return c.refuse(handshakeFailed(err))
 	}
 	// Only now is the identity proved: crypto/tls looks at the peer's signature after it has asked us about the
 	// certificate, and certificates are public.
-	c.log.Peer = peer.String()
+	c.log.Peer = id.String()
 	c.reportDryRun(wouldDeny)
 	c.log.HandshakeDone(began)
-	chain = c.snapshot.Remember(chain, x509.ExtKeyUsageClientAuth)
-	c.client, c.security = side, telemetry.MutualTLS
-	c.verify = func(now *identity.Snapshot) error {
-		id, err := now.VerifyPeer(chain, x509.ExtKeyUsageClientAuth)
-		if err != nil {
+	c.Proved()
+	c.holders = append(c.holders, c.log.Peer)
+	chain := c.snapshot.Remember(h.State.PeerCertificates, x509.ExtKeyUsageClientAuth)
+	peer := c.snapshot.Proof(id, chain, x509.ExtKeyUsageClientAuth)
+	if h.State.NegotiatedProtocol == api.RenewALPN {
+		return c.renew(h, peer)
+	}
+	if c.client, err = h.Side(); err != nil {
+		_ = c.Close()
+		return handshakeFailed(err)
+	}
+	c.release = append(c.release, c.in.bound.add(h.State, peer))
+	c.security, c.verify = telemetry.MutualTLS, c.verifyMesh(peer)
+	return c.dialApp(ctx)
+}
+
+// verifyMesh tells whether the client would still be accepted.
+func (c *inboundConn) verifyMesh(peer *identity.Peer) registry.Verify {
+	return func(now *identity.Snapshot) error {
+		if _, err := peer.Verify(now); err != nil {
 			return err
 		}
-		wouldDeny, err := c.authorize(id, now)
+		wouldDeny, err := c.authorize(peer.ID, now)
 		c.reportDryRun(wouldDeny)
 		return err
 	}
-	return c.dialApp(ctx)
+}
+
+// refuse closes a connection whose handshake has failed in order, so that the alert which tells the peer why arrives. A
+// peer that has ended it needs no alert.
+func (c *inboundConn) refuse(err error) error {
+	switch reason.Of(err).Cause {
+	case reason.PeerClosed, reason.PeerRefused, reason.Timeout:
+		_ = c.Close()
+	default:
+		relay.CloseAfterAlert(c.TCPConn)
+	}
+	return err
 }
 
 // authorize evaluates the policy. In a dry run it denies no peer of our trust domain; what it would deny is returned as
@@ -236,6 +249,10 @@ func (c *inboundConn) acceptStranger(ctx context.Context, prefix []byte, securit
 		return reason.New(reason.PlaintextLimit, fmt.Errorf("%d connections without mutual TLS are there already", cap(permits)))
 	}
 	c.release = append(c.release, permits.Release)
+	if !c.in.plaintext(ctx, c.conn, c.in.Limits.holders.count(theStrangers)) {
+		return reason.New(reason.PlaintextLimit, errors.New("a connection without mutual TLS costs more, and there is no room for it"))
+	}
+	c.holders = append(c.holders, theStrangers)
 	c.client, c.prefix, c.security = relay.Plain(c.TCPConn), prefix, security
 	dst := c.dst
 	c.verify = func(now *identity.Snapshot) error {
@@ -249,16 +266,15 @@ func (c *inboundConn) acceptStranger(ctx context.Context, prefix []byte, securit
 
 // dialApp connects to the app. Only from here on does the peer count as known.
 func (c *inboundConn) dialApp(ctx context.Context) error {
-	_ = c.SetDeadline(time.Time{})
-	c.known()
 	c.Authenticated()
+	_ = c.SetDeadline(time.Time{}) // nobody sets another any more
 	source, release := c.in.config.Clients.Acquire(c.log.Source.Addr(), c.dst.Addr(), c.log.Peer)
 	c.release = append(c.release, release)
 	dialer := listen.AppDialer(source, ConnectTimeout)
 	if c.transparent() {
 		dialer = listen.TransparentDialer(c.log.Source.Addr(), ConnectTimeout)
 	}
-	app, err := c.dial(ctx, dialer)
+	app, err := c.in.dial(ctx, c.conn, dialer)
 	if err != nil {
 		return err
 	}

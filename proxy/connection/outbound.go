@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"time"
 
@@ -31,13 +32,20 @@ type outbound struct {
 	Server
 	resolver Resolver
 	trials   *trials
+	renewer  *renewer
 }
 
 // NewOutbound makes a server of outbound connections.
-func NewOutbound(c Config, r Resolver) *Server {
-	s := &outbound{resolver: r, trials: newTrials(time.Now)}
-	s.init(reason.Outbound, c, s.prepare)
-	return &s.Server
+func NewOutbound(c Config, r Resolver) (*Server, error) {
+	s := &outbound{resolver: r, trials: newTrials(time.Now), renewer: newRenewer()}
+	// destinations take turns: one that does not answer must not keep others waiting
+	s.listen.Source = func(tcp *net.TCPConn) netip.AddrPort {
+		dst, _ := c.OriginalDst(tcp)
+		return dst
+	}
+	s.listen.Pressed = func(int) { s.yield(s.Limits.holders.count(theApp), false) }
+	s.Server.renewDue = s.renewDue
+	return &s.Server, s.init(reason.Outbound, c, s.prepare)
 }
 
 func (s *outbound) prepare(ctx context.Context, c *conn) error {
@@ -47,19 +55,29 @@ func (s *outbound) prepare(ctx context.Context, c *conn) error {
 	if err := s.identify(c); err != nil {
 		return err
 	}
-	c.client = relay.Plain(c.TCPConn)
+	c.client, c.holders = relay.Plain(c.TCPConn), []string{theApp}
+	if err := s.connect(ctx, c); err != nil {
+		return err
+	}
+	c.Proved()
+	c.Authenticated()
+	return nil
+}
+
+// connect finds out who is there, and connects to it.
+func (s *outbound) connect(ctx context.Context, c *conn) error {
 	d, lookup := s.resolve(ctx, c)
 	c.log.Service = d.Host
 	m := meshDestination{c.dst, d, lookup}
 	switch d.Kind {
 	case destination.Mesh:
 		s.trials.forget(c.dst) // it is known now
-		return s.connectTLS(ctx, c, m)
+		return s.connectTLS(ctx, c, m, queueTimeout)
 	case destination.TryMesh:
 		if c.snapshot.Mesh.Outbound.Unknown == meshmap.Passthrough {
 			return s.tryTLS(ctx, c, m)
 		}
-		return s.connectTLS(ctx, c, m)
+		return s.connectTLS(ctx, c, m, queueTimeout)
 	case destination.Plaintext:
 		return s.connectPlaintext(ctx, c, lookup, telemetry.Plaintext)
 	case destination.Unknown:
@@ -100,16 +118,22 @@ func (s *outbound) connectPlaintext(ctx context.Context, c *conn, lookup destina
 	if err := c.verify(c.snapshot); err != nil {
 		return reason.New(reason.UnknownDestination, err)
 	}
-	server, err := c.dial(ctx, listen.Dialer(ConnectTimeout))
+	server, err := s.dial(ctx, c, listen.Dialer(ConnectTimeout))
 	if err != nil {
 		return err
 	}
 	c.server = relay.Plain(server)
+	if !s.plaintext(ctx, c, s.Limits.holders.count(theApp)) {
+		listen.Reset(server)
+		return errNoRoom
+	}
 	if security == telemetry.Passthrough && !lookup.Remote {
 		c.ended = func(r relay.Result) { s.unanswered(c, r) }
 	}
 	return nil
 }
+
+var errNoRoom = reason.New(reason.ConnectionLimit, errors.New("a connection without mutual TLS costs more, and there is no room for it"))
 
 // unanswered looks at a connection that has ended and left as it was, into the networks of the cluster. A server that
 // closes without a word once the app has spoken is likely one of the mesh.
@@ -137,9 +161,9 @@ func (m meshDestination) accept(id spiffeid.ID, names []string) (destination.Acc
 }
 
 // connectTLS dials exactly the address that the app dialed. It succeeds only if the server there has proved an identity
-// that may answer.
-func (s *outbound) connectTLS(ctx context.Context, c *conn, m meshDestination) error {
-	server, err := c.dial(ctx, listen.Dialer(ConnectTimeout))
+// that may answer, within the timeout.
+func (s *outbound) connectTLS(ctx context.Context, c *conn, m meshDestination, timeout time.Duration) error {
+	server, err := s.dial(ctx, c, listen.Dialer(ConnectTimeout))
 	if err != nil {
 		return err
 	}
@@ -154,7 +178,7 @@ func (s *outbound) connectTLS(ctx context.Context, c *conn, m meshDestination) e
 	if m.who.Kind == destination.TryMesh {
 		noticeForeign(config)
 	}
-	side, chain, err := relay.Secure(server, nil, relay.Client, config, began.Add(HandshakeTimeout))
+	h, err := s.Records.Shake(server, nil, relay.Client, config, began.Add(timeout), s.gate)
 	switch {
 	case err == nil && !mutual.Load():
 		err = errNotMutual
@@ -168,23 +192,29 @@ func (s *outbound) connectTLS(ctx context.Context, c *conn, m meshDestination) e
 	c.log.AcceptedBy = string(by)
 	c.log.Peer = id.String() // proved by now, and not before: crypto/tls looks at the signature last
 	c.log.HandshakeDone(began)
-	chain = c.snapshot.Remember(chain, x509.ExtKeyUsageServerAuth)
-	c.server, c.security, c.verify = side, telemetry.MutualTLS, s.verifyMesh(m, chain)
+	if c.server, err = h.Side(); err != nil {
+		listen.Reset(server)
+		return handshakeFailed(err)
+	}
+	chain := c.snapshot.Remember(h.State.PeerCertificates, x509.ExtKeyUsageServerAuth)
+	peer := c.snapshot.Proof(id, chain, x509.ExtKeyUsageServerAuth)
+	c.release = append(c.release, s.renewer.add(h.State, m, peer, c.snapshot.Leaf))
+	c.security, c.verify = telemetry.MutualTLS, s.verifyMesh(m, peer)
 	return nil
 }
 
 // verifyMesh tells whether the server would still be accepted. A destination that has left the mesh map stays: nothing
 // is expected of it any more, and it is encrypted at that. It ends if only the map had named it, since DNS did not
 // answer: it may be in the mesh by another name.
-func (s *outbound) verifyMesh(m meshDestination, chain []*x509.Certificate) registry.Verify {
+func (s *outbound) verifyMesh(m meshDestination, peer *identity.Peer) registry.Verify {
 	return func(now *identity.Snapshot) error {
-		id, err := now.VerifyPeer(chain, x509.ExtKeyUsageServerAuth)
+		names, err := peer.Verify(now)
 		if err != nil {
 			return err
 		}
 		d := s.resolver.MapOf(now.Mesh).Decide(m.addr, m.lookup)
 		if d.Kind == destination.Mesh || d.Kind == destination.TryMesh {
-			_, err := meshDestination{m.addr, d, m.lookup}.accept(id, chain[0].DNSNames)
+			_, err := meshDestination{m.addr, d, m.lookup}.accept(peer.ID, names)
 			return err
 		}
 		return s.verifyPlaintext(m.addr, m.lookup)(now)

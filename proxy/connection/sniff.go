@@ -60,7 +60,7 @@ func sniff(c *net.TCPConn, noData, deadline time.Time) (prefix []byte, what tele
 func parseHello(r *replay) (ours, isHello bool) {
 	stop := errors.New("seen enough")
 	_ = tls.Server(r, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		ours, isHello = slices.Contains(hello.SupportedProtos, api.ALPN), true
+		ours, isHello = slices.Contains(hello.SupportedProtos, api.ALPN) || slices.Contains(hello.SupportedProtos, api.RenewALPN), true
 		return nil, stop
 	}}).Handshake()
 	return ours, isHello

@@ -50,7 +50,7 @@ func (s *outbound) tryTLS(ctx context.Context, c *conn, m meshDestination) error
 	}
 	switch {
 	case t.result == telemetry.TrialMesh:
-		return s.connectTLS(ctx, c, m)
+		return s.connectTLS(ctx, c, m, queueTimeout)
 	case !t.result.Foreign():
 		return t.err
 	}
@@ -63,7 +63,7 @@ func (s *outbound) tryTLS(ctx context.Context, c *conn, m meshDestination) error
 // runTrial makes the trial. It is TrialMesh where c has its server, else the error says what the server did.
 func (s *outbound) runTrial(ctx context.Context, c *conn, m meshDestination) (telemetry.Trial, error) {
 	for closes := 1; ; closes++ {
-		err := s.connectTLS(ctx, c, m)
+		err := s.connectTLS(ctx, c, m, trialTimeout)
 		if err == nil {
 			return telemetry.TrialMesh, nil
 		}
@@ -96,9 +96,13 @@ func explained(result telemetry.Trial, err error) error {
 
 // passOn connects as plaintext. It is a new connection: the server has seen our hello on the other.
 func (s *outbound) passOn(ctx context.Context, c *conn, m meshDestination) error {
-	server, err := c.dial(ctx, listen.Dialer(ConnectTimeout))
+	server, err := s.dial(ctx, c, listen.Dialer(ConnectTimeout))
 	if err != nil {
 		return err
+	}
+	if !s.plaintext(ctx, c, s.Limits.holders.count(theApp)) {
+		listen.Reset(server)
+		return errNoRoom
 	}
 	s.Telemetry.PassedOn()
 	c.server, c.security, c.verify = relay.Plain(server), telemetry.Passthrough, s.verifyPassedOn(m)

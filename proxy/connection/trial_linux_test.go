@@ -144,7 +144,7 @@ func newTrialLab(t *testing.T, serve func(l *trialLab, c net.Conn, n int), chang
 			}()
 		}
 	}()
-	engine, err := relay.NewEngine(1)
+	engine, err := relay.NewEngine(1, relay.Limits{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,8 +154,11 @@ func newTrialLab(t *testing.T, serve func(l *trialLab, c net.Conn, n int), chang
 	}
 	l.proxy = listener.Addr().String()
 	l.out = &outbound{resolver: l.resolver, trials: newTrials(time.Now)}
-	l.out.init("outbound", Config{Listeners: []net.Listener{listener}, OriginalDst: func(*net.TCPConn) (netip.AddrPort, error) { return listen.AddrPort(l.server.Addr()), nil },
+	err = l.out.init("outbound", Config{Listeners: []net.Listener{listener}, OriginalDst: func(*net.TCPConn) (netip.AddrPort, error) { return listen.AddrPort(l.server.Addr()), nil },
 		Current: func() *identity.Snapshot { return l.snapshot }, Registry: l.registry, Engine: engine, Telemetry: l.tele}, l.out.prepare)
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, end := context.WithCancel(t.Context())
 	served := make(chan struct{})
 	go func() { defer close(served); l.out.Serve(ctx, nil) }()

@@ -128,17 +128,36 @@ type evidence struct {
 	refuted   string // a host of the mesh whose name is not confirmed
 }
 
+// claimants are the Services of the map that claim an address. Several may share that of a load balancer, each with
+// ports of its own: those with the port count then, and all where none has it.
+func (m *Map) claimants(dst netip.AddrPort) []*meshmap.Service {
+	all := m.byIP[plain(dst.Addr())]
+	if len(all) < 2 {
+		return all
+	}
+	var having []*meshmap.Service
+	for _, s := range all {
+		if s.Ports.Contains(dst.Port()) {
+			having = append(having, s)
+		}
+	}
+	if len(having) == 0 {
+		return all
+	}
+	return having
+}
+
 // weigh sorts the clusterIPs of the map and the names of l.
-func (m *Map) weigh(addr netip.Addr, l Lookup) evidence {
+func (m *Map) weigh(dst netip.AddrPort, l Lookup) evidence {
 	e := evidence{uncertain: l.Uncertain, excepted: l.NameServer, never: l.NameServer, ours: m.namesOurs(l)}
-	for _, s := range m.byIP[addr] {
+	for _, s := range m.claimants(dst) {
 		e.matches = append(e.matches, match{service: s, claimed: true})
 	}
 	for _, name := range l.Names {
 		class := m.classOf(name)
 		switch {
 		case name.Remembered && class < named:
-			e.uncertain = fmt.Errorf("%s was an address of %s, which has left the mesh map, and has no name now", addr, name.Service)
+			e.uncertain = fmt.Errorf("%s was an address of %s, which has left the mesh map, and has no name now", plain(dst.Addr()), name.Service)
 		case !name.Confirmed && class < unproved: // anybody may say so
 		case !name.Confirmed:
 			e.refuted = cmp.Or(e.refuted, m.host(name))
@@ -209,7 +228,7 @@ func (m *Map) headlessElsewhere(l Lookup) bool {
 // found there too, the connection is refused, since no server belongs to both.
 func (m *Map) Decide(dst netip.AddrPort, l Lookup) Destination {
 	addr := plain(dst.Addr())
-	e := m.weigh(addr, l)
+	e := m.weigh(dst, l)
 	switch {
 	case e.refuted != "":
 		return Destination{Kind: Refused, Host: e.refuted, Reason: fmt.Sprintf("dns: %s names itself %s, which does not resolve to it", addr, e.refuted)}

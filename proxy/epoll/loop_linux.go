@@ -27,7 +27,7 @@ type Task struct {
 
 // Loop serves sockets in one goroutine. Make it with New, start Run once.
 type Loop struct {
-	epoll, wake int // descriptors; wake is an eventfd
+	epoll, wake, timer int // descriptors; wake is an eventfd, timer a timerfd
 
 	mu      sync.Mutex
 	sockets map[int32]*Socket // by descriptor
@@ -35,8 +35,11 @@ type Loop struct {
 	stop    error             // why the loop has to end
 	closed  bool              // the descriptors are closed
 
-	ready []*Task // of the loop's goroutine alone
+	// of the loop's goroutine alone
+	ready []*Task
 	spare []*Task // the memory of the previous round
+	ring  func()  // at the alarm; nil if none is set
+	due   bool    // the alarm has to ring in this round
 }
 
 // New makes a loop.
@@ -50,10 +53,17 @@ func New() (*Loop, error) {
 		_ = unix.Close(epoll)
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	l := &Loop{epoll: epoll, wake: wake, sockets: map[int32]*Socket{}}
-	if err := l.add(wake, unix.EPOLLIN); err != nil {
-		l.shut(err)
-		return nil, err
+	timer, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
+	if err != nil {
+		_, _ = unix.Close(epoll), unix.Close(wake)
+		return nil, fmt.Errorf("timerfd_create: %w", err)
+	}
+	l := &Loop{epoll: epoll, wake: wake, timer: timer, sockets: map[int32]*Socket{}}
+	for _, fd := range []int{wake, timer} {
+		if err := l.add(fd, unix.EPOLLIN); err != nil {
+			l.shut(err)
+			return nil, err
+		}
 	}
 	return l, nil
 }
@@ -93,11 +103,23 @@ func (l *Loop) Run() error {
 			return nil
 		}
 		l.turn()
+		if l.due {
+			l.due = false
+			l.ring()
+		}
 		if time.Since(yielded) > yieldInterval {
 			runtime.Gosched()
 			yielded = time.Now()
 		}
 	}
+}
+
+// Alarm lets the loop call ring once, after d. A loop has one alarm; setting it again moves it. Only the loop's
+// goroutine may call this: in a turn, or as the last one rings. The clock of a timerfd is set once for an alarm; a
+// timeout of epoll_wait would have it set for every message.
+func (l *Loop) Alarm(d time.Duration, ring func()) {
+	l.ring = ring
+	_ = unix.TimerfdSettime(l.timer, 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(max(1, d.Nanoseconds()))}, nil)
 }
 
 // note queues the tasks of what became ready, and those that were woken.
@@ -108,6 +130,12 @@ func (l *Loop) note(events []unix.EpollEvent) (stop error) {
 		if e.Fd == int32(l.wake) {
 			var count [8]byte
 			_, _ = unix.Read(l.wake, count[:])
+			continue
+		}
+		if e.Fd == int32(l.timer) {
+			var count [8]byte
+			_, err := unix.Read(l.timer, count[:])
+			l.due = err == nil
 			continue
 		}
 		if s := l.sockets[e.Fd]; s != nil {
@@ -150,6 +178,7 @@ func (l *Loop) shut(err error) {
 	left := slices.Collect(maps.Values(l.sockets))
 	_ = unix.Close(l.epoll)
 	_ = unix.Close(l.wake)
+	_ = unix.Close(l.timer)
 	l.mu.Unlock()
 	for _, s := range left {
 		s.task.Handler.Fail(err)
@@ -197,6 +226,20 @@ func (l *Loop) Watch(s *Socket, t *Task) error {
 	l.sockets[int32(s.FD)] = s
 	const interest = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff
 	return l.add(s.FD, interest)
+}
+
+// Move lets t serve the descriptor of from, by another Socket. The loop's goroutine alone may call it. It is false if
+// the loop has ended; then from still has its descriptor.
+func (l *Loop) Move(from, to *Socket, t *Task) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return false
+	}
+	*to = *from
+	to.task, from.FD = t, -1
+	l.sockets[int32(to.FD)] = to
+	return true
 }
 
 // Forget removes a socket. It has to be called before the socket is closed: another one may get its number at once.

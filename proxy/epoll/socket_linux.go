@@ -63,6 +63,13 @@ func (s *Socket) Settled() bool {
 	return err == nil && n == 0
 }
 
+// HasRoom asks the kernel whether a write would be taken. It also makes sure that an edge tells when one would be.
+func (s *Socket) HasRoom() bool {
+	p := [1]unix.PollFd{{Fd: int32(s.FD), Events: unix.POLLOUT}}
+	n, err := unix.Poll(p[:], 0)
+	return err != nil || n > 0 // an error of the socket is for the write to tell
+}
+
 // Close closes the socket once. With reset the peer sees an error.
 func (s *Socket) Close(reset bool) {
 	if s.FD < 0 {

@@ -26,14 +26,14 @@ import (
 	"github.com/meshless-dev/meshless/test/testca"
 )
 
-func good(t *testing.T) proxytest.Workload {
+func good(t testing.TB) proxytest.Workload {
 	t.Helper()
 	ca := testca.New(t, proxytest.TrustDomain)
 	return proxytest.Workload{CA: ca, Leaf: ca.Issue(t, proxytest.ID("app")), Mesh: proxytest.Mesh(), Workload: podplan.Workload{SPIFFEID: proxytest.ID("app")}}
 }
 
 // load is what the proxy makes of files.
-func load(t *testing.T, f proxytest.Files) (*identity.Snapshot, error) {
+func load(t testing.TB, f proxytest.Files) (*identity.Snapshot, error) {
 	t.Helper()
 	dir := t.TempDir()
 	f.Publish(t, dir)

@@ -7,16 +7,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime/pprof"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-// KeepAlive finds peers that are gone: 15 s idle, then 9 probes at 15 s.
-var KeepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 9}
+// KeepAlive finds peers that are gone within two minutes: 15 s idle, then 6 probes at 15 s. No other limit does, since
+// a connection that is idle is none that is over.
+var KeepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 6}
 
 // Semaphore limits how many things run at once.
 type Semaphore chan struct{}
@@ -46,118 +44,6 @@ func (s Semaphore) TryAcquire() bool {
 
 // Release gives a permit back.
 func (s Semaphore) Release() { <-s }
-
-// Server accepts from listeners, and holds a permit of each semaphore for every connection. It takes the permits before
-// the accept: what finds none waits in the kernel's queue, where it costs nothing.
-type Server struct {
-	Name            string // label of its goroutines in profiles
-	Listeners       []net.Listener
-	Connections     Semaphore // of all that are served
-	Unauthenticated Semaphore // of those whose peer is not known yet
-	// Handle runs in a goroutine of its own. It ends c, perhaps after it has returned.
-	Handle  func(ctx context.Context, c *Conn)
-	OnError func(error) // an accept failed and is tried again
-
-	active   atomic.Int64
-	handlers sync.WaitGroup
-}
-
-// Active is the number of connections that have not ended.
-func (s *Server) Active() int { return int(s.active.Load()) }
-
-// Conn is an accepted connection, with the permits that it holds.
-type Conn struct {
-	*net.TCPConn
-	server        *Server
-	authenticated sync.Once
-}
-
-// Authenticated gives the permit for unauthenticated connections back. It may be called often.
-func (c *Conn) Authenticated() {
-	c.authenticated.Do(c.server.Unauthenticated.Release)
-}
-
-// End resets the connection, unless it was closed before, and gives the other permit back. It is called once.
-func (c *Conn) End() {
-	Reset(c.TCPConn)
-	c.Authenticated()
-	c.server.Connections.Release()
-	c.server.active.Add(-1)
-	c.server.handlers.Done()
-}
-
-// Serve accepts until stop is closed, which may be nil, or until ctx ends. Then it closes the listeners and waits until
-// all connections have ended. Handlers get ctx: stop lets them go on.
-func (s *Server) Serve(ctx context.Context, stop <-chan struct{}) {
-	accepting, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var loops sync.WaitGroup
-	for _, l := range s.Listeners {
-		closeAtEnd := context.AfterFunc(accepting, func() { l.Close() })
-		defer closeAtEnd()
-		loops.Go(func() {
-			// those of connections inherit it
-			pprof.SetGoroutineLabels(pprof.WithLabels(ctx, pprof.Labels("meshless", s.Name)))
-			s.accept(ctx, accepting, l)
-		})
-	}
-	go func() {
-		select {
-		case <-stop:
-			cancel()
-		case <-accepting.Done():
-		}
-	}()
-	loops.Wait()
-	s.handlers.Wait()
-}
-
-func (s *Server) accept(ctx, accepting context.Context, l net.Listener) {
-	wait := time.Duration(0)
-	for s.acquire(accepting) {
-		c, err := l.Accept()
-		if tcp, ok := c.(*net.TCPConn); ok {
-			wait = 0
-			s.start(ctx, tcp)
-			continue
-		}
-		s.Unauthenticated.Release()
-		s.Connections.Release()
-		switch {
-		case err == nil:
-			c.Close()
-			continue
-		case accepting.Err() != nil || errors.Is(err, net.ErrClosed):
-			return
-		}
-		s.OnError(err)
-		wait = min(max(2*wait, 5*time.Millisecond), time.Second) // EMFILE lasts; do not spin
-		select {
-		case <-time.After(wait):
-		case <-accepting.Done():
-		}
-	}
-}
-
-// start serves a connection for which both permits are held.
-func (s *Server) start(ctx context.Context, tcp *net.TCPConn) {
-	_ = tcp.SetKeepAliveConfig(KeepAlive) // without it the idle timeout still ends the connection
-	s.active.Add(1)
-	s.handlers.Add(1)
-	go s.Handle(ctx, &Conn{TCPConn: tcp, server: s})
-}
-
-// acquire takes both permits.
-func (s *Server) acquire(ctx context.Context) bool {
-	if !s.Connections.Acquire(ctx) {
-		return false
-	}
-	if !s.Unauthenticated.Acquire(ctx) {
-		s.Connections.Release()
-		return false
-	}
-	return true
-}
 
 // Bind listens at host:port. The host "localhost" is 127.0.0.1 and, where the system has it, ::1. No host is all
 // addresses: one dual-stack socket, or an IPv4 one where IPv6 is off.
@@ -220,4 +106,17 @@ func OriginalDst(c *net.TCPConn, ask func(*net.TCPConn) (netip.AddrPort, error))
 func Reset(c *net.TCPConn) {
 	_ = c.SetLinger(0)
 	_ = c.Close()
+}
+
+// Discard reads what has arrived, a hello of TLS at most, and does not wait for more.
+func Discard(c *net.TCPConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	var hello [4 << 10]byte
+	_ = raw.Read(func(fd uintptr) bool {
+		_, _ = syscall.Read(int(fd), hello[:])
+		return true
+	})
 }

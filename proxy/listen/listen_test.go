@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshless-dev/meshless/proxy/budget"
 	"github.com/meshless-dev/meshless/proxy/listen"
 )
 
@@ -28,6 +29,9 @@ func (f *flaky) Accept() (net.Conn, error) {
 
 func start(t *testing.T, s *listen.Server) (stop func()) {
 	t.Helper()
+	if err := s.Init(); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); s.Serve(ctx, nil) }()
@@ -35,6 +39,9 @@ func start(t *testing.T, s *listen.Server) (stop func()) {
 	t.Cleanup(stop)
 	return stop
 }
+
+// pool has places for n connections, and a park of as many.
+func pool(n int) *budget.Pool { return budget.NewPool(budget.Budget{Connections: n, Park: n}) }
 
 func loopback(t *testing.T) net.Listener {
 	t.Helper()
@@ -50,7 +57,7 @@ func TestAcceptErrorsAreTriedAgain(t *testing.T) {
 	l.failures.Store(4)
 	var reported atomic.Int64
 	served := make(chan struct{}, 1)
-	start(t, &listen.Server{Listeners: []net.Listener{l}, Connections: listen.NewSemaphore(1), Unauthenticated: listen.NewSemaphore(1),
+	start(t, &listen.Server{Listeners: []net.Listener{l}, Pool: pool(1), Handshakes: 1,
 		OnError: func(error) { reported.Add(1) },
 		Handle:  func(_ context.Context, c *listen.Conn) { c.End(); served <- struct{}{} }})
 	c, err := net.Dial("tcp", l.Addr().String())
@@ -65,54 +72,6 @@ func TestAcceptErrorsAreTriedAgain(t *testing.T) {
 	}
 	if got := reported.Load(); got != 4 {
 		t.Errorf("%d errors reported, want 4", got)
-	}
-}
-
-func TestSemaphores(t *testing.T) {
-	l := loopback(t)
-	all, early := listen.NewSemaphore(3), listen.NewSemaphore(2)
-	var running atomic.Int64
-	known, end := make(chan struct{}), make(chan struct{})
-	s := &listen.Server{Listeners: []net.Listener{l}, Connections: all, Unauthenticated: early, OnError: func(err error) { t.Error(err) },
-		Handle: func(_ context.Context, c *listen.Conn) {
-			running.Add(1)
-			<-known
-			c.Authenticated()
-			c.Authenticated() // once only
-			go func() {       // the permit is held beyond the handler
-				<-end
-				c.End()
-			}()
-		}}
-	stop := start(t, s)
-	for range 5 {
-		c, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-	}
-	settles := func(want int64, what string) {
-		t.Helper()
-		for deadline := time.Now().Add(5 * time.Second); running.Load() != want && time.Now().Before(deadline); {
-			time.Sleep(time.Millisecond)
-		}
-		time.Sleep(20 * time.Millisecond)
-		if got := running.Load(); got != want {
-			t.Errorf("%s: %d run, want %d", what, got, want)
-		}
-	}
-	settles(2, "unknown peers")
-	close(known)
-	settles(3, "known peers")
-	if s.Active() != 3 {
-		t.Errorf("Active is %d", s.Active())
-	}
-	close(end)
-	settles(5, "after the first have ended")
-	stop()
-	if len(all) != 0 || len(early) != 0 || s.Active() != 0 {
-		t.Errorf("permits are still held: %d, %d", len(all), len(early))
 	}
 }
 

@@ -23,8 +23,9 @@ type Reason string
 
 // Reasons of connections that never carried data.
 const (
-	ConnectFailed        Reason = "connect_failed" // to where it should go
-	Denied               Reason = "denied"         // by the policy
+	ConnectFailed        Reason = "connect_failed"   // to where it should go
+	ConnectionLimit      Reason = "connection_limit" // of the budget: no place came free in time
+	Denied               Reason = "denied"           // by the policy
 	UncertainDestination Reason = "uncertain_destination"
 	DetectionFailed      Reason = "detection_failed" // on a port that takes plaintext beside mutual TLS
 	ForeignAddress       Reason = "foreign_address"
@@ -34,13 +35,13 @@ const (
 	PlaintextLimit       Reason = "plaintext_limit"
 	ProxyProtocol        Reason = "proxy_protocol" // the app did not take the header
 	ReservedPort         Reason = "reserved_port"
-	SourceLimit          Reason = "source_limit"
+	SourceLimit          Reason = "source_limit"        // no more can wait, and of this source wait most
 	UnknownDestination   Reason = "unknown_destination" // and outbound.unknown is Deny
 )
 
 // Refusals are all reasons of connections that never carried data.
 var Refusals = []Reason{
-	ConnectFailed, Denied, UncertainDestination, DetectionFailed, ForeignAddress, HandshakeFailed, NotReady, OriginalDestination, PlaintextLimit, ProxyProtocol,
+	ConnectFailed, ConnectionLimit, Denied, UncertainDestination, DetectionFailed, ForeignAddress, HandshakeFailed, NotReady, OriginalDestination, PlaintextLimit, ProxyProtocol,
 	ReservedPort, SourceLimit, UnknownDestination,
 }
 
@@ -52,8 +53,11 @@ const (
 	// the TLS peer sent an alert, such as that it refuses our certificate
 	Alert            Reason = "alert"
 	Idle             Reason = "idle_timeout"       // nothing moved for the idle timeout
+	MemoryLimit      Reason = "memory_limit"       // it held most, when all held too much
+	StuckRecord      Reason = "stuck_record"       // the TLS peer began a record and did not finish it
+	GivenUp          Reason = "given_up"           // it was idle, and others wanted its place
 	NoLongerAccepted Reason = "no_longer_accepted" // by a new generation, or since a certificate expired
-	PeerUnresponsive Reason = "peer_unresponsive"  // it does not acknowledge what was sent
+	PeerUnresponsive Reason = "peer_unresponsive"  // it acknowledges neither what was sent nor keepalive
 	ShutDown         Reason = "shut_down"          // the drain timeout is over
 	Failed           Reason = "failed"             // anything else
 )
@@ -106,7 +110,8 @@ func (e *Error) Error() string { return e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
 // Level is that of the log line. The end of a connection that carried data is a warning only where somebody was shut
-// out, or where a peer does not respond. The client of TLS 1.3 learns that it is shut out only after its handshake.
+// out, where a peer does not respond, or where a limit was reached. The client of TLS 1.3 learns that it is shut out
+// only after its handshake.
 func (r Reason) Level() slog.Level {
 	switch r {
 	case Done, Reset, Truncated, Idle, ShutDown, Failed:

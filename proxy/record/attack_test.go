@@ -27,6 +27,20 @@ func TestInterleaved(t *testing.T) {
 	}
 }
 
+// TestPlaintextInPieces: what is no record is refused at its first byte. "GET /" is the header of a record of 8 KiB,
+// and who waits for the rest of that waits for ever.
+func TestPlaintextInPieces(t *testing.T) {
+	for _, piece := range []string{"G", "GE", "GET /"} {
+		in, _ := twin(t, tls.TLS_AES_128_GCM_SHA256, false)
+		if _, _, err := in.open(nil, []byte(piece)); !isAlert(err, unexpectedMessage) {
+			t.Errorf("%q: %v, want unexpected_message", piece, err)
+		}
+		if missing := Missing([]byte(piece)); missing != 0 {
+			t.Errorf("%q is said to lack %d bytes", piece, missing)
+		}
+	}
+}
+
 // TestPaddedTooLong: RFC 8446, section 5.4: the whole TLSInnerPlaintext must not exceed 2^14 + 1 bytes, padding
 // included.
 func TestPaddedTooLong(t *testing.T) {
@@ -66,7 +80,7 @@ func BenchmarkOpen(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				in := &incoming{keys: k}
+				in := newIncoming(k, false)
 				if _, used, err := in.open(room, stream); err != nil || used != len(stream) {
 					b.Fatal(used, err)
 				}

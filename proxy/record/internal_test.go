@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // twin is a peer with the same keys, which can say what crypto/tls never would.
@@ -25,7 +26,9 @@ func twin(t testing.TB, id uint16, isClient bool) (*incoming, *keys) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &incoming{keys: in, isClient: isClient}, out
+	o := newIncoming(in, isClient)
+	o.now = func() time.Duration { return o.idle.at } // time stands still
+	return &o, out
 }
 
 func unhex(t *testing.T, s string) []byte {
@@ -117,13 +120,13 @@ func TestAttacks(t *testing.T) {
 		"new keys with many words":        {stream: message(keyUpdate, 0, 0, 2, 0, 0), want: decodeError},
 		"data within a handshake message": {stream: func(k *keys) []byte { return append(message(keyUpdate, 0)(k), data(k)...) }, want: unexpectedMessage},
 		"nothing, again and again": {stream: func(k *keys) (s []byte) {
-			for range maxIdleRecords + 1 {
+			for range burst + 1 {
 				s = k.seal(s, nil, typeApplicationData)
 			}
 			return s
 		}, want: unexpectedMessage},
 		"new keys for each byte": {stream: func(k *keys) (s []byte) {
-			for range freeUpdates + 1 {
+			for range burst + 1 {
 				s = k.seal(s, []byte{keyUpdate, 0, 0, 1, 0}, typeHandshake)
 				_ = k.update()
 				s = k.seal(s, []byte("x"), typeApplicationData)
@@ -131,7 +134,7 @@ func TestAttacks(t *testing.T) {
 			return s
 		}, want: unexpectedMessage},
 		"new keys, again and again": {stream: func(k *keys) (s []byte) {
-			for range maxIdleRecords + 1 {
+			for range burst + 1 {
 				s = k.seal(s, []byte{keyUpdate, 0, 0, 1, 0}, typeHandshake)
 				_ = k.update()
 			}
@@ -213,9 +216,6 @@ func TestKeysAreRenewed(t *testing.T) {
 		var err error
 		if stream, err = c.Seal(stream, []byte("x")); err != nil {
 			t.Fatal(err)
-		}
-		if c.renewAt == maxRecords {
-			c.renewAt = 3
 		}
 	}
 	if bytes.Equal(before, out.secret) || out.number > 3 {

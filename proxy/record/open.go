@@ -5,29 +5,26 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"time"
 )
-
-// maxIdleRecords is how many records without data may follow each other: a peer that sends no more than these makes us
-// work for nothing.
-const maxIdleRecords = 16
 
 // incoming is the direction that arrives.
 type incoming struct {
 	*keys
 	isClient     bool
 	updateWanted bool // the peer has asked for new keys of our direction
-	idleRecords  int
-	updates      int    // of the keys, by the peer
-	received     uint64 // bytes of data
 	messages     messages
+
+	now     func() time.Duration // of the budgets; read only when one is used
+	updates budget               // of KeyUpdates
+	idle    budget               // of records that bring neither data nor a KeyUpdate; full again after data
+	unpaid  int                  // bytes of data that have not paid for a KeyUpdate yet
 }
 
-// A peer may take new keys a few times, and beyond that once for each MiB that it sends. An update costs us a thousand
-// times what it costs the peer to send it.
-const (
-	freeUpdates    = 16
-	bytesPerUpdate = 1 << 20
-)
+func newIncoming(k *keys, isClient bool) incoming {
+	began := sinceStart()
+	return incoming{keys: k, isClient: isClient, now: sinceStart, updates: budget{burst, began}, idle: budget{burst, began}}
+}
 
 func (o *incoming) open(out, in []byte) (data []byte, used int, err error) {
 	for {
@@ -45,13 +42,14 @@ func (o *incoming) open(out, in []byte) (data []byte, used int, err error) {
 
 // first is the record at the beginning of in, with its header; nil if it is not there as a whole yet.
 func first(in []byte) ([]byte, error) {
+	if foreign(in) {
+		return nil, localError(unexpectedMessage)
+	}
 	if len(in) < headerSize {
 		return nil, nil
 	}
 	size := int(binary.BigEndian.Uint16(in[3:]))
 	switch {
-	case in[0] != typeApplicationData: // behind the handshake everything is encrypted, and looks like this
-		return nil, localError(unexpectedMessage)
 	case headerSize+size > MaxRecord:
 		return nil, localError(recordOverflow)
 	case len(in) < headerSize+size:
@@ -60,9 +58,16 @@ func first(in []byte) ([]byte, error) {
 	return in[:headerSize+size], nil
 }
 
+// foreign tells whether in begins with what is no record behind the handshake: there everything is encrypted, and looks
+// like application data. The first byte tells: a peer that speaks something else may wait for our answer.
+func foreign(in []byte) bool { return len(in) > 0 && in[0] != typeApplicationData }
+
 // Missing is how many bytes part lacks to the end of its first record, or of that record's header. It is 0 if the
 // record is whole, or cannot be one.
 func Missing(part []byte) int {
+	if foreign(part) {
+		return 0
+	}
 	if len(part) < headerSize {
 		return headerSize - len(part)
 	}
@@ -96,29 +101,50 @@ func (o *incoming) openOne(out, record []byte) ([]byte, error) {
 		// nothing comes between the records of a handshake message (ibid., section 5.1)
 		return out, localError(unexpectedMessage)
 	}
-	if inner[end] == typeApplicationData && end > 0 {
-		o.idleRecords = 0
-		o.received += uint64(end)
-		return opened[:before+end], nil
-	}
-	if o.idleRecords++; o.idleRecords > maxIdleRecords {
-		return out, localError(unexpectedMessage)
-	}
 	switch inner[end] {
 	case typeApplicationData:
-		return out, nil
+		if end > 0 {
+			o.paid(end)
+			return opened[:before+end], nil
+		}
+		return out, o.idleRecord()
 	case typeHandshake:
 		return out, o.handshake(content)
 	case typeAlert:
-		return out, alertOf(content)
+		if err := alertOf(content); err != nil {
+			return out, err
+		}
+		return out, o.idleRecord()
 	}
 	return out, localError(unexpectedMessage)
+}
+
+// paid counts data.
+func (o *incoming) paid(n int) {
+	o.idle.left = burst
+	if o.unpaid += n; o.unpaid >= bytesPerUpdate {
+		o.unpaid -= bytesPerUpdate
+		o.updates.earn(1, burst)
+	}
+}
+
+// idleRecord counts a record that brings nothing and ends nothing: an empty one, a ticket, a part of a message. A peer
+// may send a few at once, and some each second for ever, as a heartbeat.
+func (o *incoming) idleRecord() error {
+	if !o.idle.take(o.now()) {
+		return localError(unexpectedMessage)
+	}
+	return nil
 }
 
 // alertOf is the error that an alert means. In TLS 1.3 all but two end the connection, at any level (RFC
 // 8446, section 6).
 func alertOf(content []byte) error {
-	if len(content) != 2 {
+	switch len(content) {
+	case 2:
+	case 0: // a record without content (ibid., section 5.4)
+		return localError(unexpectedMessage)
+	default:
 		return localError(decodeError)
 	}
 	switch a := tls.AlertError(content[1]); a {
@@ -148,19 +174,18 @@ func (o *incoming) handshake(content []byte) error {
 			if len(content) > 0 { // what follows would be under two keys at once (ibid., section 5.1)
 				return localError(unexpectedMessage)
 			}
-			if err := o.update(body[0]); err != nil {
-				return err
-			}
+			return o.update(body[0])
 		case kind == keyUpdate: // not whole yet
 		default: // among others a request for our certificate, for which we have not offered to be asked
 			return localError(unexpectedMessage)
 		}
 	}
-	return nil
+	return o.idleRecord()
 }
 
+// update takes the peer's new keys. Several requests for new keys of ours get one answer (RFC 8446, section 4.6.3).
 func (o *incoming) update(requested byte) error {
-	if o.updates++; o.updates > freeUpdates+int(o.received/bytesPerUpdate) {
+	if !o.updates.take(o.now()) {
 		return localError(unexpectedMessage)
 	}
 	const notRequested, wanted = 0, 1

@@ -51,7 +51,7 @@ const maxRecords = 1 << 23
 type Conn struct {
 	in      incoming
 	out     *keys
-	renewAt uint64 // record number at which out takes new keys
+	renewAt uint64 // record number at which out takes new keys: maxRecords, but in tests
 	owed    bool   // the peer wants our direction to have new keys, too
 	ended   bool   // close_notify or a fatal alert was sealed
 }
@@ -79,7 +79,7 @@ func New(state tls.ConnectionState, isClient bool, secrets *Secrets) (*Conn, err
 		return nil, err
 	}
 	secrets.client, secrets.server = nil, nil
-	return &Conn{in: incoming{keys: in, isClient: isClient}, out: out, renewAt: maxRecords}, nil
+	return &Conn{in: newIncoming(in, isClient), out: out, renewAt: maxRecords}, nil
 }
 
 // Open decrypts the whole records at the beginning of in, and appends their application data to out. Used is how many
@@ -122,6 +122,7 @@ func (c *Conn) Seal(out, plaintext []byte) ([]byte, error) {
 			}
 		}
 		n := min(len(plaintext), MaxPlaintext)
+		c.in.updates.earn(1, maxUnanswered)
 		out = c.out.seal(out, plaintext[:n], typeApplicationData)
 		plaintext = plaintext[n:]
 	}
@@ -136,7 +137,6 @@ func (c *Conn) appendKeyUpdate(out []byte) ([]byte, error) {
 	if err := c.out.update(); err != nil {
 		return nil, err
 	}
-	c.renewAt = maxRecords
 	return out, nil
 }
 

@@ -59,6 +59,9 @@ func acquire(c class) buffer {
 	return pooled(large, 1)
 }
 
+// largeLeft tells whether there is a large buffer for whoever wants one.
+func largeLeft() bool { return largeInUse.Load()+2 <= maxLarge }
+
 func pooled(c class, sibling int32) buffer {
 	memory := pools[c].Get().(*[]byte)
 	return buffer{bytes: *memory, class: c, memory: memory, sibling: sibling}
@@ -84,4 +87,12 @@ func (b *buffer) release() {
 	}
 	pools[b.class].Put(b.memory)
 	*b = buffer{}
+}
+
+// counted is how much of the buffer counts as held by a session.
+func (b *buffer) counted() int {
+	if b.class == large {
+		return 0
+	}
+	return len(b.bytes)
 }

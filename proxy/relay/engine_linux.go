@@ -6,6 +6,7 @@ import (
 	"runtime/pprof"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/meshless-dev/meshless/proxy/epoll"
 )
@@ -18,18 +19,28 @@ const maxLoops = 8
 
 // Engine moves the data of TLS connections by a few event loops. Make it with NewEngine.
 type Engine struct {
-	loops   []*epoll.Loop
+	loops   []*loop
+	ledger  *ledger
 	next    atomic.Uint32
 	running sync.WaitGroup
 	failed  chan error
+	ended   chan struct{}
+	end     func() // closes ended
 }
+
+// patience is the least number of looks at a record before it is given up.
+const patience = 8
 
 var errEngineClosed = errors.New("the engine is closed")
 
 // NewEngine makes an engine of so many loops, at most eight. One for each processor is right. A loop that waits is in a
 // system call. Go then takes its processor away as long as no other one is idle, so leave it one more (GOMAXPROCS).
-func NewEngine(loops int) (*Engine, error) {
-	e := &Engine{failed: make(chan error, 1)}
+func NewEngine(loops int, limits Limits) (*Engine, error) {
+	limits = limits.withDefaults()
+	interval := min(time.Second, limits.Record/patience)
+	e := &Engine{ledger: newLedger(limits), failed: make(chan error, 1), ended: make(chan struct{})}
+	e.end = sync.OnceFunc(func() { close(e.ended) })
+	places := new(lingers)
 	for range min(loops, maxLoops) {
 		l, err := epoll.New()
 		if err != nil {
@@ -37,15 +48,16 @@ func NewEngine(loops int) (*Engine, error) {
 			e.Close()
 			return nil, err
 		}
-		e.loops = append(e.loops, l)
+		e.loops = append(e.loops, &loop{Loop: l, ledger: e.ledger, interval: interval, patience: int(limits.Record / interval), lingers: places})
 	}
 	e.start()
+	e.running.Go(func() { e.lookAtPlain(rarely * interval) })
 	return e, nil
 }
 
 func (e *Engine) start() {
 	for _, l := range e.loops {
-		e.running.Go(func() { e.run(l) })
+		e.running.Go(func() { e.run(l.Loop) })
 	}
 }
 
@@ -63,12 +75,19 @@ func (e *Engine) run(l *epoll.Loop) {
 	e.stop(err)
 }
 
+// Buffered is how many bytes the sessions hold now, as Limits.Buffered bounds them.
+func (e *Engine) Buffered() int64 { return e.ledger.total[buffers].Load() }
+
+// Queued is how many bytes the kernel holds for the sessions, as Limits.Queued bounds them and as of the last look.
+func (e *Engine) Queued() int64 { return e.ledger.total[queues].Load() }
+
 // Failed brings the error of the kernel that has ended the engine and all its sessions. The engine is useless then.
 func (e *Engine) Failed() <-chan error { return e.failed }
 
 // Close ends the loops, and every session that is still there.
 func (e *Engine) Close() {
 	e.stop(errEngineClosed)
+	e.end()
 	e.running.Wait()
 }
 
@@ -89,6 +108,7 @@ func (e *Engine) add(s *Session) {
 		s.conclude(0, 0)
 		return
 	}
+	e.ledger.add(s, &p.entry)
 	err := p.attach()
 	s.pair = p
 	s.mu.Unlock()

@@ -37,15 +37,18 @@ func (f *flow) write(p []byte) error {
 	return err
 }
 
-// spliceChunk is how much is spliced between two updates of the counters.
-const spliceChunk = 4 << 20
+// spliceChunk is how much is spliced between two updates of the counters, and spliceTime for how long.
+const (
+	spliceChunk = 4 << 20
+	spliceTime  = 15 * time.Minute
+)
 
 // splice moves bytes inside the kernel (splice(2), which net.TCPConn.ReadFrom uses when both ends are plain). The
 // source alone gets a deadline, so that the counters are updated now and then. Nothing is in the pipe at that point, so
 // nothing is lost.
 func (f *flow) splice() error {
 	for {
-		_ = f.src.tcp.SetReadDeadline(time.Now().Add(f.session.options.Idle / 4))
+		_ = f.src.tcp.SetReadDeadline(time.Now().Add(spliceTime))
 		n, err := f.dst.tcp.ReadFrom(&io.LimitedReader{R: f.src.tcp, N: spliceChunk})
 		f.add(n)
 		switch {

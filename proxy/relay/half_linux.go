@@ -2,7 +2,6 @@ package relay
 
 import (
 	"io"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -15,6 +14,7 @@ type half struct {
 	meter
 	src, dst   *socket
 	open, seal *record.Conn
+	ledger     *ledger
 
 	in   buffer // what was read; held only while it is in use
 	have int    // bytes of in that are in use
@@ -29,6 +29,7 @@ type half struct {
 	failed error // of src, reported once pending is written
 	ended  bool  // src has ended in order; dst is told once pending is written
 	done   bool
+	waits  int // how many looks in a row have found the same record incomplete, and its peer silent
 }
 
 // begin takes what src brought before the loop.
@@ -36,7 +37,9 @@ func (h *half) begin(src *Side) {
 	if src.records != nil {
 		h.rest, src.raw.ahead = src.raw.ahead, nil // arrived with the end of the handshake
 	}
-	h.early = len(h.rest) > 0
+	if h.early = len(h.rest) > 0; !h.early {
+		h.rest = nil // it may have kept the memory of what was read in the handshake
+	}
 }
 
 // turn moves at most one buffer.
@@ -44,7 +47,7 @@ func (h *half) turn() (more bool, err error) {
 	if settled, err := h.settle(); !settled || err != nil {
 		return false, err
 	}
-	if h.done || !h.src.Readable && !h.early {
+	if h.done || !h.src.Readable && !h.early || h.blocked() {
 		return false, nil
 	}
 	if err := h.fill(); err != nil {
@@ -52,6 +55,17 @@ func (h *half) turn() (more bool, err error) {
 	}
 	settled, err := h.settle()
 	return settled && h.src.Readable && !h.done, err
+}
+
+// blocked tells whether dst would take nothing now. What is not read stays in the kernel, and its sender learns to
+// wait; what is read could only be kept. A system call is worth that when memory is short, and for a dst that was full,
+// unless the half has one of the few large buffers.
+func (h *half) blocked() bool {
+	if !h.ledger.tight(buffers) && (!h.dst.full || h.class == large && largeLeft()) {
+		return false
+	}
+	h.dst.Writable = h.dst.HasRoom()
+	return !h.dst.Writable
 }
 
 // settle writes what is pending, and then passes on an end or an error. It is false while dst takes no more.
@@ -66,7 +80,9 @@ func (h *half) settle() (bool, error) {
 		}
 		h.pending = h.pending[n:]
 		// a short write means that the socket is full; an edge tells when it is not
-		h.dst.Writable = len(h.pending) == 0
+		if h.dst.Writable = len(h.pending) == 0; !h.dst.Writable {
+			h.dst.full = true
+		}
 		if h.seal == nil {
 			h.add(int64(n))
 		} else if n > 0 {
@@ -74,6 +90,7 @@ func (h *half) settle() (bool, error) {
 		}
 	}
 	h.out.release()
+	h.pending = nil // it may be memory of its own
 	h.add(int64(h.owed))
 	h.owed = 0
 	if h.failed != nil || !h.ended || h.done {
@@ -129,11 +146,23 @@ func (h *half) fetch() (whole bool, err error) {
 	}
 	h.rest = h.rest[:len(h.rest)+n]
 	if missing := record.Missing(h.rest); missing > 0 {
-		h.rest = slices.Grow(h.rest, missing)[: len(h.rest) : len(h.rest)+missing]
+		if len(h.rest) == cap(h.rest) {
+			h.rest = keep(h.rest, missing)
+		}
 		return false, nil
 	}
 	h.space()
 	return true, nil
+}
+
+// minRest is the least memory for the beginning of a record.
+const minRest = 512
+
+// keep copies the beginning of a record into memory of its own, with space for what is missing. That is only as much as
+// the peer deserves: the header claims a size, and the bytes need never come.
+func keep(part []byte, missing int) []byte {
+	n := min(len(part)+missing, max(4*len(part), minRest))
+	return append(make([]byte, 0, n), part...)
 }
 
 // sourceEnded: TLS that ends without close_notify was cut. An app's stream has ended, unless it was reset.
@@ -162,6 +191,9 @@ func (h *half) openAll() {
 	h.out = h.in.acquireSibling()
 	data, used, err := h.open.Open(h.out.bytes[:0], h.in.bytes[:h.have])
 	h.pending = data
+	if used > 0 {
+		h.waits = 0
+	}
 	h.have = copy(h.in.bytes, h.in.bytes[used:h.have])
 	switch {
 	case err == io.EOF:
@@ -179,6 +211,9 @@ func (h *half) openAll() {
 // space is the free part of the buffer that is read into. It acquires that, or a larger one.
 func (h *half) space() []byte {
 	want := h.class
+	if h.ledger.tight(buffers) {
+		want = small
+	}
 	if max(h.have, len(h.rest)) >= sizes[small] { // a record that is longer than a small buffer
 		want = max(want, medium)
 	}
@@ -198,9 +233,8 @@ func (h *half) space() []byte {
 // releaseIdle gives the buffer back while there is nothing to read. The beginning of a record stays, in memory of the
 // record's size.
 func (h *half) releaseIdle() {
-	if h.have > 0 {
-		n := h.have + record.Missing(h.in.bytes[:h.have])
-		h.rest = append(make([]byte, 0, n), h.in.bytes[:h.have]...)[:h.have:n]
+	if part := h.in.bytes[:h.have]; h.have > 0 {
+		h.rest = keep(part, record.Missing(part))
 	}
 	h.releaseIn()
 }
@@ -224,5 +258,38 @@ func (h *half) resize(filled int) {
 		h.class++
 	case h.class > small && filled < sizes[h.class-1]/2:
 		h.class--
+	case h.class == small:
+		h.dst.full = false // messages, for which asking whether dst has room would cost too much
 	}
+}
+
+// held is how much memory the half holds, but for large buffers: those of all sessions have a bound of their own.
+func (h *half) held() int64 {
+	n := cap(h.rest)
+	switch {
+	case h.out.memory != nil:
+		n += h.out.counted()
+	case h.pending != nil:
+		n += cap(h.pending)
+	}
+	if h.in.memory != nil {
+		n += h.in.counted()
+	}
+	return int64(n)
+}
+
+// compact keeps only what has to be kept of a half that does not move: buffers are for those that do.
+func (h *half) compact() {
+	if h.in.memory != nil {
+		h.releaseIdle()
+	}
+	if h.out.memory != nil && len(h.pending) > 0 {
+		h.pending = append(make([]byte, 0, len(h.pending)), h.pending...)
+		h.out.release()
+	}
+}
+
+// waiting tells whether src has sent a part of a record, and nothing but src keeps the rest from being read.
+func (h *half) waiting() bool {
+	return h.open != nil && h.have+len(h.rest) > 0 && len(h.pending) == 0 && !h.src.Readable && h.dst.Writable && !h.done
 }

@@ -11,15 +11,17 @@ import (
 )
 
 // pair is a session in a loop: two sockets, and a half in each direction. Only the loop's goroutine uses it, but for
-// attach, end and unresponsive.
+// attach, end and unresponsive, and the ledger its part.
 type pair struct {
-	loop           *epoll.Loop
+	loop           *loop
 	task           epoll.Task
 	session        *Session
 	client, server socket
 	toServer       half // what the client sends
 	toClient       half
 	ended          atomic.Bool
+	entry          entry // in the ledger
+	watch          watch
 }
 
 // socket is one end of a pair.
@@ -28,17 +30,19 @@ type socket struct {
 	peer     net.Addr
 	tls      bool // it carries TLS records
 	finished bool // our direction of it has ended
+	full     bool // it took less than it was given, since it carries more than messages
+	alerted  bool // its peer was told that it has broken the protocol
 }
 
-func newPair(l *epoll.Loop, s *Session) *pair {
+func newPair(l *loop, s *Session) *pair {
 	p := &pair{loop: l, session: s}
 	p.task.Handler = p
 	p.client = socket{Socket: epoll.Socket{FD: -1}, tls: s.client.records != nil}
 	p.server = socket{Socket: epoll.Socket{FD: -1}, tls: s.server.records != nil}
 	p.toServer = half{meter: meter{session: s, count: s.options.Received}, src: &p.client, dst: &p.server,
-		open: s.client.records, seal: s.server.records, rest: s.options.Prefix}
+		open: s.client.records, seal: s.server.records, ledger: l.ledger, rest: s.options.Prefix}
 	p.toClient = half{meter: meter{session: s, count: s.options.Sent}, src: &p.server, dst: &p.client,
-		open: s.server.records, seal: s.client.records}
+		open: s.server.records, seal: s.client.records, ledger: l.ledger}
 	p.toServer.begin(s.client)
 	p.toClient.begin(s.server)
 	return p
@@ -57,7 +61,25 @@ func (p *pair) attach() error {
 		server.abort()
 		return err
 	}
+	if p.loop.ledger.tight(queues) {
+		p.client.narrow()
+		p.server.narrow()
+	}
 	return errors.Join(p.loop.Watch(&p.client.Socket, &p.task), p.loop.Watch(&p.server.Socket, &p.task))
+}
+
+// narrowBuffer is for sockets of a session that begins while memory is short, in bytes. The kernel doubles it.
+const narrowBuffer = 64 << 10
+
+// narrow bounds what the kernel keeps between the app and us. It would be megabytes: on the loopback interface segments
+// are large, and windows grow fast. There it costs little speed; on the way to the peer it would cost much.
+func (s *socket) narrow() {
+	if s.tls {
+		return
+	}
+	for _, option := range []int{unix.SO_RCVBUF, unix.SO_SNDBUF} {
+		_ = unix.SetsockoptInt(s.FD, unix.SOL_SOCKET, option, narrowBuffer)
+	}
 }
 
 // end lets the loop end a pair whose session was aborted.
@@ -86,7 +108,15 @@ func (p *pair) Turn() (more bool) {
 		p.finish()
 		return false
 	}
-	for _, h := range []*half{&p.toServer, &p.toClient} {
+	more = p.move()
+	if !p.ended.Load() {
+		p.account()
+	}
+	return more
+}
+
+func (p *pair) move() (more bool) {
+	for _, h := range p.halves() {
 		again, err := h.turn()
 		if err != nil {
 			p.failBy(h, err)
@@ -99,10 +129,10 @@ func (p *pair) Turn() (more bool) {
 		p.finish()
 		return false
 	case p.client.Broken:
-		p.failBy(&p.toClient, unix.ECONNRESET)
+		p.failBy(&p.toClient, brokenBy(p.client.FD))
 		return false
 	case p.server.Broken:
-		p.failBy(&p.toServer, unix.ECONNRESET)
+		p.failBy(&p.toServer, brokenBy(p.server.FD))
 		return false
 	}
 	return more
@@ -118,14 +148,19 @@ func (p *pair) Fail(err error) {
 const lastTurns = 64
 
 // failBy ends a session with an error of h. What the other half has brought already is passed on first, as far as it is
-// taken at once: an app may answer, and then reset because it does not want the rest of a question.
+// taken at once: an app may answer, and then reset because it does not want the rest of a question. Where that is an
+// alert, it is why the peer has reset, and so why the session ends.
 func (p *pair) failBy(h *half, err error) {
 	p.sendAlert(h, err)
 	other := p.other(h)
 	other.src.Readable = true // a failed write may have consumed the error that would wake it
 	other.src.Uneven = true
 	for range lastTurns {
-		if more, err := other.turn(); !more || err != nil {
+		more, otherErr := other.turn()
+		if isAlert(otherErr) {
+			err = otherErr
+		}
+		if !more || otherErr != nil {
 			break
 		}
 	}
@@ -141,8 +176,12 @@ func (p *pair) other(h *half) *half {
 
 // sendAlert tells a peer that it has broken the protocol, if nothing is in the way.
 func (p *pair) sendAlert(h *half, err error) {
-	if h.open != nil && len(p.other(h).pending) == 0 {
-		_, _ = h.src.Write(h.open.Alert(nil, err))
+	if h.open == nil || len(p.other(h).pending) > 0 {
+		return
+	}
+	if alert := h.open.Alert(nil, err); len(alert) > 0 {
+		n, _ := h.src.Write(alert)
+		h.src.alerted = n == len(alert)
 	}
 }
 
@@ -157,12 +196,16 @@ func (p *pair) finish() {
 	p.toClient.drop()
 	p.session.mu.Lock() // Unresponsive looks at sockets, and attach may still be adding the second one
 	for _, s := range []*socket{&p.client, &p.server} {
+		if s.alerted && p.loop.linger(&s.Socket) {
+			continue
+		}
 		p.loop.Forget(&s.Socket)
 		// An app must see a reset. A proxy knows a cut stream by the missing close_notify, so it needs none where
 		// nothing is under way that must not arrive any more. There a reset does harm: for ten seconds conntrack keeps
 		// what a server has reset, and the chain guard of init then refuses a new connection from the same port.
-		s.Close(!orderly && !(s.tls && s.Settled()))
+		s.Close(!orderly && !s.alerted && !(s.tls && s.Settled()))
 	}
 	p.session.mu.Unlock()
+	p.loop.ledger.remove(p.session)
 	go p.session.conclude(p.toServer.total, p.toClient.total)
 }

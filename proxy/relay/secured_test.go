@@ -32,19 +32,23 @@ type tunnel struct {
 
 type tunnels struct {
 	engine         *relay.Engine
+	records        relay.Records
 	client, server *tls.Config
 }
 
+// recordsVariable says by which record layer the tests are to run; default relay.Own.
+const recordsVariable = "MESHLESS_TEST_RECORDS"
+
 func newTunnels(t testing.TB) *tunnels {
 	t.Helper()
-	engine, err := relay.NewEngine(runtime.NumCPU())
+	engine, err := relay.NewEngine(runtime.NumCPU(), relay.Limits{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(engine.Close)
 	leaf := testca.New(t, "cluster.local").Issue(t, "spiffe://cluster.local/ns/prod/deployment/web")
 	// what is tested comes behind the handshake
-	return &tunnels{engine: engine, client: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true},
+	return &tunnels{engine: engine, records: relay.Records(os.Getenv(recordsVariable)), client: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true},
 		server: &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, Certificates: []tls.Certificate{leaf}}}
 }
 
@@ -78,9 +82,9 @@ func (ts *tunnels) handshake(t testing.TB) (client, server *relay.Side) {
 	var serverErr error
 	var handshake sync.WaitGroup
 	handshake.Go(func() {
-		server, _, serverErr = relay.Secure(wireB, nil, relay.Server, ts.server.Clone(), deadline)
+		server, _, serverErr = ts.records.Secure(wireB, nil, relay.Server, ts.server.Clone(), deadline, nil)
 	})
-	client, _, clientErr := relay.Secure(wireA, nil, relay.Client, ts.client.Clone(), deadline)
+	client, _, clientErr := ts.records.Secure(wireA, nil, relay.Client, ts.client.Clone(), deadline, nil)
 	handshake.Wait()
 	if err := errors.Join(clientErr, serverErr); err != nil {
 		t.Fatal(err)
@@ -91,7 +95,7 @@ func (ts *tunnels) handshake(t testing.TB) (client, server *relay.Side) {
 // accept serves wire, whose peer does its handshake now, for an app. It is nil after an error.
 func (ts *tunnels) accept(t testing.TB, wire, app *net.TCPConn) (*relay.Session, chan relay.Result) {
 	t.Helper()
-	server, _, err := relay.Secure(wire, nil, relay.Server, ts.server.Clone(), time.Now().Add(10*time.Second))
+	server, _, err := ts.records.Secure(wire, nil, relay.Server, ts.server.Clone(), time.Now().Add(10*time.Second), nil)
 	if err != nil {
 		t.Error(err)
 		return nil, nil
@@ -311,7 +315,7 @@ func TestEarlyData(t *testing.T) {
 				_, _ = conn.Write(make([]byte, n)) // with the last flight of the handshake
 				_ = conn.CloseWrite()
 			}()
-			server, _, err := relay.Secure(wireB, nil, relay.Server, ts.server.Clone(), time.Now().Add(10*time.Second))
+			server, _, err := ts.records.Secure(wireB, nil, relay.Server, ts.server.Clone(), time.Now().Add(10*time.Second), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -324,17 +328,19 @@ func TestEarlyData(t *testing.T) {
 	}
 }
 
-// TestInFIPSMode runs the tests above where crypto/tls keeps its records.
-func TestInFIPSMode(t *testing.T) {
+// TestStandardRecords runs the tests above where crypto/tls keeps its records: by choice, and in FIPS mode.
+func TestStandardRecords(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	if fips140.Enabled() {
-		t.Skip("this is FIPS mode")
+	if fips140.Enabled() || os.Getenv(recordsVariable) != "" {
+		t.Skip("this is such a run")
 	}
-	c := exec.CommandContext(t.Context(), os.Args[0], "-test.run=Streams|Cut|Reset|Abort|Idle|Early", "-test.timeout=120s")
-	c.Env = append(os.Environ(), "GODEBUG=fips140=on")
-	if out, err := c.CombinedOutput(); err != nil {
-		t.Errorf("with GODEBUG=fips140=on: %v\n%s", err, out)
+	for _, setting := range []string{recordsVariable + "=" + string(relay.Standard), "GODEBUG=fips140=on"} {
+		c := exec.CommandContext(t.Context(), os.Args[0], "-test.run=Streams|Cut|Reset|Abort|Idle|Early|Sequences|HalfClose", "-test.timeout=300s")
+		c.Env = append(os.Environ(), setting)
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Errorf("with %s: %v\n%s", setting, err, out)
+		}
 	}
 }

@@ -14,13 +14,13 @@ import (
 type Side struct {
 	tcp     *net.TCPConn
 	raw     *rawConn     // below TLS; nil without TLS
-	records *record.Conn // nil without TLS, and in FIPS 140-3 mode
+	records *record.Conn // nil without TLS, and with Standard records
 	stream  stream       // what the app sends and gets; nil where records is set
 
 	finished atomic.Bool // closeWrite was called
 }
 
-// stream is a *net.TCPConn or, in FIPS 140-3 mode, a *tls.Conn: the module has to make the nonces itself.
+// stream is a *net.TCPConn or, with Standard records, a *tls.Conn.
 type stream interface {
 	io.ReadWriteCloser
 	CloseWrite() error
@@ -52,7 +52,11 @@ func (s *Side) verifyEnd() error {
 
 func (s *Side) closeWrite() error {
 	s.finished.Store(true)
-	return s.stream.CloseWrite()
+	err := s.stream.CloseWrite()
+	if s.raw != nil {
+		s.raw.shut.Store(true)
+	}
+	return err
 }
 
 // abort ends a side so that its peer sees a reset. TLS says nothing more: what was sent may not be complete.

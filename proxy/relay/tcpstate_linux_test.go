@@ -12,26 +12,19 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// TestUnresponsive cuts the cable: of a network namespace of its own, whose loopback interface is taken down.
+// TestUnresponsive cuts the cable: of a network namespace of its own, whose loopback interface is taken down. The peer
+// has read everything before, or has closed its window.
 func TestUnresponsive(t *testing.T) {
+	for name, read := range map[string]bool{"a peer that has read": true, "a peer that has not read": false} {
+		t.Run(name, func(t *testing.T) { testUnresponsive(t, read) })
+	}
+}
+
+func testUnresponsive(t *testing.T, read bool) {
 	inNetworkNamespace(t)
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	c, err := net.Dial("tcp4", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	peer, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer peer.Close()
+	c, peer := connected(t)
 	// three retransmissions, 1.4 s
-	silent := func() bool { return ask(c.(*net.TCPConn), func(fd int) bool { return silent(fd, 3) }, false) }
+	silent := func() bool { return ask(c, func(fd int) bool { return silent(fd, 3, 1000) }, false) }
 	fillUnread(t, c)
 	for range 20 { // two seconds in which the peer reads nothing, and is there
 		if silent() {
@@ -39,10 +32,14 @@ func TestUnresponsive(t *testing.T) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	drain(t, peer)
+	if read {
+		drain(t, peer)
+	}
 	setLoopback(t, netlink.LinkSetDown)
-	if _, err := c.Write([]byte("anybody there?")); err != nil {
-		t.Fatal(err)
+	if read {
+		if _, err := c.Write([]byte("anybody there?")); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if silent() {
 		t.Error("unresponsive at once")
@@ -53,7 +50,7 @@ func TestUnresponsive(t *testing.T) {
 		}
 	}
 	c.Close()
-	if unresponsive(c.(*net.TCPConn)) {
+	if unresponsive(c) {
 		t.Error("a closed connection counts as unresponsive")
 	}
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/proxy/sandbox"
+	"github.com/meshless-dev/meshless/test/program"
 	"github.com/meshless-dev/meshless/test/proxytest"
 )
 
@@ -63,11 +64,8 @@ func needRoot(t *testing.T) {
 
 func lacks(t *testing.T, lacking bool, what string) {
 	t.Helper()
-	switch {
-	case lacking && os.Getenv("CI") == "true":
-		t.Fatalf("needs %s, and CI=true", what)
-	case lacking:
-		t.Skipf("needs %s", what)
+	if lacking {
+		program.Missing(t, "%s", what)
 	}
 }
 

@@ -1,8 +1,11 @@
 package sandbox
 
+import "github.com/meshless-dev/meshless/internal/private"
+
 // enter applies Landlock first: the filter of system calls comes last, since it applies to all that runs after it.
 func enter(directory string) (r Report) {
-	err := keepPrivate()
+	// with shareProcessNamespace any container of the pod may have a process of the proxy's user
+	err := private.Memory()
 	if err != nil {
 		r.Missing = append(r.Missing, "private memory: "+err.Error())
 	}

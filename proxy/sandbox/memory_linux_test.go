@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshless-dev/meshless/proxy/budget"
 	"github.com/meshless-dev/meshless/proxy/sandbox"
 )
 
@@ -36,9 +37,13 @@ func TestLimitMemoryOfContainer(t *testing.T) {
 		if err := mountOver("/proc", proc); err != nil {
 			t.Fatal(err)
 		}
-		const want = 300 << 20 / 10 * 9
-		if got := sandbox.LimitMemory(slog.New(slog.DiscardHandler)); got != want || debug.SetMemoryLimit(-1) != want {
-			t.Errorf("set %d, in force %d, want %d", got, debug.SetMemoryLimit(-1), want)
+		const want = 300 << 20
+		r := sandbox.Measure(slog.New(slog.DiscardHandler))
+		if r.Memory != want || r.Machine <= want || r.Descriptors == 0 {
+			t.Errorf("measured %+v, want %d of memory", r, want)
+		}
+		if got := sandbox.LimitMemory(budget.For(r)); got == 0 || got > want/10*9 || debug.SetMemoryLimit(-1) != got {
+			t.Errorf("set %d, in force %d", got, debug.SetMemoryLimit(-1))
 		}
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"os"
@@ -14,6 +15,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/meshless-dev/meshless/proxy/budget"
+	"github.com/meshless-dev/meshless/proxy/sandbox"
 )
 
 // childVariable, when it is set, makes this test binary a proxy of its own process: one that can be killed, or starved
@@ -24,6 +28,8 @@ const childVariable = "MESHLESS_TEST_PROXY"
 type childSetup struct {
 	Directory string
 	App       netip.AddrPort
+	Memory    int64  // what it takes for its limit; 0: what it finds
+	Files     uint64 // RLIMIT_NOFILE; 0: what it finds
 }
 
 // init comes before TestMain and before flags are read, so that the child needs neither.
@@ -46,6 +52,21 @@ func runChild(encoded string) error {
 	}
 	o := testOptions(serverIP, s.Directory, s.App)
 	o.DrainTimeout = time.Second
+	log, lines := programLog(os.Stderr, slog.LevelInfo)
+	defer lines.flush()
+	o.Log, o.LostLines = log, lines.Lost
+	if s.Files > 0 {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: s.Files / 2, Max: s.Files}); err != nil {
+			return err
+		}
+	}
+	if s.Memory > 0 {
+		r := sandbox.Measure(slog.New(slog.DiscardHandler))
+		r.Memory = s.Memory
+		b := budget.For(r)
+		o.Budget = &b
+		sandbox.LimitMemory(b)
+	}
 	p, err := New(o)
 	if err != nil {
 		return err
@@ -88,9 +109,14 @@ type child struct {
 }
 
 // startChild starts a proxy that serves the directory; the end of the test ends it.
-func startChild(t testing.TB, directory string, app netip.AddrPort) *child {
+func startChild(t testing.TB, directory string, app netip.AddrPort, changes ...func(*exec.Cmd)) *child {
 	t.Helper()
-	encoded, err := json.Marshal(childSetup{directory, app})
+	return startChildOf(t, childSetup{Directory: directory, App: app}, changes...)
+}
+
+func startChildOf(t testing.TB, setup childSetup, changes ...func(*exec.Cmd)) *child {
+	t.Helper()
+	encoded, err := json.Marshal(setup)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,6 +127,9 @@ func startChild(t testing.TB, directory string, app netip.AddrPort) *child {
 	c := &child{cmd: exec.Command(self), logs: &logBuffer{}}
 	c.cmd.Env = append(os.Environ(), childVariable+"="+string(encoded))
 	c.cmd.Stderr = c.logs
+	for _, change := range changes {
+		change(c.cmd)
+	}
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
@@ -170,3 +199,13 @@ func (c *child) descriptors(t testing.TB) int {
 
 // logged is how often a message is in the child's log.
 func (c *child) logged(message string) int { return strings.Count(c.logs.String(), `"msg":"`+message) }
+
+// openLimit is how many descriptors this process may have.
+func openLimit(t testing.TB) uint64 {
+	t.Helper()
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	return limit.Cur
+}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -23,6 +24,7 @@ import (
 	"github.com/meshless-dev/meshless/proxy/admin"
 	"github.com/meshless-dev/meshless/proxy/files"
 	"github.com/meshless-dev/meshless/proxy/listen"
+	"github.com/meshless-dev/meshless/proxy/relay"
 	"github.com/meshless-dev/meshless/test/proxytest"
 	"github.com/meshless-dev/meshless/test/testca"
 )
@@ -79,7 +81,7 @@ func mustListen(t testing.TB, ip string) net.Listener {
 
 // startPod starts a proxy on ip whose app listens on app, and waits until it is ready if there is something to be ready
 // with.
-func startPod(t testing.TB, ip string, app netip.AddrPort, content proxytest.Files) *pod {
+func startPod(t testing.TB, ip string, app netip.AddrPort, content proxytest.Files, changes ...func(*Options)) *pod {
 	t.Helper()
 	p := &pod{dir: t.TempDir(), logs: &logBuffer{}, level: new(slog.LevelVar)}
 	if content != nil {
@@ -89,6 +91,9 @@ func startPod(t testing.TB, ip string, app netip.AddrPort, content proxytest.Fil
 	o := testOptions(ip, p.dir, app)
 	o.Log, o.Level = slog.New(slog.NewJSONHandler(p.logs, &slog.HandlerOptions{Level: p.level})), p.level
 	o.Redirect.Outbound = func(*net.TCPConn) (netip.AddrPort, error) { return *p.target.Load(), nil }
+	for _, change := range changes {
+		change(&o)
+	}
 	var err error
 	if p.Sidecar, err = New(o); err != nil {
 		t.Fatal(err)
@@ -110,7 +115,7 @@ func startPod(t testing.TB, ip string, app netip.AddrPort, content proxytest.Fil
 // testOptions are those of a sidecar at ip whose app listens on app. It soon notices new files.
 func testOptions(ip, directory string, app netip.AddrPort) Options {
 	free := ip + ":0"
-	o := Options{Directory: directory, DrainTimeout: 2 * time.Second, NameServers: []netip.AddrPort{},
+	o := Options{Directory: directory, DrainTimeout: 2 * time.Second, NameServers: []netip.AddrPort{}, Records: relay.Records(os.Getenv(recordsVariable)),
 		Addresses: Addresses{Outbound: free, Inbound: free, Metrics: free, Health: free, Admin: free},
 		Redirect:  Explicit(netip.AddrPort{}, app), Watch: files.WatchOptions{Poll: pollInterval, Debounce: 5 * time.Millisecond}}
 	o.Redirect.OwnAddress = func(a netip.Addr) bool { return a == netip.MustParseAddr(appIP) }

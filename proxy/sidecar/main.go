@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/meshless-dev/meshless/internal/podplan"
+	"github.com/meshless-dev/meshless/proxy/relay"
 )
 
 // Main runs a command line of meshless-proxy, without the program's name. It returns when the command has ended. Logs
@@ -32,6 +33,14 @@ func Main(args []string, out io.Writer) error {
 	return serve(ctx, *c.Serve, out)
 }
 
+// programLog is the log of a process that is a proxy and nothing else: whoever reads it may end, and then lines are
+// lost and not the process.
+func programLog(out io.Writer, level slog.Leveler) (*slog.Logger, *logWriter) {
+	signal.Ignore(syscall.SIGPIPE)
+	lines := newLogWriter(out)
+	return slog.New(slog.NewJSONHandler(lines, &slog.HandlerOptions{Level: level})), lines
+}
+
 // serve runs the sidecar of this pod until a signal ends it: the first drains, the second ends at once. Logs go to out
 // as JSON, one object per line.
 func serve(ctx context.Context, a podplan.ProxyArgs, out io.Writer) error {
@@ -39,9 +48,11 @@ func serve(ctx context.Context, a podplan.ProxyArgs, out io.Writer) error {
 	if err := level.UnmarshalText([]byte(a.LogLevel)); err != nil {
 		return fmt.Errorf("--log-level: %w", err)
 	}
-	log := slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{Level: level}))
+	log, lines := programLog(out, level)
+	defer lines.flush()
 	// a drain timeout of 0 cuts at once; in Options it would be the default
-	s, err := New(Options{Directory: a.Directory, DrainTimeout: max(a.DrainTimeout, 1), Pprof: a.Pprof, ClientCIDRs: a.ClientCIDRs, Log: log, Level: level, Confine: true})
+	s, err := New(Options{Directory: a.Directory, DrainTimeout: max(a.DrainTimeout, 1), IdleTimeout: a.IdleTimeout, Pprof: a.Pprof, Records: relay.Records(a.Records), ClientCIDRs: a.ClientCIDRs,
+		Log: log, LostLines: lines.Lost, Level: level, Confine: true})
 	if err != nil {
 		return err
 	}

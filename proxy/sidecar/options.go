@@ -13,9 +13,11 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/internal/podplan"
+	"github.com/meshless-dev/meshless/proxy/budget"
 	"github.com/meshless-dev/meshless/proxy/destination"
 	"github.com/meshless-dev/meshless/proxy/files"
 	"github.com/meshless-dev/meshless/proxy/listen"
+	"github.com/meshless-dev/meshless/proxy/relay"
 )
 
 // Options are what a Sidecar is told. The zero value is the sidecar of a pod, but for Confine. Neither the app nor the
@@ -25,20 +27,30 @@ type Options struct {
 	// the kubelet mounts them: files are links through ..data. Default /var/run/meshless
 	Directory    string
 	DrainTimeout time.Duration // how long connections may finish after Shutdown; default 25 s
+	IdleTimeout  time.Duration // after so long without a byte a connection ends; default never
 	Pprof        bool          // serve Go's profiles on the admin port; default false
 
-	Log   *slog.Logger   // default: JSON on standard error, one object per line, from Level on
+	// Log must not block: each connection writes a line. Default: JSON on standard error, one object per line, from
+	// Level on; lines are lost while nobody reads them
+	Log       *slog.Logger
+	LostLines func() uint64 // how many lines of Log were lost, for a metric; default none, and that of the default Log
+
 	Level *slog.LevelVar // level of Log, which /loglevel of the admin port sets; default: a new one, at info
 
 	Addresses   Addresses         // where the sidecar listens; default: the ports of package api
 	Redirect    *Redirect         // how connections reach it; default: by the rules of meshless-init
 	ClientCIDRs clientaddr.Ranges // as init was told; not used with a Redirect, which has its own; default: init's choice
-	NameServers []netip.AddrPort  // asked in order; nil: those of /etc/resolv.conf; empty: none
+	// how often the rules of meshless-init are proved; not used with a Redirect; default redirect.DefaultInterval
+	RulesInterval time.Duration
+	NameServers   []netip.AddrPort // asked in order; nil: those of /etc/resolv.conf; empty: none
 	// the pod's addresses, as DNS may name them; default: those of the interfaces, but for loopback
 	PodAddresses func() []netip.Addr
 
-	MaxInbound  int // connections at once; default connection.MaxConnections
-	MaxOutbound int // connections at once; default connection.MaxConnections
+	// Budget is what the sidecar may hold at once; default: what memory limit and descriptors of the process give
+	Budget *budget.Budget
+
+	// whose record layer protects connections; default relay.Own. In FIPS 140-3 mode it is relay.Standard in any case
+	Records relay.Records
 
 	Watch files.WatchOptions // how Directory is watched; defaults as there; its Log is ours
 	Now   func() time.Time   // clock of certificates and DNS answers; default time.Now
@@ -92,7 +104,10 @@ func (o Options) withDefaults() Options {
 	o.Directory = cmp.Or(o.Directory, api.Directory)
 	o.DrainTimeout = cmp.Or(o.DrainTimeout, podplan.DefaultDrainTimeout)
 	o.Level = cmp.Or(o.Level, new(slog.LevelVar))
-	o.Log = cmp.Or(o.Log, slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: o.Level})))
+	if o.Log == nil {
+		lines := newLogWriter(os.Stderr)
+		o.Log, o.LostLines = slog.New(slog.NewJSONHandler(lines, &slog.HandlerOptions{Level: o.Level})), lines.Lost
+	}
 	o.Watch.Log = o.Log
 	o.Redirect = cmp.Or(o.Redirect, byInit())
 	if o.PodAddresses == nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -23,12 +24,11 @@ import (
 	"github.com/meshless-dev/meshless/test/testca"
 )
 
-// loadVariable sets how long TestRotationUnderLoad loads the proxies: MESHLESS_ROTATION_LOAD=10m go test -run
-// TestRotationUnderLoad -v ./proxy/sidecar
+// soak is 30 minutes with make soak.
+var soak = flag.Duration("soak", 8*time.Second, "how long TestRotationUnderLoad loads the proxies")
+
 const (
-	loadVariable = "MESHLESS_ROTATION_LOAD"
-	loadDefault  = 8 * time.Second
-	victimIP     = "127.0.0.15"
+	victimIP = "127.0.0.15"
 	// from one change to the next: what was opened before a change has ended by the one after
 	settleTime = 500 * time.Millisecond
 )
@@ -57,13 +57,6 @@ func (s *rotation) settle() {
 func TestRotationUnderLoad(t *testing.T) {
 	slow(t)
 	noLeaks(t)
-	duration := loadDefault
-	if text := os.Getenv(loadVariable); text != "" {
-		var err error
-		if duration, err = time.ParseDuration(text); err != nil {
-			t.Fatalf("%s: %v", loadVariable, err)
-		}
-	}
 	s := &rotation{mesh: startMesh(t, echo), t: t}
 	s.bundle = s.ca.PEM()
 	s.victimF = workload(t, s.ca, "victim", withServer("server"))
@@ -72,7 +65,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	for _, p := range []*pod{s.client, s.server, s.victim} {
 		p.level.Set(slog.LevelError) // the log is kept in memory here, and would be what grows
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), duration)
+	ctx, cancel := context.WithTimeout(t.Context(), *soak)
 	defer cancel()
 	var load sync.WaitGroup
 	for _, worker := range []func() error{s.short, s.short, s.long, s.large} {
@@ -87,15 +80,16 @@ func TestRotationUnderLoad(t *testing.T) {
 		})
 	}
 	var samples []usage
+	began := time.Now()
 	rounds := 0
 	for ; ctx.Err() == nil; rounds++ {
 		for _, step := range []func(){s.renewClient, s.renewServer, s.revokeVictim, s.denyVictim, s.breakFiles, s.rollAuthority} {
 			step()
 		}
-		samples = append(samples, measure())
+		samples = append(samples, measure(began))
 	}
 	load.Wait()
-	t.Logf("%d requests and %d rounds of changes in %s", s.served.Load(), rounds, duration)
+	t.Logf("%d requests and %d rounds of changes in %s", s.served.Load(), rounds, *soak)
 	checkUsage(t, samples)
 }
 
@@ -244,22 +238,23 @@ func (s *rotation) rollAuthority() {
 }
 
 // usage is what the process holds at one moment.
-type usage struct{ heap, goroutines, descriptors float64 }
+type usage struct{ minutes, heap, goroutines, descriptors float64 }
 
-func measure() usage {
+func measure(began time.Time) usage {
 	entries, _ := os.ReadDir("/proc/self/fd") // 0 where there is no /proc
-	return usage{float64(liveHeap()), float64(runtime.NumGoroutine()), float64(len(entries))}
+	return usage{time.Since(began).Minutes(), float64(liveHeap()), float64(runtime.NumGoroutine()), float64(len(entries))}
 }
 
-// checkUsage compares the first half of the samples with the second, which a leak of anything per request or per change
-// would fill.
+// checkUsage wants no slope: what a leak of anything per request or per change would leave shows as growth over the
+// whole test. The slack is what one sample may differ from another.
 func checkUsage(t *testing.T, samples []usage) {
 	t.Helper()
 	if len(samples) < 4 {
 		t.Logf("too short to tell what accumulates: %d samples", len(samples))
 		return
 	}
-	half := len(samples) / 2
+	samples = samples[1:] // the first round makes what is made once
+	minutes := samples[len(samples)-1].minutes - samples[0].minutes
 	for _, what := range []struct {
 		name  string
 		value func(usage) float64
@@ -269,17 +264,25 @@ func checkUsage(t *testing.T, samples []usage) {
 		{"goroutines", func(u usage) float64 { return u.goroutines }, 40},
 		{"descriptors", func(u usage) float64 { return u.descriptors }, 40},
 	} {
-		first, second := mean(samples[:half], what.value), mean(samples[half:], what.value)
-		t.Logf("%s: %.0f in the first half, %.0f in the second, %+.1f a round", what.name, first, second, (second-first)/float64(half))
-		if second > first+what.slack {
-			t.Errorf("%s grow from %.0f to %.0f", what.name, first, second)
+		perMinute := slope(samples, what.value)
+		t.Logf("%s: %.0f at the beginning, %.0f at the end, slope %+.2f a minute", what.name, what.value(samples[0]), what.value(samples[len(samples)-1]), perMinute)
+		if grown := perMinute * minutes; grown > what.slack {
+			t.Errorf("%s grow by %.2f a minute, %.0f in all", what.name, perMinute, grown)
 		}
 	}
 }
 
-func mean(samples []usage, value func(usage) float64) (sum float64) {
+// slope is the growth of a value per minute, by least squares.
+func slope(samples []usage, value func(usage) float64) float64 {
+	var x, y float64
 	for _, s := range samples {
-		sum += value(s)
+		x += s.minutes / float64(len(samples))
+		y += value(s) / float64(len(samples))
 	}
-	return sum / float64(len(samples))
+	var covariance, variance float64
+	for _, s := range samples {
+		covariance += (s.minutes - x) * (value(s) - y)
+		variance += (s.minutes - x) * (s.minutes - x)
+	}
+	return covariance / variance
 }

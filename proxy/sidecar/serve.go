@@ -17,6 +17,7 @@ import (
 // the end: the kubelet asks before the first generation and while the app shuts down.
 func (s *Sidecar) Run(ctx context.Context) error {
 	defer s.engine.Close()
+	defer s.rules.close()
 	serving, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	var background sync.WaitGroup
@@ -29,6 +30,7 @@ func (s *Sidecar) Run(ctx context.Context) error {
 	}
 	if s.options.Confine {
 		background.Go(func() { followCPULimit(serving, s.log) })
+		background.Go(func() { s.giveBack(serving) })
 	}
 	background.Go(func() { s.identity.Run(serving) })
 	background.Go(func() { s.registry.Run(serving, registry.Intervals{Verify: verifyInterval, Peers: peersInterval}) })
@@ -63,6 +65,9 @@ func (s *Sidecar) serveTraffic(ctx context.Context) {
 	case <-s.first:
 		traffic.Go(func() { s.inbound.Serve(connections, s.draining) })
 		traffic.Go(func() { s.outbound.Serve(connections, nil) })
+		if s.rules != nil {
+			traffic.Go(func() { s.rules.checker.Run(connections) })
+		}
 		s.serving.Store(true)
 		time.AfterFunc(startsFor, s.program.Release)
 	case <-s.ending:

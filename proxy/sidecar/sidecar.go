@@ -7,6 +7,7 @@
 package sidecar
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/meshless-dev/meshless/proxy/admin"
+	"github.com/meshless-dev/meshless/proxy/budget"
 	"github.com/meshless-dev/meshless/proxy/connection"
 	"github.com/meshless-dev/meshless/proxy/destination"
 	"github.com/meshless-dev/meshless/proxy/identity"
@@ -35,8 +37,7 @@ const (
 	verifyInterval = time.Minute // how often live connections are verified, in addition to each new generation
 	peersInterval  = 15 * time.Second
 	drainPoll      = 100 * time.Millisecond
-	maxAdminConns  = 1024 // per port of metrics, health and admin
-	// of these per source address, where other pods can connect: they must not keep the kubelet out
+	// of the connections to a port of metrics and health per source address: other pods must not keep the kubelet out
 	maxAdminConnsOfOne = 64
 	shutdownBudget     = 2 * time.Second // for the last answers of the admin servers
 	// from the first connections on; what the start needed of the program is then released
@@ -51,6 +52,7 @@ type Sidecar struct {
 	identity  *identity.Watcher
 	registry  *registry.Registry
 	engine    *relay.Engine
+	limits    *connection.Limits
 	inbound   *connection.Server
 	outbound  *connection.Server
 	prober    *admin.Prober
@@ -58,6 +60,7 @@ type Sidecar struct {
 	bound     listeners
 	servers   []boundServer
 	program   sandbox.Program // to be released
+	rules     *rules          // nil where no rules of init redirect
 	resolver  *destination.Resolver
 
 	first     chan struct{} // closed at the first good generation
@@ -88,52 +91,107 @@ func New(o Options) (*Sidecar, error) {
 		}
 		o.Log.Info("the app sees its clients in networks of this pod's own", "client_cidrs", o.Redirect.Clients.String())
 	}
-	if o.Confine {
-		sandbox.LimitMemory(o.Log) // before Enter, behind which cgroups cannot be read
-	}
+	limits := makeLimits(o)
 	bound, err := o.Addresses.bind()
 	if err != nil {
 		return nil, err
 	}
-	s := &Sidecar{options: o, log: o.Log, telemetry: telemetry.New(o.Log), registry: registry.New(), bound: bound, clients: listen.NewClients(o.Redirect.Clients),
+	s := &Sidecar{options: o, log: o.Log, telemetry: telemetry.New(o.Log), registry: registry.New(), bound: bound, limits: limits, clients: listen.NewClients(o.Redirect.Clients),
 		first: make(chan struct{}), draining: make(chan struct{}), ending: make(chan struct{})}
+	if o.LostLines != nil {
+		s.telemetry.CountLostLines(o.LostLines)
+	}
+	if err := s.make(inPod); err != nil {
+		bound.close()
+		s.rules.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// make makes what a sidecar is of, once its ports are bound.
+func (s *Sidecar) make(inPod bool) (err error) {
+	o := s.options
+	if inPod {
+		if err := s.proveRules(); err != nil {
+			return err
+		}
+	}
 	if o.Confine {
 		s.program = sandbox.OwnProgram()
 		// nothing of a peer or of the directory has been read yet, and no port is bound after it
 		sandbox.Enter(o.Directory, o.Log)
 	}
-	if s.engine, err = relay.NewEngine(runtime.GOMAXPROCS(0)); err != nil {
-		bound.close()
-		return nil, err
+	if s.engine, err = relay.NewEngine(runtime.GOMAXPROCS(0), relay.Limits{Buffered: s.limits.Buffers, Queued: s.limits.Queues}); err != nil {
+		return err
 	}
 	s.identity = &identity.Watcher{Directory: o.Directory, Now: o.Now, Watch: o.Watch, Log: o.Log, OnGood: s.adopt,
 		OnBad: func(error) { s.telemetry.ReloadFailed() }}
 	s.resolver = destination.New(destination.Options{Servers: o.NameServers, Now: o.Now, Own: o.PodAddresses,
 		Count: func(r destination.Result) { s.telemetry.Lookup(string(r)) }})
-	c := connection.Config{Current: s.identity.Current, Registry: s.registry, Engine: s.engine, Telemetry: s.telemetry}
-	c.Listeners, c.OriginalDst, c.MaxConnections = bound.outbound, o.Redirect.Outbound, o.MaxOutbound
-	s.outbound = connection.NewOutbound(c, s.resolver)
-	c.Listeners, c.OriginalDst, c.MaxConnections = bound.inbound, o.Redirect.Inbound, o.MaxInbound
-	s.inbound = connection.NewInbound(connection.InboundConfig{Config: c, OwnAddress: o.Redirect.OwnAddress, Clients: s.clients})
+	if err := s.makeTraffic(); err != nil {
+		s.engine.Close()
+		return err
+	}
 	s.prober = admin.NewProber(s.identity.Current, o.Redirect.Clients, o.Log)
 	s.makeServers()
-	return s, nil
+	return nil
+}
+
+// makeLimits finds out what the sidecar may hold, and says it.
+func makeLimits(o Options) *connection.Limits {
+	if o.Budget == nil {
+		r := sandbox.Measure(o.Log) // before Enter, behind which cgroups cannot be read
+		r.StandardRecords = o.Records.InForce() == relay.Standard
+		b := budget.For(r)
+		o.Budget = &b
+	}
+	var goLimit int64
+	if o.Confine {
+		goLimit = sandbox.LimitMemory(*o.Budget)
+	}
+	o.Log.Info("budget: what memory and file descriptors give", "budget", *o.Budget, "go_memory_limit_bytes", goLimit)
+	return connection.NewLimits(*o.Budget)
+}
+
+// makeTraffic makes the servers of both directions.
+func (s *Sidecar) makeTraffic() (err error) {
+	o := s.options
+	c := connection.Config{Current: s.identity.Current, Registry: s.registry, Engine: s.engine, Telemetry: s.telemetry, Limits: s.limits,
+		Idle: o.IdleTimeout, Records: o.Records}
+	o.Log.Info("records are protected", "records", string(o.Records.InForce()))
+	c.Listeners, c.OriginalDst, c.Canary = s.bound.outbound, o.Redirect.Outbound, s.canary()
+	if s.outbound, err = connection.NewOutbound(c, s.resolver); err != nil {
+		return err
+	}
+	c.Listeners, c.OriginalDst, c.Canary = s.bound.inbound, o.Redirect.Inbound, nil
+	s.inbound, err = connection.NewInbound(connection.InboundConfig{Config: c, OwnAddress: o.Redirect.OwnAddress, Clients: s.clients})
+	return err
 }
 
 // makeServers makes the servers of metrics, health and admin.
 func (s *Sidecar) makeServers() {
 	c := admin.Config{Telemetry: s.telemetry, Identity: s.identity, Prober: s.prober, Ready: s.askReady, Drain: s.drain, Quit: s.Shutdown, Activity: s.activity, Clients: s.clients,
-		Level: s.options.Level, Pprof: s.options.Pprof}
+		Records: string(s.options.Records.InForce()), Level: s.options.Level, Pprof: s.options.Pprof}
+	all := cmp.Or(s.limits.Admin, budget.For(budget.Resources{}).Admin)
 	serve := func(listeners []net.Listener, ofOne int, h http.Handler) {
 		server := admin.Server(h)
 		server.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
 		for _, l := range listeners {
-			s.servers = append(s.servers, boundServer{netutil.LimitListener(listen.LimitSources(l, ofOne), maxAdminConns), server})
+			s.servers = append(s.servers, boundServer{netutil.LimitListener(listen.LimitSources(l, ofOne), all), server})
 		}
 	}
-	serve(s.bound.metrics, maxAdminConnsOfOne, admin.Metrics(c))
-	serve(s.bound.health, maxAdminConnsOfOne, admin.Health(c))
-	serve(s.bound.admin, maxAdminConns, admin.Local(c))
+	metrics, health := admin.Metrics(c), admin.Health(c)
+	if s.rules != nil {
+		metrics, health = s.rules.probes.Metrics(metrics, health), s.rules.probes.Health(health)
+		for i, l := range s.bound.metrics {
+			s.bound.metrics[i] = s.rules.probes.Listen(l)
+		}
+	}
+	ofOne := min(maxAdminConnsOfOne, all/2)
+	serve(s.bound.metrics, ofOne, metrics)
+	serve(s.bound.health, ofOne, health)
+	serve(s.bound.admin, all, admin.Local(c))
 }
 
 // Addresses are where the sidecar listens. Of a port that is bound to several addresses it is the first.
@@ -175,6 +233,9 @@ func (s *Sidecar) Ready() error {
 		return errors.New("files are not read yet")
 	case !s.serving.Load():
 		return errors.New("listeners are not served yet")
+	}
+	if err := s.rulesErr(); err != nil {
+		return err
 	}
 	return snapshot.Usable()
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/svid"
+	"github.com/meshless-dev/meshless/proxy/connection"
 	"github.com/meshless-dev/meshless/test/proxytest"
 	"github.com/meshless-dev/meshless/test/testca"
 )
@@ -146,7 +147,7 @@ func TestSlowHandshake(t *testing.T) {
 	begun := time.Now()
 	c := dial(t, m.server.inboundAddr().String())
 	_, _ = c.Write([]byte{0x16, 0x03, 0x01, 0x02, 0x00}) // the promise of a hello
-	if _, err := io.ReadAll(c); time.Since(begun) > 10*time.Second {
+	if _, err := io.ReadAll(c); time.Since(begun) > 2*connection.HandshakeTimeout {
 		t.Errorf("silent client was kept for %v (%v)", time.Since(begun), err)
 	}
 	m.server.wantMetric(t, `meshless_handshake_failures_total{direction="inbound",reason="timeout"} 1`)

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/netset"
+	"github.com/meshless-dev/meshless/proxy/budget"
 	"github.com/meshless-dev/meshless/proxy/connection"
 	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/test/proxytest"
@@ -87,8 +89,11 @@ func crowded(t *testing.T, m *mesh) string {
 			}
 			return m.app, nil
 		},
-		MaxConnections: 100}
-	s := connection.NewInbound(connection.InboundConfig{Config: c, OwnAddress: func(netip.Addr) bool { return true }, MaxUnauthenticated: 40})
+		Limits: connection.NewLimits(budget.Budget{Connections: 100, Park: 20, Handshakes: 40})}
+	s, err := connection.NewInbound(connection.InboundConfig{Config: c, OwnAddress: func(netip.Addr) bool { return true }})
+	if err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -111,17 +116,18 @@ func TestPlaintextDoesNotStarve(t *testing.T) {
 		t.Cleanup(func() { c.Close() })
 		_, _ = c.Write([]byte("x"))
 	}
-	m.server.wantMetric(t, `meshless_connections_refused_total{direction="inbound",reason="source_limit"}`)
+	m.server.wantMetric(t, `meshless_connections_refused_total{direction="inbound",reason="plaintext_limit"}`)
 	m.memberGetsIn(t, addr, bystanderIP)
 }
 
 // TestStrangersShareOneLimit: plaintext to one port and TLS that the app terminates on another fill the same half of
-// the places, from however many addresses they come.
+// what there is, from however many addresses they come.
 func TestStrangersShareOneLimit(t *testing.T) {
 	m := startMesh(t, echo)
 	addr := crowded(t, m)
 	hello := clientHello(t, &tls.Config{InsecureSkipVerify: true})
-	for i := range 60 {
+	strangers := budget.Budget{Connections: 100}.Strangers()
+	for i := range strangers + 10 {
 		from, first := flooderIP, []byte("x")
 		if i%2 == 1 {
 			from, first = tlsFlooderIP, hello
@@ -136,34 +142,49 @@ func TestStrangersShareOneLimit(t *testing.T) {
 		_, _ = c.Read(make([]byte, 1)) // the echo, or the refusal
 	}
 	m.server.wantMetric(t, `meshless_connections_refused_total{direction="inbound",reason="plaintext_limit"} 10`)
-	m.server.wantMetric(t, `meshless_connections_open{direction="inbound",security="tls_passthrough"} 25`)
+	m.server.wantMetric(t, fmt.Sprintf(`meshless_connections_open{direction="inbound",security="tls_passthrough"} %d`, strangers/2))
 	m.memberGetsIn(t, addr, bystanderIP)
 }
 
-// TestMemberDoesNotStarve: one member that holds all it can leaves half to the others.
+// TestMemberDoesNotStarve: a member that is alone may hold all there is. Shares count when others want places: then the
+// one that holds most gives up what is idle for longest, and says so.
 func TestMemberDoesNotStarve(t *testing.T) {
 	m := startMesh(t, func(c *net.TCPConn) {
 		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		echo(c)
 	})
 	addr := crowded(t, m)
-	config := m.tlsClient(m.ca.Issue(t, proxytest.ID("client")))
+	hold := func(id, from string, n int) (held int) {
+		config := m.tlsClient(m.ca.Issue(t, proxytest.ID(id)))
+		for range n {
+			raw, err := dialerFrom(from).Dial("tcp", addr)
+			if err != nil {
+				continue
+			}
+			t.Cleanup(func() { raw.Close() })
+			_ = raw.SetDeadline(time.Now().Add(10 * time.Second))
+			if roundTrip(tls.Client(raw, config), "mine") == nil {
+				held++
+			}
+		}
+		return held
+	}
+	// one identity at ten addresses: its share is one
 	held := 0
-	for range 70 {
-		raw, err := dialerFrom("127.0.0.23").Dial("tcp", addr)
-		if err != nil {
-			continue
-		}
-		t.Cleanup(func() { raw.Close() })
-		_ = raw.SetDeadline(time.Now().Add(10 * time.Second))
-		if roundTrip(tls.Client(raw, config), "mine") == nil {
-			held++
-		}
+	for i := range 10 {
+		held += hold("client", fmt.Sprintf("127.0.2.%d", i+1), 10)
 	}
-	if held != 50 {
-		t.Errorf("one source holds %d of 100", held)
+	if held != 100 {
+		t.Errorf("an identity that is alone holds %d of 100", held)
 	}
-	m.memberGetsIn(t, addr, bystanderIP)
+	const others = 20
+	if got := hold("other", bystanderIP, others); got != others {
+		t.Errorf("%d of %d connections of another identity get in", got, others)
+	}
+	m.server.wantMetric(t, `meshless_connections_closed_total{direction="inbound",reason="given_up",security="mutual_tls"}`)
+	if !strings.Contains(m.server.logs.String(), `"holder":"`+proxytest.ID("client")) {
+		t.Errorf("the log does not say who gave way:\n%s", m.server.logs)
+	}
 }
 
 func (m *mesh) memberGetsIn(t *testing.T, addr, from string) {

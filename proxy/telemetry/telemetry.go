@@ -17,6 +17,7 @@ import (
 	"github.com/meshless-dev/meshless/proxy/authz"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/reason"
+	"github.com/meshless-dev/meshless/proxy/redirect"
 )
 
 // Security is how the bytes of a connection travel between pods.
@@ -50,7 +51,7 @@ type Telemetry struct {
 	opened, closed, refused, handshakeFailures *prometheus.CounterVec
 	sent, received                             *prometheus.CounterVec
 	denials, detections, lookups               *prometheus.CounterVec
-	trials                                     *prometheus.CounterVec
+	trials, renewals                           *prometheus.CounterVec
 	open, limit, caNotAfter                    *prometheus.GaugeVec
 	handshakes                                 *prometheus.HistogramVec
 	reloadFailures, acceptErrors               prometheus.Counter
@@ -60,6 +61,9 @@ type Telemetry struct {
 
 	lines lineLimits
 	told  destinations
+
+	rulesMissing *prometheus.GaugeVec
+	rulesChecks  *prometheus.CounterVec
 }
 
 // New makes a registry of its own, with the metrics of the Go runtime and of the process.
@@ -67,6 +71,7 @@ func New(log *slog.Logger) *Telemetry {
 	t := &Telemetry{Log: log, Registry: prometheus.NewRegistry()}
 	t.makeConnections()
 	t.makeFiles()
+	t.makeRules()
 	t.gauge("build_info", "Always 1.", "version").WithLabelValues(api.Version).Set(1)
 	t.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	t.begin()
@@ -90,12 +95,13 @@ func (t *Telemetry) makeConnections() {
 	t.detections = t.counter("protocol_detections_total", "Protocols detected on ports that take plaintext beside mutual TLS.", "result")
 	t.lookups = t.counter("dns_lookups_total", "Addresses looked up in DNS, by result.", "result")
 	t.trials = t.counter("mutual_tls_trials_total", "Servers at which mutual TLS was tried first, by result.", "result")
+	t.renewals = t.counter("renewals_total", "Handshakes by which open connections outlive their leaves, by result.", "direction", "result")
 	t.passedOn = t.counter("passed_on_total", "Connections that left in plaintext after a trial of mutual TLS.").WithLabelValues()
 	t.unanswered = t.counter("unanswered_plaintext_total", "Plaintext connections into the networks of the cluster that the server closed without an answer.").WithLabelValues()
 	t.sent = t.counter("sent_bytes_total", "Bytes sent to the client, which opened the connection.", "direction", "security")
 	t.received = t.counter("received_bytes_total", "Bytes received from the client, which opened the connection.", "direction", "security")
 	t.open = t.gauge("connections_open", "Connections that carry data now.", "direction", "security")
-	t.limit = t.gauge("connections_limit", "Connections accepted at once; further ones wait in the kernel's queue.", "direction")
+	t.limit = t.gauge("connections_limit", "Connections at once, of both directions together, as memory and descriptors allow.", "direction")
 	t.handshakes = promauto.With(t.Registry).NewHistogramVec(prometheus.HistogramOpts{Name: "meshless_handshake_duration_seconds", Help: "Duration of completed TLS handshakes.",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5}}, []string{"direction"})
 	t.acceptErrors = t.counter("accept_errors_total", "Failed accepts, such as for lack of file descriptors.").WithLabelValues()
@@ -120,9 +126,18 @@ func (t *Telemetry) begin() {
 		for _, r := range reason.Refusals {
 			t.refused.WithLabelValues(string(d), string(r))
 		}
+		for _, result := range allRenewals {
+			t.renewals.WithLabelValues(string(d), string(result))
+		}
 		for _, cause := range reason.Causes {
 			t.handshakeFailures.WithLabelValues(string(d), string(cause))
 		}
+	}
+	for _, chain := range redirect.Chains {
+		t.rulesMissing.WithLabelValues(string(chain))
+	}
+	for _, result := range redirect.Results {
+		t.rulesChecks.WithLabelValues(string(result))
 	}
 	for _, denial := range authz.Reasons {
 		for _, enforced := range []bool{true, false} {
@@ -155,6 +170,12 @@ func (t *Telemetry) ReloadFailed() {
 	t.reloadFailing.Set(1)
 }
 
+// CountLostLines counts the lines of the log that were lost, as lost tells.
+func (t *Telemetry) CountLostLines(lost func() uint64) {
+	promauto.With(t.Registry).NewCounterFunc(prometheus.CounterOpts{Name: "meshless_log_lines_lost_total",
+		Help: "Lines of the log that were lost, since standard error was not read or could not be written."}, func() float64 { return float64(lost()) })
+}
+
 // Limit records how many connections a direction takes at once.
 func (t *Telemetry) Limit(d reason.Direction, connections int) {
 	t.limit.WithLabelValues(string(d)).Set(float64(connections))
@@ -164,6 +185,19 @@ func (t *Telemetry) Limit(d reason.Direction, connections int) {
 func (t *Telemetry) AcceptFailed(err error) {
 	t.acceptErrors.Inc()
 	t.Log.Warn("accept failed, retrying", "error", err.Error())
+}
+
+// Waiting shows how many connections of a direction wait. Only the first server of a direction is shown.
+func (t *Telemetry) Waiting(d reason.Direction, count func() int) {
+	_ = t.Registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "meshless_connections_waiting", Help: "Connections that wait for their turn, or for their first byte.",
+		ConstLabels: prometheus.Labels{"direction": string(d)}}, func() float64 { return float64(count()) }))
+}
+
+// GaveUp logs that connections were ended in favor of others.
+func (t *Telemetry) GaveUp(who string, n int) {
+	if more, ok := t.lines.allow("gave up"); ok {
+		t.Log.Warn("the proxy is full: idle connections of who holds most are given up", append([]any{"holder", who, "connections", n}, more...)...)
+	}
 }
 
 // Lookup counts a DNS lookup.

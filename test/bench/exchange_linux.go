@@ -15,8 +15,8 @@ import (
 // failure), and a closed loop for its first.
 const tail = 3 * time.Second
 
-// idleAtOnce is how many connections loadIdle opens at the same time: our proxy takes 250 of one address that are not
-// authenticated yet.
+// idleAtOnce is how many connections loadIdle opens at the same time: proxies refuse, or let wait, what comes from one
+// address all at once.
 const idleAtOnce = 32
 
 // conn is one connection of the generator.

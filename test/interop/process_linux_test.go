@@ -54,8 +54,18 @@ type process struct {
 	done  chan struct{} // closed when it has ended and its output is complete
 }
 
-// start runs a program until it ends by itself, end is called, or the test is over.
+// start runs a program in the station until it ends by itself, end is called, or the test is over.
 func (s *station) start(t *testing.T, program string, args ...string) *process {
+	t.Helper()
+	return startBy(t, func(cmd *exec.Cmd) error {
+		started := make(chan error, 1)
+		s.jobs <- func() { started <- cmd.Start() }
+		return <-started
+	}, program, args...)
+}
+
+// startBy runs a program that is started by a function, which says on which thread.
+func startBy(t *testing.T, start func(*exec.Cmd) error, program string, args ...string) *process {
 	t.Helper()
 	p := &process{name: filepath.Base(program), done: make(chan struct{})}
 	p.cmd = exec.Command(program, args...)
@@ -67,9 +77,7 @@ func (s *station) start(t *testing.T, program string, args ...string) *process {
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
-	started := make(chan error, 1)
-	s.jobs <- func() { started <- p.cmd.Start() }
-	if err := <-started; err != nil {
+	if err := start(p.cmd); err != nil {
 		t.Fatalf("start %s: %v", p.name, err)
 	}
 	go func() {

@@ -78,10 +78,20 @@ func runIn(t *testing.T, l *lab.Lab, pod *lab.Pod, port int, command ...string) 
 	if err := os.WriteFile(resolv, []byte("nameserver "+l.DNS().String()+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	var out bytes.Buffer
 	cmd := exec.Command("unshare", append([]string{"--mount", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, resolv}, command...)...)
+	serveIn(t, pod, port, time.Minute, command[0], cmd)
+}
+
+// serveIn starts a command in a pod, in a process group of its own, and waits until its port is open there. It ends
+// with the test.
+func serveIn(t *testing.T, pod *lab.Pod, port int, within time.Duration, name string, cmd *exec.Cmd) {
+	t.Helper()
+	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = new(syscall.SysProcAttr)
+	}
+	cmd.SysProcAttr.Setpgid = true
 	if err := pod.NS.Do(cmd.Start); err != nil {
 		t.Fatal(err)
 	}
@@ -91,10 +101,10 @@ func runIn(t *testing.T, l *lab.Lab, pod *lab.Pod, port int, command ...string) 
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		<-ended
 		if t.Failed() {
-			t.Logf("%s:\n%s", command[0], &out)
+			t.Logf("%s in %s:\n%s", name, pod.Name, &out)
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
 	for {
 		conn, err := pod.NS.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
@@ -105,9 +115,9 @@ func runIn(t *testing.T, l *lab.Lab, pod *lab.Pod, port int, command ...string) 
 		select {
 		case err := <-ended:
 			ended <- err
-			t.Fatalf("%s ended: %v", command[0], err)
+			t.Fatalf("%s in %s ended: %v", name, pod.Name, err)
 		case <-ctx.Done():
-			t.Fatalf("%s does not listen: %v", command[0], err)
+			t.Fatalf("%s in %s does not listen: %v", name, pod.Name, err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -79,12 +79,22 @@ type PodOptions struct {
 	Labels     map[string]string // put on at run time, beside those of the template
 	Unready    bool              // it runs, and its readiness probe is said to fail
 	Unreported bool              // the API server does not know its address yet: see Report
+
+	// What goes wrong at the start of a pod. The zero values are a pod that starts as it should.
+	WithoutInit bool                   // the sidecars are started although no init container has run
+	BeforeProxy func(*Namespace) error // called when the init containers have ended
+	Within      time.Duration          // how long the start may take; default 40 s
 }
 
 // Start is StartPod with options.
 func (l *Lab) Start(workload string, options PodOptions) *Pod {
 	l.tb.Helper()
 	return l.StartAll(PodRequest{workload, options})[0]
+}
+
+// TryStart is Start of a pod that may not come up. It returns the pod as far as it got, and why it got no further.
+func (l *Lab) TryStart(workload string, options PodOptions) (*Pod, error) {
+	return l.startPod(PodRequest{workload, options})
 }
 
 // PodRequest is a pod that StartAll starts.
@@ -128,7 +138,7 @@ func (l *Lab) startPod(r PodRequest) (*Pod, error) {
 		err = l.tryChange(func() { p.ready = true })
 	}
 	if err != nil {
-		return nil, fmt.Errorf("pod of %s: %w", r.Workload, err)
+		return p, fmt.Errorf("pod of %s: %w", r.Workload, err)
 	}
 	return p, nil
 }
@@ -187,7 +197,7 @@ func (p *Pod) writeNames() error {
 
 // startAll starts init containers and sidecars in their order, then the apps, and waits for every readiness probe.
 func (p *Pod) startAll(options PodOptions) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*startTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(options.Within, 2*startTimeout))
 	defer cancel()
 	// The kubelet reports the address when the pod's first container runs.
 	report := sync.OnceValue(func() error {
@@ -196,7 +206,22 @@ func (p *Pod) startAll(options PodOptions) error {
 		}
 		return p.lab.tryChange(func() { p.reported = true })
 	})
+	beforeProxy := sync.OnceValue(func() error {
+		if options.BeforeProxy == nil {
+			return nil
+		}
+		return options.BeforeProxy(p.NS)
+	})
 	for _, c := range p.spec.InitContainers {
+		sidecar := c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+		if !sidecar && options.WithoutInit {
+			continue
+		}
+		if sidecar {
+			if err := beforeProxy(); err != nil {
+				return err
+			}
+		}
 		started, err := p.startContainer(c)
 		if err != nil {
 			return err
@@ -204,7 +229,7 @@ func (p *Pod) startAll(options PodOptions) error {
 		if err := report(); err != nil {
 			return err
 		}
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+		if sidecar {
 			p.sidecars = append(p.sidecars, started)
 			if err := p.await(ctx, c, "startupProbe"); err != nil {
 				return err
@@ -215,6 +240,9 @@ func (p *Pod) startAll(options PodOptions) error {
 		if code, err := started.Wait(ctx); err != nil || code != 0 {
 			return fmt.Errorf("init container %s: exit code %d: %v", c.Name, code, err)
 		}
+	}
+	if err := beforeProxy(); err != nil {
+		return err
 	}
 	for _, c := range p.spec.Containers {
 		started, err := p.startContainer(c)

@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -126,9 +128,10 @@ func (p *Pod) httpGet(ctx context.Context, c *corev1.Container, get *corev1.HTTP
 	if err != nil {
 		return err
 	}
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 10<<10)) // as much as the kubelet reads
 	resp.Body.Close()
 	if resp.StatusCode < 200 || resp.StatusCode >= 400 {
-		return fmt.Errorf("httpGet %s: %s", get.Path, resp.Status)
+		return fmt.Errorf("httpGet %s: %s: %s", get.Path, resp.Status, strings.TrimSpace(string(body)))
 	}
 	return nil
 }

@@ -113,6 +113,14 @@ var alertCases = []struct {
 	{alerts: "MeshlessProxyNotReady/warning",
 		bad:  "web-1 meshless_reload_failing{} 1xN\nweb-1 meshless_generation{} 0xN",
 		fine: "web-1 meshless_reload_failing{} 1x5 0xN\nweb-1 meshless_generation{} 0x5 1xN"},
+	{alerts: "MeshlessRedirectMissing/critical",
+		bad:  `web-1 meshless_redirect_missing{chain="output"} 0x20 1xN`,
+		fine: eachReason(`web-1 meshless_redirect_missing{chain="%s"} 0xN`, "prerouting", "output", "guard") + `web-1 meshless_redirect_checks_total{result="failed"} 1xN`},
+	{alerts: "MeshlessRedirectUnknown/warning",
+		bad: `web-1 meshless_redirect_checks_total{result="unknown"} 0+30xN
+			web-1 meshless_redirect_checks_total{result="passed"} 100xN`,
+		fine: `web-1 meshless_redirect_checks_total{result="unknown"} 0+2xN
+			web-1 meshless_redirect_checks_total{result="passed"} 0+14xN`},
 	{alerts: "MeshlessFilesDiffer/warning", end: 5 * time.Hour,
 		bad:  leaf("web-1", -15*day, 15*day) + leaf("web-2", 0, 30*day),
 		fine: leaf("web-1", 0, 30*day) + leaf("web-2", 0, 30*day) + leaf("api-1", -15*day, 15*day)},
@@ -154,11 +162,23 @@ var alertCases = []struct {
 			web-1 meshless_connections_open{direction="inbound",security="plaintext"} 4000xN
 			web-1 meshless_connections_limit{direction="inbound"} 10000xN`,
 		fine: `web-1 meshless_connections_open{direction="inbound",security="mutual_tls"} 5000xN
-			web-1 meshless_connections_open{direction="outbound",security="mutual_tls"} 5000xN
+			web-1 meshless_connections_open{direction="outbound",security="mutual_tls"} 2900xN
 			web-1 meshless_connections_limit{direction="inbound"} 10000xN
 			web-1 meshless_connections_limit{direction="outbound"} 10000xN`},
-	{alerts: "MeshlessFlood/warning",
+	{alerts: "MeshlessConnectionsNearLimit/warning", // all without mutual TLS, which take more
+		bad: `web-1 meshless_connections_open{direction="outbound",security="passthrough"} 5000xN
+			web-1 meshless_connections_limit{direction="outbound"} 10000xN`,
+		fine: `web-1 meshless_connections_open{direction="outbound",security="passthrough"} 4700xN
+			web-1 meshless_connections_limit{direction="outbound"} 10000xN`},
+	{alerts: "MeshlessOverBudget/warning",
 		bad: `web-1 meshless_connections_refused_total{direction="inbound",reason="source_limit"} 0+60xN`, fine: `web-1 meshless_connections_refused_total{direction="inbound",reason="source_limit"} 0x20 10xN`},
+	{alerts: "MeshlessConnectionsCut/warning",
+		bad:  eachReason(`web-1 meshless_connections_closed_total{direction="inbound",security="mutual_tls",reason="%s"} 0+1xN`, "given_up", "memory_limit", "stuck_record"),
+		fine: eachReason(`web-1 meshless_connections_closed_total{direction="inbound",security="mutual_tls",reason="%s"} 0x20 0+20x3 60xN`, "given_up", "memory_limit", "stuck_record")},
+	{alerts: "MeshlessRenewalsFail/warning", end: 8 * time.Hour,
+		bad:  `web-1 meshless_renewals_total{direction="outbound",result="failed"} 0x60 0+1xN`,
+		fine: eachReason(`web-1 meshless_renewals_total{direction="outbound",result="%s"} 0+1xN`, "renewed", "unchanged")},
+	{alerts: "MeshlessLogLinesLost/warning", bad: `web-1 meshless_log_lines_lost_total{} 0x20 0+9xN`, fine: `web-1 meshless_log_lines_lost_total{} 5xN`},
 	{alerts: "MeshlessDestinationRefused/warning",
 		bad:  eachReason(`web-1 meshless_connections_refused_total{direction="outbound",reason="%s"} 0+1xN`, "uncertain_destination", "unknown_destination"),
 		fine: eachReason(`web-1 meshless_connections_refused_total{direction="outbound",reason="%s"} 0x20 0+20x3 60xN`, "uncertain_destination", "connect_failed")},

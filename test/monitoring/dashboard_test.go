@@ -163,6 +163,11 @@ const everything = `
 	web-1 meshless_connections_refused_total{direction="inbound",reason="handshake_failed"} 0+1x120
 	web-1 meshless_connections_open{direction="inbound",security="mutual_tls"} 5x120
 	web-1 meshless_connections_limit{direction="inbound"} 10000x120
+	web-1 meshless_connections_waiting{direction="inbound"} 3x120
+	web-1 meshless_renewals_total{direction="outbound",result="renewed"} 0+1x120
+	web-1 meshless_redirect_missing{chain="output"} 0x120
+	web-1 meshless_redirect_checks_total{result="passed"} 0+15x120
+	web-1 meshless_log_lines_lost_total{} 0+1x120
 	web-1 meshless_received_bytes_total{direction="inbound",security="mutual_tls"} 0+999x120
 	web-1 meshless_sent_bytes_total{direction="inbound",security="mutual_tls"} 0+999x120
 	web-1 meshless_handshake_duration_seconds_bucket{direction="inbound",le="0.001"} 0+5x120
@@ -185,5 +190,5 @@ const everything = `
 	web-1 process_cpu_seconds_total{} 0+1x120
 	web-1 process_open_fds{} 20x120
 	web-1 go_goroutines{} 20x120
-	web-1 ALERTS{alertname="MeshlessFlood",alertstate="firing",severity="warning"} 1x120
+	web-1 ALERTS{alertname="MeshlessOverBudget",alertstate="firing",severity="warning"} 1x120
 `

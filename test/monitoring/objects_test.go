@@ -27,6 +27,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/proxy/reason"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
@@ -109,10 +110,13 @@ func inventory(t *testing.T) metrics {
 	if err != nil {
 		t.Fatal(err)
 	}
-	known := metrics{labels: map[string][]string{"up": nil, "ALERTS": {"alertname", "alertstate", "severity", "direction", "reason"}}, values: values}
+	known := metrics{labels: map[string][]string{"up": nil, "ALERTS": {"alertname", "alertstate", "severity", "chain", "direction", "reason"}}, values: values}
+	proxy := telemetry.New(slog.New(slog.DiscardHandler))
+	proxy.CountLostLines(func() uint64 { return 0 })
+	proxy.Waiting(reason.Inbound, func() int { return 0 })
 	descriptions := make(chan *prometheus.Desc)
 	go func() {
-		telemetry.New(slog.New(slog.DiscardHandler)).Registry.Describe(descriptions)
+		proxy.Registry.Describe(descriptions)
 		close(descriptions)
 	}()
 	for d := range descriptions {

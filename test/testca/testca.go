@@ -7,6 +7,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -39,7 +40,7 @@ func New(tb testing.TB, trustDomain string, changes ...func(*x509.Certificate)) 
 	for _, change := range changes {
 		change(template)
 	}
-	return &CA{Certificate: sign(tb, template, template, key, key), key: key}
+	return &CA{Certificate: sign(tb, template, template, &key.PublicKey, key), key: key}
 }
 
 // Again makes another certificate of the CA's key, with another name.
@@ -49,7 +50,7 @@ func (ca *CA) Again(tb testing.TB) *CA {
 	template.SerialNumber = newSerial(tb)
 	template.Subject = pkix.Name{CommonName: "test CA " + template.SerialNumber.Text(16)}
 	template.RawSubject = nil
-	return &CA{Certificate: sign(tb, &template, &template, ca.key, ca.key), key: ca.key}
+	return &CA{Certificate: sign(tb, &template, &template, &ca.key.PublicKey, ca.key), key: ca.key}
 }
 
 // Below makes a CA of a certificate that Issue made, allowed to sign or not.
@@ -66,11 +67,18 @@ func Below(tb testing.TB, c tls.Certificate) *CA {
 // signed.
 func (ca *CA) Issue(tb testing.TB, id string, changes ...func(*x509.Certificate)) tls.Certificate {
 	tb.Helper()
+	key := newKey(tb)
+	leaf := ca.Certify(tb, &key.PublicKey, id, changes...)
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
+}
+
+// Certify is Issue for a public key of any kind.
+func (ca *CA) Certify(tb testing.TB, key crypto.PublicKey, id string, changes ...func(*x509.Certificate)) *x509.Certificate {
+	tb.Helper()
 	uri, err := url.Parse(id)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	key := newKey(tb)
 	template := &x509.Certificate{
 		SerialNumber: newSerial(tb), URIs: []*url.URL{uri},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
@@ -80,8 +88,13 @@ func (ca *CA) Issue(tb testing.TB, id string, changes ...func(*x509.Certificate)
 	for _, change := range changes {
 		change(template)
 	}
-	leaf := sign(tb, template, ca.Certificate, key, ca.key)
-	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
+	return sign(tb, template, ca.Certificate, key, ca.key)
+}
+
+// PublicRSA is a public key of so many bits. Nobody has the private one.
+func PublicRSA(tb testing.TB, bits int) *rsa.PublicKey {
+	tb.Helper()
+	return &rsa.PublicKey{N: modulus(tb, bits), E: 65537}
 }
 
 // PEM is the CA certificate as a bundle file.
@@ -119,9 +132,9 @@ func newSerial(tb testing.TB) *big.Int {
 	return serial.Add(serial, big.NewInt(1))
 }
 
-func sign(tb testing.TB, template, parent *x509.Certificate, key, signer *ecdsa.PrivateKey) *x509.Certificate {
+func sign(tb testing.TB, template, parent *x509.Certificate, key crypto.PublicKey, signer *ecdsa.PrivateKey) *x509.Certificate {
 	tb.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key, signer)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package v1alpha1_test
 
 import (
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"strings"
@@ -57,6 +58,11 @@ func TestAdditionalAuthorities(t *testing.T) {
 	one, other := testca.New(t, "cluster.local"), testca.New(t, "other.example")
 	nameless := testca.New(t, "cluster.local", func(c *x509.Certificate) { c.URIs = nil })
 	leaf := one.Issue(t, "spiffe://cluster.local/ns/a/b/c")
+	keyed := func(key crypto.PublicKey) *x509.Certificate {
+		return one.Certify(t, key, "spiffe://cluster.local", func(c *x509.Certificate) {
+			c.Subject.CommonName, c.IsCA, c.KeyUsage = "old", true, x509.KeyUsageCertSign
+		})
+	}
 	for name, test := range map[string]struct{ pem, want string }{
 		"good":               {string(one.PEM()) + string(nameless.PEM()), ""},
 		"no PEM":             {"x", "holds text that is not PEM; want CA certificates in PEM"},
@@ -64,6 +70,8 @@ func TestAdditionalAuthorities(t *testing.T) {
 		"a leaf":             {string(svid.EncodeCertificates(leaf.Leaf)), "is not a CA certificate"},
 		"twice":              {string(one.PEM()) + string(one.PEM()), "certificate 2 "},
 		"other trust domain": {string(other.PEM()), ") names spiffe://other.example"},
+		"a short RSA key":    {string(svid.EncodeCertificates(keyed(testca.PublicRSA(t, 1024)))), `certificate 1 ("CN=old") has an RSA key of 1024 bits, and those of 2048 to 4096 bits are taken: have it issued anew`},
+		"an RSA key":         {string(svid.EncodeCertificates(keyed(testca.PublicRSA(t, 4096)))) + string(one.PEM()), ""},
 		"a workload":         {string(testca.Below(t, leafCA(t, one)).PEM()), "names the workload spiffe://cluster.local/ns/a/b/c"},
 	} {
 		config := yaml.MustParse(minimal)

@@ -99,6 +99,7 @@ func (c *MutualTLS) Default() {
 	fill(&s.Sidecar.UID, api.DefaultUID)
 	fill(&s.Proxy.Image, api.ProxyImage)
 	fill(&s.Proxy.LogLevel, "info")
+	fill(&s.Proxy.Records, podplan.RecordsOwn)
 	fill(&s.Init.Backend, podplan.BackendAuto)
 	if s.Init.Backend == podplan.BackendIPTables {
 		fill(&s.Init.Image, api.InitIPTablesImage)
@@ -132,10 +133,13 @@ func (c *MutualTLS) fromConfigMap(n *yaml.RNode) error {
 		"defaultPolicy":       text(&c.Spec.Authorization.Default),
 		"fromNetworkPolicies": boolean(&c.Spec.Authorization.FromNetworkPolicies),
 		"sidecarMode":         text(&c.Spec.Sidecar.Mode),
+		"qosClass":            text(&c.Spec.Sidecar.QOSClass),
 		"proxyImage":          text(&c.Spec.Proxy.Image),
 		"initImage":           text(&c.Spec.Init.Image),
 		"logLevel":            text(&c.Spec.Proxy.LogLevel),
+		"idleTimeout":         duration(&c.Spec.Proxy.IdleTimeout),
 		"fips140":             boolean(&c.Spec.Proxy.FIPS140),
+		"records":             text(&c.Spec.Proxy.Records),
 	}
 	c.TypeMeta = metav1.TypeMeta{APIVersion: APIVersion, Kind: KindMutualTLS}
 	c.Name = n.GetName()

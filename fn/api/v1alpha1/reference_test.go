@@ -16,6 +16,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 )
@@ -367,6 +368,7 @@ var scalars = map[reflect.Type]struct {
 	reflect.TypeFor[metav1.Duration]():      {"duration", map[string]any{"type": "string", "pattern": `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`}},
 	reflect.TypeFor[v1alpha1.PortOrRange](): {"port or range", map[string]any{"type": []string{"integer", "string"}, "pattern": `^[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*$`, "minimum": 1, "maximum": 65535}},
 	reflect.TypeFor[netip.Prefix]():         {"CIDR", map[string]any{"type": "string", "pattern": `^[0-9a-fA-F:.]+/[0-9]{1,3}$`}},
+	reflect.TypeFor[intstr.IntOrString]():   {"port or its name", map[string]any{"type": []string{"integer", "string"}}},
 	reflect.TypeFor[resource.Quantity]():    {"quantity", map[string]any{"type": []string{"integer", "number", "string"}}},
 }
 

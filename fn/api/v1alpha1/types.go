@@ -2,6 +2,7 @@ package v1alpha1
 
 import (
 	"net/netip"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -106,19 +107,31 @@ type WorkloadSelectors struct {
 	Include []Selector `json:"include,omitempty"` // default: every workload in the input
 	Exclude []Selector `json:"exclude,omitempty"` // takes out what include took in
 
-	Templates []PodTemplate `json:"templates,omitempty"` // kinds of custom resources that hold a pod template
+	Templates []PodTemplate `json:"templates,omitempty"` // kinds of custom resources that hold pod templates
+
+	// workloads whose pods operators and controllers make without a pod template in the input
+	Declared []DeclaredWorkload `json:"declared,omitempty"`
 
 	// annotations by which pod templates may say otherwise than this config, without meshless.dev/; an empty list
 	// allows none; default all but proxy-image, since whoever chooses the proxy's program holds the workload's key
 	Overrides []string `json:"overrides,omitempty"`
 }
 
-// PodTemplate says where a kind of custom resource keeps its pod template. Those of Argo Rollouts, OpenShift
-// DeploymentConfigs and Knative Services are known.
+// PodTemplate says where a kind of custom resource keeps a pod template; entries of one kind add up. Those of Argo
+// Rollouts and OpenShift DeploymentConfigs are known.
 type PodTemplate struct {
-	Group string `json:"group"` // like argoproj.io
-	Kind  string `json:"kind"`  // like Rollout
-	Path  string `json:"path"`  // like spec.template
+	Group string `json:"group,omitempty"` // like argoproj.io; empty for the core group
+	Kind  string `json:"kind"`            // like Rollout
+	// keys, joined by dots; [] stands for every entry of a list: spec.template, spec.jobs[].template
+	Path string `json:"path"`
+}
+
+// EveryEntry is the step of a template's path that stands for every entry of a list.
+const EveryEntry = "[]"
+
+// Steps are the keys of a validated path, and EveryEntry behind one that holds a list.
+func (t PodTemplate) Steps() []string {
+	return strings.Split(strings.ReplaceAll(t.Path, EveryEntry, "."+EveryEntry), ".")
 }
 
 // Selector matches a workload when every field that is set does.
@@ -205,7 +218,20 @@ type Peer struct {
 type Sidecar struct {
 	Mode SidecarMode `json:"mode,omitempty"` // default Native
 	UID  int64       `json:"uid,omitempty"`  // of the proxy; no other container may run as it; default 15000
+
+	// Keep: a Guaranteed pod stays one, by limits that are the requests. Ignore: it becomes Burstable; default: as
+	// Ignore, with a warning
+	QOSClass QOSClass `json:"qosClass,omitempty"`
 }
+
+// QOSClass says what becomes of the quality of service class of a Guaranteed pod.
+type QOSClass string
+
+// The values of QOSClass.
+const (
+	QOSClassKeep   QOSClass = "Keep"   // the injected containers get limits that equal their requests
+	QOSClassIgnore QOSClass = "Ignore" // the pod may become Burstable, without a warning
+)
 
 // SidecarMode is the form of the proxy in a pod.
 type SidecarMode string
@@ -221,12 +247,17 @@ type Proxy struct {
 	Image string `json:"image,omitempty"` // default: that of the release
 	// Always, IfNotPresent, Never; default: that of Kubernetes
 	ImagePullPolicy corev1.PullPolicy `json:"imagePullPolicy,omitempty"`
-	// default: requests 10m and 32Mi, limit 256Mi of memory
+	// default: requests 10m, 32Mi and 16Mi of ephemeral storage; limit 256Mi of memory, and 512Mi of ephemeral storage
+	// in pods that limit it themselves
 	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
 	// debug, info, warn, error; default info
 	LogLevel string `json:"logLevel,omitempty"`
+	// a connection ends when no byte has moved for so long, as 8h; at least 1m; default: never
+	IdleTimeout metav1.Duration `json:"idleTimeout,omitempty"`
 	// run Go's cryptography in FIPS 140-3 mode (GODEBUG=fips140=on)
 	FIPS140 bool `json:"fips140,omitempty"`
+	// whose record layer of TLS protects connections; with fips140 it is Standard; default Own
+	Records podplan.Records `json:"records,omitempty"`
 }
 
 // InitContainer configures the init container.
@@ -235,7 +266,8 @@ type InitContainer struct {
 	Image string `json:"image,omitempty"`
 	// Always, IfNotPresent, Never; default: that of Kubernetes
 	ImagePullPolicy corev1.PullPolicy `json:"imagePullPolicy,omitempty"`
-	// default: requests 10m and 16Mi, limit 64Mi of memory
+	// default: requests 10m, 16Mi and 16Mi of ephemeral storage; limit 64Mi of memory, and 512Mi of ephemeral storage
+	// in pods that limit it themselves
 	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
 	// Auto: nftables, or iptables-nft where the image has it; NFTables: over netlink, or not at all; IPTables:
 	// iptables-nft or iptables-legacy, see config.md; default Auto

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -34,6 +35,9 @@ const (
 	// for each period, and a ConfigMap has its limits.
 	maxPeriods = 100
 )
+
+// minIdleTimeout is above the pauses between two requests of the same client.
+const minIdleTimeout = time.Minute
 
 // Validate checks a defaulted config and joins every mistake. Package seal, which knows age, checks the recipients.
 func (c *MutualTLS) Validate() error {
@@ -102,8 +106,15 @@ func (v *validator) enums(s Spec) {
 	v.oneOf("spec.authorization.mode", string(s.Authorization.Mode), string(AuthorizationEnforce), string(AuthorizationDryRun))
 	v.oneOf("spec.authorization.default", string(s.Authorization.Default), string(meshmap.AllowMesh), string(meshmap.DenyDefault))
 	v.oneOf("spec.sidecar.mode", string(s.Sidecar.Mode), string(NativeSidecar), string(ContainerSidecar))
+	if s.Sidecar.QOSClass != "" {
+		v.oneOf("spec.sidecar.qosClass", string(s.Sidecar.QOSClass), string(QOSClassKeep), string(QOSClassIgnore))
+	}
 	v.oneOf("spec.init.backend", string(s.Init.Backend), string(podplan.BackendAuto), string(podplan.BackendNFTables), string(podplan.BackendIPTables))
+	v.oneOf("spec.proxy.records", string(s.Proxy.Records), string(podplan.RecordsOwn), string(podplan.RecordsStandard))
 	v.oneOf("spec.proxy.logLevel", s.Proxy.LogLevel, "debug", "info", "warn", "error")
+	if d := s.Proxy.IdleTimeout.Duration; d != 0 && d < minIdleTimeout {
+		v.fail("spec.proxy.idleTimeout", "%s is less than %s: connections would be cut between two requests; leave it out for none", d, minIdleTimeout)
+	}
 	if s.Sidecar.UID < 1 || s.Sidecar.UID > 1<<31-1 {
 		v.fail("spec.sidecar.uid", "%d is not the id of a non-root user", s.Sidecar.UID)
 	}
@@ -157,6 +168,12 @@ func validateServiceName(text string) error {
 
 func validateInterface(name string) error { return netset.Interfaces{name}.Validate() }
 
+// podless are kinds of the core group that a render reads as what they are.
+var podless = []string{"Service", "Secret", "ConfigMap", "Namespace", "List", "Endpoints", "LimitRange", "ResourceQuota"}
+
+// templatePath is a path of keys that are joined by dots, each with [] behind it where it holds a list.
+var templatePath = regexp.MustCompile(`^[^.\[\]]+(\[\])?(\.[^.\[\]]+(\[\])?)*$`)
+
 func (v *validator) workloads(w WorkloadSelectors) {
 	for i, s := range w.Include {
 		v.selector(fmt.Sprintf("spec.workloads.include[%d]", i), s)
@@ -166,13 +183,17 @@ func (v *validator) workloads(w WorkloadSelectors) {
 	}
 	for i, t := range w.Templates {
 		field := fmt.Sprintf("spec.workloads.templates[%d]", i)
-		if len(validation.IsDNS1123Subdomain(t.Group)) > 0 || t.Kind == "" {
-			v.fail(field, "needs the group and kind of a custom resource, like argoproj.io and Rollout")
+		if t.Group != "" && len(validation.IsDNS1123Subdomain(t.Group)) > 0 || t.Kind == "" {
+			v.fail(field, "needs the group and kind of a custom resource, like argoproj.io and Rollout; the core group is the empty one")
 		}
-		if slices.Contains(strings.Split(t.Path, "."), "") {
-			v.fail(field+".path", "%q is not a path like spec.template", t.Path)
+		if !templatePath.MatchString(t.Path) {
+			v.fail(field+".path", "%q is not a path like spec.template or spec.jobs[].template", t.Path)
+		}
+		if t.Group == "" && slices.Contains(podless, t.Kind) {
+			v.fail(field+".kind", "a %s of Kubernetes holds no pod template", t.Kind)
 		}
 	}
+	v.declared(w.Declared)
 	for i, name := range w.Overrides {
 		v.oneOf(fmt.Sprintf("spec.workloads.overrides[%d]", i), name, api.Overrides...)
 	}

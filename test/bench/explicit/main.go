@@ -1,6 +1,6 @@
 // Command explicit is our proxy as the bench measures it without redirect rules: its command line says where
-// connections go, in place of the kernel's connection tracking, and how many there may be, since all of the bench come
-// from one address. Everything else is the sidecar's own. It belongs to no image.
+// connections go, in place of the kernel's connection tracking. Everything else is the sidecar's own. It belongs to no
+// image.
 package main
 
 import (
@@ -22,7 +22,6 @@ type setup struct {
 	Directory   string
 	Addresses   sidecar.Addresses
 	Target, App netip.AddrPort // where outbound and inbound connections go
-	Connections int
 }
 
 func main() {
@@ -43,7 +42,7 @@ func run(args []string) error {
 	redirect := sidecar.Explicit(in.Target, in.App)
 	redirect.Clients = clientaddr.Ranges{V4: netip.MustParsePrefix("127.6.0.0/16")} // as in a pod
 	s, err := sidecar.New(sidecar.Options{Directory: in.Directory, Pprof: true, Addresses: in.Addresses, Redirect: redirect, NameServers: []netip.AddrPort{},
-		MaxInbound: 2 * in.Connections, MaxOutbound: in.Connections, Confine: true})
+		Confine: true})
 	if err != nil {
 		return err
 	}

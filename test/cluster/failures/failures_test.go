@@ -31,6 +31,7 @@ func TestFailures(t *testing.T) {
 	t.Run("init that runs again in a pod that lives writes the same rules and fails no request", testInitAgain)
 	t.Run("a proxy that is killed comes back, and meanwhile nothing leaves in the clear", testKilledProxy)
 	t.Run("a proxy that runs out of memory comes back, and meanwhile nothing arrives in the clear", testMemory)
+	t.Run("a pod whose rules are flushed is not ready and says why", testFlushed)
 	t.Run("a pod whose sandbox dies gets its rules again", testSandbox)
 	t.Run("a kubelet that restarts fails no request and restarts nothing", testKubelet)
 }

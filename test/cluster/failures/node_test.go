@@ -5,7 +5,9 @@ package failures
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -53,6 +55,47 @@ func testSandbox(t *testing.T) {
 	time.Sleep(4 * time.Second) // requests to the address that is gone wait for 3 s, and count when they end
 	stage.ResetLoad(t, mesh)
 	stage.WantNoFailure(t, mesh)
+}
+
+// testFlushed takes the rules of a pod away, as a script on the node does. The kubelet sees that it is not ready, its
+// Service leads elsewhere, and the log says which chains are missing. The next sandbox has rules again.
+func testFlushed(t *testing.T) {
+	stage.RequireNode(t)
+	pod := stage.Pods(t, mesh, "app=web")[0]
+	flush := func(what ...string) {
+		t.Helper()
+		enter := []string{"--net=/proc/" + strconv.Itoa(stage.PID(t, stage.SandboxID(t, pod))) + "/ns/net", "nft", "flush"}
+		if out, err := exec.CommandContext(t.Context(), "nsenter", append(enter, what...)...).CombinedOutput(); err != nil {
+			t.Fatalf("nft flush %s: %v: %s", what, err, out)
+		}
+	}
+	for _, c := range []struct {
+		flush  string
+		chains []string
+	}{{"chain inet meshless output", []string{"output"}}, {"ruleset", []string{"prerouting", "output", "guard"}}} {
+		flush(strings.Fields(c.flush)...)
+		stage.Eventually(t, func() error {
+			proxy, _ := stage.Container(stage.Pod(t, mesh, pod.Name), api.ProxyName)
+			if proxy.Ready || slices.Contains(serving(t), pod.Status.PodIP) {
+				return fmt.Errorf("%s without rules: ready %v, served by %v", pod.Name, proxy.Ready, serving(t))
+			}
+			return nil
+		})
+		stage.Eventually(t, func() error {
+			log := stage.Must(t, "", "-n", mesh, "logs", pod.Name, "-c", api.ProxyName)
+			for _, chain := range c.chains {
+				if !strings.Contains(log, fmt.Sprintf(`"the rules of meshless-init are not in force: plaintext may pass the proxy by","chain":%q`, chain)) {
+					return fmt.Errorf("the log of %s does not name the chain %s:\n%s", pod.Name, chain, log)
+				}
+			}
+			return nil
+		})
+	}
+	if events := stage.Must(t, "", "-n", mesh, "get", "events", "--field-selector", "involvedObject.name="+pod.Name); !strings.Contains(events, "Readiness probe failed") {
+		t.Errorf("no event says it:\n%s", events)
+	}
+	stage.Must(t, "", "-n", mesh, "delete", "pod", pod.Name, "--wait")
+	stage.Rollout(t, mesh, "deployment/web")
 }
 
 // testKubelet kills the kubelet and starts it again while the load runs.

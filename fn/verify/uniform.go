@@ -11,57 +11,44 @@ import (
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
-// images counts the containers of ours by their image.
-func (c *checker) images() []Image {
-	counts := map[string]int{}
-	for _, p := range c.injected {
-		counts[p.plan.Init.Image]++
-		counts[p.plan.Proxy.Image]++
-	}
-	images := make([]Image, 0, len(counts))
-	for _, name := range slices.Sorted(maps.Keys(counts)) {
-		images = append(images, Image{name, counts[name]})
-	}
-	return images
-}
-
-// uniform reports workloads that were given something else than most, which one config says for the whole mesh: above
-// all another image, since whoever chooses the program of a proxy has its key.
+// uniform reports workloads that were given something else than most, which one config says for the whole mesh. Images
+// are oneImage's.
 func (c *checker) uniform() {
 	for _, of := range []struct {
 		field func(*pod) string
 		value func(*pod) string // "" for a workload that is not asked
 	}{
-		{func(p *pod) string { return p.place(api.InitName) + ".image" }, func(p *pod) string { return p.plan.Init.Image }},
-		{func(p *pod) string { return p.place(api.ProxyName) + ".image" }, func(p *pod) string {
-			if _, chosen := p.spec.Annotations[api.ProxyImageAnnotation]; chosen {
-				return "" // overrides and annotated check it
-			}
-			return p.plan.Proxy.Image
-		}},
 		{func(p *pod) string { return p.place(api.InitName) + ".args" }, func(p *pod) string { return fmt.Sprintf("uid %d", p.plan.Redirect.ProxyUID) }},
 		{func(p *pod) string { return p.place(api.InitName) + ".args" }, func(p *pod) string { return string(p.plan.Redirect.Backend) }},
 		{func(p *pod) string { return p.place(api.InitName) + ".args" }, func(p *pod) string { return "client addresses " + p.plan.Redirect.ClientCIDRs.String() }},
 		{(*pod).sourcesField, func(p *pod) string { return source(p.plan.Files.Identity) }},
 		{(*pod).sourcesField, func(p *pod) string { return source(p.plan.Files.Bundle) }},
 	} {
-		counts := map[string]int{}
-		for _, p := range c.injected {
-			counts[of.value(p)]++
-		}
-		delete(counts, "")
-		most := ""
-		for _, candidate := range slices.Sorted(maps.Keys(counts)) {
-			if counts[candidate] > counts[most] {
-				most = candidate
-			}
-		}
+		most := mostOf(c.injected, of.value)
 		for _, p := range c.injected {
 			if value := of.value(p); value != "" && value != most {
-				c.report.Error(p.object, p.field(of.field(p)), "takes %q, and most workloads take %q: one config says it for all; render the whole package again", value, most)
+				c.report.Error(p.object, p.field(of.field(p)), notMost, value, most)
 			}
 		}
 	}
+}
+
+const notMost = "takes %q, and most workloads take %q: one config says it for all; render the whole package again"
+
+// mostOf is the value that most pods have, but for the empty one.
+func mostOf(pods []*pod, value func(*pod) string) string {
+	counts := map[string]int{}
+	for _, p := range pods {
+		counts[value(p)]++
+	}
+	delete(counts, "")
+	most := ""
+	for _, candidate := range slices.Sorted(maps.Keys(counts)) {
+		if counts[candidate] > counts[most] {
+			most = candidate
+		}
+	}
+	return most
 }
 
 // source is an object and a key of it in one text; "" where there is none.

@@ -1,0 +1,32 @@
+package attack
+
+// lifetime: the end of certificates, clocks, files.
+var lifetime = []Attack{
+	{"a stolen key whose leaf has ended, on a connection that is open", Member, "the connection ends with the leaf; a renewal needs a newer one",
+		"proxy/sidecar.TestRenewalByOthers"},
+	{"another member renews a connection whose name it knows", Member, "the server does not know it under that identity", "proxy/sidecar.TestRenewalByOthers"},
+	{"the stolen old key of a server, answering on the path while the server itself is renewed", Neighbor, "the server does not know the connection, so it ends with the old leaf",
+		"proxy/sidecar.TestStolenServerKey"},
+	{"a revoked key on a connection that has moved on to a newer one", Member, "the connection is cut at once", "proxy/sidecar.TestRevokedAfterRenewal"},
+	{"a server that names an address outside the mesh for renewals", Member, "it is not dialed", "proxy/sidecar.TestWhereRenewalsGo"},
+	{"a server that announces thousands of addresses, and stalls at each", Member, "identities take turns, so renewals with others wait for few of its", "proxy/connection.TestRenewalsTakeTurns"},
+	{"malformed renewals, and such that name too many connections", Member, "they get no answer; others are served", "proxy/sidecar.TestMalformedRenewals"},
+	{"a renewal meets an older proxy", Mishap, "the client ends the handshake; no app is dialed", "proxy/sidecar.TestOlderServers"},
+	{"both leaves of an open connection end, and were renewed", Mishap, "the connection goes on, three times over", "proxy/sidecar.TestOutlivesItsLeaves"},
+	{"one of two workloads was not renewed", Mishap, "the connection is cut at the end of its leaf", "proxy/sidecar.TestNotRenewed"},
+	{"the clock goes an hour forward and back", Mishap, "what is good by it stays; new connections work once it is right", "proxy/sidecar.TestClockJumps"},
+	{"the wall clock is set while DNS answers are kept", Mishap, "they hold by the monotonic clock; nothing becomes plaintext", "proxy/destination.TestWallClockJumps"},
+	{"the process stands still (SIGSTOP)", Mishap, "open connections go on; what waited is served", "proxy/sidecar.TestStopped"},
+	{"the log's pipe is full and nobody reads it", Mishap, "nothing waits for it; lines are kept up to 1 MiB, then lost and counted", "proxy/sidecar.TestStuckLog"},
+	{"the reader of the log has ended", Mishap, "the proxy lives on; lost lines are counted", "proxy/sidecar.TestLogReaderGone"},
+	{"the log's disk is full", Mishap, "lines are lost and counted", "proxy/sidecar.TestLogWriter"},
+	{"/proc is empty or read-only", Mishap, "the same service", "proxy/sidecar.TestWithoutProc"},
+	{"descriptors run out", Mishap, "accepts wait; open connections go on; it recovers", "proxy/sidecar.TestOutOfDescriptors"},
+	{"the cgroup's memory for TCP runs out", Mishap, "others are served; it recovers", "proxy/sidecar.TestSocketMemory"},
+	{"no inotify instance is left", Mishap, "polling finds new files", "proxy/sidecar.TestNoInotify"},
+	{"the volume is emptied, removed, replaced or mounted over", Mishap, "the last good generation stays in use; reloads recover", "proxy/sidecar.TestLostVolume"},
+	{"a kubelet swaps the files again and again", Mishap, "connections live; memory, goroutines and descriptors stay", "proxy/sidecar.TestManyGenerations"},
+	{"generations are half written, and the proxy is killed meanwhile", Mishap, "it begins with one whole generation", "proxy/sidecar.TestKillDuringReload"},
+	{"files of a generation are truncated, flipped or huge", Mishap, "the last good generation stays in use", "proxy/sidecar.TestCorruptedReloads"},
+	{"the name server dies in the middle of a scan", Mishap, "what is known holds; what is not is refused near the cluster", "proxy/destination.TestDNSDiesInAScan"},
+}
