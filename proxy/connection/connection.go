@@ -112,6 +112,9 @@ func (s *Server) Accepts() bool { return s.listen.Accepts() }
 // Active is the number of connections that are served now.
 func (s *Server) Active() int { return s.listen.Active() }
 
+// Peak is the most that Active was since the last call.
+func (s *Server) Peak() int { return s.listen.Peak() }
+
 // Waiting is the number of connections that wait for their turn.
 func (s *Server) Waiting() int { return s.listen.Waiting() }
 

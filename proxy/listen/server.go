@@ -64,7 +64,8 @@ type Server struct {
 	ticking  bool
 	cutOff   bool
 	active   atomic.Int64
-	starved  atomic.Bool // the last accept failed
+	peak     atomic.Int64 // of active, since Peak was asked
+	starved  atomic.Bool  // the last accept failed
 	handlers sync.WaitGroup
 }
 
@@ -81,6 +82,11 @@ func (s *Server) Init() error {
 
 // Active is the number of connections that have not ended, with those that wait.
 func (s *Server) Active() int { return int(s.active.Load()) }
+
+// Peak is the most that Active was since the last call.
+func (s *Server) Peak() int {
+	return int(max(s.peak.Swap(s.active.Load()), s.active.Load()))
+}
 
 // Accepts tells whether connections are taken from the kernel: not while accepts fail.
 func (s *Server) Accepts() bool { return !s.starved.Load() }
@@ -203,7 +209,9 @@ func (s *Server) sourceOf(tcp *net.TCPConn) netip.AddrPort {
 func (s *Server) admit(tcp *net.TCPConn, now time.Time) {
 	c := &Conn{TCPConn: tcp, Accepted: now, server: s}
 	key := s.sourceOf(tcp)
-	s.active.Add(1)
+	active := s.active.Add(1)
+	for peak := s.peak.Load(); active > peak && !s.peak.CompareAndSwap(peak, active); peak = s.peak.Load() {
+	}
 	s.handlers.Add(1)
 	s.mu.Lock()
 	w := &c.waiting

@@ -107,6 +107,22 @@ func TestSilentHaveNoTurn(t *testing.T) {
 	eventually(t, "silence has its turn", func() bool { return silent.Load() == 1 })
 }
 
+// TestPeak: a burst that is over is still known, once.
+func TestPeak(t *testing.T) {
+	l := loopback(t)
+	end := make(chan struct{})
+	s := &listen.Server{Listeners: []net.Listener{l}, Pool: budget.NewPool(budget.Budget{Connections: 40, Park: 10}), Handshakes: 40, OnError: func(err error) { t.Error(err) },
+		Handle: func(_ context.Context, c *listen.Conn) { <-end; c.End() }}
+	start(t, s)
+	burst(t, "127.0.0.1", l, 20, "x")
+	eventually(t, "all are there", func() bool { return s.Active() == 20 })
+	close(end)
+	eventually(t, "all are gone", func() bool { return s.Active() == 0 })
+	if peak, then := s.Peak(), s.Peak(); peak != 20 || then != 0 {
+		t.Errorf("most were %d, and %d since; want 20 and 0", peak, then)
+	}
+}
+
 // TestFullPark: only a full park refuses, from the source with most in it.
 func TestFullPark(t *testing.T) {
 	l := loopback(t)

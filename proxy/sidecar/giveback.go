@@ -7,10 +7,12 @@ import (
 	"time"
 )
 
-// A burst that leaves fewer connections than this is not worth a collection.
 const (
 	giveBackInterval = 5 * time.Second
-	giveBackFrom     = 500
+	// giveBackFrom is the smallest burst that is worth a collection. Few connections may hold much.
+	giveBackFrom = 100
+	// giveBackShare bounds the time of collections: one in so many.
+	giveBackShare = 200
 )
 
 // giveBack returns memory to the system after a burst, until ctx ends. Go collects by what is allocated, so the garbage
@@ -18,18 +20,22 @@ const (
 func (s *Sidecar) giveBack(ctx context.Context) {
 	ticker := time.NewTicker(giveBackInterval)
 	defer ticker.Stop()
+	var next time.Time
 	for most := 0; ; {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
 			return
 		}
+		most = max(most, s.inbound.Peak()+s.outbound.Peak()) // a burst may be over before anybody looks
 		active := s.inbound.Active() + s.outbound.Active()
-		if most = max(most, active); most < giveBackFrom || active > most/4 {
+		began := time.Now()
+		if most < giveBackFrom || active > most/4 || began.Before(next) {
 			continue
 		}
 		runtime.GC() // pools let go of buffers at the second collection
 		debug.FreeOSMemory()
+		next = began.Add(giveBackShare * time.Since(began))
 		most = active
 	}
 }
