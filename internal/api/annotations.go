@@ -75,6 +75,8 @@ const (
 	QOSClassAnnotation                  = AnnotationPrefix + "qos-class" // Keep or Ignore
 	ProxyImageAnnotation                = AnnotationPrefix + "proxy-image"
 	LogLevelAnnotation                  = AnnotationPrefix + "log-level"
+	RedirectAnnotation                  = AnnotationPrefix + "redirect"    // Rules or None
+	AppAddressAnnotation                = AnnotationPrefix + "app-address" // Pod or Loopback
 	// Secret of the user's with LeafFile and PlainKeyFile, instead of an issued leaf
 	TLSSecretAnnotation = AnnotationPrefix + "tls-secret"
 )

@@ -22,6 +22,25 @@ const (
 // ReservedPorts are the ports that no container of a pod in the mesh may use.
 var ReservedPorts = []int{AdminPort, OutboundPort, InboundPort, MetricsPort, HealthPort}
 
+// ResolverIP and ResolverPort are where the proxy of a pod without redirect rules answers the pod's DNS queries.
+const (
+	ResolverIP   = "127.0.0.53"
+	ResolverPort = 53
+)
+
+// ResolverDirectory is the volume in which init leaves ResolverFile, which every other container of a pod without
+// redirect rules has in place of /etc/resolv.conf.
+const (
+	ResolverDirectory = "/var/run/meshless-resolver"
+	ResolverFile      = "resolv.conf"
+	ResolverVolume    = "meshless-resolver"
+)
+
+// DirectPort is the port on which the proxy of a pod without redirect rules takes what is for a port of the app: it is
+// below the ports that Linux gives to connections, and above those that apps like. Two ports of one pod that come to
+// one, or to a port of the app, are an error at render.
+func DirectPort(port uint16) uint16 { return 20000 + port%10000 }
+
 // DefaultUID is the user of the proxy. Traffic of this user leaves the pod unredirected, so no other container may run
 // as it.
 const DefaultUID = 15000

@@ -2,6 +2,7 @@ package netset
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -65,6 +66,19 @@ func (p Ports) Validate() error {
 // Contains tells whether port is in the set.
 func (p Ports) Contains(port uint16) bool {
 	return slices.ContainsFunc(p, func(r PortRange) bool { return r.First <= port && port <= r.Last })
+}
+
+// All are the ports, one by one in order.
+func (p Ports) All() iter.Seq[uint16] {
+	return func(yield func(uint16) bool) {
+		for _, r := range p {
+			for port := int(r.First); port <= int(r.Last); port++ {
+				if !yield(uint16(port)) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Union is the set of the ports that are in any of the sets.
