@@ -19,8 +19,8 @@ import (
 type Parts struct {
 	Init, Proxy, Volume *yaml.Node
 	Resolver            *Resolver // nil where rules lead the pod's DNS to the proxy
-	Annotation          string // of api.WorkloadAnnotation
-	Package             string // of api.PackageLabel
+	Annotation          string    // of api.WorkloadAnnotation
+	Package             string    // of api.PackageLabel
 }
 
 // Write is the Kubernetes form of a plan. Keys stand in the order in which kpt sorts them.
