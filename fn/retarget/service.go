@@ -184,7 +184,7 @@ func isTCPNode(port *yaml.Node) bool {
 	return manifest.IsTCP(corev1.Protocol(node.Scalar(port, "protocol")))
 }
 
-// isDirect tells whether a text is the number of a port on which proxies without redirect rules listen.
+// isDirect tells whether a text is the number of a port on which proxies without redirect rules may listen.
 func isDirect(text string) bool {
 	n, err := strconv.ParseUint(text, 10, 16)
 	return err == nil && api.IsDirectPort(uint16(n))
