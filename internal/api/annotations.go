@@ -21,6 +21,20 @@ const WorkloadsAnnotation = AnnotationPrefix + "workloads"
 // <port>/<protocol>, separated by commas.
 const PlaintextPortsAnnotation = AnnotationPrefix + "plaintext-ports"
 
+// DirectLabel is on the pod template of every workload without redirect rules: NetworkPolicies tell its pods by it. The
+// value is that of podplan.Plan.DirectName.
+const DirectLabel = AnnotationPrefix + "direct"
+
+// DirectPolicyPrefix begins the name of the NetworkPolicy of a workload without redirect rules.
+const DirectPolicyPrefix = NamePrefix + "direct-"
+
+// Annotations that a render writes on Services and NetworkPolicies in front of workloads without redirect rules: what
+// stood there before, for un-injection (package fn/retarget).
+const (
+	TargetPortsAnnotation   = AnnotationPrefix + "target-ports"
+	NetworkPolicyAnnotation = AnnotationPrefix + "network-policy"
+)
+
 // Annotations that a render writes on pod templates.
 const (
 	WorkloadAnnotation = AnnotationPrefix + "workload" // podplan.Workload, for the proxy
@@ -75,6 +89,8 @@ const (
 	QOSClassAnnotation                  = AnnotationPrefix + "qos-class" // Keep or Ignore
 	ProxyImageAnnotation                = AnnotationPrefix + "proxy-image"
 	LogLevelAnnotation                  = AnnotationPrefix + "log-level"
+	RedirectAnnotation                  = AnnotationPrefix + "redirect"    // Rules or None
+	AppAddressAnnotation                = AnnotationPrefix + "app-address" // Pod or Loopback
 	// Secret of the user's with LeafFile and PlainKeyFile, instead of an issued leaf
 	TLSSecretAnnotation = AnnotationPrefix + "tls-secret"
 )
@@ -84,5 +100,5 @@ const (
 var Overrides = []string{
 	"inject", "exclude-inbound-ports", "exclude-inbound-interfaces", "exclude-outbound-ports", "exclude-outbound-cidrs", "exclude-outbound-interfaces",
 	"exclude-outbound-uids", "proxy-protocol-ports", "pprof", "permissive-ports", "tls-passthrough-ports", "strict-ports", "transparent-ports", "proxy-cpu", "proxy-memory",
-	"proxy-cpu-limit", "proxy-memory-limit", "qos-class", "proxy-image", "log-level", "tls-secret",
+	"proxy-cpu-limit", "proxy-memory-limit", "qos-class", "proxy-image", "log-level", "redirect", "app-address", "tls-secret",
 }

@@ -22,6 +22,34 @@ const (
 // ReservedPorts are the ports that no container of a pod in the mesh may use.
 var ReservedPorts = []int{AdminPort, OutboundPort, InboundPort, MetricsPort, HealthPort}
 
+// ResolverIP and ResolverPort are where the proxy of a pod without redirect rules answers the pod's DNS queries.
+const (
+	ResolverIP   = "127.0.0.53"
+	ResolverPort = 53
+)
+
+// ResolverDirectory is the volume in which init leaves ResolverFile, which every other container of a pod without
+// redirect rules has in place of /etc/resolv.conf.
+const (
+	ResolverDirectory = "/var/run/meshless-resolver"
+	ResolverFile      = "resolv.conf"
+	ResolverVolume    = "meshless-resolver"
+)
+
+// DirectPort is the port on which the proxy of a pod without redirect rules takes what is for a port of the app: 20000
+// and its last four digits, or 10000 for those of 20000 and more, such as MongoDB's 27017. It is below the ports that
+// Linux gives to connections. Two ports of one pod that come to one, to a port of the app or to a reserved one are an
+// error at render.
+func DirectPort(port uint16) uint16 {
+	if 20000 <= port && port < 30000 {
+		return port - 10000
+	}
+	return 20000 + port%10000
+}
+
+// IsDirectPort tells whether a port is the DirectPort of any.
+func IsDirectPort(port uint16) bool { return 10000 <= port && port < 30000 }
+
 // DefaultUID is the user of the proxy. Traffic of this user leaves the pod unredirected, so no other container may run
 // as it.
 const DefaultUID = 15000

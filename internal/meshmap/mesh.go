@@ -71,6 +71,10 @@ type Map struct {
 	// OpenPodPorts are, by namespace, the ports that some pods there take without their proxy, of all namespaces of the
 	// package. Which pods these are, a pod's address does not tell, where no Service lists them.
 	OpenPodPorts map[string]netset.Ports `json:"openPodPorts,omitempty"`
+	// ServicePorts are the ports on which Services are dialed, <service>.<namespace>, of all namespaces of the package
+	// and those that the config names; of headless ones the ports of the pods as well. Only where a workload of
+	// Namespace has no redirect rules: its proxy listens on them.
+	ServicePorts map[string]netset.Ports `json:"servicePorts,omitempty"`
 	Federation   []Federation            `json:"federation,omitempty"` // other trust domains
 	// hex SHA-256 of the SubjectPublicKeyInfo; in every trust domain
 	RevokedKeys []string `json:"revokedKeys,omitempty"`
@@ -118,6 +122,9 @@ type Service struct {
 	// dialed through the clusterIP and as dialed at an endpoint. Every other port is mutual TLS or nothing.
 	PlaintextPorts       netset.Ports `json:"plaintextPorts,omitempty"`
 	PlaintextTargetPorts netset.Ports `json:"plaintextTargetPorts,omitempty"`
+	// DirectPorts are ports of the workloads behind the Service that have no redirect rules: as dialed at an endpoint,
+	// they are reached at api.DirectPort. Through the clusterIP the Service leads there itself.
+	DirectPorts netset.Ports `json:"directPorts,omitempty"`
 }
 
 // Parse reads mesh.yaml. Unknown fields, unknown modes, malformed identities and identities of another trust domain are
@@ -201,12 +208,25 @@ func (m *Map) validateNames() error {
 		}
 	}
 	for _, service := range m.Outside {
-		name, namespace, _ := strings.Cut(service, ".")
-		if !label(name) || !label(namespace) {
+		if !short(service) {
 			return fmt.Errorf("outside: %q is not <service>.<namespace>", service)
 		}
 	}
+	for service, ports := range m.ServicePorts {
+		if !short(service) {
+			return fmt.Errorf("servicePorts: %q is not <service>.<namespace>", service)
+		}
+		if len(ports) == 0 { // the proxy would answer for a Service, and listen nowhere
+			return fmt.Errorf("servicePorts: %q has no port", service)
+		}
+	}
 	return nil
+}
+
+// short tells whether s is <service>.<namespace>.
+func short(s string) bool {
+	name, namespace, _ := strings.Cut(s, ".")
+	return label(name) && label(namespace)
 }
 
 // label tells whether s is a label as Kubernetes gives them to Services and namespaces (RFC 1123, section 2.1).

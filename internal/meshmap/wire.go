@@ -42,6 +42,7 @@ type wireHead struct {
 	Outside       []string                `json:"outside,omitempty"`
 	Package       string                  `json:"package"`
 	RevokedKeys   []string                `json:"revokedKeys,omitempty"`
+	ServicePorts  map[string]netset.Ports `json:"servicePorts,omitempty"`
 	SharedCA      bool                    `json:"sharedCA,omitempty"`
 }
 
@@ -50,6 +51,7 @@ type wireService struct {
 	// "<kind>/<name>" or SPIFFE IDs, separated by spaces, then the ports as ":80,443"
 	Answers              string       `json:"answers"`
 	ClusterIPs           []netip.Addr `json:"clusterIPs,omitempty"`
+	DirectPorts          netset.Ports `json:"directPorts,omitempty"`
 	PlaintextPorts       netset.Ports `json:"plaintextPorts,omitempty"`
 	PlaintextTargetPorts netset.Ports `json:"plaintextTargetPorts,omitempty"`
 }
@@ -59,7 +61,7 @@ type plainService wireService
 
 // MarshalJSON writes the short form where it says everything.
 func (s wireService) MarshalJSON() ([]byte, error) {
-	if len(s.ClusterIPs) == 0 && len(s.PlaintextPorts) == 0 && len(s.PlaintextTargetPorts) == 0 {
+	if len(s.ClusterIPs) == 0 && len(s.PlaintextPorts) == 0 && len(s.PlaintextTargetPorts) == 0 && len(s.DirectPorts) == 0 {
 		return json.Marshal(s.Answers)
 	}
 	return json.Marshal(plainService(s))
@@ -79,7 +81,7 @@ func (s *wireService) UnmarshalJSON(data []byte) error {
 // an error.
 func (m *Map) Marshal() ([]byte, error) {
 	wire := wireMesh{TrustDomain: m.TrustDomain, wireHead: wireHead{APIVersion: m.APIVersion, Kind: m.Kind, ClusterDomain: m.ClusterDomain,
-		Namespace: m.Namespace, Package: m.Package, Namespaces: m.Namespaces, SharedCA: m.SharedCA, Outside: m.Outside, OpenPodPorts: m.OpenPodPorts,
+		Namespace: m.Namespace, Package: m.Package, Namespaces: m.Namespaces, SharedCA: m.SharedCA, Outside: m.Outside, OpenPodPorts: m.OpenPodPorts, ServicePorts: m.ServicePorts,
 		Outbound: m.Outbound, Inbound: m.Inbound, Federation: m.Federation, RevokedKeys: m.RevokedKeys}}
 	for _, s := range m.Services {
 		name, namespace, err := splitHost(s.Host, m.ClusterDomain)
@@ -110,12 +112,12 @@ func (s Service) wire(namespace, trustDomain string) wireService {
 		answers = append(answers, ":"+s.Ports.String())
 	}
 	return wireService{Answers: strings.Join(answers, " "), ClusterIPs: s.ClusterIPs,
-		PlaintextPorts: s.PlaintextPorts, PlaintextTargetPorts: s.PlaintextTargetPorts}
+		PlaintextPorts: s.PlaintextPorts, PlaintextTargetPorts: s.PlaintextTargetPorts, DirectPorts: s.DirectPorts}
 }
 
 func (w *wireMesh) mesh() (*Map, error) {
 	m := &Map{APIVersion: w.APIVersion, Kind: w.Kind, TrustDomain: w.TrustDomain, ClusterDomain: w.ClusterDomain,
-		Namespace: w.Namespace, Package: w.Package, Namespaces: w.Namespaces, SharedCA: w.SharedCA, Outside: w.Outside, OpenPodPorts: w.OpenPodPorts,
+		Namespace: w.Namespace, Package: w.Package, Namespaces: w.Namespaces, SharedCA: w.SharedCA, Outside: w.Outside, OpenPodPorts: w.OpenPodPorts, ServicePorts: w.ServicePorts,
 		Outbound: w.Outbound, Inbound: w.Inbound, Federation: w.Federation, RevokedKeys: w.RevokedKeys}
 	for namespace, services := range w.Services {
 		for name, s := range services {
@@ -135,7 +137,7 @@ func (w *wireMesh) service(namespace, name string, s wireService) (Service, erro
 		return Service{}, fmt.Errorf("is not the name of a Service in a namespace")
 	}
 	out := Service{Host: name + "." + namespace + ".svc." + w.ClusterDomain, ClusterIPs: s.ClusterIPs,
-		PlaintextPorts: s.PlaintextPorts, PlaintextTargetPorts: s.PlaintextTargetPorts}
+		PlaintextPorts: s.PlaintextPorts, PlaintextTargetPorts: s.PlaintextTargetPorts, DirectPorts: s.DirectPorts}
 	for answer := range strings.FieldsSeq(s.Answers) {
 		if ports, ok := strings.CutPrefix(answer, ":"); ok {
 			var err error

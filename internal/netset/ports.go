@@ -2,6 +2,7 @@ package netset
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,6 +68,19 @@ func (p Ports) Contains(port uint16) bool {
 	return slices.ContainsFunc(p, func(r PortRange) bool { return r.First <= port && port <= r.Last })
 }
 
+// All are the ports, one by one in order.
+func (p Ports) All() iter.Seq[uint16] {
+	return func(yield func(uint16) bool) {
+		for _, r := range p {
+			for port := int(r.First); port <= int(r.Last); port++ {
+				if !yield(uint16(port)) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // Union is the set of the ports that are in any of the sets.
 func (p Ports) Union(others ...Ports) Ports {
 	return slices.Concat(append([]Ports{p}, others...)...).merged()
@@ -83,6 +97,28 @@ func (p Ports) Intersect(other Ports) Ports {
 		}
 	}
 	return out.merged()
+}
+
+// Minus is the set of the ports that are in the first set alone.
+func (p Ports) Minus(other Ports) Ports {
+	out := Ports{}.Union(p)
+	for _, hole := range other {
+		var left Ports
+		for _, r := range out {
+			if hole.Last < r.First || r.Last < hole.First {
+				left = append(left, r)
+				continue
+			}
+			if r.First < hole.First {
+				left = append(left, PortRange{r.First, hole.First - 1})
+			}
+			if hole.Last < r.Last {
+				left = append(left, PortRange{hole.Last + 1, r.Last})
+			}
+		}
+		out = left
+	}
+	return out
 }
 
 // merged sorts the ranges and joins those that touch.

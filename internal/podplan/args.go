@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -120,6 +121,24 @@ func (a InitArgs) Validate() error {
 	return nil
 }
 
+// ValidateResolver refuses what needs rules, of a pod that has none; the error begins with the flag.
+func (a InitArgs) ValidateResolver() error {
+	for _, set := range []struct{ flag, value string }{
+		{"--exclude-inbound-interfaces", a.ExcludeInboundInterfaces.String()},
+		{"--exclude-outbound-ports", a.ExcludeOutboundPorts.String()},
+		{"--exclude-outbound-cidrs", a.ExcludeOutboundCIDRs.String()},
+		{"--exclude-outbound-interfaces", a.ExcludeOutboundInterfaces.String()},
+		{"--exclude-outbound-uids", a.ExcludeOutboundUIDs.String()},
+		{"--transparent-ports", a.TransparentPorts.String()},
+		{clientCIDRsFlag, a.ClientCIDRs.String()},
+	} {
+		if set.value != "" {
+			return fmt.Errorf("%s: %s needs the rules of %s, and this pod has none", set.flag, set.value, api.InitName)
+		}
+	}
+	return nil
+}
+
 // clientCIDRsFlag is of both programs: init makes the networks local, the proxy takes its addresses there.
 const clientCIDRsFlag = "--client-cidrs"
 
@@ -132,7 +151,13 @@ type InitCommand struct {
 	Apply *InitArgs
 	// take out what an earlier run put into the network namespace; never in a manifest, where ParseInitArgs refuses it
 	Remove bool
+	// without redirect rules: leave a resolv.conf for the pod's other containers, and say what is not protected
+	Resolver *InitArgs
 }
+
+// InitResolver is the command of a pod without redirect rules. Its flags are those of Apply; what a rule alone can do
+// is an error.
+const InitResolver = "resolver"
 
 // InitRemove is the command that takes everything out.
 const InitRemove = "remove"
@@ -143,6 +168,13 @@ func ParseInitCommand(args []string, usage io.Writer) (c InitCommand, err error)
 	if len(args) > 0 && args[0] == InitRemove {
 		c.Remove = true
 		return c, parseAll(newFlagSet("meshless-init "+InitRemove, usage), args[1:])
+	}
+	if len(args) > 0 && args[0] == InitResolver {
+		c.Resolver = new(InitArgs)
+		if *c.Resolver, err = ParseInitArgs(args[1:], usage); err == nil {
+			err = c.Resolver.ValidateResolver()
+		}
+		return c, err
 	}
 	c.Apply = new(InitArgs)
 	*c.Apply, err = ParseInitArgs(args, usage)
@@ -158,6 +190,89 @@ type ProxyArgs struct {
 	Pprof        bool              // serve /debug/pprof/ on api.AdminPort, which is bound to loopback
 	ClientCIDRs  clientaddr.Ranges // as in InitArgs
 	Records      Records           // whose record layer protects connections
+	Direct       *Direct           // set: no rules lead anything to the proxy (spec.redirect.mode: None)
+}
+
+// Direct is what a proxy without redirect rules is told. The pod's names of the mesh lead to its loopback addresses,
+// and other proxies and Services to api.DirectPort of each port.
+type Direct struct {
+	Ports      netset.Ports // of the app, that pass the proxy
+	AppAddress AppAddress   // where the app listens
+}
+
+// AppAddress is the address at which a proxy without redirect rules reaches the app.
+type AppAddress string
+
+// The addresses of apps.
+const (
+	AppPod      AppAddress = "Pod"      // the pod's own, and the app sees it as its client's
+	AppLoopback AppAddress = "Loopback" // 127.0.0.1, for apps that listen nowhere else
+)
+
+// The flags of Direct.
+const (
+	directPortsFlag = "--direct-ports"
+	appAddressFlag  = "--app-address"
+	noRedirectFlag  = "--no-redirect"
+)
+
+// args are those of Direct.
+func (d *Direct) args() []string {
+	if d == nil {
+		return nil
+	}
+	args := []string{noRedirectFlag}
+	if len(d.Ports) > 0 {
+		args = append(args, directPortsFlag+"="+d.Ports.String())
+	}
+	if d.AppAddress != "" && d.AppAddress != AppPod {
+		args = append(args, appAddressFlag+"="+string(d.AppAddress))
+	}
+	return args
+}
+
+// directFlags defines the flags of Direct. What it returns makes a Direct of them, or nil, once they are parsed.
+func directFlags(fs *flag.FlagSet) func() (*Direct, error) {
+	none, d := false, Direct{AppAddress: AppPod}
+	fs.BoolVar(&none, strings.TrimPrefix(noRedirectFlag, "--"), false, "no rules redirect this pod's traffic: serve its DNS, and listen on loopback and direct ports")
+	fs.TextVar(&d.Ports, strings.TrimPrefix(directPortsFlag, "--"), netset.Ports{}, "with "+noRedirectFlag+": ports of the app that are taken at 20000 + port mod 10000, or at 10000 less if they are 20000 to 29999")
+	fs.Func(strings.TrimPrefix(appAddressFlag, "--"), "with "+noRedirectFlag+": where the app listens, Pod or Loopback (default Pod)", func(s string) error {
+		d.AppAddress = AppAddress(s)
+		if d.AppAddress != AppPod && d.AppAddress != AppLoopback {
+			return fmt.Errorf("%q is not Pod or Loopback", s)
+		}
+		return nil
+	})
+	return func() (*Direct, error) {
+		if none {
+			return &d, d.Validate()
+		}
+		if len(d.Ports) > 0 || d.AppAddress != AppPod {
+			return nil, fmt.Errorf("%s and %s are for %s alone", directPortsFlag, appAddressFlag, noRedirectFlag)
+		}
+		return nil, nil
+	}
+}
+
+// Validate refuses ports that cannot be told apart at their direct ports.
+func (d *Direct) Validate() error {
+	taken := map[uint16]uint16{}
+	for port := range d.Ports.All() {
+		direct := api.DirectPort(port)
+		if other, twice := taken[direct]; twice {
+			return fmt.Errorf("ports %d and %d are both taken at %d; let the app listen on another port in place of one of them", other, port, direct)
+		}
+		if slices.Contains(api.ReservedPorts, int(direct)) {
+			return fmt.Errorf("what is for port %d would be taken at %d, which the proxy uses otherwise; let the app listen on another port", port, direct)
+		}
+		taken[direct] = port
+	}
+	for port := range d.Ports.All() {
+		if of, is := taken[port]; is {
+			return fmt.Errorf("port %d is where the proxy takes what is for port %d; let the app listen on another port", port, of)
+		}
+	}
+	return nil
 }
 
 // Records is whose record layer protects connections behind their handshake. In FIPS 140-3 mode it is Standard.
@@ -203,7 +318,7 @@ func (a ProxyArgs) Args() []string {
 	if a.Records != "" && a.Records != RecordsOwn {
 		args = append(args, "--records="+string(a.Records))
 	}
-	return args
+	return append(args, a.Direct.args()...)
 }
 
 // ParseProxyArgs reads the command line of meshless-proxy (without the program's name).
@@ -215,6 +330,7 @@ func ParseProxyArgs(args []string, usage io.Writer) (ProxyArgs, error) {
 	fs.DurationVar(&a.IdleTimeout, strings.TrimPrefix(idleTimeoutFlag, "--"), 0, "after so long without a byte in either direction a connection ends; 0 is never")
 	fs.BoolVar(&a.Pprof, "pprof", false, fmt.Sprintf("serve Go's profiles on 127.0.0.1:%d/debug/pprof/", api.AdminPort))
 	clientCIDRs(fs, &a.ClientCIDRs)
+	direct := directFlags(fs)
 	fs.StringVar(&a.LogLevel, "log-level", "info", "debug, info, warn or error")
 	fs.Func("records", "whose TLS record layer protects connections: Own or Standard, which is Go's crypto/tls (default Own)", func(s string) error {
 		a.Records = Records(s)
@@ -229,6 +345,10 @@ func ParseProxyArgs(args []string, usage io.Writer) (ProxyArgs, error) {
 	}
 	if err := ValidateLogLevel(a.LogLevel); err != nil {
 		return ProxyArgs{}, fmt.Errorf("--log-level: %w", err)
+	}
+	var err error
+	if a.Direct, err = direct(); err != nil {
+		return ProxyArgs{}, err
 	}
 	if a.IdleTimeout < 0 {
 		return ProxyArgs{}, fmt.Errorf("%s: %s is less than 0", idleTimeoutFlag, a.IdleTimeout)
