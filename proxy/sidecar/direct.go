@@ -142,6 +142,11 @@ func (l *listeners) bindNames(address string) error {
 		l.names = bound[0]
 		l.namesUDP, err = net.ListenPacket("udp", l.names.Addr().String())
 	}
+	return namesError(err, address)
+}
+
+// namesError says what is in the way of the pod's name server.
+func namesError(err error, address string) error {
 	switch {
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
 		return fmt.Errorf("the pod's DNS queries: %w: this pod has no redirect rules, and the proxy answers them at %s without any capability: "+
