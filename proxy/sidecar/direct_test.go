@@ -396,7 +396,8 @@ func TestDirectPermissive(t *testing.T) {
 	c.beta.wantMetric(t, `meshless_connections_opened_total{direction="inbound",security="mutual_tls"} 1`)
 }
 
-// TestDirectNamesRefused: a name of the mesh that cannot be led to the proxy gets SERVFAIL, and the log has the way out.
+// TestDirectNamesRefused: a name of the mesh that cannot be led to the proxy gets SERVFAIL, and the log has the way
+// out.
 func TestDirectNamesRefused(t *testing.T) {
 	noLeaks(t)
 	c := startCluster(t, echo)
@@ -427,6 +428,31 @@ func TestDirectNamesRefused(t *testing.T) {
 	c.alpha.wantMetric(t, `meshless_dns_queries_total{result="refused"} 2`)
 }
 
+// TestDirectOwnPorts: the proxy's own ports on all addresses are never those of a Service.
+func TestDirectOwnPorts(t *testing.T) {
+	noLeaks(t)
+	c := startCluster(t, echo)
+	delta := workload(t, c.ca, "delta", func(m *meshmap.Map) {
+		*m = *c.alpha.identity.Current().Mesh
+		m.ServicePorts = map[string]netset.Ports{"gamma.prod": netset.PortsOf(c.gamma.inboundAddr().Port(), api.MetricsPort), "beta.prod": netset.PortsOf(20001)}
+	})
+	p := startPod(t, "127.0.0.24", netip.MustParseAddrPort("127.0.0.24:1"), delta.Sealed(t), withoutRules(c.records, "127.0.0.24", "127.73.0.0/16", 1), func(o *Options) {
+		o.Addresses.Metrics = fmt.Sprintf(":%d", api.MetricsPort)
+	})
+	if err := exchange(p.at(t, "gamma", c.gamma.inboundAddr().Port()), "hello"); err != nil {
+		t.Error(err)
+	}
+	if status, body, err := fetch(http.MethodGet, p.at(t, "gamma", api.MetricsPort), "/metrics"); err == nil {
+		t.Errorf("gamma's metrics are our own: %d, %d bytes", status, len(body))
+	}
+	if status, _, err := fetch(http.MethodGet, fmt.Sprintf("127.0.0.24:%d", api.MetricsPort), "/metrics"); err != nil || status != http.StatusOK {
+		t.Errorf("our metrics: %d, %v", status, err)
+	}
+	if addrs, err := p.resolve(t, "beta"+zone); err == nil || !strings.Contains(p.logs.String(), "port 20001 of the Service is where the proxy of this pod takes what is for port 1 of its app") {
+		t.Errorf("a port of ours: %v", addrs)
+	}
+}
+
 // TestDirectRenewal: a connection to a pod without redirect rules outlives its leaves, at the proxy's own port.
 func TestDirectRenewal(t *testing.T) {
 	noLeaks(t)
@@ -449,7 +475,7 @@ func TestDirectRenewal(t *testing.T) {
 	goesOn(t, conn)
 	a.bothRenewed(t)
 	goesOn(t, conn)
-	a.client.wantMetric(t, `meshless_renewals_total{direction="outbound",result="done"} `)
+	a.client.wantMetric(t, `meshless_renewals_total{direction="outbound",result="renewed"}`)
 }
 
 // TestDirectIPv6: a pod that has IPv6 alone reaches the mesh by IPv4 addresses in the form of IPv6.
