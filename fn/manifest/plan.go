@@ -97,7 +97,7 @@ func resources(w *Workload, configured *corev1.ResourceRequirements, defaults co
 	}
 	r := podspec.ResourcesOf(from)
 	if configured == nil && limitsStorage(&w.Pod.Spec) {
-		r.Limits[string(corev1.ResourceEphemeralStorage)] = storageLimit
+		override(&r.Limits, corev1.ResourceEphemeralStorage, storageLimit)
 	}
 	override(&r.Requests, corev1.ResourceCPU, o.CPU)
 	override(&r.Requests, corev1.ResourceMemory, o.Memory)
