@@ -31,7 +31,7 @@ type Declaration struct {
 	// ResourceDefaults are those of our containers that have the resources of the render's defaults. A pod that has
 	// resources as a whole shares them out itself, so there they are left out.
 	ResourceDefaults []string `json:"resourceDefaults,omitempty"`
-	// StorageDefaults are those that nobody gave resources of the config. Beside a limit of ephemeral storage of another
+	// StorageDefaults are those that the config gives no resources. Beside a limit of ephemeral storage of another
 	// container they get StorageLimit.
 	StorageDefaults []string `json:"storageDefaults,omitempty"`
 	// Guaranteed is, by name, what our containers ask for in a pod that is Guaranteed without them and is to stay so.

@@ -70,8 +70,8 @@ var (
 	initResources  = corev1.ResourceRequirements{Requests: quantities("10m", "16Mi", "16Mi"), Limits: quantities("", "64Mi", "")}
 )
 
-// StorageLimit is the limit of ephemeral storage of our containers beside that of another. It is more than the logs that
-// a kubelet keeps of one container: 50 MiB by default, 250 MiB on some clouds.
+// StorageLimit is the limit of ephemeral storage of our containers beside that of another. It is more than the logs
+// that a kubelet keeps of one container: 50 MiB by default, 250 MiB on some clouds.
 const StorageLimit = "512Mi"
 
 func quantities(cpu, memory, storage string) corev1.ResourceList {
