@@ -71,7 +71,10 @@ func (a DrainArgs) Args() []string {
 // UsageError is a command line that a program does not take.
 type UsageError struct{ err error }
 
+// Error implements error.
 func (e *UsageError) Error() string { return e.err.Error() }
+
+// Unwrap is what is wrong with it.
 func (e *UsageError) Unwrap() error { return e.err }
 
 // ExitCode is how a program ends after an error: 2 for a command line that it does not take, as package flag has it,
