@@ -37,6 +37,25 @@ func TestWidthOfComments(t *testing.T) {
 	}
 }
 
+// TestSkipsAreAsked: what a test lacks, package program says, so that nothing is left out in silence with CI=true. In
+// other words a skip is for what makes no sense here: -short, the race detector, another system.
+func TestSkipsAreAsked(t *testing.T) {
+	needs := regexp.MustCompile(`\.Skipf?\("needs? |\.Skipf?\(.*not installed`)
+	for file := range goFiles(t) {
+		if file == "repository_test.go" || strings.HasPrefix(file, "test/program/") || !strings.HasSuffix(file, "_test.go") && !strings.HasPrefix(file, "test/") {
+			continue
+		}
+		for i, line := range strings.Split(read(t, file), "\n") {
+			switch {
+			case strings.Contains(line, `Getenv("CI")`):
+				t.Errorf("%s:%d: asks for CI itself; program.Missing and program.CI do", file, i+1)
+			case needs.MatchString(line) && !strings.Contains(line, "control without FIPS"):
+				t.Errorf("%s:%d: skips for what it needs; program.Missing fails with CI=true", file, i+1)
+			}
+		}
+	}
+}
+
 // generated are the pages that a test writes from the source.
 var generated = []string{"docs/reference.md"}
 

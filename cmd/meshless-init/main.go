@@ -1,8 +1,8 @@
 // Meshless-init runs as the first init container of a pod in the mesh. It routes the pod's TCP through the sidecar
 // proxy, prints the rules that the kernel then holds, and exits. It needs the capability NET_ADMIN, and NET_RAW for the
-// legacy iptables alone. Its command line is podplan.InitCommand; any failure exits 1, so that the pod does not start
-// unprotected. With the command remove it takes the rules out again: for whoever debugs a pod or a node (docs/init.md),
-// never in a manifest.
+// legacy iptables alone. Its command line is podplan.InitCommand. Any failure exits 1, and a command line that it does
+// not take 2, so that the pod does not start unprotected. With the command remove it takes the rules out again: for
+// whoever debugs a pod or a node (docs/init.md), never in a manifest.
 package main
 
 import (
@@ -20,7 +20,7 @@ import (
 func main() {
 	if err := run(os.Args[1:], os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", api.InitName, err)
-		os.Exit(1)
+		os.Exit(podplan.ExitCode(err))
 	}
 }
 

@@ -16,16 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // build compiles the program as the image does: static, so that it runs FROM scratch.
 func build(t *testing.T) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("kernel tests need root to make network namespaces; CI must run them")
-		}
-		t.Skip("kernel tests need root to make network namespaces: sudo -E go test ./init/...")
+		program.Missing(t, "root to make network namespaces: sudo -E go test ./cmd/meshless-init")
 	}
 	binary := filepath.Join(t.TempDir(), api.InitName)
 	cmd := exec.Command("go", "build", "-o", binary, ".")
@@ -124,10 +122,7 @@ func TestFailsWithoutNetAdmin(t *testing.T) {
 // With iptables the program starts others, which need no more than it has: iptables-nft no NET_RAW.
 func TestIPTablesNeedsNetAdminOnly(t *testing.T) {
 	if _, err := os.Stat("/usr/sbin/iptables-nft-restore"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("needs iptables, and CI=true: %v", err)
-		}
-		t.Skipf("needs iptables: apt-get install iptables: %v", err)
+		program.Missing(t, "iptables: apt-get install iptables: %v", err)
 	}
 	binary := build(t)
 	stdout, stderr, err := start(t, binary, []uintptr{unix.CAP_NET_ADMIN}, "--backend=IPTables", "--exclude-inbound-ports=22")

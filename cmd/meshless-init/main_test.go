@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"testing"
+
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // TestRunRefusesMistypedArguments must hold no command line that is right: run would redirect the machine that the test
@@ -12,8 +14,8 @@ import (
 func TestRunRefusesMistypedArguments(t *testing.T) {
 	for _, args := range [][]string{{"--proxy-uid=0"}, {"--exclude-inbound-ports=http"}, {"exclude-inbound-ports=80"}, {"--backend=ipfw"}, {"--nonsense"}, {"remove", "everything"}, {"--remove"}} {
 		var out bytes.Buffer
-		if err := run(args, &out, io.Discard); err == nil || out.Len() > 0 {
-			t.Errorf("%q: got error %v and output %q, want an error alone", args, err, &out)
+		if err := run(args, &out, io.Discard); err == nil || out.Len() > 0 || podplan.ExitCode(err) != 2 {
+			t.Errorf("%q: got error %v and output %q, want an error alone, of exit code 2", args, err, &out)
 		}
 	}
 }

@@ -7,12 +7,13 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/proxy/sidecar"
 )
 
 func main() {
 	if err := sidecar.Main(os.Args[1:], os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "meshless-proxy:", err)
-		os.Exit(1)
+		os.Exit(podplan.ExitCode(err))
 	}
 }

@@ -80,7 +80,8 @@ type writer struct {
 	declaration *manifest.Declaration
 	plan        *podplan.Plan
 	parts       podspec.Parts
-	open        string // workload.json without handlers, up to its last brace
+	open        string     // workload.json without handlers, up to its last brace
+	asked       []variable // what our containers ask for, where it depends on the pod
 }
 
 // The end of workload.json without handlers, what stands between the rest and the handlers, and the end with them.
@@ -96,6 +97,9 @@ func newWriter(d *manifest.Declaration, p *podplan.Plan) (*writer, error) {
 		return nil, err
 	}
 	w := &writer{declaration: d, plan: p, parts: parts, open: strings.TrimSuffix(parts.Annotation, plainEnd)}
+	if err := errors.Join(w.setResources(parts.Init, "initResources"), w.setResources(parts.Proxy, "proxyResources")); err != nil {
+		return nil, err
+	}
 	node.Set(parts.Proxy, "args", expression("variables.proxyArgs"))
 	if hook := node.Get(parts.Proxy, "lifecycle", "preStop", "exec"); hook != nil {
 		node.Set(hook, "command", expression("variables.drainCommand"))

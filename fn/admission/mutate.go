@@ -18,6 +18,7 @@ func (w *writer) mutating() []variable {
 	)
 	list = append(list, w.positions()...)
 	list = append(list, variable{"injected", "variables.initAt >= 0"})
+	list = append(list, w.resources()...)
 	list = append(list, w.commandLines()...)
 	return append(list,
 		variable{"init", literal(w.parts.Init, "")},

@@ -20,6 +20,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/certs"
 	"github.com/meshless-dev/meshless/internal/svid"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // pair is a leaf as it is sealed and committed: text.
@@ -269,13 +270,7 @@ func verifyEnvoy(_ testing.TB, server, client pair, l certs.Authorities, now tim
 
 // verifyOpenSSL asks the real program; test/interop asks it for handshakes.
 func verifyOpenSSL(t testing.TB, server, client pair, l certs.Authorities, now time.Time) error {
-	program, err := exec.LookPath("openssl")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("needs openssl")
-		}
-		t.Skip("needs openssl")
-	}
+	openssl := program.Find(t, "openssl", "apt-get install openssl")
 	folder := t.TempDir()
 	trusted := filepath.Join(folder, "ca.crt")
 	if err := os.WriteFile(trusted, svid.EncodeCertificates(l.Certificates()...), 0o600); err != nil {
@@ -286,7 +281,7 @@ func verifyOpenSSL(t testing.TB, server, client pair, l certs.Authorities, now t
 		if err := os.WriteFile(leaf, p.leaf, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		out, err := exec.Command(program, "verify", "-x509_strict", "-no-CApath", "-no-CAstore", "-purpose", purpose, "-attime", fmt.Sprint(now.Unix()), "-CAfile", trusted, leaf).CombinedOutput()
+		out, err := exec.Command(openssl, "verify", "-x509_strict", "-no-CApath", "-no-CAstore", "-purpose", purpose, "-attime", fmt.Sprint(now.Unix()), "-CAfile", trusted, leaf).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}

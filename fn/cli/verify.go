@@ -47,7 +47,7 @@ several packages share. With either, DIR may be a kustomization, of which the st
 	cmd.Flags().StringVar(&o.ca, "ca", "", "file of the CertificateAuthority that this package shares; an error where its bundles are behind it")
 	cmd.Flags().StringVar(&o.config, "config", "", "file of the config; an error where the manifests are not what it asks for, images and overrides among it")
 	cmd.Flags().DurationVar(&o.minLeft, "min-left", 0, "fail when a certificate expires, or somebody has to issue, sooner than that, like 240h")
-	cmd.Flags().BoolVar(&o.noExclusions, "no-exclusions", false, "fail for every workload that leaves ports, networks, interfaces or users out of the mesh, takes plaintext, or is not in it")
+	cmd.Flags().BoolVar(&o.noExclusions, "no-exclusions", false, "fail for every workload that leaves ports, networks, interfaces or users out of the mesh, takes plaintext, or is not in it, and for ports of UDP and SCTP of Services in it")
 	failOnFlag(cmd, &o.failOn)
 	cmd.Flags().StringVarP(&o.format, "output", "o", "text", "text or json")
 	clockFlag(cmd, &o.now)

@@ -39,8 +39,11 @@ func isOurs(c corev1.Container) bool { return c.Name == api.InitName || c.Name =
 // warnClasses warns of Guaranteed pods that become Burstable, unless somebody has said that it does not matter.
 func warnClasses(m *manifest.Model, r *report.Report) {
 	for _, w := range m.Workloads {
-		a := admission(w, m.LimitRangesOf(w.Namespace))
-		if m.QOSClass(w) == v1alpha1.QOSClassIgnore || podspec.QOSClass(a.before) != corev1.PodQOSGuaranteed || podspec.QOSClass(a.after) == corev1.PodQOSGuaranteed {
+		a, class := admission(w, m.LimitRangesOf(w.Namespace)), m.QOSClass(w)
+		if class == v1alpha1.QOSClassKeep && w.Declaration != nil {
+			continue // the policies keep it
+		}
+		if class == v1alpha1.QOSClassIgnore || podspec.QOSClass(a.before) != corev1.PodQOSGuaranteed || podspec.QOSClass(a.after) == corev1.PodQOSGuaranteed {
 			continue
 		}
 		r.Warn(w.Object, w.Field("spec.containers"), "make a Guaranteed pod, which is Burstable with the sidecar: the static CPU manager of a node then gives its containers no cores of their own, and it is evicted sooner. "+

@@ -50,6 +50,7 @@ func TestFields(t *testing.T) {
 		"root":           {"image: web:1", "image: web:1, securityContext: {runAsUser: 0}", `warning: deployment web: spec.template.spec.containers[0].securityContext: container "web" may have SETUID, NET_RAW and CHOWN with FOWNER`},
 		"the proxy's":    {"image: web:1", "image: web:1, securityContext: {runAsUser: 15000}", "error: deployment web: spec.template.spec.containers[0].securityContext.runAsUser: "},
 		"reserved":       {"containerPort: 8080", "containerPort: 15001", "error: deployment web: spec.template.spec.containers[0].ports[0].containerPort: "},
+		"ephemeral":      {"spec:\n      containers", "spec:\n      ephemeralContainers: [{name: debug, image: debug:1}]\n      containers", "error: deployment web: spec.template.spec.ephemeralContainers: are in no template"},
 		"Windows":        {"spec:\n      containers", "spec:\n      os: {name: windows}\n      containers", "warning: deployment web: spec.template.spec.os.name: "},
 		"shared process": {"spec:\n      containers", "spec:\n      shareProcessNamespace: true\n      securityContext: {runAsUser: 0}\n      containers", "warning: deployment web: spec.template.spec.shareProcessNamespace: "},
 	} {

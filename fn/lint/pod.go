@@ -97,6 +97,9 @@ func checkPod(w *manifest.Workload, r *report.Report) {
 	for field, c := range w.Containers() {
 		checkContainer(w, field, c, r)
 	}
+	if len(w.Pod.Spec.EphemeralContainers) > 0 {
+		r.Error(w.Object, w.Field("spec.ephemeralContainers"), "are in no template: the API server refuses the pod. Take them out; kubectl debug adds them to pods that run")
+	}
 	for i, v := range w.Pod.Spec.Volumes {
 		if v.Name == api.VolumeName || v.Name == api.ResolverVolume {
 			r.Error(w.Object, w.Field(fmt.Sprintf("spec.volumes[%d].name", i)), "%q is the name of the volume that is injected; rename yours", v.Name)

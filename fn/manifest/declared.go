@@ -30,12 +30,23 @@ type Declaration struct {
 	Services []v1alpha1.DeclaredService `json:"services,omitempty"`
 	// ResourceDefaults are those of our containers that have the resources of the render's defaults. A pod that has
 	// resources as a whole shares them out itself, so there they are left out.
-	ResourceDefaults []string                `json:"resourceDefaults,omitempty"`
-	Template         *corev1.PodTemplateSpec `json:"template"`
+	ResourceDefaults []string `json:"resourceDefaults,omitempty"`
+	// StorageDefaults are those that the config gives no resources. Beside a limit of ephemeral storage of another
+	// container they get StorageLimit.
+	StorageDefaults []string `json:"storageDefaults,omitempty"`
+	// Guaranteed is, by name, what our containers ask for in a pod that is Guaranteed without them and is to stay so.
+	Guaranteed map[string]DeclaredResources `json:"guaranteed,omitempty"`
+	Template   *corev1.PodTemplateSpec      `json:"template"`
 
 	Node *yaml.RNode `json:"-"` // the text that says it, with TemplatePath
 	// Overrides are the annotations that the config declares.
 	Overrides map[string]string `json:"-"`
+}
+
+// DeclaredResources are podplan.Resources in a Declaration.
+type DeclaredResources struct {
+	Requests map[string]string `json:"requests,omitempty"`
+	Limits   map[string]string `json:"limits,omitempty"`
 }
 
 // declaredTemplate is where a Declaration keeps its pod template.
@@ -185,21 +196,28 @@ func (m *Model) readDeclared(entry v1alpha1.DeclaredWorkload, field string, r *r
 	if w.Overrides, good = m.readOverrides(w, r); !checkContainerPorts(w, r) || !good {
 		return nil
 	}
-	d.ResourceDefaults = m.resourceDefaults(w)
+	d.ResourceDefaults, d.StorageDefaults = m.resourceDefaults(w)
+	if m.QOSClass(w) == v1alpha1.QOSClassKeep {
+		init, proxy := m.guaranteedResources(w)
+		d.Guaranteed = map[string]DeclaredResources{api.InitName: DeclaredResources(*init), api.ProxyName: DeclaredResources(*proxy)}
+	}
 	d.Node = yaml.NewRNode(d.node(w.Pod))
 	w.Node = d.Node
 	return w
 }
 
-// resourceDefaults are those of our containers that nobody gave resources.
-func (m *Model) resourceDefaults(w *Workload) (names []string) {
+// resourceDefaults are those of our containers that nobody gave resources, and those that the config gave none.
+func (m *Model) resourceDefaults(w *Workload) (all, storage []string) {
 	if m.Spec.Init.Resources == nil {
-		names = append(names, api.InitName)
+		all, storage = append(all, api.InitName), append(storage, api.InitName)
 	}
-	if m.Spec.Proxy.Resources == nil && !w.Overrides.resources() {
-		names = append(names, api.ProxyName)
+	if m.Spec.Proxy.Resources == nil {
+		storage = append(storage, api.ProxyName)
+		if !w.Overrides.resources() {
+			all = append(all, api.ProxyName)
+		}
 	}
-	return names
+	return all, storage
 }
 
 // selectedLabels are the labels that every pod has which a selector selects.
@@ -226,6 +244,13 @@ func (d *Declaration) node(pod corev1.PodTemplateSpec) *yaml.Node {
 	}
 	if len(d.ResourceDefaults) > 0 {
 		node.Set(out, "resourceDefaults", node.Value(d.ResourceDefaults))
+	}
+	if len(d.StorageDefaults) > 0 {
+		node.Set(out, "storageDefaults", node.Value(d.StorageDefaults))
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Guaranteed)) {
+		r := d.Guaranteed[name]
+		node.Set(node.Child(out, "guaranteed"), name, node.Object("limits", textMap(r.Limits), "requests", textMap(r.Requests)))
 	}
 	metadata := node.Object()
 	if len(pod.Annotations) > 0 {

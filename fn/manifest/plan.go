@@ -95,8 +95,9 @@ var (
 	initResources  = corev1.ResourceRequirements{Requests: quantities("10m", "16Mi", "16Mi"), Limits: quantities("", "64Mi", "")}
 )
 
-// storageLimit is more than the logs that a kubelet keeps of one container: 50 MiB by default, 250 MiB on some clouds.
-const storageLimit = "512Mi"
+// StorageLimit is the limit of ephemeral storage of our containers beside that of another. It is more than the logs
+// that a kubelet keeps of one container: 50 MiB by default, 250 MiB on some clouds.
+const StorageLimit = "512Mi"
 
 func quantities(cpu, memory, storage string) corev1.ResourceList {
 	l := corev1.ResourceList{}
@@ -122,7 +123,7 @@ func resources(w *Workload, configured *corev1.ResourceRequirements, defaults co
 	}
 	r := podspec.ResourcesOf(from)
 	if configured == nil && limitsStorage(&w.Pod.Spec) {
-		r.Limits[string(corev1.ResourceEphemeralStorage)] = storageLimit
+		override(&r.Limits, corev1.ResourceEphemeralStorage, StorageLimit)
 	}
 	override(&r.Requests, corev1.ResourceCPU, o.CPU)
 	override(&r.Requests, corev1.ResourceMemory, o.Memory)

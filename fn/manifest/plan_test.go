@@ -23,6 +23,8 @@ func TestEphemeralStorage(t *testing.T) {
 		{"{containers: [" + plain + ", " + limited + "]}", "", "16Mi", "512Mi"},
 		{"{initContainers: [" + limited + "], containers: [" + plain + "]}", "", "16Mi", "512Mi"},
 		{"{containers: [" + limited + "]}", "}, init: {resources: {}}, proxy: {resources: {}", "", ""},
+		// a Guaranteed pod that stays so
+		{"{containers: [{name: a, image: i, resources: {limits: {cpu: 1, memory: 1Gi, ephemeral-storage: 1Gi}}}]}", "}, sidecar: {qosClass: Keep", "16Mi", "512Mi"},
 	} {
 		m, r := build(t, deployment(c.spec), c.outbound)
 		if r.Failed() {

@@ -43,6 +43,9 @@ func (m *Model) containerResources(w *Workload) (init, proxy *podplan.Resources)
 		return podspec.QOSClass(podspec.Admit(pod, ranges)) == corev1.PodQOSGuaranteed
 	}
 	init, proxy = resources(w, spec.Init.Resources, initResources, Overrides{}), resources(w, spec.Proxy.Resources, proxyResources, w.Overrides)
+	if w.Declaration != nil { // the class of its pods shows when they are made
+		return init, proxy
+	}
 	pod := &w.Pod.Spec
 	with := &podplan.Plan{Native: spec.Sidecar.Mode == v1alpha1.NativeSidecar, Init: podplan.Container{Resources: init}, Proxy: podplan.Container{Resources: proxy}}
 	if m.QOSClass(w) != v1alpha1.QOSClassKeep || !guaranteed(pod) || guaranteed(podspec.With(pod, with)) {
@@ -51,8 +54,13 @@ func (m *Model) containerResources(w *Workload) (init, proxy *podplan.Resources)
 	if pod.Resources != nil { // what a container requests is what the pod as a whole does, and less than its limit
 		return nil, nil
 	}
-	init = resources(w, spec.Init.Resources, otherThan(initResources, guaranteedInit), Overrides{})
-	proxy = resources(w, spec.Proxy.Resources, otherThan(proxyResources, guaranteedProxy), w.Overrides)
+	return m.guaranteedResources(w)
+}
+
+// guaranteedResources are what our containers ask for in a Guaranteed pod that stays so.
+func (m *Model) guaranteedResources(w *Workload) (init, proxy *podplan.Resources) {
+	init = resources(w, m.Spec.Init.Resources, otherThan(initResources, guaranteedInit), Overrides{})
+	proxy = resources(w, m.Spec.Proxy.Resources, otherThan(proxyResources, guaranteedProxy), w.Overrides)
 	return guarantee(init, guaranteedInit), guarantee(proxy, guaranteedProxy)
 }
 

@@ -50,6 +50,8 @@ func TestNoExclusions(t *testing.T) {
 			[]string{"job ops/once: is not in the mesh (a Windows pod), which --no-exclusions forbids"}},
 		"declared": {manifests + "---\napiVersion: postgresql.cnpg.io/v1\nkind: Cluster\nmetadata: {name: pg, namespace: prod}\nspec: {containers: [{name: c, image: i}]}\n", declare,
 			[]string{"cluster prod/pg: template.spec: has exclusions (permissive ports 9187), which"}},
+		"ports of UDP and SCTP": {strings.Replace(manifests, "ports: [{port: 80}]", "ports: [{port: 80, name: http}, {port: 53, name: dns, protocol: UDP}, {port: 36412, name: s1, protocol: SCTP}]", 1), nil,
+			[]string{"service prod/web: spec.ports: has plaintext ports (53/UDP, 36412/SCTP), which --no-exclusions forbids"}},
 		"unknown kind": {manifests + "---\napiVersion: example.com/v1\nkind: Runner\nmetadata: {name: a, namespace: prod}\nspec: {template: {spec: {containers: [{name: c, image: i}]}}}\n", nil,
 			[]string{"runner prod/a: is not in the mesh (its kind is unknown), which"}},
 	} {

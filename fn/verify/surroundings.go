@@ -1,6 +1,8 @@
 package verify
 
 import (
+	"strings"
+
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
@@ -8,6 +10,25 @@ import (
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/internal/netset"
 )
+
+// datagrams reports, where exclusions are forbidden, the ports of UDP and SCTP of Services of the mesh, on purpose or
+// not: no proxy protects them.
+func (c *checker) datagrams(m *manifest.Model) {
+	if !c.options.NoExclusions {
+		return
+	}
+	for _, s := range m.Services {
+		var ports []string
+		for _, p := range s.Ports {
+			if !manifest.IsTCP(p.Protocol) {
+				ports = append(ports, manifest.PortName(p))
+			}
+		}
+		if len(ports) > 0 {
+			c.report.Error(s.Object, "spec.ports", "has plaintext ports (%s), which --no-exclusions forbids: the mesh protects TCP alone. Take the protocol that runs on TCP, or the port out", strings.Join(ports, ", "))
+		}
+	}
+}
 
 // surroundings says of rendered manifests what a render says of callers, of other meshes and of the cluster: they may
 // come from another place than the workloads. It returns the ports of each pod that the API server calls.
@@ -29,6 +50,7 @@ func (c *checker) surroundings(items []*yaml.RNode) map[*pod]netset.Ports {
 	m := manifest.Reread(items, inside, outside, manifest.Model{Spec: v1alpha1.Spec{ClusterDomain: mesh.ClusterDomain, Inbound: v1alpha1.Inbound{Mode: mesh.Inbound.Mode},
 		Outbound: v1alpha1.Outbound{PlaintextServices: mesh.Outside}}})
 	lint.Surroundings(m, c.report)
+	c.datagrams(m)
 	called := map[*pod]netset.Ports{}
 	for w, ports := range m.APIServerPorts() {
 		called[pods[w]] = ports

@@ -12,8 +12,16 @@ import (
 )
 
 // uniform reports workloads that were given something else than most, which one config says for the whole mesh. Images
-// are oneImage's.
+// are oneImage's. What package hold keeps of a Job or Pod may be that of an earlier config.
 func (c *checker) uniform() {
+	unheld := func(value func(*podplan.Plan) string) func(*pod) string {
+		return func(p *pod) string {
+			if c.recorded(p) {
+				return ""
+			}
+			return value(p.plan)
+		}
+	}
 	for _, of := range []struct {
 		field func(*pod) string
 		value func(*pod) string // "" for a workload that is not asked
@@ -21,6 +29,8 @@ func (c *checker) uniform() {
 		{func(p *pod) string { return p.place(api.InitName) + ".args" }, func(p *pod) string { return fmt.Sprintf("uid %d", p.plan.Redirect.ProxyUID) }},
 		{func(p *pod) string { return p.place(api.InitName) + ".args" }, ruled(func(p *pod) string { return string(p.plan.Redirect.Backend) })},
 		{func(p *pod) string { return p.place(api.InitName) + ".args" }, ruled(func(p *pod) string { return "client addresses " + p.plan.Redirect.ClientCIDRs.String() })},
+		{func(p *pod) string { return p.place(api.ProxyName) + ".args" }, unheld(func(p *podplan.Plan) string { return fmt.Sprintf("records %s", p.Serve.Records) })},
+		{func(p *pod) string { return p.place(api.ProxyName) + ".args" }, unheld(func(p *podplan.Plan) string { return fmt.Sprintf("idle timeout %s", p.Serve.IdleTimeout) })},
 		{(*pod).sourcesField, func(p *pod) string { return source(p.plan.Files.Identity) }},
 		{(*pod).sourcesField, func(p *pod) string { return source(p.plan.Files.Bundle) }},
 	} {

@@ -16,6 +16,7 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // apply runs Apply in the namespace and returns what it printed.
@@ -71,10 +72,7 @@ func TestApplyManyRules(t *testing.T) {
 
 // What we print is what nft prints, so that an operator can compare the log with a node; and nft reads it.
 func TestTextIsWhatNFTPrints(t *testing.T) {
-	nft, err := exec.LookPath("nft")
-	if err != nil {
-		t.Skip("an extra check with the nft binary, which is not installed; TestApplyReplaces covers the kernel's view")
-	}
+	nft := program.Find(t, "nft", "apt-get install nftables")
 	ns := newNetns(t)
 	text := apply(t, ns, everything(t))
 	var listed []byte

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // The addresses of the laboratory: a pod and a peer, joined by a veth pair. foreign is a network that the pod reaches
@@ -41,10 +42,7 @@ func requireRoot(t *testing.T) {
 	if os.Geteuid() == 0 {
 		return
 	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("kernel tests need root to make network namespaces; CI must run them")
-	}
-	t.Skip("kernel tests need root to make network namespaces: sudo -E go test ./init/...")
+	program.Missing(t, "root to make network namespaces: sudo -E go test ./init/...")
 }
 
 // inside runs f on a thread of its own in the namespace. What f opens stays there; the thread ends with f.

@@ -163,8 +163,13 @@ const InitResolver = "resolver"
 const InitRemove = "remove"
 
 // ParseInitCommand reads any command line of meshless-init (without the program's name). flag.ErrHelp is returned for
-// --help, after the usage went to usage.
-func ParseInitCommand(args []string, usage io.Writer) (c InitCommand, err error) {
+// --help, after the usage went to usage; other errors are a UsageError.
+func ParseInitCommand(args []string, usage io.Writer) (InitCommand, error) {
+	c, err := parseInitCommand(args, usage)
+	return c, asUsage(err)
+}
+
+func parseInitCommand(args []string, usage io.Writer) (c InitCommand, err error) {
 	if len(args) > 0 && args[0] == InitRemove {
 		c.Remove = true
 		return c, parseAll(newFlagSet("meshless-init "+InitRemove, usage), args[1:])
@@ -325,6 +330,11 @@ func (a ProxyArgs) Args() []string {
 func ParseProxyArgs(args []string, usage io.Writer) (ProxyArgs, error) {
 	a := ProxyArgs{Records: RecordsOwn}
 	fs := newFlagSet("meshless-proxy", usage)
+	fs.Usage = func() {
+		fmt.Fprintf(usage, "meshless-proxy [flags] is the sidecar.\n"+
+			"meshless-proxy %s ends when the proxy beside it is ready, and meshless-proxy %s when it may be stopped: hooks of containers; --help behind them lists their flags.\n", waitCommand, drainCommand)
+		fs.PrintDefaults()
+	}
 	fs.StringVar(&a.Directory, "directory", api.Directory, "where the projected volume is mounted")
 	fs.DurationVar(&a.DrainTimeout, "drain-timeout", DefaultDrainTimeout, "how long connections may finish after SIGTERM")
 	fs.DurationVar(&a.IdleTimeout, strings.TrimPrefix(idleTimeoutFlag, "--"), 0, "after so long without a byte in either direction a connection ends; 0 is never")

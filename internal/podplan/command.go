@@ -2,6 +2,7 @@ package podplan
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"strings"
@@ -67,8 +68,34 @@ func (a DrainArgs) Args() []string {
 	return args
 }
 
+// UsageError is a command line that a program does not take.
+type UsageError struct{ err error }
+
+// Error implements error.
+func (e *UsageError) Error() string { return e.err.Error() }
+
+// Unwrap is what is wrong with it.
+func (e *UsageError) Unwrap() error { return e.err }
+
+// ExitCode is how a program ends after an error: 2 for a command line that it does not take, as package flag has it,
+// and 1 for another.
+func ExitCode(err error) int {
+	if errors.As(err, new(*UsageError)) {
+		return 2
+	}
+	return 1
+}
+
+// asUsage marks what is wrong with a command line.
+func asUsage(err error) error {
+	if err == nil || errors.Is(err, flag.ErrHelp) {
+		return err
+	}
+	return &UsageError{err}
+}
+
 // ParseProxyCommand reads any command line of meshless-proxy (without the program's name). flag.ErrHelp is returned for
-// --help, after the usage went to usage.
+// --help, after the usage went to usage; other errors are a UsageError.
 func ParseProxyCommand(args []string, usage io.Writer) (c ProxyCommand, err error) {
 	switch {
 	case len(args) == 0 || strings.HasPrefix(args[0], "-"):
@@ -84,7 +111,7 @@ func ParseProxyCommand(args []string, usage io.Writer) (c ProxyCommand, err erro
 		err = fmt.Errorf("unknown command %q; want %s, %s, or none for the sidecar itself", args[0], waitCommand, drainCommand)
 	}
 	if err != nil {
-		return ProxyCommand{}, err
+		return ProxyCommand{}, asUsage(err)
 	}
 	return c, nil
 }

@@ -151,8 +151,9 @@ func setLevel(w http.ResponseWriter, r *http.Request, c Config) {
 		return
 	}
 	before := levelName(c.Level)
-	// before the change, so that a log that is silenced says so in its last line
-	c.Telemetry.Log.Error("log level changed", "from", before, "to", name)
+	// whatever is shown before and after: a log that is silenced says so in its last line, which is no error
+	c.Level.Set(min(c.Level.Level(), slog.LevelInfo))
+	c.Telemetry.Log.Info("log level changed", "from", before, "to", name)
 	_ = c.Level.UnmarshalText([]byte(name)) // its names include ours
 	plain(w, http.StatusOK, name)
 }

@@ -312,6 +312,28 @@ func TestLogLevel(t *testing.T) {
 	}
 }
 
+// TestLevelChangesAreShown: once, as information, from whatever level to whatever other: the last line before a silence
+// says so, and nobody is alerted by it.
+func TestLevelChangesAreShown(t *testing.T) {
+	levels := []string{"debug", "info", "warn", "error"}
+	for _, from := range levels {
+		for _, to := range levels {
+			c, _ := local(t, false)
+			var log bytes.Buffer
+			c.Telemetry = telemetry.New(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: c.Level})))
+			if err := c.Level.UnmarshalText([]byte(from)); err != nil {
+				t.Fatal(err)
+			}
+			r := httptest.NewRequest(http.MethodPut, LevelPath+"?level="+to, nil)
+			r.Host = "127.0.0.1:15000"
+			Local(c).ServeHTTP(httptest.NewRecorder(), r)
+			if want := fmt.Sprintf(`level=INFO msg="log level changed" from=%s to=%s`, from, to); strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), want) || levelName(c.Level) != to {
+				t.Errorf("from %s to %s: level %s, log %q", from, to, levelName(c.Level), &log)
+			}
+		}
+	}
+}
+
 func TestProfilesOnlyWhenAskedFor(t *testing.T) {
 	for pprof, want := range map[bool]int{false: 404, true: 200} {
 		_, ask := local(t, pprof)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/proxy/listen"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // redirectRules is what init does to what the app opens, for one port.
@@ -22,7 +23,7 @@ func TestOriginalInKernel(t *testing.T) {
 	const inside = "MESHLESS_TEST_NETNS"
 	if os.Getenv(inside) == "" {
 		if os.Getuid() != 0 {
-			t.Skip("needs root to make a network namespace")
+			program.Missing(t, "root to make a network namespace: sudo -E go test ./proxy/listen")
 		}
 		c := exec.CommandContext(t.Context(), "unshare", "--net", os.Args[0], "-test.run=^TestOriginalInKernel$", "-test.v", "-test.timeout=60s")
 		c.Env = append(os.Environ(), inside+"=1")

@@ -10,13 +10,13 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/meshless-dev/meshless/proxy/relay"
+	"github.com/meshless-dev/meshless/test/program"
 	"github.com/meshless-dev/meshless/test/tlspeer"
 )
 
@@ -35,7 +35,7 @@ func TestSequences(t *testing.T) {
 	ts := newTunnels(t)
 	first := cmp.Or(*firstSeed, uint64(time.Now().UnixNano()))
 	n := *sequences
-	if os.Getenv("CI") == "true" && n == 300 {
+	if program.CI() && n == 300 {
 		n = 2000
 	}
 	t.Logf("seeds from %d on, %s records", first, ts.records.InForce())

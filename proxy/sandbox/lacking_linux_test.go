@@ -15,6 +15,8 @@ import (
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 const lackingVariable = "MESHLESS_TEST_LACKING"
@@ -73,7 +75,7 @@ func enterLacking(t *testing.T, name string) {
 
 func TestNoDirectory(t *testing.T) {
 	if _, err := ll.LandlockGetABIVersion(); err != nil {
-		t.Skipf("needs Landlock: %v", err)
+		program.Missing(t, "Landlock: %v", err)
 	}
 	const missing = "/no/such/mount"
 	if abi, err := restrictFiles(missing, false); abi != 0 || err == nil || !strings.Contains(err.Error(), missing) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/proxy/budget"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // What a connection costs both proxies together, guarded without a clock: figures of memory and counts are the same on
@@ -47,7 +48,7 @@ func systemCalls(t *testing.T) (n int) {
 	t.Helper()
 	text, err := os.ReadFile("/proc/self/io")
 	if err != nil {
-		t.Skipf("needs the counters of the kernel for a process: %v", err)
+		program.Missing(t, "the counters of the kernel for a process: %v", err)
 	}
 	for line := range strings.Lines(string(text)) {
 		var name string

@@ -36,6 +36,8 @@ func followCPULimit(ctx context.Context, log *slog.Logger) {
 	}
 }
 
+// addProcessor sets the number, and returns it. The default can be had by setting it alone, so all goroutines wait
+// twice, 20 µs together.
 func addProcessor() int {
 	runtime.SetDefaultGOMAXPROCS()
 	n := runtime.GOMAXPROCS(0) + 1

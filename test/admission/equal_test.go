@@ -22,6 +22,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/inject"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/podspec"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 )
@@ -35,6 +36,10 @@ var configs = map[string]string{
 	"others": `{sidecar: {mode: Container}, init: {backend: IPTables, resources: {limits: {cpu: 1}}}, proxy: {fips140: true, records: Standard, imagePullPolicy: Always, image: "mirror.example/proxy@sha256:00", logLevel: warn},
 		certificates: {issuer: CertManager, certManager: {issuerRef: {name: mesh}}}}`,
 	"resources": "{proxy: {resources: {requests: {cpu: 20m}}}}",
+	"Keep":      "{sidecar: {qosClass: Keep}}",
+	"Keep what is said": `{sidecar: {mode: Container, qosClass: Keep}, init: {resources: {requests: {cpu: 20m}}},
+		proxy: {resources: {limits: {memory: 1Gi, ephemeral-storage: 1Gi}}}}`,
+	"Keep nothing": "{sidecar: {qosClass: Keep}, init: {resources: {}}, proxy: {resources: {}}}",
 }
 
 // overrides are annotations, declared or on the template.
@@ -86,7 +91,17 @@ containers:
   volumeMounts: [{name: pgdata, mountPath: /var/lib/postgresql/data}]
 volumes: [{name: pgdata, persistentVolumeClaim: {claimName: pg-1}}]
 `,
-	"resources as a whole": "{resources: {limits: {cpu: 2, memory: 1Gi}}, initContainers: [{name: i, image: a}], containers: [{name: a, image: a}], volumes: [{name: v, emptyDir: {}}]}",
+	"limit of storage":                    "{containers: [{name: a, image: a}, {name: b, image: a, resources: {limits: {ephemeral-storage: 1Gi}}}]}",
+	"of an init container":                "{initContainers: [{name: i, image: a, resources: {limits: {ephemeral-storage: 1}}}], containers: [{name: a, image: a}]}",
+	"limit of nothing":                    "{containers: [{name: b, image: a, resources: {limits: {ephemeral-storage: 0Gi}}}]}",
+	"Guaranteed":                          "{initContainers: [{name: i, image: a, resources: {limits: {cpu: 500m, memory: 1Gi}, requests: {cpu: 0.5, memory: 1024Mi}}}], containers: [{name: a, image: a, resources: {limits: {cpu: 2, memory: 1Gi}}}]}",
+	"Guaranteed, with a limit of storage": "{containers: [{name: a, image: a, resources: {limits: {cpu: 2, memory: 1Gi, ephemeral-storage: 1Gi}}}]}",
+	"Burstable by an init container":      "{initContainers: [{name: i, image: a}], containers: [{name: a, image: a, resources: {limits: {cpu: 2, memory: 1Gi}}}]}",
+	"Burstable by a request":              "{containers: [{name: a, image: a, resources: {limits: {cpu: 2, memory: 1Gi}, requests: {cpu: 1999m}}}]}",
+	"Burstable by a limit":                "{containers: [{name: a, image: a, resources: {limits: {memory: 1Gi}}}]}",
+	"Burstable by zero":                   "{containers: [{name: a, image: a, resources: {limits: {cpu: 0, memory: 1Gi}}}]}",
+	"Guaranteed as a whole":               "{resources: {limits: {cpu: 2, memory: 1Gi}, requests: {cpu: 2, memory: 1Gi}}, containers: [{name: a, image: a, resources: {limits: {ephemeral-storage: 1Gi}}}]}",
+	"resources as a whole":                "{resources: {limits: {cpu: 2, memory: 1Gi}}, initContainers: [{name: i, image: a}], containers: [{name: a, image: a}], volumes: [{name: v, emptyDir: {}}]}",
 }
 
 // declared is the model of a config in which Cluster shop/pg is declared, or in which the input has it with a pod
@@ -181,6 +196,9 @@ func templates(t testing.TB) map[string]*corev1.PodTemplateSpec {
 				found[fmt.Sprintf("%s %d %s", filepath.Base(filepath.Dir(file)), i, at.Name)] = template
 			}
 		}
+	}
+	for _, template := range found { // a policy sees pods after defaults
+		template.Spec = *podspec.Admit(&template.Spec, nil)
 	}
 	return found
 }

@@ -215,6 +215,27 @@ func TestLaterMutatorsAreFollowed(t *testing.T) {
 	}
 }
 
+// TestLimitRangesGiveStorage: a limit of storage that a LimitRange has given a container brings ours no other one, as
+// the LimitRange may allow less. Who says so is the admission plugin of the API server (plugin limitranger).
+func TestLimitRangesGiveStorage(t *testing.T) {
+	for said, want := range map[string]string{
+		"": "512Mi",
+		"LimitRanger plugin set: cpu, ephemeral-storage, memory limit for container a":                         "",
+		"LimitRanger plugin set: ephemeral-storage request for container a":                                    "512Mi",
+		"LimitRanger plugin set: ephemeral-storage request for container a; cpu limit for container a":         "512Mi",
+		"LimitRanger plugin set: memory request for init container i; ephemeral-storage limit for container a": "",
+	} {
+		pod := podOf(t, "{containers: [{name: a, resources: {limits: {ephemeral-storage: 1Gi}}}]}")
+		pod.Annotations = map[string]string{"kubernetes.io/limit-ranger": said}
+		pod, _ = policiesOf(t, "{}").mutated(t, pod)
+		for _, c := range pod.Spec.InitContainers {
+			if limit, has := c.Resources.Limits[corev1.ResourceEphemeralStorage]; has != (want != "") || has && limit.String() != want {
+				t.Errorf("%q: %s has a limit of %s, want %q", said, c.Name, &limit, want)
+			}
+		}
+	}
+}
+
 // compareNames says where containers stand otherwise.
 func compareNames(want, got *corev1.Pod) string {
 	names := func(pod *corev1.Pod) (list []string) {

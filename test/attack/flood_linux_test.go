@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/program"
 	"github.com/meshless-dev/meshless/test/proxytest"
 	"github.com/meshless-dev/meshless/test/testca"
 )
@@ -22,7 +23,7 @@ var width = flag.Int("width", 64, "strangers at once, of BenchmarkFlood")
 // processors with the proxy.
 func BenchmarkFlood(b *testing.B) {
 	if os.Getuid() != 0 {
-		b.Skip("needs root, to make a cgroup")
+		program.Missing(b, "root, to make a cgroup")
 	}
 	s := besiege(b, 256<<20)
 	for _, kind := range testca.Strangers(b, s.ca, proxytest.ID("a")) {

@@ -41,9 +41,11 @@ func (d *dryRunner) checkCorpus(t *testing.T, m *mesh) {
 			}
 		})
 	}
-	for name, text := range charts(t, folder) {
-		d.check(t, m, name, text)
-	}
+	t.Run("charts", func(t *testing.T) {
+		for name, text := range charts(t, folder) {
+			d.check(t, m, name, text)
+		}
+	})
 }
 
 // inputs are the files of a pattern by their names; those of a folder are one package. test/env/corpus.sh downloads no
@@ -59,7 +61,7 @@ func inputs(t *testing.T, folder, pattern string) map[string]string {
 		t.Fatal(err)
 	}
 	if len(files) == 0 {
-		t.Skipf("needs the folder %s beside the single files", filepath.Dir(pattern))
+		program.Missing(t, "the folder %s beside the single files of the corpus", filepath.Dir(pattern))
 	}
 	texts := map[string]string{}
 	for _, file := range files {
@@ -75,15 +77,15 @@ func inputs(t *testing.T, folder, pattern string) map[string]string {
 	return texts
 }
 
-// charts are what helm makes of the charts, where it is installed.
+// charts are what helm makes of the charts.
 func charts(t *testing.T, folder string) map[string]string {
 	t.Helper()
 	texts := map[string]string{}
-	helm := program.Lookup("helm")
 	entries, err := os.ReadDir(filepath.Join(folder, "charts"))
-	if helm == "" || err != nil {
-		return texts
+	if err != nil {
+		program.Missing(t, "the folder charts beside the single files of the corpus: %v", err)
 	}
+	helm := program.Find(t, "helm", "install it")
 	for _, entry := range entries {
 		out, err := exec.CommandContext(t.Context(), helm, "template", entry.Name(), filepath.Join(folder, "charts", entry.Name()), "--kube-version", "1.36.0").Output()
 		if err != nil {

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds the programs of the edition before this one from its commit into $KBIN/edition-<commit>, a minute the first
+# Builds the programs of the edition before this one from its commit (the file edition) into $KBIN/edition-<commit>, a minute the first
 # time: tests run them beside the programs of this work tree.
 set -euo pipefail
 KBIN=${KBIN:-$HOME/.cache/kube-bin}
-commit=1b763be
+commit=$(<"$(dirname "$0")/edition")
 target=$KBIN/edition-$commit
 programs=(meshless meshless-proxy meshless-init)
 for program in "${programs[@]}"; do [ -x "$target/$program" ] || missing=yes; done

@@ -12,6 +12,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/env"
 	"github.com/meshless-dev/meshless/test/example"
 	"github.com/meshless-dev/meshless/test/lab"
 	"github.com/meshless-dev/meshless/test/program"
@@ -75,7 +76,7 @@ func (a *attack) targets() []attackTarget {
 
 func startAttack(t *testing.T) *attack {
 	t.Helper()
-	program.InHistory(t, commitBefore)
+	program.InHistory(t, env.EditionBefore())
 	meshless := program.Find(t, filepath.Join(editionBefore, "meshless"), "test/env/programs.sh builds it")
 	a := &attack{Lab: lab.NewMeshless(t, nil, withEditionBefore(meshless))}
 	ca := []string{"--ca", filepath.Join(t.TempDir(), "ca.yaml")}

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/meshless-dev/meshless/test/env"
 	"github.com/meshless-dev/meshless/test/example"
 	"github.com/meshless-dev/meshless/test/lab"
 	"github.com/meshless-dev/meshless/test/program"
@@ -33,7 +34,7 @@ const (
 //
 //	sudo -E go test ./test/kernel -run '^$' -bench Names
 func BenchmarkNames(b *testing.B) {
-	program.InHistory(b, commitBefore)
+	program.InHistory(b, env.EditionBefore())
 	meshless := program.Find(b, filepath.Join(editionBefore, "meshless"), "test/env/programs.sh builds it")
 	for _, edition := range []string{"before", "this"} {
 		b.Run(edition, func(b *testing.B) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/test/lab"
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // TestSandbox looks at proxies that have confined themselves: the kernel says so, and they work on, through a renewal
@@ -55,7 +56,7 @@ func (r *running) testThreads(t *testing.T) {
 		if !ok || !report.Seccomp {
 			t.Errorf("%s: the proxy reports %+v (found %t)", p.Name, report, ok)
 		}
-		if report.Landlock == 0 && os.Getenv("CI") == "true" {
+		if report.Landlock == 0 && program.CI() {
 			t.Errorf("%s: without Landlock (%s), and CI=true: use a kernel that has it", p.Name, report.Missing)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/test/env"
 	"github.com/meshless-dev/meshless/test/example"
 	"github.com/meshless-dev/meshless/test/lab"
 	"github.com/meshless-dev/meshless/test/program"
@@ -17,9 +18,7 @@ import (
 
 // editionBefore is the folder of its programs in $KBIN (test/env/edition.sh), and the tag of its images here: the
 // manifests of both editions name the same one.
-const editionBefore = "edition-" + commitBefore
-
-const commitBefore = "1b763be"
+var editionBefore = "edition-" + env.EditionBefore()
 
 // TestUpgrade renders a package by the edition before this one, and by this one on top: pods of both run side by side,
 // as during a rollout. Each client reaches each server, by its Service and by its address, and nothing is to be read on
@@ -41,7 +40,7 @@ type upgrade struct {
 }
 
 func testUpgrade(t *testing.T, version string) {
-	program.InHistory(t, commitBefore)
+	program.InHistory(t, env.EditionBefore())
 	meshless := program.Find(t, filepath.Join(editionBefore, "meshless"), "test/env/programs.sh builds it")
 	u := &upgrade{Lab: lab.NewMeshless(t, nil, lab.CoreDNS(t, version), withEditionBefore(meshless)), speaker: newSpeaker(), version: version,
 		pkg: example.Copy(t, "../../examples/pod"), pods: map[string]map[string]*lab.Pod{}}

@@ -5,5 +5,5 @@
 // examples/policies nothing is left.
 //
 // programs.sh builds kube-score, gator and kyverno-podsecurity into $KBIN. The rules of Gatekeeper's library stand in
-// testdata/templates.yaml. kube-linter is used where it is installed.
+// testdata/templates.yaml. Nothing here can build kube-linter.
 package policytools

@@ -171,20 +171,9 @@ func TestKyverno(t *testing.T) {
 	})
 }
 
-// installed is the path of a program that programs.sh does not build, and skips the test where it is not installed,
-// with CI=true as well: nothing that the tests may download brings it.
-func installed(t *testing.T, name string) string {
-	t.Helper()
-	path := program.Lookup(name)
-	if path == "" {
-		t.Skipf("needs %s in $KBIN or in PATH, which nothing of the repository builds", name)
-	}
-	return path
-}
-
-// The module of kube-linter asks for others that module proxies do not serve.
+// The module of kube-linter asks for others that module proxies do not serve, so nothing of the repository builds it.
 func TestKubeLinter(t *testing.T) {
-	linter := installed(t, "kube-linter")
+	linter := program.Find(t, "kube-linter", "install a release of github.com/stackrox/kube-linter")
 	container := regexp.MustCompile(`container "([^"]+)"`)
 	check(t, "kube-linter", func(t *testing.T, manifests string, _ bool) map[finding]bool {
 		var result struct {

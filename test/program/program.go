@@ -124,10 +124,13 @@ func InHistory(tb testing.TB, commit string) {
 	}
 }
 
+// CI tells whether this is a run in which nothing may be left out.
+func CI() bool { return os.Getenv("CI") == "true" }
+
 // Missing skips the test since it needs something; with CI=true it fails it.
 func Missing(tb testing.TB, format string, args ...any) {
 	tb.Helper()
-	if os.Getenv("CI") == "true" {
+	if CI() {
 		tb.Fatalf("needs "+format+", and CI=true", args...)
 	}
 	tb.Skipf("needs "+format, args...)

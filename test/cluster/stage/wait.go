@@ -3,10 +3,11 @@ package stage
 import (
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/meshless-dev/meshless/test/program"
 )
 
 // Poll tries until it succeeds, and fails the test with the last error when the time is over.
@@ -41,7 +42,7 @@ func Here(t *testing.T, pods ...netip.Addr) bool {
 		if slices.ContainsFunc(addrs, func(a net.Addr) bool { n, ok := a.(*net.IPNet); return ok && n.Contains(ip.AsSlice()) }) {
 			continue
 		}
-		if os.Getenv("CI") == "true" {
+		if program.CI() {
 			t.Fatalf("the pod with address %s is not on this machine, and CI=true: run it on a cluster of test/up.sh", ip)
 		}
 		t.Logf("the pod with address %s is not on this machine: what is seen and done from outside of the pods is left out", ip)

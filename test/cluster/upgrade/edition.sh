@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Builds the edition of meshless that clusters have before this one: the commit's command into the cache, its proxy and
-# init as images. All carry the commit in their version, so that both editions lie side by side on a node. It prints
-# the names of the images. The commit must be in this clone.
+# Builds the edition of meshless that clusters have before this one (the commit in test/env/edition): its command into
+# the cache, its proxy and init as images. All carry the commit in their version, so that both editions lie side by side
+# on a node; the programs of test/env/edition.sh are as they were released. It prints the names of the images. The
+# commit must be in this clone.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
-commit=${1:-1b763be}
+commit=${1:-$(<test/env/edition)}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/meshless/editions/$commit
 version=$(git show "$commit:internal/api/version.go" | sed -n 's/^const Version = "\(.*\)"$/\1/p')-$commit
 if [ ! -x "$cache/meshless" ]; then

@@ -13,19 +13,18 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/test/cluster/stage"
+	"github.com/meshless-dev/meshless/test/env"
 	"github.com/meshless-dev/meshless/test/example"
 	"github.com/meshless-dev/meshless/test/lab"
 	"github.com/meshless-dev/meshless/test/program"
 )
 
-const (
-	namespace = "upgrade"
-	before    = "1b763be" // the commit of the edition that clusters have
-)
+const namespace = "upgrade"
 
 // edition is the folder of the old command.
 func edition(t *testing.T) string {
 	t.Helper()
+	before := env.EditionBefore()
 	program.InHistory(t, before)
 	cache, err := os.UserCacheDir()
 	if err != nil {
