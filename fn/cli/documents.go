@@ -2,8 +2,10 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
 	"sigs.k8s.io/kustomize/kyaml/kio"
@@ -11,6 +13,9 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/node"
 )
+
+// behindEnd finds what stands behind the end of a document, and is neither empty nor a comment.
+var behindEnd = regexp.MustCompile(`(?m)^\.\.\.[ \t]*(#.*)?$(\s|^[ \t]*#.*$)*[^\s#]`)
 
 // document is a part of a stream. What nobody changes is written as it was read.
 type document struct {
@@ -50,8 +55,8 @@ func readDocuments(in io.Reader, name string) ([]*document, error) {
 }
 
 func (d *document) read() error {
-	if isEmpty(d.text) {
-		return nil
+	if behindEnd.Match(d.text) {
+		return errors.New("goes on behind its end (...), where readers stop; put --- between documents")
 	}
 	// the line feed that the separator took belongs to a text that ends there
 	items, err := (&kio.ByteReader{Reader: bytes.NewReader(append(bytes.Clone(d.text), '\n')), OmitReaderAnnotations: true, DisableUnwrapping: true}).Read()

@@ -70,6 +70,9 @@ func (p *program) render(source string, o renderOptions) error {
 	}
 	items := append(itemsOf(documents), state...)
 	r := reportOn(source)
+	if o.config != "" || o.state != "" {
+		r.File = "" // not all findings are about one file
+	}
 	kinds := manifest.Kinds{}
 	if loaded, err := v1alpha1.Load(config); err == nil { // what is wrong with it, the render says
 		kinds = manifest.KindsOf(loaded.Spec)

@@ -22,6 +22,16 @@ var charts = map[string][]string{
 	"redis": {"--set=auth.password=a"}, "postgresql": {"--set=auth.postgresPassword=a"}, "rabbitmq": {"--set=auth.password=a,auth.erlangCookie=b"},
 }
 
+// needCharts is the folder of the charts. test/env/corpus.sh downloads no folders.
+func needCharts(t *testing.T) string {
+	t.Helper()
+	folder := filepath.Join(env.Corpus(t), "charts")
+	if _, err := os.Stat(folder); err != nil {
+		t.Skip("needs the folder charts beside the single files of the corpus")
+	}
+	return folder
+}
+
 // helm is a release of Helm, and how a post-renderer is named to it.
 type helm struct {
 	program      string
@@ -74,9 +84,7 @@ func (h helm) template(t *testing.T, chart string, flags ...string) (stdout, std
 
 // The charts of others go through a post-renderer of both releases, and are right; strip gives back what Helm had.
 func TestHelmPostRenderer(t *testing.T) {
-	if _, err := os.Stat(filepath.Join(env.Corpus(t), "charts")); err != nil {
-		program.Missing(t, "the charts of the corpus: %v", err)
-	}
+	needCharts(t)
 	for name, h := range helms(t) {
 		for chart := range charts {
 			t.Run(name+" "+chart, func(t *testing.T) {
@@ -138,10 +146,7 @@ func values(t *testing.T, stream string) map[string]any {
 
 // `helmCharts` of a kustomization are issued and built with the flags of kustomize.
 func TestBuildHelmCharts(t *testing.T) {
-	charts := filepath.Join(env.Corpus(t), "charts")
-	if _, err := os.Stat(charts); err != nil {
-		program.Missing(t, "the charts of the corpus: %v", err)
-	}
+	charts := needCharts(t)
 	helm3 := program.Find(t, "helm3", "test/consumers/helm.sh")
 	e := example.Copy(t, "../../examples/pod")
 	remove(t, e, "pod.yaml")
