@@ -29,7 +29,7 @@ func refuseKustomization(source, command string) error {
 	if !isKustomization(source) {
 		return nil
 	}
-	return fmt.Errorf("%[1]s: is a kustomization, which is checked by its output: kustomize build --enable-alpha-plugins --enable-exec %[1]s | meshless %[2]s -", source, command)
+	return fmt.Errorf("%[1]s: is a kustomization, which is checked by its output: meshless build %[1]s | meshless %[2]s -", source, command)
 }
 
 // conclude prints the findings and fails if there is an error among them.

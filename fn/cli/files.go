@@ -105,27 +105,11 @@ func writeChanges(folder string, old map[string][]byte, after []*yaml.RNode) ([]
 		return nil, err
 	}
 	defer root.Close()
-	// temporary names by final ones: everything is on the disk before anything is replaced
-	staged := map[string]string{}
-	defer func() {
-		for _, temporary := range staged {
-			_ = root.Remove(temporary) // what was renamed is not there any more
-		}
-	}()
-	for name := range now {
-		if bytes.Equal(old[name], now[name]) {
-			continue
-		}
-		if staged[name], err = stage(root, name, now[name]); err != nil {
-			return nil, err
-		}
-	}
-	var changed []string
-	for _, name := range slices.Sorted(maps.Keys(staged)) {
-		if err := root.Rename(staged[name], name); err != nil {
-			return changed, err
-		}
-		changed = append(changed, name)
+	texts := maps.Clone(now)
+	maps.DeleteFunc(texts, func(name string, text []byte) bool { return bytes.Equal(old[name], text) })
+	changed, err := replaceFiles(root, texts)
+	if err != nil {
+		return changed, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(old)) {
 		if _, kept := now[name]; kept {
@@ -137,6 +121,29 @@ func writeChanges(folder string, old map[string][]byte, after []*yaml.RNode) ([]
 		changed = append(changed, name+" (removed)")
 	}
 	return changed, nil
+}
+
+// replaceFiles writes files: everything is on the disk before anything is replaced. It returns the names of those that
+// it replaced.
+func replaceFiles(root *os.Root, texts map[string][]byte) (replaced []string, err error) {
+	staged := map[string]string{} // temporary names by final ones
+	defer func() {
+		for _, temporary := range staged {
+			_ = root.Remove(temporary) // what was renamed is not there any more
+		}
+	}()
+	for name, text := range texts {
+		if staged[name], err = stage(root, name, text); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(staged)) {
+		if err := root.Rename(staged[name], name); err != nil {
+			return replaced, err
+		}
+		replaced = append(replaced, name)
+	}
+	return replaced, nil
 }
 
 // fileContents are the texts of the files that the items' annotations name.

@@ -36,7 +36,9 @@ func (p *program) function() error {
 
 // renderItems loads the config and renders; nil after an error. It consumes the items.
 func (p *program) renderItems(items []*yaml.RNode, configNode *yaml.RNode, o pipeline.Options, r *report.Report) []*yaml.RNode {
-	r.Locate([]*yaml.RNode{configNode}) // where its file is known
+	if r.File == "" { // that of the items
+		r.Locate([]*yaml.RNode{configNode}) // where its file is known
+	}
 	config, err := v1alpha1.Load(configNode)
 	if err != nil {
 		reportConfig(configNode, err, r)

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	kbuild "sigs.k8s.io/kustomize/kustomize/v5/commands/build"
 	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
@@ -22,12 +24,11 @@ import (
 
 // issueOptions are the flags of `meshless issue`.
 type issueOptions struct {
-	kpt           bool // treat the folder as a kpt package although it is a kustomization as well
-	enablePlugins bool // run other functions of the kustomization
-	enableExec    bool
-	now           string
-	ca            string // file of a CertificateAuthority that packages share
-	failOn        string // see failOnFlag
+	kpt       bool           // treat the folder as a kpt package although it is a kustomization as well
+	kustomize *pflag.FlagSet // what `kustomize build` is to do with the other functions, charts and files
+	now       string
+	ca        string // file of a CertificateAuthority that packages share
+	failOn    string // see failOnFlag
 
 	revoke, renew []string // see issue.Actions
 	replaceCA     bool
@@ -59,14 +60,17 @@ MESHLESS_CA_IDENTITY, or in the file that MESHLESS_CA_IDENTITY_FILE names.`,
 func (p *program) issueFlags(cmd *cobra.Command, o *issueOptions) {
 	cmd.Flags().StringVar(&o.ca, "ca", "", "file of a CertificateAuthority that several packages share; made when it is missing")
 	cmd.Flags().BoolVar(&o.kpt, "kpt", false, "take DIR as a kpt package although it is a kustomization as well")
-	cmd.Flags().BoolVar(&o.enablePlugins, "enable-alpha-plugins", false, "run the other functions of the kustomization, as kustomize does")
-	cmd.Flags().BoolVar(&o.enableExec, "enable-exec", false, "run the other exec functions of the kustomization, as kustomize does")
+	kustomizeFlags(cmd.Flags())
+	o.kustomize = cmd.Flags()
 	clockFlag(cmd, &o.now)
 }
 
 func (p *program) issue(folder string, o issueOptions) error {
 	if err := checkFailOn(o.failOn); err != nil {
 		return err
+	}
+	if err := kbuild.Validate(nil); err != nil {
+		return wrongUse("%v", err)
 	}
 	if err := p.setClock(o.now); err != nil {
 		return err
@@ -296,5 +300,3 @@ func pathOf(item *yaml.RNode) string {
 	file, _, _ := kioutil.GetFileAnnotations(item)
 	return file
 }
-
-var errNoTransformer = errors.New("lists no MutualTLS in its transformers; add the file that holds it (here, in the outermost overlay, not in a base or a Component)")

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -13,11 +12,13 @@ import (
 	"sigs.k8s.io/kustomize/api/konfig"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/api/types"
+	kbuild "sigs.k8s.io/kustomize/kustomize/v5/commands/build"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/kustomize/kyaml/kio/kioutil"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/kustomize"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/pipeline"
@@ -43,6 +44,11 @@ func kustomizationFile(folder string) string {
 		}
 	}
 	return ""
+}
+
+// isKustomizationName tells whether a file of that name is a kustomization.
+func isKustomizationName(file string) bool {
+	return slices.Contains(konfig.RecognizedKustomizationFileNames(), path.Base(file))
 }
 
 // openKustomization finds the function's config among the transformers, and takes it and the state folder out: what is
@@ -88,7 +94,7 @@ func (k *kustomization) keepsApart(state []*yaml.RNode) error {
 
 func (k *kustomization) takeOut(content *yaml.Node) error {
 	if node.Scalar(content, "kind") == types.ComponentKind {
-		return errors.New("is a Component, which sees names before the overlay sets prefix and namespace; list the MutualTLS in the transformers of the outermost overlay, and issue there")
+		return kustomize.ErrComponent
 	}
 	k.namespace = node.Scalar(content, "namespace")
 	if resources := node.Get(content, "resources"); resources != nil {
@@ -100,25 +106,19 @@ func (k *kustomization) takeOut(content *yaml.Node) error {
 	}
 	transformers := node.Get(content, "transformers")
 	if transformers == nil {
-		return errNoTransformer
+		return kustomize.ErrNoTransformer
 	}
-	for i, entry := range transformers.Content {
-		config, err := k.readConfig(entry.Value)
-		if err != nil {
-			return err
-		}
-		if config == nil {
-			continue
-		}
-		if i != len(transformers.Content)-1 {
-			return fmt.Errorf("transformers: %q must be the last, so that it sees final names", cmp.Or(firstLine(entry.Value), "MutualTLS"))
-		}
-		k.config = config
-		transformers.Content = slices.Delete(transformers.Content, i, i+1)
+	var entries []string
+	for _, entry := range transformers.Content {
+		entries = append(entries, entry.Value)
 	}
-	if k.config == nil {
-		return errNoTransformer
+	at, config, err := kustomize.Find(entries, func(entry string) ([]*yaml.RNode, error) { return readTransformer(k.folder, entry) })
+	if err != nil {
+		return err
 	}
+	k.config = config
+	transformers.Content = slices.Delete(transformers.Content, at, at+1)
+	node.Drop(content, "sortOptions") // of no matter for state
 	sayOrigins(content)
 	if len(transformers.Content) == 0 {
 		node.Drop(content, "transformers")
@@ -135,46 +135,37 @@ func sayOrigins(content *yaml.Node) {
 	}
 }
 
-// readConfig reads a transformer entry, which is a file, a folder with a kustomization, or YAML. It returns nil when
-// that is no MutualTLS.
-func (k *kustomization) readConfig(entry string) (*yaml.RNode, error) {
-	var items []*yaml.RNode
-	var err error
-	file := filepath.Join(k.folder, entry)
-	switch info, statErr := os.Stat(file); {
-	case strings.Contains(entry, "\n"):
-		items, err = fromBytes([]byte(entry))
-	case statErr != nil:
-		return nil, nil // a URL, or a mistake that kustomize will report
-	case info.IsDir():
-		built, buildErr := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), file)
-		if buildErr != nil {
-			return nil, buildErr
+// readTransformer is a kustomize.Reader.
+func readTransformer(folder, entry string) ([]*yaml.RNode, error) {
+	file := filepath.Join(folder, entry)
+	if strings.Contains(entry, "\n") {
+		items, err := fromBytes([]byte(entry))
+		if err != nil {
+			return nil, unquoted(err)
 		}
-		items = built.ToRNodeSlice()
-	default:
-		data, readErr := os.ReadFile(file)
-		if readErr != nil {
-			return nil, readErr
-		}
-		if items, err = fromBytes(data); err == nil {
-			numberDocuments(items, documentStarts(data))
-			err = placeIn(items, entry)
-		}
+		return items, nil
 	}
+	info, err := os.Stat(file)
 	if err != nil {
-		return nil, fmt.Errorf("transformers: %q: %w", firstLine(entry), unquoted(err))
+		return nil, nil // a URL, or a mistake that kustomize will report
 	}
-	i := slices.IndexFunc(items, func(item *yaml.RNode) bool {
-		return item.GetKind() == v1alpha1.KindMutualTLS && item.GetApiVersion() == v1alpha1.APIVersion
-	})
-	switch {
-	case i < 0:
-		return nil, nil
-	case len(items) > 1:
-		return nil, fmt.Errorf("transformers: %q holds other objects beside the MutualTLS; give it a file of its own", firstLine(entry))
+	if info.IsDir() {
+		built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), file)
+		if err != nil {
+			return nil, err
+		}
+		return built.ToRNodeSlice(), nil
 	}
-	return items[i], nil
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	items, err := fromBytes(data)
+	if err != nil {
+		return nil, unquoted(err)
+	}
+	numberDocuments(items, documentStarts(data))
+	return items, placeIn(items, entry)
 }
 
 // placeIn notes the file of items, as a reader of folders does, so that findings name it.
@@ -192,13 +183,13 @@ func placeIn(items []*yaml.RNode, file string) error {
 
 // build runs kustomize on what is left of the kustomization.
 func (k *kustomization) build(o issueOptions) ([]*yaml.RNode, error) {
-	options := krusty.MakeDefaultOptions()
-	if o.enablePlugins {
-		options.PluginConfig = types.EnabledPluginConfig(types.BploUseStaticallyLinked)
-		options.PluginConfig.FnpLoadingOptions.EnableExec = o.enableExec
-	}
-	fs := replacedFile{FileSystem: filesys.MakeFsOnDisk(), path: filepath.Join(k.folder, k.file), text: k.text}
+	options := kbuild.HonorKustomizeFlags(krusty.MakeDefaultOptions(), o.kustomize)
+	options.Reorder, options.AddManagedbyLabel = krusty.ReorderOptionNone, false // for who is rendered, they say nothing
+	fs, check := kustomize.Guard(replacedFile{FileSystem: filesys.MakeFsOnDisk(), path: filepath.Join(k.folder, k.file), text: k.text}, options)
 	built, err := krusty.MakeKustomizer(options).Run(fs, k.folder)
+	if misplaced := check(); misplaced != nil {
+		return nil, misplaced
+	}
 	if err != nil {
 		return nil, fmt.Errorf("kustomize build: %w", err)
 	}
@@ -234,7 +225,7 @@ func (k *kustomization) readState() ([]*yaml.RNode, error) {
 		switch {
 		case isState(item):
 			state = append(state, item)
-		case slices.Contains(konfig.RecognizedKustomizationFileNames(), path.Base(file)):
+		case isKustomizationName(file):
 			k.stateList = append(k.stateList, item)
 		default:
 			return nil, fmt.Errorf("%s: holds a %s, which is no state of meshless; the folder %s is written by `meshless issue`, so move the object elsewhere",
@@ -288,9 +279,4 @@ func (r replacedFile) ReadFile(path string) ([]byte, error) {
 		return r.text, nil
 	}
 	return r.FileSystem.ReadFile(path)
-}
-
-func firstLine(s string) string {
-	line, _, _ := strings.Cut(s, "\n")
-	return line
 }

@@ -35,7 +35,7 @@ func (p *program) verifyCommand() *cobra.Command {
 		Long: `Check rendered manifests from outside, for CI and GitOps: kustomize skips an exec: function silently without --enable-exec.
 
 A kustomization is checked by its output:
-  kustomize build --enable-alpha-plugins --enable-exec DIR | meshless verify -
+  meshless build DIR | meshless verify -
 
 --base compares the state with that of the branch which is deployed, such as a worktree of main: what is revoked there stays
 revoked, and no pod refuses another on the way from one to the other. --ca compares it with a CertificateAuthority that

@@ -6,6 +6,7 @@
 //
 //	go run ./test/scale                        # 100, 1,000 and 10,000 workloads; kustomize up to 1,000
 //	go run ./test/scale -workloads 200 -namespaces 1 -runs 3
+//	go run ./test/scale -workloads 3000 -kustomize 3000 # kustomize without a function, and meshless build; minutes
 //
 // Figures are those that the kernel keeps of a process and its children (getrusage). Of several runs the one with the
 // least processor time counts: noise only adds.
@@ -43,6 +44,7 @@ type bench struct {
 	folder     string // for everything that is written
 	namespaces int
 	kustomized int // packages up to this size are built by kustomize as well, which takes more than linear time
+	protocol   int // packages up to this size are built by kustomize with a function, which takes several times as long
 	runs       int
 	out, log   io.Writer
 }
@@ -54,6 +56,7 @@ func run(args []string, out, log io.Writer) error {
 	b := &bench{out: out, log: log}
 	flags.IntVar(&b.namespaces, "namespaces", 50, "namespaces that the workloads are spread over")
 	flags.IntVar(&b.kustomized, "kustomize", 1000, "largest package that is built by kustomize, which takes more than linear time")
+	flags.IntVar(&b.protocol, "function", 400, "largest package that is built by kustomize with a function, which takes several times as long")
 	flags.IntVar(&b.runs, "runs", 1, "runs of everything; the best counts")
 	program := flags.String("meshless", "", "measure this program instead of building one")
 	switch err := flags.Parse(args); {
@@ -124,14 +127,20 @@ func (b *bench) measure(n int) error {
 			return err
 		}
 		build := []string{kustomize, "build", "--enable-alpha-plugins", "--enable-exec"}
-		for _, step := range []step{
+		steps := []step{
 			{what: "`kustomize build` alone", args: append(build, plain)},
 			{what: "`meshless issue`, first", args: []string{meshless, "issue", meshed}, before: func() error { return emptyState(meshed) }},
 			{what: "`meshless issue`, nothing due", args: []string{meshless, "issue", meshed}},
-			{what: "`kustomize build`, function that copies (cat)", args: append(build, meshed), before: func() error { return manifests.WriteConfig(meshed, "/bin/cat") }},
-			{what: "`kustomize build` with the function", args: append(build, meshed), out: "built.yaml", before: func() error { return manifests.WriteConfig(meshed, meshless) }},
+			{what: "`kustomize build` of the same input, without the function", args: append(build, meshed), before: func() error { return listFunction(meshed, false) }},
+			{what: "`meshless build`", args: []string{meshless, "build", meshed}, out: "built.yaml", before: func() error { return listFunction(meshed, true) }},
 			{what: "`meshless verify` of that", args: []string{meshless, "verify", "-"}, in: "built.yaml"},
-		} {
+		}
+		if n <= b.protocol {
+			steps = append(steps,
+				step{what: "`kustomize build`, function that copies (cat)", args: append(build, meshed), before: func() error { return manifests.WriteConfig(meshed, "/bin/cat") }},
+				step{what: "`kustomize build` with the function", args: append(build, meshed), before: func() error { return manifests.WriteConfig(meshed, meshless) }})
+		}
+		for _, step := range steps {
 			if err := b.row(n, step); err != nil {
 				return err
 			}
@@ -165,6 +174,21 @@ func (b *bench) kustomizations(plain, meshed string, n int) error {
 // emptyState makes the next issue the first one.
 func emptyState(folder string) error {
 	return os.RemoveAll(filepath.Join(folder, "mtls"))
+}
+
+// listFunction lists the function in the kustomization, or does not.
+func listFunction(folder string, listed bool) error {
+	const entry = "transformers:\n- mtls.yaml\n"
+	name := filepath.Join(folder, "kustomization.yaml")
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	text = bytes.ReplaceAll(text, []byte(entry), nil)
+	if listed {
+		text = append(text, entry...)
+	}
+	return os.WriteFile(name, text, 0o644)
 }
 
 func (b *bench) resourceList(name string, n int) error {

@@ -1,0 +1,186 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+
+	"sigs.k8s.io/kustomize/kyaml/kio"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/node"
+)
+
+// behindEnd finds what stands behind the end of a document, and is neither empty nor a comment.
+var behindEnd = regexp.MustCompile(`(?m)^\.\.\.[ \t]*(#.*)?$(\s|^[ \t]*#.*$)*[^\s#]`)
+
+// document is a part of a stream. What nobody changes is written as it was read.
+type document struct {
+	text   []byte
+	item   *yaml.RNode // nil where it holds comments at most
+	before string      // the item as an encoder writes it; of a new item ""
+}
+
+// readDocuments reads a stream. Lists stay Lists.
+func readDocuments(in io.Reader, name string) ([]*document, error) {
+	text, err := io.ReadAll(in)
+	if err == nil {
+		text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
+		err = refuseUnread(text)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	var documents []*document
+	from, line := 0, 0
+	for _, end := range append(separator.FindAllIndex(text, -1), []int{len(text), len(text)}) {
+		d := &document{text: text[from:end[0]]}
+		if after := text[end[0]:end[1]]; len(after) > 0 && strings.Trim(string(after[4:]), " \t\n-") != "" && !bytes.Contains(after, []byte("#")) {
+			return nil, fmt.Errorf("%s: line %d: %q stands behind the --- of a document; put it on a line of its own", name, line+bytes.Count(d.text, []byte("\n"))+2, bytes.TrimSpace(after[4:]))
+		}
+		if err := d.read(); err != nil {
+			return nil, fmt.Errorf("%s: the document in line %d: %w", name, line+1, unquoted(err))
+		}
+		if d.item != nil {
+			shiftLines(d.item.YNode(), line)
+		}
+		documents = append(documents, d)
+		line += bytes.Count(text[from:end[1]], []byte("\n"))
+		from = end[1]
+	}
+	return documents, nil
+}
+
+func (d *document) read() error {
+	if behindEnd.Match(d.text) {
+		return errors.New("goes on behind its end (...), where readers stop; put --- between documents")
+	}
+	// the line feed that the separator took belongs to a text that ends there
+	items, err := (&kio.ByteReader{Reader: bytes.NewReader(append(bytes.Clone(d.text), '\n')), OmitReaderAnnotations: true, DisableUnwrapping: true}).Read()
+	if err != nil || len(items) == 0 {
+		return err
+	}
+	d.item = items[0]
+	if err := node.CheckItem(d.item); err != nil {
+		return err
+	}
+	d.before, err = d.item.String()
+	return err
+}
+
+// itemsOf are the items of documents.
+func itemsOf(documents []*document) (items []*yaml.RNode) {
+	for _, d := range documents {
+		if d.item != nil {
+			items = append(items, d.item)
+		}
+	}
+	return items
+}
+
+// writeDocuments writes the documents of which items are left, in their order, and then those that are new.
+func writeDocuments(out io.Writer, documents []*document, items []*yaml.RNode) error {
+	left := map[*yaml.Node]bool{}
+	for _, item := range items {
+		left[item.YNode()] = true
+	}
+	var text bytes.Buffer
+	for _, d := range documents {
+		if d.item != nil && !left[d.item.YNode()] {
+			continue
+		}
+		if err := d.write(&text); err != nil {
+			return err
+		}
+		if d.item != nil {
+			delete(left, d.item.YNode())
+		}
+	}
+	for _, item := range items {
+		if left[item.YNode()] {
+			if err := (&document{item: item}).write(&text); err != nil {
+				return err
+			}
+		}
+	}
+	_, err := out.Write(text.Bytes())
+	return err
+}
+
+// write appends the document, and what divides it from the one before.
+func (d *document) write(text *bytes.Buffer) error {
+	changed := d.item != nil && d.before == ""
+	if d.item != nil && !changed {
+		now, err := d.item.String()
+		if err != nil {
+			return err
+		}
+		changed = now != d.before
+	}
+	part := d.text
+	if changed {
+		var err error
+		if part, err = encode(d.item, string(d.text)); err != nil {
+			return err
+		}
+	}
+	if text.Len() > 0 && !bytes.HasPrefix(part, []byte("---")) {
+		text.WriteString("---\n")
+	}
+	text.Write(part)
+	if len(part) > 0 && part[len(part)-1] != '\n' {
+		text.WriteByte('\n')
+	}
+	return nil
+}
+
+// encode writes an item with the indentation of the text that it was read from. A text that the encoder would change,
+// as it does with some folded ones, gets quotes.
+func encode(item *yaml.RNode, was string) ([]byte, error) {
+	if strings.HasPrefix(strings.TrimSpace(was), "{") {
+		unfold(item.YNode()) // JSON in which a part is YAML is neither
+	}
+	style := yaml.SequenceIndentStyle(yaml.DeriveSeqIndentStyle(was))
+	for {
+		var text bytes.Buffer
+		if err := yaml.NewEncoderWithOptions(&text, &yaml.EncoderOptions{SeqIndent: style}).Encode(item.YNode()); err != nil {
+			return nil, err
+		}
+		var again yaml.Node
+		if err := yaml.NewDecoder(bytes.NewReader(text.Bytes())).Decode(&again); err != nil {
+			return nil, fmt.Errorf("%s %s: what is written cannot be read: %w", item.GetKind(), item.GetName(), err)
+		}
+		if len(again.Content) != 1 || !quoteChanged(item.YNode(), again.Content[0]) {
+			return text.Bytes(), nil
+		}
+	}
+}
+
+// quoteChanged puts quotes around each text that reads differently, and tells whether there was one without.
+func quoteChanged(a, b *yaml.Node) bool {
+	if a.Kind == yaml.DocumentNode && len(a.Content) == 1 {
+		a = a.Content[0]
+	}
+	if a.Kind == yaml.ScalarNode && a.Value != b.Value && a.Style != yaml.DoubleQuotedStyle {
+		a.Style = yaml.DoubleQuotedStyle
+		return true
+	}
+	found := false
+	for i := range min(len(a.Content), len(b.Content)) {
+		found = quoteChanged(a.Content[i], b.Content[i]) || found
+	}
+	return found
+}
+
+// unfold writes mappings and lists line by line.
+func unfold(n *yaml.Node) {
+	if n.Kind != yaml.ScalarNode {
+		n.Style &^= yaml.FlowStyle
+	}
+	for _, child := range n.Content {
+		unfold(child)
+	}
+}
