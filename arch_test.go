@@ -23,7 +23,7 @@ var rooms = map[string][][]string{
 	"fn": {{"node"}, {"report"}, {"api/v1alpha1"}, {"podspec"}, {"manifest"}, {"policy", "lint", "certs", "seal", "controlplane"}, {"admission"}, {"inject", "issue"}, {"hold"}, {"verify", "statediff"}, {"pipeline", "graph"}, {"cli"}},
 	"proxy": {{"budget", "epoll", "record"}, {"relay"}, {"sandbox", "redirect"}, {"files"}, {"identity"}, {"authz"}, {"reason"}, {"telemetry"}, {"listen"}, {"destination"},
 		{"registry"}, {"connection"}, {"admin"}, {"sidecar"}},
-	"init":     {{"rules"}, {"apply"}},
+	"init":     {{"rules"}, {"apply", "resolver"}},
 	"internal": {{"private"}, {"api"}, {"netset"}, {"clientaddr"}, {"meshmap"}, {"svid"}, {"podplan"}},
 }
 
