@@ -9,22 +9,34 @@ import (
 	"github.com/meshless-dev/meshless/fn/node"
 )
 
-// made are the places of a template where Apply makes a mapping or a list when there is none.
+// made are the places of a template where Apply makes a mapping or a list when there is none; without redirect rules
+// there are more (resolverSpots).
 var made = [][]string{{"spec", "initContainers"}, {"spec", "volumes"}, {"metadata"}, {"metadata", "labels"}, {"metadata", "annotations"}}
 
-// emptyValues are the nulls at these places, as YAML, by their path; "" when there are none. Strip would not find them
+// spot is a place with what stands there; nil for nothing.
+type spot struct {
+	key   string // as pathKey has it
+	value *yaml.Node
+}
+
+// emptyValues are the nulls at these places and the further ones, as YAML, by their path; "" when there are none. Strip would not find them
 // again: it leaves an empty mapping or list, or nothing where Apply puts what is missing. The path begins with a dot,
 // which the name of no container does: both stand in one annotation.
 //
 // A mapping or list that was written and empty is not among them. Strip leaves such ones as well, of an output that
 // kustomize has sorted, and nothing tells the two apart.
-func emptyValues(template *yaml.Node) (string, error) {
+func emptyValues(template *yaml.Node, further []spot) (string, error) {
 	found := node.Object()
-	for _, path := range made {
-		value := node.Get(template, path...)
-		if value != nil && value.Kind == yaml.ScalarNode && value.ShortTag() == yaml.NodeTagNull {
-			node.Set(found, pathKey(path), value)
+	note := func(s spot) {
+		if isNull(s.value) {
+			node.Set(found, s.key, s.value)
 		}
+	}
+	for _, path := range made {
+		note(spot{pathKey(path), node.Get(template, path...)})
+	}
+	for _, s := range further {
+		note(s)
 	}
 	if len(found.Content) == 0 {
 		return "", nil
@@ -45,13 +57,17 @@ func readEmpties(annotation *yaml.Node) empties {
 		return nil // RestoreHandlers says so
 	}
 	found := empties{}
-	for _, path := range made {
-		value := node.Get(originals.YNode(), pathKey(path))
-		if value != nil && value.Kind == yaml.ScalarNode && value.ShortTag() == yaml.NodeTagNull {
-			found[pathKey(path)] = value
+	n := originals.YNode()
+	for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+		if key := n.Content[i].Value; strings.HasPrefix(key, ".") && isNull(n.Content[i+1]) {
+			found[key] = n.Content[i+1]
 		}
 	}
 	return found
+}
+
+func isNull(n *yaml.Node) bool {
+	return n != nil && n.Kind == yaml.ScalarNode && n.ShortTag() == yaml.NodeTagNull
 }
 
 func pathKey(path []string) string { return "." + strings.Join(path, ".") }

@@ -36,11 +36,14 @@ func Apply(template *yaml.Node, pod *corev1.PodTemplateSpec, p *podplan.Plan, sh
 	if err != nil {
 		return err
 	}
-	empty, err := emptyValues(template)
+	empty, err := emptyValues(template, resolverSpots(spec, parts.Resolver))
 	if err != nil {
 		return err
 	}
 	original += empty // each is a mapping, and they have no key in common
+	if parts.Resolver != nil {
+		original += placeResolver(spec, &pod.Spec, parts.Resolver, p.Native, shared)
+	}
 	place(spec, parts, p.Native, shared)
 	metadata := node.Child(template, "metadata")
 	node.Set(node.Child(metadata, "labels"), api.PackageLabel, node.Text(parts.Package))
@@ -71,6 +74,10 @@ func place(spec *yaml.Node, parts podspec.Parts, native bool, shared *node.Share
 	}
 	volumes := node.Sequence(spec, "volumes")
 	volumes.Content = append(volumes.Content, shared.Of(parts.Volume))
+	if parts.Resolver != nil {
+		volumes.Content = append(volumes.Content, shared.Of(parts.Resolver.Volume))
+		addSysctl(spec, parts.Resolver, shared)
+	}
 }
 
 // setDefaultContainer makes kubectl choose the app and not the proxy, where nobody has chosen. The annotation of ours

@@ -26,9 +26,12 @@ func Strip(item *yaml.RNode, path []string) error {
 		return err
 	}
 	empty := readEmpties(original)
-	empty.dropNamed(spec, "volumes", api.VolumeName) // before initContainers, in the reverse order of Apply
-	empty.dropNamed(spec, "initContainers", api.InitName, api.ProxyName)
-	empty.dropNamed(spec, "containers", api.ProxyName)
+	if injected && withoutRules(spec) {
+		empty.dropResolver(spec, original)
+	}
+	empty.dropNamed(spec, "volumes", ".spec", api.VolumeName) // before initContainers, in the reverse order of Apply
+	empty.dropNamed(spec, "initContainers", ".spec", api.InitName, api.ProxyName)
+	empty.dropNamed(spec, "containers", ".spec", api.ProxyName)
 	if slices.ContainsFunc(written, func(key string) bool { return node.Index(annotations, key) >= 0 }) {
 		dropDefaultContainer(annotations)
 		for _, key := range written {
@@ -72,15 +75,16 @@ func Injected(item *yaml.RNode, path []string) bool {
 		hasNamed(node.Get(template, "spec"), "containers", api.ProxyName)
 }
 
-// dropNamed removes list entries by name, and the list with the last of them.
-func (e empties) dropNamed(spec *yaml.Node, key string, names ...string) {
-	if !hasNamed(spec, key, names...) {
+// dropNamed removes entries by name from the list under a key of a mapping, and the list with the last of them. Path is
+// that of the mapping.
+func (e empties) dropNamed(mapping *yaml.Node, key, path string, names ...string) {
+	if !hasNamed(mapping, key, names...) {
 		return
 	}
-	entries := node.Get(spec, key)
+	entries := node.Get(mapping, key)
 	entries.Content = slices.DeleteFunc(entries.Content, func(n *yaml.Node) bool { return isNamed(n, names) })
 	if len(entries.Content) == 0 {
-		e.leave(spec, key, ".spec."+key)
+		e.leave(mapping, key, path+"."+key)
 	}
 }
 

@@ -120,6 +120,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 	m.refuseAmbiguous(services, r)
 	services = append(services, m.declaredServices()...)
 	m.addServices(services, r)
+	m.addDirectPorts()
 	m.refuseContradictions(r)
 	m.WarnUnexplained(services, items, r)
 	m.readCallers(items, services, r)
@@ -278,13 +279,17 @@ func (m *Model) Namespaces() []string {
 }
 
 // checkNamespaces refuses namespaces whose pod-security level forbids NET_ADMIN, without which no redirect can be made.
-// Both baseline and restricted do (Kubernetes documentation, "Pod Security Standards").
+// Both baseline and restricted do (Kubernetes documentation, "Pod Security Standards"). Mode None needs none.
 func (m *Model) checkNamespaces(r *report.Report) {
 	for _, name := range m.Namespaces() {
-		namespace := m.NamespaceObjects[name]
-		if level := namespace.Labels["pod-security.kubernetes.io/enforce"]; level == "baseline" || level == "restricted" {
+		level := m.NamespaceObjects[name].Labels["pod-security.kubernetes.io/enforce"]
+		if level != "baseline" && level != "restricted" {
+			continue
+		}
+		if i := slices.IndexFunc(m.Workloads, func(w *Workload) bool { return w.Namespace == name && !w.Plan.NoRedirect() }); i >= 0 {
 			r.Error(report.Object{APIVersion: "v1", Kind: "Namespace", Name: name}, "metadata.labels[pod-security.kubernetes.io/enforce]",
-				"pod-security.kubernetes.io/enforce: %s forbids the capability NET_ADMIN of the init container; set it to privileged, or exclude the namespace in spec.workloads", level)
+				"pod-security.kubernetes.io/enforce: %s forbids the capability NET_ADMIN of the init container, which %s gets; mesh it without (spec.redirect of the config, "+
+					"or the annotation %s: None on the pod template), set the level to privileged, or exclude the namespace in spec.workloads", level, m.Workloads[i].Object, api.RedirectAnnotation)
 		}
 	}
 }

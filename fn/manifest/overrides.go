@@ -37,7 +37,9 @@ type Overrides struct {
 	CPULimit, MemoryLimit string
 	QOSClass              string // of v1alpha1.QOSClass
 	Image, LogLevel       string
-	Pprof                 bool // the proxy serves its profiles on loopback
+	Pprof                 bool                  // the proxy serves its profiles on loopback
+	Redirect              v1alpha1.RedirectMode // "" where the config decides
+	AppAddress            podplan.AppAddress    // "" where nobody says
 	// the user's Secret that holds leaf and key; "" when they are issued
 	TLSSecret string
 }
@@ -74,6 +76,8 @@ var overrideParsers = map[string]func(o *Overrides, value string) error{
 	api.ProxyMemoryLimitAnnotation:          quantity(func(o *Overrides) *string { return &o.MemoryLimit }),
 	api.QOSClassAnnotation:                  text(func(o *Overrides) *string { return &o.QOSClass }, checkQOSClass),
 	api.ProxyImageAnnotation:                text(func(o *Overrides) *string { return &o.Image }, v1alpha1.ValidateImage),
+	api.RedirectAnnotation:                  oneOf(func(o *Overrides) *v1alpha1.RedirectMode { return &o.Redirect }, v1alpha1.RedirectRules, v1alpha1.RedirectNone),
+	api.AppAddressAnnotation:                oneOf(func(o *Overrides) *podplan.AppAddress { return &o.AppAddress }, podplan.AppPod, podplan.AppLoopback),
 	api.TLSSecretAnnotation:                 text(func(o *Overrides) *string { return &o.TLSSecret }, checkSecretName),
 	api.LogLevelAnnotation:                  text(func(o *Overrides) *string { return &o.LogLevel }, podplan.ValidateLogLevel),
 }
@@ -111,6 +115,17 @@ func text(field func(*Overrides) *string, check func(string) error) func(*Overri
 	return func(o *Overrides, value string) error {
 		*field(o) = value
 		return check(value)
+	}
+}
+
+// oneOf is an annotation that has one of two values.
+func oneOf[T ~string](field func(*Overrides) *T, one, other T) func(*Overrides, string) error {
+	return func(o *Overrides, value string) error {
+		*field(o) = T(value)
+		if value != string(one) && value != string(other) {
+			return errNotOneOf(string(one), string(other))
+		}
+		return nil
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/podspec"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/clientaddr"
 	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
@@ -43,8 +44,41 @@ func (m *Model) plan(w *Workload, r *report.Report) *podplan.Plan {
 		Files:   m.files(w),
 	}
 	p.Init.Resources, p.Proxy.Resources = m.containerResources(w)
+	if m.noRedirect(w) {
+		p.Serve.Direct = &podplan.Direct{AppAddress: cmp.Or(o.AppAddress, podplan.AppPod)}
+		p.Serve.ClientCIDRs = clientaddr.Ranges{}
+		p.Redirect = podplan.InitArgs{ProxyUID: p.Redirect.ProxyUID, ExcludeInboundPorts: p.Redirect.ExcludeInboundPorts, Backend: podplan.BackendAuto}
+	}
 	podspec.Derive(p, &w.Pod.Spec, func(field string, err error) { r.Error(w.Object, w.Field(field), "%v", err) })
 	return p
+}
+
+// noRedirect tells whether no rules lead the traffic of a workload to its proxy. What rules alone can do, and somebody
+// asks for, package lint refuses.
+func (m *Model) noRedirect(w *Workload) bool {
+	if w.Overrides.Redirect != "" {
+		return w.Overrides.Redirect == v1alpha1.RedirectNone
+	}
+	return m.Spec.Redirect.Mode == v1alpha1.RedirectNone ||
+		slices.ContainsFunc(m.Spec.Redirect.None, func(s v1alpha1.Selector) bool { return Matches(s, w) })
+}
+
+// addDirectPorts adds, to the ports that proxies without redirect rules take, those to which Services lead.
+func (m *Model) addDirectPorts() {
+	for _, w := range m.Workloads {
+		if !w.Plan.NoRedirect() {
+			continue
+		}
+		ports := w.Plan.Serve.Direct.Ports
+		for _, s := range w.Services {
+			for _, p := range s.Ports {
+				if target := TargetPort(p, w); target != 0 && IsTCP(p.Protocol) {
+					ports = ports.Union(netset.PortsOf(target))
+				}
+			}
+		}
+		w.Plan.Serve.Direct.Ports = ports.Minus(w.Plan.Redirect.ExcludeInboundPorts)
+	}
 }
 
 // files say where a workload's proxy gets leaf, key and bundle from.

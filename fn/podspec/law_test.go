@@ -46,8 +46,12 @@ func podTemplate(c *choices) string {
 	}
 	probe := pick(c, "", "    livenessProbe: {httpGet: {path: '/a?b=<c>', port: web, httpHeaders: [{name: A, value: b}]}, timeoutSeconds: 3}\n",
 		"    startupProbe: {grpc: {port: 80, service: s}}\n", "    lifecycle: {preStop: {tcpSocket: {port: 9000}}}\n")
-	return "metadata:\n  labels: {app: web}\nspec:\n" + grace + "  containers:\n  - name: app\n    image: i\n    ports: [{name: web, containerPort: 8080}]\n" + probe +
-		"  - name: other\n    image: i\n    readinessProbe: {tcpSocket: {port: 81}}\n"
+	mounts := pick(c, "", "    volumeMounts:\n    - {name: data, mountPath: /data}\n", "    volumeMounts:\n", "    volumeMounts: ~ # none\n")
+	inits := pick(c, "", "  initContainers:\n  - {name: setup, image: i}\n", "  initContainers:\n  - {name: side, image: i, restartPolicy: Always, ports: [{containerPort: 7000}, {containerPort: 53, protocol: UDP}]}\n")
+	security := pick(c, "", "  securityContext: {runAsNonRoot: true}\n", "  securityContext:\n", "  securityContext:\n    sysctls:\n    - {name: net.ipv4.tcp_syncookies, value: \"1\"}\n",
+		"  securityContext:\n    sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: '0'}]\n", "  securityContext: {runAsUser: 1000, sysctls: null}\n")
+	return "metadata:\n  labels: {app: web}\nspec:\n" + grace + inits + "  containers:\n  - name: app\n    image: i\n    ports: [{name: web, containerPort: 8080}]\n" + mounts + probe +
+		"  - name: other\n    image: i\n    readinessProbe: {tcpSocket: {port: 81}}\n" + security
 }
 
 // plan is any plan that a config and annotations can ask for, before the pod decides the rest.
@@ -82,6 +86,11 @@ func plan(c *choices) *podplan.Plan {
 	if p.Redirect.Backend != podplan.BackendIPTables && len(p.Redirect.ExcludeInboundInterfaces)+len(p.Redirect.ExcludeInboundPorts) == 0 {
 		p.Redirect.TransparentPorts = ports()
 		p.Workload.TransparentPorts = p.Redirect.TransparentPorts
+	}
+	if c.yes() {
+		p.Serve.Direct = &podplan.Direct{Ports: ports(), AppAddress: pick(c, podplan.AppPod, podplan.AppLoopback)}
+		p.Serve.ClientCIDRs, p.Workload.TransparentPorts = clientaddr.Ranges{}, nil
+		p.Redirect = podplan.InitArgs{ProxyUID: p.Redirect.ProxyUID, ExcludeInboundPorts: p.Redirect.ExcludeInboundPorts, Backend: podplan.BackendAuto}
 	}
 	if c.yes() {
 		p.Files.KeyFile, p.Files.Identity = api.SealedKeyFile, podplan.Source{Name: "meshless-identity", Key: pick(c, "identity.txt", "age")}
@@ -129,7 +138,7 @@ func law(t *testing.T, data []byte) {
 func TestParseWrite(t *testing.T) {
 	random := rand.New(rand.NewPCG(13, 0))
 	for range 1000 {
-		data := make([]byte, 48)
+		data := make([]byte, 56)
 		for i := range data {
 			data[i] = byte(random.UintN(256))
 		}
@@ -141,8 +150,8 @@ func TestParseWrite(t *testing.T) {
 
 func FuzzParseWrite(f *testing.F) {
 	f.Add([]byte{})
-	f.Add(slices.Repeat([]byte{1}, 48))
-	f.Add(slices.Repeat([]byte{2}, 48))
+	f.Add(slices.Repeat([]byte{1}, 56))
+	f.Add(slices.Repeat([]byte{2}, 56))
 	f.Fuzz(law)
 }
 
@@ -153,7 +162,7 @@ func FuzzParse(f *testing.F) {
 	if err := node.Decode(template, &pod); err != nil {
 		f.Fatal(err)
 	}
-	p := plan(&choices{slices.Repeat([]byte{1}, 48)})
+	p := plan(&choices{slices.Repeat([]byte{1}, 56)})
 	if err := inject.Apply(template.YNode(), &pod, p, &node.Shared{}, func(field string, err error) { f.Fatal(field, err) }); err != nil {
 		f.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
@@ -60,8 +61,16 @@ func parseInit(p *podplan.Plan, containers []corev1.Container) error {
 	if err != nil {
 		return err
 	}
-	if p.Redirect, err = podplan.ParseInitArgs(containers[i].Args, io.Discard); err != nil {
+	c, err := podplan.ParseInitCommand(containers[i].Args, io.Discard)
+	switch {
+	case err != nil:
 		return &ParseError{fmt.Sprintf("spec.initContainers[%d].args", i), err}
+	case c.Remove:
+		return wrong(fmt.Sprintf("spec.initContainers[%d].args", i), "takes rules out (%s), and a pod needs them; render again", podplan.InitRemove)
+	case c.Resolver != nil:
+		p.Redirect, p.Serve.Direct = *c.Resolver, &podplan.Direct{}
+	default:
+		p.Redirect = *c.Apply
 	}
 	p.Init = parseContainer(containers[i])
 	return nil
@@ -77,9 +86,12 @@ func parseProxy(p *podplan.Plan, spec *corev1.PodSpec) error {
 	if err != nil {
 		return err
 	}
-	c := list[i]
+	c, resolver := list[i], p.NoRedirect()
 	if p.Serve, err = podplan.ParseProxyArgs(c.Args, io.Discard); err != nil {
 		return &ParseError{fmt.Sprintf("%s[%d].args", field, i), err}
+	}
+	if p.NoRedirect() != resolver {
+		return wrong(fmt.Sprintf("%s[%d].args", field, i), "and those of %s are of two modes: either both have no redirect rules (%s and %s), or neither; render again", api.InitName, "--no-redirect", podplan.InitResolver)
 	}
 	p.Serve.Directory = api.Directory // no manifest says another
 	p.Proxy, p.FIPS140 = parseContainer(c), runsFIPS(c)
@@ -117,11 +129,35 @@ func ResourcesOf(r corev1.ResourceRequirements) *podplan.Resources {
 	return &podplan.Resources{Requests: quantities(r.Requests), Limits: quantities(r.Limits)}
 }
 
-// Derive completes a plan with what the pod itself decides: its handlers, and the time that its grace period leaves.
+// Derive completes a plan with what the pod itself decides: its handlers, the time that its grace period leaves, and
+// without redirect rules the ports of its containers.
 // The pod is one without injection. What cannot be resolved is handed to refuse.
 func Derive(p *podplan.Plan, pod *corev1.PodSpec, refuse func(field string, err error)) {
 	p.SetGracePeriod(pod.TerminationGracePeriodSeconds)
 	p.Workload.Handlers = Handlers(pod, p.Redirect.ExcludeInboundPorts, refuse)
+	if d := p.Serve.Direct; d != nil { // the plan may share it
+		p.Serve.Direct = &podplan.Direct{Ports: d.Ports.Union(containerPorts(pod)).Minus(p.Redirect.ExcludeInboundPorts), AppAddress: d.AppAddress}
+	}
+}
+
+// containerPorts are the TCP ports of the containers that run as long as the pod.
+func containerPorts(pod *corev1.PodSpec) (ports netset.Ports) {
+	add := func(c corev1.Container) {
+		for _, p := range c.Ports {
+			if (p.Protocol == corev1.ProtocolTCP || p.Protocol == "") && 0 < p.ContainerPort && p.ContainerPort <= 65535 {
+				ports = append(ports, netset.PortsOf(uint16(p.ContainerPort))...)
+			}
+		}
+	}
+	for _, c := range pod.InitContainers {
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			add(c)
+		}
+	}
+	for _, c := range pod.Containers {
+		add(c)
+	}
+	return ports.Union()
 }
 
 func quantities(list corev1.ResourceList) map[string]string {

@@ -18,19 +18,23 @@ import (
 // Parts are what an injection adds to a pod template, beside the handlers that it points to the proxy.
 type Parts struct {
 	Init, Proxy, Volume *yaml.Node
-	Annotation          string // of api.WorkloadAnnotation
-	Package             string // of api.PackageLabel
+	Resolver            *Resolver // nil where rules lead the pod's DNS to the proxy
+	Annotation          string    // of api.WorkloadAnnotation
+	Package             string    // of api.PackageLabel
 }
 
 // Write is the Kubernetes form of a plan. Keys stand in the order in which kpt sorts them.
 func Write(p *podplan.Plan) (Parts, error) {
 	annotation, err := p.Workload.Marshal()
-	return Parts{Init: initContainer(p), Proxy: proxyContainer(p), Volume: volume(p.Files, p.Package), Annotation: string(annotation), Package: p.Package}, err
+	return Parts{Init: initContainer(p), Proxy: proxyContainer(p), Volume: volume(p.Files, p.Package), Resolver: resolver(p), Annotation: string(annotation), Package: p.Package}, err
 }
 
 // initContainer runs as root: a user that is none gets no added capability, unless its program's file has it and
 // allowPrivilegeEscalation is true.
 func initContainer(p *podplan.Plan) *yaml.Node {
+	if p.NoRedirect() {
+		return resolverContainer(p)
+	}
 	c := container(api.InitName, p.Init, p.Redirect.Args())
 	setResources(c, p.Init.Resources)
 	node.Set(c, "securityContext", node.Object(
@@ -72,22 +76,27 @@ func proxyContainer(p *podplan.Plan) *yaml.Node {
 	if p.Native {
 		set("restartPolicy", "Always")
 	}
-	set("securityContext", node.Object(
-		"allowPrivilegeEscalation", false,
-		"capabilities", node.Object("drop", []string{"ALL"}),
-		"privileged", false,
-		"readOnlyRootFilesystem", true,
-		"runAsGroup", p.Redirect.ProxyUID,
-		"runAsNonRoot", true,
-		"runAsUser", p.Redirect.ProxyUID,
-		"seccompProfile", node.Object("type", "RuntimeDefault"),
-	))
+	set("securityContext", restricted(p.Redirect.ProxyUID))
 	if p.Native {
 		set("startupProbe", node.Object("failureThreshold", 120, "httpGet", ready(), "periodSeconds", 1))
 	}
 	set("terminationMessagePolicy", "FallbackToLogsOnError")
 	set("volumeMounts", node.List(node.Object("mountPath", api.Directory, "name", api.VolumeName, "readOnly", true)))
 	return c
+}
+
+// restricted is the security context of a container without any capability, as the level restricted demands it.
+func restricted(uid int) *yaml.Node {
+	return node.Object(
+		"allowPrivilegeEscalation", false,
+		"capabilities", node.Object("drop", []string{"ALL"}),
+		"privileged", false,
+		"readOnlyRootFilesystem", true,
+		"runAsGroup", uid,
+		"runAsNonRoot", true,
+		"runAsUser", uid,
+		"seccompProfile", node.Object("type", "RuntimeDefault"),
+	)
 }
 
 func container(name string, c podplan.Container, args []string) *yaml.Node {

@@ -86,5 +86,5 @@ const (
 var Overrides = []string{
 	"inject", "exclude-inbound-ports", "exclude-inbound-interfaces", "exclude-outbound-ports", "exclude-outbound-cidrs", "exclude-outbound-interfaces",
 	"exclude-outbound-uids", "proxy-protocol-ports", "pprof", "permissive-ports", "tls-passthrough-ports", "strict-ports", "transparent-ports", "proxy-cpu", "proxy-memory",
-	"proxy-cpu-limit", "proxy-memory-limit", "qos-class", "proxy-image", "log-level", "tls-secret",
+	"proxy-cpu-limit", "proxy-memory-limit", "qos-class", "proxy-image", "log-level", "redirect", "app-address", "tls-secret",
 }

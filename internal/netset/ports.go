@@ -99,6 +99,28 @@ func (p Ports) Intersect(other Ports) Ports {
 	return out.merged()
 }
 
+// Minus is the set of the ports that are in the first set alone.
+func (p Ports) Minus(other Ports) Ports {
+	out := Ports{}.Union(p)
+	for _, hole := range other {
+		var left Ports
+		for _, r := range out {
+			if hole.Last < r.First || r.Last < hole.First {
+				left = append(left, r)
+				continue
+			}
+			if r.First < hole.First {
+				left = append(left, PortRange{r.First, hole.First - 1})
+			}
+			if hole.Last < r.Last {
+				left = append(left, PortRange{hole.Last + 1, r.Last})
+			}
+		}
+		out = left
+	}
+	return out
+}
+
 // merged sorts the ranges and joins those that touch.
 func (p Ports) merged() Ports {
 	slices.SortFunc(p, func(a, b PortRange) int { return int(a.First) - int(b.First) })

@@ -63,6 +63,9 @@ const (
 // ID is the identity of the workload. It panics on a plan that neither a config nor Parse has made.
 func (p *Plan) ID() spiffeid.ID { return spiffeid.RequireFromString(p.Workload.SPIFFEID) }
 
+// NoRedirect tells whether no rules lead the pod's traffic to its proxy (spec.redirect.mode: None).
+func (p *Plan) NoRedirect() bool { return p.Serve.Direct != nil }
+
 // PortMode is what becomes of a connection to a port, in a namespace whose mesh map has the given mode.
 func (p *Plan) PortMode(port uint16, namespace meshmap.Mode) PortMode {
 	if p.Redirect.ExcludeInboundPorts.Contains(port) {
@@ -104,6 +107,9 @@ func (p *Plan) Validate() error {
 	if of, proxy := p.Redirect.ClientCIDRs, p.Serve.ClientCIDRs; of != proxy {
 		return fmt.Errorf("init makes client addresses of %q local, and the proxy dials the app from those of %q: the app could not be reached. Give both the same %s", of, proxy, clientCIDRsFlag)
 	}
+	if err := p.validateDirect(); err != nil {
+		return err
+	}
 	if a, b := p.Redirect.TransparentPorts.String(), p.Workload.TransparentPorts.String(); a != b {
 		return fmt.Errorf("init makes ports %q transparent, and the proxy %q: the app could not be reached", a, b)
 	}
@@ -139,6 +145,34 @@ func (p *Plan) Validate() error {
 	return nil
 }
 
+// validateDirect refuses, of a pod without redirect rules, what rules alone can do, and ports that stand in each other's
+// way.
+func (p *Plan) validateDirect() error {
+	if !p.NoRedirect() {
+		return nil
+	}
+	if len(p.Workload.TransparentPorts) > 0 {
+		return &Contradiction{api.TransparentPortsAnnotation, "wants the rules of " + api.InitName + ", and this pod has none. Take it out, or give the workload " + api.RedirectAnnotation + ": Rules"}
+	}
+	if err := p.Redirect.ValidateResolver(); err != nil {
+		return err
+	}
+	direct, excluded := p.Serve.Direct.Ports, p.Redirect.ExcludeInboundPorts
+	if both := direct.Intersect(excluded); len(both) > 0 {
+		return fmt.Errorf("port %s never passes the proxy, and the proxy takes it at another port: it is excluded and direct at once", both)
+	}
+	if err := p.Serve.Direct.Validate(); err != nil {
+		return err
+	}
+	for port := range direct.All() {
+		if at := api.DirectPort(port); excluded.Contains(at) {
+			return &Contradiction{api.ExcludeInboundPortsAnnotation, fmt.Sprintf("port %d is excluded (here, or in spec.inbound.excludePorts of the config), and it is where the proxy takes what is for port %d. "+
+				"Let the app listen on another port in place of one of them", at, port)}
+		}
+	}
+	return nil
+}
+
 // Exclusions lists what a workload sends or takes without mutual TLS, each way in words, like "outbound ports 25,5432".
 // The order is fixed. Namespace is the mode of the mesh map.
 func (p *Plan) Exclusions(namespace meshmap.Mode) []string {
@@ -164,5 +198,8 @@ func (p *Plan) Exclusions(namespace meshmap.Mode) []string {
 	add("outbound networks", p.Redirect.ExcludeOutboundCIDRs.String())
 	add("outbound interfaces", p.Redirect.ExcludeOutboundInterfaces.String())
 	add("outbound users", p.Redirect.ExcludeOutboundUIDs.String())
+	if p.NoRedirect() {
+		add("outbound", "addresses that are not of DNS ("+api.RedirectAnnotation+": None)")
+	}
 	return list
 }

@@ -93,6 +93,7 @@ func (c *MutualTLS) Default() {
 	}
 	fill(&s.Inbound.Mode, meshmap.Strict)
 	fill(&s.Outbound.Unknown, meshmap.Passthrough)
+	fill(&s.Redirect.Mode, RedirectRules)
 	fill(&s.Authorization.Mode, AuthorizationEnforce)
 	fill(&s.Authorization.Default, meshmap.AllowMesh)
 	fill(&s.Sidecar.Mode, NativeSidecar)
@@ -129,6 +130,7 @@ func (c *MutualTLS) fromConfigMap(n *yaml.RNode) error {
 		"signingPeriod":       duration(&c.Spec.Certificates.CA.SigningPeriod),
 		"inboundMode":         text(&c.Spec.Inbound.Mode),
 		"outboundUnknown":     text(&c.Spec.Outbound.Unknown),
+		"redirectMode":        text(&c.Spec.Redirect.Mode),
 		"authorizationMode":   text(&c.Spec.Authorization.Mode),
 		"defaultPolicy":       text(&c.Spec.Authorization.Default),
 		"fromNetworkPolicies": boolean(&c.Spec.Authorization.FromNetworkPolicies),

@@ -48,6 +48,7 @@ type Spec struct {
 	Workloads     WorkloadSelectors `json:"workloads,omitempty"`
 	Inbound       Inbound           `json:"inbound,omitempty"`
 	Outbound      Outbound          `json:"outbound,omitempty"`
+	Redirect      Redirect          `json:"redirect,omitempty"` // how traffic gets to the proxies, see no-redirect.md
 	Authorization Authorization     `json:"authorization,omitempty"`
 	Federation    []Federation      `json:"federation,omitempty"` // other trust domains, see certificates.md
 	Sidecar       Sidecar           `json:"sidecar,omitempty"`
@@ -175,6 +176,25 @@ type Outbound struct {
 	// operator's pods
 	PlaintextServices []string `json:"plaintextServices,omitempty"`
 }
+
+// Redirect says how traffic gets to the proxies.
+type Redirect struct {
+	Mode RedirectMode `json:"mode,omitempty"` // of workloads that None does not select; default Rules
+	None []Selector   `json:"none,omitempty"` // workloads of mode None; default: those that Mode says
+	// ports of Services that no manifest shows, <service>.<namespace>: [5432], on which proxies without rules take what
+	// their apps send there
+	Services map[string]PortList `json:"services,omitempty"`
+}
+
+// RedirectMode is how traffic gets to a proxy.
+type RedirectMode string
+
+// The values of RedirectMode.
+const (
+	RedirectRules RedirectMode = "Rules" // rules of the pod's network, which the init container makes with NET_ADMIN
+	// by DNS and by the ports of Services, without any capability: for namespaces that enforce baseline or restricted
+	RedirectNone RedirectMode = "None"
+)
 
 // Authorization says who may connect to whom.
 type Authorization struct {

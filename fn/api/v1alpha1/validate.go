@@ -3,6 +3,7 @@ package v1alpha1
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -48,6 +49,7 @@ func (c *MutualTLS) Validate() error {
 	v.enums(c.Spec)
 	v.tls(c.Spec.TLS)
 	v.workloads(c.Spec.Workloads)
+	v.redirect(c.Spec.Redirect)
 	v.rules(c.Spec)
 	v.federation(c.Spec)
 	v.images(c.Spec)
@@ -210,6 +212,22 @@ func (v *validator) selector(field string, s Selector) {
 	}
 	if _, err := metav1.LabelSelectorAsSelector(s.LabelSelector); err != nil {
 		v.fail(field+".labelSelector", "%v", err)
+	}
+}
+
+func (v *validator) redirect(r Redirect) {
+	v.oneOf("spec.redirect.mode", string(r.Mode), string(RedirectRules), string(RedirectNone))
+	for i, s := range r.None {
+		v.selector(fmt.Sprintf("spec.redirect.none[%d]", i), s)
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Services)) {
+		field := "spec.redirect.services[" + name + "]"
+		if err := validateServiceName(name); err != nil {
+			v.fail(field, "%v", err)
+		}
+		if len(r.Services[name].Set()) == 0 {
+			v.fail(field, "names no port; write those on which clients dial the Service, like [5432]")
+		}
 	}
 }
 
