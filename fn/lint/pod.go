@@ -30,6 +30,7 @@ func Check(m *manifest.Model, r *report.Report) {
 	warnClasses(m, r)
 	Surroundings(m, r)
 	checkIncludes(m, r)
+	checkRedirect(m, r)
 }
 
 // Surroundings reports what concerns the workloads of the mesh and that rendered manifests show as well: clients that
@@ -80,12 +81,8 @@ func checkPod(w *manifest.Workload, r *report.Report) {
 	if s := w.Pod.Spec.SecurityContext; s != nil {
 		checkUser(w, w.Field("spec.securityContext.runAsUser"), "the pod", s.RunAsUser, r)
 	}
-	if wrong := new(podplan.Contradiction); errors.As(w.Plan.Validate(), &wrong) {
-		r.Error(w.Object, w.Field(report.Annotation(wrong.Annotation)), "%v", wrong)
-	} else if err := podspec.Validate(w.Plan); err != nil {
-		r.Error(w.Object, w.Field("spec"), "%v; raise it in spec.proxy.resources or spec.init.resources of the config, or in the annotation %s", err, api.ProxyMemoryAnnotation)
-	}
-	if ports := w.Overrides.TransparentPorts; len(ports) > 0 {
+	checkPlan(w, r)
+	if ports := w.Overrides.TransparentPorts; len(ports) > 0 && !w.Plan.NoRedirect() {
 		r.Info(w.Object, w.Field(report.Annotation(api.TransparentPortsAnnotation)), "lets every process of the pod send IPv4 packets from addresses that are not the pod's, which otherwise takes NET_RAW: "+
 			"its TCP passes the proxy all the same, its UDP is the network's to check")
 	}
@@ -96,12 +93,28 @@ func checkPod(w *manifest.Workload, r *report.Report) {
 		r.Error(w.Object, w.Field(report.Annotation(api.ExcludeOutboundUIDsAnnotation)), "%v", err)
 	}
 	checkProcesses(w, r)
+	checkNoRedirect(w, r)
 	for field, c := range w.Containers() {
 		checkContainer(w, field, c, r)
 	}
 	for i, v := range w.Pod.Spec.Volumes {
-		if v.Name == api.VolumeName {
+		if v.Name == api.VolumeName || v.Name == api.ResolverVolume {
 			r.Error(w.Object, w.Field(fmt.Sprintf("spec.volumes[%d].name", i)), "%q is the name of the volume that is injected; rename yours", v.Name)
+		}
+	}
+}
+
+// checkPlan refuses what a workload is told where it contradicts itself, or where its containers could not live.
+func checkPlan(w *manifest.Workload, r *report.Report) {
+	wrong := new(podplan.Contradiction)
+	switch err := w.Plan.Validate(); {
+	case errors.As(err, &wrong):
+		r.Error(w.Object, w.Field(report.Annotation(wrong.Annotation)), "%v", wrong)
+	case err != nil:
+		r.Error(w.Object, w.Field("spec"), "%v", err)
+	default:
+		if err := podspec.Validate(w.Plan); err != nil {
+			r.Error(w.Object, w.Field("spec"), "%v; raise it in spec.proxy.resources or spec.init.resources of the config, or in the annotation %s", err, api.ProxyMemoryAnnotation)
 		}
 	}
 }
@@ -112,11 +125,11 @@ func checkContainer(w *manifest.Workload, field string, c corev1.Container, r *r
 	}
 	if s := c.SecurityContext; s != nil {
 		checkUser(w, field+".securityContext.runAsUser", fmt.Sprintf("container %q", c.Name), s.RunAsUser, r)
-		if canRewrite(s) {
+		if canRewrite(s) && !w.Plan.NoRedirect() {
 			r.Warn(w.Object, field+".securityContext", "container %q may change the pod's network rules (privileged, or NET_ADMIN), so it can bypass the proxy", c.Name)
 		}
 	}
-	if held := bypasses(w, c.SecurityContext); len(held) > 0 {
+	if held := bypasses(w, c.SecurityContext); len(held) > 0 && !w.Plan.NoRedirect() {
 		r.Warn(w.Object, field+".securityContext", "container %q may have %s, with which it can bypass the proxy; write capabilities: {drop: [ALL]} and add what it needs, "+
 			"or run it as another user than root, and allowPrivilegeEscalation: false with either", c.Name, enumerate(held))
 	}

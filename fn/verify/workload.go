@@ -188,6 +188,8 @@ func (p *pod) reason(field string) string {
 		return "; it must end with meshless-init, as no init container after it would reach the network"
 	case field == "spec.containers":
 		return "; it must start with meshless-proxy, or the app starts before it"
+	case under(init, "securityContext") && p.plan.NoRedirect():
+		return "; init writes one file here, as the proxy's user and without any capability"
 	case under(init, "securityContext"):
 		return "; init needs uid 0 and the capability NET_ADMIN, and nothing else, to route the pod's traffic through the proxy"
 	case under(init, "command"), under(proxy, "command"):
@@ -202,6 +204,8 @@ func (p *pod) reason(field string) string {
 		return "; it keeps the proxy until the app has ended"
 	case under(proxy, "env"), under(proxy, "envFrom"):
 		return "; the environment of a Go program can weaken TLS and print what it holds"
+	case p.plan.NoRedirect() && (strings.Contains(field, ".volumeMounts") || strings.HasPrefix(field, "spec.securityContext.sysctls")):
+		return "; without redirect rules the app's DNS leads it to the proxy, by its resolv.conf and port 53"
 	case under(proxy, "volumeMounts"), strings.HasPrefix(field, "spec.volumes"):
 		return "; the proxy reads leaf, key, bundle and mesh map there, and nothing else"
 	case strings.Contains(field, "Probe") || strings.Contains(field, ".lifecycle."):
