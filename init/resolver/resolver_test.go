@@ -219,6 +219,25 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// TestPage: docs/init.md shows what init says.
+func TestPage(t *testing.T) {
+	page, err := os.ReadFile("../../docs/init.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ports, err := netset.ParsePorts("9000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := parse(strings.NewReader(kubelet))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "```\n" + host.report(podplan.InitArgs{ExcludeInboundPorts: ports}, c) + "```\n"; !strings.Contains(string(page), want) {
+		t.Errorf("docs/init.md lacks\n%s", want)
+	}
+}
+
 // FuzzParse: no file of the kubelet's makes init panic, and none makes a file that names another server than the proxy.
 func FuzzParse(f *testing.F) {
 	f.Add(kubelet)
