@@ -19,9 +19,9 @@ type spot struct {
 	value *yaml.Node
 }
 
-// emptyValues are the nulls at these places and the further ones, as YAML, by their path; "" when there are none. Strip would not find them
-// again: it leaves an empty mapping or list, or nothing where Apply puts what is missing. The path begins with a dot,
-// which the name of no container does: both stand in one annotation.
+// emptyValues are the nulls at these places and the further ones, as YAML, by their path; "" when there are none. Strip
+// would not find them again: it leaves an empty mapping or list, or nothing where Apply puts what is missing. The path
+// begins with a dot, which the name of no container does: both stand in one annotation.
 //
 // A mapping or list that was written and empty is not among them. Strip leaves such ones as well, of an output that
 // kustomize has sorted, and nothing tells the two apart.

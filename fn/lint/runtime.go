@@ -38,9 +38,6 @@ func warnRuntime(m *manifest.Model, w *manifest.Workload, r *report.Report) {
 	}); i >= 0 {
 		what = runtimes[i].what
 	}
-	if w.Plan.NoRedirect() && strings.HasSuffix(what, closed) {
-		return // it makes no rules
-	}
 	if what != "" {
 		r.Warn(w.Object, w.Field("spec.runtimeClassName"), "is %s: %s. Try it, and say that it works with the annotation %s: enabled; or leave the workload out of the mesh with %s: disabled", *class, what, api.InjectAnnotation, api.InjectAnnotation)
 	}

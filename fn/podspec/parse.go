@@ -136,13 +136,16 @@ func Derive(p *podplan.Plan, pod *corev1.PodSpec, refuse func(field string, err 
 	p.SetGracePeriod(pod.TerminationGracePeriodSeconds)
 	p.Workload.Handlers = Handlers(pod, p.Redirect.ExcludeInboundPorts, refuse)
 	if d := p.Serve.Direct; d != nil { // the plan may share it
-		p.Serve.Direct = &podplan.Direct{Ports: d.Ports.Union(containerPorts(pod)).Minus(p.Redirect.ExcludeInboundPorts), AppAddress: d.AppAddress}
+		p.Serve.Direct = &podplan.Direct{Ports: d.Ports.Union(ContainerPorts(pod)).Minus(p.Redirect.ExcludeInboundPorts), AppAddress: d.AppAddress}
 	}
 }
 
-// containerPorts are the TCP ports of the containers that run as long as the pod.
-func containerPorts(pod *corev1.PodSpec) (ports netset.Ports) {
+// ContainerPorts are the TCP ports of those of the app's containers that run as long as the pod.
+func ContainerPorts(pod *corev1.PodSpec) (ports netset.Ports) {
 	add := func(c corev1.Container) {
+		if c.Name == api.ProxyName {
+			return
+		}
 		for _, p := range c.Ports {
 			if (p.Protocol == corev1.ProtocolTCP || p.Protocol == "") && 0 < p.ContainerPort && p.ContainerPort <= 65535 {
 				ports = append(ports, netset.PortsOf(uint16(p.ContainerPort))...)

@@ -1,10 +1,12 @@
 package verify
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/netset"
@@ -74,6 +76,22 @@ func (c *checker) annotated(called map[*pod]netset.Ports) {
 		if said, chosen := p.spec.Annotations[api.ProxyImageAnnotation]; chosen && said != p.plan.Proxy.Image {
 			c.report.Error(p.object, p.field(p.place(api.ProxyName)+".image"), "is %q, and must be %q, as its annotation %s asks for; render again", p.plan.Proxy.Image, said, api.ProxyImageAnnotation)
 		}
+		c.redirected(p)
+	}
+}
+
+// redirected reports a workload that has redirect rules, or none, otherwise than its annotation asks for. Without one,
+// the config decides. Where the app listens, the annotation alone says.
+func (c *checker) redirected(p *pod) {
+	mode, address := v1alpha1.RedirectRules, podplan.AppPod
+	if d := p.plan.Serve.Direct; d != nil {
+		mode, address = v1alpha1.RedirectNone, d.AppAddress
+	}
+	if said, chosen := p.spec.Annotations[api.RedirectAnnotation]; chosen && said != string(mode) {
+		c.report.Error(p.object, p.field(report.Annotation(api.RedirectAnnotation)), "asks for %q, and the containers are told otherwise; render again", said)
+	}
+	if said := cmp.Or(p.spec.Annotations[api.AppAddressAnnotation], string(podplan.AppPod)); said != string(address) {
+		c.report.Error(p.object, p.field(report.Annotation(api.AppAddressAnnotation)), "asks for %q, and the containers are told otherwise; render again", said)
 	}
 }
 

@@ -32,6 +32,8 @@ func TestNoExclusions(t *testing.T) {
 		"annotations": {annotated(`meshless.dev/exclude-inbound-ports: "22"`, `meshless.dev/permissive-ports: "80,81"`, `meshless.dev/exclude-outbound-uids: "1001"`,
 			`meshless.dev/exclude-outbound-cidrs: "fd00::/8,10.0.0.0/8"`, `meshless.dev/exclude-inbound-interfaces: net1`), nil, []string{
 			"deployment prod/web: spec.template.spec: has exclusions (permissive ports 80-81; inbound ports 22; inbound interfaces net1; outbound networks 10.0.0.0/8,fd00::/8; outbound users 1001), which --no-exclusions forbids"}},
+		"no rules": {annotated(`meshless.dev/redirect: None`), nil, []string{
+			"deployment prod/web: spec.template.spec: has exclusions (outbound addresses that are not of DNS (meshless.dev/redirect: None)), which --no-exclusions forbids"}},
 		"config": {manifests, func(s *v1alpha1.Spec) {
 			s.Outbound.ExcludePorts = v1alpha1.PortList{{Ports: netset.PortsOf(25)}}
 			s.Outbound.ExcludeInterfaces = []string{"tun0"}

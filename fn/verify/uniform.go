@@ -19,8 +19,8 @@ func (c *checker) uniform() {
 		value func(*pod) string // "" for a workload that is not asked
 	}{
 		{func(p *pod) string { return p.place(api.InitName) + ".args" }, func(p *pod) string { return fmt.Sprintf("uid %d", p.plan.Redirect.ProxyUID) }},
-		{func(p *pod) string { return p.place(api.InitName) + ".args" }, func(p *pod) string { return string(p.plan.Redirect.Backend) }},
-		{func(p *pod) string { return p.place(api.InitName) + ".args" }, func(p *pod) string { return "client addresses " + p.plan.Redirect.ClientCIDRs.String() }},
+		{func(p *pod) string { return p.place(api.InitName) + ".args" }, ruled(func(p *pod) string { return string(p.plan.Redirect.Backend) })},
+		{func(p *pod) string { return p.place(api.InitName) + ".args" }, ruled(func(p *pod) string { return "client addresses " + p.plan.Redirect.ClientCIDRs.String() })},
 		{(*pod).sourcesField, func(p *pod) string { return source(p.plan.Files.Identity) }},
 		{(*pod).sourcesField, func(p *pod) string { return source(p.plan.Files.Bundle) }},
 	} {
@@ -30,6 +30,16 @@ func (c *checker) uniform() {
 				c.report.Error(p.object, p.field(of.field(p)), notMost, value, most)
 			}
 		}
+	}
+}
+
+// ruled is what a workload with redirect rules is asked; others have none of it.
+func ruled(value func(*pod) string) func(*pod) string {
+	return func(p *pod) string {
+		if p.plan.NoRedirect() {
+			return ""
+		}
+		return value(p)
 	}
 }
 

@@ -145,8 +145,8 @@ func (p *Plan) Validate() error {
 	return nil
 }
 
-// validateDirect refuses, of a pod without redirect rules, what rules alone can do, and ports that stand in each other's
-// way.
+// validateDirect refuses, of a pod without redirect rules, what rules alone can do, and ports that stand in the way of
+// each other.
 func (p *Plan) validateDirect() error {
 	if !p.NoRedirect() {
 		return nil
