@@ -61,6 +61,9 @@ type Server struct {
 	ctx      context.Context
 	turns    *turns
 	ready    *readiness
+	begun    context.Context // ends with accepting; nil before Serve
+	ended    bool            // no listener is added any more
+	loops    sync.WaitGroup  // of accepts
 	ticking  bool
 	cutOff   bool
 	active   atomic.Int64
@@ -95,24 +98,13 @@ func (s *Server) Waiting() int {
 // Serve accepts until stop is closed, which may be nil, or until ctx ends. Then it closes the listeners and waits until
 // all connections have ended. Handlers get ctx: stop lets them go on, and what waits is still served.
 func (s *Server) Serve(ctx context.Context, stop <-chan struct{}) {
-	s.mu.Lock()
-	s.ctx = ctx
-	s.mu.Unlock()
 	accepting, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var loops, watching sync.WaitGroup
+	var watching sync.WaitGroup
 	if s.ready != nil {
 		watching.Go(func() { s.ready.run(s.spoke) })
 	}
-	for _, l := range s.Listeners {
-		closeAtEnd := context.AfterFunc(accepting, func() { l.Close() })
-		defer closeAtEnd()
-		loops.Go(func() {
-			// those of connections inherit it
-			pprof.SetGoroutineLabels(pprof.WithLabels(ctx, pprof.Labels("meshless", s.Name)))
-			s.accept(accepting, l)
-		})
-	}
+	s.begin(ctx, accepting)
 	go func() {
 		select {
 		case <-stop:
@@ -123,12 +115,54 @@ func (s *Server) Serve(ctx context.Context, stop <-chan struct{}) {
 	}()
 	uncut := context.AfterFunc(ctx, s.cut)
 	defer uncut()
-	loops.Wait()
+	s.loops.Wait()
 	s.handlers.Wait()
 	if s.ready != nil {
 		s.ready.close()
 		watching.Wait()
 	}
+}
+
+// begin accepts from the listeners that are there, and lets others be added until accepting ends.
+func (s *Server) begin(ctx, accepting context.Context) {
+	s.mu.Lock()
+	s.ctx, s.begun = ctx, accepting
+	s.loops.Add(1) // until no listener can be added
+	first := s.Listeners
+	s.mu.Unlock()
+	context.AfterFunc(accepting, func() {
+		s.mu.Lock()
+		s.ended = true
+		s.mu.Unlock()
+		s.loops.Done()
+	})
+	for _, l := range first {
+		s.Add(l)
+	}
+}
+
+// Add accepts from one more listener, until it or the server ends. False: the server takes no connections any more, and
+// l is closed.
+func (s *Server) Add(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.ended:
+		l.Close()
+		return false
+	case s.begun == nil:
+		s.Listeners = append(s.Listeners, l)
+		return true
+	}
+	accepting, ctx := s.begun, s.ctx
+	closeAtEnd := context.AfterFunc(accepting, func() { l.Close() })
+	s.loops.Go(func() {
+		defer closeAtEnd()
+		// those of connections inherit it
+		pprof.SetGoroutineLabels(pprof.WithLabels(ctx, pprof.Labels("meshless", s.Name)))
+		s.accept(accepting, l)
+	})
+	return true
 }
 
 func (s *Server) accept(accepting context.Context, l net.Listener) {

@@ -34,7 +34,7 @@ func evaluate(t *testing.T, vm *bpf.VM, c call) uint32 {
 }
 
 func TestFilter(t *testing.T) {
-	vm, err := bpf.NewVM(filter())
+	vm, err := bpf.NewVM(filter(false))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestFilter(t *testing.T) {
 
 // TestFilterFits: the kernel takes 4,096 instructions.
 func TestFilterFits(t *testing.T) {
-	raw, err := bpf.Assemble(filter())
+	raw, err := bpf.Assemble(filter(false))
 	if err != nil || len(raw) == 0 || len(raw) > 4096 {
 		t.Errorf("%d instructions, %v", len(raw), err)
 	}
