@@ -276,12 +276,13 @@ func mutatorConfig(kptfile *yaml.RNode) (inline *yaml.RNode, file string, err er
 }
 
 // isState tells whether an item is what the next render must see again. Mesh maps, Services, Certificates of
-// cert-manager and admission policies are derived anew.
+// cert-manager, and policies for admission and the network are derived anew.
 func isState(item *yaml.RNode) bool {
 	if item.GetKind() == v1alpha1.KindCertificateAuthority {
 		return true
 	}
-	return item.GetAnnotations()[api.IdentityAnnotation] != "" && !isMeshMap(item) && !manifest.IsManagedCertificate(item) && !manifest.IsPolicy(item) && item.GetKind() != "Service"
+	derived := isMeshMap(item) || manifest.IsManagedCertificate(item) || manifest.IsPolicy(item) || manifest.IsDirectPolicy(item) || item.GetKind() == "Service"
+	return item.GetAnnotations()[api.IdentityAnnotation] != "" && !derived
 }
 
 // isMeshMap tells whether an item is a mesh map of ours.

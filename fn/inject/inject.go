@@ -46,7 +46,11 @@ func Apply(template *yaml.Node, pod *corev1.PodTemplateSpec, p *podplan.Plan, sh
 	}
 	place(spec, parts, p.Native, shared)
 	metadata := node.Child(template, "metadata")
-	node.Set(node.Child(metadata, "labels"), api.PackageLabel, node.Text(parts.Package))
+	labels := node.Child(metadata, "labels")
+	node.Set(labels, api.PackageLabel, node.Text(parts.Package))
+	if parts.Direct != "" {
+		node.Set(labels, api.DirectLabel, node.Text(parts.Direct))
+	}
 	annotations := node.Child(metadata, "annotations")
 	node.Set(annotations, api.WorkloadAnnotation, node.Literal(parts.Annotation))
 	if original != "" {

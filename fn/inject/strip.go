@@ -56,6 +56,7 @@ func (e empties) dropMetadata(template, annotations *yaml.Node) {
 		return
 	}
 	node.Drop(labels, api.PackageLabel)
+	node.Drop(labels, api.DirectLabel)
 	if len(labels.Content) == 0 {
 		e.leave(metadata, "labels", ".metadata.labels")
 	}

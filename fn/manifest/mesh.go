@@ -19,6 +19,11 @@ import (
 func (m *Model) Meshes(policies map[*Workload]meshmap.Policy, r *report.Report) map[string]*meshmap.Map {
 	services := m.splitServices(r)
 	federation, namespaces, open := m.federation(r), m.Namespaces(), openPodPorts(m.Workloads)
+	direct := directNamespaces(m.Workloads)
+	var ports map[string]netset.Ports
+	if len(direct) > 0 {
+		ports = m.servicePorts(r)
+	}
 	meshes := map[string]*meshmap.Map{}
 	for _, namespace := range namespaces {
 		meshes[namespace] = &meshmap.Map{
@@ -29,6 +34,9 @@ func (m *Model) Meshes(policies map[*Workload]meshmap.Policy, r *report.Report) 
 			Inbound: meshmap.Inbound{Mode: m.Spec.Inbound.Mode, Default: m.Spec.Authorization.Default,
 				DryRun: m.Spec.Authorization.Mode == v1alpha1.AuthorizationDryRun},
 			Services: services.of(namespace), Outside: m.OutsideServices, OpenPodPorts: open, Federation: federation,
+		}
+		if direct[namespace] {
+			meshes[namespace].ServicePorts = ports
 		}
 	}
 	for _, w := range m.Workloads {
@@ -100,7 +108,7 @@ func (m *Model) splitServices(r *report.Report) splitServices {
 	for _, s := range m.Services {
 		folded := s.mesh(r)
 		split.own[s.Namespace] = append(split.own[s.Namespace], folded)
-		if len(folded.ClusterIPs) > 0 || len(folded.PlaintextPorts) > 0 || len(folded.PlaintextTargetPorts) > 0 {
+		if len(folded.ClusterIPs) > 0 || len(folded.PlaintextPorts) > 0 || len(folded.PlaintextTargetPorts) > 0 || len(folded.DirectPorts) > 0 {
 			split.deviating = append(split.deviating, deviating{s.Namespace, folded})
 		}
 	}
@@ -120,7 +128,7 @@ func (s splitServices) of(namespace string) []meshmap.Service {
 }
 
 func (s *Service) mesh(r *report.Report) meshmap.Service {
-	out := meshmap.Service{Host: s.Host, ClusterIPs: s.ClusterIPs}
+	out := meshmap.Service{Host: s.Host, ClusterIPs: s.ClusterIPs, DirectPorts: s.directPorts()}
 	for i, w := range s.Workloads {
 		out.Identities = append(out.Identities, w.ID.String())
 		if excluded := w.Plan.Redirect.ExcludeInboundPorts; i == 0 {

@@ -66,6 +66,8 @@ type State struct {
 	Certificates map[string]*yaml.RNode // Certificates of cert-manager by SPIFFE ID; derived at every render
 	// Policies of declared workloads by kind and SPIFFE ID; derived at every render
 	Policies map[string]map[string]*yaml.RNode
+	// NetworkPolicies of workloads without redirect rules by SPIFFE ID; derived at every render
+	DirectPolicies map[string]*yaml.RNode
 }
 
 // Build reads the items, those of Lists one by one (Flatten). Pod templates must be free of what an earlier injection
@@ -187,7 +189,7 @@ func (m *Model) isWorkload(item *yaml.RNode) bool {
 
 // FindState returns the state among the items.
 func FindState(items []*yaml.RNode) State {
-	s := State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}, Certificates: map[string]*yaml.RNode{}, Policies: map[string]map[string]*yaml.RNode{}}
+	s := State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}, Certificates: map[string]*yaml.RNode{}, Policies: map[string]map[string]*yaml.RNode{}, DirectPolicies: map[string]*yaml.RNode{}}
 	for _, item := range items {
 		s.keep(item)
 	}
@@ -219,6 +221,12 @@ func (s *State) keep(item *yaml.RNode) bool {
 		}
 		if of[identity] == nil { // else one of the two goes
 			of[identity] = item
+		}
+		return true
+	}
+	if identity != "" && IsDirectPolicy(item) {
+		if s.DirectPolicies[identity] == nil { // else one of the two goes
+			s.DirectPolicies[identity] = item
 		}
 		return true
 	}

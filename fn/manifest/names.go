@@ -46,6 +46,9 @@ func (m *Model) written(r *report.Report) (list []written) {
 				add(PolicyAPIVersion, kind, "", w.PolicyName(m.Package), w.Object, w.configField)
 			}
 		}
+		if w.Plan.NoRedirect() {
+			add(NetworkPolicyAPIVersion, NetworkPolicyKind, w.Namespace, w.DirectPolicyName(), w.Object, "metadata.name")
+		}
 	}
 	for _, w := range m.Issued() {
 		if managed {

@@ -86,10 +86,12 @@ func (m *Model) ReadShared(shared bool) {
 	m.SharedCA = m.Spec.UsesCertManager() || shared || m.State.Authority == nil && slices.ContainsFunc(m.State.Bundles, marked)
 }
 
-// refuseLabel refuses the label of the package where no injection stands beside it: clients would take the pod for one
-// of the mesh.
+// refuseLabel refuses the labels of ours where no injection stands beside them: clients would take the pod for one of the
+// mesh, and NetworkPolicies for one whose ports they open.
 func refuseLabel(w *Workload, r *report.Report) {
-	if _, ok := w.Pod.Labels[api.PackageLabel]; ok {
-		r.Error(w.Object, w.Field(fmt.Sprintf("metadata.labels[%s]", api.PackageLabel)), "is written by a render into pods of the mesh, and by nobody else; take it out")
+	for _, label := range []string{api.PackageLabel, api.DirectLabel} {
+		if has(w.Pod.Labels, label) {
+			r.Error(w.Object, w.Field(fmt.Sprintf("metadata.labels[%s]", label)), "is written by a render into pods of the mesh, and by nobody else; take it out")
+		}
 	}
 }

@@ -28,6 +28,7 @@ type Service struct {
 	// those of UDP and SCTP that are plaintext on purpose, as PortName writes them
 	PlaintextPorts []string
 
+	headless      bool
 	guessed       []string              // keys of the selector by which its pods are told from others at run time alone
 	addressFields map[netip.Addr]string // of ClusterIPs, where each is written
 }
@@ -108,7 +109,7 @@ func (m *Model) join(s *Service, spec corev1.ServiceSpec, b behind, r *report.Re
 // readService checks what gets into names and certificates; nil after an error.
 func (m *Model) readService(service corev1.Service, r *report.Report) *Service {
 	object := report.Object{APIVersion: "v1", Kind: "Service", Namespace: service.Namespace, Name: service.Name}
-	s := &Service{Object: object, Name: service.Name, Namespace: EffectiveNamespace(object), Type: service.Spec.Type, Ports: service.Spec.Ports}
+	s := &Service{Object: object, Name: service.Name, Namespace: EffectiveNamespace(object), Type: service.Spec.Type, Ports: service.Spec.Ports, headless: Headless(service)}
 	s.readPlaintextPorts(service.Annotations, r)
 	external := service.Spec.Type == corev1.ServiceTypeExternalName
 	if _, said := service.Annotations[api.WorkloadsAnnotation]; said && external {

@@ -19,6 +19,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/retarget"
 	"github.com/meshless-dev/meshless/fn/seal"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
@@ -40,7 +41,8 @@ type output struct {
 	place bool // new objects get a path annotation
 	items []*yaml.RNode
 
-	held map[*manifest.Workload]string // what was written into templates that cannot be changed
+	held   map[*manifest.Workload]string // what was written into templates that cannot be changed
+	direct []retarget.Policy             // of workloads without redirect rules
 
 	bundles, meshes map[string]*yaml.RNode // of the state, by namespace
 
@@ -69,6 +71,9 @@ func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*meshmap.Ma
 	}
 	o.writeServices(keep)
 	o.writePolicies(keep, r)
+	for _, p := range o.direct {
+		keep[o.writeDirect(p)] = true
+	}
 	for _, w := range o.model.Issued() {
 		var state *yaml.RNode
 		if o.model.Spec.UsesCertManager() {

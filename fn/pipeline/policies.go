@@ -10,6 +10,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/retarget"
 	"github.com/meshless-dev/meshless/internal/api"
 )
 
@@ -51,6 +52,21 @@ func (o *output) writePolicy(w *manifest.Workload, kind, name string, spec *yaml
 	annotate(item, map[string]string{api.IdentityAnnotation: w.ID.String(), api.PackageAnnotation: o.model.Package})
 	if !sameContent(node.Get(item.YNode(), "spec"), spec) {
 		node.Set(item.YNode(), "spec", spec)
+	}
+	return item
+}
+
+// writeDirect ensures the NetworkPolicy of a workload without redirect rules and returns it. It is derived as well.
+func (o *output) writeDirect(p retarget.Policy) *yaml.RNode {
+	w := p.Workload
+	item := o.model.State.DirectPolicies[w.ID.String()]
+	if item == nil {
+		item = o.add(manifest.NetworkPolicyAPIVersion, manifest.NetworkPolicyKind, path.Join(w.Namespace, strings.TrimPrefix(w.DirectPolicyName(), api.NamePrefix)+".yaml"))
+	}
+	o.setName(item, w.DirectPolicyName(), w.Namespace)
+	annotate(item, map[string]string{api.IdentityAnnotation: w.ID.String(), api.PackageAnnotation: o.model.Package})
+	if !sameContent(node.Get(item.YNode(), "spec"), p.Spec) {
+		node.Set(item.YNode(), "spec", p.Spec)
 	}
 	return item
 }

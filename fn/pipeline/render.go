@@ -19,6 +19,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/policy"
 	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/retarget"
 	"github.com/meshless-dev/meshless/fn/verify"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
@@ -110,6 +111,10 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	}
 	held := hold.Templates(m, r)
 	meshes := m.Meshes(policies, r)
+	if r.Failed() {
+		return nil
+	}
+	direct := retarget.Apply(m, manifest.Flatten(items), r)
 	issued := issue.Run(m, recipients, issue.Options{Now: o.Now, Mode: o.issuing(m), Actions: o.Actions, SharedCA: o.SharedCA, CAIdentity: o.CAIdentity,
 		Progress: func(done, total int) { o.progress("certifying", done, total) }}, r)
 	if r.Failed() {
@@ -129,7 +134,7 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 	for _, mesh := range meshes {
 		mesh.RevokedKeys = issued.RevokedKeys
 	}
-	out := &output{model: m, place: o.Mode != Build, items: items, held: held}
+	out := &output{model: m, place: o.Mode != Build, items: items, held: held, direct: direct}
 	out.write(config, meshes, issued, r)
 	if r.Failed() {
 		return nil
@@ -145,7 +150,7 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 }
 
 // prepare copies the items and takes earlier injections out of their workloads, of which it returns those that had one,
-// and which ports they passed TLS of the app's own on.
+// and which ports they passed TLS of the app's own on. Services and NetworkPolicies are led back to the app's ports.
 func prepare(items []*yaml.RNode, kinds manifest.Kinds, consume bool, r *report.Report) (copies, injected []*yaml.RNode, passed map[manifest.Place]netset.Ports) {
 	passed = map[manifest.Place]netset.Ports{}
 	for _, item := range items {
@@ -167,6 +172,9 @@ func prepare(items []*yaml.RNode, kinds manifest.Kinds, consume bool, r *report.
 				continue
 			}
 			refuseHiddenState(item, part, r)
+			if err := retarget.Strip(part); err != nil {
+				r.ErrorIn(part, "metadata.annotations", "%v", err)
+			}
 			templates, _ := kinds.Find(part) // also what an earlier config named: it is taken out again
 			for _, t := range templates {
 				if inject.Injected(part, t.Path) {

@@ -21,12 +21,13 @@ type Parts struct {
 	Resolver            *Resolver // nil where rules lead the pod's DNS to the proxy
 	Annotation          string    // of api.WorkloadAnnotation
 	Package             string    // of api.PackageLabel
+	Direct              string    // of api.DirectLabel; "" where there is none
 }
 
 // Write is the Kubernetes form of a plan. Keys stand in the order in which kpt sorts them.
 func Write(p *podplan.Plan) (Parts, error) {
 	annotation, err := p.Workload.Marshal()
-	return Parts{Init: initContainer(p), Proxy: proxyContainer(p), Volume: volume(p.Files, p.Package), Resolver: resolver(p), Annotation: string(annotation), Package: p.Package}, err
+	return Parts{Init: initContainer(p), Proxy: proxyContainer(p), Volume: volume(p.Files, p.Package), Resolver: resolver(p), Annotation: string(annotation), Package: p.Package, Direct: p.DirectName()}, err
 }
 
 // initContainer runs as root: a user that is none gets no added capability, unless its program's file has it and

@@ -87,7 +87,7 @@ func (p *networkPolicy) check(r *report.Report) {
 	for i, rule := range p.ingress {
 		field := fmt.Sprintf("spec.ingress[%d]", i)
 		for j, port := range rule.Ports {
-			if !validPort(port) {
+			if !ValidPort(port) {
 				r.Error(p.object, fmt.Sprintf("%s.ports[%d]", field, j), "is no port: a number of 1 to 65535, with an endPort that is not smaller, or a name")
 			}
 		}
@@ -106,7 +106,8 @@ func (p *networkPolicy) check(r *report.Report) {
 	}
 }
 
-func validPort(p networkingv1.NetworkPolicyPort) bool {
+// ValidPort tells whether Kubernetes takes a port of a rule.
+func ValidPort(p networkingv1.NetworkPolicyPort) bool {
 	if p.Port == nil || p.Port.Type == intstr.String {
 		return p.EndPort == nil && (p.Port == nil || p.Port.StrVal != "")
 	}
@@ -155,14 +156,14 @@ func networkRules(m *manifest.Model, policies []*networkPolicy, r *report.Report
 func (p *networkPolicy) selects(workloads []*manifest.Workload, rules map[*manifest.Workload][]meshmap.Rule, r *report.Report) []*manifest.Workload {
 	var selected []*manifest.Workload
 	for _, w := range workloads {
-		found := matchPod(p.selector, w)
-		if found == noMatch {
+		found := MatchPod(p.selector, w)
+		if found == NoMatch {
 			continue
 		}
 		if _, known := rules[w]; !known {
 			rules[w] = nil
 		}
-		if found == fullMatch {
+		if found == FullMatch {
 			selected = append(selected, w)
 			continue
 		}

@@ -21,38 +21,39 @@ import (
 // AnyMember is the pattern of the identities of all workloads of a trust domain.
 func AnyMember(trustDomain string) string { return "spiffe://" + trustDomain + "/ns/*/*/*" }
 
-// match is how labels, of which some may not be known, meet a selector.
-type match int
+// Match is how labels, of which some may not be known, meet a selector.
+type Match int
 
+// The kinds of Match.
 const (
-	noMatch match = iota
-	unknownMatch
-	fullMatch
+	NoMatch Match = iota
+	UnknownMatch
+	FullMatch
 )
 
-// matchLabels compares a selector with labels; missing tells of a label that is not there whether it may be, in the
+// MatchLabels compares a selector with labels; missing tells of a label that is not there whether it may be, in the
 // cluster.
-func matchLabels(s labels.Selector, have labels.Set, missing func(key string) bool) match {
+func MatchLabels(s labels.Selector, have labels.Set, missing func(key string) bool) Match {
 	requirements, some := s.Requirements()
 	if !some {
-		return noMatch
+		return NoMatch
 	}
-	result := fullMatch
+	result := FullMatch
 	for _, requirement := range requirements {
 		switch key := requirement.Key(); {
 		case !have.Has(key) && missing(key):
-			result = unknownMatch
+			result = UnknownMatch
 		case !requirement.Matches(have):
-			return noMatch
+			return NoMatch
 		}
 	}
 	return result
 }
 
-// matchPod tells whether a selector selects the pods of a workload.
-func matchPod(s labels.Selector, w *manifest.Workload) match {
+// MatchPod tells whether a selector selects the pods of a workload.
+func MatchPod(s labels.Selector, w *manifest.Workload) Match {
 	missing := func(key string) bool { return manifest.AtRuntime(w.Kind, key) }
-	return matchLabels(s, labels.Set(w.CertainLabels()), missing)
+	return MatchLabels(s, labels.Set(w.CertainLabels()), missing)
 }
 
 // peerFinder finds the identities that the peers of NetworkPolicies mean.
@@ -186,11 +187,11 @@ func (l *lookup) namespaces(s, pods labels.Selector) (selected []string, named b
 		}
 		object, known := l.model.NamespaceObjects[name]
 		have := labels.Merge(object.Labels, labels.Set{corev1.LabelMetadataName: name})
-		switch matchLabels(s, have, func(string) bool { return !known }) {
-		case fullMatch:
+		switch MatchLabels(s, have, func(string) bool { return !known }) {
+		case FullMatch:
 			selected = append(selected, name)
-		case unknownMatch:
-			if pods.Empty() || slices.ContainsFunc(l.workloads[name], func(w *manifest.Workload) bool { return matchPod(pods, w) != noMatch }) {
+		case UnknownMatch:
+			if pods.Empty() || slices.ContainsFunc(l.workloads[name], func(w *manifest.Workload) bool { return MatchPod(pods, w) != NoMatch }) {
 				untold = append(untold, name)
 			}
 		}
@@ -209,10 +210,10 @@ func (l *lookup) members(namespace string, pods labels.Selector) []string {
 	}
 	var ids []string
 	for _, w := range l.workloads[namespace] {
-		switch matchPod(pods, w) {
-		case fullMatch:
+		switch MatchPod(pods, w) {
+		case FullMatch:
 			ids = append(ids, w.ID.String())
-		case unknownMatch:
+		case UnknownMatch:
 			l.warn("does not let %s in: it selects its pods by a label that they get at run time only, and they have one identity. Select by labels of the pod template, or write the spiffeID into "+
 				"spec.authorization.rules", w.Object)
 		}

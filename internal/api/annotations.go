@@ -21,6 +21,20 @@ const WorkloadsAnnotation = AnnotationPrefix + "workloads"
 // <port>/<protocol>, separated by commas.
 const PlaintextPortsAnnotation = AnnotationPrefix + "plaintext-ports"
 
+// DirectLabel is on the pod template of every workload without redirect rules: NetworkPolicies tell its pods by it. The
+// value is that of podplan.Plan.DirectName.
+const DirectLabel = AnnotationPrefix + "direct"
+
+// DirectPolicyPrefix begins the name of the NetworkPolicy of a workload without redirect rules.
+const DirectPolicyPrefix = NamePrefix + "direct-"
+
+// Annotations that a render writes on Services and NetworkPolicies in front of workloads without redirect rules: what
+// stood there before, for un-injection (package fn/retarget).
+const (
+	TargetPortsAnnotation   = AnnotationPrefix + "target-ports"
+	NetworkPolicyAnnotation = AnnotationPrefix + "network-policy"
+)
+
 // Annotations that a render writes on pod templates.
 const (
 	WorkloadAnnotation = AnnotationPrefix + "workload" // podplan.Workload, for the proxy

@@ -27,6 +27,7 @@ func FuzzMeshEqual(f *testing.F) {
 	f.Add(text)
 	f.Add([]byte(head + "services: {prod: {web: deployment/web :80, db: {answers: statefulset/db, clusterIPs: [10.96.0.9, 'fd00::9']}}}"))
 	f.Add([]byte(head + "services: {prod: {web: 'spiffe://a/ns/other/deployment/web deployment/web :80,443 :81', db: {answers: statefulset/db, plaintextPorts: 1-9}}}"))
+	f.Add([]byte(head + "services: {prod: {web: {answers: deployment/web, directPorts: '8080,9000-9010'}}}\nservicePorts: {web.prod: '80', db.far: '5432-5433'}"))
 	f.Add([]byte(head + "services: {prod: {web: 'spiffe://a/ns/prod/spiffe:/x deployment/web'}}"))
 	f.Add([]byte(head + "federation: [{trustDomain: b, bundle: \"x\\n\", cidrs: [10.7.0.0/16, 'fd07::/16'], identities: ['spiffe://b/*']}, {trustDomain: c, bundle: ' y'}]"))
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -208,12 +208,25 @@ func (m *Map) validateNames() error {
 		}
 	}
 	for _, service := range m.Outside {
-		name, namespace, _ := strings.Cut(service, ".")
-		if !label(name) || !label(namespace) {
+		if !short(service) {
 			return fmt.Errorf("outside: %q is not <service>.<namespace>", service)
 		}
 	}
+	for service, ports := range m.ServicePorts {
+		if !short(service) {
+			return fmt.Errorf("servicePorts: %q is not <service>.<namespace>", service)
+		}
+		if len(ports) == 0 { // the proxy would answer for a Service, and listen nowhere
+			return fmt.Errorf("servicePorts: %q has no port", service)
+		}
+	}
 	return nil
+}
+
+// short tells whether s is <service>.<namespace>.
+func short(s string) bool {
+	name, namespace, _ := strings.Cut(s, ".")
+	return label(name) && label(namespace)
 }
 
 // label tells whether s is a label as Kubernetes gives them to Services and namespaces (RFC 1123, section 2.1).

@@ -22,6 +22,7 @@ const webID = "spiffe://cluster.local/ns/prod/deployment/web"
 func mesh() *meshmap.Map {
 	return &meshmap.Map{
 		APIVersion: api.APIVersion, Kind: "Mesh", TrustDomain: "cluster.local", ClusterDomain: "cluster.local", Namespace: "prod", Package: "p1", Namespaces: []string{"data"}, Outside: []string{"old.prod"}, SharedCA: true, OpenPodPorts: map[string]netset.Ports{"prod": netset.PortsOf(9100)},
+		ServicePorts: map[string]netset.Ports{"web.prod": netset.PortsOf(80, 8080), "db.far": netset.PortsOf(5432)},
 		Outbound: meshmap.Outbound{Unknown: meshmap.Passthrough, MeshCIDRs: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}},
 		Inbound: meshmap.Inbound{Mode: meshmap.Strict, Default: meshmap.AllowMesh, Policy: []meshmap.Policy{
 			{Workload: webID, Rules: []meshmap.Rule{{Ports: netset.PortsOf(80, 81), From: []string{"spiffe://cluster.local/ns/*/job/*"}}}},
@@ -29,7 +30,7 @@ func mesh() *meshmap.Map {
 		}},
 		Services: []meshmap.Service{{
 			Host: "web.prod.svc.cluster.local", ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1"), netip.MustParseAddr("fd00::1")},
-			Ports: netset.PortsOf(80), Identities: []string{webID}, PlaintextPorts: netset.PortsOf(9090),
+			Ports: netset.PortsOf(80), Identities: []string{webID}, PlaintextPorts: netset.PortsOf(9090), DirectPorts: netset.PortsOf(8080, 8443),
 		}},
 		RevokedKeys: []string{strings.Repeat("0f", 32)},
 	}
@@ -66,6 +67,9 @@ func TestMeshRefuses(t *testing.T) {
 		"pattern":          func(m *meshmap.Map) { m.Inbound.Policy[0].Rules[0].From = []string{"spiffe://*/x"} },
 		"bracket pattern":  func(m *meshmap.Map) { m.Inbound.Policy[0].Rules[0].From = []string{"spiffe://cluster.local/[a]"} },
 		"revoked":          func(m *meshmap.Map) { m.RevokedKeys = []string{"abc"} },
+		"no port":          func(m *meshmap.Map) { m.ServicePorts = map[string]netset.Ports{"web.prod": nil} },
+		"no Service":       func(m *meshmap.Map) { m.ServicePorts = map[string]netset.Ports{"web": netset.PortsOf(80)} },
+		"a host":           func(m *meshmap.Map) { m.ServicePorts = map[string]netset.Ports{"web.prod.svc": netset.PortsOf(80)} },
 	} {
 		m := mesh()
 		change(m)
@@ -84,6 +88,7 @@ func TestMeshRefuses(t *testing.T) {
 	for name, text := range map[string]string{
 		"unknown field": "new: 1", "unknown field of a Service": "services: {prod: {web: {answers: deployment/web, port: 80}}}", "nobody": `services: {prod: {web: ":80"}}`,
 		"no kind": "services: {prod: {web: web}}", "bad port": "services: {prod: {web: deployment/web :0}}", "dots": "services: {prod: {web.other: deployment/web}}",
+		"direct port": "services: {prod: {web: {answers: deployment/web, directPorts: 0}}}", "port of a Service": "servicePorts: {web.prod: 70000}",
 		"path": "services: {prod: {web: deployment/../x}}", "a number": "services: {prod: {web: 1}}",
 	} {
 		if got, err := meshmap.Parse([]byte(head + text)); err == nil || got != nil {
