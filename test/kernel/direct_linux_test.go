@@ -326,11 +326,17 @@ func (f *directField) testNoAnswer(t *testing.T) {
 		"unshown." + dataNamespace:    {f.clients[direct], "spec.redirect.services"},
 		"direct-all." + dataNamespace: {f.servers[direct], "let it listen on the pod's address"}, // whose app listens there on every address
 	} {
-		if ips, err := c.pod.Lookup(t.Context(), name+".svc.cluster.local", 4); err == nil {
-			t.Errorf("%s has the addresses %v", name, ips)
+		for _, family := range []int{4, 6} {
+			if ips, err := c.pod.Lookup(t.Context(), name+".svc.cluster.local", family); err == nil {
+				t.Errorf("%s has the addresses %v", name, ips)
+			}
 		}
-		if log := c.pod.Container(api.ProxyName).Log(); !strings.Contains(log, c.says) {
-			t.Errorf("%s: the proxy's log does not say %q", name, c.says)
+		proxy := c.pod.Container(api.ProxyName)
+		for deadline := time.Now().Add(5 * time.Second); !strings.Contains(proxy.Log(), c.says); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Errorf("%s: the proxy's log does not say %q", name, c.says)
+				break
+			}
 		}
 	}
 }

@@ -31,9 +31,10 @@ type directCell struct {
 const (
 	firstDirect = 6000 // of the cells
 	viaService  = 1000 // a Service has so much higher ones
+	talkProbed  = 6400 // open at servers, and of no cell
 	firstPeer   = 6500 // of peers, which listen at their own addresses
 	firstLegacy = 6700 // outside of the mesh
-	idlePort    = 8090 // of clients, that none of them dials
+	idlePort    = 8090 // of clients and peers, that nobody dials
 	storePort   = 5433 // of the Service db, which leads to 5432
 )
 
@@ -76,7 +77,8 @@ func directCells() (cells []directCell) {
 func directManifests() string {
 	var out strings.Builder
 	for _, f := range forms {
-		var ports, atPod, atService []string
+		ports := []string{fmt.Sprint(talkProbed)}
+		var atPod, atService []string
 		for _, c := range directCells() {
 			if c.server != f {
 				continue
@@ -98,7 +100,9 @@ func directManifests() string {
 		ports = append(ports, fmt.Sprint(firstPeer+int(pattern)))
 		atPod = append(atPod, fmt.Sprintf("{name: p%d, port: %[1]d}", firstPeer+int(pattern)))
 	}
-	out.WriteString(direct.workload("StatefulSet", dataNamespace, "peers", fmt.Sprintf("args: [serve, --port, %q]", fmt.Sprint(idlePort)), append([]string{fmt.Sprint(idlePort)}, ports...)...))
+	// All ports of the pod are reached by its name, so all have to be at the pod's address alone.
+	own := fmt.Sprintf("args: [db]\n          env: [{name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}, {name: LISTEN, value: \"$(POD_IP):%d\"}]", idlePort)
+	out.WriteString(direct.workload("StatefulSet", dataNamespace, "peers", own, append([]string{fmt.Sprint(idlePort)}, ports...)...))
 	out.WriteString(directService(dataNamespace, "peers", "peers", "clusterIP: None", atPod...))
 	out.WriteString(ruled.workload("Deployment", dataNamespace, "db", "args: [db]", "5432"))
 	out.WriteString(directService(dataNamespace, "db", "db", "", fmt.Sprintf("{port: %d, targetPort: 5432}", storePort)))

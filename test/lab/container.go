@@ -116,6 +116,9 @@ func (p *Pod) process(c corev1.Container) (*process, error) {
 	if len(c.Command) > 0 {
 		spec.Argv = append(append([]string{}, c.Command...), c.Args...)
 	}
+	for i, arg := range spec.Argv {
+		spec.Argv[i] = expand(arg, spec.Env)
+	}
 	return spec, nil
 }
 

@@ -209,7 +209,7 @@ spec:
     - name: db
       image: shop
       args: [db]
-      env: [{name: LISTEN, value: ":5"}]
+      env: [{name: PORT, value: "5"}, {name: LISTEN, value: ":$(PORT)"}, {name: OTHER, value: "$(NONE)"}]
       securityContext: {runAsUser: 10003, readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
       readinessProbe: {tcpSocket: {port: 5}}
       volumeMounts: [{name: shared, mountPath: /etc/resolv.conf, subPath: resolv.conf, readOnly: true}]
@@ -233,6 +233,9 @@ func TestOwnVolumesAndSysctls(t *testing.T) {
 	}
 	if err := os.WriteFile(at, nil, 0o600); err == nil {
 		t.Error("the mounted file can be written")
+	}
+	if environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pod.Container("db").PID())); err != nil || !strings.Contains(string(environ), "OTHER=$(NONE)\x00") {
+		t.Errorf("a reference to no variable: %v, %q", err, environ)
 	}
 	apply(t, l, strings.ReplaceAll(own, "subPath: resolv.conf", "subPath: other"))
 	if _, err := l.TryStart("Pod/plain/own", lab.PodOptions{}); err == nil || !strings.Contains(err.Error(), "there is no other in it") {
