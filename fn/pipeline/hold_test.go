@@ -122,6 +122,26 @@ func TestUpgradeKeepsImmutableTemplates(t *testing.T) {
 	}
 }
 
+// TestUpgradeKeepsTemplatesWithoutRules: it is the same without redirect rules.
+func TestUpgradeKeepsTemplatesWithoutRules(t *testing.T) {
+	w := newWorld(t)
+	config := w.config(t, plainConfig)
+	config.Spec.Redirect.Mode = v1alpha1.RedirectNone
+	first, _ := w.mustRun(t, parse(t, immutable), config)
+	upgrade(config)
+	for name, items := range map[string][]*yaml.RNode{"written back": first, "sources": sources(t, immutable, first)} {
+		out, r := w.mustRun(t, items, config)
+		for _, kept := range []string{"migrate", "tool"} {
+			if was := ofName(t, first, kept); ofName(t, out, kept) != was || !strings.Contains(was, "--no-redirect") {
+				t.Errorf("%s: %s was\n%s\nand is now\n%s", name, kept, was, ofName(t, out, kept))
+			}
+		}
+		if got := said(t, r); strings.Contains(got, "is written anew") {
+			t.Errorf("%s: the render says\n%s", name, got)
+		}
+	}
+}
+
 // TestWrittenAnew: whatever else changes a template takes the newer image into it, and so does a record that is gone,
 // that was edited, or that names a program of somebody else's.
 func TestWrittenAnew(t *testing.T) {
@@ -139,6 +159,7 @@ func TestWrittenAnew(t *testing.T) {
 		"exclusions": {config: func(c *v1alpha1.MutualTLS) {
 			c.Spec.Outbound.ExcludePorts = v1alpha1.PortList{{Ports: netset.PortsOf(25)}}
 		}},
+		"no rules":           {config: func(c *v1alpha1.MutualTLS) { c.Spec.Redirect.Mode = v1alpha1.RedirectNone }},
 		"FIPS 140-3":         {config: func(c *v1alpha1.MutualTLS) { c.Spec.Proxy.FIPS140 = true }},
 		"another repository": {config: func(c *v1alpha1.MutualTLS) { c.Spec.Proxy.Image = "mirror.example/proxy:v9" }},
 		"no record":          {record: func(string) string { return "" }},

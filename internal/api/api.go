@@ -36,10 +36,16 @@ const (
 	ResolverVolume    = "meshless-resolver"
 )
 
-// DirectPort is the port on which the proxy of a pod without redirect rules takes what is for a port of the app: it is
-// below the ports that Linux gives to connections, and above those that apps like. Two ports of one pod that come to
-// one, or to a port of the app, are an error at render.
-func DirectPort(port uint16) uint16 { return 20000 + port%10000 }
+// DirectPort is the port on which the proxy of a pod without redirect rules takes what is for a port of the app: 20000
+// and its last four digits, or 10000 for those of 20000 and more, such as MongoDB's 27017. It is below the ports that
+// Linux gives to connections. Two ports of one pod that come to one, to a port of the app or to a reserved one are an
+// error at render.
+func DirectPort(port uint16) uint16 {
+	if 20000 <= port && port < 30000 {
+		return port - 10000
+	}
+	return 20000 + port%10000
+}
 
 // DefaultUID is the user of the proxy. Traffic of this user leaves the pod unredirected, so no other container may run
 // as it.

@@ -1,6 +1,7 @@
 package netset_test
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/meshless-dev/meshless/internal/netset"
@@ -43,4 +44,24 @@ func FuzzParsePorts(f *testing.F) {
 			t.Errorf("%q reads as %q and again as %q, %v", text, ports, again, err)
 		}
 	})
+}
+
+// TestMinus: a port is in the difference if it is in the first set and not in the second.
+func TestMinus(t *testing.T) {
+	for _, sets := range [][2]string{{"80", ""}, {"80", "80"}, {"80-90", "80"}, {"80-90", "90"}, {"80-90", "85"}, {"80-90", "82-83,85,88-95"}, {"1-65535", "1,65535"}, {"1-65535", "1-65535"}, {"80,90", "1-79,81-89,91"}} {
+		var a, b netset.Ports
+		if err := errors.Join(a.UnmarshalText([]byte(sets[0])), b.UnmarshalText([]byte(sets[1]))); err != nil {
+			t.Fatal(err)
+		}
+		left := a.Minus(b)
+		for port := range 1 << 16 {
+			if p := uint16(port); left.Contains(p) != (a.Contains(p) && !b.Contains(p)) {
+				t.Errorf("%s without %s is %s", a, b, left)
+				break
+			}
+		}
+		if a.String() != sets[0] {
+			t.Errorf("%s has become %s", sets[0], a)
+		}
+	}
 }

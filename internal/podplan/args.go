@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -234,7 +235,7 @@ func (d *Direct) args() []string {
 func directFlags(fs *flag.FlagSet) func() (*Direct, error) {
 	none, d := false, Direct{AppAddress: AppPod}
 	fs.BoolVar(&none, strings.TrimPrefix(noRedirectFlag, "--"), false, "no rules redirect this pod's traffic: serve its DNS, and listen on loopback and direct ports")
-	fs.TextVar(&d.Ports, strings.TrimPrefix(directPortsFlag, "--"), netset.Ports{}, "with "+noRedirectFlag+": ports of the app that are taken at 20000 + port mod 10000")
+	fs.TextVar(&d.Ports, strings.TrimPrefix(directPortsFlag, "--"), netset.Ports{}, "with "+noRedirectFlag+": ports of the app that are taken at 20000 + port mod 10000, or at 10000 less if they are 20000 to 29999")
 	fs.Func(strings.TrimPrefix(appAddressFlag, "--"), "with "+noRedirectFlag+": where the app listens, Pod or Loopback (default Pod)", func(s string) error {
 		d.AppAddress = AppAddress(s)
 		if d.AppAddress != AppPod && d.AppAddress != AppLoopback {
@@ -260,6 +261,9 @@ func (d *Direct) Validate() error {
 		direct := api.DirectPort(port)
 		if other, twice := taken[direct]; twice {
 			return fmt.Errorf("ports %d and %d are both taken at %d; let the app listen on another port in place of one of them", other, port, direct)
+		}
+		if slices.Contains(api.ReservedPorts, int(direct)) {
+			return fmt.Errorf("what is for port %d would be taken at %d, which the proxy uses otherwise; let the app listen on another port", port, direct)
 		}
 		taken[direct] = port
 	}

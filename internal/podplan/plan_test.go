@@ -2,6 +2,7 @@ package podplan_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/meshless-dev/meshless/internal/api"
@@ -23,6 +24,35 @@ func TestPortMode(t *testing.T) {
 	} {
 		if got := [2]podplan.PortMode{p.PortMode(port, meshmap.Strict), p.PortMode(port, meshmap.Permissive)}; got != want {
 			t.Errorf("port %d: got %v, want %v", port, got, want)
+		}
+	}
+}
+
+// TestDirect: a pod without redirect rules has nothing that needs them, and its ports do not stand in each other's way.
+// The annotation that is at fault is named where it can be.
+func TestDirect(t *testing.T) {
+	direct := func(ports ...uint16) podplan.ProxyArgs {
+		return podplan.ProxyArgs{Direct: &podplan.Direct{Ports: netset.PortsOf(ports...)}}
+	}
+	for name, test := range map[string]struct {
+		plan             podplan.Plan
+		want, annotation string
+	}{
+		"apart":            {podplan.Plan{Serve: direct(80, 81, 8080, 20000, 27017, 29999, 65535), Redirect: podplan.InitArgs{ExcludeInboundPorts: netset.PortsOf(22)}}, "", ""},
+		"none":             {podplan.Plan{Serve: direct()}, "", ""},
+		"at one":           {podplan.Plan{Serve: direct(80, 10080)}, "ports 80 and 10080 are both taken at 20080", ""},
+		"at a port":        {podplan.Plan{Serve: direct(80, 81, 20081)}, "port 20081 is where the proxy takes what is for port 81", ""},
+		"at the proxy's":   {podplan.Plan{Serve: direct(25021)}, "what is for port 25021 would be taken at 15021", ""},
+		"at an excluded":   {podplan.Plan{Serve: direct(80), Redirect: podplan.InitArgs{ExcludeInboundPorts: netset.PortsOf(20080)}}, "it is where the proxy takes what is for port 80", api.ExcludeInboundPortsAnnotation},
+		"excluded as well": {podplan.Plan{Serve: direct(80), Redirect: podplan.InitArgs{ExcludeInboundPorts: netset.PortsOf(80)}}, "port 80 never passes the proxy", ""},
+		"transparent":      {podplan.Plan{Serve: direct(80), Workload: podplan.Workload{TransparentPorts: netset.PortsOf(80)}}, "wants the rules of meshless-init", api.TransparentPortsAnnotation},
+		"users":            {podplan.Plan{Serve: direct(80), Redirect: podplan.InitArgs{ExcludeOutboundUIDs: netset.UIDs{7}}}, "--exclude-outbound-uids: 7 needs the rules", ""},
+	} {
+		test.plan.Redirect.TransparentPorts = nil
+		err := test.plan.Validate()
+		wrong := new(podplan.Contradiction)
+		if errors.As(err, &wrong); wrong.Annotation != test.annotation || (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got %v of %q, want %q of %q", name, err, wrong.Annotation, test.want, test.annotation)
 		}
 	}
 }

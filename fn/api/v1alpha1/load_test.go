@@ -65,6 +65,10 @@ func TestLoadRefuses(t *testing.T) {
 		"glob":                {head + "  workloads: {include: [{name: \"[\"}]}", "is not a glob"},
 		"rule without from":   {head + "  authorization: {rules: [{to: {name: a}, from: []}]}", "a rule that allows nobody"},
 		"rule with both":      {head + "  authorization: {rules: [{to: {name: a}, from: [{name: b, spiffeID: \"spiffe://a/b\"}]}]}", "write two entries"},
+		"redirect":            {head + "  redirect: {mode: Never}", `spec.redirect.mode: "Never" is not supported; want Rules, None`},
+		"redirect of nobody":  {head + "  redirect: {none: [{}]}", "spec.redirect.none[0]: selects nothing in particular"},
+		"redirect to no name": {head + "  redirect: {services: {pg: [5432]}}", `spec.redirect.services[pg]: "pg" is not <service>.<namespace>`},
+		"redirect to no port": {head + "  redirect: {services: {pg.data: []}}", "spec.redirect.services[pg.data]: names no port"},
 		"pattern":             {head + "  authorization: {rules: [{to: {name: a}, from: [{spiffeID: \"spiffe://*/b\"}]}]}", "the trust domain is fixed"},
 		"authorization mode":  {head + "  authorization: {mode: Audit}", `"Audit" is not supported; want Enforce, DryRun`},
 		"no boolean":          {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: f}\ndata: {fips140: \"on\"}", "data.fips140: is neither true nor false"},
@@ -90,7 +94,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := config.Spec
-	if s.TrustDomain != "cluster.local" || s.Authorization.Mode != v1alpha1.AuthorizationEnforce || s.Issuance != v1alpha1.IssuanceAuto || s.Inbound.Mode != meshmap.Strict || s.Sidecar.UID != 15000 ||
+	if s.TrustDomain != "cluster.local" || s.Authorization.Mode != v1alpha1.AuthorizationEnforce || s.Issuance != v1alpha1.IssuanceAuto || s.Inbound.Mode != meshmap.Strict || s.Redirect.Mode != v1alpha1.RedirectRules || s.Sidecar.UID != 15000 ||
 		s.Certificates.RenewBefore.Duration != 50*time.Hour || s.Proxy.Image != api.ProxyImage || s.Sealing.IdentitySecret.Name != "meshless-identity" {
 		t.Errorf("defaults are %+v", s)
 	}
@@ -101,7 +105,7 @@ func TestConfigMap(t *testing.T) {
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: function-input}
-data: {trustDomain: prod.example, recipients: "age1a, age1b", caRecipients: age1c, validity: 48h, inboundMode: Permissive, fips140: "true", fromNetworkPolicies: "true", authorizationMode: DryRun}
+data: {trustDomain: prod.example, recipients: "age1a, age1b", caRecipients: age1c, validity: 48h, inboundMode: Permissive, redirectMode: None, fips140: "true", fromNetworkPolicies: "true", authorizationMode: DryRun}
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +113,7 @@ data: {trustDomain: prod.example, recipients: "age1a, age1b", caRecipients: age1
 	s := config.Spec
 	if s.TrustDomain != "prod.example" || len(s.Sealing.Recipients) != 2 || s.Sealing.Recipients[1] != "age1b" || s.Certificates.CA.Recipients[0] != "age1c" ||
 		s.Certificates.Validity.Duration != 48*time.Hour || s.Inbound.Mode != meshmap.Permissive ||
-		!s.Proxy.FIPS140 || !s.Authorization.FromNetworkPolicies || s.Authorization.Mode != v1alpha1.AuthorizationDryRun {
+		s.Redirect.Mode != v1alpha1.RedirectNone || !s.Proxy.FIPS140 || !s.Authorization.FromNetworkPolicies || s.Authorization.Mode != v1alpha1.AuthorizationDryRun {
 		t.Errorf("read %+v", s)
 	}
 }
