@@ -84,7 +84,8 @@ type Resources struct {
 	SocketsCount bool
 	// StandardRecords: crypto/tls keeps the records, as in FIPS 140-3 mode. Its connections cost several times as much.
 	StandardRecords bool
-	// Direct: no rules redirect. The proxy answers the pod's DNS queries, and listens for Services on loopback addresses.
+	// Direct: no rules redirect. The proxy answers the pod's DNS queries, and listens for Services on loopback
+	// addresses.
 	Direct bool
 }
 

@@ -1,12 +1,13 @@
 // Package connection leads each accepted connection to where it can be relayed, or refuses it.
 //
 // Outbound is what the app opens: init redirects it to a loopback listener, or DNS leads it to one by the name of a
-// Service of the mesh. It leaves the pod as mutual TLS if its destination is in the mesh. Such a connection is encrypted and verified, or closed; nothing that goes wrong makes it
-// plaintext.
+// Service of the mesh. It leaves the pod as mutual TLS if its destination is in the mesh. Such a connection is
+// encrypted and verified, or closed; nothing that goes wrong makes it plaintext.
 //
 // Inbound is what arrives at the pod: it reaches the app only after mutual TLS and policy, or as plaintext on ports
 // that are Permissive, or as TLS of the app's own on ports that are TLSPassthrough. The app is dialed at the address
-// that the peer dialed, never at the loopback address, so that ports which the app binds to loopback stay private.
+// that the peer dialed, so that ports which the app binds to loopback stay private, unless the app is said to listen
+// nowhere else.
 package connection
 
 import (
@@ -259,8 +260,8 @@ func (s *Server) plaintext(ctx context.Context, c *conn, few int) bool {
 	return false
 }
 
-// dial connects to where the client wanted to go, or where that is reached. Where descriptors are out it gives others up and tries again: the
-// client has its connection, as it sees it.
+// dial connects to where the client wanted to go, or where that is reached. Where descriptors are out it gives others
+// up and tries again: the client has its connection, as it sees it.
 func (s *Server) dial(ctx context.Context, d *net.Dialer, to netip.AddrPort) (*net.TCPConn, error) {
 	const tries = 5
 	for try := 1; ; try++ {

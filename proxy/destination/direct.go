@@ -25,7 +25,8 @@ func (m *Map) asDialed(dst netip.AddrPort, l Lookup, d Destination) Destination 
 	case m.federated(addr) != nil:
 		return m.unlessFederated(addr, Destination{Host: m.host(l.Dialed)})
 	}
-	dialed := m.meet(Mesh, append(slices.Clone(d.Claims), m.claimOf(l.Dialed)))
+	anybody := func(c Claim) bool { return c.Open && c.Namespace == "" } // the name says more
+	dialed := m.meet(Mesh, append(slices.DeleteFunc(slices.Clone(d.Claims), anybody), m.claimOf(l.Dialed)))
 	service := m.service(l.Dialed.Service)
 	atPod := l.Dialed.Endpoint && service != nil && service.DirectPorts.Contains(dst.Port()) && len(m.byIP[addr]) == 0
 	dialed.Direct = dialed.Kind == Mesh && (d.Direct || atPod)

@@ -1,6 +1,6 @@
 // Package loopback gives the Services of the mesh addresses within the pod, for pods without redirect rules. What the
-// app opens to such an address reaches the proxy, which knows by it where the app wanted to go: to which Service, and to
-// which of the addresses that DNS gave for it. So nothing that DNS says makes a connection one to somebody else.
+// app opens to such an address reaches the proxy, which knows by it where the app wanted to go: to which Service, and
+// to which of the addresses that DNS gave for it. So nothing that DNS says makes a connection one to somebody else.
 //
 // An address is derived from Service and address, and a process gives it to no other while it remembers the first. So
 // one that an app has kept across a restart of the proxy leads to the same server, or nowhere.

@@ -31,12 +31,12 @@ import (
 
 // Bounds of what is under way.
 const (
-	MaxQueries     = 128              // by UDP; those beyond are dropped, and clients ask again
-	MaxConnections = 32               // by TCP, with one query of each
-	maxQuery       = 4 << 10          // bytes of a query by UDP
+	MaxQueries     = 128             // by UDP; those beyond are dropped, and clients ask again
+	MaxConnections = 32              // by TCP, with one query of each
+	maxQuery       = 4 << 10         // bytes of a query by UDP
 	tcpIdle        = 5 * time.Second // for the next query of a connection
-	queryTimeout   = 5 * time.Second  // of all that one query needs
-	serverTimeout  = 2 * time.Second  // of one name server
+	queryTimeout   = 5 * time.Second // of all that one query needs
+	serverTimeout  = 2 * time.Second // of one name server
 )
 
 // Result is what became of a query, as metrics count it.

@@ -4,6 +4,7 @@ package sandbox
 
 import (
 	"encoding/binary"
+	"slices"
 	"testing"
 
 	"golang.org/x/net/bpf"
@@ -45,7 +46,7 @@ func TestFilter(t *testing.T) {
 			t.Errorf("%+v: %s (%#x), want %s", c, names[got], got, names[answer.Val])
 		}
 	}
-	for _, number := range denied {
+	for _, number := range append(slices.Clone(denied), unix.SYS_LISTEN) {
 		want(deny, call{number: number, arch: auditArch})
 	}
 	for _, number := range []uint32{
@@ -84,6 +85,22 @@ func TestFilter(t *testing.T) {
 	want(kill, call{number: unix.SYS_EXECVE, arch: unix.AUDIT_ARCH_ARM})
 	want(lack, call{number: x32 | unix.SYS_READ, arch: auditArch})
 	want(lack, call{number: 1<<32 - 1, arch: auditArch})
+}
+
+// TestFilterListening: who listens for Services may call listen, and nothing else that others may not.
+func TestFilterListening(t *testing.T) {
+	vm, err := bpf.NewVM(filter(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := evaluate(t, vm, call{number: unix.SYS_LISTEN, arch: auditArch}); got != allow.Val {
+		t.Errorf("listen: %#x", got)
+	}
+	for _, number := range denied {
+		if got := evaluate(t, vm, call{number: number, arch: auditArch}); got != deny.Val {
+			t.Errorf("%d: %#x", number, got)
+		}
+	}
 }
 
 // TestFilterFits: the kernel takes 4,096 instructions.

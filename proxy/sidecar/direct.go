@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/proxy/destination"
 	"github.com/meshless-dev/meshless/proxy/listen"
@@ -27,18 +28,22 @@ type direct struct {
 	plan  podplan.Direct
 	ports map[uint16]uint16 // of the app, by those of the proxy
 	table *loopback.Table
+	led   netip.Prefix // of the table
 	names *nameserver.Server
 }
 
 // makeDirect makes the table of loopback addresses, and the Redirect that goes with it, unless there is one.
 func (s *Sidecar) makeDirect() {
 	o := &s.options
-	d := &direct{plan: *o.Direct, ports: map[uint16]uint16{}}
+	d := &direct{plan: *o.Direct, ports: map[uint16]uint16{}, led: loopback.Network}
+	if o.loopbacks.IsValid() {
+		d.led = o.loopbacks
+	}
 	for port := range d.plan.Ports.All() {
 		d.ports[api.DirectPort(port)] = port
 	}
 	var names *telemetry.Names
-	d.table = loopback.New(loopback.Options{Serve: func(l net.Listener) bool { return s.outbound.Add(l) }, Limit: o.Budget.Listeners, Network: o.loopbacks, Now: o.Now,
+	d.table = loopback.New(loopback.Options{Serve: func(l net.Listener) bool { return s.outbound.Add(l) }, Limit: o.Budget.Listeners, Network: d.led, Now: o.Now,
 		Listens: func(service string, at netip.AddrPort) {
 			if d.plan.AppAddress != podplan.AppLoopback && d.plan.Ports.Contains(at.Port()) {
 				names.Led(service, at)
@@ -50,7 +55,7 @@ func (s *Sidecar) makeDirect() {
 	}
 	names = s.telemetry.NewNames(results, d.table.Listeners)
 	d.names = nameserver.New(nameserver.Options{UDP: s.bound.namesUDP, TCP: s.bound.names, Servers: notAt(o.NameServers, s.bound.names.Addr()), Map: s.meshMap,
-		Lead: d.table.Lead, HasIPv4: o.hasIPv4, Count: func(r nameserver.Result) { names.Answered(string(r)) }, Refuse: names.Refused, Now: o.Now})
+		Lead: d.lead, HasIPv4: o.hasIPv4, Count: func(r nameserver.Result) { names.Answered(string(r)) }, Refuse: names.Refused, Now: o.Now})
 	o.Redirect = cmp.Or(o.Redirect, &Redirect{Outbound: d.table.Original, Inbound: d.original, OwnAddress: o.own()})
 	s.direct = d
 }
@@ -71,6 +76,49 @@ func (d *direct) original(c *net.TCPConn) (netip.AddrPort, error) {
 		return netip.AddrPort{}, fmt.Errorf("port %d stands for no port of the app", at.Port())
 	}
 	return netip.AddrPortFrom(at.Addr(), port), nil
+}
+
+// lead is nameserver.Options.Lead. The proxy's own ports on all addresses are no Service's: metrics and health of other
+// pods are asked for at their own addresses, as a program that collects them does.
+func (d *direct) lead(targets []loopback.Target, ports netset.Ports) ([]netip.Addr, error) {
+	var theirs netset.Ports
+	for port := range ports.All() {
+		if of, is := d.ports[port]; is {
+			return nil, fmt.Errorf("port %d of the Service is where the proxy of this pod takes what is for port %d of its app; give the Service another port", port, of)
+		}
+		if port != api.MetricsPort && port != api.HealthPort {
+			theirs = append(theirs, netset.PortRange{First: port, Last: port})
+		}
+	}
+	return d.table.Lead(targets, theirs)
+}
+
+// refuseLed resets connections to loopback addresses of Services: at our ports on all addresses they would meet us in
+// place of the Service.
+func (d *direct) refuseLed(listeners []net.Listener) (wrapped []net.Listener) {
+	for _, l := range listeners {
+		wrapped = append(wrapped, &unledListener{l, d.led})
+	}
+	return wrapped
+}
+
+type unledListener struct {
+	net.Listener
+	led netip.Prefix
+}
+
+func (l *unledListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil || !l.led.Contains(listen.AddrPort(c.LocalAddr()).Addr()) {
+			return c, err
+		}
+		if tcp, ok := c.(*net.TCPConn); ok {
+			listen.Reset(tcp)
+		} else {
+			_ = c.Close()
+		}
+	}
 }
 
 // dialed is connection.Config.Dialed.
@@ -142,6 +190,11 @@ func (l *listeners) bindNames(address string) error {
 		l.names = bound[0]
 		l.namesUDP, err = net.ListenPacket("udp", l.names.Addr().String())
 	}
+	return namesError(err, address)
+}
+
+// namesError says what is in the way of the pod's name server.
+func namesError(err error, address string) error {
 	switch {
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
 		return fmt.Errorf("the pod's DNS queries: %w: this pod has no redirect rules, and the proxy answers them at %s without any capability: "+

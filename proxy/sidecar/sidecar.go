@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/net/netutil"
 
+	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/proxy/admin"
 	"github.com/meshless-dev/meshless/proxy/budget"
 	"github.com/meshless-dev/meshless/proxy/connection"
@@ -124,8 +125,8 @@ func (s *Sidecar) make(inPod bool) (err error) {
 	}
 	if o.Confine {
 		s.program = sandbox.OwnProgram()
-		// nothing of a peer or of the directory has been read yet, and no port is bound after it, but for Services where
-		// no rules redirect
+		// nothing of a peer or of the directory has been read yet, and no port is bound after it, but for Services
+		// where no rules redirect
 		if s.direct != nil {
 			sandbox.EnterListening(o.Directory, o.Log)
 		} else {
@@ -144,6 +145,7 @@ func (s *Sidecar) make(inPod bool) (err error) {
 		return err
 	}
 	s.prober = admin.NewProber(s.identity.Current, o.Redirect.Clients, o.Log)
+	s.prober.OnLoopback = s.direct != nil && o.Direct.AppAddress == podplan.AppLoopback
 	s.makeServers()
 	return nil
 }
@@ -189,6 +191,7 @@ func (s *Sidecar) makeServers() {
 		Records: string(s.options.Records.InForce()), Level: s.options.Level, Pprof: s.options.Pprof}
 	if s.direct != nil {
 		c.Loopback = s.direct.table.Shown
+		s.bound.metrics, s.bound.health = s.direct.refuseLed(s.bound.metrics), s.direct.refuseLed(s.bound.health)
 	}
 	all := cmp.Or(s.limits.Admin, budget.For(budget.Resources{}).Admin)
 	serve := func(listeners []net.Listener, ofOne int, h http.Handler) {
