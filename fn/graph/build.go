@@ -195,7 +195,7 @@ func (b *builder) addWorkload(item *yaml.RNode, t manifest.Template) error {
 	}
 	n.Class, n.Identity, n.PermissivePorts = Mesh, plan.Workload.SPIFFEID, plan.Workload.PermissivePorts.String()
 	n.PlaintextPorts, n.PlaintextInterfaces = plan.Redirect.ExcludeInboundPorts, plan.Redirect.ExcludeInboundInterfaces
-	n.Bypass = bypass(plan.Redirect)
+	n.Bypass, n.NoRedirect = bypass(plan.Redirect), plan.NoRedirect()
 	n.TLSPassthroughPorts = plan.Workload.TLSPassthroughPorts
 	if mesh.Inbound.Mode == meshmap.Permissive {
 		n.PermissivePorts, n.StrictPorts, n.TLSPassthroughPorts = AllPorts, plan.Workload.StrictPorts, nil

@@ -74,6 +74,9 @@ type Node struct {
 	StrictPorts         netset.Ports `json:"strictPorts,omitempty"`    // not among AllPorts
 	PlaintextPorts      netset.Ports `json:"plaintextPorts,omitempty"` // bypass the proxy: in the clear, from anyone
 
+	// no rules lead its traffic to its proxy: its names do, and the ports of Services (spec.redirect.mode: None)
+	NoRedirect bool `json:"noRedirect,omitempty"`
+
 	// what arrives through them bypasses the proxy, on any port
 	PlaintextInterfaces netset.Interfaces `json:"plaintextInterfaces,omitempty"`
 	// what leaves without the proxy: "port 25", "network 10.1.0.0/16", "interface net1", "user 1001"

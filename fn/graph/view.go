@@ -158,6 +158,9 @@ func (v *view) facts(n Node) []string {
 			facts = append(facts, "plaintext by "+s.Name+": "+strings.Join(s.PlaintextPorts, ", "))
 		}
 	}
+	if n.NoRedirect {
+		facts = append(facts, "no redirect rules: addresses that are not of DNS bypass the proxy")
+	}
 	if len(n.PlaintextInterfaces) > 0 {
 		facts = append(facts, "plaintext through: "+strings.Join(n.PlaintextInterfaces, ", "))
 	}
@@ -198,7 +201,7 @@ func style(n Node) string {
 		return "source"
 	case n.Class != Mesh:
 		return "outside"
-	case n.PermissivePorts != "" || len(n.TLSPassthroughPorts) > 0 || len(n.PlaintextPorts) > 0 || len(n.PlaintextInterfaces) > 0 || len(n.Bypass) > 0,
+	case n.PermissivePorts != "" || len(n.TLSPassthroughPorts) > 0 || len(n.PlaintextPorts) > 0 || len(n.PlaintextInterfaces) > 0 || len(n.Bypass) > 0 || n.NoRedirect,
 		slices.ContainsFunc(n.Services, func(s Service) bool { return len(s.PlaintextPorts) > 0 }):
 		return "leaky"
 	case n.Access == Nobody:

@@ -26,6 +26,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
+	"github.com/meshless-dev/meshless/fn/retarget"
 	"github.com/meshless-dev/meshless/fn/seal"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/svid"
@@ -209,6 +210,9 @@ func checkLaws(t *testing.T, w *world, config *v1alpha1.MutualTLS, input string,
 func strip(t testing.TB, item *yaml.RNode, spec v1alpha1.Spec) {
 	t.Helper()
 	for _, part := range manifest.Flatten([]*yaml.RNode{item}) {
+		if err := retarget.Strip(part); err != nil {
+			t.Fatal(err)
+		}
 		templates, _ := manifest.KindsOf(spec).Templates(part)
 		for _, template := range templates {
 			if err := inject.Strip(part, template.Path); err != nil {

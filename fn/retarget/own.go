@@ -79,7 +79,9 @@ func portNodes(w *manifest.Workload, app, others netset.Ports) (list []*yaml.Nod
 		at := api.DirectPort(port)
 		ranges = append(ranges, netset.PortRange{First: at, Last: at})
 	}
-	slices.SortFunc(ranges, func(a, b netset.PortRange) int { return cmp.Or(cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last)) })
+	slices.SortFunc(ranges, func(a, b netset.PortRange) int {
+		return cmp.Or(cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
+	})
 	for _, r := range ranges {
 		if r.Last == r.First+1 { // which others join
 			list = append(list, portNode(r.First, r.First), portNode(r.Last, r.Last))
@@ -111,7 +113,9 @@ func otherPorts(w *manifest.Workload) (list []*yaml.Node) {
 			}
 		}
 	}
-	slices.SortFunc(ports, func(a, b port) int { return cmp.Or(cmp.Compare(a.protocol, b.protocol), cmp.Compare(a.number, b.number)) })
+	slices.SortFunc(ports, func(a, b port) int {
+		return cmp.Or(cmp.Compare(a.protocol, b.protocol), cmp.Compare(a.number, b.number))
+	})
 	for _, p := range slices.Compact(ports) {
 		list = append(list, node.Object("protocol", string(p.protocol), "port", int(p.number)))
 	}

@@ -135,6 +135,9 @@ func lead(item *yaml.RNode, targets map[int]uint16) error {
 			before := *was
 			before.HeadComment, before.LineComment, before.FootComment = "", "", ""
 			note.Content = append(note.Content, &before)
+			if before.Value == "" && before.ShortTag() == yaml.NodeTagNull {
+				note.Style = 0 // flow style has no way to write nothing
+			}
 			was.Value, was.Tag, was.Style = is.Value, is.Tag, 0
 		} else {
 			insertAt(port, node.Index(port, "port")+1, "targetPort", is)

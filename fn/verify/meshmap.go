@@ -12,6 +12,7 @@ import (
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
+	"github.com/meshless-dev/meshless/internal/netset"
 )
 
 // maps folds the plans and the Services of the input into what a mesh map says of Services, and holds every map of the
@@ -25,7 +26,8 @@ func (c *checker) maps(items []*yaml.RNode) {
 		return // what must stand in the maps is not known
 	}
 	first := c.meshMaps[0]
-	want, workloads := c.fold(items, first.mesh)
+	fronts := c.stripAll(items)
+	want, workloads := c.fold(items, fronts, first.mesh)
 	c.certificates(workloads)
 	c.named(workloads)
 	namespaces := want.Namespaces()
@@ -37,6 +39,9 @@ func (c *checker) maps(items []*yaml.RNode) {
 		others := slices.DeleteFunc(slices.Clone(namespaces), func(n string) bool { return n == namespace })
 		if have, want := fmt.Sprint(m.mesh.OpenPodPorts), fmt.Sprint(want.OpenPodPorts); have != want {
 			found = append(found, difference{"openPodPorts", have, want})
+		}
+		if have, want := portTexts(m.mesh.ServicePorts), c.servicePorts(want, namespace); fmt.Sprint(have) != fmt.Sprint(want) {
+			found = append(found, difference{"servicePorts", fmt.Sprint(have), fmt.Sprint(want)})
 		}
 		if !slices.Equal(m.mesh.Namespaces, others) {
 			found = append(found, difference{"namespaces", brief(m.mesh.Namespaces), brief(others)})
@@ -50,6 +55,16 @@ func (c *checker) maps(items []*yaml.RNode) {
 	}
 	c.sides(first, want)
 	c.ofOurs(first, want)
+	c.retargeted(items, fronts, want.Model, first.mesh.Package)
+}
+
+// portTexts are sets of ports as texts.
+func portTexts(sets map[string]netset.Ports) map[string]string {
+	texts := map[string]string{}
+	for name, ports := range sets {
+		texts[name] = ports.String()
+	}
+	return texts
 }
 
 // sides reports Services that the maps call outside of the mesh, and that are in it, and the other way round. Every map
@@ -66,7 +81,7 @@ func (c *checker) sides(first meshMap, want manifest.Sides) {
 }
 
 // fold is what the mesh maps must say of Services, and the workloads of the mesh with the Services in front of them.
-func (c *checker) fold(items []*yaml.RNode, mesh *meshmap.Map) (manifest.Sides, []*manifest.Workload) {
+func (c *checker) fold(items []*yaml.RNode, fronts []stripped, mesh *meshmap.Map) (manifest.Sides, []*manifest.Workload) {
 	var inside, outside []*manifest.Workload
 	var services []corev1.Service
 	for _, p := range c.pods {
@@ -79,13 +94,13 @@ func (c *checker) fold(items []*yaml.RNode, mesh *meshmap.Map) (manifest.Sides, 
 			outside = append(outside, p.asWorkload())
 		}
 	}
-	for _, item := range items {
-		if item.GetKind() != "Service" || item.GetApiVersion() != "v1" || manifest.IsLocalConfig(item) || item.GetAnnotations()[api.IdentityAnnotation] != "" {
+	for _, front := range fronts {
+		if front.item.GetKind() != "Service" {
 			continue
 		}
 		var s corev1.Service
-		if err := node.Decode(item, &s); err != nil {
-			c.report.ErrorIn(item, "spec", "cannot be read: %v", err)
+		if err := node.Decode(front.plain, &s); err != nil {
+			c.report.ErrorIn(front.item, "spec", "cannot be read: %v", err)
 			continue
 		}
 		services = append(services, s)
@@ -122,6 +137,7 @@ func compareServices(have, want []meshmap.Service) (list []difference) {
 			{"ports", h.Ports.String(), w.Ports.String()},
 			{"plaintextPorts", h.PlaintextPorts.String(), w.PlaintextPorts.String()},
 			{"plaintextTargetPorts", h.PlaintextTargetPorts.String(), w.PlaintextTargetPorts.String()},
+			{"directPorts", h.DirectPorts.String(), w.DirectPorts.String()},
 		} {
 			if f.have != f.want {
 				list = append(list, difference{"service " + w.Host + ": " + f.name, f.have, f.want})
@@ -140,7 +156,7 @@ func compareServices(have, want []meshmap.Service) (list []difference) {
 func (c *checker) alike(first, m meshMap) {
 	of := func(m *meshmap.Map) *meshmap.Map {
 		out := *m
-		out.Services, out.RevokedKeys, out.Inbound.Policy, out.Namespace, out.Namespaces = nil, nil, nil, "", nil
+		out.Services, out.RevokedKeys, out.Inbound.Policy, out.Namespace, out.Namespaces, out.ServicePorts = nil, nil, nil, "", nil, nil
 		return &out
 	}
 	have, errHave := jsonOf(of(m.mesh))

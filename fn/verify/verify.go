@@ -313,6 +313,9 @@ func reserved(o report.Object) bool {
 	case "Service":
 		return named(api.MembersPrefix) || named(api.AliasPrefix)
 	}
+	if o.Kind == manifest.NetworkPolicyKind && o.APIVersion == manifest.NetworkPolicyAPIVersion {
+		return strings.HasPrefix(o.Name, api.DirectPolicyPrefix)
+	}
 	if manifest.IsPolicyGroup(o.APIVersion) && slices.Contains(manifest.PolicyKinds, o.Kind) {
 		return strings.HasPrefix(o.Name, api.NamePrefix)
 	}
