@@ -108,7 +108,7 @@ func (s system) report(args podplan.InitArgs, c config) string {
 var (
 	protected = []string{
 		"what a program opens to a name of a Service of the mesh, or of a pod behind one, on a port of the Service: it meets the proxy",
-		"what arrives at a direct port of the proxy (20000 + port modulo 10000 for each port in its --direct-ports), where Services and other proxies lead",
+		"what arrives at a direct port of the proxy, one for each port in its --direct-ports: there Services and other proxies lead",
 	}
 	unprotected = []string{
 		"what a program opens to a literal address, or to one that it did not get from this pod's DNS: it leaves as it is, past the proxy",

@@ -30,6 +30,8 @@ type directField struct {
 	clients map[form]*lab.Pod
 	peers   []*lab.Pod
 	api     *lab.Pod
+	modes   *lab.Pod // one port of each mode
+	inside  *lab.Pod // its app listens on 127.0.0.1
 	legacy  *lab.Pod
 	watches map[*lab.Pod]*lab.Watch
 }
@@ -57,6 +59,8 @@ func testDirect(t *testing.T, family int) {
 	t.Run("names without an answer", f.testNoAnswer)
 	t.Run("a literal address", f.testLiteral)
 	t.Run("strangers", f.testStrangers)
+	t.Run("modes of ports", f.testModes)
+	t.Run("an app within the pod", f.testInside)
 	f.judgeWires(t, cells)
 	t.Run("outside of the mesh", f.testOutside) // the control: it is on the wire
 }
@@ -76,13 +80,14 @@ func startDirect(t *testing.T, family int) *directField {
 		requests = append(requests, lab.PodRequest{Workload: "Deployment/data/" + string(r)}, lab.PodRequest{Workload: "Deployment/shop/" + string(r) + "-client"})
 	}
 	requests = append(requests, lab.PodRequest{Workload: "StatefulSet/data/peers"}, lab.PodRequest{Workload: "StatefulSet/data/peers", PodOptions: lab.PodOptions{Ordinal: 1}},
-		lab.PodRequest{Workload: "Deployment/data/db"}, lab.PodRequest{Workload: "Deployment/legacy/legacy"})
+		lab.PodRequest{Workload: "Deployment/data/db"}, lab.PodRequest{Workload: "Deployment/legacy/legacy"},
+		lab.PodRequest{Workload: "Deployment/data/modes"}, lab.PodRequest{Workload: "Deployment/data/inside"})
 	pods := f.StartAll(requests...)
 	for i, r := range forms {
 		f.servers[r], f.clients[r] = pods[2*i], pods[2*i+1]
 	}
 	rest := pods[2*len(forms):]
-	f.peers, f.legacy = rest[:2], rest[3]
+	f.peers, f.legacy, f.modes, f.inside = rest[:2], rest[3], rest[4], rest[5]
 	f.api = f.StartPod("Deployment/shop/api") // whose readiness depends on the db
 	for _, p := range append(pods, f.api) {
 		f.watches[p] = f.Watch(p, lab.Mark{Prefix: talk.MarkPrefix, Rest: talk.MarkRest})
@@ -358,6 +363,55 @@ func (f *directField) testStrangers(t *testing.T) {
 	} {
 		answer, err := readFrom(t, f.legacy, to)
 		lab.WantRefused(t, "a stranger at "+to.String(), answer, err)
+	}
+}
+
+// testModes: a Permissive port takes both, an excluded one leads past the proxy, and a Strict one is for the mesh.
+func (f *directField) testModes(t *testing.T) {
+	for _, c := range []struct {
+		from     *lab.Pod
+		form     form
+		port     uint16
+		served   bool
+		identity string // as the server's proxy logs it, or "" where it sees nothing or takes plaintext
+	}{
+		{f.legacy, ruled, 81, true, ""}, {f.legacy, ruled, 82, true, ""}, {f.legacy, ruled, 83, false, ""},
+		{f.clients[ruled], ruled, 81, true, "ruled-client"}, {f.clients[ruled], ruled, 82, true, ""}, {f.clients[ruled], ruled, 83, true, "ruled-client"},
+		{f.clients[direct], direct, 81, true, "direct-client"}, {f.clients[direct], direct, 82, true, ""}, {f.clients[direct], direct, 83, true, "direct-client"},
+	} {
+		ip, err := f.lookup(t.Context(), c.from, c.form, "modes."+dataNamespace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := c.from.HTTP().Get("http://" + netip.AddrPortFrom(ip, c.port).String() + "/healthz")
+		if err == nil {
+			response.Body.Close()
+		}
+		if served := err == nil && response.StatusCode == http.StatusOK; served != c.served {
+			t.Errorf("%s at port %d: %v, want served: %v", c.from.Name, c.port, err, c.served)
+		}
+		if c.identity != "" {
+			f.wantIdentity(t, f.modes, 8000+int(c.port), "spiffe://cluster.local/ns/shop/deployment/"+c.identity)
+		}
+	}
+}
+
+// testInside: who is in the mesh reaches an app that listens on 127.0.0.1, and nobody else does, whatever NetworkPolicy
+// there is.
+func (f *directField) testInside(t *testing.T) {
+	for _, r := range forms {
+		ip, err := f.lookup(t.Context(), f.clients[r], r, "inside."+dataNamespace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answer, err := readFrom(t, f.clients[r], netip.AddrPortFrom(ip, 5432)); err != nil || answer != "+ shop db, ready\n" {
+			t.Errorf("%s: %q, %v", r, answer, err)
+		}
+		f.wantIdentity(t, f.inside, 5432, "spiffe://cluster.local/ns/shop/deployment/"+string(r)+"-client")
+	}
+	for _, port := range []uint16{5432, api.DirectPort(5432)} {
+		answer, err := readFrom(t, f.legacy, netip.AddrPortFrom(f.inside.IP(f.family), port))
+		lab.WantRefused(t, fmt.Sprintf("a stranger at port %d", port), answer, err)
 	}
 }
 

@@ -106,10 +106,22 @@ func directManifests() string {
 	out.WriteString(directService(dataNamespace, "peers", "peers", "clusterIP: None", atPod...))
 	out.WriteString(ruled.workload("Deployment", dataNamespace, "db", "args: [db]", "5432"))
 	out.WriteString(directService(dataNamespace, "db", "db", "", fmt.Sprintf("{port: %d, targetPort: 5432}", storePort)))
-	api := direct.workload("Deployment", shopNamespace, "api", fmt.Sprintf("args: [api]\n          env: [{name: DB_ADDR, value: %q}]", fmt.Sprintf("db.%s:%d", dataNamespace, storePort)), "8080")
-	out.WriteString(strings.Replace(api, "tcpSocket: {port: 8080}", "httpGet: {path: /readyz, port: 8080}, timeoutSeconds: 5", 1))
+	app := direct.workload("Deployment", shopNamespace, "api", fmt.Sprintf("args: [api]\n          env: [{name: DB_ADDR, value: %q}]", fmt.Sprintf("db.%s:%d", dataNamespace, storePort)), "8080")
+	out.WriteString(strings.Replace(app, "tcpSocket: {port: 8080}", "httpGet: {path: /readyz, port: 8080}, timeoutSeconds: 5", 1))
 	out.WriteString(directService(shopNamespace, "api", "api", "", "{port: 80, targetPort: 8080}"))
+	http := direct.workload("Deployment", dataNamespace, "modes", `args: [serve, --port, "8081", --port, "8082", --port, "8083"]`, "8083", "8082", "8081")
+	out.WriteString(annotated(http, api.PermissivePortsAnnotation+`: "8081", `+api.ExcludeInboundPortsAnnotation+`: "8082"`))
+	out.WriteString(directService(dataNamespace, "modes", "modes", "", "{name: permissive, port: 81, targetPort: 8081}", "{name: excluded, port: 82, targetPort: 8082}", "{name: strict, port: 83, targetPort: 8083}"))
+	inside := direct.workload("Deployment", dataNamespace, "inside", `args: [db]
+          env: [{name: LISTEN, value: "127.0.0.1:5432"}]`, "5432")
+	out.WriteString(annotated(inside, api.AppAddressAnnotation+": Loopback"))
+	out.WriteString(directService(dataNamespace, "inside", "inside", "", "{port: 5432}"))
 	return out.String()
+}
+
+// annotated puts annotations beside those of a workload's pods.
+func annotated(workload, annotations string) string {
+	return strings.Replace(workload, "annotations: {", "annotations: {"+annotations+", ", 1)
 }
 
 // workload is one of test/app, which PodSecurity `restricted` lets in.
