@@ -184,8 +184,8 @@ func isTCPNode(port *yaml.Node) bool {
 	return manifest.IsTCP(corev1.Protocol(node.Scalar(port, "protocol")))
 }
 
-// isDirect tells whether a text is the number of a port on which proxies without redirect rules listen.
+// isDirect tells whether a text is the number of a port on which proxies without redirect rules may listen.
 func isDirect(text string) bool {
 	n, err := strconv.ParseUint(text, 10, 16)
-	return err == nil && api.DirectPort(uint16(n)) == uint16(n)
+	return err == nil && 10000 <= n && n < 30000 // as api.DirectPort gives them
 }
