@@ -42,6 +42,9 @@ var dialed = map[corev1.ServiceType]string{
 // warnHostPorts warns of TCP ports of the node that lead to a Strict port. Others do not pass the proxy.
 func warnHostPorts(m *manifest.Model, r *report.Report) {
 	for _, w := range m.Workloads {
+		if w.Plan.NoRedirect() {
+			continue // warnClosed says that nothing comes through
+		}
 		for field, c := range w.Containers() {
 			for i, p := range c.Ports {
 				if p.HostPort != 0 && manifest.IsTCP(p.Protocol) && refused(m, w, uint16(p.ContainerPort), true) {

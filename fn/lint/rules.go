@@ -70,7 +70,7 @@ func checkResolver(w *manifest.Workload, r *report.Report) {
 }
 
 // warnClosed warns of ports that annotations name and that the proxy does not take: without redirect rules it takes
-// those that containers and Services name.
+// those that containers and Services name. What comes to a port of the node gets to the app's own port, which is shut.
 func warnClosed(w *manifest.Workload, r *report.Report) {
 	for _, named := range []struct {
 		annotation string
@@ -82,6 +82,14 @@ func warnClosed(w *manifest.Workload, r *report.Report) {
 		if len(named.ports) > 0 && len(named.ports.Intersect(w.Plan.Serve.Direct.Ports)) == 0 {
 			r.Warn(w.Object, w.Field(report.Annotation(named.annotation)), "has no effect: without redirect rules the proxy takes the ports of the containers and the targets of Services (%s), and none of these is among them. Write it into ports of the container",
 				w.Plan.Serve.Direct.Ports)
+		}
+	}
+	for field, c := range w.Containers() {
+		for i, p := range c.Ports {
+			if p.HostPort != 0 && manifest.IsTCP(p.Protocol) && !w.Plan.Redirect.ExcludeInboundPorts.Contains(uint16(p.ContainerPort)) {
+				r.Warn(w.Object, fmt.Sprintf("%s.ports[%d].hostPort", field, i), "leads past the proxy to the app's own port %d, which a NetworkPolicy shuts without redirect rules. Let clients come through a Service, or set %s: %s",
+					p.ContainerPort, api.RedirectAnnotation, v1alpha1.RedirectRules)
+			}
 		}
 	}
 }

@@ -67,23 +67,9 @@ func (m *Model) noRedirect(w *Workload) bool {
 func (m *Model) addDirectPorts() {
 	for _, w := range m.Workloads {
 		if w.Plan.NoRedirect() {
-			w.Plan.Serve.Direct.Ports = w.DirectPorts()
+			w.Plan.Serve.Direct.Ports = ShownPorts(w).Minus(w.Plan.Redirect.ExcludeInboundPorts)
 		}
 	}
-}
-
-// DirectPorts are those that the proxy of a workload without redirect rules takes: of the containers, and to which
-// Services lead, as their own manifests say it.
-func (w *Workload) DirectPorts() netset.Ports {
-	ports := podspec.ContainerPorts(&w.Pod.Spec)
-	for _, s := range w.Services {
-		for _, p := range s.Ports {
-			if target := TargetPort(p, w); target != 0 && IsTCP(p.Protocol) {
-				ports = ports.Union(netset.PortsOf(target))
-			}
-		}
-	}
-	return ports.Minus(w.Plan.Redirect.ExcludeInboundPorts)
 }
 
 // files say where a workload's proxy gets leaf, key and bundle from.
