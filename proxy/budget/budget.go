@@ -175,6 +175,10 @@ func (b Budget) KernelShare() int64 {
 
 // LogValue says what follows from what.
 func (b Budget) LogValue() slog.Value {
-	return slog.GroupValue(slog.Int64("memory_bytes", b.Memory), slog.Bool("memory_limited", b.Limited), slog.Int("descriptors", b.Descriptors),
-		slog.Int("connections", b.Connections), slog.String("bounded_by", b.By), slog.Int("waiting", b.Park), slog.Int("handshakes_each_way", b.Handshakes), slog.Int64("buffer_bytes", b.Buffers), slog.Int64("queue_bytes", b.Queues))
+	attrs := []slog.Attr{slog.Int64("memory_bytes", b.Memory), slog.Bool("memory_limited", b.Limited), slog.Int("descriptors", b.Descriptors),
+		slog.Int("connections", b.Connections), slog.String("bounded_by", b.By), slog.Int("waiting", b.Park), slog.Int("handshakes_each_way", b.Handshakes), slog.Int64("buffer_bytes", b.Buffers), slog.Int64("queue_bytes", b.Queues)}
+	if b.Listeners > 0 {
+		attrs = append(attrs, slog.Int("loopback_listeners", b.Listeners))
+	}
+	return slog.GroupValue(attrs...)
 }
