@@ -23,7 +23,7 @@ func mesh() *meshmap.Map {
 	return &meshmap.Map{
 		APIVersion: api.APIVersion, Kind: "Mesh", TrustDomain: "cluster.local", ClusterDomain: "cluster.local", Namespace: "prod", Package: "p1", Namespaces: []string{"data"}, Outside: []string{"old.prod"}, SharedCA: true, OpenPodPorts: map[string]netset.Ports{"prod": netset.PortsOf(9100)},
 		ServicePorts: map[string]netset.Ports{"web.prod": netset.PortsOf(80, 8080), "db.far": netset.PortsOf(5432)},
-		Outbound: meshmap.Outbound{Unknown: meshmap.Passthrough, MeshCIDRs: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}},
+		Outbound:     meshmap.Outbound{Unknown: meshmap.Passthrough, MeshCIDRs: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}},
 		Inbound: meshmap.Inbound{Mode: meshmap.Strict, Default: meshmap.AllowMesh, Policy: []meshmap.Policy{
 			{Workload: webID, Rules: []meshmap.Rule{{Ports: netset.PortsOf(80, 81), From: []string{"spiffe://cluster.local/ns/*/job/*"}}}},
 			{Workload: webID},
