@@ -86,8 +86,8 @@ func (m *Model) ReadShared(shared bool) {
 	m.SharedCA = m.Spec.UsesCertManager() || shared || m.State.Authority == nil && slices.ContainsFunc(m.State.Bundles, marked)
 }
 
-// refuseLabel refuses the labels of ours where no injection stands beside them: clients would take the pod for one of the
-// mesh, and NetworkPolicies for one whose ports they open.
+// refuseLabel refuses the labels of ours where no injection stands beside them: clients would take the pod for one of
+// the mesh, and NetworkPolicies for one whose ports they open.
 func refuseLabel(w *Workload, r *report.Report) {
 	for _, label := range []string{api.PackageLabel, api.DirectLabel} {
 		if has(w.Pod.Labels, label) {

@@ -187,5 +187,5 @@ func isTCPNode(port *yaml.Node) bool {
 // isDirect tells whether a text is the number of a port on which proxies without redirect rules may listen.
 func isDirect(text string) bool {
 	n, err := strconv.ParseUint(text, 10, 16)
-	return err == nil && 10000 <= n && n < 30000 // as api.DirectPort gives them
+	return err == nil && api.IsDirectPort(uint16(n))
 }

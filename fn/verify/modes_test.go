@@ -93,7 +93,7 @@ func TestInitArguments(t *testing.T) {
 		"- --proxy-uid=15000\n        - --exclude-outbound-uids=15000":                                             "15000 is the proxy's user",
 		"- --proxy-uid=15000\n        - --exclude-outbound-interfaces=eth0":                                        "eth0 joins the pod to the cluster",
 		"- --proxy-uid=15000\n        - --exclude-inbound-interfaces=\"net*\"":                                     "is not the name of an interface",
-		"- remove": `unexpected argument "remove"`,
+		"- remove": "takes rules out (remove)",
 	} {
 		text := strings.ReplaceAll(good, "- --proxy-uid=15000", args)
 		if text == good {

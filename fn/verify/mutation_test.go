@@ -52,10 +52,11 @@ func TestMutations(t *testing.T) {
 	}
 	used := map[string]bool{}
 	for name, change := range map[string]func(*v1alpha1.Spec){
-		"native":    func(*v1alpha1.Spec) {},
-		"shared":    func(*v1alpha1.Spec) {},
-		"declared":  declare,
-		"container": func(s *v1alpha1.Spec) { s.Sidecar.Mode = v1alpha1.ContainerSidecar },
+		"native":      func(*v1alpha1.Spec) {},
+		"shared":      func(*v1alpha1.Spec) {},
+		"declared":    declare,
+		"no-redirect": func(s *v1alpha1.Spec) { s.Redirect.Mode = v1alpha1.RedirectNone },
+		"container":   func(s *v1alpha1.Spec) { s.Sidecar.Mode = v1alpha1.ContainerSidecar },
 		"cert-manager": func(s *v1alpha1.Spec) {
 			s.Sealing, s.Certificates.CA, s.Certificates.Issuer = v1alpha1.Sealing{}, v1alpha1.CA{}, v1alpha1.IssuerCertManager
 			s.Certificates.CertManager.IssuerRef = v1alpha1.IssuerRef{Name: "ca", Kind: "ClusterIssuer", Group: "cert-manager.io"}

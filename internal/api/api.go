@@ -47,6 +47,9 @@ func DirectPort(port uint16) uint16 {
 	return 20000 + port%10000
 }
 
+// IsDirectPort tells whether a port is the DirectPort of any.
+func IsDirectPort(port uint16) bool { return 10000 <= port && port < 30000 }
+
 // DefaultUID is the user of the proxy. Traffic of this user leaves the pod unredirected, so no other container may run
 // as it.
 const DefaultUID = 15000

@@ -71,9 +71,9 @@ type Map struct {
 	// OpenPodPorts are, by namespace, the ports that some pods there take without their proxy, of all namespaces of the
 	// package. Which pods these are, a pod's address does not tell, where no Service lists them.
 	OpenPodPorts map[string]netset.Ports `json:"openPodPorts,omitempty"`
-	// ServicePorts are the ports on which Services are dialed, <service>.<namespace>, of all namespaces of the package and
-	// those that the config names; of headless ones the ports of the pods as well. Only where a workload of Namespace has
-	// no redirect rules: its proxy listens on them.
+	// ServicePorts are the ports on which Services are dialed, <service>.<namespace>, of all namespaces of the package
+	// and those that the config names; of headless ones the ports of the pods as well. Only where a workload of
+	// Namespace has no redirect rules: its proxy listens on them.
 	ServicePorts map[string]netset.Ports `json:"servicePorts,omitempty"`
 	Federation   []Federation            `json:"federation,omitempty"` // other trust domains
 	// hex SHA-256 of the SubjectPublicKeyInfo; in every trust domain
@@ -122,8 +122,8 @@ type Service struct {
 	// dialed through the clusterIP and as dialed at an endpoint. Every other port is mutual TLS or nothing.
 	PlaintextPorts       netset.Ports `json:"plaintextPorts,omitempty"`
 	PlaintextTargetPorts netset.Ports `json:"plaintextTargetPorts,omitempty"`
-	// DirectPorts are ports of the workloads behind the Service that have no redirect rules: as dialed at an endpoint, they
-	// are reached at api.DirectPort. Through the clusterIP the Service leads there itself.
+	// DirectPorts are ports of the workloads behind the Service that have no redirect rules: as dialed at an endpoint,
+	// they are reached at api.DirectPort. Through the clusterIP the Service leads there itself.
 	DirectPorts netset.Ports `json:"directPorts,omitempty"`
 }
 
