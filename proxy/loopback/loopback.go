@@ -106,24 +106,28 @@ func New(o Options) *Table {
 	return &Table{o: o, byTarget: map[Target]*entry{}, byAddr: map[netip.Addr]*entry{}, order: list.New()}
 }
 
-// Lead is the loopback address of each target, in their order, once the proxy listens there on all ports. An error is
-// about all of them: nothing must lead to an address of which a port is another process's.
+// Lead is the loopback address of each target, in their order, once the proxy listens there on all ports. Where there is
+// room for some, these are the first. Another error is about all of them: nothing must lead to an address of which a
+// port is another process's.
 func (t *Table) Lead(targets []Target, ports netset.Ports) ([]netip.Addr, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
 		return nil, ErrEnding
 	}
-	led := make([]netip.Addr, len(targets))
-	for i, target := range targets {
+	var led []netip.Addr
+	for _, target := range targets {
 		e, err := t.entry(target)
-		if err != nil {
+		if err == nil {
+			err = t.listen(e, ports)
+		}
+		switch {
+		case errors.Is(err, ErrFull) && len(led) > 0:
+			return led, nil
+		case err != nil:
 			return nil, err
 		}
-		if err := t.listen(e, ports); err != nil {
-			return nil, err
-		}
-		led[i] = e.addr
+		led = append(led, e.addr)
 	}
 	return led, nil
 }

@@ -208,6 +208,17 @@ func TestLimit(t *testing.T) {
 	}
 }
 
+// TestRoomForSome: of a Service with more pods than there is room for, some are reached.
+func TestRoomForSome(t *testing.T) {
+	w := newWorld(t, "127.71.0.0/16", 3)
+	one, other := freePort(t), freePort(t)
+	targets := []loopback.Target{target("db.data", "10.0.0.1"), target("db.data", "10.0.0.2"), target("db.data", "10.0.0.3")}
+	led := w.mustLead(t, ports(one, other), targets...)
+	if len(led) != 1 || open(led[0], one) != nil || open(led[0], other) != nil {
+		t.Errorf("%v", led)
+	}
+}
+
 // TestManyTargets: addresses that nobody dials are forgotten in the end, and those that are listened on are not.
 func TestManyTargets(t *testing.T) {
 	w := newWorld(t, "127.72.0.0/13", 0)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -241,6 +242,9 @@ func FuzzQuery(f *testing.F) {
 		}
 		class := read(s.mesh, answer.Question[0].Name).class
 		for _, rr := range append(answer.Answer, answer.Extra...) {
+			if addressOf(rr).IsValid() && class == unled && strings.EqualFold(rr.Header().Name, answer.Question[0].Name) {
+				t.Fatalf("%s has an address: %s", answer.Question[0].Name, rr)
+			}
 			if addr := addressOf(rr); addr.IsValid() && class == led && (!addr.Is4() || addr.As4()[0] != 127) {
 				t.Fatalf("%s leads to %s", answer.Question[0].Name, addr)
 			}
