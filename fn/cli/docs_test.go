@@ -15,7 +15,7 @@ import (
 
 // sources are the folders whose messages a user of the function sees. fn/graph draws what was verified before, and
 // prints its own.
-var sources = []string{"../api", "../certs", "../cli", "../controlplane", "../hold", "../inject", "../issue", "../lint", "../manifest", "../node", "../pipeline", "../policy", "../seal", "../statediff", "../verify"}
+var sources = []string{"../api", "../certs", "../cli", "../controlplane", "../hold", "../inject", "../issue", "../lint", "../manifest", "../node", "../pipeline", "../policy", "../retarget", "../seal", "../statediff", "../verify"}
 
 // formatAt is which argument of a call is the format of a message. A closure takes the format first, where the method
 // that it stands for has object and field before.

@@ -179,8 +179,8 @@ func openedIn(t *testing.T, text string) string {
 	return strings.Join(all, " ")
 }
 
-// FuzzStrip: what Apply writes into a Service or a NetworkPolicy, Strip takes out again, whatever else stands there, and
-// a second Apply writes the same.
+// FuzzStrip: what Apply writes into a Service or a NetworkPolicy, Strip takes out again, whatever else stands there,
+// and a second Apply writes the same.
 func FuzzStrip(f *testing.F) {
 	for _, text := range []string{
 		"apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: shop}\nspec: {selector: {app: web}, ports: [{port: 80, targetPort: http}, {port: 81, targetPort: \"http\"}, {port: 8080}]}",
