@@ -85,7 +85,7 @@ func charts(t *testing.T, folder string) map[string]string {
 	if err != nil {
 		program.Missing(t, "the folder charts beside the single files of the corpus: %v", err)
 	}
-	helm := program.Find(t, "helm", "install it")
+	helm := program.Find(t, "helm3", "test/consumers/helm.sh")
 	for _, entry := range entries {
 		out, err := exec.CommandContext(t.Context(), helm, "template", entry.Name(), filepath.Join(folder, "charts", entry.Name()), "--kube-version", "1.36.0").Output()
 		if err != nil {

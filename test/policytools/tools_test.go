@@ -171,9 +171,8 @@ func TestKyverno(t *testing.T) {
 	})
 }
 
-// The module of kube-linter asks for others that module proxies do not serve, so nothing of the repository builds it.
 func TestKubeLinter(t *testing.T) {
-	linter := program.Find(t, "kube-linter", "install a release of github.com/stackrox/kube-linter")
+	linter := program.FindForeign(t, "kube-linter", "its module asks for others that module proxies do not serve; install a release of github.com/stackrox/kube-linter")
 	container := regexp.MustCompile(`container "([^"]+)"`)
 	check(t, "kube-linter", func(t *testing.T, manifests string, _ bool) map[finding]bool {
 		var result struct {

@@ -115,6 +115,17 @@ func Find(tb testing.TB, name, how string) string {
 	return path
 }
 
+// FindForeign is Lookup, or skips the test, with CI=true as well: why says why nothing of this repository can bring the
+// program.
+func FindForeign(tb testing.TB, name, why string) string {
+	tb.Helper()
+	path := Lookup(name)
+	if path == "" {
+		tb.Skipf("is for machines with %s, in $KBIN or in PATH: %s", name, why)
+	}
+	return path
+}
+
 // InHistory skips the test where the checkout does not have the commit, as a shallow clone: nothing on a machine can
 // bring it back, so that holds with CI=true as well.
 func InHistory(tb testing.TB, commit string) {
