@@ -28,7 +28,8 @@ const (
 	PortSysctlValue = "0"
 )
 
-// resolverSize is far more than a resolv.conf takes.
+// resolverSize is far more than a resolv.conf takes. It is in memory: the cluster autoscaler keeps nodes whose pods have
+// local storage.
 const resolverSize = "1Mi"
 
 func resolver(p *podplan.Plan) *Resolver {
@@ -36,7 +37,7 @@ func resolver(p *podplan.Plan) *Resolver {
 		return nil
 	}
 	return &Resolver{
-		Volume: node.Object("emptyDir", node.Object("sizeLimit", resolverSize), "name", api.ResolverVolume),
+		Volume: node.Object("emptyDir", node.Object("medium", "Memory", "sizeLimit", resolverSize), "name", api.ResolverVolume),
 		Mount:  node.Object("mountPath", ResolverPath, "name", api.ResolverVolume, "readOnly", true, "subPath", api.ResolverFile),
 		Sysctl: node.Object("name", PortSysctl, "value", PortSysctlValue),
 	}
