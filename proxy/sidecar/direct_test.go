@@ -72,6 +72,31 @@ func TestDirect(t *testing.T) {
 	}
 }
 
+// TestDirectSearch: what a resolver makes of short names by the pod's search list ends at the name that exists, and not
+// before.
+func TestDirectSearch(t *testing.T) {
+	noLeaks(t)
+	c := startCluster(t, echo)
+	for _, short := range []string{"beta", "beta.prod", "beta.prod.svc", "beta-0.beta", "BETA-0.Beta.prod"} {
+		var tried []string
+		for _, domain := range []string{"prod.svc.cluster.local.", "svc.cluster.local.", "cluster.local.", ""} {
+			addrs, err := c.alpha.resolve(t, short+"."+domain)
+			if err != nil {
+				tried = append(tried, err.Error())
+				continue
+			}
+			if len(addrs) != 1 || exchange(netip.AddrPortFrom(addrs[0], c.betaAt).String(), "hello") != nil {
+				t.Errorf("%s leads to %v", short, addrs)
+			}
+			tried = append(tried, "found")
+			break
+		}
+		if got := strings.ReplaceAll(strings.Join(tried, " "), "NXDOMAIN ", ""); got != "found" {
+			t.Errorf("%s: %s", short, tried)
+		}
+	}
+}
+
 // TestDirectProtocols: a server speaks first, and each side ends its own half.
 func TestDirectProtocols(t *testing.T) {
 	noLeaks(t)
