@@ -131,3 +131,28 @@ func TestRetargetingPlaces(t *testing.T) {
 		}
 	}
 }
+
+// TestRetargetingOfPlaintextServices: a Service that clients take for one outside of the mesh, and that may lead to a
+// workload of it, leads to the proxy as well, which decides by the port's mode.
+func TestRetargetingOfPlaintextServices(t *testing.T) {
+	w := newWorld(t)
+	config := w.config(t, strings.Replace(plainConfig, "spec:\n", "spec:\n  redirect: {mode: None}\n  outbound: {plaintextServices: [web.shop]}\n", 1))
+	const input = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: shop}\nspec:\n  selector: {matchLabels: {app: web}}\n  template:\n" +
+		"    metadata: {labels: {app: web}, annotations: {meshless.dev/permissive-ports: \"8080\"}}\n    spec: {containers: [{name: web, image: 'web:1', ports: [{containerPort: 8080}]}]}\n" +
+		"---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {selector: {app: web, role: primary}, ports: [{port: 80, targetPort: 8080}]}\n"
+	out, _ := w.mustRun(t, parse(t, input), config)
+	if text := find(t, out, "Service", "web").MustString(); !strings.Contains(text, "targetPort: 28080") {
+		t.Errorf("it leads past the proxy:\n%s", text)
+	}
+}
+
+// TestRetargetingRefusesNames: a NetworkPolicy of somebody's that is called like one of ours would take its place.
+func TestRetargetingRefusesNames(t *testing.T) {
+	w := newWorld(t)
+	config := w.config(t, strings.Replace(plainConfig, "spec:\n", "spec:\n  redirect: {mode: None}\n", 1))
+	const planted = "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: meshless-direct-deployment-web, namespace: prod}\nspec: {podSelector: {}, ingress: [{}]}\n"
+	const want = "metadata.name: is the name that a render gives to the NetworkPolicy of deployment prod/web"
+	if _, r := w.run(parse(t, twoDeployments+planted), config); !strings.Contains(strings.Join(r.Errors(), "\n"), want) {
+		t.Errorf("said %q, want %q", r.Errors(), want)
+	}
+}

@@ -28,7 +28,8 @@ type networkPolicy struct {
 	namespace string
 	spec      networkingv1.NetworkPolicySpec
 	selector  labels.Selector
-	none      []*manifest.Workload // without redirect rules, which it selects
+
+	selectsNone bool // workloads without redirect rules are among those that it isolates
 }
 
 // read reads a NetworkPolicy.
@@ -86,11 +87,12 @@ func (p *networkPolicy) isolatesEgress() bool {
 // letsGo tells whether the policies of ours say what it said of pods without redirect rules. One that opens nothing may
 // keep them: it isolates them, and that is all.
 func (p *networkPolicy) letsGo() bool {
-	return p.isolates() && len(p.spec.Ingress) > 0 && len(p.none) > 0
+	return p.isolates() && len(p.spec.Ingress) > 0 && p.selectsNone
 }
 
-// sides finds the workloads without redirect rules that each policy selects.
-func (a *applier) sides() {
+// match finds the workloads without redirect rules that each policy selects.
+func (a *applier) match() {
+	a.selecting = map[*manifest.Workload][]*networkPolicy{}
 	for _, p := range a.policies {
 		if !p.isolates() {
 			continue
@@ -101,7 +103,8 @@ func (a *applier) sides() {
 			}
 			switch policy.MatchPod(p.selector, w) {
 			case policy.FullMatch:
-				p.none = append(p.none, w)
+				p.selectsNone = true
+				a.selecting[w] = append(a.selecting[w], p)
 			case policy.UnknownMatch:
 				a.report.Error(p.object, "spec.podSelector", "selects pods of %s, which has no redirect rules, by a label that they get at run time only: one NetworkPolicy opens the ports of their proxies, "+
 					"for all of them alike. Select by labels of the pod template, or give the workload redirect rules (%s: Rules)", w.Object, api.RedirectAnnotation)

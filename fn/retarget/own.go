@@ -21,12 +21,7 @@ import (
 func (a *applier) policyOf(w *manifest.Workload) *yaml.Node {
 	spec, ingress, egress := node.Object(), node.List(), node.List()
 	types := []string{string(networkingv1.PolicyTypeIngress)}
-	isolated := false
-	for _, p := range a.policies {
-		if !slices.Contains(p.none, w) {
-			continue
-		}
-		isolated = true
+	for _, p := range a.selecting[w] {
 		rules := node.Get(p.item.YNode(), "spec", "ingress")
 		for i, rule := range p.spec.Ingress {
 			if ports := translated(w, rule.Ports); len(ports) > 0 {
@@ -40,7 +35,7 @@ func (a *applier) policyOf(w *manifest.Workload) *yaml.Node {
 			}
 		}
 	}
-	if !isolated {
+	if len(a.selecting[w]) == 0 {
 		ingress.Content = append(ingress.Content, ruleNode(nil, append(tcpPorts(w), otherPorts(w)...)))
 	}
 	if len(egress.Content) > 0 {

@@ -79,7 +79,7 @@ func Apply(m *manifest.Model, items []*yaml.RNode, r *report.Report) []Policy {
 	for _, w := range a.workloads {
 		a.checkPorts(w)
 	}
-	a.sides()
+	a.match()
 	for _, p := range a.policies {
 		a.edit(p)
 	}
@@ -95,8 +95,9 @@ type applier struct {
 	model     *manifest.Model
 	report    *report.Report
 	find      *manifest.Finder
-	workloads []*manifest.Workload // without redirect rules
-	policies  []*networkPolicy     // of the input, by name
+	workloads []*manifest.Workload                    // without redirect rules
+	policies  []*networkPolicy                        // of the input, by name
+	selecting map[*manifest.Workload][]*networkPolicy // that isolate each of them
 }
 
 // checkPorts reports a proxy that takes other ports than those that the pod and its Services show: a Service could lead
