@@ -30,20 +30,24 @@ func Headless(s corev1.Service) bool {
 	return s.Spec.ClusterIP == corev1.ClusterIPNone || slices.Contains(s.Spec.ClusterIPs, corev1.ClusterIPNone)
 }
 
-// Running are the containers that run as long as a pod, but for the proxy.
+// Running are the containers that run as long as a pod, but for the proxy, in the order in which Kubernetes looks for
+// named ports (k8s.io/endpointslice, FindPort): containers first, then init containers that keep running.
 func Running(pod *corev1.PodSpec) (list []corev1.Container) {
-	for _, c := range pod.InitContainers {
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways && c.Name != api.ProxyName {
-			list = append(list, c)
-		}
-	}
 	for _, c := range pod.Containers {
 		if c.Name != api.ProxyName {
 			list = append(list, c)
 		}
 	}
+	for _, c := range pod.InitContainers {
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways && c.Name != api.ProxyName {
+			list = append(list, c)
+		}
+	}
 	return list
 }
+
+// ProxyPorts are the ports on which every proxy answers itself, in any mode. A Service may lead there.
+var ProxyPorts = netset.PortsOf(api.MetricsPort, api.HealthPort)
 
 // ShownPorts are the TCP ports of a workload's app: those of its containers, and those to which its Services lead.
 func ShownPorts(w *Workload) (ports netset.Ports) {
@@ -61,7 +65,7 @@ func ShownPorts(w *Workload) (ports netset.Ports) {
 			}
 		}
 	}
-	return ports.Union()
+	return ports.Union().Minus(ProxyPorts)
 }
 
 // directPorts are the ports of the workloads behind a Service that their proxies take without redirect rules. Package
@@ -113,8 +117,8 @@ func directNamespaces(workloads []*Workload) map[string]bool {
 // ServicePorts is what the map of a namespace says of the ports of Services, beside what the config names; nil for one
 // in which every workload has redirect rules.
 func (s Sides) ServicePorts(namespace string) map[string]netset.Ports {
-	if !directNamespaces(s.Model.Workloads)[namespace] {
+	if !s.direct[namespace] {
 		return nil
 	}
-	return s.Model.servicePorts(&report.Report{})
+	return s.ports
 }

@@ -74,6 +74,8 @@ type Sides struct {
 	// OpenPodPorts are as in the map.
 	OpenPodPorts map[string]netset.Ports
 	split        splitServices
+	direct       map[string]bool // see directNamespaces
+	ports        map[string]netset.Ports
 }
 
 // Namespaces are those of the mesh, sorted.
@@ -84,7 +86,11 @@ func (s Sides) Namespaces() []string { return slices.Sorted(maps.Keys(s.Model.me
 func FoldServices(inside, outside []*Workload, services []corev1.Service, clusterDomain string, plaintext []string, r *report.Report) Sides {
 	m := &Model{Workloads: inside, Outside: outside, Spec: v1alpha1.Spec{ClusterDomain: clusterDomain, Outbound: v1alpha1.Outbound{PlaintextServices: plaintext}}}
 	m.addServices(services, r)
-	return Sides{Outside: m.OutsideServices, InMesh: m.inMesh, Model: m, OpenPodPorts: openPodPorts(inside), split: m.splitServices(r)}
+	sides := Sides{Outside: m.OutsideServices, InMesh: m.inMesh, Model: m, OpenPodPorts: openPodPorts(inside), split: m.splitServices(r), direct: directNamespaces(inside)}
+	if len(sides.direct) > 0 {
+		sides.ports = m.servicePorts(r)
+	}
+	return sides
 }
 
 // Services are what the map of a namespace says of Services.

@@ -127,13 +127,10 @@ func (w *Workload) Replicas() int64 {
 	return 1
 }
 
-// Port resolves a named TCP port of the pod as Kubernetes does (k8s.io/endpointslice, FindPort): containers first, then
-// init containers that keep running. Others have ended when somebody dials. It is 0 when none has the name.
+// Port resolves a named TCP port of the pod as Kubernetes does (see Running). Containers that do not keep running have
+// ended when somebody dials. It is 0 when none has the name.
 func (w *Workload) Port(name string) uint16 {
-	running := slices.DeleteFunc(slices.Clone(w.Pod.Spec.InitContainers), func(c corev1.Container) bool {
-		return c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways
-	})
-	for _, c := range slices.Concat(w.Pod.Spec.Containers, running) {
+	for _, c := range Running(&w.Pod.Spec) {
 		for _, p := range c.Ports {
 			if p.Name == name && IsTCP(p.Protocol) {
 				return uint16(p.ContainerPort)

@@ -66,7 +66,7 @@ func ruleNode(from *yaml.Node, ports []*yaml.Node) *yaml.Node {
 
 // proxyPorts are those of the proxy itself, and the ports of the app that do not pass it.
 func proxyPorts(w *manifest.Workload) netset.Ports {
-	return netset.PortsOf(api.MetricsPort, api.HealthPort).Union(w.Plan.Redirect.ExcludeInboundPorts)
+	return manifest.ProxyPorts.Union(w.Plan.Redirect.ExcludeInboundPorts)
 }
 
 // tcpPorts are the TCP ports of a workload's pods that may be reached.

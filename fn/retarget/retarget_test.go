@@ -86,6 +86,8 @@ func TestTargets(t *testing.T) {
 		"excluded":               {"{selector: {app: web}, ports: [{port: 80, targetPort: 9101}]}", "9101"},
 		"a name of nobody":       {"{selector: {app: web}, ports: [{port: 80, targetPort: typo}]}", "typo"},
 		"a name of UDP":          {"{selector: {app: web}, ports: [{port: 80, targetPort: dns}]}", "dns"},
+		"the proxy's own":        {"{selector: {app: web}, ports: [{port: 80, targetPort: 15020}]}", "15020"},
+		"the proxy's by name":    {"{selector: {app: web}, ports: [{port: 80, targetPort: mesh-metrics}]}", "mesh-metrics"},
 		"UDP":                    {"{selector: {app: web}, ports: [{port: 53, targetPort: 53, protocol: UDP}]}", "53"},
 		"headless":               {"{clusterIP: None, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}", "8080"},
 		"headless in a list":     {"{clusterIPs: [None], selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}", "8080"},

@@ -87,7 +87,7 @@ func (a *applier) target(object report.Object, i int, p corev1.ServicePort, behi
 	var at, number uint16 // where the proxies take it, and what it is in the first workload
 	for _, w := range behind {
 		target := manifest.TargetPort(p, w)
-		if target == 0 || w.Plan.Redirect.ExcludeInboundPorts.Contains(target) {
+		if target == 0 || proxyPorts(w).Contains(target) {
 			continue
 		}
 		if !direct(w).Ports.Contains(target) {

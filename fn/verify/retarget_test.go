@@ -1,6 +1,8 @@
 package verify_test
 
 import (
+	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -166,6 +168,50 @@ func TestRetargetMissing(t *testing.T) {
 		if got := findings(t, strings.Join(left, "\n---\n"), true); !strings.HasPrefix(got, want) || strings.Count(got, "\n") != 1 {
 			t.Errorf("said %q, want %q", got, want)
 		}
+	}
+}
+
+var retargetedPath = regexp.MustCompile(`^(NetworkPolicy/meshless-direct-.*|NetworkPolicy/front/(spec/podSelector/matchExpressions|metadata/annotations/meshless).*|Service/web/(spec/ports/0/targetPort|metadata/annotations/meshless).*|.*/labels/meshless.dev~1direct.*)$`)
+
+// harmlessRetargeting are changes of what is retargeted that nobody needs to notice.
+var harmlessRetargeting = []mutation{
+	{".*", `/metadata/labels(/app\.kubernetes\.io.*|/unknownField)?$`, "labels are for people and for the kustomization, which puts its own on everything"},
+	{"added", `/metadata/annotations/unknownField$`, "annotations of others are welcome"},
+	{".*", `/annotations/internal\.config\.kubernetes\.io~1path$`, "it places the file, and is never applied"},
+}
+
+// TestRetargetMutations: every field that leads to proxies without redirect rules is changed, one at a time, as in
+// TestMutations.
+func TestRetargetMutations(t *testing.T) {
+	if testing.Short() || underRace {
+		t.Skip("takes a minute")
+	}
+	noticed := 0
+	eachRetargeted(decoded(t, renderedFrom(t, unredirected, unredirect)), func(path, what string, mutated []any) {
+		switch {
+		case found(encoded(t, mutated), nil):
+			noticed++
+		case !listed(harmlessRetargeting, path, what, map[string]bool{}):
+			t.Errorf("%s: %s is not noticed", path, what)
+		}
+	})
+	t.Logf("%d changes are findings", noticed)
+	if noticed < 120 {
+		t.Errorf("%d changes were noticed; does this test still make them?", noticed)
+	}
+}
+
+func eachRetargeted(items []any, visit func(path, what string, mutated []any)) {
+	for i := range items {
+		object := items[i].(map[string]any)
+		name := fmt.Sprintf("%s/%s", object["kind"], object["metadata"].(map[string]any)["name"])
+		mutate(object, "", func(path, what string, changed any) {
+			if retargetedPath.MatchString(name + path) {
+				mutated := slices.Clone(items)
+				mutated[i] = changed
+				visit(name+path, what, mutated)
+			}
+		})
 	}
 }
 
