@@ -106,9 +106,9 @@ func New(o Options) *Table {
 	return &Table{o: o, byTarget: map[Target]*entry{}, byAddr: map[netip.Addr]*entry{}, order: list.New()}
 }
 
-// Lead is the loopback address of each target, in their order, once the proxy listens there on all ports. Where there is
-// room for some, these are the first. Another error is about all of them: nothing must lead to an address of which a
-// port is another process's.
+// Lead is the loopback address of each target, in their order, once the proxy listens there on all ports. Where there
+// is room for some, these are the first. Another error is about all of them: nothing must lead to an address of which
+// a port is another process's.
 func (t *Table) Lead(targets []Target, ports netset.Ports) ([]netip.Addr, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -4,15 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,186 +20,11 @@ import (
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/internal/netset"
 	"github.com/meshless-dev/meshless/internal/podplan"
-	"github.com/meshless-dev/meshless/proxy/destination"
 	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/proxy/relay"
-	"github.com/meshless-dev/meshless/test/program"
 	"github.com/meshless-dev/meshless/test/proxytest"
 	"github.com/meshless-dev/meshless/test/testca"
 )
-
-// Addresses of pods without redirect rules, as far as these can be of the loopback interface: of those nobody asks DNS.
-const (
-	alphaIP = "127.0.0.21"
-	gammaIP = "127.0.0.23"
-	evilIP  = "127.0.0.66"
-)
-
-// cluster is three pods and their DNS. Alpha and beta have no redirect rules: alpha is reached through its clusterIP,
-// beta at its pod's address. Gamma has rules.
-type cluster struct {
-	ca                 *testca.CA
-	alpha, beta, gamma *pod
-	alphaAt, betaAt    uint16 // ports of their apps
-	betaIP             string
-	records            *records
-}
-
-// records are what the cluster's DNS says, in zone file format.
-type records struct {
-	mu  sync.Mutex
-	all []dns.RR
-	at  netip.AddrPort
-}
-
-func (r *records) add(t testing.TB, lines ...string) {
-	t.Helper()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, line := range lines {
-		rr, err := dns.NewRR(line)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.all = append(r.all, rr)
-	}
-}
-
-func (r *records) drop(name string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.all = slices.DeleteFunc(r.all, func(rr dns.RR) bool { return rr.Header().Name == name })
-}
-
-func (r *records) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
-	r.mu.Lock()
-	answer := new(dns.Msg).SetReply(q)
-	answer.Rcode = dns.RcodeNameError
-	for _, rr := range r.all {
-		if strings.EqualFold(rr.Header().Name, q.Question[0].Name) {
-			answer.Rcode = dns.RcodeSuccess
-			if rr.Header().Rrtype == q.Question[0].Qtype {
-				answer.Answer = append(answer.Answer, rr)
-			}
-		}
-	}
-	r.mu.Unlock()
-	_ = w.WriteMsg(answer)
-}
-
-func startRecords(t testing.TB) *records {
-	t.Helper()
-	udp, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &records{at: netip.MustParseAddrPort(udp.LocalAddr().String())}
-	server := &dns.Server{PacketConn: udp, Handler: r}
-	done := make(chan struct{})
-	go func() { _ = server.ActivateAndServe(); close(done) }()
-	t.Cleanup(func() { udp.Close(); <-done })
-	return r
-}
-
-// machineIP is an address of this machine that is no loopback one: a pod's, of which DNS is asked.
-func machineIP(t testing.TB) string {
-	t.Helper()
-	for _, a := range destination.SystemAddresses() {
-		if a.Is4() {
-			return a.String()
-		}
-	}
-	program.Missing(t, "an IPv4 address that is no loopback one")
-	return ""
-}
-
-// direct makes a pod one without redirect rules, with a network of loopback addresses of its own.
-func withoutRules(r *records, ip, loopbacks string, port uint16) func(*Options) {
-	return func(o *Options) {
-		o.Redirect = nil
-		o.Direct = &podplan.Direct{Ports: netset.PortsOf(port), AppAddress: podplan.AppPod}
-		o.Addresses.Resolver, o.NameServers, o.loopbacks = ip+":0", []netip.AddrPort{r.at}, netip.MustParsePrefix(loopbacks)
-		o.PodAddresses = func() []netip.Addr { return []netip.Addr{netip.MustParseAddr(ip)} }
-	}
-}
-
-const zone = ".prod.svc.cluster.local."
-
-func reverse(t testing.TB, ip, name string) string {
-	t.Helper()
-	arpa, err := dns.ReverseAddr(ip)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return arpa + " 5 IN PTR " + name
-}
-
-// startCluster starts the pods, whose apps all do the same.
-func startCluster(t testing.TB, handle func(*net.TCPConn), changes ...func(*meshmap.Map)) *cluster {
-	t.Helper()
-	c := &cluster{ca: testca.New(t, proxytest.TrustDomain), betaIP: machineIP(t), records: startRecords(t)}
-	alpha, beta, gamma := startAppAt(t, alphaIP, handle), startAppAt(t, c.betaIP, handle), startAppAt(t, appIP, handle)
-	c.alphaAt, c.betaAt = alpha.Port(), beta.Port()
-	gammaPort := freePort(t, gammaIP)
-	services := func(m *meshmap.Map) {
-		m.Services = []meshmap.Service{
-			{Host: "alpha.prod.svc.cluster.local", ClusterIPs: []netip.Addr{netip.MustParseAddr(alphaIP)}, Identities: []string{proxytest.ID("alpha")}, DirectPorts: netset.PortsOf(c.alphaAt)},
-			{Host: "beta.prod.svc.cluster.local", Identities: []string{proxytest.ID("beta")}, DirectPorts: netset.PortsOf(c.betaAt)},
-			{Host: "gamma.prod.svc.cluster.local", ClusterIPs: []netip.Addr{netip.MustParseAddr(gammaIP)}, Identities: []string{proxytest.ID("gamma")}},
-		}
-		m.ServicePorts = map[string]netset.Ports{"alpha.prod": netset.PortsOf(api.DirectPort(c.alphaAt)), "beta.prod": netset.PortsOf(c.betaAt), "gamma.prod": netset.PortsOf(gammaPort)}
-	}
-	changes = append([]func(*meshmap.Map){services}, changes...)
-	c.records.add(t, "alpha"+zone+" 5 IN A "+alphaIP, "gamma"+zone+" 5 IN A "+gammaIP, "beta"+zone+" 5 IN A "+c.betaIP, "beta-0.beta"+zone+" 5 IN A "+c.betaIP,
-		reverse(t, c.betaIP, "beta-0.beta"+zone), "unknown"+zone+" 5 IN A "+evilIP)
-	start := func(name, ip string, app netip.AddrPort, changesOfPod ...func(*Options)) *pod {
-		return startPod(t, ip, app, workload(t, c.ca, name, changes...).Sealed(t), changesOfPod...)
-	}
-	c.alpha = start("alpha", alphaIP, alpha, withoutRules(c.records, alphaIP, "127.65.0.0/16", c.alphaAt))
-	c.beta = start("beta", c.betaIP, beta, withoutRules(c.records, c.betaIP, "127.66.0.0/16", c.betaAt))
-	c.gamma = start("gamma", gammaIP, gamma, func(o *Options) {
-		o.Addresses.Inbound, o.NameServers = fmt.Sprintf("%s:%d", gammaIP, gammaPort), []netip.AddrPort{c.records.at}
-	})
-	return c
-}
-
-func freePort(t testing.TB, ip string) uint16 {
-	t.Helper()
-	l := mustListen(t, ip)
-	defer l.Close()
-	return listen.AddrPort(l.Addr()).Port()
-}
-
-// resolve asks the pod's name server, as an app does.
-func (p *pod) resolve(t testing.TB, name string) ([]netip.Addr, error) {
-	t.Helper()
-	client := dns.Client{Timeout: 10 * time.Second}
-	answer, _, err := client.Exchange(new(dns.Msg).SetQuestion(name, dns.TypeA), p.Addresses().Resolver)
-	if err != nil {
-		return nil, err
-	}
-	if answer.Rcode != dns.RcodeSuccess {
-		return nil, errors.New(dns.RcodeToString[answer.Rcode])
-	}
-	var addrs []netip.Addr
-	for _, rr := range answer.Answer {
-		if a, ok := rr.(*dns.A); ok {
-			addr, _ := netip.AddrFromSlice(a.A)
-			addrs = append(addrs, addr.Unmap())
-		}
-	}
-	return addrs, nil
-}
-
-// at is where the app of p gets to by a name and a port of the mesh.
-func (p *pod) at(t testing.TB, name string, port uint16) string {
-	t.Helper()
-	addrs, err := p.resolve(t, name+zone)
-	if err != nil || len(addrs) != 1 || !addrs[0].IsLoopback() {
-		t.Fatalf("%s leads to %v (%v)", name, addrs, err)
-	}
-	return netip.AddrPortFrom(addrs[0], port).String()
-}
 
 // TestDirect: pods without redirect rules talk to each other and to one with rules, both ways, through a clusterIP and
 // at a pod, by whatever case of a name.
@@ -250,6 +72,31 @@ func TestDirect(t *testing.T) {
 	}
 }
 
+// TestDirectSearch: what a resolver makes of short names by the pod's search list ends at the name that exists, and not
+// before.
+func TestDirectSearch(t *testing.T) {
+	noLeaks(t)
+	c := startCluster(t, echo)
+	for _, short := range []string{"beta", "beta.prod", "beta.prod.svc", "beta-0.beta", "BETA-0.Beta.prod"} {
+		var tried []string
+		for _, domain := range []string{"prod.svc.cluster.local.", "svc.cluster.local.", "cluster.local.", ""} {
+			addrs, err := c.alpha.resolve(t, short+"."+domain)
+			if err != nil {
+				tried = append(tried, err.Error())
+				continue
+			}
+			if len(addrs) != 1 || exchange(netip.AddrPortFrom(addrs[0], c.betaAt).String(), "hello") != nil {
+				t.Errorf("%s leads to %v", short, addrs)
+			}
+			tried = append(tried, "found")
+			break
+		}
+		if got := strings.ReplaceAll(strings.Join(tried, " "), "NXDOMAIN ", ""); got != "found" {
+			t.Errorf("%s: %s", short, tried)
+		}
+	}
+}
+
 // TestDirectProtocols: a server speaks first, and each side ends its own half.
 func TestDirectProtocols(t *testing.T) {
 	noLeaks(t)
@@ -285,103 +132,6 @@ func TestDirectAppOnLoopback(t *testing.T) {
 	}
 }
 
-// TestAttackDirectDNS: whoever writes the answers of DNS leads no connection of the app to somebody else. A name of the
-// mesh that leads to a foreign address, or to another workload of the mesh, ends there, and no byte of the app leaves.
-func TestAttackDirectDNS(t *testing.T) {
-	noLeaks(t)
-	c := startCluster(t, echo)
-	var mu sync.Mutex
-	var heard []byte
-	evil := startAppAt(t, evilIP, func(conn *net.TCPConn) {
-		buffer := make([]byte, 4<<10)
-		n, _ := conn.Read(buffer)
-		mu.Lock()
-		heard = append(heard, buffer[:n]...)
-		mu.Unlock()
-		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
-	})
-	files := workload(t, c.ca, "alpha", func(m *meshmap.Map) {
-		*m = *c.alpha.identity.Current().Mesh
-		m.ServicePorts = map[string]netset.Ports{"victim.prod": netset.PortsOf(evil.Port(), c.gamma.inboundAddr().Port()), "beta.prod": netset.PortsOf(evil.Port(), c.betaAt)}
-		m.Services = append(slices.Clone(m.Services), meshmap.Service{Host: "victim.prod.svc.cluster.local", Identities: []string{proxytest.ID("victim")}})
-	})
-	c.alpha.publish(t, files.Sealed(t))
-	for what, lie := range map[string]struct {
-		name    string
-		records []string
-		port    uint16
-	}{
-		"a foreign address":               {"victim", []string{"victim" + zone + " 5 IN A " + evilIP}, evil.Port()},
-		"another workload of the mesh":    {"victim", []string{"victim" + zone + " 5 IN A " + gammaIP}, c.gamma.inboundAddr().Port()},
-		"a foreign address, by an alias":  {"victim", []string{"victim" + zone + " 5 IN CNAME evil.example.", "evil.example. 5 IN A " + evilIP}, evil.Port()},
-		"a foreign address of a pod's":    {"beta-9.beta", []string{"beta-9.beta" + zone + " 5 IN A " + evilIP}, evil.Port()},
-		"this pod's own loopback address": {"victim", []string{"victim" + zone + " 5 IN A 127.0.0.1"}, evil.Port()},
-	} {
-		c.records.add(t, lie.records...)
-		addrs, err := c.alpha.resolve(t, lie.name+zone)
-		if err == nil && len(addrs) == 1 && addrs[0].IsLoopback() && addrs[0] != netip.MustParseAddr(evilIP) {
-			err = exchange(netip.AddrPortFrom(addrs[0], lie.port).String(), "a secret of the app")
-		} else if err == nil && len(addrs) > 0 {
-			t.Errorf("%s: %v", what, addrs)
-		}
-		if err == nil && len(addrs) > 0 {
-			t.Errorf("%s: the app talks to it", what)
-		}
-		c.records.drop(lie.name + zone)
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	if bytes.Contains(heard, []byte("secret")) {
-		t.Errorf("%q left the pod", heard)
-	}
-	if passed := c.alpha.scrape(t); strings.Contains(passed, `connections_opened_total{direction="outbound",security="passthrough"} 1`) {
-		t.Error("something was passed on")
-	}
-}
-
-// TestAttackDirectPorts: on the proxy's ports for the app's, a stranger gets what he gets where rules lead him there.
-func TestAttackDirectPorts(t *testing.T) {
-	noLeaks(t)
-	c := startCluster(t, echo)
-	beta := c.beta.Addresses().Inbound
-	if host, _, _ := net.SplitHostPort(beta); host != c.betaIP {
-		t.Fatalf("beta is at %s", beta)
-	}
-	if err := exchange(beta, "plaintext"); err == nil {
-		t.Error("plaintext gets in")
-	}
-	m := &mesh{ca: c.ca}
-	attempt := func(leaf tls.Certificate) error {
-		conn := tls.Client(dial(t, beta), m.tlsClient(leaf))
-		defer conn.Close()
-		return roundTrip(conn, "hello")
-	}
-	for _, stranger := range testca.Strangers(t, c.ca, proxytest.ID("alpha"))[:3] {
-		if err := attempt(stranger.Chain); err == nil {
-			t.Errorf("%s gets in", stranger.Name)
-		}
-	}
-	if err := attempt(c.ca.Issue(t, proxytest.ID("client"))); err != nil {
-		t.Errorf("a member is kept out: %v", err)
-	}
-	c.beta.wantMetric(t, `meshless_connections_refused_total{direction="inbound",reason="handshake_failed"} 4`)
-}
-
-// TestDirectForeignAddress: a direct port that is reached at an address which is not the pod's, such as a loopback one,
-// leads nowhere.
-func TestDirectForeignAddress(t *testing.T) {
-	noLeaks(t)
-	r := startRecords(t)
-	app := startAppAt(t, alphaIP, echo)
-	ca := testca.New(t, proxytest.TrustDomain)
-	p := startPod(t, alphaIP, app, workload(t, ca, "alpha").Sealed(t), withoutRules(r, alphaIP, "127.68.0.0/16", app.Port()), func(o *Options) { o.Addresses.Inbound = "127.0.0.29:0" })
-	conn := tls.Client(dial(t, p.Addresses().Inbound), (&mesh{ca: ca}).tlsClient(ca.Issue(t, proxytest.ID("client"))))
-	if err := roundTrip(conn, "hello"); err == nil {
-		t.Error("the app is reached")
-	}
-	p.wantMetric(t, `meshless_connections_refused_total{direction="inbound",reason="foreign_address"} 1`)
-}
-
 // TestDirectPermissive: the modes of ports are those of the app's ports.
 func TestDirectPermissive(t *testing.T) {
 	noLeaks(t)
@@ -394,63 +144,6 @@ func TestDirectPermissive(t *testing.T) {
 	}
 	c.beta.wantMetric(t, `meshless_connections_opened_total{direction="inbound",security="plaintext"} 1`)
 	c.beta.wantMetric(t, `meshless_connections_opened_total{direction="inbound",security="mutual_tls"} 1`)
-}
-
-// TestDirectNamesRefused: a name of the mesh that cannot be led to the proxy gets SERVFAIL, and the log has the way
-// out.
-func TestDirectNamesRefused(t *testing.T) {
-	noLeaks(t)
-	c := startCluster(t, echo)
-	if addrs, err := c.alpha.resolve(t, "unknown"+zone); err == nil || err.Error() != "SERVFAIL" {
-		t.Errorf("a name without ports: %v, %v", addrs, err)
-	}
-	if addrs, err := c.alpha.resolve(t, "none"+zone); err == nil || err.Error() != "NXDOMAIN" {
-		t.Errorf("no name: %v, %v", addrs, err)
-	}
-	app, err := net.Listen("tcp4", fmt.Sprintf("0.0.0.0:%d", c.gamma.inboundAddr().Port()+1))
-	if err != nil {
-		t.Skip(err) // somebody has it
-	}
-	defer app.Close()
-	files := workload(t, c.ca, "alpha", func(m *meshmap.Map) {
-		*m = *c.alpha.identity.Current().Mesh
-		m.ServicePorts = map[string]netset.Ports{"gamma.prod": netset.PortsOf(listen.AddrPort(app.Addr()).Port())}
-	})
-	c.alpha.publish(t, files.Sealed(t))
-	if addrs, err := c.alpha.resolve(t, "gamma"+zone); err == nil || err.Error() != "SERVFAIL" {
-		t.Errorf("a port that the app has: %v, %v", addrs, err)
-	}
-	for _, want := range []string{"spec.redirect.services", "let it listen on the pod's address"} {
-		if !strings.Contains(c.alpha.logs.String(), want) {
-			t.Errorf("no %q in the log", want)
-		}
-	}
-	c.alpha.wantMetric(t, `meshless_dns_queries_total{result="refused"} 2`)
-}
-
-// TestDirectOwnPorts: the proxy's own ports on all addresses are never those of a Service.
-func TestDirectOwnPorts(t *testing.T) {
-	noLeaks(t)
-	c := startCluster(t, echo)
-	delta := workload(t, c.ca, "delta", func(m *meshmap.Map) {
-		*m = *c.alpha.identity.Current().Mesh
-		m.ServicePorts = map[string]netset.Ports{"gamma.prod": netset.PortsOf(c.gamma.inboundAddr().Port(), api.MetricsPort), "beta.prod": netset.PortsOf(20001)}
-	})
-	p := startPod(t, "127.0.0.24", netip.MustParseAddrPort("127.0.0.24:1"), delta.Sealed(t), withoutRules(c.records, "127.0.0.24", "127.73.0.0/16", 1), func(o *Options) {
-		o.Addresses.Metrics = fmt.Sprintf(":%d", api.MetricsPort)
-	})
-	if err := exchange(p.at(t, "gamma", c.gamma.inboundAddr().Port()), "hello"); err != nil {
-		t.Error(err)
-	}
-	if status, body, err := fetch(http.MethodGet, p.at(t, "gamma", api.MetricsPort), "/metrics"); err == nil {
-		t.Errorf("gamma's metrics are our own: %d, %d bytes", status, len(body))
-	}
-	if status, _, err := fetch(http.MethodGet, fmt.Sprintf("127.0.0.24:%d", api.MetricsPort), "/metrics"); err != nil || status != http.StatusOK {
-		t.Errorf("our metrics: %d, %v", status, err)
-	}
-	if addrs, err := p.resolve(t, "beta"+zone); err == nil || !strings.Contains(p.logs.String(), "port 20001 of the Service is where the proxy of this pod takes what is for port 1 of its app") {
-		t.Errorf("a port of ours: %v", addrs)
-	}
 }
 
 // TestDirectRenewal: a connection to a pod without redirect rules outlives its leaves, at the proxy's own port.
