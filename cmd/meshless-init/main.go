@@ -1,9 +1,9 @@
 // Meshless-init runs as the first init container of a pod in the mesh. It routes the pod's TCP through the sidecar
 // proxy, prints the rules that the kernel then holds, and exits. It needs the capability NET_ADMIN, and NET_RAW for the
 // legacy iptables alone. With the command resolver it serves a pod without redirect rules: it writes that pod's
-// resolv.conf, and needs no capability. Its command line is podplan.InitCommand. Any failure exits 1, and a command line
-// that it does not take 2, so that the pod does not start unprotected. With the command remove it takes the rules out
-// again: for whoever debugs a pod or a node (docs/init.md), never in a manifest.
+// resolv.conf, and needs no capability. Its command line is podplan.InitCommand. Any failure exits 1, and a command
+// line that it does not take 2, so that the pod does not start unprotected. With the command remove it takes the rules
+// out again: for whoever debugs a pod or a node (docs/init.md), never in a manifest.
 package main
 
 import (

@@ -34,7 +34,8 @@ func TestEffectiveNamespace(t *testing.T) {
 // TestOneNamespace: nothing else in the function says what a missing namespace means.
 func TestOneNamespace(t *testing.T) {
 	spelled := regexp.MustCompile(`NamespaceDefault|\.GetNamespace\(\)|[nN]amespace.*"default"`)
-	allowed := []string{"../manifest/namespace.go", "../report/report.go"}
+	// an origin says of the transformer what its file says, as kustomize's own does
+	allowed := []string{"../manifest/namespace.go", "../report/report.go", "../kustomize/finish.go"}
 	seen := 0
 	err := filepath.WalkDir("..", func(file string, d fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") || slices.Contains(allowed, filepath.ToSlash(file)) {

@@ -28,8 +28,8 @@ const (
 	PortSysctlValue = "0"
 )
 
-// resolverSize is far more than a resolv.conf takes. It is in memory: the cluster autoscaler keeps nodes whose pods have
-// local storage.
+// resolverSize is far more than a resolv.conf takes. It is in memory, since the cluster autoscaler keeps nodes whose
+// pods have local storage.
 const resolverSize = "1Mi"
 
 func resolver(p *podplan.Plan) *Resolver {

@@ -27,7 +27,7 @@ func needCharts(t *testing.T) string {
 	t.Helper()
 	folder := filepath.Join(env.Corpus(t), "charts")
 	if _, err := os.Stat(folder); err != nil {
-		t.Skip("needs the folder charts beside the single files of the corpus")
+		program.Missing(t, "the folder charts beside the single files of the corpus: %v", err)
 	}
 	return folder
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
-// modeChange is a workload whose mode changes, before and after, with a pod of each, and clients that know of neither or
-// both.
+// modeChange is a workload whose mode changes, before and after, with a pod of each, and clients that know of neither
+// or both.
 type modeChange struct {
 	*lab.Lab
 	speaker
