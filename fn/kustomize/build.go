@@ -86,7 +86,7 @@ func (b *Build) take(fs filesys.FileSystem, folder string, k content, restrictio
 	}
 	if validators := k.list("validators"); len(validators) > 0 {
 		return "", fmt.Errorf("validators: %q would see the manifests before the function has changed them, and not behind it as in `kustomize build`; "+
-			"take it out here and run it on what this command prints, or run `kustomize build --enable-alpha-plugins --enable-exec`", FirstLine(validators[0]))
+			"take it out here and run it on what this command prints, or run `kustomize build --enable-alpha-plugins --enable-exec`", firstLine(validators[0]))
 	}
 	b.Config = config
 	k.setList("transformers", transformers[:at])
