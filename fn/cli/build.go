@@ -133,7 +133,7 @@ func (p *program) writeObjects(objects resmap.ResMap, output string) error {
 		}
 		return writeTexts(output, texts)
 	}
-	text, err := objects.AsYaml()
+	text, err := kustomize.Text(objects)
 	if err != nil {
 		return err
 	}

@@ -86,7 +86,7 @@ func (b *Build) take(fs filesys.FileSystem, folder string, k content, restrictio
 	}
 	if validators := k.list("validators"); len(validators) > 0 {
 		return "", fmt.Errorf("validators: %q would see the manifests before the function has changed them, and not behind it as in `kustomize build`; "+
-			"take it out here and run it on what this command prints, or run `kustomize build --enable-alpha-plugins --enable-exec`", FirstLine(validators[0]))
+			"take it out here and run it on what this command prints, or run `kustomize build --enable-alpha-plugins --enable-exec`", firstLine(validators[0]))
 	}
 	b.Config = config
 	k.setList("transformers", transformers[:at])
@@ -125,7 +125,7 @@ func (b *Build) Items(plain func(*yaml.RNode) bool) ([]*yaml.RNode, error) {
 			items = append(items, &object.RNode)
 			continue
 		}
-		text, err := object.AsYAML()
+		text, err := textOf(object)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", object.CurId(), err)
 		}
@@ -140,7 +140,7 @@ func (b *Build) Items(plain func(*yaml.RNode) bool) ([]*yaml.RNode, error) {
 
 // Replace brings the objects to what the function made of Items: an object that is there already keeps its place, a new
 // one comes last, and one that the function left out goes. Then comes what kustomize does behind its transformers. The
-// result can be printed with `AsYaml`.
+// result can be printed with Text.
 func (b *Build) Replace(items []*yaml.RNode) (resmap.ResMap, error) {
 	nodes := make([]*yaml.RNode, b.objects.Size())
 	for _, item := range items {

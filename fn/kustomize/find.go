@@ -16,7 +16,7 @@ func Find(entries []string, read func(entry string) ([]*yaml.RNode, error)) (at 
 	for i, entry := range entries {
 		items, err := read(entry)
 		if err != nil {
-			return 0, nil, fmt.Errorf("transformers: %q: %w", FirstLine(entry), err)
+			return 0, nil, fmt.Errorf("transformers: %q: %w", firstLine(entry), err)
 		}
 		found, err := configIn(items, entry)
 		switch {
@@ -25,7 +25,7 @@ func Find(entries []string, read func(entry string) ([]*yaml.RNode, error)) (at 
 		case found == nil:
 			continue
 		case config != nil:
-			return 0, nil, fmt.Errorf("transformers: %q and %q hold a MutualTLS each; one render has one config: put them together", FirstLine(entries[at]), FirstLine(entry))
+			return 0, nil, fmt.Errorf("transformers: %q and %q hold a MutualTLS each; one render has one config: put them together", firstLine(entries[at]), firstLine(entry))
 		}
 		at, config = i, found
 	}
@@ -33,7 +33,7 @@ func Find(entries []string, read func(entry string) ([]*yaml.RNode, error)) (at 
 	case config == nil:
 		return 0, nil, ErrNoTransformer
 	case at != len(entries)-1:
-		return 0, nil, fmt.Errorf("transformers: %q must be the last, so that it sees final names", cmp.Or(FirstLine(entries[at]), "MutualTLS"))
+		return 0, nil, fmt.Errorf("transformers: %q must be the last, so that it sees final names", cmp.Or(firstLine(entries[at]), "MutualTLS"))
 	}
 	return at, config, nil
 }
@@ -45,7 +45,7 @@ func configIn(items []*yaml.RNode, entry string) (*yaml.RNode, error) {
 	case i < 0:
 		return nil, nil
 	case len(items) > 1:
-		return nil, fmt.Errorf("transformers: %q holds other objects beside the MutualTLS; give it a file of its own", FirstLine(entry))
+		return nil, fmt.Errorf("transformers: %q holds other objects beside the MutualTLS; give it a file of its own", firstLine(entry))
 	}
 	return items[i], nil
 }
@@ -54,8 +54,8 @@ func isConfig(item *yaml.RNode) bool {
 	return item.GetKind() == v1alpha1.KindMutualTLS && item.GetApiVersion() == v1alpha1.APIVersion
 }
 
-// FirstLine is a name for an entry, which can be YAML of many lines.
-func FirstLine(s string) string {
+// firstLine is a name for an entry, which can be YAML of many lines.
+func firstLine(s string) string {
 	line, _, _ := strings.Cut(s, "\n")
 	return line
 }

@@ -129,12 +129,12 @@ func (t *tree) misplaced() error {
 		for _, config := range t.configsOf(l) {
 			if isConfig(config) {
 				return fmt.Errorf("%s: %s: %q holds a MutualTLS, which here sees names before what lies above sets prefix and namespace; "+
-					"list it as the last of the transformers of the outermost overlay, and nowhere else", l.file, l.field, FirstLine(l.entry))
+					"list it as the last of the transformers of the outermost overlay, and nowhere else", l.file, l.field, firstLine(l.entry))
 			}
 			spec, err := runtimeutil.GetFunctionSpec(config)
 			if err == nil && spec != nil && spec.Exec.Path != "" && spec.Container.Image == "" && t.plugins && !t.exec {
 				return fmt.Errorf("%s: %s: %q holds an exec function (%s), which kustomize leaves out in silence without --enable-exec; give that flag, or take the function out",
-					l.file, l.field, FirstLine(l.entry), spec.Exec.Path)
+					l.file, l.field, firstLine(l.entry), spec.Exec.Path)
 			}
 		}
 	}
