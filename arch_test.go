@@ -22,6 +22,7 @@ const module = "github.com/meshless-dev/meshless/"
 var rooms = map[string][][]string{
 	"fn": {{"node"}, {"report"}, {"api/v1alpha1"}, {"podspec"}, {"manifest"}, {"policy", "lint", "certs", "seal", "controlplane"}, {"admission", "retarget"}, {"inject", "issue"}, {"hold"}, {"verify", "statediff"}, {"pipeline", "graph"}, {"cli"}},
 	"proxy": {{"budget", "epoll", "record"}, {"relay"}, {"sandbox", "redirect"}, {"files"}, {"identity"}, {"authz"}, {"reason"}, {"telemetry"}, {"listen"}, {"destination"},
+		{"loopback"}, {"nameserver"},
 		{"registry"}, {"connection"}, {"admin"}, {"sidecar"}},
 	"init":     {{"rules"}, {"apply"}},
 	"internal": {{"private"}, {"api"}, {"netset"}, {"clientaddr"}, {"meshmap"}, {"svid"}, {"podplan"}},

@@ -20,6 +20,7 @@ import (
 	"github.com/meshless-dev/meshless/internal/svid"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/listen"
+	"github.com/meshless-dev/meshless/proxy/loopback"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
@@ -34,8 +35,10 @@ type Config struct {
 	Activity  func() Activity // for /configz, /drain and /quit
 	Clients   *listen.Clients // for /clients and /configz
 	Records   string          // whose record layer is in force, for /configz
-	Level     *slog.LevelVar
-	Pprof     bool // serve profiles
+	// of a proxy without redirect rules, for /configz: where it listens for Services; else nil
+	Loopback func() []loopback.Shown
+	Level    *slog.LevelVar
+	Pprof    bool // serve profiles
 }
 
 // Activity is the part of /configz that changes by itself, and the whole answer of /drain and /quit.
@@ -178,6 +181,7 @@ type configDump struct {
 	Workload    *podplan.Workload `json:"workload,omitempty"`
 	ClientCIDRs string            `json:"clientCIDRs,omitempty"` // of the addresses at ClientsPath
 	Records     string            `json:"records"`               // whose record layer is in force
+	Loopback    []loopback.Shown  `json:"loopback,omitempty"`    // without redirect rules
 	Activity
 }
 
@@ -192,6 +196,9 @@ type certificate struct {
 
 func configz(w http.ResponseWriter, c Config) {
 	dump := configDump{Version: api.Version, Activity: c.Activity(), ClientCIDRs: c.Clients.Ranges().String(), Records: c.Records}
+	if c.Loopback != nil {
+		dump.Loopback = c.Loopback()
+	}
 	if err := c.Identity.Failure(); err != nil {
 		dump.Failure = err.Error()
 	}

@@ -424,3 +424,30 @@ func TestMetricsAreNotKept(t *testing.T) {
 		t.Errorf("status %d, %d bytes, without a deadline: %v", w.Code, w.Body.Len(), w.unbounded)
 	}
 }
+
+// TestProbeOnLoopback: an app that listens on 127.0.0.1 alone is probed there.
+func TestProbeOnLoopback(t *testing.T) {
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "fine") }))
+	defer app.Close()
+	handler := podplan.Handler{HTTPGet: &podplan.HTTPGet{Port: port(t, app.Listener.Addr().String()), Path: "/"}}
+	snapshot := &identity.Snapshot{Workload: &podplan.Workload{Handlers: map[string]podplan.Handler{"app/livenessProbe": handler}}}
+	for _, onLoopback := range []bool{true, false} {
+		prober := NewProber(func() *identity.Snapshot { return snapshot }, clientaddr.Ranges{}, slog.New(slog.DiscardHandler))
+		prober.OnLoopback = onLoopback
+		l, err := net.Listen("tcp4", "127.0.0.5:0") // the pod's address
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := &httptest.Server{Listener: l, Config: &http.Server{Handler: prober}}
+		server.Start()
+		response, err := http.Get(server.URL + podplan.HandlerPath("app/livenessProbe"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if (response.StatusCode == http.StatusOK) != onLoopback {
+			t.Errorf("on loopback %t: %s", onLoopback, response.Status)
+		}
+		server.Close()
+	}
+}

@@ -41,6 +41,8 @@ type Prober struct {
 	probes    listen.Semaphore
 	lifecycle listen.Semaphore // apart, since these may take minutes and must not keep probes waiting
 	log       *slog.Logger
+	// OnLoopback: the app listens on 127.0.0.1 alone. Set it before the first probe
+	OnLoopback bool
 
 	mu      sync.Mutex
 	failing map[string]bool // handlers whose last answer was no success
@@ -76,6 +78,9 @@ func (p *Prober) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !own.IsValid() {
 		plain(w, http.StatusInternalServerError, "meshless-proxy cannot tell the pod's address")
 		return
+	}
+	if p.OnLoopback {
+		own = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
 	permits, timeout := p.probes, timeoutOf(key, handler)
 	if isLifecycle(key) {

@@ -3,8 +3,8 @@
 //
 // The sum holds by construction:
 //
-//	base + handshakes + buffers + connections + park ≤ memory
-//	reserve + 2 × connections + park ≤ descriptors
+//	base + handshakes + buffers + connections + park + listeners ≤ memory
+//	reserve + 2 × connections + park + listeners ≤ descriptors
 package budget
 
 import (
@@ -26,6 +26,8 @@ const (
 	Parked = 8 << 10
 	// Handshake is one that is under way, in addition.
 	Handshake = 64 << 10
+	// Listener is one of a loopback address: a socket, a goroutine, and what Go knows of both.
+	Listener = 12 << 10
 )
 
 // Descriptors that a connection takes, and one without TLS in addition: Go keeps a pipe for each direction.
@@ -39,6 +41,8 @@ const (
 	// parts of the memory
 	handshakePart = 16
 	bufferPart    = 8
+	// of memory and of descriptors, for listeners on loopback addresses
+	listenerPart = 16
 	// the machine's memory has one part for a proxy that has no limit
 	machinePart = 8
 	// queuePart is for the queues of sockets: of the machine's memory, or of the container's where they count as its
@@ -58,6 +62,9 @@ const (
 	// reservePart of the descriptors is for files, DNS and the admin ports, at most maxReserve
 	reservePart = 8
 	maxReserve  = 512
+	// names is for the DNS queries of a pod without redirect rules, those by TCP at their largest
+	names                      = 6 << 20
+	minListeners, maxListeners = 64, 4096
 )
 
 // Floors and ceilings: a proxy with less memory than it says it needs still works.
@@ -77,6 +84,9 @@ type Resources struct {
 	SocketsCount bool
 	// StandardRecords: crypto/tls keeps the records, as in FIPS 140-3 mode. Its connections cost several times as much.
 	StandardRecords bool
+	// Direct: no rules redirect. The proxy answers the pod's DNS queries, and listens for Services on loopback
+	// addresses.
+	Direct bool
 }
 
 // Budget is what follows from Resources.
@@ -92,6 +102,7 @@ type Budget struct {
 	Buffers     int64 // bytes that the relay may hold for what was not passed on yet
 	Admin       int   // connections of each port of metrics, health and admin
 	Queues      int64 // bytes that the kernel may hold for the relay, in the queues of sockets
+	Listeners   int   // on loopback addresses; 0 with redirect rules
 	// By says what bounds Connections: "memory" or "descriptors".
 	By string
 }
@@ -112,13 +123,17 @@ func For(r Resources) Budget {
 	b.Handshakes = int(min(max(b.Memory/handshakePart/2/Handshake, minHandshakes), maxHandshakes))
 	b.Buffers = min(max(b.Memory/bufferPart, minBuffers), maxBuffers)
 	rest := b.Memory - base - b.Buffers - 2*int64(b.Handshakes)*Handshake
+	if r.Direct {
+		b.Listeners = listeners(b)
+		rest -= names + int64(b.Listeners)*Listener
+	}
 	b.Queues = max(r.Machine, defaultMachine) / queuePart
 	if r.SocketsCount && b.Limited {
 		b.Queues = b.Memory / queuePart
 	}
 	b.Connections = max(int(rest/(b.Each.Bytes+Parked/parkPart)), minConnections)
 	if b.Descriptors > 0 {
-		files := b.Descriptors - min(b.Descriptors/reservePart, maxReserve)
+		files := b.Descriptors - min(b.Descriptors/reservePart, maxReserve) - b.Listeners
 		if n := files * parkPart / (FilesOfConnection*parkPart + 1); n < b.Connections {
 			b.Connections, b.By = max(n, 1), "descriptors"
 		}
@@ -129,10 +144,19 @@ func For(r Resources) Budget {
 	b.Handshakes = max(min(b.Handshakes, b.Connections/handshakesPart), 1)
 	b.Admin = int(min(b.Memory/adminPart/adminBytes, maxAdmin))
 	if b.Descriptors > 0 {
-		b.Admin = min(b.Admin, (b.Descriptors-FilesOfConnection*b.Connections-b.Park)/adminPart)
+		b.Admin = min(b.Admin, (b.Descriptors-FilesOfConnection*b.Connections-b.Park-b.Listeners)/adminPart)
 	}
 	b.Admin = max(b.Admin, minAdmin)
 	return b
+}
+
+// listeners is how many there may be on loopback addresses.
+func listeners(b Budget) int {
+	n := int(b.Memory / listenerPart / Listener)
+	if b.Descriptors > 0 {
+		n = min(n, b.Descriptors/listenerPart)
+	}
+	return min(max(n, minListeners), maxListeners)
 }
 
 // Strangers is how many connections without mutual TLS may come in: they get half of what there is.
@@ -151,6 +175,10 @@ func (b Budget) KernelShare() int64 {
 
 // LogValue says what follows from what.
 func (b Budget) LogValue() slog.Value {
-	return slog.GroupValue(slog.Int64("memory_bytes", b.Memory), slog.Bool("memory_limited", b.Limited), slog.Int("descriptors", b.Descriptors),
-		slog.Int("connections", b.Connections), slog.String("bounded_by", b.By), slog.Int("waiting", b.Park), slog.Int("handshakes_each_way", b.Handshakes), slog.Int64("buffer_bytes", b.Buffers), slog.Int64("queue_bytes", b.Queues))
+	attrs := []slog.Attr{slog.Int64("memory_bytes", b.Memory), slog.Bool("memory_limited", b.Limited), slog.Int("descriptors", b.Descriptors),
+		slog.Int("connections", b.Connections), slog.String("bounded_by", b.By), slog.Int("waiting", b.Park), slog.Int("handshakes_each_way", b.Handshakes), slog.Int64("buffer_bytes", b.Buffers), slog.Int64("queue_bytes", b.Queues)}
+	if b.Listeners > 0 {
+		attrs = append(attrs, slog.Int("loopback_listeners", b.Listeners))
+	}
+	return slog.GroupValue(attrs...)
 }

@@ -13,13 +13,13 @@ const mib = 1 << 20
 func TestSumFits(t *testing.T) {
 	random := rand.New(rand.NewPCG(15, 15))
 	for range 10_000 {
-		r := budget.Resources{Memory: 32*mib + random.Int64N(8<<30), Descriptors: 16 + random.IntN(1<<(1+random.IntN(20))), StandardRecords: random.IntN(4) == 0}
+		r := budget.Resources{Memory: 32*mib + random.Int64N(8<<30), Descriptors: 16 + random.IntN(1<<(1+random.IntN(20))), StandardRecords: random.IntN(4) == 0, Direct: random.IntN(4) == 0}
 		b := budget.For(r)
-		sum := int64(b.Connections)*b.Each.Bytes + int64(b.Park)*budget.Parked + 2*int64(b.Handshakes)*budget.Handshake + b.Buffers
+		sum := int64(b.Connections)*b.Each.Bytes + int64(b.Park)*budget.Parked + 2*int64(b.Handshakes)*budget.Handshake + b.Buffers + int64(b.Listeners)*budget.Listener
 		if sum > r.Memory && b.Connections > 64 {
 			t.Fatalf("%+v: %+v takes %d", r, b, sum)
 		}
-		if files := b.Connections*b.Each.Files + b.Park + 4*b.Admin; files > r.Descriptors && b.Connections > 1 && b.Admin > 16 {
+		if files := b.Connections*b.Each.Files + b.Park + 4*b.Admin + b.Listeners; files > r.Descriptors && b.Connections > 1 && b.Admin > 16 {
 			t.Fatalf("%+v: %+v takes %d files", r, b, files)
 		}
 		if 2*b.Handshakes >= b.Connections && b.Connections > 2 {
@@ -44,6 +44,14 @@ func TestFigures(t *testing.T) {
 	}
 	if b := budget.For(budget.Resources{Memory: 256 * mib, StandardRecords: true}); b.Connections > 4000 {
 		t.Errorf("with crypto/tls's records: %d connections", b.Connections)
+	}
+	for memory, want := range map[int64]int{64 * mib: 341, 256 * mib: 1365, 1024 * mib: 4096} {
+		if b := budget.For(budget.Resources{Memory: memory, Descriptors: 1 << 20, Direct: true}); b.Listeners != want {
+			t.Errorf("%d MiB: %d listeners without redirect rules, want %d", memory/mib, b.Listeners, want)
+		}
+	}
+	if b := budget.For(budget.Resources{Memory: 256 * mib}); b.Listeners != 0 {
+		t.Errorf("%d listeners with redirect rules", b.Listeners)
 	}
 	if b := budget.For(budget.Resources{Machine: 16 << 30}); b.Memory != 2<<30 || b.Limited {
 		t.Errorf("without a limit: %+v", b)

@@ -1,12 +1,13 @@
 // Package connection leads each accepted connection to where it can be relayed, or refuses it.
 //
-// Outbound is what the app opens: init redirects it to a loopback listener, and it leaves the pod as mutual TLS if its
-// destination is in the mesh. Such a connection is encrypted and verified, or closed; nothing that goes wrong makes it
-// plaintext.
+// Outbound is what the app opens: init redirects it to a loopback listener, or DNS leads it to one by the name of a
+// Service of the mesh. It leaves the pod as mutual TLS if its destination is in the mesh. Such a connection is
+// encrypted and verified, or closed; nothing that goes wrong makes it plaintext.
 //
 // Inbound is what arrives at the pod: it reaches the app only after mutual TLS and policy, or as plaintext on ports
 // that are Permissive, or as TLS of the app's own on ports that are TLSPassthrough. The app is dialed at the address
-// that the peer dialed, never at the loopback address, so that ports which the app binds to loopback stay private.
+// that the peer dialed, so that ports which the app binds to loopback stay private, unless the app is said to listen
+// nowhere else.
 package connection
 
 import (
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/proxy/budget"
+	"github.com/meshless-dev/meshless/proxy/destination"
 	"github.com/meshless-dev/meshless/proxy/identity"
 	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/proxy/reason"
@@ -54,6 +56,8 @@ type Config struct {
 	Idle    time.Duration           // as in relay.Options; default none
 	Canary  func(*net.TCPConn) bool // whether a connection is the proxy's own proof of the redirect; may be nil
 	Records relay.Records           // default relay.Own
+	// by which name of the mesh the app has dialed, where it has no redirect rules; outbound alone, and else nil
+	Dialed func(*net.TCPConn) (destination.Name, error)
 }
 
 // Server serves the connections of one direction. Make it with NewInbound or NewOutbound.
@@ -109,6 +113,10 @@ func (s *Server) Renew(ctx context.Context) {
 // Accepts tells whether connections are taken from the kernel.
 func (s *Server) Accepts() bool { return s.listen.Accepts() }
 
+// Add accepts from one more listener, until it or the server ends. False: the server takes no connections any more, and
+// l is closed.
+func (s *Server) Add(l net.Listener) bool { return s.listen.Add(l) }
+
 // Active is the number of connections that are served now.
 func (s *Server) Active() int { return s.listen.Active() }
 
@@ -121,7 +129,8 @@ type conn struct {
 	log      *telemetry.Connection
 	snapshot *identity.Snapshot // under which it is accepted
 	dst      netip.AddrPort
-	release  []func() // called at its end, before the permits of listen.Conn are released
+	dialed   destination.Name // how the app has come to dst, as Config.Dialed says
+	release  []func()         // called at its end, before the permits of listen.Conn are released
 
 	// Prepare sets these.
 	client, server *relay.Side
@@ -251,12 +260,12 @@ func (s *Server) plaintext(ctx context.Context, c *conn, few int) bool {
 	return false
 }
 
-// dial connects to where the client wanted to go. Where descriptors are out it gives others up and tries again: the
-// client has its connection, as it sees it.
-func (s *Server) dial(ctx context.Context, c *conn, d *net.Dialer) (*net.TCPConn, error) {
+// dial connects to where the client wanted to go, or where that is reached. Where descriptors are out it gives others
+// up and tries again: the client has its connection, as it sees it.
+func (s *Server) dial(ctx context.Context, d *net.Dialer, to netip.AddrPort) (*net.TCPConn, error) {
 	const tries = 5
 	for try := 1; ; try++ {
-		server, err := listen.DialTCP(ctx, d, c.dst)
+		server, err := listen.DialTCP(ctx, d, to)
 		switch {
 		case err == nil:
 			return server, nil

@@ -34,6 +34,10 @@ type InboundConfig struct {
 	OwnAddress func(netip.Addr) bool // required; (*listen.OwnAddresses).Contains, but in tests
 
 	Clients *listen.Clients // the address of each client at the app; default: the system's choice
+
+	App func(netip.AddrPort) netip.AddrPort // where the app takes what is for an address of the pod; default: there
+	// at which port clients reach us who want to go there; default: there, since init leads them to us
+	Reached func(netip.AddrPort) netip.AddrPort
 }
 
 // inbound is the inbound direction.
@@ -50,6 +54,13 @@ type inbound struct {
 func NewInbound(c InboundConfig) (*Server, error) {
 	c.Clients = cmp.Or(c.Clients, listen.NewClients(clientaddr.Ranges{}))
 	c.Limits = c.Limits.orDefault()
+	there := func(dst netip.AddrPort) netip.AddrPort { return dst }
+	if c.App == nil {
+		c.App = there
+	}
+	if c.Reached == nil {
+		c.Reached = there
+	}
 	s := &inbound{config: c, strangers: listen.NewSemaphore(c.Limits.Strangers()), bound: newBound()}
 	s.listen.Patience = s.patience
 	s.listen.Pressed = func(held int) { s.yield(held, false) }
@@ -171,7 +182,7 @@ func (c *inboundConn) acceptTLS(ctx context.Context, prefix []byte) error {
 		wouldDeny, err = c.authorize(claimed, c.snapshot)
 		return err
 	})
-	identity.Announce(config, c.dst)
+	identity.Announce(config, c.in.config.Reached(c.dst))
 	began := time.Now()
 	h, err := c.in.Records.Shake(c.TCPConn, prefix, relay.Server, config, c.deadline, c.in.gate)
 	if err != nil {
@@ -274,7 +285,7 @@ func (c *inboundConn) dialApp(ctx context.Context) error {
 	if c.transparent() {
 		dialer = listen.TransparentDialer(c.log.Source.Addr(), ConnectTimeout)
 	}
-	app, err := c.in.dial(ctx, c.conn, dialer)
+	app, err := c.in.dial(ctx, dialer, c.in.config.App(c.dst))
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
 	"github.com/meshless-dev/meshless/proxy/destination"
 	"github.com/meshless-dev/meshless/proxy/identity"
@@ -55,6 +56,12 @@ func (s *outbound) prepare(ctx context.Context, c *conn) error {
 	if err := s.identify(c); err != nil {
 		return err
 	}
+	if s.Dialed != nil {
+		var err error
+		if c.dialed, err = s.Dialed(c.TCPConn); err != nil {
+			return reason.New(reason.OriginalDestination, err)
+		}
+	}
 	c.client, c.holders = relay.Plain(c.TCPConn), []string{theApp}
 	if err := s.connect(ctx, c); err != nil {
 		return err
@@ -89,7 +96,12 @@ func (s *outbound) connect(ctx context.Context, c *conn) error {
 func (s *outbound) resolve(ctx context.Context, c *conn) (destination.Destination, destination.Lookup) {
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
-	return s.resolver.Resolve(ctx, c.snapshot.Mesh, c.dst)
+	d, lookup := s.resolver.Resolve(ctx, c.snapshot.Mesh, c.dst)
+	if c.dialed.Service == "" {
+		return d, lookup
+	}
+	lookup.Dialed = c.dialed
+	return s.resolver.MapOf(c.snapshot.Mesh).Decide(c.dst, lookup), lookup
 }
 
 // verifyPlaintext tells whether a snapshot lets a connection to dst leave as plaintext: at its start, and again at
@@ -118,7 +130,7 @@ func (s *outbound) connectPlaintext(ctx context.Context, c *conn, lookup destina
 	if err := c.verify(c.snapshot); err != nil {
 		return reason.New(reason.UnknownDestination, err)
 	}
-	server, err := s.dial(ctx, c, listen.Dialer(ConnectTimeout))
+	server, err := s.dial(ctx, listen.Dialer(ConnectTimeout), c.dst)
 	if err != nil {
 		return err
 	}
@@ -160,10 +172,20 @@ func (m meshDestination) accept(id spiffeid.ID, names []string) (destination.Acc
 		Err: fmt.Errorf("%s answers at %s (%s), where only %s may", id, m.addr, m.who.Host, m.who.Expected())}
 }
 
-// connectTLS dials exactly the address that the app dialed. It succeeds only if the server there has proved an identity
-// that may answer, within the timeout.
+// server is where the proxy of the destination is reached: init leads the app's own port to it, or it has a port of its
+// own for each.
+func (m meshDestination) server() netip.AddrPort {
+	if m.who.Direct {
+		return netip.AddrPortFrom(m.addr.Addr(), api.DirectPort(m.addr.Port()))
+	}
+	return m.addr
+}
+
+// connectTLS dials exactly the address that the app dialed, if not always its port. It succeeds only if the server
+// there has proved an identity that may answer, within the timeout.
 func (s *outbound) connectTLS(ctx context.Context, c *conn, m meshDestination, timeout time.Duration) error {
-	server, err := s.dial(ctx, c, listen.Dialer(ConnectTimeout))
+	c.log.Server = m.server()
+	server, err := s.dial(ctx, listen.Dialer(ConnectTimeout), m.server())
 	if err != nil {
 		return err
 	}

@@ -229,15 +229,15 @@ func (s *outbound) renew(ctx context.Context, now *identity.Snapshot, d due) {
 // not know the connection.
 func (s *outbound) reachable(ctx context.Context, now *identity.Snapshot, d due) netip.AddrPort {
 	m := d.connections[0].m
-	if d.at == m.addr {
-		return d.at
+	if d.at == m.addr || d.at == m.server() {
+		return m.server()
 	}
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
 	if who, _ := s.resolver.Resolve(ctx, now.Mesh, d.at); who.Kind == destination.Mesh || who.Kind == destination.TryMesh {
-		return d.at
+		return meshDestination{addr: d.at, who: who}.server()
 	}
-	return m.addr
+	return m.server()
 }
 
 // exchange does the handshake of a renewal, and takes the server's new leaf over for each connection that it knows. It

@@ -96,7 +96,7 @@ func explained(result telemetry.Trial, err error) error {
 
 // passOn connects as plaintext. It is a new connection: the server has seen our hello on the other.
 func (s *outbound) passOn(ctx context.Context, c *conn, m meshDestination) error {
-	server, err := s.dial(ctx, c, listen.Dialer(ConnectTimeout))
+	server, err := s.dial(ctx, listen.Dialer(ConnectTimeout), c.dst)
 	if err != nil {
 		return err
 	}

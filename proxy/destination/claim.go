@@ -28,6 +28,7 @@ type Destination struct {
 	Host   string  // the Service, for people; several are joined by commas; empty when none is known
 	Claims []Claim // who answers must meet each; only for Mesh and TryMesh, which have one at least
 	Reason string  // why Refused
+	Direct bool    // the server has no redirect rules: it is reached at api.DirectPort of the port; only for Mesh
 
 	TrustDomain string // of whoever may answer; only for Mesh and TryMesh
 }

@@ -14,6 +14,9 @@ type Lookup struct {
 	Remote bool
 	// it is a server that this proxy asks: no mesh can have it, since DNS comes before the mesh
 	NameServer bool
+	// by which name of the mesh the app has come to the address, where the pod has no redirect rules: its connection is
+	// one to that Service by mutual TLS, or none. Its Service is empty elsewhere
+	Dialed Name
 }
 
 // Name is a name of an address below svc.<clusterDomain>.

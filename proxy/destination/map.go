@@ -227,6 +227,14 @@ func (m *Map) headlessElsewhere(l Lookup) bool {
 // lead there as well. An address in a network of a federated trust domain is that domain's: if a Service of ours is
 // found there too, the connection is refused, since no server belongs to both.
 func (m *Map) Decide(dst netip.AddrPort, l Lookup) Destination {
+	d := m.decide(dst, l)
+	if l.Dialed.Service == "" {
+		return d
+	}
+	return m.asDialed(dst, l, d)
+}
+
+func (m *Map) decide(dst netip.AddrPort, l Lookup) Destination {
 	addr := plain(dst.Addr())
 	e := m.weigh(dst, l)
 	switch {
@@ -283,6 +291,7 @@ func (m *Map) within(dst netip.AddrPort, l Lookup, e evidence) Destination {
 		kind = TryMesh
 	}
 	d := m.unlessFederated(addr, m.meet(kind, claims))
+	d.Direct = d.Kind == Mesh && m.direct(dst, e)
 	if d.Kind == Refused && m.federated(addr) != nil || !e.plaintext(dst.Port()) || e.contradicted(claims, dst.Port()) {
 		return d
 	}

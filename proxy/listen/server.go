@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"runtime/pprof"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -61,6 +60,9 @@ type Server struct {
 	ctx      context.Context
 	turns    *turns
 	ready    *readiness
+	begun    context.Context // ends with accepting; nil before Serve
+	ended    bool            // no listener is added any more
+	loops    sync.WaitGroup  // of accepts
 	ticking  bool
 	cutOff   bool
 	active   atomic.Int64
@@ -95,24 +97,13 @@ func (s *Server) Waiting() int {
 // Serve accepts until stop is closed, which may be nil, or until ctx ends. Then it closes the listeners and waits until
 // all connections have ended. Handlers get ctx: stop lets them go on, and what waits is still served.
 func (s *Server) Serve(ctx context.Context, stop <-chan struct{}) {
-	s.mu.Lock()
-	s.ctx = ctx
-	s.mu.Unlock()
 	accepting, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var loops, watching sync.WaitGroup
+	var watching sync.WaitGroup
 	if s.ready != nil {
 		watching.Go(func() { s.ready.run(s.spoke) })
 	}
-	for _, l := range s.Listeners {
-		closeAtEnd := context.AfterFunc(accepting, func() { l.Close() })
-		defer closeAtEnd()
-		loops.Go(func() {
-			// those of connections inherit it
-			pprof.SetGoroutineLabels(pprof.WithLabels(ctx, pprof.Labels("meshless", s.Name)))
-			s.accept(accepting, l)
-		})
-	}
+	s.begin(ctx, accepting)
 	go func() {
 		select {
 		case <-stop:
@@ -123,7 +114,7 @@ func (s *Server) Serve(ctx context.Context, stop <-chan struct{}) {
 	}()
 	uncut := context.AfterFunc(ctx, s.cut)
 	defer uncut()
-	loops.Wait()
+	s.loops.Wait()
 	s.handlers.Wait()
 	if s.ready != nil {
 		s.ready.close()

@@ -191,3 +191,79 @@ func TestPressure(t *testing.T) {
 		t.Error("somebody still waits")
 	}
 }
+
+// TestAdd: listeners come to a server before it serves and while it does, one that is closed is gone without the
+// others, and none comes to a server that has ended.
+func TestAdd(t *testing.T) {
+	var served atomic.Int64
+	s := &listen.Server{Pool: pool(1000), Handshakes: 8, OnError: func(err error) { t.Error(err) }, Refuse: func(c *listen.Conn, why listen.Refusal) { t.Error(why); c.End() },
+		Handle: func(_ context.Context, c *listen.Conn) {
+			served.Add(1)
+			c.End()
+		}}
+	if err := s.Init(); err != nil {
+		t.Fatal(err)
+	}
+	before, during, late := loopback(t), loopback(t), loopback(t)
+	if !s.Add(before) {
+		t.Error("a listener cannot come before the server serves")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { s.Serve(ctx, nil); close(done) }()
+	burst(t, "127.0.0.1", before, 3, "x")
+	eventually(t, "the first is served", func() bool { return served.Load() == 3 })
+	if !s.Add(during) {
+		t.Error("a listener cannot come while the server serves")
+	}
+	before.Close()
+	burst(t, "127.0.0.1", during, 3, "x")
+	eventually(t, "the second is served", func() bool { return served.Load() == 6 })
+	during.Close()
+	again := loopback(t)
+	if !s.Add(again) {
+		t.Error("a server without a listener takes none")
+	}
+	burst(t, "127.0.0.1", again, 3, "x")
+	eventually(t, "the third is served", func() bool { return served.Load() == 9 })
+	cancel()
+	<-done
+	if s.Add(late) {
+		t.Error("a server that has ended takes a listener")
+	}
+	for what, l := range map[string]net.Listener{"late": late, "again": again} {
+		if isOpen(l) {
+			t.Errorf("the listener %s is open", what)
+		}
+	}
+}
+
+func isOpen(l net.Listener) bool { return l.(*net.TCPListener).SetDeadline(time.Time{}) == nil }
+
+// TestAttackAdd: listeners that come and go while the server ends leave nothing open.
+func TestAttackAdd(t *testing.T) {
+	for range 20 {
+		s := &listen.Server{Pool: pool(1000), Handshakes: 8, OnError: func(error) {}, Refuse: func(c *listen.Conn, _ listen.Refusal) { c.End() },
+			Handle: func(_ context.Context, c *listen.Conn) { c.End() }}
+		if err := s.Init(); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { s.Serve(ctx, nil); close(done) }()
+		var adding sync.WaitGroup
+		var all [50]net.Listener
+		for i := range all {
+			all[i] = loopback(t)
+			adding.Go(func() { s.Add(all[i]) })
+		}
+		cancel()
+		adding.Wait()
+		<-done
+		for _, l := range all {
+			if isOpen(l) {
+				t.Fatal("a listener is open behind the end of the server")
+			}
+		}
+	}
+}

@@ -4,6 +4,7 @@ package sandbox
 
 import (
 	"encoding/binary"
+	"slices"
 	"testing"
 
 	"golang.org/x/net/bpf"
@@ -34,7 +35,7 @@ func evaluate(t *testing.T, vm *bpf.VM, c call) uint32 {
 }
 
 func TestFilter(t *testing.T) {
-	vm, err := bpf.NewVM(filter())
+	vm, err := bpf.NewVM(filter(false))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +46,7 @@ func TestFilter(t *testing.T) {
 			t.Errorf("%+v: %s (%#x), want %s", c, names[got], got, names[answer.Val])
 		}
 	}
-	for _, number := range denied {
+	for _, number := range append(slices.Clone(denied), unix.SYS_LISTEN) {
 		want(deny, call{number: number, arch: auditArch})
 	}
 	for _, number := range []uint32{
@@ -86,9 +87,25 @@ func TestFilter(t *testing.T) {
 	want(lack, call{number: 1<<32 - 1, arch: auditArch})
 }
 
+// TestFilterListening: who listens for Services may call listen, and nothing else that others may not.
+func TestFilterListening(t *testing.T) {
+	vm, err := bpf.NewVM(filter(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := evaluate(t, vm, call{number: unix.SYS_LISTEN, arch: auditArch}); got != allow.Val {
+		t.Errorf("listen: %#x", got)
+	}
+	for _, number := range denied {
+		if got := evaluate(t, vm, call{number: number, arch: auditArch}); got != deny.Val {
+			t.Errorf("%d: %#x", number, got)
+		}
+	}
+}
+
 // TestFilterFits: the kernel takes 4,096 instructions.
 func TestFilterFits(t *testing.T) {
-	raw, err := bpf.Assemble(filter())
+	raw, err := bpf.Assemble(filter(false))
 	if err != nil || len(raw) == 0 || len(raw) > 4096 {
 		t.Errorf("%d instructions, %v", len(raw), err)
 	}

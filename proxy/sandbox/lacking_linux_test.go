@@ -76,7 +76,7 @@ func TestNoDirectory(t *testing.T) {
 		t.Skipf("needs Landlock: %v", err)
 	}
 	const missing = "/no/such/mount"
-	if abi, err := restrictFiles(missing); abi != 0 || err == nil || !strings.Contains(err.Error(), missing) {
+	if abi, err := restrictFiles(missing, false); abi != 0 || err == nil || !strings.Contains(err.Error(), missing) {
 		// it restricts nothing
 		t.Errorf("got %d, %v", abi, err)
 	}

@@ -25,8 +25,8 @@ const signalErratum = 1 << 1 // LANDLOCK_CREATE_RULESET_ERRATA, erratum 2: threa
 
 // restrictFiles allows reading in directory and of the system's files, and no other access to files: no writing, no
 // executing. It returns the ABI version in force. Older versions know fewer kinds of access; what they know is
-// restricted.
-func restrictFiles(directory string) (abi int, err error) {
+// restricted. Who listens may bind any port, others none.
+func restrictFiles(directory string, listens bool) (abi int, err error) {
 	abi, err = ll.LandlockGetABIVersion()
 	if err != nil {
 		return 0, explainLandlock(err)
@@ -48,12 +48,17 @@ func restrictFiles(directory string) (abi int, err error) {
 	// Every port of ours is bound already. Port 0 stays: the proxy dials the app from an address of its choice, with a
 	// port of the kernel's. To which port it connects is not restricted, and UDP, which Landlock restricts from ABI 10
 	// on, carries DNS.
-	rules = append(rules, landlock.BindTCP(0))
+	network := landlock.AccessNetSet(ll.AccessNetBindTCP)
+	if listens {
+		network = 0
+	} else {
+		rules = append(rules, landlock.BindTCP(0))
+	}
 	errata, err := ll.LandlockGetErrata()
 	if err != nil {
 		errata = 0 // a kernel that cannot tell has corrected none
 	}
-	c := landlock.Config{HandledAccessFS: landlock.V9.HandledAccessFS, HandledAccessNet: ll.AccessNetBindTCP, Scoped: scopes(errata)}
+	c := landlock.Config{HandledAccessFS: landlock.V9.HandledAccessFS, HandledAccessNet: network, Scoped: scopes(errata)}
 	if err := c.BestEffort().Restrict(rules...); err != nil {
 		return 0, err
 	}

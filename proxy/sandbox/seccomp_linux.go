@@ -32,9 +32,11 @@ var denied = slices.Concat(deniedHere, []uint32{
 	// The machine.
 	unix.SYS_KEXEC_LOAD, unix.SYS_KEXEC_FILE_LOAD, unix.SYS_INIT_MODULE, unix.SYS_FINIT_MODULE, unix.SYS_DELETE_MODULE, unix.SYS_REBOOT,
 	unix.SYS_SYSLOG, unix.SYS_SETTIMEOFDAY, unix.SYS_CLOCK_SETTIME, unix.SYS_SETHOSTNAME, unix.SYS_SETDOMAINNAME,
-	// Listening: the proxy's ports are bound before it is confined, and a second door is what an intruder would open.
-	unix.SYS_LISTEN,
 })
+
+// deniedToListen is denied as well, unless the process listens for Services: else the proxy's ports are bound before it
+// is confined, and a second door is what an intruder would open.
+const deniedToListen = unix.SYS_LISTEN
 
 // Where seccomp_data (linux/seccomp.h) has its fields. Both architectures are little-endian, so an argument begins with
 // its lower half; the upper halves of those looked at here mean nothing to the kernel.
@@ -57,7 +59,7 @@ var (
 // filter is the program that decides about every system call. What it does not name is allowed: the runtime's own
 // profile, RuntimeDefault, is below it. From Linux 5.11 on, calls that it allows for all arguments cost nothing: the
 // kernel keeps them in a bitmap.
-func filter() []bpf.Instruction {
+func filter(listens bool) []bpf.Instruction {
 	program := []bpf.Instruction{
 		load(offsetArch),
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: auditArch, SkipTrue: 1},
@@ -68,6 +70,9 @@ func filter() []bpf.Instruction {
 	}
 	for _, number := range denied {
 		program = append(program, on(number, deny)...)
+	}
+	if !listens {
+		program = append(program, on(deniedToListen, deny)...)
 	}
 	// The flags of clone3 are in memory, where no filter can see them. The C library, which race-detecting builds have,
 	// falls back to clone.
@@ -105,8 +110,8 @@ func on(number uint32, then ...bpf.Instruction) []bpf.Instruction {
 
 // restrictCalls loads the filter into every thread. no_new_privs goes with it: without it an unprivileged process may
 // not load one.
-func restrictCalls() error {
-	raw, err := bpf.Assemble(filter())
+func restrictCalls(listens bool) error {
+	raw, err := bpf.Assemble(filter(listens))
 	if err != nil {
 		return err
 	}

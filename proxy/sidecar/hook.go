@@ -32,9 +32,9 @@ type hooks struct {
 	health, admin string // addresses
 }
 
-var ownPod = hooks{health: loopback(api.HealthPort), admin: loopback(api.AdminPort)}
+var ownPod = hooks{health: atLoopback(api.HealthPort), admin: atLoopback(api.AdminPort)}
 
-func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+func atLoopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
 // wait is the postStart hook. The kubelet starts the next container only after it, so that the app's first connection
 // finds a proxy. An error makes the kubelet start the proxy again; until then the app meets closed ports, and nothing

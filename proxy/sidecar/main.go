@@ -52,7 +52,7 @@ func serve(ctx context.Context, a podplan.ProxyArgs, out io.Writer) error {
 	defer lines.flush()
 	// a drain timeout of 0 cuts at once; in Options it would be the default
 	s, err := New(Options{Directory: a.Directory, DrainTimeout: max(a.DrainTimeout, 1), IdleTimeout: a.IdleTimeout, Pprof: a.Pprof, Records: relay.Records(a.Records), ClientCIDRs: a.ClientCIDRs,
-		Log: log, LostLines: lines.Lost, Level: level, Confine: true})
+		Direct: a.Direct, Log: log, LostLines: lines.Lost, Level: level, Confine: true})
 	if err != nil {
 		return err
 	}

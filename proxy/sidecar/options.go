@@ -37,8 +37,11 @@ type Options struct {
 
 	Level *slog.LevelVar // level of Log, which /loglevel of the admin port sets; default: a new one, at info
 
-	Addresses   Addresses         // where the sidecar listens; default: the ports of package api
-	Redirect    *Redirect         // how connections reach it; default: by the rules of meshless-init
+	Addresses Addresses // where the sidecar listens; default: the ports of package api
+	Redirect  *Redirect // how connections reach it; default: by Direct, or else by the rules of meshless-init
+	// without redirect rules: the ports at which connections for the app come, and where it listens. The pod's DNS
+	// queries are answered at Addresses.Resolver
+	Direct      *podplan.Direct
 	ClientCIDRs clientaddr.Ranges // as init was told; not used with a Redirect, which has its own; default: init's choice
 	// how often the rules of meshless-init are proved; not used with a Redirect; default redirect.DefaultInterval
 	RulesInterval time.Duration
@@ -60,16 +63,20 @@ type Options struct {
 	// proxy never needs. Pages of the start are given back. Default false; Main sets it. A process with two sidecars,
 	// or with anything else, cannot have it.
 	Confine bool
+
+	loopbacks          netip.Prefix // loopback.Network, but in tests, where one machine has several pods
+	podAddressesAreSet bool
 }
 
 // Addresses are where a Sidecar listens, each as listen.Bind takes it, where port 0 is any that is free. The defaults
 // are those of a pod, which meshless reserves there.
 type Addresses struct {
 	Outbound string // what the app opens; default 127.0.0.1:15001 and [::1]:15001
-	Inbound  string // what arrives; default :15006
+	Inbound  string // what arrives; default :15006. With Options.Direct its host counts alone, for each direct port
 	Metrics  string // default :15020
 	Health   string // default :15021
 	Admin    string // default 127.0.0.1:15000; it has no authentication, so it is for loopback alone
+	Resolver string // with Options.Direct alone: the pod's DNS queries, by UDP and TCP; default 127.0.0.53:53
 }
 
 // Redirect is how connections reach the sidecar, and how it reaches the app. All functions are needed.
@@ -109,8 +116,10 @@ func (o Options) withDefaults() Options {
 		o.Log, o.LostLines = slog.New(slog.NewJSONHandler(lines, &slog.HandlerOptions{Level: o.Level})), lines.Lost
 	}
 	o.Watch.Log = o.Log
-	o.Redirect = cmp.Or(o.Redirect, byInit())
-	if o.PodAddresses == nil {
+	if o.Direct == nil {
+		o.Redirect = cmp.Or(o.Redirect, byInit())
+	}
+	if o.podAddressesAreSet = o.PodAddresses != nil; !o.podAddressesAreSet {
 		o.PodAddresses = destination.SystemAddresses
 	}
 	if o.NameServers == nil {
@@ -123,16 +132,26 @@ func (o Options) withDefaults() Options {
 }
 
 // listeners are the ports of a sidecar; each is bound to one or more addresses.
-type listeners struct{ outbound, inbound, metrics, health, admin []net.Listener }
+type listeners struct {
+	outbound, inbound, metrics, health, admin []net.Listener
+	names                                     net.Listener   // of DNS, without redirect rules
+	namesUDP                                  net.PacketConn // at the same address
+}
 
 func (l listeners) close() {
 	for _, bound := range slices.Concat(l.outbound, l.inbound, l.metrics, l.health, l.admin) {
 		bound.Close()
 	}
+	if l.names != nil {
+		l.names.Close()
+	}
+	if l.namesUDP != nil {
+		l.namesUDP.Close()
+	}
 }
 
 // bind binds all ports or none: a sidecar that lacks one must not look alive.
-func (a Addresses) bind() (l listeners, err error) {
+func (a Addresses) bind(direct *podplan.Direct) (l listeners, err error) {
 	bind := func(address, host string, port int) (bound []net.Listener) {
 		if err != nil {
 			return nil
@@ -143,11 +162,14 @@ func (a Addresses) bind() (l listeners, err error) {
 		return bound
 	}
 	l = listeners{
-		outbound: bind(a.Outbound, "localhost", api.OutboundPort),
-		inbound:  bind(a.Inbound, "", api.InboundPort),
-		metrics:  bind(a.Metrics, "", api.MetricsPort),
-		health:   bind(a.Health, "", api.HealthPort),
-		admin:    bind(a.Admin, "127.0.0.1", api.AdminPort),
+		metrics: bind(a.Metrics, "", api.MetricsPort),
+		health:  bind(a.Health, "", api.HealthPort),
+		admin:   bind(a.Admin, "127.0.0.1", api.AdminPort),
+	}
+	if direct == nil {
+		l.outbound, l.inbound = bind(a.Outbound, "localhost", api.OutboundPort), bind(a.Inbound, "", api.InboundPort)
+	} else if err == nil {
+		err = l.bindDirect(a, direct)
 	}
 	if err != nil {
 		l.close()

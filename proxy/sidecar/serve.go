@@ -68,6 +68,9 @@ func (s *Sidecar) serveTraffic(ctx context.Context) {
 		if s.rules != nil {
 			traffic.Go(func() { s.rules.checker.Run(connections) })
 		}
+		if s.direct != nil { // what the app has asked before waits in the socket
+			traffic.Go(func() { s.direct.serveNames(connections) })
+		}
 		s.serving.Store(true)
 		time.AfterFunc(startsFor, s.program.Release)
 	case <-s.ending:
@@ -109,6 +112,9 @@ func (s *Sidecar) drained(ctx context.Context) {
 func (s *Sidecar) closeTraffic(traffic *sync.WaitGroup) {
 	for _, l := range slices.Concat(s.bound.outbound, s.bound.inbound) {
 		l.Close() // again, or for the first time if no generation was ever good
+	}
+	if s.direct != nil {
+		s.direct.names.Close()
 	}
 	s.registry.AbortAll(errors.New("the proxy is shutting down"))
 	done := make(chan struct{})

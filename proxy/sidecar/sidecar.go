@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/net/netutil"
 
+	"github.com/meshless-dev/meshless/internal/podplan"
 	"github.com/meshless-dev/meshless/proxy/admin"
 	"github.com/meshless-dev/meshless/proxy/budget"
 	"github.com/meshless-dev/meshless/proxy/connection"
@@ -61,6 +62,7 @@ type Sidecar struct {
 	servers   []boundServer
 	program   sandbox.Program // to be released
 	rules     *rules          // nil where no rules of init redirect
+	direct    *direct         // set where no rules redirect, and the pod's names lead here
 	resolver  *destination.Resolver
 
 	first     chan struct{} // closed at the first good generation
@@ -82,7 +84,7 @@ type boundServer struct {
 // The error is of a port that cannot be bound; no port is then. In a pod it is an error, too, if init has made no
 // client addresses.
 func New(o Options) (*Sidecar, error) {
-	inPod := o.Redirect == nil
+	inPod := o.Redirect == nil && o.Direct == nil
 	o = o.withDefaults()
 	if inPod {
 		var err error
@@ -91,16 +93,20 @@ func New(o Options) (*Sidecar, error) {
 		}
 		o.Log.Info("the app sees its clients in networks of this pod's own", "client_cidrs", o.Redirect.Clients.String())
 	}
-	limits := makeLimits(o)
-	bound, err := o.Addresses.bind()
+	limits := makeLimits(&o)
+	bound, err := o.Addresses.bind(o.Direct)
 	if err != nil {
 		return nil, err
 	}
-	s := &Sidecar{options: o, log: o.Log, telemetry: telemetry.New(o.Log), registry: registry.New(), bound: bound, limits: limits, clients: listen.NewClients(o.Redirect.Clients),
+	s := &Sidecar{options: o, log: o.Log, telemetry: telemetry.New(o.Log), registry: registry.New(), bound: bound, limits: limits,
 		first: make(chan struct{}), draining: make(chan struct{}), ending: make(chan struct{})}
 	if o.LostLines != nil {
 		s.telemetry.CountLostLines(o.LostLines)
 	}
+	if o.Direct != nil {
+		s.makeDirect()
+	}
+	s.clients = listen.NewClients(s.options.Redirect.Clients)
 	if err := s.make(inPod); err != nil {
 		bound.close()
 		s.rules.close()
@@ -119,8 +125,13 @@ func (s *Sidecar) make(inPod bool) (err error) {
 	}
 	if o.Confine {
 		s.program = sandbox.OwnProgram()
-		// nothing of a peer or of the directory has been read yet, and no port is bound after it
-		sandbox.Enter(o.Directory, o.Log)
+		// nothing of a peer or of the directory has been read yet, and no port is bound after it, but for Services
+		// where no rules redirect
+		if s.direct != nil {
+			sandbox.EnterListening(o.Directory, o.Log)
+		} else {
+			sandbox.Enter(o.Directory, o.Log)
+		}
 	}
 	if s.engine, err = relay.NewEngine(runtime.GOMAXPROCS(0), relay.Limits{Buffered: s.limits.Buffers, Queued: s.limits.Queues}); err != nil {
 		return err
@@ -134,15 +145,16 @@ func (s *Sidecar) make(inPod bool) (err error) {
 		return err
 	}
 	s.prober = admin.NewProber(s.identity.Current, o.Redirect.Clients, o.Log)
+	s.prober.OnLoopback = s.direct != nil && o.Direct.AppAddress == podplan.AppLoopback
 	s.makeServers()
 	return nil
 }
 
 // makeLimits finds out what the sidecar may hold, and says it.
-func makeLimits(o Options) *connection.Limits {
+func makeLimits(o *Options) *connection.Limits {
 	if o.Budget == nil {
 		r := sandbox.Measure(o.Log) // before Enter, behind which cgroups cannot be read
-		r.StandardRecords = o.Records.InForce() == relay.Standard
+		r.StandardRecords, r.Direct = o.Records.InForce() == relay.Standard, o.Direct != nil
 		b := budget.For(r)
 		o.Budget = &b
 	}
@@ -160,12 +172,16 @@ func (s *Sidecar) makeTraffic() (err error) {
 	c := connection.Config{Current: s.identity.Current, Registry: s.registry, Engine: s.engine, Telemetry: s.telemetry, Limits: s.limits,
 		Idle: o.IdleTimeout, Records: o.Records}
 	o.Log.Info("records are protected", "records", string(o.Records.InForce()))
+	inbound := connection.InboundConfig{Config: c, OwnAddress: o.Redirect.OwnAddress, Clients: s.clients}
 	c.Listeners, c.OriginalDst, c.Canary = s.bound.outbound, o.Redirect.Outbound, s.canary()
+	if s.direct != nil {
+		c.Dialed, inbound.App, inbound.Reached = s.direct.dialed, s.direct.app, s.direct.reached
+	}
 	if s.outbound, err = connection.NewOutbound(c, s.resolver); err != nil {
 		return err
 	}
-	c.Listeners, c.OriginalDst, c.Canary = s.bound.inbound, o.Redirect.Inbound, nil
-	s.inbound, err = connection.NewInbound(connection.InboundConfig{Config: c, OwnAddress: o.Redirect.OwnAddress, Clients: s.clients})
+	inbound.Listeners, inbound.OriginalDst = s.bound.inbound, o.Redirect.Inbound
+	s.inbound, err = connection.NewInbound(inbound)
 	return err
 }
 
@@ -173,6 +189,10 @@ func (s *Sidecar) makeTraffic() (err error) {
 func (s *Sidecar) makeServers() {
 	c := admin.Config{Telemetry: s.telemetry, Identity: s.identity, Prober: s.prober, Ready: s.askReady, Drain: s.drain, Quit: s.Shutdown, Activity: s.activity, Clients: s.clients,
 		Records: string(s.options.Records.InForce()), Level: s.options.Level, Pprof: s.options.Pprof}
+	if s.direct != nil {
+		c.Loopback = s.direct.table.Shown
+		s.bound.metrics, s.bound.health = s.direct.refuseLed(s.bound.metrics), s.direct.refuseLed(s.bound.health)
+	}
 	all := cmp.Or(s.limits.Admin, budget.For(budget.Resources{}).Admin)
 	serve := func(listeners []net.Listener, ofOne int, h http.Handler) {
 		server := admin.Server(h)
@@ -194,10 +214,20 @@ func (s *Sidecar) makeServers() {
 	serve(s.bound.admin, all, admin.Local(c))
 }
 
-// Addresses are where the sidecar listens. Of a port that is bound to several addresses it is the first.
+// Addresses are where the sidecar listens. Of a port that is bound to several addresses it is the first. Where no rules
+// redirect, Inbound is the first direct port, and Outbound is empty.
 func (s *Sidecar) Addresses() Addresses {
-	first := func(bound []net.Listener) string { return bound[0].Addr().String() }
-	return Addresses{first(s.bound.outbound), first(s.bound.inbound), first(s.bound.metrics), first(s.bound.health), first(s.bound.admin)}
+	first := func(bound []net.Listener) string {
+		if len(bound) == 0 {
+			return ""
+		}
+		return bound[0].Addr().String()
+	}
+	a := Addresses{Outbound: first(s.bound.outbound), Inbound: first(s.bound.inbound), Metrics: first(s.bound.metrics), Health: first(s.bound.health), Admin: first(s.bound.admin)}
+	if s.bound.names != nil {
+		a.Resolver = s.bound.names.Addr().String()
+	}
+	return a
 }
 
 // adopt puts a new generation into force: new handshakes have it already, live connections are verified by it.

@@ -19,6 +19,7 @@ type Connection struct {
 	Direction           reason.Direction
 	Source, Destination netip.AddrPort
 	AppSource           netip.AddrPort // inbound: the client as the app sees it, once the app is dialed
+	Server              netip.AddrPort // outbound: where the server's proxy was dialed, if at another port than Destination's
 	Service             string         // of the destination, where known
 	Self                string         // SPIFFE ID of this pod, once a generation is in use
 	Peer                string         // SPIFFE ID; only if TLS proved it
@@ -125,6 +126,9 @@ func (c *Connection) who(more ...any) []any {
 		"dst_identity", destination, "service", c.Service}
 	if c.AppSource.IsValid() {
 		args = append(args, "src_app", c.AppSource.String())
+	}
+	if c.Server.IsValid() && c.Server != c.Destination {
+		args = append(args, "dialed", c.Server.String())
 	}
 	if c.AcceptedBy != "" {
 		args = append(args, "accepted_by", c.AcceptedBy)
