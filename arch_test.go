@@ -24,7 +24,7 @@ var rooms = map[string][][]string{
 	"proxy": {{"budget", "epoll", "record"}, {"relay"}, {"sandbox", "redirect"}, {"files"}, {"identity"}, {"authz"}, {"reason"}, {"telemetry"}, {"listen"}, {"destination"},
 		{"loopback"}, {"nameserver"},
 		{"registry"}, {"connection"}, {"admin"}, {"sidecar"}},
-	"init":     {{"rules"}, {"apply"}},
+	"init":     {{"rules"}, {"apply", "resolver"}},
 	"internal": {{"private"}, {"api"}, {"netset"}, {"clientaddr"}, {"meshmap"}, {"svid"}, {"podplan"}},
 }
 

@@ -1,8 +1,9 @@
 // Meshless-init runs as the first init container of a pod in the mesh. It routes the pod's TCP through the sidecar
 // proxy, prints the rules that the kernel then holds, and exits. It needs the capability NET_ADMIN, and NET_RAW for the
-// legacy iptables alone. Its command line is podplan.InitCommand; any failure exits 1, so that the pod does not start
-// unprotected. With the command remove it takes the rules out again: for whoever debugs a pod or a node (docs/init.md),
-// never in a manifest.
+// legacy iptables alone. With the command resolver it serves a pod without redirect rules: it writes that pod's
+// resolv.conf, and needs no capability. Its command line is podplan.InitCommand; any failure exits 1, so that the pod
+// does not start unprotected. With the command remove it takes the rules out again: for whoever debugs a pod or a node
+// (docs/init.md), never in a manifest.
 package main
 
 import (
@@ -13,6 +14,7 @@ import (
 	"os"
 
 	"github.com/meshless-dev/meshless/init/apply"
+	"github.com/meshless-dev/meshless/init/resolver"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
@@ -34,6 +36,9 @@ func run(args []string, stdout, stderr io.Writer) error {
 	}
 	if command.Remove {
 		return apply.Remove(stdout)
+	}
+	if command.Resolver != nil {
+		return resolver.Write(*command.Resolver, stdout)
 	}
 	return apply.Apply(*command.Apply, stdout)
 }

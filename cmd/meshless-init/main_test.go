@@ -10,7 +10,8 @@ import (
 // TestRunRefusesMistypedArguments must hold no command line that is right: run would redirect the machine that the test
 // runs on.
 func TestRunRefusesMistypedArguments(t *testing.T) {
-	for _, args := range [][]string{{"--proxy-uid=0"}, {"--exclude-inbound-ports=http"}, {"exclude-inbound-ports=80"}, {"--backend=ipfw"}, {"--nonsense"}, {"remove", "everything"}, {"--remove"}} {
+	for _, args := range [][]string{{"--proxy-uid=0"}, {"--exclude-inbound-ports=http"}, {"exclude-inbound-ports=80"}, {"--backend=ipfw"}, {"--nonsense"}, {"remove", "everything"}, {"--remove"},
+		{"resolver", "everything"}, {"resolver", "--exclude-outbound-ports=80"}, {"resolver", "remove"}, {"--resolver"}} {
 		var out bytes.Buffer
 		if err := run(args, &out, io.Discard); err == nil || out.Len() > 0 {
 			t.Errorf("%q: got error %v and output %q, want an error alone", args, err, &out)

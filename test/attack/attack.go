@@ -28,5 +28,5 @@ type Attack struct {
 
 // All are the attacks of all areas, in the order of the table.
 func All() []Attack {
-	return slices.Concat(redirect, canary, chains, admission, memory, records, lifetime, secrets)
+	return slices.Concat(redirect, canary, direct, chains, admission, memory, records, lifetime, secrets)
 }

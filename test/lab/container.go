@@ -116,6 +116,9 @@ func (p *Pod) process(c corev1.Container) (*process, error) {
 	if len(c.Command) > 0 {
 		spec.Argv = append(append([]string{}, c.Command...), c.Args...)
 	}
+	for i, arg := range spec.Argv {
+		spec.Argv[i] = expand(arg, spec.Env)
+	}
 	return spec, nil
 }
 
@@ -133,10 +136,12 @@ func (p *Pod) bindFiles(c corev1.Container, spec *process) error {
 	}
 	for _, m := range c.VolumeMounts {
 		v, ok := p.volumes[m.Name]
-		if !ok || m.SubPath != "" {
-			return fmt.Errorf("volume mount %q: the lab mounts whole projected volumes only", m.Name)
+		if !ok {
+			return fmt.Errorf("volume mount %q: the pod has no such volume", m.Name)
 		}
-		spec.Binds[m.MountPath] = v.dir
+		if spec.Binds[m.MountPath], err = v.at(m); err != nil {
+			return err
+		}
 		if m.ReadOnly {
 			spec.ReadOnlyBinds = append(spec.ReadOnlyBinds, m.MountPath)
 		}

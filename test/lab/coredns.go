@@ -97,7 +97,7 @@ func (l *Lab) awaitNames(revision int) error {
 	defer cancel()
 	for _, name := range []string{markerService, markerSlice} {
 		for {
-			ips, err := l.resolver(l.Node.Namespace).LookupNetIP(ctx, "ip4", name+"."+markerNamespace+".svc."+clusterDomain)
+			ips, err := resolver(l.Node.Namespace, l.dns.String()).LookupNetIP(ctx, "ip4", name+"."+markerNamespace+".svc."+clusterDomain)
 			if slices.ContainsFunc(ips, func(ip netip.Addr) bool { return markerAddr(revision).Compare(ip.Unmap()) <= 0 }) {
 				break
 			}
@@ -111,9 +111,9 @@ func (l *Lab) awaitNames(revision int) error {
 	return nil
 }
 
-// resolver asks the cluster's name server from inside a namespace.
-func (l *Lab) resolver(from *Namespace) *net.Resolver {
+// resolver asks a name server from inside a namespace.
+func resolver(from *Namespace, server string) *net.Resolver {
 	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return from.DialContext(ctx, network, net.JoinHostPort(l.dns.String(), "53"))
+		return from.DialContext(ctx, network, net.JoinHostPort(server, "53"))
 	}}
 }

@@ -192,6 +192,61 @@ func TestContainerIsConfined(t *testing.T) {
 	}
 }
 
+// own is a pod that leaves itself a file and mounts it, sets a sysctl, and has another resolv.conf.
+const own = `
+apiVersion: v1
+kind: Pod
+metadata: {name: own, namespace: plain}
+spec:
+  securityContext: {sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: "0"}]}
+  initContainers:
+    - name: init
+      image: init
+      args: [resolver]
+      securityContext: {runAsUser: 10004, capabilities: {drop: [ALL]}}
+      volumeMounts: [{name: shared, mountPath: /var/run/meshless-resolver}]
+  containers:
+    - name: db
+      image: shop
+      args: [db]
+      env: [{name: PORT, value: "5"}, {name: LISTEN, value: ":$(PORT)"}, {name: OTHER, value: "$(NONE)"}]
+      securityContext: {runAsUser: 10003, readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+      readinessProbe: {tcpSocket: {port: 5}}
+      volumeMounts: [{name: shared, mountPath: /etc/resolv.conf, subPath: resolv.conf, readOnly: true}]
+  volumes: [{name: shared, emptyDir: {sizeLimit: 1Mi}}]
+`
+
+// A pod's own volume is there for all its users, a file of it takes the place of the kubelet's, and a sysctl lets the
+// app listen on a low port without a capability. What the kubelet would make a folder of is an error.
+func TestOwnVolumesAndSysctls(t *testing.T) {
+	lab.Require(t)
+	image := func(pkg, entrypoint string) lab.Image {
+		return lab.Image{Binary: program.Built(t, pkg), Entrypoint: entrypoint, UID: 65534}
+	}
+	l := lab.New(t, map[string]lab.Image{"shop": image("test/app", "/app"), "init": image("cmd/meshless-init", "/init")})
+	apply(t, l, own)
+	pod := l.StartPod("Pod/plain/own")
+	at := fmt.Sprintf("/proc/%d/root/etc/resolv.conf", pod.Container("db").PID())
+	text, err := os.ReadFile(at)
+	if err != nil || !strings.Contains(string(text), "\nnameserver 127.0.0.53\nsearch plain.svc.cluster.local ") {
+		t.Errorf("the app's resolv.conf: %v, %q", err, text)
+	}
+	if err := os.WriteFile(at, nil, 0o600); err == nil {
+		t.Error("the mounted file can be written")
+	}
+	if environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pod.Container("db").PID())); err != nil || !strings.Contains(string(environ), "OTHER=$(NONE)\x00") {
+		t.Errorf("a reference to no variable: %v, %q", err, environ)
+	}
+	apply(t, l, strings.ReplaceAll(own, "subPath: resolv.conf", "subPath: other"))
+	if _, err := l.TryStart("Pod/plain/own", lab.PodOptions{}); err == nil || !strings.Contains(err.Error(), "there is no other in it") {
+		t.Errorf("a missing file: got %v", err)
+	}
+	apply(t, l, strings.ReplaceAll(own, "net.ipv4", "kernel"))
+	if _, err := l.TryStart("Pod/plain/own", lab.PodOptions{}); err == nil || !strings.Contains(err.Error(), "the lab knows those of the network only") {
+		t.Errorf("another sysctl: got %v", err)
+	}
+}
+
 // The lab's name server answers as CoreDNS does, which is held against CoreDNS itself; and the versions of CoreDNS that
 // clusters run differ in the names that they give to addresses.
 func TestNames(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -172,15 +173,8 @@ func (l *Lab) addPod(node *Node, w Workload, options PodOptions) (*Pod, error) {
 	if err := errors.Join(l.connect(p, l.lastPod), os.Mkdir(p.dir, 0o755), p.writeNames()); err != nil {
 		return nil, err
 	}
-	for _, v := range p.spec.Volumes {
-		if v.Projected == nil {
-			return nil, fmt.Errorf("volume %s: the lab knows only projected volumes", v.Name)
-		}
-		at := filepath.Join(p.dir, "volume-"+v.Name)
-		if err := os.Mkdir(at, 0o755); err != nil {
-			return nil, err
-		}
-		p.volumes[v.Name] = &volume{dir: at, source: v.Projected}
+	if err := errors.Join(p.addVolumes(), p.setSysctls()); err != nil {
+		return nil, err
 	}
 	return p, p.syncVolumes(l.objects)
 }
@@ -193,6 +187,23 @@ func (p *Pod) writeNames() error {
 		os.WriteFile(filepath.Join(p.dir, "resolv.conf"), []byte(resolv), 0o644),
 		os.WriteFile(filepath.Join(p.dir, "hosts"), []byte("127.0.0.1 localhost\n::1 localhost\n"), 0o644),
 	)
+}
+
+// setSysctls sets what the pod's security context says, before anything of the pod runs, as the runtime does.
+func (p *Pod) setSysctls() error {
+	if p.spec.SecurityContext == nil {
+		return nil
+	}
+	for _, s := range p.spec.SecurityContext.Sysctls {
+		path, ok := strings.CutPrefix(strings.ReplaceAll(s.Name, ".", "/"), "net/")
+		if !ok {
+			return fmt.Errorf("sysctl %s: the lab knows those of the network only", s.Name)
+		}
+		if err := p.NS.sysctl(path, s.Value); err != nil {
+			return fmt.Errorf("sysctl %s: %w", s.Name, err)
+		}
+	}
+	return nil
 }
 
 // startAll starts init containers and sidecars in their order, then the apps, and waits for every readiness probe.

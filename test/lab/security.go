@@ -4,6 +4,7 @@ package lab
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -68,9 +69,24 @@ func (p *Pod) environment(c corev1.Container) ([]string, error) {
 				return nil, fmt.Errorf("env %s: %w", e.Name, err)
 			}
 		}
-		env = append(env, e.Name+"="+value)
+		env = append(env, e.Name+"="+expand(value, env))
 	}
 	return env, nil
+}
+
+// reference is how a value or an argument names a variable.
+var reference = regexp.MustCompile(`\$\(([A-Za-z_][A-Za-z0-9_]*)\)`)
+
+// expand puts the values of variables in place of references to them, as the kubelet does; one to none stays as it is.
+func expand(text string, env []string) string {
+	return reference.ReplaceAllStringFunc(text, func(named string) string {
+		for i := len(env) - 1; i >= 0; i-- {
+			if value, ok := strings.CutPrefix(env[i], named[2:len(named)-1]+"="); ok {
+				return value
+			}
+		}
+		return named
+	})
 }
 
 // field is a downward API field of the pod.

@@ -19,11 +19,45 @@ type file struct {
 	mode os.FileMode
 }
 
-// volume is a projected volume on this machine.
+// volume is a volume on this machine: a projected one, or one of the pod's own that is empty at first.
 type volume struct {
 	dir     string
-	source  *corev1.ProjectedVolumeSource
+	source  *corev1.ProjectedVolumeSource // nil: the pod's containers write it
 	written map[string]file
+}
+
+// addVolumes makes the pod's volumes.
+func (p *Pod) addVolumes() error {
+	for _, v := range p.spec.Volumes {
+		at := filepath.Join(p.dir, "volume-"+v.Name)
+		if v.Projected == nil && v.EmptyDir == nil {
+			return fmt.Errorf("volume %s: the lab knows only projected volumes and emptyDir", v.Name)
+		}
+		mode := os.FileMode(0o755)
+		if v.EmptyDir != nil {
+			mode = 0o777 // as the kubelet makes it, for whatever user
+		}
+		if err := errors.Join(os.Mkdir(at, 0o755), os.Chmod(at, mode)); err != nil {
+			return err
+		}
+		p.volumes[v.Name] = &volume{dir: at, source: v.Projected}
+	}
+	return nil
+}
+
+// at is what a mount shows. A path within the volume has to be there: the kubelet would make a folder of it.
+func (v *volume) at(m corev1.VolumeMount) (string, error) {
+	if m.SubPath == "" {
+		return v.dir, nil
+	}
+	if v.source != nil {
+		return "", fmt.Errorf("volume mount %q: the lab mounts projected volumes whole only", m.Name)
+	}
+	at := filepath.Join(v.dir, m.SubPath)
+	if !exists(at) {
+		return "", fmt.Errorf("volume mount %q: there is no %s in it", m.Name, m.SubPath)
+	}
+	return at, nil
 }
 
 // Sync brings the pod's projected volumes up to date, as the kubelet does some time after a Secret or a ConfigMap has
@@ -37,6 +71,9 @@ func (p *Pod) Sync() error {
 // syncVolumes is Sync for a caller that holds lab.mu.
 func (p *Pod) syncVolumes(o *Objects) error {
 	for name, v := range p.volumes {
+		if v.source == nil {
+			continue
+		}
 		payload, err := p.project(v.source, o)
 		if err == nil {
 			err = v.write(payload)
