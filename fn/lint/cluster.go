@@ -13,8 +13,8 @@ import (
 // Near the cluster it refuses addresses whose names it cannot learn.
 func warnDNS(w *manifest.Workload, r *report.Report) {
 	everything := netset.Ports{{First: 1, Last: 65535}}
-	if w.Plan.Redirect.ExcludeOutboundPorts.String() == everything.String() {
-		return // the proxy sees nothing that leaves
+	if w.Plan.Redirect.ExcludeOutboundPorts.String() == everything.String() || w.Plan.NoRedirect() {
+		return // the proxy sees nothing that leaves, or resolves for the app (warnOtherNames)
 	}
 	const way = "Use ClusterFirst; or leave the workload out of the mesh with the annotation " + api.InjectAnnotation + ": disabled"
 	switch config := w.Pod.Spec.DNSConfig; {

@@ -39,6 +39,7 @@ func Surroundings(m *manifest.Model, r *report.Report) {
 	for _, w := range m.Workloads {
 		warnWishes(w, r)
 		warnDNS(w, r)
+		warnNoRedirect(m, w, r)
 		warnRuntime(m, w, r)
 	}
 	checkInjection(m, r)

@@ -36,6 +36,9 @@ type Service struct {
 // short is the name by which mesh map and config name a Service without more.
 func (s *Service) short() string { return s.Name + "." + s.Namespace }
 
+// Headless tells whether clients get the addresses of pods.
+func (s *Service) Headless() bool { return s.headless }
+
 // DNSNames are the names by which clients call the Service, the longest first. The name alone is not among them: it
 // means another Service in every namespace, so a certificate for it would pass for somebody else's.
 func (s *Service) DNSNames() []string {

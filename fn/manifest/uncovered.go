@@ -95,8 +95,8 @@ func withoutAliases(item *yaml.RNode) *yaml.RNode {
 
 // wayInto is what takes the pods into the mesh that come of a field.
 func wayInto(item *yaml.RNode, path []string) string {
-	if reason := controllers[kindOf(item)]; reason != "" {
-		return reason + ". No entry of spec.workloads.templates can change that"
+	if c, composes := controllers[kindOf(item)]; composes {
+		return c.why + ". No entry of spec.workloads.templates can change that" + c.way
 	}
 	for i := range path {
 		if n := node.At(item.YNode(), path[:i]...); i > 0 && textOf(n, "apiVersion") != "" && textOf(n, "kind") != "" {

@@ -192,9 +192,9 @@ func (m *Model) addWorkload(item *yaml.RNode, t Template, r *report.Report) {
 		m.Outside = append(m.Outside, w)
 		return
 	}
-	if why := controllers[kindOf(item)]; why != "" {
-		r.Error(w.Object, FieldPath(w.TemplatePath), "cannot be injected: %s. Leave it out of the mesh, with the annotation %s: disabled on the pod template or in spec.workloads.exclude, or take its kind out of spec.workloads.templates",
-			why, api.InjectAnnotation)
+	if c, composes := controllers[kindOf(item)]; composes {
+		r.Error(w.Object, FieldPath(w.TemplatePath), "cannot be injected: %s. Leave it out of the mesh, with the annotation %s: disabled on the pod template or in spec.workloads.exclude, or take its kind out of spec.workloads.templates%s",
+			c.why, api.InjectAnnotation, c.way)
 		return
 	}
 	if item.GetName() == "" {

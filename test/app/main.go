@@ -2,7 +2,7 @@
 // mesh does to manifests can be seen without the images of others; it writes nothing to disk, runs as any user and
 // speaks no TLS but where it is told to.
 //
-//	app serve   [--port N ...] [--tls-port N ...] [--udp-port N ...] [--http1] [--delay D]
+//	app serve   [--port N ...] [--tls-port N ...] [--udp-port N ...] [--listen IP] [--http1] [--delay D]
 //	app call    [--retries N] [--timeout D] [--quit] URL ...
 //	app load    --rate N [--keepalive] [--for D] [--port N] [--timeout D] URL ...
 //	app standin
@@ -11,11 +11,11 @@
 //	app web|api|db|report
 //
 // serve answers on its ports: HTTP/1.1, and HTTP/2 without TLS for the gRPC health protocol; HTTPS with a certificate
-// that nobody knows; datagrams, which it sends back. call asks once, and prints a line of JSON per URL (client.Answer).
-// load asks at a rate and keeps a ledger (load.Stats). standin serves and calls as the environment of a manifest says.
-// hook is what API servers call: webhooks and an aggregated API.
-// talk holds the server's half of the conversations of package talk, such as on 21000-21179. web, api, db and report
-// are the roles of examples/shop.
+// that nobody knows; datagrams, which it sends back. call asks once, and prints a line of JSON per URL (client.Answer);
+// talk://HOST:PORT is the client's half of the conversation of the port (package talk). load asks at a rate and keeps a
+// ledger (load.Stats). standin serves and calls as the environment of a manifest says. hook is what API servers call:
+// webhooks and an aggregated API. talk holds the server's half of the conversations of package talk, such as on
+// 21000-21179. web, api, db and report are the roles of examples/shop.
 //
 // On SIGTERM a server goes on for a second, in which Services learn that the pod ends, closes what clients keep open,
 // finishes the requests that run and exits 0, within 5 s in all. web and api end their listeners at once, as plain

@@ -29,6 +29,7 @@ func serve(ctx context.Context, args []string) error {
 	flags.Var(&l.ports, "port", "port of HTTP; may be repeated, as the others (default 8080)")
 	flags.Var(&l.tlsPorts, "tls-port", "port of HTTPS, with a certificate that nobody knows")
 	flags.Var(&l.udpPorts, "udp-port", "port of datagrams, which are sent back")
+	flags.StringVar(&l.address, "listen", "", "address of TCP ports (default all)")
 	flags.BoolVar(&l.http1, "http1", false, "speak HTTP/1.1 only, and so no gRPC")
 	delay := flags.Duration("delay", 0, "time before it listens: a slow start")
 	if err := noArgs(flags, args); err != nil {
@@ -48,6 +49,7 @@ func serve(ctx context.Context, args []string) error {
 // listeners is where a server is reached.
 type listeners struct {
 	ports, tlsPorts, udpPorts ports
+	address                   string // of TCP; "" is all
 	http1                     bool
 }
 
@@ -56,7 +58,7 @@ func (l *listeners) serve(ctx context.Context, h *handler) error {
 	var open []net.Listener
 	defer func() { closeAll(open) }()
 	for _, port := range append(append(ports{}, l.ports...), l.tlsPorts...) {
-		listener, err := net.Listen("tcp", ":"+strconv.Itoa(port))
+		listener, err := net.Listen("tcp", net.JoinHostPort(l.address, strconv.Itoa(port)))
 		if err != nil {
 			return err
 		}

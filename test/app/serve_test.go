@@ -8,11 +8,13 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/meshless-dev/meshless/test/app/client"
+	"github.com/meshless-dev/meshless/test/app/talk"
 )
 
 // TestServe follows a server from its start to its end by SIGTERM, with a request under way.
@@ -143,5 +145,33 @@ func TestServeOtherProtocols(t *testing.T) {
 	terminate()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestCallTalks: call holds the client's half of a conversation, and says what is wrong with the server's.
+func TestCallTalks(t *testing.T) {
+	ctx, terminate := context.WithCancel(t.Context())
+	defer terminate()
+	port := freePort(t)
+	for { // until the kernel gives one with a short conversation
+		n, err := strconv.Atoi(port)
+		if pattern, ok := talk.Of(n); ok && pattern < talk.LongIdle || err != nil {
+			break
+		}
+		port = freePort(t)
+	}
+	go func() { _ = run(ctx, []string{"talk", port}, nil, io.Discard) }()
+	if err := run(t.Context(), []string{"call", "--retries", "20", "talk://127.0.0.1:" + port}, nil, io.Discard); err != nil {
+		t.Error(err)
+	}
+	mute := freePort(t)
+	go func() { _ = run(ctx, []string{"serve", "--listen", "127.0.0.2", "--port", mute}, nil, io.Discard) }()
+	if err := run(t.Context(), []string{"call", "--retries", "20", "http://127.0.0.2:" + mute + "/"}, nil, io.Discard); err != nil {
+		t.Error(err)
+	}
+	for _, url := range []string{"http://127.0.0.1:" + mute, "talk://127.0.0.1:" + mute, "talk://127.0.0.1"} {
+		if err := run(t.Context(), []string{"call", "--retries", "0", url}, nil, io.Discard); !errors.Is(err, errFailed) {
+			t.Errorf("%s: %v, want it to fail: the server listens on 127.0.0.2 alone", url, err)
+		}
 	}
 }
