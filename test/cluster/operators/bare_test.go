@@ -4,8 +4,11 @@ package operators
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +64,8 @@ func TestBare(t *testing.T) {
 	t.Run("a Job of a CronJob that is not in Git is in the mesh", m.testCronJob)
 	t.Run("a pod in place of another is in the mesh", m.testReplacement)
 	t.Run("leaves are renewed under load", m.testBareRenewal)
+	t.Run("the key of declared pods is revoked", m.testBareRevocation)
+	t.Run("the authorities are replaced under load", m.testReplaceCA)
 	t.Run("all is well again after deaths", m.testBareChaos)
 	m.wantInbound(t, "app in (web,echo)")
 	stage.WantEncrypted(t, bareNamespace, "app in (web,echo)")
@@ -202,17 +207,63 @@ func (m *mesh) testReplacement(t *testing.T) {
 
 func (m *mesh) testBareRenewal(t *testing.T) {
 	m.awaitLoad(t)
-	m.renew(t, "replicaset/echo", "deployment/web")
+	m.renew(t, 8, "replicaset/echo", "deployment/web")
 	if err := m.failures(t); err != nil {
 		t.Error(err)
 	}
 	stage.WantNoRestarts(t, m.pods(t, "app in (web,echo)"))
 }
 
+// testBareRevocation: whoever has stolen the present key of echo gets in until it is revoked; echo does again with its
+// next one.
+func (m *mesh) testBareRevocation(t *testing.T) {
+	stolen, err := m.rendered.Open(m.id("replicaset/echo"), m.folder.Cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := stage.Replica{Name: "web", IP: netip.MustParseAddr(m.pods(t, "app=web")[0].Status.PodIP)}
+	here := stage.Here(t, web.IP)
+	if here {
+		if _, err := stage.Knock(t, web, stolen); err != nil {
+			t.Errorf("the key of echo is not let in before: %v", err)
+		}
+	}
+	m.folder.Meshless(t, days(7.5), "revoke", m.folder.Dir, "replicaset/echo")
+	m.apply(t)
+	m.inForce(t)
+	stage.Poll(t, 150*time.Second, func() error { // the leaf of web is that of before, so only this shows that it knows
+		if _, err := stage.Knock(t, web, stolen); here && err == nil {
+			return errors.New("the revoked key of echo is let in")
+		}
+		return nil
+	})
+	m.awaitLoad(t)
+	stage.WantNoRestarts(t, m.pods(t, "app in (web,echo)"))
+}
+
+// testReplaceCA is the runbook "The CA identity leaked": three runs, two days apart, of which nobody notices any.
+func (m *mesh) testReplaceCA(t *testing.T) {
+	before := m.rendered
+	m.awaitLoad(t)
+	for run, flags := range [][]string{{"--replace-ca"}, nil, nil} {
+		m.folder.Issue(t, days(6.5-2.1*float64(run)), flags...)
+		m.apply(t)
+		m.inForce(t)
+	}
+	if err := m.failures(t); err != nil {
+		t.Error(err)
+	}
+	for _, ca := range before.Bundle {
+		if slices.ContainsFunc(m.rendered.Bundle, ca.Equal) {
+			t.Errorf("authority %q is still trusted", ca.Subject)
+		}
+	}
+	stage.WantNoRestarts(t, m.pods(t, "app in (web,echo)"))
+}
+
 // testBareChaos kills while a renewal is on its way.
 func (m *mesh) testBareChaos(t *testing.T) {
-	m.folder.Issue(t, time.Now(), "--renew", "replicaset/echo")
-	m.apply(t)
+	m.applyRenewed(t, 1, "replicaset/echo")
 	disturb(t, 45*time.Second, m.pods(t, "app in (web,echo)"), proxyProgram, sandboxProgram, "app")
 	m.awaitMeshed(t, "set=first", "replicaset/echo", 2)
 	m.awaitMeshed(t, "app=web", "deployment/web", 1)

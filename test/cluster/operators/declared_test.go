@@ -3,10 +3,12 @@
 package operators
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,12 +28,17 @@ type mesh struct {
 	rendered  *stage.Rendered
 }
 
+// days before now is when a commit is made, so that what it makes is valid now, and those that follow are past, too.
+func days(before float64) time.Time {
+	return time.Now().Add(-time.Duration(before * 24 * float64(time.Hour)))
+}
+
 // deploy applies a package of the manifests with the declarations in config, and waits until its policies count for
-// pods with each of the labels.
+// pods with each of the labels. Its certificates are nine days old.
 func deploy(t *testing.T, namespace, manifests, config string, labels ...string) *mesh {
 	t.Helper()
 	m := &mesh{namespace: namespace, folder: stage.Package(t, namespace, manifests, config)}
-	m.folder.Issue(t, time.Now())
+	m.folder.Issue(t, days(9))
 	stage.Must(t, m.folder.IdentitySecret(namespace), "apply", "-f", "-")
 	t.Cleanup(func() { // policies belong to no namespace
 		if os.Getenv("KEEP") != "" || m.rendered == nil {
@@ -178,44 +185,63 @@ func (m *mesh) wantInbound(t *testing.T, selector string) {
 	}
 }
 
-// renew gives the workloads new keys, applies that, and waits until their proxies use them.
-func (m *mesh) renew(t *testing.T, workloads ...string) {
+// renew gives the workloads new keys, and waits until their proxies use them.
+func (m *mesh) renew(t *testing.T, before float64, workloads ...string) {
 	t.Helper()
-	before := m.rendered
-	var flags []string
+	old := m.rendered
+	m.applyRenewed(t, before, workloads...)
 	for _, workload := range workloads {
-		flags = append(flags, "--renew", workload)
-	}
-	m.folder.Issue(t, time.Now(), flags...)
-	m.apply(t)
-	for _, workload := range workloads {
-		if id := m.id(workload); before.Leaves[id] == nil || m.rendered.Leaves[id].Equal(before.Leaves[id]) {
+		if id := m.id(workload); old.Leaves[id] == nil || m.rendered.Leaves[id].Equal(old.Leaves[id]) {
 			t.Fatalf("%s was not renewed", id)
 		}
 	}
 	m.inForce(t)
 }
 
-// inForce waits until every proxy of the package uses the leaf that was applied last.
+func (m *mesh) applyRenewed(t *testing.T, before float64, workloads ...string) {
+	t.Helper()
+	var flags []string
+	for _, workload := range workloads {
+		flags = append(flags, "--renew", workload)
+	}
+	m.folder.Issue(t, days(before), flags...)
+	m.apply(t)
+}
+
+// inForce waits until every proxy of the package uses the leaf and the bundle that were applied last.
 func (m *mesh) inForce(t *testing.T) {
 	t.Helper()
 	started := time.Now()
 	pods := m.pods(t, api.PackageLabel)
 	for _, pod := range pods {
-		leaf := m.rendered.Leaves[identity(pod)]
-		if leaf == nil {
-			t.Fatalf("%s is %q, and has no leaf", pod.Name, identity(pod))
-		}
-		stage.Poll(t, 150*time.Second, func() error {
-			metrics, err := stage.Kubectl("", "get", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy/metrics", m.namespace, pod.Name, api.MetricsPort))
-			if err != nil {
-				return err
-			}
-			if got := stage.Metric(t, metrics, "meshless_leaf_not_after_timestamp_seconds"); got != float64(leaf.NotAfter.Unix()) {
-				return fmt.Errorf("%s uses a leaf that expires at %.0f, and that of %d was applied", pod.Name, got, leaf.NotAfter.Unix())
-			}
-			return nil
-		})
+		stage.Poll(t, 150*time.Second, func() error { return m.uses(t, pod) })
 	}
 	t.Logf("in force in %d proxies after %v", len(pods), time.Since(started).Round(100*time.Millisecond))
+}
+
+// uses is nil when the pod's proxy has what was applied last, by the times at which leaf and authorities end.
+func (m *mesh) uses(t *testing.T, pod corev1.Pod) error {
+	t.Helper()
+	leaf := m.rendered.Leaves[identity(pod)]
+	if leaf == nil {
+		t.Fatalf("%s is %q, and has no leaf", pod.Name, identity(pod))
+	}
+	metrics, err := stage.Kubectl("", "get", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy/metrics", m.namespace, pod.Name, api.MetricsPort))
+	if err != nil {
+		return err
+	}
+	byEnd := func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) }
+	for _, want := range []struct {
+		name, label string
+		end         time.Time
+	}{
+		{"meshless_leaf_not_after_timestamp_seconds", "", leaf.NotAfter},
+		{"meshless_ca_not_after_timestamp_seconds", `which="soonest"`, slices.MinFunc(m.rendered.Bundle, byEnd).NotAfter},
+		{"meshless_ca_not_after_timestamp_seconds", `which="latest"`, slices.MaxFunc(m.rendered.Bundle, byEnd).NotAfter},
+	} {
+		if got := stage.Metric(t, metrics, want.name, want.label); got != float64(want.end.Unix()) {
+			return fmt.Errorf("%s: %s{%s} is %.0f, and %d was applied", pod.Name, want.name, want.label, got, want.end.Unix())
+		}
+	}
+	return nil
 }
