@@ -15,5 +15,6 @@ bash sops/programs.sh
 bash cluster/ingress/traefik.sh
 bash cluster/monitoring/prometheus.sh
 bash cluster/restricted/kube-router.sh
+bash cluster/operators/cloudnative-pg.sh
 bash policytools/programs.sh
 bash consumers/helm.sh

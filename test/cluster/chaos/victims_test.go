@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -68,10 +66,10 @@ type couple struct{ sandbox, proxy int }
 func settled(t *testing.T) map[string]couple {
 	t.Helper()
 	couples, proxies := map[string]couple{}, map[string]int{}
-	for pid, uid := range processes(t, proxyProgram) {
+	for pid, uid := range stage.Processes(t, proxyProgram) {
 		proxies[uid] = pid
 	}
-	for pid, uid := range processes(t, pauseProgram) {
+	for pid, uid := range stage.Processes(t, pauseProgram) {
 		if proxies[uid] != 0 {
 			couples[uid] = couple{pid, proxies[uid]}
 		}
@@ -82,7 +80,7 @@ func settled(t *testing.T) map[string]couple {
 // wantAlive wants each proxy whose sandbox lives on to have lived on as well while a part of the node was dead.
 func wantAlive(t *testing.T, kind string, before map[string]couple) {
 	t.Helper()
-	proxies, sandboxes := processes(t, proxyProgram), processes(t, pauseProgram)
+	proxies, sandboxes := stage.Processes(t, proxyProgram), stage.Processes(t, pauseProgram)
 	for uid, c := range before {
 		if sandboxes[c.sandbox] == uid && proxies[c.proxy] != uid {
 			t.Errorf("%s died, and with it the proxy %d of pod %s", kind, c.proxy, uid)
@@ -94,7 +92,7 @@ func wantAlive(t *testing.T, kind string, before map[string]couple) {
 // passed over.
 func (k *killer) killProgram(t *testing.T, program string) {
 	t.Helper()
-	running := processes(t, program)
+	running := stage.Processes(t, program)
 	var pids []int
 	for pid, uid := range running {
 		if slices.ContainsFunc(k.pods, func(p stage.Replica) bool { return string(p.UID) == uid }) {
@@ -112,43 +110,6 @@ func (k *killer) killProgram(t *testing.T, program string) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
 		t.Errorf("kill %d: %v", pid, err)
 	}
-}
-
-// processes are those of a program in any pod: the pod's UID by process. The kernel is asked, since containerd may be
-// dead.
-func processes(t *testing.T, program string) map[int]string {
-	t.Helper()
-	found := map[int]string{}
-	files, err := filepath.Glob("/proc/[0-9]*/comm")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range files {
-		comm, err := os.ReadFile(file)
-		if err != nil || strings.TrimSpace(string(comm)) != program {
-			continue // another, or gone
-		}
-		dir := filepath.Dir(file)
-		cgroup, err := os.ReadFile(filepath.Join(dir, "cgroup"))
-		if err != nil {
-			continue
-		}
-		if uid := podOf(string(cgroup)); uid != "" {
-			pid, _ := strconv.Atoi(filepath.Base(dir)) // digits, says the pattern
-			found[pid] = uid
-		}
-	}
-	return found
-}
-
-// podOf reads a pod's UID in a path such as /kubepods/burstable/pod1b2c…/3d4e….
-func podOf(cgroup string) string {
-	_, rest, ok := strings.Cut(cgroup, "/pod")
-	if !ok {
-		return ""
-	}
-	uid, _, _ := strings.Cut(rest, "/")
-	return strings.TrimSpace(uid)
 }
 
 // seed is $CHAOS_SEED, or of the clock.

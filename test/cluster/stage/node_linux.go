@@ -200,3 +200,40 @@ func PID(t *testing.T, id string) int {
 
 // Has tells whether the process was found with the argument.
 func (d *Daemon) Has(arg string) bool { return slices.Contains(d.args, arg) }
+
+// Processes are those of a program in any pod: the pod's UID by process. The kernel is asked, since containerd may be
+// dead.
+func Processes(t *testing.T, program string) map[int]string {
+	t.Helper()
+	found := map[int]string{}
+	files, err := filepath.Glob("/proc/[0-9]*/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		comm, err := os.ReadFile(file)
+		if err != nil || strings.TrimSpace(string(comm)) != program {
+			continue // another, or gone
+		}
+		dir := filepath.Dir(file)
+		cgroup, err := os.ReadFile(filepath.Join(dir, "cgroup"))
+		if err != nil {
+			continue
+		}
+		if uid := podOf(string(cgroup)); uid != "" {
+			pid, _ := strconv.Atoi(filepath.Base(dir)) // digits, says the pattern
+			found[pid] = uid
+		}
+	}
+	return found
+}
+
+// podOf reads a pod's UID in a path such as /kubepods/burstable/pod1b2c…/3d4e….
+func podOf(cgroup string) string {
+	_, rest, ok := strings.Cut(cgroup, "/pod")
+	if !ok {
+		return ""
+	}
+	uid, _, _ := strings.Cut(rest, "/")
+	return strings.TrimSpace(uid)
+}
