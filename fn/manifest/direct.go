@@ -96,7 +96,8 @@ func (m *Model) servicePorts(r *report.Report) map[string]netset.Ports {
 				ports = ports.Union(ShownPorts(w))
 			}
 		}
-		if len(ports) > 0 {
+		datagrams := !s.headless && len(s.Ports) > 0 // its name leads where it led, since nothing of TCP is there
+		if len(ports) > 0 || datagrams {
 			all[s.short()] = ports
 		}
 	}

@@ -72,8 +72,9 @@ type Map struct {
 	// package. Which pods these are, a pod's address does not tell, where no Service lists them.
 	OpenPodPorts map[string]netset.Ports `json:"openPodPorts,omitempty"`
 	// ServicePorts are the ports on which Services are dialed, <service>.<namespace>, of all namespaces of the package
-	// and those that the config names; of headless ones the ports of the pods as well. Only where a workload of
-	// Namespace has no redirect rules: its proxy listens on them.
+	// and those that the config names; of headless ones the ports of the pods as well. Of one
+	// that has ports of UDP or SCTP alone there is none. Only where a workload of Namespace has no redirect rules: its
+	// proxy listens on them.
 	ServicePorts map[string]netset.Ports `json:"servicePorts,omitempty"`
 	Federation   []Federation            `json:"federation,omitempty"` // other trust domains
 	// hex SHA-256 of the SubjectPublicKeyInfo; in every trust domain
@@ -212,12 +213,9 @@ func (m *Map) validateNames() error {
 			return fmt.Errorf("outside: %q is not <service>.<namespace>", service)
 		}
 	}
-	for service, ports := range m.ServicePorts {
+	for service := range m.ServicePorts {
 		if !short(service) {
 			return fmt.Errorf("servicePorts: %q is not <service>.<namespace>", service)
-		}
-		if len(ports) == 0 { // the proxy would answer for a Service, and listen nowhere
-			return fmt.Errorf("servicePorts: %q has no port", service)
 		}
 	}
 	return nil

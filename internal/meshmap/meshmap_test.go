@@ -22,7 +22,7 @@ const webID = "spiffe://cluster.local/ns/prod/deployment/web"
 func mesh() *meshmap.Map {
 	return &meshmap.Map{
 		APIVersion: api.APIVersion, Kind: "Mesh", TrustDomain: "cluster.local", ClusterDomain: "cluster.local", Namespace: "prod", Package: "p1", Namespaces: []string{"data"}, Outside: []string{"old.prod"}, SharedCA: true, OpenPodPorts: map[string]netset.Ports{"prod": netset.PortsOf(9100)},
-		ServicePorts: map[string]netset.Ports{"web.prod": netset.PortsOf(80, 8080), "db.far": netset.PortsOf(5432)},
+		ServicePorts: map[string]netset.Ports{"web.prod": netset.PortsOf(80, 8080), "db.far": netset.PortsOf(5432), "statsd.prod": nil},
 		Outbound:     meshmap.Outbound{Unknown: meshmap.Passthrough, MeshCIDRs: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}},
 		Inbound: meshmap.Inbound{Mode: meshmap.Strict, Default: meshmap.AllowMesh, Policy: []meshmap.Policy{
 			{Workload: webID, Rules: []meshmap.Rule{{Ports: netset.PortsOf(80, 81), From: []string{"spiffe://cluster.local/ns/*/job/*"}}}},
@@ -67,7 +67,6 @@ func TestMeshRefuses(t *testing.T) {
 		"pattern":          func(m *meshmap.Map) { m.Inbound.Policy[0].Rules[0].From = []string{"spiffe://*/x"} },
 		"bracket pattern":  func(m *meshmap.Map) { m.Inbound.Policy[0].Rules[0].From = []string{"spiffe://cluster.local/[a]"} },
 		"revoked":          func(m *meshmap.Map) { m.RevokedKeys = []string{"abc"} },
-		"no port":          func(m *meshmap.Map) { m.ServicePorts = map[string]netset.Ports{"web.prod": nil} },
 		"no Service":       func(m *meshmap.Map) { m.ServicePorts = map[string]netset.Ports{"web": netset.PortsOf(80)} },
 		"a host":           func(m *meshmap.Map) { m.ServicePorts = map[string]netset.Ports{"web.prod.svc": netset.PortsOf(80)} },
 	} {

@@ -37,6 +37,7 @@ func TestAnswers(t *testing.T) {
 		{"db-7.db.data.svc.cluster.local.", dns.TypeA, "NXDOMAIN"},
 		// out of the mesh
 		{"legacy.prod.svc.cluster.local.", dns.TypeA, "10.96.0.2"},
+		{"statsd.prod.svc.cluster.local.", dns.TypeA, "10.96.0.9"}, // of UDP alone
 		{"kubernetes.default.svc.cluster.local.", dns.TypeA, "10.96.0.254"},
 		{"free.far.svc.cluster.local.", dns.TypeA, "10.96.0.6"},
 		{"10-0-9-1.far.pod.cluster.local.", dns.TypeA, "10.0.9.1"},

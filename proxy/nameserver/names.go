@@ -57,9 +57,10 @@ func read(m *meshmap.Map, fqdn string) name {
 		return name{}
 	}
 	n := name{service: labels[len(labels)-2] + "." + namespace, endpoint: len(labels) == 3 && !strings.HasPrefix(labels[0], "_")}
-	_, listed := m.ServicePorts[n.service]
+	ports, listed := m.ServicePorts[n.service]
 	switch {
 	case slices.Contains(m.Outside, n.service), n.service == notInMesh:
+	case listed && len(ports) == 0: // of UDP or SCTP alone, which pass as they are
 	case listed:
 		n.class = led
 	case ours:

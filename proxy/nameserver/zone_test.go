@@ -82,7 +82,7 @@ func ports(t testing.TB, text string) (p netset.Ports) {
 func testMesh(t testing.TB) *meshmap.Map {
 	return &meshmap.Map{ClusterDomain: "cluster.local", TrustDomain: "cluster.local", Namespace: "prod", Namespaces: []string{"data"}, Package: "shop",
 		Outside:      []string{"legacy.prod"},
-		ServicePorts: map[string]netset.Ports{"web.prod": ports(t, "80,8080"), "db.data": ports(t, "5432"), "legacy.prod": ports(t, "80"), "cache.other": ports(t, "6379")}}
+		ServicePorts: map[string]netset.Ports{"web.prod": ports(t, "80,8080"), "db.data": ports(t, "5432"), "legacy.prod": ports(t, "80"), "statsd.prod": nil, "cache.other": ports(t, "6379")}}
 }
 
 func testZone() *zone {
@@ -91,6 +91,7 @@ func testZone() *zone {
 		"db.data.svc.cluster.local.":            {"10.0.0.1", "10.0.0.2"},
 		"db-0.db.data.svc.cluster.local.":       {"10.0.0.1"},
 		"legacy.prod.svc.cluster.local.":        {"10.96.0.2"},
+		"statsd.prod.svc.cluster.local.":        {"10.96.0.9"},
 		"unknown.prod.svc.cluster.local.":       {"10.96.0.3"},
 		"unknown.data.svc.cluster.local.":       {"10.96.0.4"},
 		"10-0-0-1.data.pod.cluster.local.":      {"10.0.0.1"},
