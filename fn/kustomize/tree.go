@@ -132,7 +132,13 @@ func (t *tree) misplaced() error {
 					"list it as the last of the transformers of the outermost overlay, and nowhere else", l.file, l.field, firstLine(l.entry))
 			}
 			spec, err := runtimeutil.GetFunctionSpec(config)
-			if err == nil && spec != nil && spec.Exec.Path != "" && spec.Container.Image == "" && t.plugins && !t.exec {
+			if err != nil || spec == nil || spec.Container.Image != "" || !t.plugins { // kustomize runs it, or says what is wrong
+				continue
+			}
+			if spec.Exec.Path == "" {
+				return fmt.Errorf("%s: %s: %q holds a function of neither a container nor exec, which kustomize leaves out in silence; take it out", l.file, l.field, firstLine(l.entry))
+			}
+			if !t.exec {
 				return fmt.Errorf("%s: %s: %q holds an exec function (%s), which kustomize leaves out in silence without --enable-exec; give that flag, or take the function out",
 					l.file, l.field, firstLine(l.entry), spec.Exec.Path)
 			}

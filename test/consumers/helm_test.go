@@ -131,6 +131,10 @@ func values(t *testing.T, stream string) map[string]any {
 		if err := item.SetNamespace(""); err != nil {
 			t.Fatal(err)
 		}
+		// Helm 4 notes the template of an object in an annotation, and drops empty ones when it takes that out
+		if err := item.SetAnnotations(item.GetAnnotations()); err != nil {
+			t.Fatal(err)
+		}
 		text, err := item.MarshalJSON()
 		if err != nil {
 			t.Fatal(err)
