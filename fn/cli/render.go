@@ -201,6 +201,7 @@ func readStateFolder(name string) ([]*yaml.RNode, error) {
 	var state []*yaml.RNode
 	for _, item := range items {
 		file := pathOf(item)
+		//lint:ignore SA1019 files have them still
 		for _, annotation := range []string{kioutil.PathAnnotation, kioutil.LegacyPathAnnotation, kioutil.IndexAnnotation, kioutil.LegacyIndexAnnotation, kioutil.SeqIndentAnnotation} {
 			if err := item.PipeE(yaml.ClearAnnotation(annotation)); err != nil {
 				return nil, err
