@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds every program that tests use and Debian lacks into $KBIN: Kubernetes, CoreDNS, the edition before this, etcd,
-# ghostunnel, sops and Flux's decryptor, Traefik, Prometheus, kube-score, Gatekeeper's gator and a part of Kyverno; and
-# unpacks Debian's newest OpenSSH. 25 to 35 minutes on two cores the first time, seconds when they are there.
+# ghostunnel, sops and Flux's decryptor, Traefik, Prometheus, kube-router, kube-score, Gatekeeper's gator and a part of
+# Kyverno; and unpacks Debian's newest OpenSSH. 25 to 35 minutes on two cores the first time, seconds when they are there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash env/kube-build.sh
@@ -13,4 +13,5 @@ bash interop/ghostunnel.sh
 bash sops/programs.sh
 bash cluster/ingress/traefik.sh
 bash cluster/monitoring/prometheus.sh
+bash cluster/restricted/kube-router.sh
 bash policytools/programs.sh

@@ -24,13 +24,16 @@ func Render(t *testing.T, e *example.Example) string {
 	return rendered
 }
 
-// Package is a package of kustomize with the manifests, in the namespace, and with the lines of config (two spaces
-// indented) added to the spec of its MutualTLS. Nothing is issued yet. It is examples/pod with another pod.yaml.
+// Package is a package of kustomize with the manifests, in the namespace, or with "" in their own, and with the lines
+// of config (two spaces indented) added to the spec of its MutualTLS. Nothing is issued yet. It is examples/pod with
+// another pod.yaml.
 func Package(t *testing.T, namespace, manifests, config string) *example.Example {
 	t.Helper()
 	e := example.Copy(t, "../../../examples/pod")
 	e.Edit(t, "pod.yaml", func(string) string { return manifests })
-	e.Edit(t, "kustomization.yaml", func(text string) string { return text + "namespace: " + namespace + "\n" })
+	if namespace != "" {
+		e.Edit(t, "kustomization.yaml", func(text string) string { return text + "namespace: " + namespace + "\n" })
+	}
 	if config != "" {
 		e.Edit(t, "mtls.yaml", func(text string) string { return text + config })
 	}

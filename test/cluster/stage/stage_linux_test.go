@@ -2,6 +2,7 @@ package stage
 
 import (
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,12 +17,17 @@ func TestManifestsRender(t *testing.T) {
 	for file, config := range map[string]string{
 		"../kinds/testdata/kinds.yaml": "", "../kinds/testdata/container.yaml": "  sidecar: {mode: Container}\n",
 		"../failures/testdata/pair.yaml": "", "../kubeproxy/testdata/ways.yaml": "", "../callers/testdata/hook.yaml": "",
+		"../restricted/testdata/restricted.yaml": "  redirect: {none: [{namespace: restricted}]}\n",
 	} {
 		manifests, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		e := Package(t, "rendered", string(manifests), config)
+		namespace := "rendered"
+		if strings.Contains(file, "restricted") { // of two namespaces
+			namespace = ""
+		}
+		e := Package(t, namespace, string(manifests), config)
 		e.Issue(t, time.Now())
 		Render(t, e)
 	}
