@@ -14,8 +14,7 @@ import (
 	"github.com/meshless-dev/meshless/test/lab"
 )
 
-// modeChange is a workload whose mode changes, before and after, with a pod of each, and clients that know of neither or
-// both.
+// modeChange is a workload whose mode changes, with a pod of before and one of after, and clients.
 type modeChange struct {
 	*lab.Lab
 	speaker
