@@ -45,7 +45,8 @@ func TestApplyNoticesTampering(t *testing.T) {
 		switch {
 		case err == nil && text != good:
 			t.Errorf("printed\n%s\nwant\n%s", text, good)
-		case err != nil && (text != "" || !strings.Contains(err.Error(), "differs from what was written: chain output: rule 1 is return")):
+		// a read beside a write may lack a rule, and then a later one differs first
+		case err != nil && (text != "" || !strings.Contains(err.Error(), "differs from what was written: chain output: rule ")):
 			t.Errorf("got %q, %v", text, err)
 		case err != nil:
 			noticed++

@@ -10,6 +10,8 @@ stop() { # NAME
   rm -f "$D/$1.pid"
 }
 
+clear=$(dirname "$0")/../cluster/restricted/clear.sh # a kube-router that a killed test has left
+[ ! -f "$clear" ] || bash "$clear" || true
 for name in coredns proxy kubelet scheduler kcm apiserver etcd; do
   stop $name
 done

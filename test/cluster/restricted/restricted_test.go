@@ -76,7 +76,7 @@ func TestRestricted(t *testing.T) {
 	t.Run("a renewal under load fails no request", r.testRenewal)
 	t.Run("proxies and pods die, and all is well again", testChaos)
 	t.Run("nothing passed in the clear", func(t *testing.T) {
-		stage.WantEncrypted(t, without, "app in (load,web,member,talker)")
+		stage.WantEncrypted(t, without, "app in (load,web,member,talker,client)")
 		stage.WantEncrypted(t, with, "app in (load,web,member,talker)")
 		wire.WantSecret(t)
 	})
