@@ -236,3 +236,41 @@ func FuzzStrip(f *testing.F) {
 		}
 	})
 }
+
+// TestAttackOwnLabels: a policy that selects by the labels that a render writes selects pods without redirect rules as
+// well, and opens no port of their apps.
+func TestAttackOwnLabels(t *testing.T) {
+	policy := func(selector string) []*yaml.RNode {
+		return parse(t, "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: "+selector+", ingress: [{ports: [{port: 8080}]}]}")
+	}
+	for selector, selects := range map[string]bool{
+		"{matchExpressions: [{key: meshless.dev/package, operator: Exists}]}":                   true,
+		"{matchExpressions: [{key: meshless.dev/package, operator: NotIn, values: [another]}]}": true,
+		"{matchExpressions: [{key: meshless.dev/package, operator: DoesNotExist}]}":             false,
+		"{matchLabels: {meshless.dev/package: another}}":                                        false,
+	} {
+		r, items := &report.Report{}, policy(selector)
+		policies := apply(t, r, items...)
+		if errors := r.Errors(); len(errors) > 0 {
+			t.Errorf("%s: %v", selector, errors)
+			continue
+		}
+		if got := strings.Contains(items[0].MustString(), api.DirectLabel); got != selects {
+			t.Errorf("%s: lets go of the pods: %v\n%s", selector, got, items[0].MustString())
+		}
+		if got := openedIn(t, policies["web"]) == "TCP 28080"; got != selects {
+			t.Errorf("%s: ours opens %q", selector, openedIn(t, policies["web"]))
+		}
+	}
+	for _, selector := range []string{
+		"{matchLabels: {meshless.dev/direct: deployment-web}}",
+		"{matchExpressions: [{key: meshless.dev/direct, operator: Exists}]}",
+		"{matchExpressions: [{key: meshless.dev/direct, operator: DoesNotExist}]}",
+	} {
+		r := &report.Report{}
+		apply(t, r, policy(selector)...)
+		if errors := r.Errors(); len(errors) != 1 || !strings.Contains(errors[0], "spec.podSelector") {
+			t.Errorf("%s: %v", selector, errors)
+		}
+	}
+}
