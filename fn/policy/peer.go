@@ -16,7 +16,6 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
-	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // AnyMember is the pattern of the identities of all workloads of a trust domain.
@@ -51,19 +50,10 @@ func MatchLabels(s labels.Selector, have labels.Set, missing func(key string) bo
 	return result
 }
 
-// MatchPod tells whether a selector selects the pods of a workload. Those of the mesh have the labels that a render
-// writes as well, which are not in the template while it is stripped.
+// MatchPod tells whether a selector selects the pods of a workload.
 func MatchPod(s labels.Selector, w *manifest.Workload) Match {
 	missing := func(key string) bool { return manifest.AtRuntime(w.Kind, key) }
-	have := labels.Set(w.CertainLabels())
-	if w.Plan != nil {
-		ours := labels.Set{api.PackageLabel: w.Plan.Package}
-		if w.Plan.NoRedirect() {
-			ours[api.DirectLabel] = w.Plan.DirectName()
-		}
-		have = labels.Merge(have, ours)
-	}
-	return MatchLabels(s, have, missing)
+	return MatchLabels(s, labels.Set(w.CertainLabels()), missing)
 }
 
 // peerFinder finds the identities that the peers of NetworkPolicies mean.
