@@ -1,6 +1,7 @@
 package retarget_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -78,6 +79,7 @@ func TestTargets(t *testing.T) {
 	for name, test := range map[string]struct{ spec, want string }{
 		"number":                 {"{selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}", "28080"},
 		"name":                   {"{selector: {app: web}, ports: [{port: 80, targetPort: http}]}", "28080"},
+		"by our own label":       {"{selector: {meshless.dev/direct: deployment-web}, ports: [{port: 80, targetPort: http}]}", "28080"},
 		"of 20000 and more":      {"{selector: {app: web}, ports: [{port: 80, targetPort: 27017}]}", "17017"},
 		"none":                   {"{selector: {app: web}, ports: [{port: 8080}]}", "28080"},
 		"zero":                   {"{selector: {app: web}, ports: [{port: 8080, targetPort: 0}]}", "28080"},
@@ -272,5 +274,15 @@ func TestAttackOwnLabels(t *testing.T) {
 		if errors := r.Errors(); len(errors) != 1 || !strings.Contains(errors[0], "spec.podSelector") {
 			t.Errorf("%s: %v", selector, errors)
 		}
+	}
+}
+
+// TestAttackNamespace: a policy without a namespace may be applied to any.
+func TestAttackNamespace(t *testing.T) {
+	const policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: {}, ingress: [{}]}"
+	r := &report.Report{}
+	apply(t, r, parse(t, policy)...)
+	if i := slices.IndexFunc(r.Findings(), func(f report.Finding) bool { return f.Field == "metadata.namespace" }); i < 0 {
+		t.Error("no finding")
 	}
 }
