@@ -37,6 +37,7 @@ func checkNoRedirect(w *manifest.Workload, r *report.Report) {
 	}
 	checkResolver(w, r)
 	warnClosed(w, r)
+	warnAddresses(w, r)
 }
 
 // ruleExclusion is something that is left out of rules.
