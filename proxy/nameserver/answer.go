@@ -224,7 +224,12 @@ func (s *Server) addresses(ctx context.Context, m *meshmap.Map, asked dns.Questi
 		if n.class != elsewhere {
 			continue
 		}
-		switch in, err := s.inMesh(ctx, m, n.service, asked.Qtype); {
+		in, err := s.inMesh(ctx, m, n.service, asked.Qtype)
+		if err == nil && !in && fqdn == p.last() && m.SharedCA {
+			p.records = p.records[:min(len(p.records), maxLed)] // no more than are asked for
+			in, err = s.members(ctx, m, p.records)
+		}
+		switch {
 		case err != nil:
 			return nil, Refused, err
 		case in:

@@ -145,6 +145,37 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
+// TestAttackOperator: a Service of another package that no render knows, as an operator makes it, has no alias. The
+// names of its addresses tell that they are pods of the mesh. Without an answer nobody knows.
+func TestAttackOperator(t *testing.T) {
+	for _, c := range []struct {
+		shared        bool
+		pod, down     string
+		want          string
+		mostQuestions int
+	}{
+		{true, "10-96-0-7.meshless-members-else.far.svc.cluster.local.", "", "SERVFAIL", 4},
+		{true, "10-96-0-7.Meshless-Members-shop.PROD.svc.cluster.local.", "", "SERVFAIL", 4},
+		{true, "10-96-0-7.theirs.far.svc.cluster.local.", "", "10.96.0.7", 4},
+		{true, "meshless-members-else.example.com.", "", "10.96.0.7", 4},
+		{true, "", "7.0.96.10.in-addr.arpa.", "SERVFAIL", 5}, // which is asked again
+		{false, "10-96-0-7.meshless-members-else.far.svc.cluster.local.", "", "10.96.0.7", 2},
+	} {
+		f := newFixture(t)
+		f.mesh.SharedCA = c.shared
+		f.zone.down[c.down] = true
+		if c.pod != "" {
+			f.zone.extra = []dns.RR{&dns.PTR{Hdr: dns.RR_Header{Name: "7.0.96.10.in-addr.arpa.", Rrtype: dns.TypePTR, Class: dns.ClassINET, Ttl: 5}, Ptr: c.pod}}
+		}
+		if got := said(f.query(t, "theirs.far.svc.cluster.local.", dns.TypeA)); got != c.want {
+			t.Errorf("%+v: %q", c, got)
+		}
+		if len(f.zone.asked) > c.mostQuestions {
+			t.Errorf("%+v: %v", c, f.zone.asked)
+		}
+	}
+}
+
 // TestFacts: whether a name exists is asked for again soon where it did not, and rarely where it did.
 func TestFacts(t *testing.T) {
 	f := newFixture(t)
