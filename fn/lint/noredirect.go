@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -64,8 +65,17 @@ func texts(c corev1.Container) func(yield func(field, text string) bool) {
 	}
 }
 
-// literals are the IP addresses in a text that somebody could dial in the network: of URLs, and those with a port.
+// serviceHost is a variable in which Kubernetes puts the address of a Service.
+var serviceHost = regexp.MustCompile(`\b[A-Z][A-Z0-9_]*_SERVICE_HOST\b`)
+
+// literals are the IP addresses in a text that somebody could dial in the network: of URLs, those with a port, private
+// ones, and variables that hold one. The API server's is of no mesh.
 func literals(text string) (found []string) {
+	for _, variable := range serviceHost.FindAllString(text, -1) {
+		if variable != "KUBERNETES_SERVICE_HOST" && !slices.Contains(found, variable) {
+			found = append(found, variable)
+		}
+	}
 	between := func(c rune) bool { return strings.ContainsRune(" \t\r\n,;=|&()<>{}'\"`", c) }
 	for token := range strings.FieldsFuncSeq(text, between) {
 		_, rest, isURL := strings.Cut(token, "://")
@@ -78,6 +88,9 @@ func literals(text string) (found []string) {
 		rest = rest[strings.LastIndexByte(rest, '@')+1:] // a user and a password
 		at, err := netip.ParseAddrPort(rest)
 		addr := at.Addr()
+		if bare, failed := netip.ParseAddr(token); failed == nil && bare.IsPrivate() {
+			addr, err = bare, nil
+		}
 		if err != nil && isURL {
 			addr, err = netip.ParseAddr(strings.Trim(rest, "[]"))
 		}

@@ -48,7 +48,9 @@ func (m *Model) Meshes(policies map[*Workload]meshmap.Policy, r *report.Report) 
 	return meshes
 }
 
-// openPodPorts are, by namespace, the ports that some workloads take without their proxy; nil for none.
+// openPodPorts are, by namespace, the ports that some workloads take without their proxy; nil for none. One that a
+// workload without redirect rules of the namespace takes through its proxy is none of them: where mutual TLS is tried,
+// that pod's app itself would answer in plaintext, as if it were one of the others.
 func openPodPorts(workloads []*Workload) map[string]netset.Ports {
 	var open map[string]netset.Ports
 	for _, w := range workloads {
@@ -57,6 +59,14 @@ func openPodPorts(workloads []*Workload) map[string]netset.Ports {
 				open = map[string]netset.Ports{}
 			}
 			open[w.Namespace] = open[w.Namespace].Union(excluded)
+		}
+	}
+	for _, w := range workloads {
+		if has(open, w.Namespace) && w.Plan.NoRedirect() {
+			open[w.Namespace] = open[w.Namespace].Minus(w.Plan.Serve.Direct.Ports)
+			if len(open[w.Namespace]) == 0 {
+				delete(open, w.Namespace)
+			}
 		}
 	}
 	return open

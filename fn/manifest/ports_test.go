@@ -48,3 +48,19 @@ func FuzzServicePorts(f *testing.F) {
 		}
 	})
 }
+
+// TestAttackOpenPodPorts: a port that some pods of a namespace take without their proxy is no open one where the proxy
+// of a pod without redirect rules takes it: at its own number the app answers, in plaintext.
+func TestAttackOpenPodPorts(t *testing.T) {
+	excluding := func(name, namespace string) *manifest.Workload {
+		return &manifest.Workload{Kind: "Deployment", Name: name, Namespace: namespace, Plan: &podplan.Plan{Redirect: podplan.InitArgs{ExcludeInboundPorts: netset.PortsOf(9100, 9200)}}}
+	}
+	direct := func(namespace string, ports ...uint16) *manifest.Workload {
+		return &manifest.Workload{Kind: "Deployment", Name: "direct", Namespace: namespace, Plan: &podplan.Plan{Serve: podplan.ProxyArgs{Direct: &podplan.Direct{Ports: netset.PortsOf(ports...)}}}}
+	}
+	all := []*manifest.Workload{direct("prod", 9100, 8080), excluding("a", "prod"), excluding("b", "data"), excluding("c", "ops"), direct("ops", 9100, 9200)}
+	got := manifest.FoldServices(all, nil, nil, "cluster.local", nil, &report.Report{}).OpenPodPorts
+	if len(got) != 2 || got["prod"].String() != "9200" || got["data"].String() != "9100,9200" {
+		t.Errorf("%v", got)
+	}
+}

@@ -1,9 +1,10 @@
 package manifest
 
 import (
-	"maps"
 	"slices"
 	"strings"
+
+	"github.com/meshless-dev/meshless/internal/api"
 )
 
 // runtimeLabels are those that pods get from controllers and from the API server, by the kind of the workload, "" for
@@ -51,21 +52,22 @@ func ofAnotherKind(kind, key string) bool {
 }
 
 // CertainLabels are the labels that every pod of a workload has: those of its template but for what a controller
-// overwrites, and the name of a Job, which is a label of its pods under two keys.
+// overwrites, those that a render writes, which are not there while it is stripped, and the name of a Job, which is a
+// label of its pods under two keys.
 func (w *Workload) CertainLabels() map[string]string {
-	have := w.Pod.Labels
-	for key := range have {
-		if AtRuntime(w.Kind, key) {
-			have = maps.Clone(have)
-			maps.DeleteFunc(have, func(key, _ string) bool { return AtRuntime(w.Kind, key) })
-			break
+	have := map[string]string{}
+	for key, value := range w.Pod.Labels {
+		if !AtRuntime(w.Kind, key) {
+			have[key] = value
 		}
 	}
+	if w.Plan != nil && w.Plan.Package != "" {
+		have[api.PackageLabel] = w.Plan.Package
+	}
+	if w.Plan != nil && w.Plan.NoRedirect() {
+		have[api.DirectLabel] = w.Plan.DirectName()
+	}
 	if w.Kind == "Job" {
-		have = maps.Clone(have)
-		if have == nil {
-			have = map[string]string{}
-		}
 		have[jobLabel], have[batchJobLabel] = w.Name, w.Name
 	}
 	return have

@@ -44,6 +44,13 @@ func (a *applier) read(item *yaml.RNode) {
 		a.report.Error(p.object, "spec.podSelector", "is no label selector: %v", err)
 		return
 	}
+	if requirements, _ := p.selector.Requirements(); slices.ContainsFunc(requirements, func(r labels.Requirement) bool { return r.Key() == api.DirectLabel }) {
+		a.report.Error(p.object, "spec.podSelector", "selects by the label %s, by which a render makes NetworkPolicies let go of pods without redirect rules. Take it out, and select by labels of the pod template", api.DirectLabel)
+		return
+	}
+	if p.object.Namespace == "" && slices.ContainsFunc(a.workloads, func(w *manifest.Workload) bool { return w.Object.Namespace != "" && w.Namespace != p.namespace }) {
+		a.report.Warn(p.object, "metadata.namespace", "is missing, and is taken for %q: applied to the namespace of a workload without redirect rules, it would open ports of the app past the proxy. Write the namespace", p.namespace)
+	}
 	for _, side := range p.rules() {
 		for i, ports := range side.ports {
 			for j, port := range ports {

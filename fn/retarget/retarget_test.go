@@ -1,6 +1,7 @@
 package retarget_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -78,6 +79,7 @@ func TestTargets(t *testing.T) {
 	for name, test := range map[string]struct{ spec, want string }{
 		"number":                 {"{selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}", "28080"},
 		"name":                   {"{selector: {app: web}, ports: [{port: 80, targetPort: http}]}", "28080"},
+		"by our own label":       {"{selector: {meshless.dev/direct: deployment-web}, ports: [{port: 80, targetPort: http}]}", "28080"},
 		"of 20000 and more":      {"{selector: {app: web}, ports: [{port: 80, targetPort: 27017}]}", "17017"},
 		"none":                   {"{selector: {app: web}, ports: [{port: 8080}]}", "28080"},
 		"zero":                   {"{selector: {app: web}, ports: [{port: 8080, targetPort: 0}]}", "28080"},
@@ -235,4 +237,52 @@ func FuzzStrip(f *testing.F) {
 			t.Errorf("written again it is\n%s\nwas\n%s", read.MustString(), written)
 		}
 	})
+}
+
+// TestAttackOwnLabels: a policy that selects by the labels that a render writes selects pods without redirect rules as
+// well, and opens no port of their apps.
+func TestAttackOwnLabels(t *testing.T) {
+	policy := func(selector string) []*yaml.RNode {
+		return parse(t, "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: "+selector+", ingress: [{ports: [{port: 8080}]}]}")
+	}
+	for selector, selects := range map[string]bool{
+		"{matchExpressions: [{key: meshless.dev/package, operator: Exists}]}":                   true,
+		"{matchExpressions: [{key: meshless.dev/package, operator: NotIn, values: [another]}]}": true,
+		"{matchExpressions: [{key: meshless.dev/package, operator: DoesNotExist}]}":             false,
+		"{matchLabels: {meshless.dev/package: another}}":                                        false,
+	} {
+		r, items := &report.Report{}, policy(selector)
+		policies := apply(t, r, items...)
+		if errors := r.Errors(); len(errors) > 0 {
+			t.Errorf("%s: %v", selector, errors)
+			continue
+		}
+		if got := strings.Contains(items[0].MustString(), api.DirectLabel); got != selects {
+			t.Errorf("%s: lets go of the pods: %v\n%s", selector, got, items[0].MustString())
+		}
+		if got := openedIn(t, policies["web"]) == "TCP 28080"; got != selects {
+			t.Errorf("%s: ours opens %q", selector, openedIn(t, policies["web"]))
+		}
+	}
+	for _, selector := range []string{
+		"{matchLabels: {meshless.dev/direct: deployment-web}}",
+		"{matchExpressions: [{key: meshless.dev/direct, operator: Exists}]}",
+		"{matchExpressions: [{key: meshless.dev/direct, operator: DoesNotExist}]}",
+	} {
+		r := &report.Report{}
+		apply(t, r, policy(selector)...)
+		if errors := r.Errors(); len(errors) != 1 || !strings.Contains(errors[0], "spec.podSelector") {
+			t.Errorf("%s: %v", selector, errors)
+		}
+	}
+}
+
+// TestAttackNamespace: a policy without a namespace may be applied to any.
+func TestAttackNamespace(t *testing.T) {
+	const policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: {}, ingress: [{}]}"
+	r := &report.Report{}
+	apply(t, r, parse(t, policy)...)
+	if i := slices.IndexFunc(r.Findings(), func(f report.Finding) bool { return f.Field == "metadata.namespace" }); i < 0 {
+		t.Error("no finding")
+	}
 }

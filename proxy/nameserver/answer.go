@@ -105,7 +105,8 @@ func (s *Server) reply(ctx context.Context, m *meshmap.Map, q *dns.Msg) (*dns.Ms
 }
 
 // withoutAddresses leaves out what else an answer says of where a name leads: a client asks for it if it needs it. The
-// records of RFC 9460 hold addresses as hints, and a name of the cluster has none.
+// records of RFC 9460 hold addresses as hints, and a name of the cluster has none. Servers of a Service of the mesh are
+// of that Service.
 func withoutAddresses(m *meshmap.Map, answer *dns.Msg) *dns.Msg {
 	domain := "." + strings.ToLower(dns.Fqdn(m.ClusterDomain))
 	reply := &dns.Msg{MsgHdr: dns.MsgHdr{Rcode: answer.Rcode}}
@@ -113,6 +114,10 @@ func withoutAddresses(m *meshmap.Map, answer *dns.Msg) *dns.Msg {
 		switch rr.Header().Rrtype {
 		case dns.TypeA, dns.TypeAAAA:
 			continue
+		case dns.TypeSRV:
+			if srv, ok := rr.(*dns.SRV); !ok || !keeps(m, answer.Question[0].Name, srv.Target) {
+				continue
+			}
 		case dns.TypeSVCB, dns.TypeHTTPS:
 			if owner := strings.ToLower(rr.Header().Name); strings.HasSuffix(owner, domain) || strings.HasSuffix(strings.ToLower(answer.Question[0].Name), domain) {
 				continue
@@ -122,6 +127,13 @@ func withoutAddresses(m *meshmap.Map, answer *dns.Msg) *dns.Msg {
 	}
 	reply.Ns = authority(answer)
 	return reply
+}
+
+// keeps tells whether the server of a SRV record is of the Service that was asked for, where that is of the mesh: the
+// app would take any other for it.
+func keeps(m *meshmap.Map, asked, target string) bool {
+	of := read(m, asked)
+	return of.class < unled || of.service != "" && read(m, target).service == of.service
 }
 
 // authority is how long it holds that there is nothing (RFC 2308).
@@ -212,7 +224,12 @@ func (s *Server) addresses(ctx context.Context, m *meshmap.Map, asked dns.Questi
 		if n.class != elsewhere {
 			continue
 		}
-		switch in, err := s.inMesh(ctx, m, n.service, asked.Qtype); {
+		in, err := s.inMesh(ctx, m, n.service, asked.Qtype)
+		if err == nil && !in && fqdn == p.last() && m.SharedCA {
+			p.records = p.records[:min(len(p.records), maxLed)] // no more than are asked for
+			in, err = s.members(ctx, m, p.records)
+		}
+		switch {
 		case err != nil:
 			return nil, Refused, err
 		case in:
@@ -228,6 +245,7 @@ func (s *Server) lead(ctx context.Context, m *meshmap.Map, asked dns.Question, p
 	mapped := asked.Qtype == dns.TypeAAAA
 	switch {
 	case p.rcode != dns.RcodeSuccess:
+		p.records = nil // some clients take an address beside a denial
 		return p.asItIs(), Forwarded, nil
 	case mapped && s.o.HasIPv4():
 		p.records = nil

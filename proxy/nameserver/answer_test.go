@@ -146,6 +146,37 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
+// TestAttackOperator: a Service of another package that no render knows, as an operator makes it, has no alias. The
+// names of its addresses tell that they are pods of the mesh. Without an answer nobody knows.
+func TestAttackOperator(t *testing.T) {
+	for _, c := range []struct {
+		shared        bool
+		pod, down     string
+		want          string
+		mostQuestions int
+	}{
+		{true, "10-96-0-7.meshless-members-else.far.svc.cluster.local.", "", "SERVFAIL", 4},
+		{true, "10-96-0-7.Meshless-Members-shop.PROD.svc.cluster.local.", "", "SERVFAIL", 4},
+		{true, "10-96-0-7.theirs.far.svc.cluster.local.", "", "10.96.0.7", 4},
+		{true, "meshless-members-else.example.com.", "", "10.96.0.7", 4},
+		{true, "", "7.0.96.10.in-addr.arpa.", "SERVFAIL", 5}, // which is asked again
+		{false, "10-96-0-7.meshless-members-else.far.svc.cluster.local.", "", "10.96.0.7", 2},
+	} {
+		f := newFixture(t)
+		f.mesh.SharedCA = c.shared
+		f.zone.down[c.down] = true
+		if c.pod != "" {
+			f.zone.extra = []dns.RR{&dns.PTR{Hdr: dns.RR_Header{Name: "7.0.96.10.in-addr.arpa.", Rrtype: dns.TypePTR, Class: dns.ClassINET, Ttl: 5}, Ptr: c.pod}}
+		}
+		if got := said(f.query(t, "theirs.far.svc.cluster.local.", dns.TypeA)); got != c.want {
+			t.Errorf("%+v: %q", c, got)
+		}
+		if len(f.zone.asked) > c.mostQuestions {
+			t.Errorf("%+v: %v", c, f.zone.asked)
+		}
+	}
+}
+
 // TestFacts: whether a name exists is asked for again soon where it did not, and rarely where it did.
 func TestFacts(t *testing.T) {
 	f := newFixture(t)
@@ -202,6 +233,10 @@ func TestAttackAnswers(t *testing.T) {
 	}
 	hint := &dns.HTTPS{SVCB: dns.SVCB{Hdr: dns.RR_Header{Name: "web.prod.svc.cluster.local.", Rrtype: dns.TypeHTTPS, Class: dns.ClassINET, Ttl: 300}, Priority: 1, Target: ".",
 		Value: []dns.SVCBKeyValue{&dns.SVCBIPv4Hint{Hint: []net.IP{{6, 6, 6, 6}}}}}}
+	srv := func(owner, target string) *dns.SRV {
+		return &dns.SRV{Hdr: dns.RR_Header{Name: owner, Rrtype: dns.TypeSRV, Class: dns.ClassINET, Ttl: 300}, Port: 80, Target: target}
+	}
+	const web = "web.prod.svc.cluster.local."
 	for _, c := range []struct {
 		what  string
 		names map[string][]string
@@ -217,11 +252,17 @@ func TestAttackAnswers(t *testing.T) {
 		{"addresses of other names", nil, []dns.RR{evil("evil.com."), evil("prod.svc.cluster.local.")}, dns.TypeA, "127.64.1.1"},
 		{"addresses for another question", nil, []dns.RR{evil("web.prod.svc.cluster.local.")}, dns.TypeTXT, ""},
 		{"hints", nil, []dns.RR{hint, evil("web.prod.svc.cluster.local.")}, dns.TypeHTTPS, ""},
+		{"an address beside a denial", map[string][]string{web: nil}, []dns.RR{evil(web)}, dns.TypeA, "NXDOMAIN"},
+		{"a server of another name", nil, []dns.RR{srv(web, "evil.com."), srv(web, "legacy.prod.svc.cluster.local."), srv(web, "unknown.prod.svc.cluster.local.")}, dns.TypeSRV, ""},
+		{"servers of its own", nil, []dns.RR{srv(web, web), srv(web, "10-0-0-1."+web)}, dns.TypeSRV, "SRV SRV"},
+		{"a server of another name of the mesh", nil, []dns.RR{srv("_http._tcp."+web, "db.data.svc.cluster.local.")}, dns.TypeSRV, ""},
 		{"an address of IPv4 for IPv6", nil, []dns.RR{evil("web.prod.svc.cluster.local.")}, dns.TypeAAAA, ""},
 	} {
 		f := newFixture(t)
 		for name, records := range c.names {
-			f.zone.names[name] = records
+			if f.zone.names[name] = records; records == nil {
+				delete(f.zone.names, name)
+			}
 		}
 		f.zone.extra = c.extra
 		if got := said(f.query(t, "web.prod.svc.cluster.local.", c.kind)); got != c.want {

@@ -3,11 +3,14 @@ package nameserver
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/meshmap"
@@ -18,6 +21,8 @@ const (
 	existsFor = time.Minute
 	lacksFor  = 5 * time.Second
 	maxFacts  = 4096
+
+	reverseWidth = 8 // queries at once about the addresses of one answer
 )
 
 // facts are names of the mesh that exist in DNS, or do not.
@@ -50,8 +55,39 @@ func (s *Server) inMesh(ctx context.Context, m *meshmap.Map, service string, kin
 	return false, nil
 }
 
+// members tells whether an address of an answer is that of a pod of the mesh, by its name: a Service that no render
+// knows, as operators make them, has no alias.
+func (s *Server) members(ctx context.Context, m *meshmap.Map, records []dns.RR) (bool, error) {
+	var found atomic.Bool
+	var queries errgroup.Group
+	queries.SetLimit(reverseWidth)
+	for _, rr := range records {
+		arpa, err := dns.ReverseAddr(addressOf(rr).String())
+		if err != nil {
+			return false, err
+		}
+		queries.Go(func() error {
+			is, err := s.fact(ctx, arpa, dns.TypePTR, func(rr dns.RR) bool {
+				ptr, ok := rr.(*dns.PTR)
+				return ok && strings.HasPrefix(read(m, ptr.Ptr).service, api.MembersPrefix)
+			})
+			if is {
+				found.Store(true)
+			}
+			return err
+		})
+	}
+	err := queries.Wait()
+	return found.Load(), err
+}
+
 // exists tells whether DNS has the name, in the family of the addresses that are asked for.
 func (s *Server) exists(ctx context.Context, name string, kind uint16) (bool, error) {
+	return s.fact(ctx, name, kind, func(rr dns.RR) bool { return strings.EqualFold(rr.Header().Name, name) })
+}
+
+// fact tells whether a record of the answer to a question shows something.
+func (s *Server) fact(ctx context.Context, name string, kind uint16, shows func(dns.RR) bool) (bool, error) {
 	key := name + " " + dns.TypeToString[kind]
 	s.known.mu.Lock()
 	f, ok := s.known.all[key]
@@ -64,10 +100,8 @@ func (s *Server) exists(ctx context.Context, name string, kind uint16) (bool, er
 		return false, fmt.Errorf("whether it is in the mesh: %w", err)
 	}
 	f = fact{until: s.o.Now().Add(lacksFor)}
-	for _, rr := range answer.Answer {
-		if strings.EqualFold(rr.Header().Name, name) {
-			f = fact{exists: true, until: s.o.Now().Add(existsFor)}
-		}
+	if slices.ContainsFunc(answer.Answer, shows) {
+		f = fact{exists: true, until: s.o.Now().Add(existsFor)}
 	}
 	s.known.mu.Lock()
 	defer s.known.mu.Unlock()
