@@ -54,8 +54,8 @@ func TestNoRedirect(t *testing.T) {
 	}
 }
 
-// What callers reach of a pod without redirect rules is the port of its app, whatever port its Service leads to: the one
-// that the API server calls is open, and the one that advice names is one that annotations take.
+// What callers reach of a pod without redirect rules is the port of its app, whatever port its Service leads to.
+// The one that the API server calls is open, and advice names one that annotations take.
 func TestNoRedirectCallers(t *testing.T) {
 	none := func(s *v1alpha1.Spec) { s.Redirect.None = []v1alpha1.Selector{{Kind: "Deployment"}} }
 	public := strings.Replace(manifests, "spec: {selector: {app: web}, ports: [{port: 80}]}", "spec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 80}]}", 1)
