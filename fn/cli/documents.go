@@ -32,7 +32,7 @@ func readDocuments(in io.Reader, name string) ([]*document, error) {
 	text, err := io.ReadAll(in)
 	if err == nil {
 		text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
-		err = refuseUnread(text)
+		err = node.CheckText(text)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
