@@ -77,6 +77,9 @@ func (p *program) build(dir string, flags *pflag.FlagSet, failOn string) error {
 	defer show()
 	built, err := kustomize.Run(filesys.MakeFsOnDisk(), dir, kbuild.HonorKustomizeFlags(krusty.MakeDefaultOptions(), flags), readTransformer)
 	if err != nil {
+		if folder := filepath.Join(dir, pipeline.StateFolder); strings.Contains(err.Error(), "'"+pipeline.StateFolder+"'") && isFolder(dir) && !isFolder(folder) {
+			return fmt.Errorf("%s: there are no certificates yet. Run `meshless issue %s`, which writes this folder, and commit it; one that was there before, restore from Git", folder, dir)
+		}
 		return err
 	}
 	items, err := built.Items(withoutPods(built.Config))

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 )
 
@@ -155,7 +156,7 @@ func readStream(in io.Reader, name string) ([]*yaml.RNode, error) {
 	}
 	items, err := (&kio.ByteReader{Reader: bytes.NewReader(text), OmitReaderAnnotations: true}).Read()
 	if err == nil {
-		err = refuseUnread(text)
+		err = node.CheckText(text)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)

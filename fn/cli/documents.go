@@ -17,6 +17,9 @@ import (
 // behindEnd finds what stands behind the end of a document, and is neither empty nor a comment.
 var behindEnd = regexp.MustCompile(`(?m)^\.\.\.[ \t]*(#.*)?$(\s|^[ \t]*#.*$)*[^\s#]`)
 
+// head finds comments and empty lines at the start of a text.
+var head = regexp.MustCompile(`\A([ \t]*(#.*)?\n)+`)
+
 // document is a part of a stream. What nobody changes is written as it was read.
 type document struct {
 	text   []byte
@@ -29,7 +32,7 @@ func readDocuments(in io.Reader, name string) ([]*document, error) {
 	text, err := io.ReadAll(in)
 	if err == nil {
 		text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
-		err = refuseUnread(text)
+		err = node.CheckText(text)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -37,9 +40,9 @@ func readDocuments(in io.Reader, name string) ([]*document, error) {
 	var documents []*document
 	from, line := 0, 0
 	for _, end := range append(separator.FindAllIndex(text, -1), []int{len(text), len(text)}) {
-		d := &document{text: text[from:end[0]]}
+		d := &document{text: text[from:min(end[0]+1, len(text))]} // the line feed that the separator took is its last
 		if after := text[end[0]:end[1]]; len(after) > 0 && strings.Trim(string(after[4:]), " \t\n-") != "" && !bytes.Contains(after, []byte("#")) {
-			return nil, fmt.Errorf("%s: line %d: %q stands behind the --- of a document; put it on a line of its own", name, line+bytes.Count(d.text, []byte("\n"))+2, bytes.TrimSpace(after[4:]))
+			return nil, fmt.Errorf("%s: line %d: %q stands behind the --- of a document; put it on a line of its own", name, line+bytes.Count(d.text, []byte("\n"))+1, bytes.TrimSpace(after[4:]))
 		}
 		if err := d.read(); err != nil {
 			return nil, fmt.Errorf("%s: the document in line %d: %w", name, line+1, unquoted(err))
@@ -58,8 +61,11 @@ func (d *document) read() error {
 	if behindEnd.Match(d.text) {
 		return errors.New("goes on behind its end (...), where readers stop; put --- between documents")
 	}
-	// the line feed that the separator took belongs to a text that ends there
-	items, err := (&kio.ByteReader{Reader: bytes.NewReader(append(bytes.Clone(d.text), '\n')), OmitReaderAnnotations: true, DisableUnwrapping: true}).Read()
+	text := d.text
+	if !bytes.HasSuffix(text, []byte("\n")) {
+		text = append(bytes.Clone(text), '\n')
+	}
+	items, err := (&kio.ByteReader{Reader: bytes.NewReader(text), OmitReaderAnnotations: true, DisableUnwrapping: true}).Read()
 	if err != nil || len(items) == 0 {
 		return err
 	}
@@ -88,7 +94,10 @@ func writeDocuments(out io.Writer, documents []*document, items []*yaml.RNode) e
 		left[item.YNode()] = true
 	}
 	var text bytes.Buffer
-	for _, d := range documents {
+	for i, d := range documents {
+		if i == len(documents)-1 && d.item == nil && len(bytes.TrimSpace(d.text)) == 0 && text.Len() > 0 && len(left) > 0 {
+			continue // a --- at the end divides what was read from what is new
+		}
 		if d.item != nil && !left[d.item.YNode()] {
 			continue
 		}
@@ -126,6 +135,9 @@ func (d *document) write(text *bytes.Buffer) error {
 		if part, err = encode(d.item, string(d.text)); err != nil {
 			return err
 		}
+		if comments := headOf(d.text); len(comments) > 0 {
+			part = append(bytes.Clone(comments), part[len(headOf(part)):]...)
+		}
 	}
 	if text.Len() > 0 && !bytes.HasPrefix(part, []byte("---")) {
 		text.WriteString("---\n")
@@ -135,6 +147,12 @@ func (d *document) write(text *bytes.Buffer) error {
 		text.WriteByte('\n')
 	}
 	return nil
+}
+
+// headOf are the comments, and empty lines, before the first key. The parser keeps those alone that stand behind the
+// last empty line.
+func headOf(text []byte) []byte {
+	return head.Find(bytes.TrimPrefix(text, []byte("---\n")))
 }
 
 // encode writes an item with the indentation of the text that it was read from. A text that the encoder would change,

@@ -12,7 +12,7 @@ func MainAt(now time.Time, args []string, in io.Reader, out, errs io.Writer) int
 
 // ParseArgs tells whether a command line is one that meshless knows, without running it.
 func ParseArgs(args []string) error {
-	cmd, rest, err := (&program{}).root().Find(args)
+	cmd, rest, err := (&program{}).root(nil).Find(args)
 	if err != nil {
 		return err
 	}

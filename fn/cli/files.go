@@ -49,7 +49,7 @@ func readFolderBut(folder, skip string) ([]*yaml.RNode, error) {
 			if hasConflict(text) && conflict == "" {
 				conflict = filepath.Join(folder, name)
 			}
-			if err := refuseUnread(text); err != nil && outside == nil {
+			if err := node.CheckText(text); err != nil && outside == nil {
 				outside = fmt.Errorf("%s: %w", name, err)
 			}
 			starts[filepath.ToSlash(name)] = documentStarts(text)

@@ -125,6 +125,9 @@ func (p *program) openDocuments(source, command string) ([]*document, error) {
 	in, name := p.in, "standard input"
 	if source != "-" {
 		if isFolder(source) {
+			if command == "strip" {
+				return nil, fmt.Errorf("%[1]s: is a folder; `meshless strip` reads a stream, as `meshless build %[1]s` prints it", source)
+			}
 			return nil, fmt.Errorf("%[1]s: is a folder; `meshless %[2]s` reads a stream. A kustomization is rendered by `meshless build %[1]s`, a kpt package by `kpt fn render %[1]s`", source, command)
 		}
 		f, err := os.Open(source)
@@ -199,8 +202,10 @@ func readStateFolder(name string) ([]*yaml.RNode, error) {
 		return nil, fmt.Errorf("--state: %w", err)
 	}
 	var state []*yaml.RNode
+	written := false // by issue, maybe for no workload
 	for _, item := range items {
 		file := pathOf(item)
+		written = written || isKustomizationName(file) || item.GetKind() != v1alpha1.KindMutualTLS
 		//lint:ignore SA1019 files have them still
 		for _, annotation := range []string{kioutil.PathAnnotation, kioutil.LegacyPathAnnotation, kioutil.IndexAnnotation, kioutil.LegacyIndexAnnotation, kioutil.SeqIndentAnnotation} {
 			if err := item.PipeE(yaml.ClearAnnotation(annotation)); err != nil {
@@ -214,6 +219,9 @@ func readStateFolder(name string) ([]*yaml.RNode, error) {
 		default:
 			return nil, fmt.Errorf("--state: %s holds a %s %s, which is no state of meshless; give the folder that `meshless issue` writes", filepath.Join(name, file), item.GetKind(), item.GetName())
 		}
+	}
+	if !written {
+		return nil, fmt.Errorf("--state: %s holds no state of meshless; give the folder that `meshless issue` writes", name)
 	}
 	return state, nil
 }

@@ -48,7 +48,7 @@ func Main(args []string, in io.Reader, out, errs io.Writer) (code int) {
 
 func (p *program) main(args []string) (code int) {
 	p.secret = keepIdentity()
-	root := p.root()
+	root := p.root(args)
 	root.SetArgs(args)
 	switch err := root.Execute(); {
 	case err == nil:
@@ -65,7 +65,7 @@ func (p *program) main(args []string) (code int) {
 	return 1
 }
 
-func (p *program) root() *cobra.Command {
+func (p *program) root(args []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "meshless",
 		Short: "Mutual TLS for Kubernetes workloads, rendered into Git instead of run by a control plane",
@@ -91,5 +91,13 @@ The config is an object of kind MutualTLS (meshless.dev/v1alpha1). Certificates 
 	root.SetErr(p.err)
 	root.AddCommand(p.issueCommand(), p.revokeCommand(), p.buildCommand(), p.renderCommand(), p.stripCommand(), p.verifyCommand(), p.statusCommand(), p.keygenCommand(), p.graphCommand(), p.bundleCommand(), p.installCommand(), p.versionCommand())
 	root.SetVersionTemplate("{{.Version}}")
+	root.InitDefaultCompletionCmd(args...)
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			cmd.Args, cmd.RunE = cobra.NoArgs, func(*cobra.Command, []string) error {
+				return wrongUse("completion of which shell? bash, zsh, fish or powershell")
+			}
+		}
+	}
 	return root
 }

@@ -3,32 +3,11 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 )
-
-// refuseUnread refuses a second JSON document behind a first one without a separator: kyaml reads the first alone, and
-// kubectl applies both.
-func refuseUnread(text []byte) error {
-	for chunk := range bytes.SplitSeq(text, []byte("\n---")) {
-		if chunk = bytes.TrimSpace(chunk); len(chunk) == 0 || chunk[0] != '{' {
-			continue
-		}
-		decoder := json.NewDecoder(bytes.NewReader(chunk))
-		var first json.RawMessage
-		if decoder.Decode(&first) != nil {
-			continue // YAML in flow style
-		}
-		if err := decoder.Decode(&first); !errors.Is(err, io.EOF) {
-			return errors.New("holds something behind a JSON document, which kubectl would apply and this command cannot see; put --- between documents")
-		}
-	}
-	return nil
-}
 
 // refuseJSON refuses a folder with a manifest in a *.json file: kustomize and kpt do not read it, and `kubectl apply
 // -f` applies it.

@@ -72,6 +72,10 @@ func (i *issuer) request(w *manifest.Workload, authorities certs.Authorities) ce
 
 func (i *issuer) refuseDuplicates(w *manifest.Workload, secret *yaml.RNode) {
 	for _, other := range i.model.State.Duplicate[w.ID.String()] {
+		if report.ObjectOf(other) == report.ObjectOf(secret) {
+			i.report.ErrorIn(other, "metadata.name", "stands twice in the input, as where a stream that was rendered already is rendered with --state again; leave one of them out")
+			continue
+		}
 		i.report.ErrorIn(other, report.Annotation(api.IdentityAnnotation),
 			"%s is also the identity of %s; delete one of them", w.ID, report.NameOf(secret))
 	}

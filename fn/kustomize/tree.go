@@ -2,6 +2,7 @@ package kustomize
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -16,6 +17,8 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/kio"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 	sigsyaml "sigs.k8s.io/yaml"
+
+	"github.com/meshless-dev/meshless/fn/node"
 )
 
 // content is a kustomization, field by field, in JSON: an encoder of YAML changes the value of some texts.
@@ -65,8 +68,10 @@ type tree struct {
 
 	root    string // file of the outermost kustomization
 	failed  error  // of edit
+	unread  error  // of the first file that hides manifests from kustomize
 	listed  []listed
 	configs map[string][]byte // files that may hold configs of functions
+	plain   map[string]bool   // files of manifests
 }
 
 func newTree(fs filesys.FileSystem, o *krusty.Options) *tree {
@@ -86,6 +91,11 @@ func (t *tree) ReadFile(path string) ([]byte, error) {
 		return nil, err
 	}
 	if !slices.Contains(konfig.RecognizedKustomizationFileNames(), filepath.Base(path)) {
+		if t.plain[path] {
+			if err := node.CheckText(text); err != nil {
+				t.unread = cmp.Or(t.unread, fmt.Errorf("%s: %w", path, err))
+			}
+		}
 		t.noteConfig(path, text)
 		return text, nil
 	}
@@ -101,6 +111,12 @@ func (t *tree) ReadFile(path string) ([]byte, error) {
 		if text, err = json.Marshal(k); err != nil {
 			return nil, err
 		}
+	}
+	for _, entry := range k.list("resources") {
+		if t.plain == nil {
+			t.plain = map[string]bool{}
+		}
+		t.plain[filepath.Join(filepath.Dir(path), entry)] = true
 	}
 	for _, field := range functionFields {
 		for _, entry := range k.list(field) {
@@ -123,8 +139,12 @@ func (t *tree) noteConfig(path string, text []byte) {
 	}
 }
 
-// misplaced is the first function that kustomize would run where it does not belong, or not run at all.
+// misplaced is the first file whose manifests kustomize would leave out in silence, or the first function that it would
+// run where it does not belong, or not run at all.
 func (t *tree) misplaced() error {
+	if t.unread != nil {
+		return t.unread
+	}
 	for _, l := range t.listed {
 		for _, config := range t.configsOf(l) {
 			if isConfig(config) {

@@ -53,3 +53,25 @@ func TestNoRedirect(t *testing.T) {
 		})
 	}
 }
+
+// What callers reach of a pod without redirect rules is the port of its app, whatever port its Service leads to.
+// The one that the API server calls is open, and advice names one that annotations take.
+func TestNoRedirectCallers(t *testing.T) {
+	none := func(s *v1alpha1.Spec) { s.Redirect.None = []v1alpha1.Selector{{Kind: "Deployment"}} }
+	public := strings.Replace(manifests, "spec: {selector: {app: web}, ports: [{port: 80}]}", "spec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 80}]}", 1)
+	for name, test := range map[string]struct{ text, want string }{
+		"called":        {renderedFrom(t, manifests+hook, none), "info: deployment prod/web: spec.template.metadata.annotations: port 80 takes the app's own TLS beside mutual TLS"},
+		"from outside":  {renderedFrom(t, public, none), `meshless.dev/permissive-ports: "80"`},
+		"by a new hook": {renderedFrom(t, manifests, none) + hook, `asks for "80"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := said(t, test.text)
+			if !strings.Contains(test.text, "targetPort: 20080") {
+				t.Fatalf("no Service leads to the proxy in\n%s", test.text)
+			}
+			if !strings.Contains(got, test.want) || strings.Contains(got, "20080") || name != "by a new hook" && strings.Contains(got, "error:") {
+				t.Errorf("said %q, want %q", got, test.want)
+			}
+		})
+	}
+}

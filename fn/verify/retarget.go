@@ -35,6 +35,20 @@ func (c *checker) stripAll(items []*yaml.RNode) (list []stripped) {
 	return list
 }
 
+// plain are the items with the ports of apps in Services and NetworkPolicies, of which what callers reach is said.
+func (c *checker) plain(items []*yaml.RNode) []*yaml.RNode {
+	plain := slices.Clone(items)
+	for i, item := range items {
+		if !retarget.Concerns(item) || !retarget.Edited(item) {
+			continue
+		}
+		if left := item.Copy(); retarget.Strip(left) == nil { // stripAll reports an error
+			plain[i] = left
+		}
+	}
+	return plain
+}
+
 // retargeted leads Services and NetworkPolicies to the proxies of workloads without redirect rules anew, and reports
 // what is then another: a Service could lead past a proxy, or a policy open what only the proxy may open.
 func (c *checker) retargeted(items []*yaml.RNode, all []stripped, m *manifest.Model, pkg string) {

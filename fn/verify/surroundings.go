@@ -47,7 +47,7 @@ func (c *checker) surroundings(items []*yaml.RNode) map[*pod]netset.Ports {
 		inside, pods[w] = append(inside, w), p
 	}
 	mesh := c.meshMaps[0].mesh // one config says it for all
-	m := manifest.Reread(items, inside, outside, manifest.Model{Spec: v1alpha1.Spec{ClusterDomain: mesh.ClusterDomain, Inbound: v1alpha1.Inbound{Mode: mesh.Inbound.Mode},
+	m := manifest.Reread(c.plain(items), inside, outside, manifest.Model{Spec: v1alpha1.Spec{ClusterDomain: mesh.ClusterDomain, Inbound: v1alpha1.Inbound{Mode: mesh.Inbound.Mode},
 		Outbound: v1alpha1.Outbound{PlaintextServices: mesh.Outside}}})
 	lint.Surroundings(m, c.report)
 	c.datagrams(m)

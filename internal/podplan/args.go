@@ -259,22 +259,25 @@ func directFlags(fs *flag.FlagSet) func() (*Direct, error) {
 	}
 }
 
+// keepRules is the way out where the ports of an app are given.
+const keepRules = ", or let this workload keep its rules: " + api.RedirectAnnotation + ": Rules"
+
 // Validate refuses ports that cannot be told apart at their direct ports.
 func (d *Direct) Validate() error {
 	taken := map[uint16]uint16{}
 	for port := range d.Ports.All() {
 		direct := api.DirectPort(port)
 		if other, twice := taken[direct]; twice {
-			return fmt.Errorf("ports %d and %d are both taken at %d; let the app listen on another port in place of one of them", other, port, direct)
+			return fmt.Errorf("ports %d and %d are both taken at %d; let the app listen on another port in place of one of them"+keepRules, other, port, direct)
 		}
 		if slices.Contains(api.ReservedPorts, int(direct)) {
-			return fmt.Errorf("what is for port %d would be taken at %d, which the proxy uses otherwise; let the app listen on another port", port, direct)
+			return fmt.Errorf("what is for port %d would be taken at %d, which the proxy uses otherwise; let the app listen on another port"+keepRules, port, direct)
 		}
 		taken[direct] = port
 	}
 	for port := range d.Ports.All() {
 		if of, is := taken[port]; is {
-			return fmt.Errorf("port %d is where the proxy takes what is for port %d; let the app listen on another port", port, of)
+			return fmt.Errorf("port %d is where the proxy takes what is for port %d; let the app listen on another port"+keepRules, port, of)
 		}
 	}
 	return nil
