@@ -92,12 +92,14 @@ func (s *Server) reply(ctx context.Context, m *meshmap.Map, q *dns.Msg) (*dns.Ms
 	answer, err := s.forward(ctx, asked.Name, asked.Qtype)
 	switch {
 	case err != nil:
+		s.short.add(m, asked.Name, s.o.Now())
 		return rcode(dns.RcodeServerFailure), Failed
 	case asked.Qtype != dns.TypeA && asked.Qtype != dns.TypeAAAA:
 		return withoutAddresses(m, answer), Forwarded
 	}
 	reply, result, err := s.addresses(ctx, m, asked, answer)
 	if err != nil {
+		s.short.add(m, asked.Name, s.o.Now())
 		s.o.Refuse(asked.Name, err)
 		return rcode(dns.RcodeServerFailure), Refused
 	}
@@ -235,6 +237,9 @@ func (s *Server) addresses(ctx context.Context, m *meshmap.Map, asked dns.Questi
 		case in:
 			return nil, Refused, errNoPorts
 		}
+	}
+	if read(m, asked.Name).class == foreign && s.short.begins(asked.Name, s.o.Now()) {
+		return nil, Refused, errSearched
 	}
 	return p.asItIs(), Forwarded, nil
 }

@@ -82,6 +82,7 @@ type Server struct {
 	o       Options
 	queries listen.Semaphore
 	known   facts
+	short   shorts
 }
 
 // New makes a Server.

@@ -9,6 +9,7 @@ var direct = []Attack{
 	{"the name by which an app came, with every other answer about the address forged", DNS,
 		"who answers is of that Service; nothing leaves in plaintext", "proxy/destination.TestAttackDialed"},
 	{"a Service of another package that an operator made, and that has no alias", Mishap, "without redirect rules its pods have no address: their names tell that they are of the mesh", "proxy/nameserver.TestAttackOperator"},
+	{"a name of the mesh has no address, and the resolver goes on with a domain of the node that answers for everything", Mishap, "without redirect rules that domain answers nothing for the name", "proxy/nameserver.TestAttackSearch"},
 	{"DNS queries without end, to name servers that do not answer", App, "as many as may be are under way; others are answered by TCP", "proxy/nameserver.TestAttackFlood"},
 	{"connections to the pod's name server that are silent", App, "they are bounded, and end", "proxy/nameserver.TestAttackConnections"},
 	{"an app that holds a Service's port on all addresses", App, "the name has no address: no connection meets the app in the Service's place", "proxy/loopback.TestTaken"},
