@@ -182,8 +182,8 @@ func stripService(item *yaml.RNode) error {
 	return nil
 }
 
-// renumbered is the note of a port of a Service that has another number now, by where it leads; nil where there is none.
-// Without it the proxy's own port would be taken for one of the app's.
+// renumbered is the note of a port of a Service that has another number now, by where it leads; nil where there is
+// none. Without it the proxy's own port would be taken for one of the app's.
 func renumbered(record, ports *yaml.Node, target string) *yaml.Node {
 	for i := 0; i+1 < len(record.Content); i += 2 {
 		key, note := record.Content[i].Value, record.Content[i+1]
