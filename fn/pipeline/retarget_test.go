@@ -82,6 +82,7 @@ func TestRetargetingKeepsEdits(t *testing.T) {
 		"the target port": {"targetPort: 28080", "targetPort: 9090", strings.Replace(service, "TARGET", "9090", 1), policy},
 		"a port more": {"  - port: 80\n", "  - port: 79\n    name: other\n    targetPort: 9090\n  - port: 80\n    name: first\n",
 			strings.Replace(service, "  - port: 80\n", "  - port: 79\n    name: other\n    targetPort: 9090\n  - port: 80\n    name: first\n", 1), policy},
+		"another number":     {"  - port: 80\n    targetPort: 28080", "  - port: 81\n    targetPort: 28080", strings.Replace(service, "port: 80", "port: 81", 1), policy},
 		"no port":            {"  - port: 80\n    targetPort: 28080\n", "  - port: 81\n", strings.Replace(service, "  - port: 80\n    targetPort: TARGET\n", "  - port: 81\n", 1), policy},
 		"a label more":       {"      app: web\n  policyTypes", "      app: web\n      tier: front\n  policyTypes", service, strings.Replace(policy, "      app: web\n", "      app: web\n      tier: front\n", 1)},
 		"a port of ingress":  {"  - ports:\n    - port: 8080\n  egress", "  - ports:\n    - port: 8080\n    - port: 9090\n  egress", service, strings.Replace(policy, "  - ports:\n    - port: 8080\n  egress", "  - ports:\n    - port: 8080\n    - port: 9090\n  egress", 1)},

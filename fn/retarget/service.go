@@ -160,6 +160,9 @@ func stripService(item *yaml.RNode) error {
 	}
 	for _, port := range ports.Content {
 		note, is := node.Get(record, node.Scalar(port, "port")), node.Get(port, "targetPort")
+		if note == nil && is != nil {
+			note = renumbered(record, ports, is.Value)
+		}
 		if note == nil || is == nil || !isTCPNode(port) {
 			continue
 		}
@@ -175,6 +178,19 @@ func stripService(item *yaml.RNode) error {
 		}
 		was := note.Content[0]
 		is.Value, is.Tag, is.Style = was.Value, was.Tag, was.Style
+	}
+	return nil
+}
+
+// renumbered is the note of a port of a Service that has another number now, by where it leads; nil where there is
+// none. Without it the proxy's own port would be taken for one of the app's.
+func renumbered(record, ports *yaml.Node, target string) *yaml.Node {
+	for i := 0; i+1 < len(record.Content); i += 2 {
+		key, note := record.Content[i].Value, record.Content[i+1]
+		gone := !slices.ContainsFunc(ports.Content, func(p *yaml.Node) bool { return isTCPNode(p) && node.Scalar(p, "port") == key })
+		if gone && note.Kind == yaml.SequenceNode && len(note.Content) > 0 && note.Content[len(note.Content)-1].Value == target {
+			return note
+		}
 	}
 	return nil
 }
