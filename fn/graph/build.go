@@ -45,9 +45,9 @@ type builder struct {
 // looks complete.
 func Build(items []*yaml.RNode, kinds manifest.Kinds) (Graph, error) {
 	b := &builder{kinds: kinds, meshes: map[string]*meshmap.Map{}, seen: map[string]bool{}, byID: map[string][]string{}, places: map[*manifest.Workload]int{}, edges: map[[2]string]Edge{}}
-	for _, item := range items {
+	for i, item := range items {
 		if err := node.CheckItem(item); err != nil {
-			return Graph{}, fmt.Errorf("%s: %w", report.NameOf(item), err)
+			return Graph{}, fmt.Errorf("%s: %w", cmp.Or(strings.TrimSpace(report.NameOf(item)), fmt.Sprintf("document %d of the input", i+1)), err)
 		}
 	}
 	items = manifest.Flatten(items)

@@ -134,7 +134,7 @@ func (c *checker) directPolicies(items []*yaml.RNode, ours []retarget.Policy, pk
 		left = slices.Delete(left, i, i+1)
 	}
 	for _, item := range left {
-		c.report.Error(report.ObjectOf(item), "", "is a NetworkPolicy of meshless for %s, which has redirect rules or is not in the input; render the whole package again", item.GetAnnotations()[api.IdentityAnnotation])
+		c.report.Error(report.ObjectOf(item), "", "is a NetworkPolicy of meshless for %s, which has redirect rules or is not in the input; delete it, or render the whole package again", item.GetAnnotations()[api.IdentityAnnotation])
 	}
 }
 
