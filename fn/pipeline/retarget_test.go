@@ -79,15 +79,15 @@ func TestRetargetingKeepsEdits(t *testing.T) {
 		"  policyTypes: [Ingress, Egress]\n  ingress:\n  - ports:\n    - port: 8080\n  egress:\n  - ports:\n    - port: 8080\n"
 	for name, edit := range map[string]struct{ old, with, wantService, wantPolicy string }{
 		"nothing":         {"", "", service, policy},
-		"the target port": {"targetPort: 28080", "targetPort: 9090", strings.Replace(service, "TARGET", "9090", 1), policy},
+		"the target port": {"targetPort: 30080", "targetPort: 9090", strings.Replace(service, "TARGET", "9090", 1), policy},
 		"a port more": {"  - port: 80\n", "  - port: 79\n    name: other\n    targetPort: 9090\n  - port: 80\n    name: first\n",
 			strings.Replace(service, "  - port: 80\n", "  - port: 79\n    name: other\n    targetPort: 9090\n  - port: 80\n    name: first\n", 1), policy},
-		"another number":     {"  - port: 80\n    targetPort: 28080", "  - port: 81\n    targetPort: 28080", strings.Replace(service, "port: 80", "port: 81", 1), policy},
-		"no port":            {"  - port: 80\n    targetPort: 28080\n", "  - port: 81\n", strings.Replace(service, "  - port: 80\n    targetPort: TARGET\n", "  - port: 81\n", 1), policy},
+		"another number":     {"  - port: 80\n    targetPort: 30080", "  - port: 81\n    targetPort: 30080", strings.Replace(service, "port: 80", "port: 81", 1), policy},
+		"no port":            {"  - port: 80\n    targetPort: 30080\n", "  - port: 81\n", strings.Replace(service, "  - port: 80\n    targetPort: TARGET\n", "  - port: 81\n", 1), policy},
 		"a label more":       {"      app: web\n  policyTypes", "      app: web\n      tier: front\n  policyTypes", service, strings.Replace(policy, "      app: web\n", "      app: web\n      tier: front\n", 1)},
 		"a port of ingress":  {"  - ports:\n    - port: 8080\n  egress", "  - ports:\n    - port: 8080\n    - port: 9090\n  egress", service, strings.Replace(policy, "  - ports:\n    - port: 8080\n  egress", "  - ports:\n    - port: 8080\n    - port: 9090\n  egress", 1)},
 		"a rule before":      {"\n  egress:\n", "\n  egress:\n  - ports:\n    - port: 53\n      protocol: UDP\n", service, ""},
-		"our port taken out": {"    - protocol: TCP\n      port: 28080\n", "", service, policy},
+		"our port taken out": {"    - protocol: TCP\n      port: 30080\n", "", service, policy},
 		"our expression as well": {"    - key: meshless.dev/direct\n      operator: DoesNotExist\n", "    - key: meshless.dev/direct\n      operator: DoesNotExist\n    - key: app\n      operator: Exists\n", service,
 			strings.Replace(policy, "    matchLabels:", "    matchExpressions:\n    - key: app\n      operator: Exists\n    matchLabels:", 1)},
 	} {
@@ -142,7 +142,7 @@ func TestRetargetingOfPlaintextServices(t *testing.T) {
 		"    metadata: {labels: {app: web}, annotations: {meshless.dev/permissive-ports: \"8080\"}}\n    spec: {containers: [{name: web, image: 'web:1', ports: [{containerPort: 8080}]}]}\n" +
 		"---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {selector: {app: web, role: primary}, ports: [{port: 80, targetPort: 8080}]}\n"
 	out, _ := w.mustRun(t, parse(t, input), config)
-	if text := find(t, out, "Service", "web").MustString(); !strings.Contains(text, "targetPort: 28080") {
+	if text := find(t, out, "Service", "web").MustString(); !strings.Contains(text, "targetPort: 30080") {
 		t.Errorf("it leads past the proxy:\n%s", text)
 	}
 }

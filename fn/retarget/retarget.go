@@ -117,7 +117,7 @@ func (a *applier) warnOther(item *yaml.RNode) {
 	}
 	if i := slices.IndexFunc(a.workloads, func(w *manifest.Workload) bool { return namespace == "" || w.Namespace == namespace }); i >= 0 {
 		a.report.Warn(report.ObjectOf(item), "kind", "is a %s of %s, which a render does not read. %s has no redirect rules: where this opens a port of such a workload, "+
-			"open the port on which its proxy takes what is for it as well (--direct-ports; 28080 for 8080)", kind, item.GetApiVersion(), a.workloads[i].Object)
+			"open the port on which its proxy takes what is for it as well (--direct-ports; 30080 for 8080)", kind, item.GetApiVersion(), a.workloads[i].Object)
 	}
 }
 

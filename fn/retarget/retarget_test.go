@@ -77,14 +77,14 @@ func apply(t testing.TB, r *report.Report, items ...*yaml.RNode) map[string]stri
 // TestTargets: which number a port of a Service leads to.
 func TestTargets(t *testing.T) {
 	for name, test := range map[string]struct{ spec, want string }{
-		"number":                 {"{selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}", "28080"},
-		"name":                   {"{selector: {app: web}, ports: [{port: 80, targetPort: http}]}", "28080"},
-		"by our own label":       {"{selector: {meshless.dev/direct: deployment-web}, ports: [{port: 80, targetPort: http}]}", "28080"},
-		"of 20000 and more":      {"{selector: {app: web}, ports: [{port: 80, targetPort: 27017}]}", "17017"},
-		"none":                   {"{selector: {app: web}, ports: [{port: 8080}]}", "28080"},
-		"zero":                   {"{selector: {app: web}, ports: [{port: 8080, targetPort: 0}]}", "28080"},
-		"of no container":        {"{selector: {app: web}, ports: [{port: 80, targetPort: 81}]}", "20081"},
-		"two numbers, one port":  {"{selector: {app: twin}, ports: [{port: 80, targetPort: http}]}", "28080"},
+		"number":                 {"{selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}", "30080"},
+		"name":                   {"{selector: {app: web}, ports: [{port: 80, targetPort: http}]}", "30080"},
+		"by our own label":       {"{selector: {meshless.dev/direct: deployment-web}, ports: [{port: 80, targetPort: http}]}", "30080"},
+		"of 20000 and more":      {"{selector: {app: web}, ports: [{port: 80, targetPort: 27017}]}", "21017"},
+		"none":                   {"{selector: {app: web}, ports: [{port: 8080}]}", "30080"},
+		"zero":                   {"{selector: {app: web}, ports: [{port: 8080, targetPort: 0}]}", "30080"},
+		"of no container":        {"{selector: {app: web}, ports: [{port: 80, targetPort: 81}]}", "22081"},
+		"of 10000 and more":      {"{selector: {app: twin}, ports: [{port: 80, targetPort: http}]}", "12080"},
 		"excluded":               {"{selector: {app: web}, ports: [{port: 80, targetPort: 9101}]}", "9101"},
 		"a name of nobody":       {"{selector: {app: web}, ports: [{port: 80, targetPort: typo}]}", "typo"},
 		"a name of UDP":          {"{selector: {app: web}, ports: [{port: 80, targetPort: dns}]}", "dns"},
@@ -118,24 +118,24 @@ func TestTargets(t *testing.T) {
 // TestOpened: what ports of an ingress rule open of a workload without redirect rules. Nothing ever opens a port of the
 // app itself, and a rule that opens nothing is none: one without ports would open all of them.
 func TestOpened(t *testing.T) {
-	const all = "TCP 9100-9102 TCP 15020 TCP 15021 TCP 17017 TCP 28080"
+	const all = "TCP 9100-9102 TCP 15020 TCP 15021 TCP 21017 TCP 30080"
 	for ports, want := range map[string]string{
-		"":                                "TCP 9100-9102 TCP 15020 TCP 15021 TCP 17017 TCP 28080 SCTP UDP",
-		"[]":                              "TCP 9100-9102 TCP 15020 TCP 15021 TCP 17017 TCP 28080 SCTP UDP",
+		"":                                "TCP 9100-9102 TCP 15020 TCP 15021 TCP 21017 TCP 30080 SCTP UDP",
+		"[]":                              "TCP 9100-9102 TCP 15020 TCP 15021 TCP 21017 TCP 30080 SCTP UDP",
 		"[{protocol: TCP}]":               all,
-		"[{port: 8080}, {protocol: UDP}]": "TCP 28080 UDP",
-		"[{port: 8080}]":                  "TCP 28080",
-		"[{port: http}]":                  "TCP 28080",
-		"[{port: 27017, protocol: TCP}]":  "TCP 17017",
+		"[{port: 8080}, {protocol: UDP}]": "TCP 30080 UDP",
+		"[{port: 8080}]":                  "TCP 30080",
+		"[{port: http}]":                  "TCP 30080",
+		"[{port: 27017, protocol: TCP}]":  "TCP 21017",
 		"[{port: 1, endPort: 65535}]":     all,
-		"[{port: 8000, endPort: 9101}]":   "TCP 9100 TCP 9101 TCP 28080",
+		"[{port: 8000, endPort: 9101}]":   "TCP 9100 TCP 9101 TCP 30080",
 		"[{port: 15020}]":                 "TCP 15020",
-		"[{port: 28080}]":                 "",
+		"[{port: 30080}]":                 "",
 		"[{port: 22}]":                    "",
 		"[{port: typo}]":                  "",
 		"[{port: dns}]":                   "",
 		"[{port: dns, protocol: UDP}]":    "UDP dns",
-		"[{port: 60, endPort: 70, protocol: UDP}, {port: 8080}]": "TCP 28080 UDP 60-70",
+		"[{port: 60, endPort: 70, protocol: UDP}, {port: 8080}]": "TCP 30080 UDP 60-70",
 	} {
 		r := &report.Report{}
 		rule := "{}"
@@ -150,7 +150,7 @@ func TestOpened(t *testing.T) {
 		if got := openedIn(t, policies["web"]); got != want {
 			t.Errorf("%s: opens %q, want %q", ports, got, want)
 		}
-		if got := openedIn(t, policies["twin"]); got != "TCP 15020 TCP 15021 TCP 28080" {
+		if got := openedIn(t, policies["twin"]); got != "TCP 12080 TCP 15020 TCP 15021" {
 			t.Errorf("%s: of another workload it opens %q", ports, got)
 		}
 	}
@@ -189,11 +189,11 @@ func FuzzStrip(f *testing.F) {
 	for _, text := range []string{
 		"apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: shop}\nspec: {selector: {app: web}, ports: [{port: 80, targetPort: http}, {port: 81, targetPort: \"http\"}, {port: 8080}]}",
 		"apiVersion: v1\nkind: Service\nmetadata:\n  name: s\n  namespace: shop\n  annotations: # none\n  labels: {}\nspec:\n  selector:\n    app: web\n  ports:\n  - port: 8080\n    # it\n    targetPort: # is\n    # null\n",
-		"apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: shop, annotations: {meshless.dev/target-ports: '80: [http, 28080]', z: y}}\nspec: {selector: {app: web}, ports: [{port: 80, targetPort: 28080}]}",
+		"apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: shop, annotations: {meshless.dev/target-ports: '80: [http, 30080]', z: y}}\nspec: {selector: {app: web}, ports: [{port: 80, targetPort: 30080}]}",
 		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop, annotations: ~}\nspec: {podSelector: {}, ingress: [{}], egress: [{ports: [{port: 8080}]}]}",
 		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: p\n  namespace: shop\nspec:\n  # who\n  podSelector: {} # all\n  # what\n  ingress:\n  - ports: [{port: http}]\n",
 		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: {matchExpressions: [], matchLabels: {app: web}}, ingress: [{ports: [{port: &p 8080}, {port: *p}]}]}",
-		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop, annotations: {meshless.dev/network-policy: '{egress: {\"0\": [28080]}, podSelector: }'}}\nspec: {podSelector: {matchExpressions: [{key: meshless.dev/direct, operator: DoesNotExist}]}, ingress: [{}], egress: [{ports: [{port: 28080}]}]}",
+		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop, annotations: {meshless.dev/network-policy: '{egress: {\"0\": [30080]}, podSelector: }'}}\nspec: {podSelector: {matchExpressions: [{key: meshless.dev/direct, operator: DoesNotExist}]}, ingress: [{}], egress: [{ports: [{port: 30080}]}]}",
 	} {
 		f.Add(text)
 	}
@@ -260,7 +260,7 @@ func TestAttackOwnLabels(t *testing.T) {
 		if got := strings.Contains(items[0].MustString(), api.DirectLabel); got != selects {
 			t.Errorf("%s: lets go of the pods: %v\n%s", selector, got, items[0].MustString())
 		}
-		if got := openedIn(t, policies["web"]) == "TCP 28080"; got != selects {
+		if got := openedIn(t, policies["web"]) == "TCP 30080"; got != selects {
 			t.Errorf("%s: ours opens %q", selector, openedIn(t, policies["web"]))
 		}
 	}

@@ -35,7 +35,7 @@ func TestNoRedirect(t *testing.T) {
 		"redirected":         {text, "        - --no-redirect\n        - --direct-ports=80\n", "", "are of two modes"},
 		"a port fewer":       {text, "        - --direct-ports=80\n", "", "must be"},
 		"an exclusion":       {text, "        - resolver\n", "        - resolver\n        - --exclude-outbound-ports=5432\n", "this pod has none"},
-		"two at one port":    {text, "--direct-ports=80\n", "--direct-ports=80,10080\n", "both taken at 20080"},
+		"two at one port":    {text, "--direct-ports=80\n", "--direct-ports=10080,34080\n", "both taken at 16080"},
 		"excluded as well":   {text, "        - --proxy-uid=15000\n", "        - --proxy-uid=15000\n        - --exclude-inbound-ports=80\n", "excluded and direct at once"},
 		"NET_ADMIN":          {text, "          capabilities:\n            drop:", "          capabilities:\n            add: [NET_ADMIN]\n            drop:", "without any capability"},
 		"root":               {text, "          runAsUser: 15000", "          runAsUser: 0", "without any capability"},
@@ -66,10 +66,10 @@ func TestNoRedirectCallers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := said(t, test.text)
-			if !strings.Contains(test.text, "targetPort: 20080") {
+			if !strings.Contains(test.text, "targetPort: 22080") {
 				t.Fatalf("no Service leads to the proxy in\n%s", test.text)
 			}
-			if !strings.Contains(got, test.want) || strings.Contains(got, "20080") || name != "by a new hook" && strings.Contains(got, "error:") {
+			if !strings.Contains(got, test.want) || strings.Contains(got, "22080") || name != "by a new hook" && strings.Contains(got, "error:") {
 				t.Errorf("said %q, want %q", got, test.want)
 			}
 		})

@@ -36,19 +36,20 @@ const (
 	ResolverVolume    = "meshless-resolver"
 )
 
-// DirectPort is the port on which the proxy of a pod without redirect rules takes what is for a port of the app: 20000
-// and its last four digits, or 10000 for those of 20000 and more, such as MongoDB's 27017. It is below the ports that
-// Linux gives to connections. Two ports of one pod that come to one, to a port of the app or to a reserved one are an
-// error at render.
+// DirectPort is the port on which the proxy of a pod without redirect rules takes what is for a port of the app: 22000
+// and the port, for ports below 10000. Others go into the 12000 ports from 10000 on, each 6000 away from those that are
+// its like there. So the ports that one app has are apart, such as Redis's 6379, 16379 and 26379, or RabbitMQ's 5672,
+// 15672 and 25672. All are below the ports that Linux gives to connections. Two ports of one pod that come to one, to a
+// port of the app or to a reserved one are an error at render.
 func DirectPort(port uint16) uint16 {
-	if 20000 <= port && port < 30000 {
-		return port - 10000
+	if port < 10000 {
+		return 22000 + port
 	}
-	return 20000 + port%10000
+	return 10000 + (port-4000)%12000
 }
 
 // IsDirectPort tells whether a port is the DirectPort of any.
-func IsDirectPort(port uint16) bool { return 10000 <= port && port < 30000 }
+func IsDirectPort(port uint16) bool { return 10000 <= port && port < 32000 }
 
 // DefaultUID is the user of the proxy. Traffic of this user leaves the pod unredirected, so no other container may run
 // as it.

@@ -240,7 +240,7 @@ func (d *Direct) args() []string {
 func directFlags(fs *flag.FlagSet) func() (*Direct, error) {
 	none, d := false, Direct{AppAddress: AppPod}
 	fs.BoolVar(&none, strings.TrimPrefix(noRedirectFlag, "--"), false, "no rules redirect this pod's traffic: serve its DNS, and listen on loopback and direct ports")
-	fs.TextVar(&d.Ports, strings.TrimPrefix(directPortsFlag, "--"), netset.Ports{}, "with "+noRedirectFlag+": ports of the app that are taken at 20000 + port mod 10000, or at 10000 less if they are 20000 to 29999")
+	fs.TextVar(&d.Ports, strings.TrimPrefix(directPortsFlag, "--"), netset.Ports{}, "with "+noRedirectFlag+": ports of the app that are taken at their direct ports, 22000 + port for those below 10000")
 	fs.Func(strings.TrimPrefix(appAddressFlag, "--"), "with "+noRedirectFlag+": where the app listens, Pod or Loopback (default Pod)", func(s string) error {
 		d.AppAddress = AppAddress(s)
 		if d.AppAddress != AppPod && d.AppAddress != AppLoopback {

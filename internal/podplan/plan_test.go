@@ -38,12 +38,12 @@ func TestDirect(t *testing.T) {
 		plan             podplan.Plan
 		want, annotation string
 	}{
-		"apart":            {podplan.Plan{Serve: direct(80, 81, 8080, 20000, 27017, 29999, 65535), Redirect: podplan.InitArgs{ExcludeInboundPorts: netset.PortsOf(22)}}, "", ""},
+		"apart":            {podplan.Plan{Serve: direct(80, 81, 6379, 16379, 26379, 4369, 5672, 15672, 15692, 25672, 8080, 18080, 27017, 50051, 65535), Redirect: podplan.InitArgs{ExcludeInboundPorts: netset.PortsOf(22)}}, "", ""},
 		"none":             {podplan.Plan{Serve: direct()}, "", ""},
-		"at one":           {podplan.Plan{Serve: direct(80, 10080)}, "ports 80 and 10080 are both taken at 20080", ""},
-		"at a port":        {podplan.Plan{Serve: direct(80, 81, 20081)}, "port 20081 is where the proxy takes what is for port 81", ""},
-		"at the proxy's":   {podplan.Plan{Serve: direct(25021)}, "what is for port 25021 would be taken at 15021", ""},
-		"at an excluded":   {podplan.Plan{Serve: direct(80), Redirect: podplan.InitArgs{ExcludeInboundPorts: netset.PortsOf(20080)}}, "it is where the proxy takes what is for port 80", api.ExcludeInboundPortsAnnotation},
+		"at one":           {podplan.Plan{Serve: direct(10080, 34080)}, "ports 10080 and 34080 are both taken at 16080", ""},
+		"at a port":        {podplan.Plan{Serve: direct(80, 81, 22081)}, "port 22081 is where the proxy takes what is for port 81", ""},
+		"at the proxy's":   {podplan.Plan{Serve: direct(21021)}, "what is for port 21021 would be taken at 15021", ""},
+		"at an excluded":   {podplan.Plan{Serve: direct(80), Redirect: podplan.InitArgs{ExcludeInboundPorts: netset.PortsOf(22080)}}, "it is where the proxy takes what is for port 80", api.ExcludeInboundPortsAnnotation},
 		"excluded as well": {podplan.Plan{Serve: direct(80), Redirect: podplan.InitArgs{ExcludeInboundPorts: netset.PortsOf(80)}}, "port 80 never passes the proxy", ""},
 		"transparent":      {podplan.Plan{Serve: direct(80), Workload: podplan.Workload{TransparentPorts: netset.PortsOf(80)}}, "wants the rules of meshless-init", api.TransparentPortsAnnotation},
 		"users":            {podplan.Plan{Serve: direct(80), Redirect: podplan.InitArgs{ExcludeOutboundUIDs: netset.UIDs{7}}}, "--exclude-outbound-uids: 7 needs the rules", ""},

@@ -42,7 +42,7 @@ func TestDirect(t *testing.T) {
 	}{
 		{"an endpoint", "10.1.1.1:5432", []destination.Name{name("db.prod", true)}, destination.Name{}, true},
 		{"another port of it", "10.1.1.1:5433", []destination.Name{name("db.prod", true)}, destination.Name{}, false},
-		{"the direct port itself", "10.1.1.1:25432", []destination.Name{name("db.prod", true)}, destination.Name{}, false},
+		{"the direct port itself", "10.1.1.1:27432", []destination.Name{name("db.prod", true)}, destination.Name{}, false},
 		{"an endpoint a short while ago", "10.1.1.1:5432", []destination.Name{remembered}, destination.Name{}, true},
 		{"a clusterIP by its name", "10.96.0.7:5432", []destination.Name{name("db.prod", false)}, destination.Name{}, false},
 		{"a clusterIP of the map", "10.96.0.9:80", []destination.Name{name("pair.prod", false)}, destination.Name{}, false},

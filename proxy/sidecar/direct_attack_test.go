@@ -156,7 +156,7 @@ func TestDirectOwnPorts(t *testing.T) {
 	c := startCluster(t, echo)
 	delta := workload(t, c.ca, "delta", func(m *meshmap.Map) {
 		*m = *c.alpha.identity.Current().Mesh
-		m.ServicePorts = map[string]netset.Ports{"gamma.prod": netset.PortsOf(c.gamma.inboundAddr().Port(), api.MetricsPort), "beta.prod": netset.PortsOf(20001)}
+		m.ServicePorts = map[string]netset.Ports{"gamma.prod": netset.PortsOf(c.gamma.inboundAddr().Port(), api.MetricsPort), "beta.prod": netset.PortsOf(22001)}
 	})
 	p := startPod(t, "127.0.0.24", netip.MustParseAddrPort("127.0.0.24:1"), delta.Sealed(t), withoutRules(c.records, "127.0.0.24", "127.73.0.0/16", 1), func(o *Options) {
 		o.Addresses.Metrics = fmt.Sprintf(":%d", api.MetricsPort)
@@ -170,7 +170,7 @@ func TestDirectOwnPorts(t *testing.T) {
 	if status, _, err := fetch(http.MethodGet, fmt.Sprintf("127.0.0.24:%d", api.MetricsPort), "/metrics"); err != nil || status != http.StatusOK {
 		t.Errorf("our metrics: %d, %v", status, err)
 	}
-	if addrs, err := p.resolve(t, "beta"+zone); err == nil || !strings.Contains(p.logs.String(), "port 20001 of the Service is where the proxy of this pod takes what is for port 1 of its app") {
+	if addrs, err := p.resolve(t, "beta"+zone); err == nil || !strings.Contains(p.logs.String(), "port 22001 of the Service is where the proxy of this pod takes what is for port 1 of its app") {
 		t.Errorf("a port of ours: %v", addrs)
 	}
 }

@@ -220,7 +220,7 @@ func TestDirectBind(t *testing.T) {
 		"the name server's port": {func(o *Options) { o.Addresses.Resolver = taken.Addr().String() }, "another container of the pod answers at"},
 		"a direct port": {func(o *Options) {
 			o.Addresses.Inbound = "192.0.2.222:0"
-		}, "port 28080, at which the proxy takes what is for port 8080 of the app"},
+		}, "port 30080, at which the proxy takes what is for port 8080 of the app"},
 	} {
 		if s, err := New(o(c.change)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, %v", what, s, err)
