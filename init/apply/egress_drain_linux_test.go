@@ -78,11 +78,12 @@ func acceptOne(t *testing.T, ns netns.NsHandle, address string) chan *net.TCPCon
 	t.Cleanup(func() { l.Close() })
 	accepted := make(chan *net.TCPConn, 1)
 	go func() {
-		if c, err := l.Accept(); err == nil {
+		c, err := l.Accept()
+		l.Close() // before anybody knows of the connection, and listens here again
+		if err == nil {
 			c.SetDeadline(time.Now().Add(2 * patience))
 			accepted <- c.(*net.TCPConn)
 		}
-		l.Close()
 	}()
 	return accepted
 }
