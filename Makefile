@@ -51,8 +51,9 @@ images: ## Build the images under the tag that the examples use
 	done
 
 E2E := ./test/cluster/...
-e2e: ## Test on the cluster that KUBECONFIG names; test/up.sh brings one up; E2E=./test/cluster/shop is one room
-	go test -count=1 -timeout 30m -tags e2e -p 1 $(E2E)
+ROOMS := 1
+e2e: ## Test on the cluster that KUBECONFIG names; test/up.sh brings one up; E2E=./test/cluster/shop is one room, ROOMS=2 runs two at once
+	go test -count=1 -timeout 30m -tags e2e -p $(ROOMS) $(E2E)
 
 BENCH :=
 bench: ## Measure the proxy beside nginx, HAProxy, stunnel and ghostunnel, an hour; BENCH=-quick takes a minute, BENCH=-help lists the flags
