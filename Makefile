@@ -30,7 +30,8 @@ TEST := ./...
 # What the race detector makes five times as slow, and shows nothing, since it is one goroutine; and what counts
 # allocations, of which the detector has its own.
 WITHOUT_RACE := Mutations|CostOfWorkload
-# Modules of their own, for what tests alone need; they run with the whole or with all of test/.
+# Modules of their own, for what tests alone need; they run with the whole or with all of test/. Each is one goroutine,
+# and most of its code others', so they run without the race detector as well.
 MODULES := $(patsubst %/go.mod,%,$(wildcard test/*/go.mod))
 test: ## Run every test that this machine can run; what it cannot run says so; TEST=./fn/... is one room
 	@status=0; go test $(RACE) -count=1 -timeout 20m $(TEST) || status=1; \
@@ -38,7 +39,7 @@ test: ## Run every test that this machine can run; what it cannot run says so; T
 	  go test -count=1 -timeout 20m -run '$(WITHOUT_RACE)' $$package || status=1; \
 	done; \
 	for module in $(if $(filter ./... ./test/...,$(TEST)),$(MODULES)); do \
-	  (cd $$module && go test $(RACE) -count=1 -timeout 20m ./...) || status=1; \
+	  (cd $$module && go test -count=1 -timeout 20m ./...) || status=1; \
 	done; exit $$status
 
 golden: ## Write the golden files and the generated pages anew
