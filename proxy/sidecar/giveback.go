@@ -11,8 +11,8 @@ const (
 	giveBackInterval = 5 * time.Second
 	// giveBackFrom is the smallest burst that is worth a collection. Few connections may hold much.
 	giveBackFrom = 100
-	// giveBackRounds is how often memory is given back after a burst. Its last connections end after the first round, and
-	// what serves them meanwhile leaves garbage as well.
+	// giveBackRounds is how often memory is given back after a burst. Its last connections end after the first round,
+	// and what serves them meanwhile leaves garbage as well.
 	giveBackRounds = 3
 	// giveBackShare bounds the time of collections: one in so many.
 	giveBackShare = 50
