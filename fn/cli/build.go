@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -82,6 +83,7 @@ func (p *program) build(dir string, flags *pflag.FlagSet, failOn string) error {
 		}
 		return err
 	}
+	tightenHeap()
 	items, err := built.Items(withoutPods(built.Config))
 	if err != nil {
 		return err
@@ -100,6 +102,14 @@ func (p *program) build(dir string, flags *pflag.FlagSet, failOn string) error {
 		return err
 	}
 	return p.writeObjects(objects, flags.Lookup("output").Value.String())
+}
+
+// tightenHeap lets the heap grow to 1.5 times what is in use instead of twice, where the environment does not say
+// otherwise: what kustomize made stays until the end, the render adds to it, and is short beside the build.
+func tightenHeap() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
 }
 
 // withoutPods tells of which objects a render with this config takes no text.
