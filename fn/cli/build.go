@@ -34,12 +34,18 @@ func kustomizeFlags(flags *pflag.FlagSet) {
 	kbuild.AddFlagEnableHelm(flags)
 }
 
+// ofKustomize has the names of those flags. It is made before any is read: kustomize keeps their values in one place,
+// which each set of flags sets anew.
+var ofKustomize = func() *pflag.FlagSet {
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	kustomizeFlags(flags)
+	return flags
+}()
+
 // givenKustomizeFlag is the first of those flags that the user gave, or "".
 func givenKustomizeFlag(flags *pflag.FlagSet) (given string) {
-	ours := pflag.NewFlagSet("", pflag.ContinueOnError)
-	kustomizeFlags(ours)
 	flags.Visit(func(f *pflag.Flag) {
-		if given == "" && ours.Lookup(f.Name) != nil {
+		if given == "" && ofKustomize.Lookup(f.Name) != nil {
 			given = f.Name
 		}
 	})
