@@ -1,6 +1,7 @@
 package rewrite
 
 import (
+	"cmp"
 	"regexp"
 	"slices"
 	"strings"
@@ -34,8 +35,10 @@ func splice(text string, old, item *yaml.Node) (string, bool) {
 	if !s.mapping(old, item, bound) {
 		return "", false
 	}
-	// from the last to the first; what is inserted at a line goes before what is removed there
-	slices.SortStableFunc(s.edits, func(a, b edit) int { return a.from - b.from })
+	// from the last to the first; what is inserted at a line stands before what is removed there
+	slices.SortStableFunc(s.edits, func(a, b edit) int {
+		return cmp.Or(a.from-b.from, cmp.Compare(min(a.to-a.from, 1), min(b.to-b.from, 1)))
+	})
 	for _, e := range slices.Backward(s.edits) {
 		if e.to > len(s.lines) || e.from > e.to {
 			return "", false
