@@ -36,7 +36,7 @@ func Document(was []byte, item *yaml.Node) ([]byte, error) {
 	if old != nil {
 		after, ok = splice(lf, old, item)
 	}
-	if !ok || !reads(after, item) {
+	if !ok {
 		var err error
 		if after, err = encodeWhole(lf, item); err != nil {
 			return nil, err

@@ -17,6 +17,9 @@ type splicer struct {
 	lines []string
 	style yaml.SequenceIndentStyle
 	edits []edit
+
+	// expand writes aliases out: what an anchor names has changed.
+	expand bool
 }
 
 // edit replaces the lines [from, to).
@@ -27,7 +30,17 @@ type edit struct {
 
 // splice changes in a text what differs between its value and another one.
 func splice(text string, old, item *yaml.Node) (string, bool) {
-	s := &splicer{lines: strings.Split(strings.TrimSuffix(text, "\n"), "\n"), style: yaml.SequenceIndentStyle(yaml.DeriveSeqIndentStyle(text))}
+	for _, expand := range []bool{false, true} {
+		s := &splicer{style: yaml.SequenceIndentStyle(yaml.DeriveSeqIndentStyle(text)), expand: expand}
+		if after, ok := s.splice(text, old, item); ok && reads(after, item) {
+			return after, true
+		}
+	}
+	return "", false
+}
+
+func (s *splicer) splice(text string, old, item *yaml.Node) (string, bool) {
+	s.lines = strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	bound := len(s.lines)
 	if end := slices.Index(s.lines, "..."); end >= 0 {
 		bound = end
@@ -61,7 +74,7 @@ func (s *splicer) mapping(old, item *yaml.Node, bound int) bool {
 		if e != nil || isMerge(old.Content[i]) {
 			kept++
 		}
-		if e != nil && same(old.Content[i+1], e.value) || isMerge(old.Content[i]) {
+		if e != nil && s.stays(old.Content[i+1], e.value) || isMerge(old.Content[i]) {
 			continue
 		}
 		if !s.entry(old, i, e, bound) {
@@ -169,10 +182,15 @@ func (s *splicer) sequence(old, item *yaml.Node, bound int) bool {
 	return true
 }
 
+// stays tells whether the text of a value is right as it is.
+func (s *splicer) stays(old, wanted *yaml.Node) bool {
+	return same(old, wanted) && !(s.expand && node.HasAlias(old))
+}
+
 // item changes one item of a list.
 func (s *splicer) item(old *yaml.Node, i int, wanted *yaml.Node, bound int) bool {
 	end := next(old, i+1, bound)
-	if same(old.Content[i], wanted) || s.mapping(old.Content[i], wanted, end) || s.sequence(old.Content[i], wanted, end) {
+	if s.stays(old.Content[i], wanted) || s.mapping(old.Content[i], wanted, end) || s.sequence(old.Content[i], wanted, end) {
 		return true
 	}
 	from := old.Content[i].Line - 1
@@ -248,8 +266,14 @@ func lastLeaf(n *yaml.Node, indent int) (*yaml.Node, int) {
 // behind steps over comments that belong to what ends at a line: those that are indented more, and behind the last of
 // its siblings those that are indented as it is.
 func (s *splicer) behind(end, bound, indent int, last bool) int {
-	for end < bound && s.comment(end) && (s.indentOf(end) > indent || last && s.indentOf(end) == indent) {
-		end++
+	for i := end; i < bound && (s.blank(i) || s.comment(i)); i++ {
+		switch in := s.indentOf(i); {
+		case s.blank(i):
+		case in > indent || last && in == indent:
+			end = i + 1
+		default:
+			return end
+		}
 	}
 	return end
 }
