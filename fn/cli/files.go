@@ -29,7 +29,7 @@ func readFolder(folder string) ([]*yaml.RNode, error) { return readFolderBut(fol
 
 // readFolderBut is readFolder without one file, named from the folder.
 func readFolderBut(folder, skip string) ([]*yaml.RNode, error) {
-	conflict, starts := "", map[string][]int{}
+	conflict, starts, aliased := "", map[string][]int{}, map[string][]byte{}
 	var outside error
 	root, err := os.OpenRoot(folder)
 	if err != nil {
@@ -55,6 +55,9 @@ func readFolderBut(folder, skip string) ([]*yaml.RNode, error) {
 				outside = fmt.Errorf("%s: %w", name, err)
 			}
 			starts[filepath.ToSlash(name)] = documentStarts(text)
+			if bytes.Contains(text, []byte("*")) && bytes.Contains(text, []byte("&")) {
+				aliased[filepath.ToSlash(name)] = text
+			}
 			return false
 		},
 	}.Read()
@@ -67,8 +70,43 @@ func readFolderBut(folder, skip string) ([]*yaml.RNode, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", folder, unquoted(err))
 	}
+	if err := withoutAliases(items, aliased); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", folder, err)
+	}
 	numberLines(items, starts)
 	return items, nil
+}
+
+// withoutAliases reads items with aliases again, by the texts of their files, and writes the aliases out: what the
+// reader notes in metadata.annotations shows wherever an alias names that mapping.
+func withoutAliases(items []*yaml.RNode, texts map[string][]byte) error {
+	values := map[string][]*yaml.Node{}
+	for _, item := range items {
+		name, text, err := kioutil.GetFileAnnotations(item)
+		if err != nil || !node.HasAlias(item.YNode()) {
+			continue
+		}
+		if values[name] == nil {
+			values[name] = rewrite.Split(texts[name]).Values()
+		}
+		index, err := strconv.Atoi(text)
+		if err != nil || index >= len(values[name]) || node.CheckAliases(values[name][index]) != nil {
+			continue // the render refuses it
+		}
+		fresh, noted := yaml.NewRNode(values[name][index]), item.GetAnnotations()
+		if err := fresh.DeAnchor(); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		for _, key := range readerAnnotations {
+			if value, there := noted[key]; there {
+				if err := fresh.PipeE(yaml.SetAnnotation(key, value)); err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
+			}
+		}
+		item.SetYNode(fresh.YNode())
+	}
+	return nil
 }
 
 // fromBytes reads manifests as they stand: kio.FromBytes writes YAML aliases out, so a kilobyte can take all memory.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
@@ -43,7 +44,7 @@ func FuzzSettleStyles(f *testing.F) {
 	}
 	styles := []yaml.Style{0, yaml.DoubleQuotedStyle, yaml.SingleQuotedStyle, yaml.LiteralStyle, yaml.FoldedStyle, yaml.FlowStyle}
 	f.Fuzz(func(t *testing.T, text string, style uint8) {
-		if !yamlText(text) {
+		if !utf8.ValidString(text) {
 			return
 		}
 		value := node.Text(text)
@@ -68,10 +69,4 @@ func FuzzSettleStyles(f *testing.F) {
 			}
 		}
 	})
-}
-
-// yamlText tells whether a text can come from a YAML document at all.
-func yamlText(text string) bool {
-	var n yaml.Node
-	return yaml.Unmarshal([]byte(text), &n) == nil || strings.ToValidUTF8(text, "") == text
 }

@@ -30,6 +30,9 @@ type edit struct {
 
 // splice changes in a text what differs between its value and another one.
 func splice(text string, old, item *yaml.Node) (string, bool) {
+	if strings.ContainsAny(text, "\r\u0085\u2028\u2029\ufeff") {
+		return "", false // the parser counts more lines
+	}
 	for _, expand := range []bool{false, true} {
 		s := &splicer{style: yaml.SequenceIndentStyle(yaml.DeriveSeqIndentStyle(text)), expand: expand}
 		if after, ok := s.splice(text, old, item); ok && reads(after, item) {
@@ -96,8 +99,8 @@ func (s *splicer) entry(old *yaml.Node, i int, wanted *entry, bound int) bool {
 	if wanted != nil && (s.mapping(value, wanted.value, end) || s.sequence(value, wanted.value, end)) {
 		return true
 	}
-	before := s.lines[from][:indent]
-	if strings.Trim(before, " -") != "" || wanted == nil && strings.Trim(before, " ") != "" {
+	before, ok := s.before(key)
+	if !ok || strings.Trim(before, " -") != "" || wanted == nil && strings.Trim(before, " ") != "" {
 		return false
 	}
 	to := s.end(value, from, end, indent)
@@ -131,7 +134,7 @@ func (s *splicer) insertEntries(old *yaml.Node, wanted []entry, bound int) bool 
 			key := old.Content[previous]
 			end := next(old, previous+2, bound)
 			at = s.behind(s.end(old.Content[previous+1], key.Line-1, end, indent), end, indent, previous+2 == len(old.Content))
-		} else if strings.Trim(s.lines[at][:indent], " ") != "" {
+		} else if before, ok := s.before(first); !ok || strings.Trim(before, " ") != "" {
 			return false
 		}
 		lines, ok := s.encode(pairOf(e.key, e.value), indent)
@@ -284,6 +287,14 @@ func (s *splicer) above(line int) int {
 		line--
 	}
 	return line
+}
+
+// before is what stands in a line before a node; columns are characters, and all that is of interest has one byte each.
+func (s *splicer) before(n *yaml.Node) (string, bool) {
+	if line := s.lines[n.Line-1]; n.Column-1 <= len(line) {
+		return line[:n.Column-1], true
+	}
+	return "", false
 }
 
 func (s *splicer) blank(i int) bool { return strings.TrimSpace(s.lines[i]) == "" }
