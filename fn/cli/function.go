@@ -4,6 +4,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
 )
@@ -17,6 +18,7 @@ func (p *program) function() error {
 		return err
 	}
 	r := &report.Report{}
+	settleStyles(list.items, r)
 	mode := pipeline.Build
 	if pipeline.HasPaths(list.items) {
 		mode = pipeline.StoreOrCheck
@@ -32,6 +34,17 @@ func (p *program) function() error {
 		return err
 	}
 	return p.conclude(r)
+}
+
+// settleStyles gives texts that kpt and kustomize would change when they write the output a style in which they do not,
+// and says so: they have written the input already.
+func settleStyles(items []*yaml.RNode, r *report.Report) {
+	for _, item := range items {
+		for _, field := range node.SettleStyles(item.YNode()) {
+			r.Warn(report.ObjectOf(item), field, "is a text that kpt and kustomize change whenever they write it, most often a folded one (>) with lines that are indented more, to which they add line feeds: "+
+				"they may have done so before this render. Compare it with the source, and write it there as a literal text (|) or in quotes")
+		}
+	}
 }
 
 // renderItems loads the config and renders; nil after an error. It consumes the items.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
@@ -10,23 +11,37 @@ import (
 // SettleStyles gives every text that the YAML encoder would change another style, in which it does not: literal, or
 // else double quotes. The encoder adds line feeds to a folded text (>) with indented lines, at every write, and loses
 // some line breaks and leading spaces of others. Whoever encodes the node later, as kpt and kustomize do with what a
-// function returns, then writes what was meant. It returns the nodes that it changed.
-func SettleStyles(n *yaml.Node) (settled []*yaml.Node) {
-	if n.Kind != yaml.ScalarNode {
-		for _, child := range n.Content {
-			settled = append(settled, SettleStyles(child)...)
+// function returns, then writes what was meant. It returns the fields that it changed.
+func SettleStyles(n *yaml.Node) (fields []string) {
+	for i, child := range n.Content {
+		step := ""
+		switch {
+		case n.Kind == yaml.MappingNode && i%2 == 1:
+			step = n.Content[i-1].Value
+		case n.Kind == yaml.SequenceNode:
+			step = fmt.Sprintf("[%d]", i)
 		}
-		return settled
+		for _, field := range SettleStyles(child) {
+			fields = append(fields, step+below(field))
+		}
 	}
-	if n.ShortTag() != yaml.NodeTagString || isSafe(n) || survives(n) {
-		return nil
+	if n.Kind != yaml.ScalarNode || n.ShortTag() != yaml.NodeTagString || isSafe(n) || survives(n) {
+		return fields
 	}
 	for _, style := range []yaml.Style{yaml.LiteralStyle, yaml.DoubleQuotedStyle} {
 		if n.Style = n.Style&yaml.TaggedStyle | style; survives(n) {
 			break
 		}
 	}
-	return []*yaml.Node{n}
+	return []string{""}
+}
+
+// below joins a path to that of the node above it.
+func below(path string) string {
+	if path == "" || path[0] == '[' {
+		return path
+	}
+	return "." + path
 }
 
 // isSafe tells of most texts, without a look at what the encoder makes of them, that it keeps them.

@@ -115,7 +115,9 @@ func TestDocument(t *testing.T) {
 	}
 }
 
-func containers(n *yaml.Node) *yaml.Node { return node.Get(n, "spec", "template", "spec", "containers") }
+func containers(n *yaml.Node) *yaml.Node {
+	return node.Get(n, "spec", "template", "spec", "containers")
+}
 
 func insert(list *yaml.Node, at int, item *yaml.Node) {
 	list.Content = append(list.Content[:at:at], append([]*yaml.Node{item}, list.Content[at:]...)...)
