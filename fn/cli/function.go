@@ -36,13 +36,13 @@ func (p *program) function() error {
 	return p.conclude(r)
 }
 
-// settleStyles gives texts that kpt and kustomize would change when they write the output a style in which they do not,
-// and says so: they have written the input already.
+// settleStyles gives texts that kpt would change when it writes the output a style in which it does not, and says so: it
+// has written the input already. Of kustomize's input such texts have another style.
 func settleStyles(items []*yaml.RNode, r *report.Report) {
 	for _, item := range items {
 		for _, field := range node.SettleStyles(item.YNode()) {
-			r.Warn(report.ObjectOf(item), field, "is a text that kpt and kustomize change whenever they write it, most often a folded one (>) with lines that are indented more, to which they add line feeds: "+
-				"they may have done so before this render. Compare it with the source, and write it there as a literal text (|) or in quotes")
+			r.Warn(report.ObjectOf(item), field, "is a text that kpt changes whenever it writes it, most often a folded one (>) with lines that are indented more, to which it adds line feeds: "+
+				"it may have done so before this render. Compare it with the source, and write it there as a literal text (|) or in quotes")
 		}
 	}
 }
