@@ -12,19 +12,16 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/rewrite"
 )
 
 // behindEnd finds what stands behind the end of a document, and is neither empty nor a comment.
 var behindEnd = regexp.MustCompile(`(?m)^\.\.\.[ \t]*(#.*)?$(\s|^[ \t]*#.*$)*[^\s#]`)
 
-// head finds comments and empty lines at the start of a text.
-var head = regexp.MustCompile(`\A([ \t]*(#.*)?\n)+`)
-
 // document is a part of a stream. What nobody changes is written as it was read.
 type document struct {
-	text   []byte
-	item   *yaml.RNode // nil where it holds comments at most
-	before string      // the item as an encoder writes it; of a new item ""
+	text []byte
+	item *yaml.RNode // nil where it holds comments at most
 }
 
 // readDocuments reads a stream. Lists stay Lists.
@@ -70,11 +67,7 @@ func (d *document) read() error {
 		return err
 	}
 	d.item = items[0]
-	if err := node.CheckItem(d.item); err != nil {
-		return err
-	}
-	d.before, err = d.item.String()
-	return err
+	return node.CheckItem(d.item)
 }
 
 // itemsOf are the items of documents.
@@ -121,22 +114,11 @@ func writeDocuments(out io.Writer, documents []*document, items []*yaml.RNode) e
 
 // write appends the document, and what divides it from the one before.
 func (d *document) write(text *bytes.Buffer) error {
-	changed := d.item != nil && d.before == ""
-	if d.item != nil && !changed {
-		now, err := d.item.String()
-		if err != nil {
-			return err
-		}
-		changed = now != d.before
-	}
 	part := d.text
-	if changed {
+	if d.item != nil {
 		var err error
-		if part, err = encode(d.item, string(d.text)); err != nil {
+		if part, err = rewrite.Document(d.text, d.item.YNode()); err != nil {
 			return err
-		}
-		if comments := headOf(d.text); len(comments) > 0 {
-			part = append(bytes.Clone(comments), part[len(headOf(part)):]...)
 		}
 	}
 	if text.Len() > 0 && !bytes.HasPrefix(part, []byte("---")) {
@@ -147,58 +129,4 @@ func (d *document) write(text *bytes.Buffer) error {
 		text.WriteByte('\n')
 	}
 	return nil
-}
-
-// headOf are the comments, and empty lines, before the first key. The parser keeps those alone that stand behind the
-// last empty line.
-func headOf(text []byte) []byte {
-	return head.Find(bytes.TrimPrefix(text, []byte("---\n")))
-}
-
-// encode writes an item with the indentation of the text that it was read from. A text that the encoder would change,
-// as it does with some folded ones, gets quotes.
-func encode(item *yaml.RNode, was string) ([]byte, error) {
-	if strings.HasPrefix(strings.TrimSpace(was), "{") {
-		unfold(item.YNode()) // JSON in which a part is YAML is neither
-	}
-	style := yaml.SequenceIndentStyle(yaml.DeriveSeqIndentStyle(was))
-	for {
-		var text bytes.Buffer
-		if err := yaml.NewEncoderWithOptions(&text, &yaml.EncoderOptions{SeqIndent: style}).Encode(item.YNode()); err != nil {
-			return nil, err
-		}
-		var again yaml.Node
-		if err := yaml.NewDecoder(bytes.NewReader(text.Bytes())).Decode(&again); err != nil {
-			return nil, fmt.Errorf("%s %s: what is written cannot be read: %w", item.GetKind(), item.GetName(), err)
-		}
-		if len(again.Content) != 1 || !quoteChanged(item.YNode(), again.Content[0]) {
-			return text.Bytes(), nil
-		}
-	}
-}
-
-// quoteChanged puts quotes around each text that reads differently, and tells whether there was one without.
-func quoteChanged(a, b *yaml.Node) bool {
-	if a.Kind == yaml.DocumentNode && len(a.Content) == 1 {
-		a = a.Content[0]
-	}
-	if a.Kind == yaml.ScalarNode && a.Value != b.Value && a.Style != yaml.DoubleQuotedStyle {
-		a.Style = yaml.DoubleQuotedStyle
-		return true
-	}
-	found := false
-	for i := range min(len(a.Content), len(b.Content)) {
-		found = quoteChanged(a.Content[i], b.Content[i]) || found
-	}
-	return found
-}
-
-// unfold writes mappings and lists line by line.
-func unfold(n *yaml.Node) {
-	if n.Kind != yaml.ScalarNode {
-		n.Style &^= yaml.FlowStyle
-	}
-	for _, child := range n.Content {
-		unfold(child)
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/node"
+	"github.com/meshless-dev/meshless/fn/rewrite"
 )
 
 // legacyPathAnnotation is what kyaml's reader still writes beside kioutil.PathAnnotation.
@@ -27,7 +29,7 @@ func readFolder(folder string) ([]*yaml.RNode, error) { return readFolderBut(fol
 
 // readFolderBut is readFolder without one file, named from the folder.
 func readFolderBut(folder, skip string) ([]*yaml.RNode, error) {
-	conflict, starts := "", map[string][]int{}
+	conflict, starts, aliased := "", map[string][]int{}, map[string][]byte{}
 	var outside error
 	root, err := os.OpenRoot(folder)
 	if err != nil {
@@ -53,6 +55,9 @@ func readFolderBut(folder, skip string) ([]*yaml.RNode, error) {
 				outside = fmt.Errorf("%s: %w", name, err)
 			}
 			starts[filepath.ToSlash(name)] = documentStarts(text)
+			if bytes.Contains(text, []byte("*")) && bytes.Contains(text, []byte("&")) {
+				aliased[filepath.ToSlash(name)] = text
+			}
 			return false
 		},
 	}.Read()
@@ -65,8 +70,43 @@ func readFolderBut(folder, skip string) ([]*yaml.RNode, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", folder, unquoted(err))
 	}
+	if err := withoutAliases(items, aliased); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", folder, err)
+	}
 	numberLines(items, starts)
 	return items, nil
+}
+
+// withoutAliases reads items with aliases again, by the texts of their files, and writes the aliases out: what the
+// reader notes in metadata.annotations shows wherever an alias names that mapping.
+func withoutAliases(items []*yaml.RNode, texts map[string][]byte) error {
+	values := map[string][]*yaml.Node{}
+	for _, item := range items {
+		name, text, err := kioutil.GetFileAnnotations(item)
+		if err != nil || !node.HasAlias(item.YNode()) {
+			continue
+		}
+		if values[name] == nil {
+			values[name] = rewrite.Split(texts[name]).Values()
+		}
+		index, err := strconv.Atoi(text)
+		if err != nil || index >= len(values[name]) || node.CheckAliases(values[name][index]) != nil {
+			continue // the render refuses it
+		}
+		fresh, noted := yaml.NewRNode(values[name][index]), item.GetAnnotations()
+		if err := fresh.DeAnchor(); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		for _, key := range readerAnnotations {
+			if value, there := noted[key]; there {
+				if err := fresh.PipeE(yaml.SetAnnotation(key, value)); err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
+			}
+		}
+		item.SetYNode(fresh.YNode())
+	}
+	return nil
 }
 
 // fromBytes reads manifests as they stand: kio.FromBytes writes YAML aliases out, so a kilobyte can take all memory.
@@ -91,12 +131,12 @@ func unquoted(err error) error {
 	return err
 }
 
-// writeChanges brings the files of a folder from what fileContents said of them before to the given items. Files whose
-// items did not change are not touched, a file whose last item is gone is removed. All texts are written beside their
-// files before the first is replaced, so a full disk or a bad path changes nothing. It returns the names of the files
-// that it changed.
-func writeChanges(folder string, old map[string][]byte, after []*yaml.RNode) ([]string, error) {
-	now, err := fileContents(after)
+// writeChanges brings the files of a folder, of which fileNames names those that were read, to the given items. Of a
+// file it changes the documents whose items differ, and in them what differs; a file whose last item is gone is
+// removed. All texts are written beside their files before the first is replaced, so a full disk or a bad path changes
+// nothing. It returns the names of the files that it changed.
+func writeChanges(folder string, read []string, after []*yaml.RNode) ([]string, error) {
+	byFile, err := itemsByFile(after)
 	if err != nil {
 		return nil, err
 	}
@@ -105,14 +145,26 @@ func writeChanges(folder string, old map[string][]byte, after []*yaml.RNode) ([]
 		return nil, err
 	}
 	defer root.Close()
-	texts := maps.Clone(now)
-	maps.DeleteFunc(texts, func(name string, text []byte) bool { return bytes.Equal(old[name], text) })
+	texts := map[string][]byte{}
+	for name, items := range byFile {
+		was, err := root.ReadFile(name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		text, err := fileText(was, items)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", filepath.Join(folder, name), err)
+		}
+		if !bytes.Equal(was, text) {
+			texts[name] = text
+		}
+	}
 	changed, err := replaceFiles(root, texts)
 	if err != nil {
 		return changed, err
 	}
-	for _, name := range slices.Sorted(maps.Keys(old)) {
-		if _, kept := now[name]; kept {
+	for _, name := range read {
+		if _, kept := byFile[name]; kept {
 			continue
 		}
 		if err := root.Remove(name); err != nil {
@@ -146,8 +198,14 @@ func replaceFiles(root *os.Root, texts map[string][]byte) (replaced []string, er
 	return replaced, nil
 }
 
-// fileContents are the texts of the files that the items' annotations name.
-func fileContents(items []*yaml.RNode) (map[string][]byte, error) {
+// fileNames are the files that the items' annotations name, in order.
+func fileNames(items []*yaml.RNode) ([]string, error) {
+	byFile, err := itemsByFile(items)
+	return slices.Sorted(maps.Keys(byFile)), err
+}
+
+// itemsByFile are the items of each file that their annotations name.
+func itemsByFile(items []*yaml.RNode) (map[string][]*yaml.RNode, error) {
 	byFile := map[string][]*yaml.RNode{}
 	for _, item := range items {
 		name, _, err := kioutil.GetFileAnnotations(item)
@@ -159,28 +217,64 @@ func fileContents(items []*yaml.RNode) (map[string][]byte, error) {
 		}
 		byFile[filepath.Clean(name)] = append(byFile[filepath.Clean(name)], item)
 	}
-	contents := map[string][]byte{}
-	for name, items := range byFile {
-		slices.SortStableFunc(items, func(a, b *yaml.RNode) int { return fileIndex(a) - fileIndex(b) })
-		var text bytes.Buffer
-		for i, item := range items { // one by one, since the writer copies everything that it is given
-			if i > 0 {
-				text.WriteString("---\n")
-			}
-			err := kio.ByteWriter{Writer: &text, ClearAnnotations: []string{kioutil.PathAnnotation, legacyPathAnnotation}}.Write([]*yaml.RNode{item})
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", name, err)
-			}
-		}
-		contents[name] = text.Bytes()
-	}
-	return contents, nil
+	return byFile, nil
 }
 
-func fileIndex(item *yaml.RNode) int {
-	_, text, _ := kioutil.GetFileAnnotations(item)
-	index, _ := strconv.Atoi(text) // the order alone depends on it
-	return index
+// fileText is the text of a file that holds the items; those that it held say in an annotation which of them they are.
+func fileText(was []byte, items []*yaml.RNode) ([]byte, error) {
+	file := rewrite.Split(was)
+	values := file.Values()
+	there, further := map[int]*yaml.Node{}, []*yaml.Node(nil)
+	for _, item := range items {
+		_, text, err := kioutil.GetFileAnnotations(item)
+		if err != nil {
+			return nil, err
+		}
+		index, err := strconv.Atoi(text)
+		if err != nil || index < 0 || index >= len(values) || there[index] != nil {
+			further = append(further, withoutReaderAnnotations(item, nil))
+		} else {
+			there[index] = withoutReaderAnnotations(item, values[index])
+		}
+	}
+	return file.Rewrite(there, further)
+}
+
+// readerAnnotations are what kyaml's reader notes on items.
+//
+//lint:ignore SA1019 the reader writes them still
+var readerAnnotations = []string{kioutil.PathAnnotation, kioutil.LegacyPathAnnotation, kioutil.IndexAnnotation, kioutil.LegacyIndexAnnotation, kioutil.SeqIndentAnnotation}
+
+// withoutReaderAnnotations is a copy of an item as its file is to hold it: with those annotations of the reader alone
+// that the file holds already, and with what the file has in the place of annotations, which may be null.
+func withoutReaderAnnotations(item *yaml.RNode, was *yaml.Node) *yaml.Node {
+	n := yaml.CopyYNode(item.YNode())
+	metadata, annotations := node.Get(n, "metadata"), node.Get(n, "metadata", "annotations")
+	for _, key := range readerAnnotations {
+		if old := node.Get(was, "metadata", "annotations", key); old != nil {
+			node.Set(annotations, key, old)
+		} else {
+			node.Drop(annotations, key)
+		}
+	}
+	leaveEmpty(metadata, "annotations", node.Get(was, "metadata"))
+	leaveEmpty(n, "metadata", was)
+	if list := node.Get(n, yaml.BareSeqNodeWrappingKey); list != nil {
+		return list
+	}
+	return n
+}
+
+// leaveEmpty gives a key whose value holds nothing the value that it had, or takes it out.
+func leaveEmpty(mapping *yaml.Node, key string, was *yaml.Node) {
+	if value := node.Get(mapping, key); value == nil || value.Kind != yaml.MappingNode || len(value.Content) > 0 {
+		return
+	}
+	if old := node.Get(was, key); old != nil {
+		node.Set(mapping, key, old)
+	} else {
+		node.Drop(mapping, key)
+	}
 }
 
 // stage writes a text beside the file that it will replace and returns the temporary name, also of what an error left

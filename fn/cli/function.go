@@ -6,6 +6,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
 )
@@ -30,6 +31,7 @@ func (p *program) function() error {
 		return list.write(p.out)
 	}
 	r := &report.Report{}
+	settleStyles(list.items, r)
 	mode := pipeline.Build
 	if pipeline.HasPaths(list.items) {
 		mode = pipeline.StoreOrCheck
@@ -45,6 +47,17 @@ func (p *program) function() error {
 		return err
 	}
 	return p.conclude(r)
+}
+
+// settleStyles gives texts that kpt would change when it writes the output a style in which it does not, and says so: it
+// has written the input already. Of kustomize's input such texts have another style.
+func settleStyles(items []*yaml.RNode, r *report.Report) {
+	for _, item := range items {
+		for _, field := range node.SettleStyles(item.YNode()) {
+			r.Warn(report.ObjectOf(item), field, "is a text that kpt changes whenever it writes it, most often a folded one (>) with lines that are indented more, to which it adds line feeds: "+
+				"it may have done so before this render. Compare it with the source, and write it there as a literal text (|) or in quotes")
+		}
+	}
 }
 
 // renderItems loads the config and renders; nil after an error. It consumes the items.

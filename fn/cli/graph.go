@@ -39,7 +39,9 @@ DIR is a folder of rendered manifests, or a kustomization, which is built as 'me
 'kustomize build'.`,
 		Example: "  meshless graph DIR\n  kustomize build --enable-alpha-plugins --enable-exec DIR | meshless graph -o svg - > mesh.svg",
 		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: completeFile,
-		RunE: func(cmd *cobra.Command, args []string) error { return p.graph(sourceOf(args), cmd.Flags(), format, names) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.graph(sourceOf(args), cmd.Flags(), format, names)
+		},
 	}
 	cmd.Flags().StringVarP(&format, "output", "o", format, strings.Join(names, ", "))
 	kustomizeFlags(cmd.Flags())

@@ -161,7 +161,7 @@ func (p *program) issueKustomization(folder, file string, o issueOptions) error 
 	if err != nil {
 		return err
 	}
-	before, err := k.contents(state)
+	before, err := k.files(state)
 	if err != nil {
 		return err
 	}
@@ -211,7 +211,7 @@ func (p *program) issuePackage(folder string, o issueOptions) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", folder, err)
 	}
-	before, err := fileContents(items)
+	before, err := fileNames(items)
 	if err != nil {
 		return err
 	}
@@ -244,7 +244,7 @@ func (p *program) renderWith(source, folder string, items []*yaml.RNode, config 
 }
 
 // store writes what changed, the shared CertificateAuthority first, and says so.
-func (p *program) store(ca *sharedCA, folder string, before map[string][]byte, after []*yaml.RNode, o issueOptions) error {
+func (p *program) store(ca *sharedCA, folder string, before []string, after []*yaml.RNode, o issueOptions) error {
 	written, err := ca.write()
 	if err != nil {
 		return err

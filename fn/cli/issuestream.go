@@ -39,7 +39,7 @@ func (p *program) issueStream(source string, o issueOptions) error {
 	if err != nil {
 		return err
 	}
-	before, err := fileContents(state)
+	before, err := fileNames(state)
 	if err != nil {
 		return err
 	}
@@ -55,12 +55,12 @@ func (p *program) issueStream(source string, o issueOptions) error {
 		fmt.Fprintln(p.err, "cert-manager issues the certificates: there is nothing to store, `meshless render` renders the whole without --state")
 		return nil
 	}
-	if text, err := os.ReadFile(filepath.Join(o.state, path.Base(stateListFile))); err == nil { // a kustomization lists the folder
+	if _, err := os.Stat(filepath.Join(o.state, path.Base(stateListFile))); err == nil { // a kustomization lists the folder
 		list, err := stateKustomization(after)
 		if err != nil {
 			return err
 		}
-		before[path.Base(stateListFile)] = text
+		before = append(before, path.Base(stateListFile))
 		after = append(after, list)
 	}
 	if err := movePaths(after, pipeline.StateFolder, "."); err != nil {

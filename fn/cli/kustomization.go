@@ -33,7 +33,7 @@ type kustomization struct {
 	namespace    string        // that it sets on every object, or ""
 	listsState   bool          // its resources list the state folder
 	stateList    []*yaml.RNode // what else is in the state folder: the tripwire, and further kustomizations, which do not belong there
-	listText     []byte        // the state folder's own kustomization as it stands; nil when there is none
+	hasList      bool          // the state folder has a kustomization of its own
 }
 
 // kustomizationFile is the name of the kustomization file of a folder, or "".
@@ -205,10 +205,8 @@ func (k *kustomization) readState() ([]*yaml.RNode, error) {
 	if _, err := os.Stat(folder); os.IsNotExist(err) {
 		return nil, nil
 	}
-	list, err := os.ReadFile(filepath.Join(k.folder, stateListFile))
-	if err == nil {
-		k.listText = list
-	}
+	_, err := os.Stat(filepath.Join(k.folder, stateListFile))
+	k.hasList = err == nil
 	// it is derived: what a merge made of it does not matter
 	items, err := readFolderBut(folder, konfig.DefaultKustomizationFileName())
 	if err != nil {
@@ -235,13 +233,13 @@ func (k *kustomization) readState() ([]*yaml.RNode, error) {
 	return state, nil
 }
 
-// contents are the texts of the files of the state folder as they stand.
-func (k *kustomization) contents(state []*yaml.RNode) (map[string][]byte, error) {
-	texts, err := fileContents(append(state, k.stateList...))
-	if err == nil && k.listText != nil {
-		texts[stateListFile] = k.listText
+// files are the names of the files of the state folder that were read.
+func (k *kustomization) files(state []*yaml.RNode) ([]string, error) {
+	names, err := fileNames(append(state, k.stateList...))
+	if k.hasList {
+		names = append(names, stateListFile)
 	}
-	return texts, err
+	return names, err
 }
 
 // stateKustomization lists the state for kustomize. The CertificateAuthority is left out: only issuing needs it.

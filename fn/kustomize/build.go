@@ -17,6 +17,8 @@ import (
 	"sigs.k8s.io/kustomize/api/types"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/meshless-dev/meshless/fn/node"
 )
 
 // Reader reads an entry of `transformers:` in a folder, which is a file, a folder with a kustomization, or YAML. It
@@ -121,6 +123,7 @@ func (b *Build) Items(plain func(*yaml.RNode) bool) ([]*yaml.RNode, error) {
 		if err := object.SetAnnotations(object.GetAnnotations()); err != nil {
 			return nil, err
 		}
+		node.SettleStyles(object.YNode()) // kustomize alone would change such texts where it prints them
 		b.places[key(object)] = i
 		if plain(&object.RNode) {
 			items = append(items, &object.RNode)

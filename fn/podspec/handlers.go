@@ -1,6 +1,7 @@
 package podspec
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -92,7 +93,25 @@ func RewriteHandlers(spec *yaml.Node, pod *corev1.PodSpec, handlers map[string]p
 		}
 		node.Set(node.Child(originals, at.container.Name), at.field.name, node.Object(kind, original))
 	})
-	return yaml.NewRNode(originals).String()
+	return originalText(originals)
+}
+
+// originalText writes the originals. Those with a list are indented by four: kpt takes the indentation of the first
+// list in a document's text for that of all, if it is none or two, and this text stands above the first.
+func originalText(originals *yaml.Node) (string, error) {
+	if !hasBlockList(originals) {
+		return yaml.NewRNode(originals).String()
+	}
+	var text strings.Builder
+	encoder := yaml.NewEncoder(&text)
+	encoder.SetIndent(4)
+	encoder.DefaultSeqIndent()
+	err := errors.Join(encoder.Encode(originals), encoder.Close())
+	return text.String(), err
+}
+
+func hasBlockList(n *yaml.Node) bool {
+	return n.Style&yaml.FlowStyle == 0 && (n.Kind == yaml.SequenceNode && len(n.Content) > 0 || slices.ContainsFunc(n.Content, hasBlockList))
 }
 
 // place is where a container may have a handler.

@@ -1,0 +1,4 @@
+package rewrite
+
+// Same is same.
+var Same = same
