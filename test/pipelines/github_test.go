@@ -2,12 +2,15 @@ package pipelines
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"sigs.k8s.io/yaml"
 
 	"github.com/meshless-dev/meshless/test/program"
 )
@@ -120,6 +123,52 @@ func (p *project) ours(t *testing.T) string {
 		t.Fatal("the workflow does not call examples/flux/render.sh")
 	}
 	return strings.ReplaceAll(workflow, " examples/flux/render.sh ", " "+script(t)+" ")
+}
+
+// TestWorkflowsLint: actionlint knows the syntax of workflows, the inputs of actions and the types of expressions.
+func TestWorkflowsLint(t *testing.T) {
+	for _, file := range []string{".github/workflows/ci.yml", "examples/flux/ci/github.yaml", "examples/workflow/renew.yaml"} {
+		cmd := exec.CommandContext(t.Context(), "go", "tool", "-modfile=tools/go.mod", "actionlint", file)
+		cmd.Dir = "../.."
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", file, err, out)
+		}
+	}
+}
+
+// TestPermissions: who only reads may only read, and two runs that write do not run at the same time.
+func TestPermissions(t *testing.T) {
+	for file, writes := range map[string]map[string]string{
+		"examples/flux/ci/github.yaml": {"render": "contents"},
+		"examples/workflow/renew.yaml": {"renew": "contents pull-requests", "verify": ""},
+		".github/workflows/ci.yml":     {"lint": "", "unit": "", "kernel": "", "programs": "", "attack": "", "cluster": ""},
+	} {
+		var workflow struct {
+			Permissions map[string]string
+			Concurrency any
+			Jobs        map[string]struct {
+				Permissions map[string]string
+				Concurrency any
+				Timeout     int `json:"timeout-minutes"`
+			}
+		}
+		if err := yaml.Unmarshal([]byte(text(t, "../../"+file)), &workflow); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		if len(workflow.Permissions) != 1 || workflow.Permissions["contents"] != "read" {
+			t.Errorf("%s: a job may by default %v", file, workflow.Permissions)
+		}
+		for name, job := range workflow.Jobs {
+			want, known := writes[name]
+			granted := slices.Sorted(maps.Keys(job.Permissions))
+			if strings.Join(granted, " ") != want || !known {
+				t.Errorf("%s: %s may write %v, and is to write %q", file, name, granted, want)
+			}
+			if job.Concurrency == nil && workflow.Concurrency == nil || job.Timeout == 0 {
+				t.Errorf("%s: %s has no concurrency or no timeout-minutes", file, name)
+			}
+		}
+	}
 }
 
 // The workflow renders the newest commit of main, whichever commit a run is of.

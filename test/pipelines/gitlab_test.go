@@ -13,8 +13,8 @@ import (
 
 const gitlabURL = "git@gitlab.com:acme/shop.git"
 
-// gitlab runs a job of the template at a commit, in a clone whose origin looks like GitLab's. gitlab-ci-local checks the
-// file against GitLab's JSON schema first.
+// gitlab runs a job of the template at a commit, in a clone whose origin looks like GitLab's. gitlab-ci-local checks
+// the file against GitLab's JSON schema first.
 func (p *project) gitlab(t *testing.T, source, commit, job string, variables ...string) (string, error) {
 	t.Helper()
 	local := program.Find(t, "gitlab-ci-local", how)

@@ -211,7 +211,7 @@ func TestRenderInAShallowClone(t *testing.T) {
 	}
 	holds(t, "the branch", p.git(t, p.origin, "rev-list", "--count", branch), "^2$")
 
-	// of an older commit, and of a history that was rewritten, the clone is fetched as a whole before the run is refused
+	// of an older commit the clone is fetched as a whole before the run is refused
 	p.git(t, p.dir, "push", "-q", "origin", first+":refs/heads/old")
 	p.refuses(t, p.clone(t, "old", "--depth=1", "--branch=old"), "does not contain it")
 	full := p.clone(t, "main")
@@ -357,8 +357,8 @@ func (p *project) signalled(t *testing.T, clone string, signal syscall.Signal) {
 	}
 }
 
-// Whatever prints the manifests can render: kustomize with its flags, and a stream such as that of a chart, whose folder
-// of state is what is held against the branch.
+// Whatever prints the manifests can render: kustomize with its flags, and a stream such as that of a chart, whose
+// folder of state is what is held against the branch.
 func TestRenderByAnyCommand(t *testing.T) {
 	p := newProject(t)
 	clone := p.clone(t, "main")
