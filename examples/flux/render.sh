@@ -126,7 +126,7 @@ for try in 1 2 3 4 5; do
     push+=("$(git commit-tree "$none" -m "$message"):$mark")
     if ! git push -q --atomic --force-with-lease="$mark:$marked" origin "${push[@]}"; then
       echo "render.sh: $branch: the push was refused, try $try of 5" >&2
-      sleep "$try"
+      if [ "$try" -lt 5 ]; then sleep "$try"; fi
       continue
     fi
   fi
