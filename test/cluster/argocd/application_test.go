@@ -62,16 +62,17 @@ func apply(t *testing.T, name, source, policy string) *application {
 		t.Fatalf("%v in %s", err, policy)
 	}
 	a.Options, a.Automated = parsed.SyncOptions, parsed.Automated != nil
-	a.declare(t, source, policy)
+	a.create(t, `"source": `+source, policy)
 	t.Cleanup(func() { a.end(t) })
 	return a
 }
 
-func (a *application) declare(t *testing.T, source, policy string) {
+// create applies the Application, with what says where its manifests are.
+func (a *application) create(t *testing.T, source, policy string) {
 	t.Helper()
 	stage.Must(t, fmt.Sprintf(`{"apiVersion": "argoproj.io/v1alpha1", "kind": "Application", "metadata": {"name": %q, "namespace": %q},
-"spec": {"project": "default", "source": %s, "destination": {"server": "https://kubernetes.default.svc", "namespace": %q}, "syncPolicy": %s}}`,
-		a.Name, namespace, source, a.Name, policy), "apply", "-f", "-")
+"spec": {"project": "default", %s, "destination": {"server": "https://kubernetes.default.svc", "namespace": %q}, "syncPolicy": %s}}`,
+		a.Name, namespace, source, a.Name, policy), "apply", "--validate=strict", "-f", "-")
 }
 
 func (a *application) end(t *testing.T) {

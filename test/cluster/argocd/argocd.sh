@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds Argo CD from the Go module proxy into $KBIN, with the manifests of its core installation beside it: some four
-# minutes on two cores the first time. One program is all of its servers, by the name that it is called by.
+# Builds Argo CD from the Go module proxy into $KBIN, with the manifests of its core installation and hydrator beside it:
+# some four minutes on two cores the first time. One program is all of its servers, by the name that it is called by.
 set -euo pipefail
 KBIN=${KBIN:-$HOME/.cache/kube-bin}
 version=v3.2.1
@@ -16,6 +16,6 @@ cp -r "$source" source
 chmod -R u+w source
 echo "building argocd $version"
 (cd source && CGO_ENABLED=0 go build -ldflags "-s -w" -o ../argocd ./cmd)
-install -m 644 source/manifests/core-install.yaml "$KBIN/argocd.yaml"
+install -m 644 source/manifests/core-install-with-hydrator.yaml "$KBIN/argocd.yaml"
 mv argocd "$KBIN/argocd"
 echo "$version" >"$KBIN/argocd.version"

@@ -23,6 +23,7 @@ func TestArgoCD(t *testing.T) {
 			"waves and hooks of an app that runs":     testWavesAdopted,
 			"an ApplicationSet that makes namespaces": testSet,
 			"a kpt package":                           testKpt,
+			"adoption":                                testAdoption,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

@@ -85,7 +85,7 @@ func install(t *testing.T) {
 		return err
 	})
 	stage.Must(t, rest, "apply", "--server-side", "--force-conflicts", "-f", "-")
-	stage.Rollout(t, namespace, "deployment/argocd-redis", "deployment/argocd-repo-server", "statefulset/argocd-application-controller", "deployment/argocd-applicationset-controller")
+	stage.Rollout(t, namespace, "deployment/argocd-redis", "deployment/argocd-repo-server", "statefulset/argocd-application-controller", "deployment/argocd-applicationset-controller", "deployment/argocd-commit-server")
 }
 
 // split sets the definitions of kinds apart from their objects.

@@ -122,7 +122,6 @@ func testPlugin(t *testing.T, h *host) {
 	commit := r.Commit(t, e.Dir)
 	wire := stage.WatchWire(t, name+"-wire", marker(name))
 	a := declared(t, "application.yaml", name, r, ".")
-	a.Options = []string{"CreateNamespace=true"} // as the file
 	a.Sync(t, commit)
 	wantMeshed(t, name, 2)
 	a.WantQuiet(t)
@@ -148,7 +147,26 @@ func testBuildOptions(t *testing.T, h *host) {
 	wantMeshed(t, name, 2)
 	a.WantQuiet(t)
 	testSelfHeal(t, a)
+	testHydrator(t, h)
 	testLostFlags(t, a)
+}
+
+// testHydrator lets the source hydrator render, by the same flags, and syncs the branch that it commits.
+func testHydrator(t *testing.T, h *host) {
+	t.Helper()
+	const name = "argo-hydrator"
+	e := app(t, name, "", nil)
+	e.Issue(t, time.Now())
+	r := h.repository(t, name, "main")
+	r.Commit(t, e.Dir)
+	a := &application{Name: name}
+	a.create(t, fmt.Sprintf(`"sourceHydrator": {"drySource": {"repoURL": %q, "targetRevision": %q, "path": "."}, "syncSource": {"targetBranch": "hydrated", "path": "app"}}`, r.URL, r.Branch), `{"automated": {}}`)
+	t.Cleanup(func() { a.end(t) })
+	a.InForce(t, "")
+	wantMeshed(t, name, 2)
+	hydrated := r.run(t, "", "--git-dir", r.git, "show", "hydrated:app/manifest.yaml")
+	e.Verify(t, hydrated)
+	a.WantInSync(t)
 }
 
 // testRenewal: what is due is renewed by a commit that replaces no pod.
