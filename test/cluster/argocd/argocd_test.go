@@ -14,21 +14,24 @@ func TestArgoCD(t *testing.T) {
 	t.Logf("Argo CD is up after %v", time.Since(started).Round(time.Second))
 	h := serveGit(t)
 	t.Run("steps", func(t *testing.T) { // waits for the parallel ones, before Argo CD goes
-		for name, step := range map[string]func(*testing.T, *host){
-			"a rendered branch":                       testRendered,
-			"the plugin":                              testPlugin,
-			"build options, and without them":         testBuildOptions,
-			"a Helm chart":                            testHelm,
-			"waves and hooks":                         testWaves,
-			"waves and hooks of an app that runs":     testWavesAdopted,
-			"an ApplicationSet that makes namespaces": testSet,
-			"a kpt package":                           testKpt,
-			"adoption":                                testAdoption,
+		for _, step := range []struct {
+			name string
+			test func(*testing.T, *host)
+		}{ // the longest first
+			{"adoption", testAdoption},
+			{"a rendered branch", testRendered},
+			{"build options, the hydrator, and lost flags", testBuildOptions},
+			{"the plugin", testPlugin},
+			{"an ApplicationSet that makes namespaces", testSet},
+			{"waves and hooks of an app that runs", testWavesAdopted},
+			{"waves and hooks", testWaves},
+			{"a kpt package", testKpt},
+			{"a Helm chart", testHelm},
 		} {
-			t.Run(name, func(t *testing.T) {
+			t.Run(step.name, func(t *testing.T) {
 				t.Parallel()
 				started := time.Now()
-				step(t, h)
+				step.test(t, h)
 				t.Logf("%v", time.Since(started).Round(time.Second))
 			})
 		}

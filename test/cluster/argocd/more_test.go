@@ -16,7 +16,7 @@ import (
 
 // set makes an Application of each folder of a repository.
 const set = `{"apiVersion": "argoproj.io/v1alpha1", "kind": "ApplicationSet", "metadata": {"name": "argo-set", "namespace": "argocd"},
-"spec": {"goTemplate": true, "generators": [{"git": {"repoURL": %q, "revision": %q, "directories": [{"path": "*"}]}}],
+"spec": {"goTemplate": true, "syncPolicy": {"preserveResourcesOnDeletion": true}, "generators": [{"git": {"repoURL": %q, "revision": %q, "directories": [{"path": "*"}]}}],
   "template": {"metadata": {"name": "{{.path.basename}}"},
     "spec": {"project": "default", "source": {"repoURL": %q, "targetRevision": %q, "path": "{{.path.path}}"},
       "destination": {"server": "https://kubernetes.default.svc", "namespace": "{{.path.basename}}"},

@@ -18,7 +18,7 @@ import (
 // namespace is Argo CD's own.
 const namespace = "argocd"
 
-// kustomization is Argo CD with both Components of examples/argocd, as docs/argocd.md says, with images of this machine.
+// kustomization is Argo CD with both Components of examples/argocd, as docs/argocd.md says, and images of this machine.
 const kustomization = `namespace: argocd
 resources: [install.yaml, project.yaml]
 components: [plugin, build-options]
