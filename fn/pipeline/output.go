@@ -205,6 +205,10 @@ func (o *output) removeAllBut(keep map[*yaml.RNode]bool, r *report.Report) {
 	})
 }
 
+// argoSkip keeps Argo CD from applying a file of a plain folder, such as a kpt package: it does not know
+// manifest.LocalConfigAnnotation.
+const argoSkip = "# +argocd:skip-file-rendering"
+
 // writeAuthorities ensures the CertificateAuthority. It is local config: the next render sees it, the cluster never
 // does.
 func (o *output) writeAuthorities(config *v1alpha1.MutualTLS, issued *issue.Result) {
@@ -218,6 +222,7 @@ func (o *output) writeAuthorities(config *v1alpha1.MutualTLS, issued *issue.Resu
 		annotate(item, map[string]string{
 			manifest.LocalConfigAnnotation: "true", api.IdentityAnnotation: o.model.TrustDomain.IDString(),
 		})
+		item.YNode().HeadComment = argoSkip // it is alone in its file
 		o.placeAt(item, "ca.yaml")
 		o.items = append(o.items, item)
 	} else if state, err := v1alpha1.ParseCertificateAuthority(item); err == nil && issued.Authorities.Describes(state, issued.Revocations) {
