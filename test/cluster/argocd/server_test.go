@@ -18,10 +18,10 @@ import (
 // namespace is Argo CD's own.
 const namespace = "argocd"
 
-// kustomization is Argo CD with both Components of examples/argocd, as docs/argocd.md says, and images of this machine.
+// kustomization is Argo CD with the Components of examples/argocd, as docs/argocd.md says, and images of this machine.
 const kustomization = `namespace: argocd
 resources: [install.yaml, project.yaml]
-components: [plugin, build-options]
+components: [plugin, build-options, health]
 images:
   - {name: quay.io/argoproj/argocd, newName: meshless-test/argocd, newTag: VERSION}
   - {name: public.ecr.aws/docker/library/redis, newName: meshless-test/argocd, newTag: VERSION}

@@ -24,7 +24,6 @@ func app(t *testing.T, name, more string, change func(string) string) *example.E
 		text = change(text)
 	}
 	e := stage.Package(t, name, text, "")
-	e.Program = os.Getenv("DEVMESHLESS")
 	stage.NewNamespace(t, name)
 	stage.Must(t, e.IdentitySecret(name), "apply", "-f", "-")
 	return e

@@ -122,10 +122,10 @@ func testPlugin(t *testing.T, h *host) {
 	commit := r.Commit(t, e.Dir)
 	wire := stage.WatchWire(t, name+"-wire", marker(name))
 	a := declared(t, "application.yaml", name, r, ".")
-	a.Sync(t, commit)
+	wantDue(t, a, commit)
 	wantMeshed(t, name, 2)
-	a.WantQuiet(t)
 	testRenewal(t, a, e, r)
+	a.WantQuiet(t)
 	stage.WantEncrypted(t, name, "")
 	wire.WantSecret(t)
 	e.Edit(t, "pod.yaml", func(text string) string {
@@ -167,6 +167,22 @@ func testHydrator(t *testing.T, h *host) {
 	hydrated := r.run(t, "", "--git-dir", r.git, "show", "hydrated:app/manifest.yaml")
 	e.Verify(t, hydrated)
 	a.WantInSync(t)
+}
+
+// wantDue syncs a commit whose certificates are due: that succeeds, and the Application is Degraded.
+func wantDue(t *testing.T, a *application, commit string) {
+	t.Helper()
+	a.Start(t, commit)
+	if state := a.Ended(t, 90*time.Second).Status.OperationState; state.Phase != "Succeeded" {
+		t.Fatalf("%s: the sync of certificates that are due %s: %s", a.Name, state.Phase, state.Message)
+	}
+	stage.Poll(t, 90*time.Second, func() error {
+		s, err := a.get()
+		if err == nil && (s.Status.Sync.Status != "Synced" || s.Status.Health.Status != "Degraded") {
+			err = fmt.Errorf("%s is %s and %s, and its certificates are due", a.Name, s.Status.Sync.Status, s.Status.Health.Status)
+		}
+		return err
+	})
 }
 
 // testRenewal: what is due is renewed by a commit that replaces no pod.
