@@ -102,7 +102,7 @@ func testLostFlags(t *testing.T, a *application) {
 	setFlags(t, "--enable-alpha-plugins --enable-exec", "")
 	wantRefused(t, a, "external plugins disabled")
 	setFlags(t, "", "--enable-alpha-plugins")
-	wantRefused(t, a, "tripwire")
+	wantRefused(t, a, "meshless-function-did-not-run")
 	wantMeshed(t, a.Name, 2)
 	now := settled(t, a.Name)
 	for name, version := range before {
