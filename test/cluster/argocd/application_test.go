@@ -16,6 +16,9 @@ import (
 	"github.com/meshless-dev/meshless/test/cluster/stage"
 )
 
+// bound is how long anything may take on a machine that does much else.
+const bound = 3 * time.Minute
+
 // application is an Application of the cluster; its name is that of its namespace.
 type application struct {
 	Name      string
@@ -139,7 +142,7 @@ func (a *application) Sync(t *testing.T, commit string) status {
 	t.Helper()
 	started := time.Now()
 	a.Start(t, commit)
-	s := a.Ended(t, 90*time.Second)
+	s := a.Ended(t, bound)
 	if state := s.Status.OperationState; state.Phase != "Succeeded" || commit != "" && state.SyncResult.Revision != commit {
 		t.Fatalf("%s: the sync of %s %s at %s: %s %v %v", a.Name, commit, state.Phase, state.SyncResult.Revision, state.Message, state.SyncResult.Resources, s.Status.Conditions)
 	}
@@ -162,7 +165,7 @@ func (a *application) Update(t *testing.T, commit string) {
 // InForce waits until the Application is Synced to the commit, and Healthy.
 func (a *application) InForce(t *testing.T, commit string) (s status) {
 	t.Helper()
-	stage.Poll(t, 90*time.Second, func() (err error) {
+	stage.Poll(t, bound, func() (err error) {
 		if s, err = a.get(); err != nil {
 			return err
 		}
@@ -242,7 +245,7 @@ func settled(t *testing.T, of string) (all map[string]string) {
 // wantMeshed wants so many pods in the mesh, each Ready, and no other pod.
 func wantMeshed(t *testing.T, of string, n int) {
 	t.Helper()
-	stage.Poll(t, 90*time.Second, func() error {
+	stage.Poll(t, bound, func() error {
 		out, err := stage.Kubectl("", "-n", of, "get", "pods", "--field-selector", "status.phase!=Succeeded", "-o", "json")
 		if err != nil {
 			return err

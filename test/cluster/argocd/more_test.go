@@ -43,7 +43,7 @@ func testSet(t *testing.T, h *host) {
 	stage.Must(t, fmt.Sprintf(set, r.URL, r.Branch, r.URL, r.Branch), "apply", "--validate=strict", "-f", "-")
 	for name, identity := range identities {
 		a := &application{Name: name, Automated: true, Options: []string{"CreateNamespace=true", "ServerSideApply=true"}}
-		stage.Poll(t, 90*time.Second, func() error {
+		stage.Poll(t, bound, func() error {
 			s, err := a.get()
 			if err == nil && (s.Status.Sync.Status != "Synced" || s.Status.Health.Status != "Progressing") {
 				err = fmt.Errorf("%s is %s and %s, want Synced and Progressing while the identity is missing", name, s.Status.Sync.Status, s.Status.Health.Status)
@@ -54,7 +54,7 @@ func testSet(t *testing.T, h *host) {
 	}
 	for name := range identities {
 		a := &application{Name: name, Automated: true, Options: []string{"ServerSideApply=true"}}
-		stage.Poll(t, 150*time.Second, func() error { // the kubelet tries to mount again after up to two minutes
+		stage.Poll(t, bound, func() error { // the kubelet tries to mount again after up to two minutes
 			s, err := a.get()
 			if err == nil && s.Status.Health.Status != "Healthy" {
 				err = fmt.Errorf("%s is %s", name, s.Status.Health.Status)
@@ -128,7 +128,7 @@ func setFlags(t *testing.T, old, flags string) {
 // wantSeen waits until Argo CD shows something of what it rendered: the settings come to the repo-server in their time.
 func wantSeen(t *testing.T, a *application, what string) {
 	t.Helper()
-	stage.Eventually(t, func() error {
+	stage.Poll(t, bound, func() error {
 		s := a.Refresh(t)
 		said := fmt.Sprintf("%v %v", s.Status.Conditions, s.Status.Resources)
 		if s.Status.Sync.Status == "Synced" || !strings.Contains(said, what) {
@@ -141,7 +141,7 @@ func wantSeen(t *testing.T, a *application, what string) {
 // wantRefused waits for a sync that fails, and says why. One that is automated is tried again after that.
 func wantRefused(t *testing.T, a *application, why string) {
 	t.Helper()
-	stage.Eventually(t, func() error {
+	stage.Poll(t, bound, func() error {
 		s, err := a.get()
 		if err != nil {
 			return err

@@ -72,7 +72,7 @@ func testSelfHeal(t *testing.T, a *application) {
 	before := stage.Must(t, "", "-n", a.Name, "get", mesh, "-o", "jsonpath={.data}")
 	stage.Must(t, "", "-n", a.Name, "delete", secret)
 	stage.Must(t, "", "-n", a.Name, "patch", mesh, "--type=merge", "-p", `{"data": {"mesh.yaml": "edited"}}`)
-	stage.Eventually(t, func() error {
+	stage.Poll(t, bound, func() error {
 		if _, err := stage.Kubectl("", "-n", a.Name, "get", secret); err != nil {
 			return err
 		}
@@ -173,10 +173,10 @@ func testHydrator(t *testing.T, h *host) {
 func wantDue(t *testing.T, a *application, commit string) {
 	t.Helper()
 	a.Start(t, commit)
-	if state := a.Ended(t, 90*time.Second).Status.OperationState; state.Phase != "Succeeded" {
+	if state := a.Ended(t, bound).Status.OperationState; state.Phase != "Succeeded" {
 		t.Fatalf("%s: the sync of certificates that are due %s: %s", a.Name, state.Phase, state.Message)
 	}
-	stage.Poll(t, 90*time.Second, func() error {
+	stage.Poll(t, bound, func() error {
 		s, err := a.get()
 		if err == nil && (s.Status.Sync.Status != "Synced" || s.Status.Health.Status != "Degraded") {
 			err = fmt.Errorf("%s is %s and %s, and its certificates are due", a.Name, s.Status.Sync.Status, s.Status.Health.Status)
