@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // difference is a field that is not what it should be. Have or want is nil where the field must be there, or must not.
@@ -93,13 +94,24 @@ func compare(path string, have, want any) []difference {
 		return nil
 	}
 	if strings.HasSuffix(path, "["+api.WorkloadAnnotation+"]") { // JSON, of which only what it says counts
-		h, errHave := node.ParseJSON([]byte(fmt.Sprint(have)))
-		w, errWant := node.ParseJSON([]byte(fmt.Sprint(want)))
-		if errHave == nil && errWant == nil {
-			return compare(path, h, w)
+		for _, read := range []func([]byte) (any, error){readWorkload, node.ParseJSON} {
+			h, errHave := read([]byte(fmt.Sprint(have)))
+			w, errWant := read([]byte(fmt.Sprint(want)))
+			if errHave == nil && errWant == nil {
+				return compare(path, h, w)
+			}
 		}
 	}
 	return []difference{{path, have, want}}
+}
+
+// readWorkload reads workload.json with texts behind it, in which variables were substituted or were not.
+func readWorkload(text []byte) (any, error) {
+	w, err := podplan.ParseWorkload(text)
+	if err != nil {
+		return nil, err
+	}
+	return jsonOf(w)
 }
 
 func compareObjects(path string, have, want map[string]any) (list []difference) {

@@ -38,6 +38,7 @@ var harmless = []mutation{
 // configured are changes of what the config alone says: `meshless verify --config` notices each.
 var configured = []mutation{
 	{"taken out", `/resources(/.*)?$`, "what the containers get"},
+	{"taken out", `/env(/0)?$`, "that the proxy is told its namespace; earlier editions wrote none"},
 	{"changed", `/annotations/meshless\.dev~1recipients$`, "to whom keys are sealed"},
 }
 

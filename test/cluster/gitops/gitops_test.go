@@ -13,7 +13,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/test/cluster/stage"
 	"github.com/meshless-dev/meshless/test/example"
 )
@@ -37,7 +36,6 @@ func TestGitOps(t *testing.T) {
 		{"a second apply changes nothing", testAgain},
 		{"server-side apply takes over", testServerSide},
 		{"prune removes what left the mesh", testPrune},
-		{"out of the mesh and in again", testOutAndIn},
 	} {
 		started := time.Now()
 		if !t.Run(step.name, func(t *testing.T) { step.test(t, a) }) {
@@ -229,21 +227,4 @@ func (p *pruned) Error() string { return "pruned: " + strings.Join(p.gone, ", ")
 func prune(t *testing.T, a *stage.Chain, manifests string) {
 	t.Helper()
 	stage.Must(t, manifests, "-n", a.Namespace, "apply", "--server-side", "--force-conflicts", "--prune", "--applyset="+set, "-f", "-")
-}
-
-// leftovers are what is still in the namespace and speaks of us.
-func leftovers(t *testing.T, namespace string) []string {
-	t.Helper()
-	var found []string
-	for name, o := range snapshot(t, namespace) {
-		text, err := json.Marshal(o.Metadata.Annotations)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.Contains(name, "/"+api.NamePrefix) || strings.Contains(string(text), api.AnnotationPrefix) || len(o.Metadata.Labels["app.kubernetes.io/managed-by"]) > 0 {
-			found = append(found, name)
-		}
-	}
-	slices.Sort(found)
-	return found
 }
