@@ -24,6 +24,10 @@ func TestFlux(t *testing.T) {
 		}{
 			{"a rendered branch from an empty cluster to an empty cluster", testBranch},
 			{"Flux opens the keys", testSOPS},
+			{"substitution", testSubstitution},
+			{"another namespace", testTargetNamespace},
+			{"patches", testPatches},
+			{"charts", testHelm},
 		} {
 			t.Run(step.name, func(t *testing.T) {
 				t.Parallel()
