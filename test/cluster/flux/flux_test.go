@@ -23,6 +23,7 @@ func TestFlux(t *testing.T) {
 			test func(*testing.T, *room)
 		}{
 			{"a rendered branch from an empty cluster to an empty cluster", testBranch},
+			{"into the mesh and out of it", testAdoption},
 			{"Flux opens the keys", testSOPS},
 			{"substitution", testSubstitution},
 			{"another namespace", testTargetNamespace},

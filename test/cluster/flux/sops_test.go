@@ -13,6 +13,9 @@ import (
 	"github.com/meshless-dev/meshless/test/example"
 )
 
+// pairMarker is in each request of the pair.
+const pairMarker = "the-marker-of-flux"
+
 // pair is a server and its client, which is ready once it was answered.
 const pair = `
 apiVersion: apps/v1
@@ -55,6 +58,7 @@ spec:
           image: meshless-test/app:latest
           imagePullPolicy: IfNotPresent
           args: [load, --rate, "5", --port, "8090", "http://server:8080/"]
+          env: [{name: MARKER, value: ` + pairMarker + `}]
           readinessProbe: {httpGet: {path: /healthz, port: 8090}, periodSeconds: 1}
 `
 
@@ -63,6 +67,7 @@ spec:
 func testSOPS(t *testing.T, r *room) {
 	const name = "flux-sops"
 	stage.NewNamespace(t, name)
+	wire := stage.WatchWire(t, name, pairMarker)
 	e := stage.Package(t, name, pair, "")
 	e.Replace(t, "mtls.yaml", "sealing:\n", "sealing:\n    format: SOPS\n")
 	e.Issue(t, time.Now())
@@ -72,7 +77,7 @@ func testSOPS(t *testing.T, r *room) {
 	a.refused(t, "is SOPS encrypted, configuring decryption is required")
 	a.opensWith(t, example.NewIdentity(t))
 	a.refused(t, "cannot get sops data key")
-	if left := stage.Must(t, "", "-n", name, "get", "deployments,services,secrets", "-o", "name"); left != "" {
+	if left := stage.Must(t, "", "-n", name, "get", "deployments,secrets", "-o", "name"); left != "" {
 		t.Errorf("Flux applied %s", left)
 	}
 	a.opensWith(t, e.Cluster)
@@ -87,6 +92,7 @@ func testSOPS(t *testing.T, r *room) {
 	before := stage.Settled(t, name)
 	a.sync(t)
 	stage.WantSame(t, before, stage.Snapshot(t, name))
+	wire.WantSecret(t)
 }
 
 // opensWith gives Flux an identity, and the Kustomization the Secret in which it is.
