@@ -87,7 +87,7 @@ func setImages(t *testing.T, dir string, images map[string]string) (n int) {
 		if !strings.Contains(string(text), "$imagepolicy") {
 			continue
 		}
-		objects, err := (&kio.ByteReader{Reader: strings.NewReader(string(text)), OmitReaderAnnotations: true, PreserveSeqIndent: true}).Read()
+		objects, err := (&kio.ByteReader{Reader: strings.NewReader(string(text)), OmitReaderAnnotations: true}).Read()
 		if err != nil {
 			t.Fatal(err)
 		}

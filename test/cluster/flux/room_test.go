@@ -20,7 +20,7 @@ import (
 
 // controllers are those of Flux that the module proxy has. They share one namespace and, as in their own manifests, one
 // service account.
-var controllers = []string{"source-controller", "kustomize-controller", "helm-controller"}
+var controllers = []string{"source-controller", "kustomize-controller"}
 
 // system is the namespace of the controllers, of the sources and of what syncs them: flux-system elsewhere.
 const system = "flux-room"
