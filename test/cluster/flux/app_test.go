@@ -100,7 +100,6 @@ type status struct {
 	Status   struct {
 		LastHandledReconcileAt string
 		LastAttemptedRevision  string
-		ObservedGeneration     int64
 		Artifact               struct{ Revision string }
 		Conditions             []metav1.Condition
 	}
@@ -112,7 +111,7 @@ func (s status) ready(requested, commit string) (metav1.Condition, error) {
 		if c.Type != "Ready" {
 			continue
 		}
-		handled := s.Status.LastHandledReconcileAt == requested && s.Status.ObservedGeneration == s.Metadata.Generation
+		handled := s.Status.LastHandledReconcileAt == requested && c.ObservedGeneration == s.Metadata.Generation
 		at := strings.HasSuffix(s.Status.LastAttemptedRevision+s.Status.Artifact.Revision, commit)
 		if handled && at && c.Status != metav1.ConditionUnknown {
 			return c, nil

@@ -59,13 +59,13 @@ func bootstrap(t *testing.T, a *app) {
 	work := t.TempDir()
 	write(t, filepath.Join(work, "cluster.txt"), a.Cluster.String()+"\n")
 	sops := filepath.Dir(program.Find(t, "sops", "test/sops/programs.sh builds it"))
-	run(t, work, `meshless keygen -o age.agekey >flux.recipient
+	run(t, work, `meshless keygen -o age.agekey
 kubectl -n `+system+` create secret generic sops-age --from-file=age.agekey --dry-run=client -o yaml | kubectl apply -f -`)
 	folder := filepath.Join(a.checks, "bootstrap", a.name)
 	write(t, filepath.Join(folder, "namespace.yaml"), run(t, work, "kubectl create namespace "+a.name+" --dry-run=client -o yaml"))
 	run(t, work, `kubectl -n `+a.name+` create secret generic meshless-identity --from-file=identity.txt=cluster.txt \
   --dry-run=client -o yaml >`+folder+`/meshless-identity.yaml
-`+sops+`/sops encrypt --in-place --encrypted-regex '^data$' --age "$(grep -o 'age1[a-z0-9]*' flux.recipient)" `+folder+`/meshless-identity.yaml`)
+`+sops+`/sops encrypt --in-place --encrypted-regex '^data$' --age "$(grep -o 'age1[a-z0-9]*' age.agekey)" `+folder+`/meshless-identity.yaml`)
 	if text := read(t, filepath.Join(folder, "meshless-identity.yaml")); !strings.Contains(text, "identity.txt: ENC[") {
 		t.Fatalf("the identity is not encrypted:\n%s", text)
 	}

@@ -79,7 +79,8 @@ func testTargetNamespace(t *testing.T, r *room) {
 // patches change the containers of ours in rendered output: by a strategic merge, which puts what it names before the
 // others, and by a JSON patch.
 const patches = `  patches:
-    - patch: |
+    - target: {kind: Deployment, name: server}
+      patch: |
         apiVersion: apps/v1
         kind: Deployment
         metadata: {name: server}

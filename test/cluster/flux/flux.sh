@@ -27,4 +27,4 @@ build() { # CONTROLLER VERSION, and lines for `go mod edit`
 
 build kustomize-controller v1.9.6
 build source-controller v1.9.6 -require=github.com/fluxcd/pkg/artifact@v0.18.0 # the version that it names cannot be had
-build helm-controller v1.6.0
+build helm-controller v1.6.0 -require=github.com/fluxcd/pkg/chartutil@v1.28.0 # likewise

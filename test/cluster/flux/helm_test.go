@@ -96,7 +96,7 @@ func released(t *testing.T, name string) status {
 		}
 		last = s
 		for _, c := range s.Status.Conditions {
-			if c.Type == "Ready" && c.Status == metav1.ConditionTrue && s.Status.LastHandledReconcileAt == requested && s.Status.ObservedGeneration == s.Metadata.Generation {
+			if c.Type == "Ready" && c.Status == metav1.ConditionTrue && s.Status.LastHandledReconcileAt == requested && c.ObservedGeneration == s.Metadata.Generation {
 				return nil
 			}
 		}

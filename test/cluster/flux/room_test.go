@@ -123,7 +123,7 @@ func serve(t *testing.T, dir string) string {
 func git(t *testing.T, dir string, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "git", append([]string{"-c", "init.defaultBranch=main"}, args...)...)
-	cmd.Dir, cmd.Env = dir, ci(t)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), somebody...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -133,10 +133,13 @@ func git(t *testing.T, dir string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// somebody is a name for commits.
+var somebody = []string{"GIT_AUTHOR_NAME=ci", "GIT_AUTHOR_EMAIL=ci@example.com", "GIT_COMMITTER_NAME=ci", "GIT_COMMITTER_EMAIL=ci@example.com"}
+
 // ci is the environment of a pipeline: meshless and kustomize on the PATH, and a name for its commits.
 func ci(t *testing.T) []string {
 	t.Helper()
-	env := append(program.WithMeshless(t), "GIT_AUTHOR_NAME=ci", "GIT_AUTHOR_EMAIL=ci@example.com", "GIT_COMMITTER_NAME=ci", "GIT_COMMITTER_EMAIL=ci@example.com")
+	env := append(program.WithMeshless(t), somebody...)
 	for i, entry := range env {
 		if path, ok := strings.CutPrefix(entry, "PATH="); ok {
 			env[i] = "PATH=" + filepath.Dir(program.Kustomize(t)) + string(os.PathListSeparator) + path
