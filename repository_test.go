@@ -210,14 +210,14 @@ func forEachComment(t *testing.T, file string, found func(line int, text string)
 	}
 }
 
-// TestPins: what CI and the example's workflow run of others is named by commit, with the version beside it, and
-// something keeps it current. Base images are named by a tag that says a version.
+// TestPins: what CI, the examples' workflows and the action run of others is named by commit, with the version beside
+// it, and something keeps it current. Base images are named by a tag that says a version.
 func TestPins(t *testing.T) {
 	action := regexp.MustCompile(`(?m)^\s*-?\s*uses:\s*(\S+)(.*)$`)
 	pinned := regexp.MustCompile(`^[\w.-]+/[\w./-]+@[0-9a-f]{40}$`)
 	version := regexp.MustCompile(`^ # v\d+\.\d+\.\d+$`)
 	found := 0
-	for _, file := range []string{".github/workflows/ci.yml", "examples/workflow/renew.yaml"} {
+	for _, file := range []string{".github/workflows/ci.yml", "examples/workflow/renew.yaml", "examples/flux/ci/github.yaml", "action.yml"} {
 		for _, use := range action.FindAllStringSubmatch(read(t, file), -1) {
 			if found++; !pinned.MatchString(use[1]) || !version.MatchString(use[2]) {
 				t.Errorf("%s: %s%s: want OWNER/NAME@COMMIT # vX.Y.Z", file, use[1], use[2])
@@ -243,7 +243,7 @@ func TestPins(t *testing.T) {
 		modules[i] = strings.TrimSuffix(file, "/go.mod")
 	}
 	for _, want := range []string{"package-ecosystem: gomod\n    directories: [/, /" + strings.Join(modules, ", /") + "]",
-		"package-ecosystem: github-actions\n    directories: [/, /examples/workflow]", "package-ecosystem: docker\n    directories: [/, /test/env/servers]"} {
+		"package-ecosystem: github-actions\n    directories: [/, /examples/flux/ci, /examples/workflow]", "package-ecosystem: docker\n    directories: [/, /test/env/servers]"} {
 		if found++; !strings.Contains(updates, want) {
 			t.Errorf(".github/dependabot.yml lacks %q", want)
 		}

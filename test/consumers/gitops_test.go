@@ -2,7 +2,6 @@ package consumers
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -82,66 +81,6 @@ func TestFluxSyncsAPackage(t *testing.T) {
 	e.Verify(t, synced)
 }
 
-// git runs git in a folder, as somebody.
-func git(t *testing.T, dir string, args ...string) string {
-	t.Helper()
-	args = append([]string{"-C", dir, "-c", "user.name=ci", "-c", "user.email=ci@example.com", "-c", "init.defaultBranch=main"}, args...)
-	out, stderr, err := command(t, "", "git", args...)
-	if err != nil {
-		t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, stderr)
-	}
-	return strings.TrimSpace(out)
-}
-
-// examples/flux/render.sh commits what the source renders to, and only when it changed.
-func TestFluxRenderScript(t *testing.T) {
-	script, err := filepath.Abs("../../examples/flux/render.sh")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("PATH", filepath.Dir(program.Kustomize(t))+string(os.PathListSeparator)+os.Getenv("PATH"))
-	for _, role := range []string{"AUTHOR", "COMMITTER"} {
-		t.Setenv("GIT_"+role+"_NAME", "ci")
-		t.Setenv("GIT_"+role+"_EMAIL", "ci@example.com")
-	}
-	e := example.Copy(t, "../../examples/pod")
-	e.Issue(t, time.Now())
-	origin := t.TempDir()
-	git(t, origin, "init", "-q", "--bare")
-	git(t, e.Dir, "init", "-q")
-	git(t, e.Dir, "remote", "add", "origin", origin)
-	render := func() (string, error) {
-		t.Helper()
-		git(t, e.Dir, "add", "-A")
-		git(t, e.Dir, "commit", "-q", "--allow-empty", "-m", "source")
-		cmd := exec.CommandContext(t.Context(), script, ".", "rendered/pod")
-		cmd.Dir = e.Dir
-		cmd.Env = program.WithMeshless(t)
-		out, err := cmd.CombinedOutput()
-		return string(out), err
-	}
-	commits := func() string { return git(t, origin, "rev-list", "--count", "rendered/pod") }
-	for range 2 {
-		if out, err := render(); err != nil || commits() != "1" {
-			t.Fatalf("render.sh: %v, %s commits\n%s", err, commits(), out)
-		}
-	}
-	if diff := cmp.Diff(strings.TrimSpace(e.Render(t)), git(t, origin, "show", "rendered/pod:manifests.yaml")); diff != "" {
-		t.Errorf("the branch holds something else:\n%s", diff)
-	}
-	e.Edit(t, "pod.yaml", func(text string) string { return strings.Replace(text, "image: bash", "image: bash:5", 1) })
-	if out, err := render(); err != nil || commits() != "2" {
-		t.Errorf("render.sh after a change: %v, %s commits\n%s", err, commits(), out)
-	}
-	if status := git(t, e.Dir, "status", "--porcelain"); status != "" {
-		t.Errorf("render.sh changed the work tree: %s", status)
-	}
-	e.Edit(t, "kustomization.yaml", func(text string) string { return strings.Replace(text, "transformers: [mtls.yaml]", "", 1) })
-	if out, err := render(); err == nil || commits() != "2" || !strings.Contains(out, "is not in the mesh") {
-		t.Errorf("render.sh of manifests without the function: %v, %s commits\n%s", err, commits(), out)
-	}
-}
-
 // The parts of examples/flux fit each other: the workflow renders into the branch that Flux syncs, and its scripts are
 // ones.
 func TestFluxExampleFits(t *testing.T) {
@@ -183,7 +122,7 @@ func TestFluxExampleFits(t *testing.T) {
 	renders := false
 	for name, job := range workflow.Jobs {
 		for _, step := range job.Steps {
-			renders = renders || strings.Contains(step.Run, "examples/flux/render.sh shop "+source.Spec.Ref.Branch+"\n")
+			renders = renders || strings.Contains(step.Run, " shop "+source.Spec.Ref.Branch+"\n")
 			if _, stderr, err := command(t, step.Run, "bash", "-n"); err != nil {
 				t.Errorf("job %s: %s", name, stderr)
 			}
