@@ -145,6 +145,9 @@ func differences(held, wanted *podplan.Plan) (list []string) {
 	if have, want := held.Serve.Args(), wanted.Serve.Args(); !slices.Equal(have, want) {
 		list = append(list, "arguments of "+api.ProxyName)
 	}
+	if held.ToldNamespace != wanted.ToldNamespace {
+		list = append(list, "environment of "+api.ProxyName)
+	}
 	return list
 }
 

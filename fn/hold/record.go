@@ -24,6 +24,8 @@ type record struct {
 	LogLevel    string          `json:"logLevel,omitempty"`
 	IdleTimeout string          `json:"idleTimeout,omitempty"`
 	Records     podplan.Records `json:"records,omitempty"`
+	// Namespace: the proxy is told the namespace of its pod
+	Namespace bool `json:"namespace,omitempty"`
 }
 
 type container struct {
@@ -35,7 +37,7 @@ type container struct {
 
 // recordOf is the record of a plan.
 func recordOf(digest string, p *podplan.Plan) record {
-	r := record{Template: digest, Init: containerOf(p.Init), Proxy: containerOf(p.Proxy), LogLevel: p.Serve.LogLevel, Records: p.Serve.Records}
+	r := record{Template: digest, Init: containerOf(p.Init), Proxy: containerOf(p.Proxy), LogLevel: p.Serve.LogLevel, Records: p.Serve.Records, Namespace: p.ToldNamespace}
 	if p.Serve.IdleTimeout != 0 {
 		r.IdleTimeout = p.Serve.IdleTimeout.String()
 	}
@@ -89,6 +91,7 @@ func (c container) valid() bool {
 func (r record) plan(p podplan.Plan) (*podplan.Plan, error) {
 	p.Init, p.Proxy = r.Init.container(), r.Proxy.container()
 	p.Serve.LogLevel, p.Serve.Records, p.Serve.IdleTimeout = r.LogLevel, r.Records, 0
+	p.ToldNamespace = r.Namespace
 	var err error
 	if r.IdleTimeout != "" {
 		p.Serve.IdleTimeout, err = time.ParseDuration(r.IdleTimeout)
@@ -108,7 +111,7 @@ func (c container) container() podplan.Container {
 // without is a plan without what a record says.
 func without(p podplan.Plan) *podplan.Plan {
 	p.Init, p.Proxy = podplan.Container{}, podplan.Container{}
-	p.Serve.LogLevel, p.Serve.Records, p.Serve.IdleTimeout = "", "", 0
+	p.Serve.LogLevel, p.Serve.Records, p.Serve.IdleTimeout, p.ToldNamespace = "", "", 0, false
 	return &p
 }
 

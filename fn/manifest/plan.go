@@ -40,8 +40,8 @@ func (m *Model) plan(w *Workload, r *report.Report) *podplan.Plan {
 		Native:  spec.Sidecar.Mode == v1alpha1.NativeSidecar,
 		Init:    podplan.Container{Image: spec.Init.Image, PullPolicy: string(spec.Init.ImagePullPolicy)},
 		Proxy:   podplan.Container{Image: cmp.Or(o.Image, spec.Proxy.Image), PullPolicy: string(spec.Proxy.ImagePullPolicy)},
-		FIPS140: spec.Proxy.FIPS140,
-		Files:   m.files(w),
+		FIPS140: spec.Proxy.FIPS140, ToldNamespace: true,
+		Files: m.files(w),
 	}
 	p.Init.Resources, p.Proxy.Resources = m.containerResources(w)
 	if m.noRedirect(w) {

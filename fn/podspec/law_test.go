@@ -78,7 +78,7 @@ func plan(c *choices) *podplan.Plan {
 		Native:  c.yes(),
 		Init:    podplan.Container{Image: pick(c, api.InitImage, "r.example/init@sha256:0"), PullPolicy: pick(c, "", "Never"), Resources: resources()},
 		Proxy:   podplan.Container{Image: pick(c, api.ProxyImage, "r.example/proxy:1"), PullPolicy: pick(c, "", "Always"), Resources: resources()},
-		FIPS140: c.yes(),
+		FIPS140: c.yes(), ToldNamespace: c.yes(),
 		Files: podplan.Files{LeafSecret: pick(c, "meshless-deployment-web", "mine"), KeyFile: api.PlainKeyFile,
 			Bundle: pick(c, podplan.Source{}, podplan.Source{Name: api.BundleName("k7f3q"), Key: api.BundleFile}, podplan.Source{Name: "trust", Key: "ca.pem"})},
 	}

@@ -94,7 +94,7 @@ func parseProxy(p *podplan.Plan, spec *corev1.PodSpec) error {
 		return wrong(fmt.Sprintf("%s[%d].args", field, i), "and those of %s are of two modes: either both have no redirect rules (%s and %s), or neither; render again", api.InitName, "--no-redirect", podplan.InitResolver)
 	}
 	p.Serve.Directory = api.Directory // no manifest says another
-	p.Proxy, p.FIPS140 = parseContainer(c), runsFIPS(c)
+	p.Proxy, p.FIPS140, p.ToldNamespace = parseContainer(c), runsFIPS(c), isToldNamespace(c)
 	if !p.Native && c.Lifecycle != nil {
 		if drain := hook(c.Lifecycle.PreStop).Drain; drain != nil {
 			p.DrainDelay = drain.Delay
@@ -183,6 +183,17 @@ func runsFIPS(c corev1.Container) bool {
 		}
 	}
 	return fips
+}
+
+// isToldNamespace tells whether a proxy is told the namespace of its pod, by the last variable of the name.
+func isToldNamespace(c corev1.Container) bool {
+	told := false
+	for _, e := range c.Env {
+		if e.Name == podplan.NamespaceVariable {
+			told = e.ValueFrom != nil && e.ValueFrom.FieldRef != nil && e.ValueFrom.FieldRef.FieldPath == podplan.NamespaceField
+		}
+	}
+	return told
 }
 
 // hook reads a lifecycle hook that runs the proxy's binary; it is empty for any other.

@@ -64,8 +64,8 @@ func initCapabilities(b podplan.Backend) []string {
 func proxyContainer(p *podplan.Plan) *yaml.Node {
 	c := container(api.ProxyName, p.Proxy, p.Serve.Args())
 	set := func(key string, value any) { node.Set(c, key, node.Value(value)) }
-	if p.FIPS140 {
-		set("env", node.List(node.Object("name", podplan.FIPSVariable, "value", podplan.FIPSValue)))
+	if env := environment(p); len(env.Content) > 0 {
+		set("env", env)
 	}
 	if !p.Native {
 		set("lifecycle", hooks(p))
@@ -84,6 +84,20 @@ func proxyContainer(p *podplan.Plan) *yaml.Node {
 	set("terminationMessagePolicy", "FallbackToLogsOnError")
 	set("volumeMounts", node.List(node.Object("mountPath", api.Directory, "name", api.VolumeName, "readOnly", true)))
 	return c
+}
+
+// environment is that of the proxy. apiVersion is written as the API server would fill it in.
+func environment(p *podplan.Plan) *yaml.Node {
+	env := node.List()
+	add := func(n *yaml.Node) { env.Content = append(env.Content, n) }
+	if p.FIPS140 {
+		add(node.Object("name", podplan.FIPSVariable, "value", podplan.FIPSValue))
+	}
+	if p.ToldNamespace {
+		add(node.Object("name", podplan.NamespaceVariable,
+			"valueFrom", node.Object("fieldRef", node.Object("apiVersion", "v1", "fieldPath", podplan.NamespaceField))))
+	}
+	return env
 }
 
 // restricted is the security context of a container without any capability, as the level restricted demands it.

@@ -299,6 +299,13 @@ const (
 	FIPSValue    = "fips140=on"
 )
 
+// NamespaceVariable is the environment variable that tells a proxy the namespace of its pod, and NamespaceField where the
+// kubelet takes it from.
+const (
+	NamespaceVariable = "MESHLESS_POD_NAMESPACE"
+	NamespaceField    = "metadata.namespace"
+)
+
 // DefaultDrainTimeout leaves five of the default thirty seconds of terminationGracePeriodSeconds for the exit itself.
 const DefaultDrainTimeout = 25 * time.Second
 

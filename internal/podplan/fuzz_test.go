@@ -21,6 +21,7 @@ var same = cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), c
 func FuzzWorkloadEqual(f *testing.F) {
 	f.Add([]byte(`{"spiffeID":"spiffe://a/b","permissivePorts":"80-90,100","tlsPassthroughPorts":"8443","strictPorts":"22","handlers":{"a/b":{"httpGet":{"port":1,"path":"/<x>?&","scheme":"HTTPS","headers":[{"name":"A","value":"\u2028"}]}}}}`))
 	f.Add([]byte(`{"spiffeID":"spiffe://a/b","proxyProtocolPorts":"5432","handlers":{"a/b":{"grpc":{"port":1,"service":"s"},"timeoutSeconds":3},"c/d":{"tcpSocket":{"port":9}}}}`))
+	f.Add([]byte("{\"spiffeID\":\"spiffe://a/b\",\"handlers\":{\"a/b\":{\"grpc\":{\"port\":1,\"service\":\"@text 1\"}}}}\n@text 1: ${A}\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		w, err := podplan.ParseWorkload(data)
 		if err != nil {

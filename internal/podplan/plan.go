@@ -25,7 +25,9 @@ type Plan struct {
 	DrainDelay  time.Duration
 	Init, Proxy Container
 	FIPS140     bool // the proxy's cryptography runs in FIPS 140-3 mode
-	Files       Files
+	// ToldNamespace: the proxy is told the pod's namespace, and compares. Earlier editions did not.
+	ToldNamespace bool
+	Files         Files
 }
 
 // Container is what differs between the injected containers of two pods, beside the command line. Values are in the

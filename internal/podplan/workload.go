@@ -80,8 +80,8 @@ func ParseWorkload(data []byte) (*Workload, error) {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.DisallowUnknownFields()
 	err := decoder.Decode(&w)
-	if err == nil && decoder.More() {
-		err = fmt.Errorf("has text behind its end")
+	if err == nil {
+		err = putBack(w.Handlers, string(data[decoder.InputOffset():]))
 	}
 	if err == nil {
 		err = w.validate()
@@ -106,13 +106,18 @@ func (w *Workload) PortMode(port uint16, namespace meshmap.Mode) PortMode {
 	return PortStrict
 }
 
-// Marshal is the text that ParseWorkload reads: indented JSON, since people read it in pull requests.
+// Marshal is the text that ParseWorkload reads: indented JSON, since people read it in pull requests, and behind it the
+// texts in which variables may be substituted.
 func (w *Workload) Marshal() ([]byte, error) {
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
-	err := encoder.Encode(w)
+	written := *w
+	var lines string
+	written.Handlers, lines = takeApart(w.Handlers)
+	err := encoder.Encode(written)
+	out.WriteString(lines)
 	return out.Bytes(), err
 }
 

@@ -139,9 +139,10 @@ type conn struct {
 	client, server *relay.Side
 	prefix         []byte // was read from the client already; goes to the server first
 	security       telemetry.Security
-	verify         registry.Verify    // whether it would still be accepted
-	holders        []string           // whose connection it is
-	ended          func(relay.Result) // called at the end of a relayed connection; may be nil
+	verify         registry.Verify        // whether it would still be accepted
+	holders        []string               // whose connection it is
+	begin          func() ([]byte, error) // as in relay.Options; may be nil
+	ended          func(relay.Result)     // called at the end of a relayed connection; may be nil
 }
 
 // handle prepares a connection, and relays it. Done or refused, everything that it holds is given back at its end.
@@ -158,7 +159,7 @@ func (s *Server) handle(ctx context.Context, accepted *listen.Conn) {
 		return
 	}
 	c.log.Open(c.security)
-	session := relay.New(c.client, c.server, relay.Options{Idle: s.Idle, Owner: s.owner(c), Prefix: c.prefix, Received: c.log.Received, Sent: c.log.Sent})
+	session := relay.New(c.client, c.server, relay.Options{Idle: s.Idle, Owner: s.owner(c), Prefix: c.prefix, Begin: c.begin, Received: c.log.Received, Sent: c.log.Sent})
 	held := s.Limits.holders.add(session, c.holders...)
 	entry := s.Registry.Add(c.snapshot, c.verify, session)
 	c.snapshot = nil // its key must not stay in memory for as long as a connection lives

@@ -48,6 +48,7 @@ type inbound struct {
 	// authenticated, so they must not fill the places of the others.
 	strangers listen.Semaphore
 	bound     *bound // those that can be renewed
+	silences  *silences
 }
 
 // NewInbound makes a server of inbound connections.
@@ -61,7 +62,7 @@ func NewInbound(c InboundConfig) (*Server, error) {
 	if c.Reached == nil {
 		c.Reached = there
 	}
-	s := &inbound{config: c, strangers: listen.NewSemaphore(c.Limits.Strangers()), bound: newBound()}
+	s := &inbound{config: c, strangers: listen.NewSemaphore(c.Limits.Strangers()), bound: newBound(), silences: newSilences(time.Now)}
 	s.listen.Patience = s.patience
 	s.listen.Pressed = func(held int) { s.yield(held, false) }
 	return &s.Server, s.init(reason.Inbound, c.Config, s.prepare)
@@ -75,10 +76,15 @@ const silentTimeout = 15 * time.Second
 func (s *inbound) patience(tcp *net.TCPConn) time.Duration {
 	if snapshot := s.Current(); snapshot != nil {
 		if dst, err := listen.OriginalDst(tcp, s.OriginalDst); err == nil && snapshot.PortMode(dst.Port()) == podplan.PortPermissive {
-			return noDataTimeout
+			return s.silences.patience(silenceKey{sourceOf(tcp), dst.Port()})
 		}
 	}
 	return silentTimeout
+}
+
+// sourceOf is who has opened a connection.
+func sourceOf(tcp *net.TCPConn) netip.Addr {
+	return listen.AddrPort(tcp.RemoteAddr()).Addr().WithZone("")
 }
 
 // inboundConn is one inbound connection on its way to the app.
@@ -130,7 +136,8 @@ func (c *inboundConn) accept(ctx context.Context) error {
 
 // acceptAnything serves a Permissive port.
 func (c *inboundConn) acceptAnything(ctx context.Context) error {
-	noData := c.Accepted.Add(noDataTimeout)
+	key := c.silence()
+	noData := c.Accepted.Add(c.in.silences.patience(key))
 	if soonest := time.Now().Add(glance); noData.Before(soonest) { // it has waited
 		noData = soonest
 	}
@@ -141,8 +148,23 @@ func (c *inboundConn) acceptAnything(ctx context.Context) error {
 		return reason.New(reason.DetectionFailed, err)
 	case what == telemetry.DetectedMutualTLS:
 		return c.acceptTLS(ctx, prefix)
+	case what == telemetry.DetectedNoData:
+		c.begin = c.sniffLate
 	}
+	c.in.silences.plaintext(key)
 	return c.acceptStranger(ctx, prefix, telemetry.Plaintext, podplan.PortPermissive)
+}
+
+func (c *inboundConn) silence() silenceKey { return silenceKey{sourceOf(c.TCPConn), c.dst.Port()} }
+
+// sniffLate ends the connection of a client of the mesh that was taken for another.
+func (c *inboundConn) sniffLate() ([]byte, error) {
+	prefix, err := sniffLate(c.TCPConn)
+	if err != nil {
+		c.in.silences.overtaken(c.silence())
+		return nil, reason.New(reason.DetectionFailed, err)
+	}
+	return prefix, nil
 }
 
 // acceptAnyTLS serves a TLSPassthrough port. What is no whole hello of TLS is refused for the reasons of a Strict port.
@@ -194,6 +216,9 @@ func (c *inboundConn) acceptTLS(ctx context.Context, prefix []byte) error {
 	c.reportDryRun(wouldDeny)
 	c.log.HandshakeDone(began)
 	c.Proved()
+	if c.snapshot.PortMode(c.dst.Port()) == podplan.PortPermissive {
+		c.in.silences.mutualTLS(c.silence())
+	}
 	c.holders = append(c.holders, c.log.Peer)
 	chain := c.snapshot.Remember(h.State.PeerCertificates, x509.ExtKeyUsageClientAuth)
 	peer := c.snapshot.Proof(id, chain, x509.ExtKeyUsageClientAuth)

@@ -2,6 +2,7 @@ package connection
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -181,9 +182,27 @@ func (m meshDestination) server() netip.AddrPort {
 	return m.addr
 }
 
-// connectTLS dials exactly the address that the app dialed, if not always its port. It succeeds only if the server
-// there has proved an identity that may answer, within the timeout.
+// connectTLS connects with mutual TLS, and tries it twice where the server speaks first: a proxy of the mesh whose port
+// is Permissive may have taken our hello, which came late, for silence. It knows better now.
 func (s *outbound) connectTLS(ctx context.Context, c *conn, m meshDestination, timeout time.Duration) error {
+	err := s.connectOnce(ctx, c, m, timeout)
+	if !notTLS(err) {
+		return err
+	}
+	select {
+	case <-time.After(closePause):
+	case <-ctx.Done():
+		return err
+	}
+	return s.connectOnce(ctx, c, m, timeout)
+}
+
+// notTLS tells whether a server has answered with something else.
+func notTLS(err error) bool { return errors.As(err, new(tls.RecordHeaderError)) }
+
+// connectOnce dials exactly the address that the app dialed, if not always its port. It succeeds only if the server
+// there has proved an identity that may answer, within the timeout.
+func (s *outbound) connectOnce(ctx context.Context, c *conn, m meshDestination, timeout time.Duration) error {
 	c.log.Server = m.server()
 	server, err := s.dial(ctx, listen.Dialer(ConnectTimeout), m.server())
 	if err != nil {
@@ -208,7 +227,11 @@ func (s *outbound) connectTLS(ctx context.Context, c *conn, m meshDestination, t
 		err = &lateError{err}
 	}
 	if err != nil {
-		listen.Reset(server)
+		if notTLS(err) {
+			relay.CloseAfterAlert(server) // a reset would take our hello from a proxy that has not read it yet
+		} else {
+			listen.Reset(server)
+		}
 		return handshakeFailed(err)
 	}
 	c.log.AcceptedBy = string(by)

@@ -14,10 +14,6 @@ import (
 )
 
 const (
-	// noDataTimeout is how long a Permissive port waits for the first byte. A mesh client sends its hello at once, so
-	// what is silent for longer, beyond two retransmissions, is a protocol in which the server speaks first: it passes
-	// as plaintext.
-	noDataTimeout = 3 * time.Second
 	// maxHello bounds what is read to find the end of a hello. Post-quantum key shares make one of 1.5 KiB or so.
 	maxHello = 16 << 10
 	// recordTypeHandshake is the first byte of a TLS connection (RFC 8446, section 5.1).
@@ -27,6 +23,8 @@ const (
 var (
 	errHalfHello = errors.New("TLS hello did not arrive whole in time")
 	errNotTLS    = errors.New("not TLS")
+	// errOvertaken is a client of the mesh that was taken for one of a protocol in which the server speaks first.
+	errOvertaken = errors.New("the hello of mutual TLS came after the app's greeting: the client tries again, and is waited for")
 )
 
 // sniff reads the beginning of a connection to a Permissive or TLSPassthrough port and tells what it is: the first byte
@@ -54,6 +52,41 @@ func sniff(c *net.TCPConn, noData, deadline time.Time) (prefix []byte, what tele
 		return nil, telemetry.DetectionFailed, r.err
 	}
 	return r.seen, telemetry.DetectedPlaintext, nil
+}
+
+// sniffLate looks at what a client says to which the app has spoken already. It waits for it without a buffer, for as
+// long as the connection lives, and returns what it has read, to be passed on: but for a hello of ours nothing is kept
+// from the app, since it does now what it has agreed on with its client. A deadline is over when it returns.
+func sniffLate(c *net.TCPConn) (prefix []byte, err error) {
+	if !looksLikeHello(peekFirst(c)) {
+		return nil, nil
+	}
+	defer c.SetReadDeadline(time.Time{})
+	deadline := time.Now().Add(HandshakeTimeout)
+	_ = c.SetReadDeadline(deadline)
+	r := &replay{TCPConn: c, deadline: deadline}
+	if ours, _ := parseHello(r); ours {
+		return nil, errOvertaken
+	}
+	return r.seen, nil
+}
+
+// looksLikeHello tells whether bytes can be the first of a ClientHello: a record of type handshake and of version 3.x,
+// whose message is of type client_hello (RFC 8446, sections 5.1 and 4). The packets of MySQL begin with their length,
+// which may be the first byte of these.
+func looksLikeHello(b []byte) bool {
+	for i, want := range []func(byte) bool{
+		func(v byte) bool { return v == recordTypeHandshake },
+		func(v byte) bool { return v == 3 },
+		func(v byte) bool { return v >= 1 && v <= 4 },
+		func(byte) bool { return true }, func(byte) bool { return true }, // the length
+		func(v byte) bool { return v == 1 },
+	} {
+		if i < len(b) && !want(b[i]) {
+			return false
+		}
+	}
+	return len(b) > 0
 }
 
 // parseHello lets crypto/tls read the hello, however it is split, and stops there.

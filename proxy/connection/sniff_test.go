@@ -84,7 +84,7 @@ func checkSniff(t *testing.T, l net.Listener, data []byte, piece int) telemetry.
 			}
 		}
 	}()
-	prefix, what, err := sniff(server, time.Now().Add(noDataTimeout), time.Now().Add(5*time.Second))
+	prefix, what, err := sniff(server, time.Now().Add(longSilence), time.Now().Add(5*time.Second))
 	if err != nil {
 		t.Fatalf("sniff: %v", err)
 	}

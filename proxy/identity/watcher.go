@@ -3,7 +3,9 @@ package identity
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +20,7 @@ type Watcher struct {
 	Watch     files.WatchOptions
 	Log       *slog.Logger
 	OnGood    func(*Snapshot) // called from Run, after the snapshot became Current
+	Namespace string          // of the pod; "" where it is not known
 	OnBad     func(error)     // called from Run, once for each different failure
 
 	current    atomic.Pointer[Snapshot]
@@ -59,7 +62,9 @@ func (w *Watcher) reload() {
 	if err == nil {
 		listed = g.Mesh.RevokedKeys
 		g.Mesh.RevokedKeys = w.revoked.with(listed)
-		next, err = New(g, w.Now)
+		if next, err = New(g, w.Now); err == nil {
+			err = w.checkNamespace(next)
+		}
 	}
 	if err != nil {
 		w.reject(g, err)
@@ -80,6 +85,15 @@ func (w *Watcher) reload() {
 		"authorities", len(next.Bundle.Authorities()), "services", len(next.Mesh.Services), "revoked_keys", len(next.Mesh.RevokedKeys),
 		"federated", len(next.Trust.Foreign()), "dry_run", next.Mesh.Inbound.DryRun)
 	w.OnGood(next)
+}
+
+// checkNamespace refuses the identity of another namespace. Tools that move rendered manifests leave names in
+// certificates and in the mesh map as they are.
+func (w *Watcher) checkNamespace(s *Snapshot) error {
+	if w.Namespace == "" || strings.HasPrefix(s.ID.Path(), "/ns/"+w.Namespace+"/") {
+		return nil
+	}
+	return fmt.Errorf("the pod is in namespace %s, and its identity is %s: what was rendered for one namespace was applied to another (Flux targetNamespace, kubectl --namespace, a kustomization over the output). Set the namespace before the function renders, and issue anew", w.Namespace, s.ID)
 }
 
 func (w *Watcher) reject(g *files.Generation, err error) {

@@ -49,7 +49,7 @@ func FindRanges(ctx context.Context, configured clientaddr.Ranges) (clientaddr.R
 
 func notLocal(failures ...error) error {
 	return fmt.Errorf("no network of client addresses is local to this pod, from which to dial the app: meshless-init of the same release makes it so, "+
-		"with the same --client-cidrs (is spec.init.image older than spec.proxy.image?): %w", errors.Join(failures...))
+		"with the same --client-cidrs and before the proxy starts (is spec.init.image older than spec.proxy.image? Does a patch of the rendered output put meshless-init behind meshless-proxy?): %w", errors.Join(failures...))
 }
 
 var errNoLoopback = errors.New("no loopback address of the family")

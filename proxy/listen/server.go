@@ -243,8 +243,11 @@ func (s *Server) makeRoom(w *waiting, now time.Time) (victims []*waiting) {
 func (s *Server) park(w *waiting, now time.Time) {
 	w.conn.state = parked
 	if s.ready != nil {
-		w.silent, w.until = true, now.Add(s.Patience(w.conn.TCPConn))
-		w.silent = s.ready.watch(w)
+		patience := s.Patience(w.conn.TCPConn)
+		w.silent, w.until = true, now.Add(patience)
+		if w.silent = s.ready.watch(w); w.silent && patience < 4*tickInterval { // a tick would come late
+			time.AfterFunc(patience, func() { s.heardNothing(w) })
+		}
 	}
 	s.turns.add(w, now)
 	s.tickSoon()
@@ -278,6 +281,23 @@ func (s *Server) spoke(arrived []*waiting) {
 	}
 	s.mu.Unlock()
 	s.kick()
+}
+
+// heardNothing gives a connection that was waited for its turn.
+func (s *Server) heardNothing(w *waiting) {
+	now := time.Now()
+	s.mu.Lock()
+	if w.conn.state == parked && w.silent && !now.Before(w.until) {
+		s.waited(w, now)
+	}
+	s.mu.Unlock()
+	s.kick()
+}
+
+func (s *Server) waited(w *waiting, now time.Time) {
+	s.ready.forget(w)
+	w.conn.Silent = true
+	s.turns.speaks(w, now)
 }
 
 // kick serves whoever has a turn.
@@ -325,9 +345,7 @@ func (s *Server) tick(now time.Time) {
 	for _, source := range s.turns.sources {
 		for _, w := range slices.Clone(source.silent) {
 			if !now.Before(w.until) {
-				s.ready.forget(w)
-				w.conn.Silent = true
-				s.turns.speaks(w, now)
+				s.waited(w, now)
 			}
 		}
 		for len(source.ready) > 0 && now.Sub(source.ready[0].since) >= MaxWait {

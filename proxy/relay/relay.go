@@ -43,11 +43,14 @@ func (l Limits) withDefaults() Limits {
 
 // Options of a session.
 type Options struct {
-	Idle     time.Duration // after so long without a byte in either direction the session ends; 0: never
-	Owner    string        // whose memory it is, where all sessions hold too much; any name
-	Prefix   []byte        // was read from the client already; goes to the server first
-	Received func(int64)   // called as bytes from the client were passed on; may be nil
-	Sent     func(int64)   // called as bytes to the client were passed on; may be nil
+	Idle   time.Duration // after so long without a byte in either direction the session ends; 0: never
+	Owner  string        // whose memory it is, where all sessions hold too much; any name
+	Prefix []byte        // was read from the client already; goes to the server first
+	// Begin reads what the client sends first while the server may speak already, without TLS alone. What it returns goes
+	// to the server first; an error ends the session. It may be nil
+	Begin    func() ([]byte, error)
+	Received func(int64) // called as bytes from the client were passed on; may be nil
+	Sent     func(int64) // called as bytes to the client were passed on; may be nil
 }
 
 // Result is how a session ended.
@@ -160,7 +163,14 @@ func (s *Session) Start(e *Engine, done func(Result)) {
 func (s *Session) run() (received, sent int64) {
 	var toClient sync.WaitGroup
 	toClient.Go(func() { sent = s.flow(s.client, s.server, nil, s.options.Sent) })
-	received = s.flow(s.server, s.client, s.options.Prefix, s.options.Received)
+	prefix := s.options.Prefix
+	if s.options.Begin != nil {
+		var err error
+		if prefix, err = s.options.Begin(); err != nil {
+			s.Abort(err)
+		}
+	}
+	received = s.flow(s.server, s.client, prefix, s.options.Received)
 	toClient.Wait()
 	if err := s.failed.Load(); err != nil {
 		s.Abort(*err) // in case the other direction ended in order

@@ -51,7 +51,7 @@ func serve(ctx context.Context, a podplan.ProxyArgs, out io.Writer) error {
 	log, lines := programLog(out, level)
 	defer lines.flush()
 	// a drain timeout of 0 cuts at once; in Options it would be the default
-	s, err := New(Options{Directory: a.Directory, DrainTimeout: max(a.DrainTimeout, 1), IdleTimeout: a.IdleTimeout, Pprof: a.Pprof, Records: relay.Records(a.Records), ClientCIDRs: a.ClientCIDRs,
+	s, err := New(Options{Directory: a.Directory, Namespace: os.Getenv(podplan.NamespaceVariable), DrainTimeout: max(a.DrainTimeout, 1), IdleTimeout: a.IdleTimeout, Pprof: a.Pprof, Records: relay.Records(a.Records), ClientCIDRs: a.ClientCIDRs,
 		Direct: a.Direct, Log: log, LostLines: lines.Lost, Level: level, Confine: true})
 	if err != nil {
 		return err

@@ -26,6 +26,7 @@ type Options struct {
 	// Directory holds tls.crt, tls.key.age with identity.txt or else tls.key, ca.crt, mesh.yaml and workload.json, as
 	// the kubelet mounts them: files are links through ..data. Default /var/run/meshless
 	Directory    string
+	Namespace    string        // of the pod, which the identity must name; default: not compared
 	DrainTimeout time.Duration // how long connections may finish after Shutdown; default 25 s
 	IdleTimeout  time.Duration // after so long without a byte a connection ends; default never
 	Pprof        bool          // serve Go's profiles on the admin port; default false

@@ -3,8 +3,11 @@ package sidecar
 import (
 	"crypto/rand"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
+	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,13 +79,149 @@ func TestPermissiveForeignTLS(t *testing.T) {
 	}
 }
 
+// greeting is what an app says first.
+const greeting = "220 ready\r\n"
+
+// greeter is an app that speaks first, and then sends back what it gets.
+func greeter(c *net.TCPConn) {
+	_, _ = io.WriteString(c, greeting)
+	echo(c)
+}
+
+func readGreeting(c io.Reader) error {
+	got := make([]byte, len(greeting))
+	if _, err := io.ReadFull(c, got); err != nil {
+		return err
+	}
+	if string(got) != greeting {
+		return fmt.Errorf("got %q", got)
+	}
+	return nil
+}
+
+// greeted tells whether the app's greeting comes within d.
+func greeted(t *testing.T, c net.Conn, d time.Duration) bool {
+	t.Helper()
+	_ = c.SetReadDeadline(time.Now().Add(d))
+	err := readGreeting(c)
+	_ = c.SetReadDeadline(time.Now().Add(15 * time.Second))
+	return err == nil
+}
+
+// TestPermissiveServerFirst: a client in plaintext has the greeting before a probe of a second would give it up, from
+// its first connection on, and what it says then arrives.
 func TestPermissiveServerFirst(t *testing.T) {
+	noLeaks(t)
+	m := startMesh(t, greeter, permissive)
+	for n := range 3 {
+		c := dial(t, m.server.inboundAddr().String())
+		if !greeted(t, c, time.Second) {
+			t.Fatalf("connection %d waits for its greeting", n)
+		}
+		for _, text := range []string{"\x16\x01\x00\x01\x85\xa2\x01", "EHLO x\r\n"} {
+			if err := roundTrip(c, text); err != nil {
+				t.Errorf("connection %d: %q: %v", n, text, err)
+			}
+		}
+		_ = c.CloseWrite()
+		if rest, err := io.ReadAll(c); err != nil || len(rest) > 0 {
+			t.Errorf("connection %d ends with %q, %v", n, rest, err)
+		}
+	}
+	m.server.wantMetric(t, `meshless_sent_bytes_total{direction="inbound",security="plaintext"} 78`) // greetings too
+}
+
+// TestPermissiveLateHello: a hello that comes after the greeting does not reach the app, and the next of the same client
+// has all the time.
+func TestPermissiveLateHello(t *testing.T) {
+	noLeaks(t)
+	m := startMesh(t, greeter, permissive)
+	config := m.tlsClient(m.ca.Issue(t, proxytest.ID("client")))
+	server := m.server.inboundAddr().String()
+	late := dial(t, server)
+	if !greeted(t, late, 2*time.Second) {
+		t.Fatal("no greeting")
+	}
+	if err := tls.Client(late, config).Handshake(); err == nil {
+		t.Error("a handshake behind a greeting")
+	}
+	m.server.wantMetric(t, `meshless_connections_closed_total{direction="inbound",reason="detection_failed",security="plaintext"} 1`)
+	next := dial(t, server)
+	if greeted(t, next, time.Second) {
+		t.Fatal("the second hello is overtaken, too")
+	}
+	conn := tls.Client(next, config)
+	if err := readGreeting(conn); err != nil {
+		t.Error(err)
+	}
+	if err := roundTrip(conn, "hello"); err != nil {
+		t.Error(err)
+	}
+	// The app agrees on TLS of its own behind a greeting (STARTTLS): that hello is its business.
+	config.NextProtos = []string{"smtp"}
+	own := dial(t, server)
+	if !greeted(t, own, 5*time.Second) {
+		t.Fatal("no greeting")
+	}
+	if err := roundTrip(own, string(hello(t, config))); err != nil {
+		t.Errorf("the app's own TLS: %v", err)
+	}
+}
+
+// hello is the first flight of a client.
+func hello(t *testing.T, config *tls.Config) []byte {
+	t.Helper()
+	near, far := net.Pipe()
+	defer near.Close()
+	go func() { _ = tls.Client(far, config).Handshake(); far.Close() }()
+	got := make([]byte, 16<<10)
+	n, err := near.Read(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got[:n]
+}
+
+// TestHelloHeldBack is an attack: somebody on the path holds the hellos of a client of the mesh back, so that the
+// server's proxy takes it for one in plaintext and lets the app speak. Nothing becomes plaintext by it: the client's
+// proxy tries again and has mutual TLS, or nothing.
+func TestHelloHeldBack(t *testing.T) {
 	slow(t)
 	noLeaks(t)
-	m := startMesh(t, func(c *net.TCPConn) { _, _ = io.WriteString(c, "220 ready\r\n") }, permissive)
-	if got, err := io.ReadAll(dial(t, m.server.inboundAddr().String())); err != nil || string(got) != "220 ready\r\n" {
-		t.Errorf("got %q, %v", got, err)
+	m := startMesh(t, greeter, permissive)
+	var wire logBuffer
+	l := mustListen(t, serverIP)
+	serveEach(t, l, func(client net.Conn) {
+		server, err := net.Dial("tcp", m.server.inboundAddr().String())
+		if err != nil {
+			return
+		}
+		defer server.Close()
+		first := make([]byte, 1)
+		_ = server.SetReadDeadline(time.Now().Add(time.Second)) // until the greeting has overtaken the hello, or so long
+		n, _ := server.Read(first)
+		_ = server.SetReadDeadline(time.Time{})
+		_, _ = client.Write(first[:n])
+		go func() {
+			_, _ = io.Copy(client, server)
+			client.Close()
+		}()
+		_, _ = io.Copy(io.MultiWriter(server, &wire), client)
+	})
+	m.client.dials(netip.MustParseAddrPort(l.Addr().String()))
+	const secret = "the secret of the app"
+	c := dial(t, m.client.outboundAddr())
+	if err := readGreeting(c); err != nil {
+		t.Fatalf("the second try has no mutual TLS: %v", err)
 	}
+	if err := roundTrip(c, secret); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(wire.String(), secret) {
+		t.Error("the secret passed in the clear")
+	}
+	m.client.wantMetric(t, `meshless_connections_opened_total{direction="outbound",security="mutual_tls"} 1`)
+	m.server.wantMetric(t, `meshless_connections_closed_total{direction="inbound",reason="detection_failed",security="plaintext"} 1`)
 }
 
 func TestPermissiveHalfHello(t *testing.T) {

@@ -136,7 +136,7 @@ func (s *Sidecar) make(inPod bool) (err error) {
 	if s.engine, err = relay.NewEngine(runtime.GOMAXPROCS(0), relay.Limits{Buffered: s.limits.Buffers, Queued: s.limits.Queues}); err != nil {
 		return err
 	}
-	s.identity = &identity.Watcher{Directory: o.Directory, Now: o.Now, Watch: o.Watch, Log: o.Log, OnGood: s.adopt,
+	s.identity = &identity.Watcher{Directory: o.Directory, Namespace: o.Namespace, Now: o.Now, Watch: o.Watch, Log: o.Log, OnGood: s.adopt,
 		OnBad: func(error) { s.telemetry.ReloadFailed() }}
 	s.resolver = destination.New(destination.Options{Servers: o.NameServers, Now: o.Now, Own: o.PodAddresses,
 		Count: func(r destination.Result) { s.telemetry.Lookup(string(r)) }})

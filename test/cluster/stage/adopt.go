@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -179,18 +180,21 @@ func (a *adoption) watchEndpoints(t *testing.T) (stop func()) {
 	t.Helper()
 	end := make(chan struct{})
 	var watching sync.WaitGroup
+	var missing atomic.Int32
 	watching.Go(func() {
 		for looks := 1; ; looks++ {
 			for _, service := range []string{"api", "db"} {
 				ready, err := Kubectl("", "-n", a.Namespace, "get", "endpointslices", "-l", "kubernetes.io/service-name="+service, "-o",
 					`jsonpath={.items[*].endpoints[?(@.conditions.ready==true)].addresses[0]}`)
 				if err == nil && strings.TrimSpace(ready) == "" {
-					t.Errorf("Service %s has no endpoint that is ready, at look %d", service, looks)
+					if missing.Add(1); missing.Load() == 1 {
+						t.Errorf("Service %s has no endpoint that is ready, at look %d", service, looks)
+					}
 				}
 			}
 			select {
 			case <-end:
-				t.Logf("%d looks at the endpoints", looks)
+				t.Logf("%d looks at the endpoints; %d times a Service had none", looks, missing.Load())
 				return
 			case <-time.After(500 * time.Millisecond):
 			}
