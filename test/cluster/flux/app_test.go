@@ -138,13 +138,17 @@ func look(kind, name string) (s status, err error) {
 	return s, err
 }
 
+// patience is for machines with other work: Flux waits for every pod and Job, and a Job's pods are made anew ever more
+// slowly.
+const patience = 3 * time.Minute
+
 // reconcile lets Flux fetch a branch and apply it, and waits until judge is content with what it says of it.
 func (a *app) reconcile(t *testing.T, name, branch string, judge func(metav1.Condition) error) {
 	t.Helper()
 	commit := git(t, a.origin, "rev-parse", branch)
 	for _, kind := range []string{"gitrepository", "kustomization"} {
 		requested := request(t, kind, name)
-		stage.Poll(t, 100*time.Second, func() error {
+		stage.Poll(t, patience, func() error {
 			s, err := look(kind, name)
 			if err != nil {
 				return err

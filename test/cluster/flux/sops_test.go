@@ -35,7 +35,7 @@ spec:
           imagePullPolicy: IfNotPresent
           args: [serve, --port, "8080"]
           ports: [{containerPort: 8080}]
-          readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
+          readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, timeoutSeconds: 5}
 ---
 apiVersion: v1
 kind: Service
@@ -59,7 +59,7 @@ spec:
           imagePullPolicy: IfNotPresent
           args: [load, --rate, "5", --port, "8090", "http://server:8080/"]
           env: [{name: MARKER, value: ` + pairMarker + `}]
-          readinessProbe: {httpGet: {path: /healthz, port: 8090}, periodSeconds: 1}
+          readinessProbe: {httpGet: {path: /healthz, port: 8090}, periodSeconds: 1, timeoutSeconds: 5}
 `
 
 // testSOPS: without decryption and with another's key Flux applies nothing, and says why. With the key it does, and
