@@ -60,7 +60,7 @@ func testTargetNamespace(t *testing.T, r *room) {
 	stage.Must(t, a.IdentitySecret(other), "apply", "-f", "-")
 	stage.Must(t, strings.Replace(a.alone(t, "  targetNamespace: "+other+"\n"), "wait: true", "wait: false", 1), "apply", "-f", "-")
 	a.sync(t)
-	stage.Eventually(t, func() error {
+	stage.Poll(t, patience, func() error {
 		return says(other, "app=server", "the pod is in namespace "+other, "/ns/"+name+"/")
 	})
 	for _, p := range stage.Pods(t, other, "") {
@@ -100,7 +100,7 @@ func testPatches(t *testing.T, r *room) {
 			t.Errorf("%s was not patched: the proxy has %s", workload, got)
 		}
 	}
-	stage.Eventually(t, func() error { return says(name, "app=client", "from which to dial the app") })
+	stage.Poll(t, patience, func() error { return says(name, "app=client", "from which to dial the app") })
 	for _, p := range stage.Pods(t, name, "app=client") {
 		if s, ok := stage.Container(p, "app"); ok && s.Started != nil && *s.Started || stage.IsReady(p) {
 			t.Errorf("the app of %s runs, though its redirect rules came behind the proxy", p.Name)

@@ -98,7 +98,7 @@ func isPlain(text string) bool {
 // wantMutualTLS wants that server's proxy of the pair was called with mutual TLS, and no proxy with anything else.
 func wantMutualTLS(t *testing.T, namespace string) {
 	t.Helper()
-	stage.Eventually(t, func() error {
+	stage.Poll(t, patience, func() error {
 		if n := stage.OpenedBy(t, namespace, stage.Pods(t, namespace, "app=server")[0].Name, "inbound", "mutual_tls"); n == 0 {
 			return errors.New("nobody has called the server with mutual TLS")
 		}
