@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds Flux's source-controller, kustomize-controller and helm-controller from the Go module proxy into $KBIN, with the manifests of each beside it
-# (flux-config/): some ten minutes on two cores the first time. The proxy does not have notification-controller and the controllers of image automation.
+# Builds Flux's source-controller and kustomize-controller from the Go module proxy into $KBIN, with the manifests of each beside it (flux-config/): some ten
+# minutes on two cores the first time. The proxy does not have notification-controller and the controllers of image automation.
 set -euo pipefail
 KBIN=${KBIN:-$HOME/.cache/kube-bin}
 mkdir -p "$KBIN/flux-config"
@@ -27,4 +27,3 @@ build() { # CONTROLLER VERSION, and lines for `go mod edit`
 
 build kustomize-controller v1.9.6
 build source-controller v1.9.6 -require=github.com/fluxcd/pkg/artifact@v0.18.0 # the version that it names cannot be had
-build helm-controller v1.6.0 -require=github.com/fluxcd/pkg/chartutil@v1.28.0 # likewise
