@@ -167,7 +167,7 @@ func (m *Model) readOverrides(w *Workload, r *report.Report) (Overrides, bool) {
 // refuseStrayAnnotations reports annotations of ours where they do nothing.
 func refuseStrayAnnotations(item *yaml.RNode, r *report.Report) {
 	for _, key := range slices.Sorted(maps.Keys(item.GetAnnotations())) {
-		if strings.HasPrefix(key, api.AnnotationPrefix) {
+		if strings.HasPrefix(key, api.AnnotationPrefix) && (key != api.InjectAnnotation || !leftOut(item)) {
 			r.ErrorIn(item, report.Annotation(key), "has no effect here; write it on the pod template (spec.template.metadata.annotations)")
 		}
 	}

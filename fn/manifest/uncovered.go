@@ -50,6 +50,7 @@ func saysDisabled(item *yaml.RNode, path []string) bool {
 func (k Kinds) WarnUnknownPods(item *yaml.RNode, r *report.Report) {
 	original := item
 	item = withoutAliases(item)
+	warnChart(item, r)
 	uncovered := k.uncovered(item)
 	if len(uncovered) == 0 {
 		return

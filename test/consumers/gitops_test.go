@@ -92,6 +92,7 @@ func TestFluxExampleFits(t *testing.T) {
 			URL, Path         string
 			Ref               struct{ Branch string }
 			SourceRef         struct{ Kind, Name string }
+			DependsOn         []struct{ Name string }
 			Prune, Wait       bool
 		} `json:"spec"`
 	}

@@ -3,7 +3,6 @@
 package gitops
 
 import (
-	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
@@ -46,57 +45,9 @@ func TestGitOps(t *testing.T) {
 	}
 }
 
-// object is what tells whether something was written.
-type object struct {
-	Metadata metav1.ObjectMeta `json:"metadata"`
-}
-
-// kinds are all that a render has, and what its Deployments own.
-const kinds = "deployments,replicasets,services,secrets,configmaps,pods"
-
-// snapshot is every object of a namespace, by kind and name.
-func snapshot(t *testing.T, namespace string) map[string]object {
-	t.Helper()
-	var list struct {
-		Items []struct {
-			Kind string `json:"kind"`
-			object
-		} `json:"items"`
-	}
-	if err := json.Unmarshal([]byte(stage.Must(t, "", "-n", namespace, "get", kinds, "-o", "json", "--show-managed-fields")), &list); err != nil {
-		t.Fatal(err)
-	}
-	all := map[string]object{}
-	for _, item := range list.Items {
-		all[item.Kind+"/"+item.Metadata.Name] = item.object
-	}
-	return all
-}
-
-// versions are what changes when an object is written. Of pods it is who they are: the kubelet writes their status when
-// it likes.
-func versions(all map[string]object) map[string]string {
-	versions := map[string]string{}
-	for name, o := range all {
-		versions[name] = o.Metadata.ResourceVersion
-		if strings.HasPrefix(name, "Pod/") {
-			versions[name] = string(o.Metadata.UID)
-		}
-	}
-	return versions
-}
-
-// wantSame wants every object to be at the version at which it was.
-func wantSame(t *testing.T, before, now map[string]object) {
-	t.Helper()
-	if diff := cmp.Diff(versions(before), versions(now)); diff != "" {
-		t.Errorf("something was written:\n%s", diff)
-	}
-}
-
 // testAgain: the same commit once more, and one for which `meshless issue` found nothing to do.
 func testAgain(t *testing.T, a *stage.Chain) {
-	before := settled(t, a.Namespace)
+	before := stage.Settled(t, a.Namespace)
 	first := a.Rendered.Text
 	if told := a.Folder.Issue(t, time.Now().Add(-20*24*time.Hour+time.Minute)); !strings.Contains(told, "nothing is due") {
 		t.Errorf("a second run says %q", told)
@@ -112,7 +63,7 @@ func testAgain(t *testing.T, a *stage.Chain) {
 			t.Errorf("kubectl apply says %s", line)
 		}
 	}
-	wantSame(t, before, snapshot(t, a.Namespace))
+	stage.WantSame(t, before, stage.Snapshot(t, a.Namespace))
 }
 
 // testServerSide applies on the server's side, over what was applied on the client's, and in a namespace where nothing
@@ -131,10 +82,10 @@ func testServerSide(t *testing.T, a *stage.Chain) {
 	}{{freshNamespace, fresh}, {a.Namespace, a.Folder}} {
 		rendered := stage.Render(t, f.Example)
 		stage.Must(t, rendered, "apply", "--server-side", "-f", "-")
-		before := settled(t, f.namespace)
+		before := stage.Settled(t, f.namespace)
 		stage.Must(t, rendered, "apply", "--server-side", "-f", "-")
 		stage.Must(t, rendered, "diff", "--server-side", "-f", "-")
-		wantSame(t, before, snapshot(t, f.namespace))
+		stage.WantSame(t, before, stage.Snapshot(t, f.namespace))
 		wantManagers(t, before, rendered)
 		f.Issue(t, time.Now())
 		renewed := stage.Render(t, f.Example)
@@ -147,25 +98,9 @@ func testServerSide(t *testing.T, a *stage.Chain) {
 	a.Unchanged(t)
 }
 
-// settled is a snapshot that did not change for a second: controllers write the status of what was just made.
-func settled(t *testing.T, namespace string) map[string]object {
-	t.Helper()
-	var last map[string]object
-	for range 20 {
-		now := snapshot(t, namespace)
-		if last != nil && maps.Equal(versions(last), versions(now)) {
-			return now
-		}
-		last = now
-		time.Sleep(time.Second)
-	}
-	t.Fatalf("the objects of %s change all the time", namespace)
-	return nil
-}
-
 // wantManagers wants that of those who own fields none but kubectl's apply and the controllers are left: one who
 // applied on the client's side would keep fields that a later render drops.
-func wantManagers(t *testing.T, all map[string]object, rendered string) {
+func wantManagers(t *testing.T, all map[string]stage.Object, rendered string) {
 	t.Helper()
 	applied := 0
 	for name, o := range all {
@@ -187,14 +122,14 @@ func wantManagers(t *testing.T, all map[string]object, rendered string) {
 // as it is.
 func testPrune(t *testing.T, a *stage.Chain) {
 	prune(t, a, a.Rendered.Text) // the set learns what there is
-	before := settled(t, a.Namespace)
+	before := stage.Settled(t, a.Namespace)
 	a.Folder.Replace(t, "kustomization.yaml", "guest.yaml, ", "")
 	a.Folder.Issue(t, time.Now())
 	a.Rendered = stage.Read(t, stage.Render(t, a.Folder))
 	prune(t, a, a.Rendered.Text)
 	var gone []string
 	stage.Poll(t, 30*time.Second, func() error {
-		now := snapshot(t, a.Namespace)
+		now := stage.Snapshot(t, a.Namespace)
 		gone = slices.DeleteFunc(slices.Sorted(maps.Keys(before)), func(name string) bool { _, still := now[name]; return still })
 		return wantGone(gone)
 	})
