@@ -12,8 +12,8 @@ import (
 	"github.com/meshless-dev/meshless/internal/api"
 )
 
-// writeHookCopies ensures the copies of bundle and mesh map for a hook that is applied without the state of the package.
-// Were the originals the hooks, Argo CD and Helm would delete them before each sync, under running pods.
+// writeHookCopies ensures the copies of bundle and mesh map for a hook that is applied without the state of the
+// package. Were the originals the hooks, Argo CD and Helm would delete them before each sync, under running pods.
 func (o *output) writeHookCopies(w *manifest.Workload, bundle, mesh string, keep map[*yaml.RNode]bool) {
 	state, id := o.model.State, w.ID.String()
 	write := func(existing *yaml.RNode, name, key, text string) {

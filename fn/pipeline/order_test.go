@@ -103,3 +103,25 @@ func TestManagedHooks(t *testing.T) {
 		}
 	}
 }
+
+// TestDeclaredWaves: what makes the pods of a declared workload nobody knows, so state and policies come before any
+// object that could.
+func TestDeclaredWaves(t *testing.T) {
+	w := newWorld(t)
+	config := w.config(t, readFile(t, "testdata/declared/config.yaml"))
+	input := strings.Replace(readFile(t, "testdata/declared/input.yaml"), "kind: Cluster\nmetadata: {", "kind: Cluster\nmetadata: {annotations: {argocd.argoproj.io/sync-wave: '-4'}, ", 1)
+	out, _ := w.mustRun(t, parse(t, input), config)
+	found := 0
+	for _, item := range out {
+		if item.GetAnnotations()[api.IdentityAnnotation] == "" || manifest.IsLocalConfig(item) || manifest.StateNamespace(item) != "shop" {
+			continue
+		}
+		found++
+		if have := item.GetAnnotations()[manifest.WaveAnnotation]; have != "-5" {
+			t.Errorf("%s %s is in wave %q, want -5", item.GetKind(), item.GetName(), have)
+		}
+	}
+	if found < 6 { // Secret, bundle, mesh map, members Service, two policies
+		t.Errorf("found %d objects of the state", found)
+	}
+}
