@@ -99,6 +99,32 @@ func TestKptCorpus(t *testing.T) {
 	}
 }
 
+// What no cluster knows is marked as local, by which `kpt live apply` and the reader of Config Sync leave it out.
+func TestKptMarksWhatIsLocal(t *testing.T) {
+	e := example.Copy(t, "../../examples/shop")
+	e.IssuePackage(t, time.Now())
+	items, err := kio.LocalPackageReader{PackagePath: e.Dir, MatchFilesGlob: append([]string{"Kptfile"}, kio.DefaultMatch...)}.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	local := map[string]bool{}
+	for _, item := range items {
+		group, _, _ := strings.Cut(item.GetApiVersion(), "/")
+		marked := item.GetAnnotations()["config.kubernetes.io/local-config"] == "true"
+		if ours := slices.Contains([]string{"meshless.dev", "kpt.dev"}, group); ours && !marked {
+			t.Errorf("%s %s is not marked as local", item.GetKind(), item.GetName())
+		}
+		if marked {
+			local[item.GetKind()] = true
+		}
+	}
+	for _, kind := range []string{"MutualTLS", "CertificateAuthority", "Kptfile"} {
+		if !local[kind] {
+			t.Errorf("no %s is marked as local", kind)
+		}
+	}
+}
+
 // restyle indents the lists of manifests in one way.
 func restyle(t *testing.T, text string, style yaml.SequenceIndentStyle) string {
 	t.Helper()
