@@ -82,6 +82,8 @@ func TestDocument(t *testing.T) {
 			"        # below args\n", "        # below args\n        image: x\n"},
 		"a block scalar that keeps its end": {0, func(n *yaml.Node) { node.Drop(node.Get(n, "data"), "script") },
 			"    script: |+\n      one\n\n", ""},
+		"a key with its comment": {0, func(n *yaml.Node) { node.Drop(node.Get(n, "data"), "text") },
+			"    # above text\n    text: a plain text that goes on\n      in the next line\n", ""},
 		"beside a folded text": {2, func(n *yaml.Node) { node.Set(n, "a", node.Text("b")) },
 			"    echo end\n", "    echo end\na: b\n"},
 		"null to a mapping": {0, func(n *yaml.Node) { node.Set(node.Get(n, "metadata"), "labels", node.Object("a", "b")) },

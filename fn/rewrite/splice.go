@@ -105,7 +105,7 @@ func (s *splicer) entry(old *yaml.Node, i int, wanted *entry, bound int) bool {
 	}
 	to := s.end(value, from, end, indent)
 	if wanted == nil {
-		s.edits = append(s.edits, edit{from: from, to: to})
+		s.edits = append(s.edits, edit{from: s.head(key, from), to: to})
 		return true
 	}
 	lines, ok := s.encode(withoutOuterComments(pairOf(key, wanted.value)), indent)
@@ -165,7 +165,7 @@ func (s *splicer) sequence(old, item *yaml.Node, bound int) bool {
 		}
 		for ; i < p.old; i++ {
 			from := old.Content[i].Line - 1
-			s.edits = append(s.edits, edit{from: from, to: s.end(old.Content[i], from, next(old, i+1, bound), indent)})
+			s.edits = append(s.edits, edit{from: s.head(old.Content[i], from), to: s.end(old.Content[i], from, next(old, i+1, bound), indent)})
 		}
 		ok := true
 		for ; j < p.item && ok; j++ {
@@ -279,6 +279,17 @@ func (s *splicer) behind(end, bound, indent int, last bool) int {
 		}
 	}
 	return end
+}
+
+// head is the line where the comment above a node begins, which goes with it.
+func (s *splicer) head(n *yaml.Node, line int) int {
+	for _, comment := range slices.Backward(strings.Split(n.HeadComment, "\n")) {
+		if comment == "" || line == 0 || strings.TrimSpace(s.lines[line-1]) != comment {
+			return line
+		}
+		line--
+	}
+	return line
 }
 
 // above steps back over the comments above a line.
