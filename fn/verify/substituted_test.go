@@ -10,8 +10,8 @@ import (
 	"github.com/meshless-dev/meshless/fn/verify"
 )
 
-// TestSubstituted: output in which variables of probes were substituted is as good as before, and a probe that the proxy
-// would perform in another way than its manifest says is not.
+// TestSubstituted: output in which variables of probes were substituted is as good as before, and a probe that the
+// proxy would perform in another way than its manifest says is not.
 func TestSubstituted(t *testing.T) {
 	probe := "containers:\n      - readinessProbe: {httpGet: {path: '/${PLACE}/ready', port: 80, httpHeaders: [{name: A, value: '${TOKEN}'}]}}\n        name: probed\n        image: i\n      "
 	input := strings.Replace(manifests, "containers:\n      ", probe, 1)

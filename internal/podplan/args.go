@@ -299,8 +299,8 @@ const (
 	FIPSValue    = "fips140=on"
 )
 
-// NamespaceVariable is the environment variable that tells a proxy the namespace of its pod, and NamespaceField where the
-// kubelet takes it from.
+// NamespaceVariable is the environment variable that tells a proxy the namespace of its pod, and NamespaceField where
+// the kubelet takes it from.
 const (
 	NamespaceVariable = "MESHLESS_POD_NAMESPACE"
 	NamespaceField    = "metadata.namespace"

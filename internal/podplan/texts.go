@@ -9,8 +9,8 @@ import (
 )
 
 // Texts of the user in which somebody may substitute a variable once they are rendered (Flux, postBuild.substitute)
-// stand behind the JSON, each in a line as it is, and the JSON refers to them: a quote or a backslash in the value would
-// break the JSON, and in a line it is what it is in the probe itself.
+// stand behind the JSON, each in a line as it is, and the JSON refers to them: a quote or a backslash in the value
+// would break the JSON, and in a line it is what it is in the probe itself.
 const (
 	textMark = "@text "
 	variable = "${"

@@ -46,8 +46,8 @@ type Options struct {
 	Idle   time.Duration // after so long without a byte in either direction the session ends; 0: never
 	Owner  string        // whose memory it is, where all sessions hold too much; any name
 	Prefix []byte        // was read from the client already; goes to the server first
-	// Begin reads what the client sends first while the server may speak already, without TLS alone. What it returns goes
-	// to the server first; an error ends the session. It may be nil
+	// Begin reads what the client sends first while the server may speak already, without TLS alone. What it returns
+	// goes to the server first; an error ends the session. It may be nil
 	Begin    func() ([]byte, error)
 	Received func(int64) // called as bytes from the client were passed on; may be nil
 	Sent     func(int64) // called as bytes to the client were passed on; may be nil

@@ -131,8 +131,8 @@ func TestPermissiveServerFirst(t *testing.T) {
 	m.server.wantMetric(t, `meshless_sent_bytes_total{direction="inbound",security="plaintext"} 78`) // greetings too
 }
 
-// TestPermissiveLateHello: a hello that comes after the greeting does not reach the app, and the next of the same client
-// has all the time.
+// TestPermissiveLateHello: a hello that comes after the greeting does not reach the app, and the next of the same
+// client has all the time.
 func TestPermissiveLateHello(t *testing.T) {
 	noLeaks(t)
 	m := startMesh(t, greeter, permissive)

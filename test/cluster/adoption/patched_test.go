@@ -84,8 +84,7 @@ func swapped(t *testing.T, manifests string) string {
 			t.Fatal(err)
 		}
 	}
-	patched := &example.Example{Dir: dir}
-	text := patched.Plain(t)
+	text := stage.Must(t, "", "kustomize", dir)
 	if strings.Index(text, "name: "+api.ProxyName+"\n") > strings.Index(text, "name: "+api.InitName+"\n") {
 		t.Fatalf("the patch has not swapped the containers:\n%s", text)
 	}

@@ -77,7 +77,7 @@ func (c *Chain) Rollout(t *testing.T) {
 		t.Fatal("no Deployment was applied")
 	}
 	for _, name := range names {
-		Must(t, "", "-n", c.Namespace, "rollout", "status", name, "--timeout=90s")
+		Must(t, "", "-n", c.Namespace, "rollout", "status", name, "--timeout=110s")
 	}
 	Poll(t, 40*time.Second, func() error {
 		list, err := Kubectl("", "-n", c.Namespace, "get", "pods", "-l", chainSelector, "-o", "jsonpath={.items[*].metadata.deletionTimestamp}")
