@@ -127,6 +127,7 @@ func (p *project) ours(t *testing.T) string {
 
 // TestWorkflowsLint: actionlint knows the syntax of workflows, the inputs of actions and the types of expressions.
 func TestWorkflowsLint(t *testing.T) {
+	t.Parallel()
 	for _, file := range []string{".github/workflows/ci.yml", "examples/flux/ci/github.yaml", "examples/workflow/renew.yaml"} {
 		cmd := exec.CommandContext(t.Context(), "go", "tool", "-modfile=tools/go.mod", "actionlint", file)
 		cmd.Dir = "../.."
@@ -173,6 +174,7 @@ func TestPermissions(t *testing.T) {
 
 // The workflow renders the newest commit of main, whichever commit a run is of.
 func TestGitHubRenders(t *testing.T) {
+	t.Parallel()
 	p := newProject(t)
 	first := p.git(t, p.dir, "rev-parse", "HEAD")
 	p.history(t, 3)
@@ -202,6 +204,7 @@ func TestGitHubRenders(t *testing.T) {
 
 // The workflow of renewal, as GitHub would read it as a whole: what a person changed is renewed, a revert is refused.
 func TestGitHubRenews(t *testing.T) {
+	t.Parallel()
 	p := newProject(t)
 	workflow := text(t, "../../examples/workflow/renew.yaml")
 	schedule := func(main string, want bool) string {
@@ -234,6 +237,7 @@ func TestGitHubRenews(t *testing.T) {
 
 // The action, as a step of others: it builds the meshless of its own commit, and does each of its commands.
 func TestAction(t *testing.T) {
+	t.Parallel()
 	p := newProject(t)
 	root, err := filepath.Abs("../..")
 	if err != nil {

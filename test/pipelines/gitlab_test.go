@@ -55,6 +55,7 @@ func (p *project) gitlab(t *testing.T, source, commit, job string, variables ...
 // TestGitLab runs the jobs of the template: what is merged is rendered, of the newest commit; a merge request behind
 // main is refused; what is due becomes a merge request, by push options.
 func TestGitLab(t *testing.T) {
+	t.Parallel()
 	p := newProject(t)
 	p.git(t, p.origin, "config", "receive.advertisePushOptions", "true")
 	p.write(t, p.origin, "hooks/pre-receive", "#!/bin/sh\nenv | grep ^GIT_PUSH_OPTION_ >> options || true\n")

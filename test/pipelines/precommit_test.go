@@ -10,6 +10,7 @@ import (
 
 // TestPreCommit installs the hooks as people do, from a repository at a commit, and commits.
 func TestPreCommit(t *testing.T) {
+	t.Parallel()
 	preCommit := program.Find(t, "pre-commit", how)
 	p := newProject(t)
 	hooks := t.TempDir()

@@ -71,6 +71,7 @@ func (p *project) image(t *testing.T, from, to string) string {
 // An older commit never overwrites a newer render: not by a slow run, not by a run that is repeated, and not where the
 // newest commit changed nothing. A revert is a new commit, and passes.
 func TestRenderKeepsTheOrder(t *testing.T) {
+	t.Parallel()
 	p := newProject(t)
 	first := p.git(t, p.dir, "rev-parse", "HEAD")
 	p.must(t, p.dir, "meshless", "revoke", "shop", "deployment/acme-web")
@@ -106,6 +107,7 @@ func TestRenderKeepsTheOrder(t *testing.T) {
 // What verify --base refuses is refused: a new commit that takes a revocation back. Who has looked at the branch can
 // render over what he has seen, and over nothing else.
 func TestRenderRefusesWhatGoesBack(t *testing.T) {
+	t.Parallel()
 	p := newProject(t)
 	p.render(t, p.clone(t, "main"))
 	old := p.rendered(t)
@@ -135,6 +137,7 @@ func (p *project) interrupt(t *testing.T, clone, command string) {
 
 // Of two runs at the same time the newer commit wins, in either order of pushes. The other one looks again.
 func TestRenderAtTheSameTime(t *testing.T) {
+	t.Parallel()
 	for name, unchanged := range map[string]bool{"two changes": false, "the newer changes nothing": true} {
 		for _, order := range []string{"newer first", "older first"} {
 			t.Run(name+", "+order, func(t *testing.T) {
@@ -169,6 +172,7 @@ func TestRenderAtTheSameTime(t *testing.T) {
 
 // Runs of many commits at once leave what the newest renders to.
 func TestRenderCrowd(t *testing.T) {
+	t.Parallel()
 	p := newProject(t)
 	commits := []string{p.git(t, p.dir, "rev-parse", "HEAD")}
 	for _, next := range []string{"v1", "v2"} {
@@ -198,6 +202,7 @@ func TestRenderCrowd(t *testing.T) {
 
 // A clone of depth one, as actions/checkout makes it, is deepened as far as it takes to tell.
 func TestRenderInAShallowClone(t *testing.T) {
+	t.Parallel()
 	p := newProject(t)
 	p.history(t, 300)
 	first := p.commit(t, "first")
@@ -237,6 +242,7 @@ func (p *project) history(t *testing.T, commits int) {
 
 // Somebody rewrites the history of the source, or the branch.
 func TestRenderAfterRewrites(t *testing.T) {
+	t.Parallel()
 	p := newProject(t)
 	first := p.git(t, p.dir, "rev-parse", "HEAD")
 	p.render(t, p.clone(t, "main"))
@@ -292,6 +298,7 @@ func (p *project) fetched(t *testing.T, commit string) string {
 
 // A run that fails, or that is ended, leaves nothing behind and pushes nothing.
 func TestRenderLeavesNothing(t *testing.T) {
+	t.Parallel()
 	p := newProject(t)
 	clone, temp := p.clone(t, "main"), t.TempDir()
 	p.env = append(p.env, "RUNNER_TEMP="+temp)
@@ -360,6 +367,7 @@ func (p *project) signalled(t *testing.T, clone string, signal syscall.Signal) {
 // Whatever prints the manifests can render: kustomize with its flags, and a stream such as that of a chart, whose
 // folder of state is what is held against the branch.
 func TestRenderByAnyCommand(t *testing.T) {
+	t.Parallel()
 	p := newProject(t)
 	clone := p.clone(t, "main")
 	p.render(t, clone)
