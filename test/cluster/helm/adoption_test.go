@@ -32,32 +32,35 @@ func TestAdoption(t *testing.T) {
 		r.meshed = false
 		r.upgrade(t)
 		l.begin(t)
-		step := func(name string, do func()) {
+		revisions := map[int]int{} // of each step
+		step := func(n int, name string, do func()) {
 			started := time.Now()
 			do()
+			revisions[n], _ = r.revision(t)
 			l.wantNoFailure(t, name)
 			t.Logf("%s: %v", name, time.Since(started).Round(time.Second))
 		}
-		config := func(change, with string) {
+		config := func(change string) {
 			if change != "" {
-				r.folder.Replace(t, "mtls.yaml", change, with)
+				r.folder.Replace(t, "mtls.yaml", change, "")
 			}
 			r.issue(t, time.Now())
 			r.upgrade(t)
 		}
-		step("1: every pod gets its sidecar", func() { r.meshed = true; config("", "") })
+		r.meshed = true
+		r.wantImmutable(t)
+		step(1, "1: every pod gets its sidecar", func() { r.set("migration=v2"); config("") })
 		wantMeshed(t, r, true)
-		step("2: send mutual TLS", func() { config(exclude, "") })
+		step(2, "2: send mutual TLS", func() { r.set("migration=v3"); config(exclude) })
 		pods := r.pods(t, "web", "store", "load")
-		step("3: accept nothing else", func() { config(permissive, ""); r.awaitPlaintext(t, false) })
+		step(3, "3: accept nothing else", func() { config(permissive); r.awaitPlaintext(t, false) })
 		wire := stage.WatchWire(t, r.namespace, marker)
 		l.wantNoFailure(t, "in the mesh")
 		wire.WantSecret(t)
+		step(-3, "back of 3: accept plaintext as well", func() { r.rollback(t, revisions[2]); r.awaitPlaintext(t, true) })
 		wantSamePods(t, pods, r.pods(t, "web", "store", "load"))
-		step("back of 3: accept plaintext as well", func() { r.rollback(t, 3); r.awaitPlaintext(t, true) })
-		wantSamePods(t, pods, r.pods(t, "web", "store", "load"))
-		step("back of 2: send no mutual TLS any more", func() { r.rollback(t, 2) })
-		step("back of 1: without the post-renderer", func() { r.meshed = false; r.upgrade(t) })
+		step(-2, "back of 2: send no mutual TLS any more", func() { r.rollback(t, revisions[1]) })
+		step(-1, "back of 1: without the post-renderer", func() { r.meshed = false; r.set("migration=v4"); r.upgrade(t) })
 		wantMeshed(t, r, false)
 		for name := range versions(t, r) {
 			if strings.Contains(name, "/meshless-") && name != "Secret/meshless-identity" {
@@ -65,6 +68,16 @@ func TestAdoption(t *testing.T) {
 			}
 		}
 	})
+}
+
+// wantImmutable: a Job of the release that has run cannot get its sidecar, and Helm stops there, whatever it has applied
+// by then. A Job with another name can.
+func (r *release) wantImmutable(t *testing.T) {
+	t.Helper()
+	r.issue(t, time.Now())
+	if out, err := r.tryUpgrade(t); err == nil || !strings.Contains(err.Error(), "field is immutable") {
+		t.Errorf("a Job that has run gets its sidecar: %v\n%s", err, out)
+	}
 }
 
 func (r *release) rollback(t *testing.T, revision int) {
