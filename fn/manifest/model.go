@@ -50,6 +50,7 @@ type Model struct {
 	unexplained []unexplained
 	inMesh      []string // names of Services that the config calls plaintext, and that are in the mesh
 	seen        map[spiffeid.ID]*Workload
+	customWaves map[string]int // of objects of kinds that are none of Kubernetes' own, by namespace
 }
 
 // State is what an earlier render left, found by annotation and never by name.
@@ -68,6 +69,8 @@ type State struct {
 	Policies map[string]map[string]*yaml.RNode
 	// NetworkPolicies of workloads without redirect rules by SPIFFE ID; derived at every render
 	DirectPolicies map[string]*yaml.RNode
+	// Copies of bundles and mesh maps for hooks, by SPIFFE ID; derived at every render
+	HookBundles, HookMeshes map[string]*yaml.RNode
 }
 
 // Build reads the items, those of Lists one by one (Flatten). Pod templates must be free of what an earlier injection
@@ -78,7 +81,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		r.Error(r.Config(), "spec.trustDomain", "%v", err)
 		return nil
 	}
-	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]*Workload{}, NamespaceObjects: map[string]corev1.Namespace{}, State: FindState(nil)}
+	m := &Model{Spec: spec, TrustDomain: td, kinds: KindsOf(spec), seen: map[spiffeid.ID]*Workload{}, customWaves: map[string]int{}, NamespaceObjects: map[string]corev1.Namespace{}, State: FindState(nil)}
 	var services []corev1.Service
 	for _, item := range items {
 		switch {
@@ -104,6 +107,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 		case IsList(item):
 			r.ErrorIn(item, "items", "a %s hides its workloads from the render; make it a List of v1, or write its items as documents of their own", item.GetKind())
 		default:
+			m.readWave(item)
 			refuseStrayAnnotations(item, r)
 			m.warnUnknownPods(item, r)
 			if spec.Authorization.FromNetworkPolicies && strings.HasSuffix(item.GetKind(), "NetworkPolicy") {
@@ -128,6 +132,7 @@ func Build(items []*yaml.RNode, spec v1alpha1.Spec, r *report.Report) *Model {
 	m.readCallers(items, services, r)
 	m.passAPIServer()
 	m.checkNamespaces(r)
+	m.checkOrder(r)
 	return m
 }
 
@@ -189,7 +194,8 @@ func (m *Model) isWorkload(item *yaml.RNode) bool {
 
 // FindState returns the state among the items.
 func FindState(items []*yaml.RNode) State {
-	s := State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}, Certificates: map[string]*yaml.RNode{}, Policies: map[string]map[string]*yaml.RNode{}, DirectPolicies: map[string]*yaml.RNode{}}
+	s := State{Leaves: map[string]*yaml.RNode{}, Duplicate: map[string][]*yaml.RNode{}, Certificates: map[string]*yaml.RNode{}, Policies: map[string]map[string]*yaml.RNode{}, DirectPolicies: map[string]*yaml.RNode{},
+		HookBundles: map[string]*yaml.RNode{}, HookMeshes: map[string]*yaml.RNode{}}
 	for _, item := range items {
 		s.keep(item)
 	}
@@ -233,6 +239,10 @@ func (s *State) keep(item *yaml.RNode) bool {
 	if identity == "" || item.GetApiVersion() != "v1" {
 		return false
 	}
+	if IsHookCopy(item) {
+		s.keepCopy(identity, item)
+		return true
+	}
 	switch data := item.GetDataMap(); {
 	case item.GetKind() == "Secret":
 		if s.Leaves[identity] != nil {
@@ -252,6 +262,17 @@ func (s *State) keep(item *yaml.RNode) bool {
 		return false
 	}
 	return true
+}
+
+// keepCopy keeps the first copy of each file for a hook.
+func (s *State) keepCopy(identity string, item *yaml.RNode) {
+	copies := s.HookBundles
+	if has(item.GetDataMap(), api.MeshFile) {
+		copies = s.HookMeshes
+	}
+	if copies[identity] == nil { // else one of the two goes
+		copies[identity] = item
+	}
 }
 
 // refuseDuplicates refuses a second CertificateAuthority or config: whichever were taken, the other's leaves would be

@@ -50,6 +50,15 @@ func (m *Model) written(r *report.Report) (list []written) {
 			add(NetworkPolicyAPIVersion, NetworkPolicyKind, w.Namespace, w.DirectPolicyName(), w.Object, "metadata.name")
 		}
 	}
+	for _, w := range m.Workloads {
+		if !w.Apart() {
+			continue
+		}
+		add("v1", "ConfigMap", w.Namespace, w.HookMeshName(), w.Object, "metadata.name")
+		if !managed {
+			add("v1", "ConfigMap", w.Namespace, w.HookBundleName(), w.Object, "metadata.name")
+		}
+	}
 	for _, w := range m.Issued() {
 		if managed {
 			add(ManagedAPIVersion, ManagedKind, w.Namespace, w.SecretName(), w.Object, "metadata.name")

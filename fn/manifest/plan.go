@@ -79,9 +79,15 @@ func (m *Model) files(w *Workload) podplan.Files {
 		f.LeafSecret = cmp.Or(w.Overrides.TLSSecret, w.ManagedSecretName())
 		bundle := m.Spec.Certificates.CertManager.Bundle
 		f.Bundle = podplan.Source{Name: bundle.ConfigMap, Key: bundle.Key}
+		if w.Apart() {
+			f.Mesh = w.HookMeshName()
+		}
 		return f
 	}
 	f.Bundle = podplan.Source{Name: api.BundleName(m.Package), Key: api.BundleFile}
+	if w.Apart() {
+		f.Bundle.Name, f.Mesh = w.HookBundleName(), w.HookMeshName()
+	}
 	if w.Overrides.TLSSecret == "" && m.Spec.Sealing.Format == v1alpha1.SealingAge {
 		f.KeyFile, f.Identity = api.SealedKeyFile, podplan.Source(m.Spec.Sealing.IdentitySecret)
 	}

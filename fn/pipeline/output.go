@@ -46,11 +46,13 @@ type output struct {
 
 	bundles, meshes map[string]*yaml.RNode // of the state, by namespace
 
+	order map[*yaml.RNode]map[string]string // of manifest.OrderAnnotations, of the state of hooks
+
 	explicit map[string]bool // namespaces that a manifest names; the workloads of "default" may have none
 }
 
 func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*meshmap.Map, issued *issue.Result, r *report.Report) {
-	o.explicit = map[string]bool{}
+	o.explicit, o.order = map[string]bool{}, map[*yaml.RNode]map[string]string{}
 	for _, w := range o.model.Workloads {
 		o.explicit[w.Namespace] = o.explicit[w.Namespace] || w.Object.Namespace != ""
 	}
@@ -68,6 +70,7 @@ func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*meshmap.Ma
 			return
 		}
 		keep[o.writeConfigMap(o.meshes, name, namespace, api.MeshFile, string(mesh))] = true
+		o.writeHookCopies(namespace, string(svid.EncodeCertificates(issued.Bundle...)), string(mesh), keep)
 	}
 	o.writeServices(keep)
 	o.writePolicies(keep, r)
@@ -83,7 +86,11 @@ func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*meshmap.Ma
 		}
 		setOrDrop(state, api.WrittenAnnotation, o.held[w])
 		keep[state] = true
+		if w.Apart() {
+			o.order[state] = w.HookAnnotations()
+		}
 	}
+	o.writeOrder(keep)
 	o.removeAllBut(keep, r)
 }
 

@@ -80,7 +80,8 @@ func plan(c *choices) *podplan.Plan {
 		Proxy:   podplan.Container{Image: pick(c, api.ProxyImage, "r.example/proxy:1"), PullPolicy: pick(c, "", "Always"), Resources: resources()},
 		FIPS140: c.yes(),
 		Files: podplan.Files{LeafSecret: pick(c, "meshless-deployment-web", "mine"), KeyFile: api.PlainKeyFile,
-			Bundle: pick(c, podplan.Source{}, podplan.Source{Name: api.BundleName("k7f3q"), Key: api.BundleFile}, podplan.Source{Name: "trust", Key: "ca.pem"})},
+			Bundle: pick(c, podplan.Source{}, podplan.Source{Name: api.BundleName("k7f3q"), Key: api.BundleFile}, podplan.Source{Name: "trust", Key: "ca.pem"}),
+			Mesh:   pick(c, "", api.HookMeshPrefix+"job-a")},
 	}
 	p.Serve.ClientCIDRs = p.Redirect.ClientCIDRs
 	if p.Redirect.Backend != podplan.BackendIPTables && len(p.Redirect.ExcludeInboundInterfaces)+len(p.Redirect.ExcludeInboundPorts) == 0 {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -219,8 +220,13 @@ func parseVolume(f *podplan.Files, volumes []corev1.Volume) error {
 		}
 		if s := source.ConfigMap; s != nil {
 			for _, item := range s.Items {
-				if item.Path == api.BundleFile {
+				switch item.Path {
+				case api.BundleFile:
 					f.Bundle = podplan.Source{Name: s.Name, Key: item.Key}
+				case api.MeshFile:
+					if strings.HasPrefix(s.Name, api.HookMeshPrefix) {
+						f.Mesh = s.Name
+					}
 				}
 			}
 		}

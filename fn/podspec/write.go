@@ -5,6 +5,7 @@
 package podspec
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 
@@ -154,7 +155,7 @@ func volume(f podplan.Files, pkg string) *yaml.Node {
 	if f.Bundle.Name != "" {
 		add(source("configMap", f.Bundle.Name, item(f.Bundle.Key, api.BundleFile)))
 	}
-	add(source("configMap", api.MeshName(pkg), item(api.MeshFile, api.MeshFile)))
+	add(source("configMap", cmp.Or(f.Mesh, api.MeshName(pkg)), item(api.MeshFile, api.MeshFile)))
 	// The API server would fill in apiVersion. Sources are one list without keys, so kubectl apply would see a
 	// difference and send a patch every time.
 	add(node.Object("downwardAPI", node.Object("items", node.List(node.Object(

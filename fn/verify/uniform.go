@@ -32,7 +32,7 @@ func (c *checker) uniform() {
 		{func(p *pod) string { return p.place(api.ProxyName) + ".args" }, unheld(func(p *podplan.Plan) string { return fmt.Sprintf("records %s", p.Serve.Records) })},
 		{func(p *pod) string { return p.place(api.ProxyName) + ".args" }, unheld(func(p *podplan.Plan) string { return fmt.Sprintf("idle timeout %s", p.Serve.IdleTimeout) })},
 		{(*pod).sourcesField, func(p *pod) string { return source(p.plan.Files.Identity) }},
-		{(*pod).sourcesField, func(p *pod) string { return source(p.plan.Files.Bundle) }},
+		{(*pod).sourcesField, sharedBundle},
 	} {
 		most := mostOf(c.injected, of.value)
 		for _, p := range c.injected {
@@ -51,6 +51,14 @@ func ruled(value func(*pod) string) func(*pod) string {
 		}
 		return value(p)
 	}
+}
+
+// sharedBundle is where a pod takes the bundle from, unless that is the copy of a hook.
+func sharedBundle(p *pod) string {
+	if p.plan.Files.Bundle.Name == p.asWorkload().HookBundleName() {
+		return ""
+	}
+	return source(p.plan.Files.Bundle)
 }
 
 const notMost = "takes %q, and most workloads take %q: one config says it for all; render the whole package again"

@@ -61,7 +61,7 @@ type Options struct {
 
 // Check reports what is wrong with the items.
 func Check(items []*yaml.RNode, o Options, r *report.Report) Result {
-	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, texts: map[string]bool{}, revoked: map[string][]string{}, bundles: map[string]*svid.Bundle{}, bundleObjects: map[string]*yaml.RNode{}, meshes: map[string]*meshmap.Map{},
+	c := &checker{options: o, report: r, secrets: map[string]*Leaf{}, texts: map[string]bool{}, revoked: map[string][]string{}, bundles: map[string]*svid.Bundle{}, bundleObjects: map[string]*yaml.RNode{}, meshObjects: map[string]*yaml.RNode{}, meshes: map[string]*meshmap.Map{},
 		managed: map[string]*Leaf{}, declarations: map[*yaml.RNode]*manifest.Declaration{}, given: map[string]*yaml.RNode{}}
 	if c.options.Overrides == nil {
 		c.options.Overrides = v1alpha1.DefaultOverrides()
@@ -102,6 +102,7 @@ func Check(items []*yaml.RNode, o Options, r *report.Report) Result {
 	c.bundlesAlike(items)
 	c.maps(items)
 	c.federation()
+	c.inTime(items)
 	if o.EveryWorkload || o.HeldBack {
 		c.oneImage()
 	}
@@ -137,6 +138,8 @@ type checker struct {
 	meshMaps []meshMap               // the same, in the order of the items
 
 	bundleObjects map[string]*yaml.RNode // by namespace
+	meshObjects   map[string]*yaml.RNode // by namespace
+	hookCopies    []*yaml.RNode          // of both, for hooks
 	services      []*yaml.RNode          // those of ours
 	injecting     []*yaml.RNode          // of declared workloads, and what they declare
 	declarations  map[*yaml.RNode]*manifest.Declaration
@@ -309,7 +312,7 @@ func reserved(o report.Object) bool {
 	named := func(prefix string) bool { return strings.HasPrefix(o.Name, prefix) || o.Name+"-" == prefix }
 	switch o.Kind {
 	case "ConfigMap":
-		return named(api.BundleName("")) || named(api.MeshName(""))
+		return named(api.BundleName("")) || named(api.MeshName("")) || named(api.HookBundlePrefix) || named(api.HookMeshPrefix)
 	case "Service":
 		return named(api.MembersPrefix) || named(api.AliasPrefix)
 	}
@@ -326,6 +329,10 @@ func reserved(o report.Object) bool {
 func (c *checker) readBundle(item *yaml.RNode) {
 	identity := item.GetAnnotations()[api.IdentityAnnotation]
 	if item.GetKind() != "ConfigMap" || identity == "" {
+		return
+	}
+	if manifest.IsHookCopy(item) {
+		c.hookCopies = append(c.hookCopies, item)
 		return
 	}
 	object, data := report.ObjectOf(item), item.GetDataMap()
@@ -348,6 +355,7 @@ func (c *checker) readBundle(item *yaml.RNode) {
 			c.report.Error(object, report.Annotation(api.IdentityAnnotation), "is %q, and the map is of %q", identity, want)
 		}
 		c.meshes[manifest.EffectiveNamespace(object)] = mesh
+		c.meshObjects[manifest.EffectiveNamespace(object)] = item
 		c.meshMaps = append(c.meshMaps, meshMap{object, mesh})
 	}
 	if text, ok := data[api.BundleFile]; ok {

@@ -1,12 +1,14 @@
 package verify
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // volume follows the proxy's volume to the objects that it names. That it has the form that a render writes is checked
@@ -26,9 +28,13 @@ func (c *checker) volume(p *pod) {
 		c.keySource(p, c.secrets[name])
 		c.ownBundle(p)
 	}
-	switch mesh := c.meshes[p.namespace()]; {
+	if want := p.meshName(); cmp.Or(files.Mesh, api.MeshName(p.plan.Package)) != want {
+		c.report.Error(p.object, p.sources(), "must mount configmap %q: a hook before or after the rest of the package has its own. Render again, after whatever wrote the annotation of the hook", want)
+		return
+	}
+	switch mesh := c.meshOf(p); {
 	case mesh == nil:
-		c.report.Error(p.object, p.sources(), "must mount configmap %q, which must be among the manifests", api.MeshName(p.plan.Package))
+		c.report.Error(p.object, p.sources(), "must mount configmap %q, which must be among the manifests", cmp.Or(files.Mesh, api.MeshName(p.plan.Package)))
 	case mesh.Package != p.plan.Package:
 		c.report.Error(p.object, p.field("metadata.labels["+api.PackageLabel+"]"), "is %q, and the mesh map of the namespace is of package %q; render the whole package again", p.plan.Package, mesh.Package)
 	}
@@ -55,7 +61,21 @@ func (c *checker) holds(p *pod, leaf *Leaf, identity string) {
 // ownBundle checks that the proxy trusts whom the bundle of ours says.
 func (c *checker) ownBundle(p *pod) {
 	want, bundle := api.BundleName(p.plan.Package), c.bundleObjects[p.namespace()]
+	if p.plan.Files.Mesh != "" {
+		want = p.asWorkload().HookBundleName()
+		if p.plan.Files.Bundle == (podplan.Source{Name: want, Key: api.BundleFile}) && c.copied(p, want) {
+			return
+		}
+	}
 	if p.plan.Files.Bundle.Name != want || p.plan.Files.Bundle.Key != api.BundleFile || bundle == nil || bundle.GetName() != want {
 		c.report.Error(p.object, p.sources(), "must mount configmap %q, which must be among the manifests", want)
 	}
+}
+
+// meshName is the name of the mesh map that the pod must mount.
+func (p *pod) meshName() string {
+	if w := p.asWorkload(); w.Apart() {
+		return w.HookMeshName()
+	}
+	return api.MeshName(p.plan.Package)
 }

@@ -98,6 +98,12 @@ const MaxPackage = 40
 // packages may have workloads in one namespace.
 func BundleName(pkg string) string { return NamePrefix + "bundle-" + pkg }
 
+// Prefixes of the names of the ConfigMaps with BundleFile and MeshFile for one hook, which runs without the others.
+const (
+	HookBundlePrefix = NamePrefix + "hook-bundle-"
+	HookMeshPrefix   = NamePrefix + "hook-mesh-"
+)
+
 // MeshName is the name of the ConfigMap with MeshFile.
 func MeshName(pkg string) string { return NamePrefix + "mesh-" + pkg }
 

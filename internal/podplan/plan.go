@@ -44,6 +44,7 @@ type Files struct {
 	KeyFile    string // api.SealedKeyFile or api.PlainKeyFile
 	Identity   Source // Secret with the age identity that opens a sealed key; zero with a plain key
 	Bundle     Source // ConfigMap with the trust bundle; zero: api.BundleFile is in LeafSecret
+	Mesh       string // ConfigMap with api.MeshFile for a hook (api.HookMeshPrefix); empty: that of the package
 }
 
 // Source is an object and the key of it that a file is taken from.
