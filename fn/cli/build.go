@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -33,6 +34,36 @@ func kustomizeFlags(flags *pflag.FlagSet) {
 	kbuild.AddFlagEnableHelm(flags)
 }
 
+// ofKustomize has the names of those flags. It is made before any is read: kustomize keeps their values in one place,
+// which each set of flags sets anew.
+var ofKustomize = func() *pflag.FlagSet {
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	kustomizeFlags(flags)
+	return flags
+}()
+
+// givenKustomizeFlag is the first of those flags that the user gave, or "".
+func givenKustomizeFlag(flags *pflag.FlagSet) (given string) {
+	flags.Visit(func(f *pflag.Flag) {
+		if given == "" && ofKustomize.Lookup(f.Name) != nil {
+			given = f.Name
+		}
+	})
+	return given
+}
+
+// checkHelmFlags refuses flags of Helm that have no effect.
+func checkHelmFlags(flags *pflag.FlagSet) error {
+	var err error
+	enabled, _ := flags.GetBool("enable-helm")
+	flags.Visit(func(f *pflag.Flag) {
+		if strings.HasPrefix(f.Name, "helm-") && !enabled {
+			err = wrongUse("--%s: has no effect without --enable-helm", f.Name)
+		}
+	})
+	return err
+}
+
 func (p *program) buildCommand() *cobra.Command {
 	var failOn, now string
 	cmd := kbuild.NewCmdBuild(filesys.MakeFsOnDisk(), kbuild.MakeHelp("meshless", "build"), io.Discard)
@@ -60,6 +91,9 @@ are never made here: 'meshless issue' makes them.`
 		if err := kbuild.Validate(args); err != nil {
 			return wrongUse("%v", err)
 		}
+		if err := checkHelmFlags(cmd.Flags()); err != nil {
+			return err
+		}
 		if err := p.setClock(now); err != nil {
 			return err
 		}
@@ -70,36 +104,70 @@ are never made here: 'meshless issue' makes them.`
 
 // build prints what a kustomization with the function in it renders to, or nothing.
 func (p *program) build(dir string, flags *pflag.FlagSet, failOn string) error {
-	show, err := p.secret.hide() // from git, helm and other functions
-	if err != nil {
-		return err
-	}
-	defer show()
-	built, err := kustomize.Run(filesys.MakeFsOnDisk(), dir, kbuild.HonorKustomizeFlags(krusty.MakeDefaultOptions(), flags), readTransformer)
-	if err != nil {
-		if folder := filepath.Join(dir, pipeline.StateFolder); strings.Contains(err.Error(), "'"+pipeline.StateFolder+"'") && isFolder(dir) && !isFolder(folder) {
-			return fmt.Errorf("%s: there are no certificates yet. Run `meshless issue %s`, which writes this folder, and commit it; one that was there before, restore from Git", folder, dir)
-		}
-		return err
-	}
-	items, err := built.Items(withoutPods(built.Config))
-	if err != nil {
-		return err
-	}
 	r := &report.Report{Lines: true}
-	warnOtherImage(built.Config, r)
-	rendered := p.renderItems(items, built.Config, pipeline.Options{Mode: pipeline.Build}, r)
-	if !r.Failed() {
-		warnEmpty(dir, rendered, r)
+	objects, _, err := p.buildObjects(dir, flags, r)
+	if err != nil {
+		return err
 	}
 	if err := p.concludeOn(r, failOn, "; nothing was written"); err != nil {
 		return err
 	}
-	objects, err := built.Replace(rendered)
-	if err != nil {
-		return err
-	}
 	return p.writeObjects(objects, flags.Lookup("output").Value.String())
+}
+
+// buildObjects builds a kustomization with the function in it, and returns the function's config as well. Where the
+// report has an error, there are no objects.
+func (p *program) buildObjects(dir string, flags *pflag.FlagSet, r *report.Report) (resmap.ResMap, *yaml.RNode, error) {
+	show, err := p.secret.hide() // from git, helm and other functions
+	if err != nil {
+		return nil, nil, err
+	}
+	defer show()
+	built, err := kustomize.Run(filesys.MakeFsOnDisk(), dir, kbuild.HonorKustomizeFlags(krusty.MakeDefaultOptions(), flags), readTransformer)
+	if err != nil {
+		return nil, nil, explainBuild(dir, err)
+	}
+	items, err := built.Items(withoutPods(built.Config))
+	if err != nil {
+		return nil, nil, err
+	}
+	rendered, err := p.renderBuilt(dir, built, items, r)
+	if err != nil || r.Failed() {
+		return nil, built.Config, err
+	}
+	objects, err := built.Replace(rendered)
+	return objects, built.Config, err
+}
+
+// renderBuilt renders what kustomize has built, or hands it over.
+func (p *program) renderBuilt(dir string, built *kustomize.Build, items []*yaml.RNode, r *report.Report) ([]*yaml.RNode, error) {
+	if run := handOverTo(); run != "" {
+		object, err := handOver{items, built.Config}.object(run)
+		return []*yaml.RNode{object}, err
+	}
+	warnOtherImage(built.Config, r)
+	rendered := p.renderItems(items, built.Config, pipeline.Options{Mode: pipeline.Build, Namespace: built.Namespace}, r)
+	if !r.Failed() {
+		warnEmpty(dir, rendered, r)
+	}
+	return rendered, nil
+}
+
+// explainBuild says what to do where kustomize does not find a folder.
+func explainBuild(dir string, err error) error {
+	state := filepath.Join(dir, pipeline.StateFolder)
+	_, missing := os.Stat(dir)
+	switch {
+	case isFolder(dir) && !isFolder(state) && strings.Contains(err.Error(), "'"+pipeline.StateFolder+"'"):
+		return fmt.Errorf("%s: there are no certificates yet. Run `meshless issue %s`, which writes this folder, and commit it; one that was there before, restore from Git", state, dir)
+	case errors.Is(missing, os.ErrNotExist) && strings.Contains(err.Error(), "evalsymlink failure"): // and no URL
+		return fmt.Errorf("%s: is not there; give the folder that holds the outermost kustomization.yaml, or its URL", dir)
+	case missing == nil && !isFolder(dir):
+		return fmt.Errorf("%s: is a file; give the folder of the kustomization, and a stream of manifests to `meshless render`", dir)
+	case missing == nil && kustomizationFile(dir) == "":
+		return fmt.Errorf("%s: holds no kustomization.yaml; give the folder of the outermost one. A stream of manifests goes to `meshless render`, a kpt package to `kpt fn render`", dir)
+	}
+	return err
 }
 
 // withoutPods tells of which objects a render with this config takes no text.

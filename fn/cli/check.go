@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,10 +11,12 @@ import (
 
 	"github.com/GoogleContainerTools/kpt-functions-sdk/go/fn"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"sigs.k8s.io/kustomize/kyaml/kio"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/kustomize"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 )
@@ -25,12 +28,41 @@ func isKustomization(folder string) bool {
 	return kustomizationFile(folder) != "" && err != nil
 }
 
-// refuseKustomization refuses a kustomization where rendered manifests are wanted.
-func refuseKustomization(source, command string) error {
-	if !isKustomization(source) {
-		return nil
+// readRendered reads rendered manifests: of a kustomization, what `meshless build` prints of it, and its config. Findings
+// of that render go to the report; where one is an error, there are no manifests.
+func (p *program) readRendered(source string, flags *pflag.FlagSet, r *report.Report) (items []*yaml.RNode, config *yaml.RNode, err error) {
+	if err := checkBuilds(source, flags); err != nil {
+		return nil, nil, err
 	}
-	return fmt.Errorf("%[1]s: is a kustomization, which is checked by its output: meshless build %[1]s | meshless %[2]s -", source, command)
+	if !isKustomization(source) {
+		items, err = p.readItems(source)
+		return items, nil, err
+	}
+	objects, config, err := p.buildObjects(source, flags, r)
+	switch {
+	case errors.Is(err, kustomize.ErrNoTransformer):
+		return nil, nil, withoutFunction(source, p.running.Name(), err)
+	case err != nil || r.Failed():
+		return nil, nil, err
+	}
+	text, err := kustomize.Text(objects)
+	if err != nil {
+		return nil, nil, err
+	}
+	items, err = readStream(bytes.NewReader(text), source)
+	return items, config, err
+}
+
+func withoutFunction(source, command string, err error) error {
+	return fmt.Errorf("%[1]s: is a kustomization without our function: %[2]w. What was rendered in another way is a stream: kustomize build %[1]s | meshless %[3]s -", source, err, command)
+}
+
+// checkBuilds refuses flags of kustomize for what is not built.
+func checkBuilds(source string, flags *pflag.FlagSet) error {
+	if given := givenKustomizeFlag(flags); given != "" && !isKustomization(source) {
+		return wrongUse("--%s: is for a kustomization, and %s is none that is built", given, source)
+	}
+	return checkHelmFlags(flags)
 }
 
 // conclude prints the findings and fails if there is an error among them.

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"errors"
+
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
@@ -15,6 +17,17 @@ func (p *program) function() error {
 	list, err := readResourceList(p.in)
 	if err != nil {
 		return err
+	}
+	if run := handOverTo(); run != "" {
+		if pipeline.HasPaths(list.items) { // in whose place the object would be written
+			return errors.New(handOverVariable + ": is set, which is for the builds of `meshless issue --build` alone, and this input is a package; unset it")
+		}
+		object, err := handOver{list.items, list.functionConfig}.object(run)
+		if err != nil {
+			return err
+		}
+		list.items = []*yaml.RNode{object}
+		return list.write(p.out)
 	}
 	r := &report.Report{}
 	mode := pipeline.Build

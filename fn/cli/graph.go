@@ -10,9 +10,11 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/meshless-dev/meshless/fn/graph"
 	"github.com/meshless-dev/meshless/fn/manifest"
+	"github.com/meshless-dev/meshless/fn/report"
 )
 
 // graphFormats are the writers by the value of --output.
@@ -33,30 +35,35 @@ func (p *program) graphCommand() *cobra.Command {
 		Long: `Draw who may talk to whom, from rendered manifests: who is in the mesh, whom its policies let in and on which ports,
 and where plaintext is taken or sent.
 
-A kustomization is drawn from its output:
-  kustomize build --enable-alpha-plugins --enable-exec DIR | meshless graph -`,
+DIR is a folder of rendered manifests, or a kustomization, which is built as 'meshless build' does, with the flags of
+'kustomize build'.`,
 		Example: "  meshless graph DIR\n  kustomize build --enable-alpha-plugins --enable-exec DIR | meshless graph -o svg - > mesh.svg",
 		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: completeFile,
-		RunE: func(_ *cobra.Command, args []string) error { return p.graph(sourceOf(args), format, names) },
+		RunE: func(cmd *cobra.Command, args []string) error { return p.graph(sourceOf(args), cmd.Flags(), format, names) },
 	}
 	cmd.Flags().StringVarP(&format, "output", "o", format, strings.Join(names, ", "))
+	kustomizeFlags(cmd.Flags())
 	if err := cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag is there
 	}
 	return cmd
 }
 
-func (p *program) graph(source string, format string, names []string) error {
+func (p *program) graph(source string, flags *pflag.FlagSet, format string, names []string) error {
 	at := slices.Index(names, format)
 	if at < 0 {
 		return wrongUse("--output: %q is none of %s", format, strings.Join(names, ", "))
 	}
-	if err := refuseKustomization(source, "graph"); err != nil {
-		return err
-	}
-	items, err := p.readItems(source)
+	r := &report.Report{Lines: true}
+	items, config, err := p.readRendered(source, flags, r)
 	if err != nil {
 		return err
+	}
+	if err := p.conclude(r); err != nil {
+		return err
+	}
+	if config != nil {
+		items = append(items, config)
 	}
 	g, err := graph.Build(items, manifest.KindsOf(specIn(items)))
 	if err != nil {

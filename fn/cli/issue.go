@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -24,11 +23,16 @@ import (
 
 // issueOptions are the flags of `meshless issue`.
 type issueOptions struct {
-	kpt       bool           // treat the folder as a kpt package although it is a kustomization as well
-	kustomize *pflag.FlagSet // what `kustomize build` is to do with the other functions, charts and files
-	now       string
-	ca        string // file of a CertificateAuthority that packages share
-	failOn    string // see failOnFlag
+	kpt        bool           // treat the folder as a kpt package although it is a kustomization as well
+	kustomize  *pflag.FlagSet // what `kustomize build` is to do with the other functions, charts and files
+	build      string         // the user's own build, instead of kustomize in this process
+	allowEmpty bool           // see pipeline.Options
+	now        string
+	ca         string // file of a CertificateAuthority that packages share
+	failOn     string // see failOnFlag
+
+	config, state, namespace string // of a stream: see renderOptions
+	sets                     string // the namespace that the kustomization sets
 
 	revoke, renew []string // see issue.Actions
 	replaceCA     bool
@@ -37,15 +41,19 @@ type issueOptions struct {
 func (p *program) issueCommand() *cobra.Command {
 	var o issueOptions
 	cmd := &cobra.Command{
-		Use:   "issue DIR",
-		Short: "Make and renew the certificates of a kustomization or a kpt package",
+		Use:   "issue DIR, FILE or -",
+		Short: "Make and renew the certificates of a kustomization, a kpt package or a stream",
 		Long: `Make what is missing or due, and keep everything else as it is, byte for byte.
 
-A kustomization's certificates are written into its folder mtls/, which the kustomization lists in its resources. A kpt
-package is rendered in place, as 'kpt fn render' does.
+A kustomization's certificates are written into its folder mtls/, which the kustomization lists in its resources. It is built
+in this process, with the flags of 'kustomize build'; with --build by a command of yours, in whatever version, which a shell
+runs. A kpt package is rendered in place, as 'kpt fn render' does. Those of a stream go into the folder of --state.
 
 The first run needs no secret. Later ones open the CA's key when something is due: with the age identity in
 MESHLESS_CA_IDENTITY, or in the file that MESHLESS_CA_IDENTITY_FILE names.`,
+		Example: `  meshless issue --enable-helm DIR
+  meshless issue --build 'kustomize build --enable-alpha-plugins --enable-exec --enable-helm DIR' DIR
+  helm template shop ./chart -n prod | meshless issue --config mtls.yaml --state mtls -n prod -`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeDirectory,
 		RunE: func(_ *cobra.Command, args []string) error { return p.issue(args[0], o) },
 	}
@@ -60,6 +68,11 @@ MESHLESS_CA_IDENTITY, or in the file that MESHLESS_CA_IDENTITY_FILE names.`,
 func (p *program) issueFlags(cmd *cobra.Command, o *issueOptions) {
 	cmd.Flags().StringVar(&o.ca, "ca", "", "file of a CertificateAuthority that several packages share; made when it is missing")
 	cmd.Flags().BoolVar(&o.kpt, "kpt", false, "take DIR as a kpt package although it is a kustomization as well")
+	cmd.Flags().StringVar(&o.build, "build", "", "command that builds DIR, or prints the stream, for `sh -c`; a failure of it is one of issue")
+	cmd.Flags().BoolVar(&o.allowEmpty, "allow-empty", false, "let all certificates go where no workload is left")
+	cmd.Flags().StringVar(&o.config, "config", "", "of a stream: file of the config; without it the stream holds a MutualTLS")
+	cmd.Flags().StringVar(&o.state, "state", "", "of a stream: folder for the certificates, which `meshless render --state` reads")
+	cmd.Flags().StringVarP(&o.namespace, "namespace", "n", "", "of a stream: namespace of objects that name none, as that of a Helm release")
 	kustomizeFlags(cmd.Flags())
 	o.kustomize = cmd.Flags()
 	clockFlag(cmd, &o.now)
@@ -75,17 +88,54 @@ func (p *program) issue(folder string, o issueOptions) error {
 	if err := p.setClock(o.now); err != nil {
 		return err
 	}
-	kustomization := kustomizationFile(folder)
-	_, err := os.Stat(filepath.Join(folder, "Kptfile"))
-	isPackage := err == nil
-	switch {
-	case kustomization != "" && !(o.kpt && isPackage):
+	if err := o.check(folder); err != nil {
+		return err
+	}
+	if err := checkHelmFlags(o.kustomize); err != nil {
+		return err
+	}
+	switch kustomization := kustomizationFile(folder); {
+	case isStream(folder):
+		return p.issueStream(folder, o)
+	case kustomization != "" && !o.kpt:
 		return p.issueKustomization(folder, kustomization, o)
-	case isPackage:
+	case isPackage(folder):
 		return p.issuePackage(folder, o)
 	}
 	return fmt.Errorf("%s: is neither a kustomization (kustomization.yaml) nor a kpt package (Kptfile)", folder)
 }
+
+// check refuses flags that have no effect together, or none on this source.
+func (o issueOptions) check(source string) error {
+	inProcess := givenKustomizeFlag(o.kustomize)
+	inPlace := isFolder(source) && (o.kpt || kustomizationFile(source) == "" && isPackage(source))
+	switch {
+	case o.build != "" && inProcess != "":
+		return wrongUse("--%s: says how kustomize builds in this process, and --build names a command that builds; give it there", inProcess)
+	case o.build != "" && inPlace:
+		return wrongUse("--build: is for a kustomization or a stream, and a kpt package is rendered in place")
+	case o.kpt && !isPackage(source):
+		return wrongUse("--kpt: %s is no kpt package: it holds no Kptfile", source)
+	case inProcess != "" && (inPlace || isStream(source)):
+		return wrongUse("--%s: is for a kustomization, and %s is none that is built", inProcess, source)
+	case isStream(source) && o.state == "":
+		return wrongUse("--state: is missing: a stream has no folder, so say where its certificates are")
+	case isStream(source) && source != "-" && o.build != "":
+		return wrongUse("--build: prints the stream, and %s is a file; give - in its place", source)
+	case !isStream(source) && (o.config != "" || o.state != "" || o.namespace != ""):
+		return wrongUse("--config, --state and --namespace are for a stream; a folder has its own")
+	}
+	return nil
+}
+
+// isStream tells whether a source holds manifests one after the other: standard input, or a file.
+func isStream(source string) bool { return source == "-" || isFile(source) }
+
+// isPackage tells whether a folder is a kpt package.
+func isPackage(folder string) bool { return isFile(filepath.Join(folder, "Kptfile")) }
+
+// errManagedCA says that a flag and a config cannot go together.
+var errManagedCA = wrongUse("--ca: cert-manager issues the certificates of this mesh (spec.certificates.issuer), and there is no CertificateAuthority to share")
 
 // issueKustomization renders the kustomization as kustomize would call the function, and stores the state that comes
 // out.
@@ -99,7 +149,11 @@ func (p *program) issueKustomization(folder, file string, o issueOptions) error 
 	if err != nil {
 		return err
 	}
-	items, err := k.build(o)
+	if o.ca != "" && managed(k.config) {
+		return errManagedCA
+	}
+	o.sets = k.namespace
+	items, err := p.itemsOf(k, o)
 	if err != nil {
 		return err
 	}
@@ -111,7 +165,7 @@ func (p *program) issueKustomization(folder, file string, o issueOptions) error 
 	if err != nil {
 		return err
 	}
-	ca, rendered, err := p.renderWith(folder, append(items, state...), k.config, o)
+	ca, rendered, err := p.renderWith(folder, folder, append(items, state...), k.config, o)
 	if err != nil {
 		return err
 	}
@@ -136,6 +190,14 @@ func (p *program) issueKustomization(folder, file string, o issueOptions) error 
 	return nil
 }
 
+// itemsOf builds the kustomization, here or by the command of --build.
+func (p *program) itemsOf(k *kustomization, o issueOptions) ([]*yaml.RNode, error) {
+	if o.build == "" {
+		return k.build(o)
+	}
+	return p.buildBy(k, o.build)
+}
+
 // issuePackage renders a kpt package in place.
 func (p *program) issuePackage(folder string, o issueOptions) error {
 	items, err := readFolder(folder)
@@ -150,15 +212,19 @@ func (p *program) issuePackage(folder string, o issueOptions) error {
 	if err != nil {
 		return err
 	}
-	ca, rendered, err := p.renderWith(folder, items, config, o)
+	if o.ca != "" && managed(config) {
+		return errManagedCA
+	}
+	ca, rendered, err := p.renderWith(folder, folder, items, config, o)
 	if err != nil {
 		return err
 	}
 	return p.store(ca, folder, before, rendered, o)
 }
 
-// renderWith renders the items together with the CertificateAuthority that they share, if there is one.
-func (p *program) renderWith(folder string, items []*yaml.RNode, config *yaml.RNode, o issueOptions) (*sharedCA, []*yaml.RNode, error) {
+// renderWith renders the items of a source together with the CertificateAuthority that they share, if there is one. That
+// does not lie in the folder of their certificates.
+func (p *program) renderWith(source, folder string, items []*yaml.RNode, config *yaml.RNode, o issueOptions) (*sharedCA, []*yaml.RNode, error) {
 	ca, err := openSharedCA(o.ca, folder)
 	if err == nil {
 		items, err = ca.addTo(items)
@@ -169,7 +235,7 @@ func (p *program) renderWith(folder string, items []*yaml.RNode, config *yaml.RN
 	r := &report.Report{Lines: true}
 	rendered := p.renderItems(items, config, o.render(), r)
 	if !r.Failed() {
-		warnEmpty(folder, rendered, r)
+		warnEmpty(source, rendered, r)
 	}
 	return ca, ca.takeFrom(rendered), p.concludeOn(r, o.failOn, "; nothing was written")
 }

@@ -80,6 +80,13 @@ func (p *program) render(source string, o renderOptions) error {
 	if err := setNamespace(items, kinds, o.namespace); err != nil {
 		return err
 	}
+	if run := handOverTo(); run != "" {
+		object, err := handOver{items, config}.object(run)
+		if err != nil {
+			return err
+		}
+		return writeDocuments(p.out, nil, []*yaml.RNode{object})
+	}
 	checkHelmGroup(items, r)
 	rendered := items
 	if !r.Failed() {

@@ -77,6 +77,9 @@ func isInside(file, folder string) (bool, error) {
 		return false, fmt.Errorf("--ca: %w", err)
 	}
 	below, err := realPath(folder)
+	if errors.Is(err, os.ErrNotExist) { // it is made with the first certificates
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}
@@ -171,7 +174,7 @@ func conflictError(file string) error {
 
 // render is what the flags mean to a render.
 func (o issueOptions) render() pipeline.Options {
-	return pipeline.Options{Mode: pipeline.Store, Actions: issue.Actions{Revoke: o.revoke, Renew: o.renew, ReplaceCA: o.replaceCA}, SharedCA: o.ca != ""}
+	return pipeline.Options{Mode: pipeline.Store, Namespace: o.sets, AllowEmpty: o.allowEmpty, Actions: issue.Actions{Revoke: o.revoke, Renew: o.renew, ReplaceCA: o.replaceCA}, SharedCA: o.ca != ""}
 }
 
 // nextSteps says in plain words what follows on a run that did something out of the ordinary. When to run it again, the

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -10,10 +11,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
 	"github.com/meshless-dev/meshless/fn/certs"
+	"github.com/meshless-dev/meshless/fn/kustomize"
 	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/fn/statediff"
@@ -28,20 +31,26 @@ func (p *program) statusCommand() *cobra.Command {
 		Use:   "status [FILE, DIR or -]",
 		Short: "Show what is due when: certificates, authorities, revoked keys",
 		Long: `Show every certificate with its expiry and its next renewal. Where the CertificateAuthority is among the manifests, as in the
-folder that 'meshless issue' works on, also the authorities, what happens to them next, and the revoked keys.`,
+folder that 'meshless issue' works on, also the authorities, what happens to them next, and the revoked keys.
+
+Of a kustomization it reads the certificates in its folder mtls/. Where cert-manager issues them, it is built as 'meshless
+build' does, with the flags of 'kustomize build'.`,
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeFile,
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if format != "table" && format != "json" {
 				return wrongUse("--output: %q is neither table nor json", format)
 			}
 			if err := p.setClock(now); err != nil {
 				return err
 			}
-			items, err := p.readItems(sourceOf(args))
+			r := &report.Report{}
+			items, err := p.readStatus(sourceOf(args), cmd.Flags(), r)
 			if err != nil {
 				return err
 			}
-			r := &report.Report{}
+			if r.Failed() {
+				return p.conclude(r)
+			}
 			status, err := p.status(items, ca, r)
 			if err != nil {
 				return err
@@ -59,8 +68,41 @@ folder that 'meshless issue' works on, also the authorities, what happens to the
 	}
 	cmd.Flags().StringVar(&ca, "ca", "", "file of the CertificateAuthority that the manifests share with others")
 	cmd.Flags().StringVarP(&format, "output", "o", "table", "table or json")
+	kustomizeFlags(cmd.Flags())
 	clockFlag(cmd, &now)
 	return cmd
+}
+
+// readStatus reads the manifests; of a kustomization, the files that issue works on, which show more than a build, and
+// when a build fails. Certificates of cert-manager are in the build alone.
+func (p *program) readStatus(source string, flags *pflag.FlagSet, r *report.Report) ([]*yaml.RNode, error) {
+	if err := checkBuilds(source, flags); err != nil {
+		return nil, err
+	}
+	if !isKustomization(source) {
+		return p.readItems(source)
+	}
+	k, err := openKustomization(source, kustomizationFile(source))
+	switch {
+	case errors.Is(err, kustomize.ErrNoTransformer) && holdsState(source): // the folder of state itself
+		return p.readItems(source)
+	case errors.Is(err, kustomize.ErrNoTransformer):
+		return nil, withoutFunction(source, "status", err)
+	case err != nil:
+		return nil, err
+	}
+	if managed(k.config) {
+		items, config, err := p.readRendered(source, flags, r)
+		return append(items, config), err
+	}
+	state, err := k.readState()
+	return append(state, k.config), err
+}
+
+// holdsState tells whether a folder is one that issue has written.
+func holdsState(folder string) bool {
+	_, err := readStateFolder(folder)
+	return err == nil
 }
 
 // status is what `meshless status` shows, and its JSON. Times are UTC.
@@ -113,7 +155,7 @@ func (p *program) status(items []*yaml.RNode, ca string, r *report.Report) (*sta
 	spec := specIn(items)
 	leaves := verify.Check(items, verify.Options{Now: p.now(), JustWritten: true, HeldBack: true, Overrides: api.Overrides, Kinds: manifest.KindsOf(spec), RenewBefore: spec.Certificates.RenewBefore.Duration}, r).Leaves
 	state := statediff.ReadState(items, r)
-	check := &statediff.Checker{Now: p.now(), Profile: profileIn(items), Report: r}
+	check := &statediff.Checker{Now: p.now(), Profile: profileOf(spec), Report: r}
 	authorities := state
 	if ca != "" {
 		item, _, err := readAuthorityFile(ca)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
@@ -22,6 +23,7 @@ import (
 
 // verifyOptions are the flags of `meshless verify`.
 type verifyOptions struct {
+	kustomize                             *pflag.FlagSet // see issueOptions
 	now, format, base, ca, config, failOn string
 	minLeft                               time.Duration
 	noExclusions                          bool
@@ -34,8 +36,9 @@ func (p *program) verifyCommand() *cobra.Command {
 		Short: "Check rendered manifests: every workload injected, every certificate valid, nothing unsealed",
 		Long: `Check rendered manifests from outside, for CI and GitOps: kustomize skips an exec: function silently without --enable-exec.
 
-A kustomization is checked by its output:
-  meshless build DIR | meshless verify -
+DIR is a folder of rendered manifests, or a kustomization, which is built as 'meshless build' does, with the flags of
+'kustomize build'. What another program has built is a stream:
+  kustomize build … DIR | meshless verify -
 
 --base compares the state with that of the branch which is deployed, such as a worktree of main: what is revoked there stays
 revoked, and no pod refuses another on the way from one to the other. --ca compares it with a CertificateAuthority that
@@ -50,6 +53,8 @@ several packages share. With either, DIR may be a kustomization, of which the st
 	cmd.Flags().BoolVar(&o.noExclusions, "no-exclusions", false, "fail for every workload that leaves ports, networks, interfaces or users out of the mesh, takes plaintext, or is not in it, and for ports of UDP and SCTP of Services in it")
 	failOnFlag(cmd, &o.failOn)
 	cmd.Flags().StringVarP(&o.format, "output", "o", "text", "text or json")
+	kustomizeFlags(cmd.Flags())
+	o.kustomize = cmd.Flags()
 	clockFlag(cmd, &o.now)
 	return cmd
 }
@@ -68,40 +73,37 @@ func (p *program) verify(source string, o verifyOptions) error {
 		return err
 	}
 	stateOnly := (o.base != "" || o.ca != "") && isStateSource(source)
-	if stateOnly && (o.noExclusions || o.config != "") {
-		return wrongUse("--no-exclusions and --config: want rendered manifests, and this is state alone; give them the output of `kustomize build`")
-	}
-	if !stateOnly {
-		if err := refuseKustomization(source, "verify"); err != nil {
-			return err
-		}
-	}
-	items, err := p.readChecked(source, stateOnly)
-	if err != nil {
-		return err
-	}
-	config, err := p.verifyConfig(items, o.config)
-	if err != nil {
-		return err
+	if stateOnly && (o.noExclusions || o.config != "" || givenKustomizeFlag(o.kustomize) != "") {
+		return wrongUse("--no-exclusions and --config: want rendered manifests, as do flags of kustomize, and this is state alone; give them the output of `meshless build`")
 	}
 	r := reportOn(source)
+	items, spec, err := p.readChecked(source, stateOnly, o, r)
+	if err != nil {
+		return err
+	}
+	if r.Failed() { // the build, which verifies what it makes
+		return p.concludeVerify(o, r, verification{Images: []verify.Image{}, Authorities: []verify.Authority{}})
+	}
+	config, err := p.verifyConfig(spec, o.config)
+	if err != nil {
+		return err
+	}
 	result := verify.Check(items, verify.Options{Now: p.now(), EveryWorkload: !stateOnly, NoExclusions: o.noExclusions, Overrides: config.Spec.Workloads.Overrides,
 		Kinds: manifest.KindsOf(config.Spec), RenewBefore: config.Spec.Certificates.RenewBefore.Duration}, r)
 	leaves := result.Leaves
 	if o.config != "" {
 		p.against(items, config, r)
 	}
-	if err := p.verifyState(source, items, o, r); err != nil {
+	if err := p.verifyState(source, items, spec, o, r); err != nil {
 		return err
 	}
-	if o.format == "json" {
-		return p.concludeJSON(r, o.failOn, verification{Objects: len(items), Certificates: len(leaves), Images: result.Images, Authorities: result.Authorities, StateOnly: stateOnly})
-	}
-	if err := p.concludeOn(r, o.failOn, ""); err != nil {
+	r.DropRepeated()
+	checked := verification{Objects: len(items), Certificates: len(leaves), Images: result.Images, Authorities: result.Authorities, StateOnly: stateOnly}
+	if err := p.concludeVerify(o, r, checked); err != nil || o.format == "json" {
 		return err
 	}
 	if stateOnly {
-		_, err = fmt.Fprintf(p.out, "ok: the state, with %d certificates; what the cluster gets is checked by `kustomize build … | meshless verify -`\n", len(leaves))
+		_, err = fmt.Fprintf(p.out, "ok: the state, with %d certificates; what the cluster gets is checked without --base and --ca\n", len(leaves))
 		return err
 	}
 	if _, err = fmt.Fprintf(p.out, "ok: %d objects, %d certificates\n", len(items), len(leaves)); err != nil {
@@ -120,10 +122,18 @@ func (p *program) verify(source string, o verifyOptions) error {
 	return nil
 }
 
-// verifyConfig is the config of a file, or that among the items, or an empty one.
-func (p *program) verifyConfig(items []*yaml.RNode, file string) (*v1alpha1.MutualTLS, error) {
+// concludeVerify prints the findings, and in JSON what was checked.
+func (p *program) concludeVerify(o verifyOptions, r *report.Report, checked verification) error {
+	if o.format == "json" {
+		return p.concludeJSON(r, o.failOn, checked)
+	}
+	return p.concludeOn(r, o.failOn, "")
+}
+
+// verifyConfig is the config of a file, or else that with the items.
+func (p *program) verifyConfig(spec v1alpha1.Spec, file string) (*v1alpha1.MutualTLS, error) {
 	if file == "" {
-		return &v1alpha1.MutualTLS{Spec: specIn(items)}, nil
+		return &v1alpha1.MutualTLS{Spec: spec}, nil
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -161,14 +171,8 @@ func (p *program) against(items []*yaml.RNode, config *v1alpha1.MutualTLS, r *re
 
 // verifyState checks what no single object shows: deadlines, and the state beside that of the base and of a shared
 // CertificateAuthority.
-func (p *program) verifyState(source string, items []*yaml.RNode, o verifyOptions, r *report.Report) error {
-	check := &statediff.Checker{Now: p.now(), Profile: profileIn(items), Report: r}
-	if isFolder(source) { // of a kustomization, items are the state alone, without the config
-		if source, err := readFolder(source); err == nil {
-			// a source may hold files that are no manifests: then the defaults serve
-			check.Profile = profileIn(source)
-		}
-	}
+func (p *program) verifyState(source string, items []*yaml.RNode, spec v1alpha1.Spec, o verifyOptions, r *report.Report) error {
+	check := &statediff.Checker{Now: p.now(), Profile: profileOf(spec), Report: r}
 	state := statediff.ReadState(items, r)
 	authority := state
 	if o.ca != "" {
@@ -215,12 +219,25 @@ func reportOn(source string) *report.Report {
 	return r
 }
 
-// readChecked reads what is verified; of a kustomization, its state.
-func (p *program) readChecked(source string, stateOnly bool) ([]*yaml.RNode, error) {
+// readChecked reads what is verified, and the config with it; of a kustomization whose state alone is asked for, that.
+func (p *program) readChecked(source string, stateOnly bool, o verifyOptions, r *report.Report) (items []*yaml.RNode, spec v1alpha1.Spec, err error) {
+	var config *yaml.RNode
 	if stateOnly && isFolder(source) {
-		return readStateOf(source)
+		if all, err := readFolder(source); err == nil { // it may hold files that are no manifests: then the defaults serve
+			spec = specIn(all)
+		}
+		items, err = readStateOf(source)
+		return items, spec, err
 	}
-	return p.readItems(source)
+	if stateOnly {
+		items, err = p.readItems(source)
+	} else {
+		items, config, err = p.readRendered(source, o.kustomize, r)
+	}
+	if config != nil {
+		return items, specIn([]*yaml.RNode{config}), err
+	}
+	return items, specIn(items), err
 }
 
 // readBase reads what --base names. A folder whose state is in its folder of state is a kustomization.
@@ -249,9 +266,9 @@ func isFolder(source string) bool {
 	return source != "-" && err == nil && info.IsDir()
 }
 
-// profileIn is what the config among the items says of certificates, or the defaults.
-func profileIn(items []*yaml.RNode) certs.Profile {
-	config := v1alpha1.MutualTLS{Spec: specIn(items)}
+// profileOf is what a config says of certificates, or the defaults.
+func profileOf(spec v1alpha1.Spec) certs.Profile {
+	config := v1alpha1.MutualTLS{Spec: spec}
 	config.Default()
 	// which only the making of certificates needs
 	return certs.ProfileOf(config.Spec.Certificates, spiffeid.TrustDomain{})

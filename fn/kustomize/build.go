@@ -25,7 +25,8 @@ type Reader func(folder, entry string) ([]*yaml.RNode, error)
 
 // Build is what kustomize made of a kustomization without the function.
 type Build struct {
-	Config *yaml.RNode // the function's config
+	Config    *yaml.RNode // the function's config
+	Namespace string      // that the outermost kustomization sets on every object, or ""
 
 	objects    resmap.ResMap
 	places     map[string]int // of the objects, by key
@@ -88,7 +89,7 @@ func (b *Build) take(fs filesys.FileSystem, folder string, k content, restrictio
 		return "", fmt.Errorf("validators: %q would see the manifests before the function has changed them, and not behind it as in `kustomize build`; "+
 			"take it out here and run it on what this command prints, or run `kustomize build --enable-alpha-plugins --enable-exec`", firstLine(validators[0]))
 	}
-	b.Config = config
+	b.Config, b.Namespace = config, k.text("namespace")
 	k.setList("transformers", transformers[:at])
 	return entry, nil
 }

@@ -64,6 +64,8 @@ type Options struct {
 	Now        time.Time
 	Mode       Mode
 	Actions    issue.Actions
+	Namespace  string                         // that the outermost kustomization sets on every object, or ""
+	AllowEmpty bool                           // certificates may go although their workloads are gone, all of them
 	SharedCA   bool                           // see issue.Options
 	CAIdentity func() ([]age.Identity, error) // see issue.Options
 	// MayConsume lets the render edit the given nodes instead of copies, for callers that do not need them any more: a
@@ -104,7 +106,10 @@ func Run(items []*yaml.RNode, config *v1alpha1.MutualTLS, o Options, r *report.R
 		return nil
 	}
 	checkVisible(m, injected, r)
-	warnNamespaces(m, r)
+	checkNamespaces(m, items, o.Namespace, r)
+	if !o.AllowEmpty {
+		refuseEmptied(m, r)
+	}
 	m.ReadShared(o.SharedCA)
 	if m.RefuseSharedNames(manifest.Flatten(items), r); r.Failed() {
 		return nil // before anything is issued
@@ -216,17 +221,6 @@ func checkVisible(m *manifest.Model, injected []*yaml.RNode, r *report.Report) {
 	}
 	r.ErrorIn(injected[0], "", "was injected by an earlier render, whose state (Secrets, ConfigMaps and CertificateAuthority with the annotation %s) is not in the input; "+
 		"run the function on the whole package, without selectors, or restore the state from Git", api.IdentityAnnotation)
-}
-
-// warnNamespaces says what is assumed of workloads without a namespace: identities and Service names hold one.
-func warnNamespaces(m *manifest.Model, r *report.Report) {
-	for _, w := range m.Workloads {
-		if w.Object.Namespace == "" {
-			r.Warn(w.Object, "metadata.namespace", "is missing, here and maybe elsewhere; identities and Service names are made for %q. Set a namespace in the manifests or in this kustomization; "+
-				"one that an overlay above sets comes too late, since the function belongs into the outermost overlay", w.Namespace)
-			return
-		}
-	}
 }
 
 // refuseChanges reports what a render changed of its input. With issuance: Never the function is a check of what lies

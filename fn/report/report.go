@@ -136,6 +136,23 @@ func (r *Report) Config() Object {
 // Add adds the findings of another report.
 func (r *Report) Add(other *Report) { r.findings = append(r.findings, other.findings...) }
 
+// DropRepeated drops findings that say of an object what one before them says, wherever it stands: a render and what
+// verifies its output warn of the same.
+func (r *Report) DropRepeated() {
+	type said struct {
+		severity       fn.Severity
+		object         Object
+		field, message string
+	}
+	before := map[said]bool{}
+	r.findings = slices.DeleteFunc(r.findings, func(f Finding) bool {
+		this := said{f.Severity, f.Object, f.Field, f.Message}
+		twice := before[this]
+		before[this] = true
+		return twice
+	})
+}
+
 // Failed tells whether there is an error.
 func (r *Report) Failed() bool {
 	return slices.ContainsFunc(r.findings, func(f Finding) bool { return f.Severity == fn.Error })
