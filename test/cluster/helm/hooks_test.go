@@ -11,29 +11,40 @@ import (
 	"github.com/meshless-dev/meshless/test/cluster/stage"
 )
 
-// afterwards are the hooks that come when the release is there.
-const afterwards = "hooks={post-install,post-upgrade,pre-delete}"
+// Hooks that come when the release is there, and all.
+const (
+	afterwards = "hooks={post-install,post-upgrade,pre-delete}"
+	all        = "hooks={pre-install,post-install,pre-upgrade,post-upgrade,pre-rollback,post-rollback,pre-delete}"
+)
 
 // TestHooks runs Jobs of hooks that ask a Strict workload.
 func TestHooks(t *testing.T) {
 	eachHelm(t, func(t *testing.T, h *helm) {
 		r := newRelease(t, h, "helm-hooks", orders, "")
-		r.set("callers=0", afterwards)
-		r.issue(t, time.Now())
 		if h.hooks {
 			testHooksInTheMesh(t, r)
 			return
 		}
+		r.set("callers=0", afterwards)
+		r.issue(t, time.Now())
 		testHooksOutside(t, r)
 	})
 }
 
-// testHooksInTheMesh: those of Helm 4 have certificates, and ask over mutual TLS.
+// testHooksInTheMesh: those of Helm 4 have certificates, and ask over mutual TLS. Before the release is there,
+// that is their own proxy.
 func testHooksInTheMesh(t *testing.T, r *release) {
+	r.set("callers=0", all)
+	r.issue(t, time.Now())
 	r.upgrade(t)
+	r.wantHook(t, "pre-install", true)
 	r.wantHook(t, "post-install", true)
 	r.upgrade(t)
+	r.wantHook(t, "pre-upgrade", true)
 	r.wantHook(t, "post-upgrade", true)
+	r.rollback(t, 1)
+	r.wantHook(t, "pre-rollback", true)
+	r.wantHook(t, "post-rollback", true)
 	r.run(t, "uninstall", "my", "--timeout=60s")
 	r.wantHook(t, "pre-delete", true)
 }
