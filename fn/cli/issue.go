@@ -177,6 +177,9 @@ func (p *program) issueKustomization(folder, file string, o issueOptions) error 
 	if err := k.keepsApart(after); err != nil {
 		return err
 	}
+	if after, err = withTripwire(after); err != nil {
+		return err
+	}
 	list, err := stateKustomization(after)
 	if err != nil {
 		return err
@@ -346,12 +349,12 @@ func mutatorConfig(kptfile *yaml.RNode) (inline *yaml.RNode, file string, err er
 }
 
 // isState tells whether an item is what the next render must see again. Mesh maps, Services, Certificates of
-// cert-manager, and policies for admission and the network are derived anew.
+// cert-manager, copies for hooks, and policies for admission and the network are derived anew.
 func isState(item *yaml.RNode) bool {
 	if item.GetKind() == v1alpha1.KindCertificateAuthority {
 		return true
 	}
-	derived := isMeshMap(item) || manifest.IsManagedCertificate(item) || manifest.IsPolicy(item) || manifest.IsDirectPolicy(item) || item.GetKind() == "Service"
+	derived := isMeshMap(item) || manifest.IsManagedCertificate(item) || manifest.IsPolicy(item) || manifest.IsDirectPolicy(item) || item.GetKind() == "Service" || manifest.IsHookCopy(item)
 	return item.GetAnnotations()[api.IdentityAnnotation] != "" && !derived
 }
 

@@ -32,7 +32,7 @@ type kustomization struct {
 	config       *yaml.RNode   // the function's config
 	namespace    string        // that it sets on every object, or ""
 	listsState   bool          // its resources list the state folder
-	stateList    []*yaml.RNode // further kustomizations in the state folder, which do not belong there
+	stateList    []*yaml.RNode // what else is in the state folder: the tripwire, and further kustomizations, which do not belong there
 	listText     []byte        // the state folder's own kustomization as it stands; nil when there is none
 }
 
@@ -225,7 +225,7 @@ func (k *kustomization) readState() ([]*yaml.RNode, error) {
 		switch {
 		case isState(item):
 			state = append(state, item)
-		case isKustomizationName(file):
+		case isKustomizationName(file), manifest.IsTripwire(item): // written anew
 			k.stateList = append(k.stateList, item)
 		default:
 			return nil, fmt.Errorf("%s: holds a %s, which is no state of meshless; the folder %s is written by `meshless issue`, so move the object elsewhere",

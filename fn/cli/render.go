@@ -164,7 +164,8 @@ func (p *program) openDocuments(source, command string) ([]*document, error) {
 
 // isOurConfig tells whether an item is for renders alone, and no cluster knows its kind.
 func isOurConfig(item *yaml.RNode) bool {
-	return item.GetApiVersion() == v1alpha1.APIVersion && (item.GetKind() == v1alpha1.KindMutualTLS || item.GetKind() == v1alpha1.KindCertificateAuthority)
+	return manifest.IsTripwire(item) ||
+		item.GetApiVersion() == v1alpha1.APIVersion && (item.GetKind() == v1alpha1.KindMutualTLS || item.GetKind() == v1alpha1.KindCertificateAuthority)
 }
 
 // takeConfig is the config of a file, or the one in the stream.

@@ -9,6 +9,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
+	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/report"
 	"github.com/meshless-dev/meshless/internal/api"
 )
@@ -47,9 +48,7 @@ func HelmEvents(item *yaml.RNode) []string { return listed(item, HelmHookAnnotat
 // ArgoHooks are the phases of Argo CD in which it applies an object as a hook, and whether it is a hook. One with types
 // that Argo CD does not know is never applied.
 func ArgoHooks(item *yaml.RNode) (types []string, hook bool) {
-	annotations := item.GetAnnotations()
-	_, argo := annotations[ArgoHookAnnotation]
-	helm, named := annotations[HelmHookAnnotation]
+	argo, helm := annotated(item, ArgoHookAnnotation), annotationOf(item, HelmHookAnnotation)
 	for _, t := range listed(item, ArgoHookAnnotation) {
 		if slices.Contains(argoTypes, t) {
 			types = append(types, t)
@@ -63,7 +62,7 @@ func ArgoHooks(item *yaml.RNode) (types []string, hook bool) {
 			types = append(types, t)
 		}
 	}
-	return types, argo || named && helm != "crd-install"
+	return types, argo || annotated(item, HelmHookAnnotation) && helm != "crd-install"
 }
 
 // ApartHook is the hook as which an object is applied without the state of the package; "" where there is none. Its
@@ -84,7 +83,11 @@ func ApartHook(item *yaml.RNode) string {
 
 // listed are the values of an annotation that holds a list.
 func listed(item *yaml.RNode, annotation string) (values []string) {
-	for value := range strings.SplitSeq(item.GetAnnotations()[annotation], ",") {
+	text := annotationOf(item, annotation)
+	if text == "" { // as of most objects
+		return nil
+	}
+	for value := range strings.SplitSeq(text, ",") {
 		if value = strings.TrimSpace(value); value != "" && !slices.Contains(values, value) {
 			values = append(values, value)
 		}
@@ -94,20 +97,31 @@ func listed(item *yaml.RNode, annotation string) (values []string) {
 
 // Wave is the wave in which Argo CD applies an object: it takes the weight of Helm, and at last 0, where it cannot read
 // one.
-func Wave(item *yaml.RNode) int { return waveOf(item.GetAnnotations()) }
-
-func waveOf(annotations map[string]string) int {
-	if wave, err := strconv.Atoi(annotations[WaveAnnotation]); err == nil {
-		return wave
-	}
-	return weightOf(annotations)
+func Wave(item *yaml.RNode) int {
+	return waveOf(annotationOf(item, WaveAnnotation), annotationOf(item, helmWeightAnnotation))
 }
 
-func weightOf(annotations map[string]string) int {
-	if weight, err := strconv.Atoi(annotations[helmWeightAnnotation]); err == nil {
-		return weight
+func waveOf(wave, weight string) int { return numberOf(wave, numberOf(weight, 0)) }
+
+// numberOf reads a wave or a weight.
+func numberOf(text string, otherwise int) int {
+	if text == "" { // as of most objects
+		return otherwise
 	}
-	return 0
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		return otherwise
+	}
+	return n
+}
+
+// annotationOf is one annotation of an item, without a map of all.
+func annotationOf(item *yaml.RNode, key string) string {
+	return node.Scalar(item.YNode(), "metadata", "annotations", key)
+}
+
+func annotated(item *yaml.RNode, key string) bool {
+	return node.Get(item.YNode(), "metadata", "annotations", key) != nil
 }
 
 // InSync tells whether Argo CD applies an object in the phase in which it applies what is no hook.
@@ -119,16 +133,16 @@ func InSync(item *yaml.RNode) bool {
 // HookAnnotations are those of the state of a workload that is a hook apart: it is the same hook, and comes before.
 // Both Argo CD and Helm delete it before they make it again, and not before its pods are done.
 func (w *Workload) HookAnnotations() map[string]string {
-	have, out := w.Node.GetAnnotations(), map[string]string{}
-	argo, helm := have[ArgoHookAnnotation], have[HelmHookAnnotation]
+	out := map[string]string{}
+	argo, helm := annotationOf(w.Node, ArgoHookAnnotation), annotationOf(w.Node, HelmHookAnnotation)
 	if argo != "" {
 		out[ArgoHookAnnotation], out[argoDeleteAnnotation] = argo, "BeforeHookCreation"
 	}
-	if _, written := have[WaveAnnotation]; written || argo != "" {
-		out[WaveAnnotation] = strconv.Itoa(waveOf(have) - 1)
+	if annotated(w.Node, WaveAnnotation) || argo != "" {
+		out[WaveAnnotation] = strconv.Itoa(Wave(w.Node) - 1)
 	}
 	if helm != "" {
-		out[HelmHookAnnotation], out[helmDeleteAnnotation], out[helmWeightAnnotation] = helm, "before-hook-creation", strconv.Itoa(weightOf(have)-1)
+		out[HelmHookAnnotation], out[helmDeleteAnnotation], out[helmWeightAnnotation] = helm, "before-hook-creation", strconv.Itoa(numberOf(annotationOf(w.Node, helmWeightAnnotation), 0)-1)
 	}
 	return out
 }
@@ -144,11 +158,8 @@ func (w *Workload) HookMeshName() string { return w.objectName(api.HookMeshPrefi
 
 // IsHookCopy tells whether an item is the copy of a bundle or a mesh map for one hook. The others are of no workload.
 func IsHookCopy(item *yaml.RNode) bool {
-	if item.GetKind() != "ConfigMap" || item.GetApiVersion() != "v1" {
-		return false
-	}
-	id, err := spiffeid.FromString(item.GetAnnotations()[api.IdentityAnnotation])
-	return err == nil && id.Path() != ""
+	_, id, _ := strings.Cut(annotationOf(item, api.IdentityAnnotation), "://")
+	return strings.Contains(id, "/") && node.Scalar(item.YNode(), "kind") == "ConfigMap" && node.Scalar(item.YNode(), "apiVersion") == "v1"
 }
 
 // StateNamespace is the namespace whose pods need an item of the state. Policies are of none.
@@ -163,35 +174,39 @@ func StateNamespace(item *yaml.RNode) string {
 	return ""
 }
 
-// StateWave is the wave of the state of a namespace, below the lowest of its workloads; 0 where none has one. State
+// StateWaves are the waves of the state by namespace, below the lowest of its workloads; none where 0 will do. State
 // that is below them without an annotation needs none. It is never before its Namespace: within a wave, Argo CD applies
 // Namespaces first, then Secrets, ConfigMaps and Services, then workloads. What the config declares may come of any
 // object of a kind that somebody has added to Kubernetes.
-func (m *Model) StateWave(namespace string) int {
-	lowest, used, declared := math.MaxInt, false, false
+func (m *Model) StateWaves() map[string]int {
+	lowest, used := map[string]int{}, map[string]bool{}
+	add := func(namespace string, wave int) {
+		if have, found := lowest[namespace]; !found || wave < have {
+			lowest[namespace] = wave
+		}
+		used[namespace] = used[namespace] || wave != 0
+	}
 	for _, w := range m.Workloads {
 		switch {
-		case w.Namespace != namespace:
 		case w.Declaration != nil:
-			lowest, declared = min(lowest, 0), true
+			add(w.Namespace, min(m.customWaves[w.Namespace], 0))
 		case InSync(w.Node):
-			wave := Wave(w.Node)
-			lowest, used = min(lowest, wave), used || wave != 0
+			add(w.Namespace, Wave(w.Node))
 		}
 	}
-	if wave, found := m.customWaves[namespace]; found && declared {
-		lowest, used = min(lowest, wave), used || wave != 0
-	}
-	if !used {
-		return 0
-	}
-	wave := min(lowest-1, 0)
-	if object, found := m.NamespaceObjects[namespace]; found {
-		if own := waveOf(object.Annotations); own <= lowest {
-			wave = max(wave, own)
+	waves := map[string]int{}
+	for namespace := range used {
+		wave := min(lowest[namespace]-1, 0)
+		if object, found := m.NamespaceObjects[namespace]; found {
+			if own := waveOf(object.Annotations[WaveAnnotation], object.Annotations[helmWeightAnnotation]); own <= lowest[namespace] {
+				wave = max(wave, own)
+			}
+		}
+		if used[namespace] && wave < 0 {
+			waves[namespace] = wave
 		}
 	}
-	return wave
+	return waves
 }
 
 // readWave keeps the lowest wave of the objects of kinds that are none of Kubernetes' own.
@@ -214,11 +229,12 @@ func (m *Model) checkOrder(r *report.Report) {
 		if w.Declaration != nil {
 			continue
 		}
-		annotations := w.Node.GetAnnotations()
 		for _, key := range []string{WaveAnnotation, helmWeightAnnotation} {
-			text, written := annotations[key]
+			if !annotated(w.Node, key) {
+				continue
+			}
+			text := annotationOf(w.Node, key)
 			switch n, err := strconv.Atoi(text); {
-			case !written:
 			case err != nil:
 				r.Warn(w.Object, report.Annotation(key), "is %q, which is no whole number, and counts as if it were not there", text)
 			case n < -maxWave || n > maxWave:

@@ -53,8 +53,12 @@ type output struct {
 
 func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*meshmap.Map, issued *issue.Result, r *report.Report) {
 	o.explicit, o.order = map[string]bool{}, map[*yaml.RNode]map[string]string{}
+	hooks := map[string][]*manifest.Workload{} // that need state of their own
 	for _, w := range o.model.Workloads {
 		o.explicit[w.Namespace] = o.explicit[w.Namespace] || w.Object.Namespace != ""
+		if w.Apart() {
+			hooks[w.Namespace] = append(hooks[w.Namespace], w)
+		}
 	}
 	o.bundles, o.meshes = byNamespace(o.model.State.Bundles), byNamespace(o.model.State.Meshes)
 	o.writeAuthorities(config, issued)
@@ -70,7 +74,9 @@ func (o *output) write(config *v1alpha1.MutualTLS, meshes map[string]*meshmap.Ma
 			return
 		}
 		keep[o.writeConfigMap(o.meshes, name, namespace, api.MeshFile, string(mesh))] = true
-		o.writeHookCopies(namespace, string(svid.EncodeCertificates(issued.Bundle...)), string(mesh), keep)
+		for _, w := range hooks[namespace] {
+			o.writeHookCopies(w, string(svid.EncodeCertificates(issued.Bundle...)), string(mesh), keep)
+		}
 	}
 	o.writeServices(keep)
 	o.writePolicies(keep, r)
@@ -205,6 +211,10 @@ func (o *output) removeAllBut(keep map[*yaml.RNode]bool, r *report.Report) {
 	})
 }
 
+// argoSkip keeps Argo CD from applying a file of a plain folder, such as a kpt package: it does not know
+// manifest.LocalConfigAnnotation.
+const argoSkip = "# +argocd:skip-file-rendering"
+
 // writeAuthorities ensures the CertificateAuthority. It is local config: the next render sees it, the cluster never
 // does.
 func (o *output) writeAuthorities(config *v1alpha1.MutualTLS, issued *issue.Result) {
@@ -218,6 +228,7 @@ func (o *output) writeAuthorities(config *v1alpha1.MutualTLS, issued *issue.Resu
 		annotate(item, map[string]string{
 			manifest.LocalConfigAnnotation: "true", api.IdentityAnnotation: o.model.TrustDomain.IDString(),
 		})
+		item.YNode().HeadComment = argoSkip // it is alone in its file
 		o.placeAt(item, "ca.yaml")
 		o.items = append(o.items, item)
 	} else if state, err := v1alpha1.ParseCertificateAuthority(item); err == nil && issued.Authorities.Describes(state, issued.Revocations) {

@@ -18,5 +18,7 @@ func Strip(items []*yaml.RNode, kinds manifest.Kinds, r *report.Report) []*yaml.
 	if r.Failed() {
 		return nil
 	}
-	return slices.DeleteFunc(left, func(item *yaml.RNode) bool { return item.GetAnnotations()[api.IdentityAnnotation] != "" })
+	return slices.DeleteFunc(left, func(item *yaml.RNode) bool {
+		return item.GetAnnotations()[api.IdentityAnnotation] != "" || manifest.IsTripwire(item)
+	})
 }

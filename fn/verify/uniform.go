@@ -55,7 +55,7 @@ func ruled(value func(*pod) string) func(*pod) string {
 
 // sharedBundle is where a pod takes the bundle from, unless that is the copy of a hook.
 func sharedBundle(p *pod) string {
-	if p.plan.Files.Bundle.Name == p.asWorkload().HookBundleName() {
+	if name := p.plan.Files.Bundle.Name; strings.HasPrefix(name, api.HookBundlePrefix) && name == p.asWorkload().HookBundleName() {
 		return ""
 	}
 	return source(p.plan.Files.Bundle)

@@ -298,6 +298,9 @@ func (c *checker) item(item *yaml.RNode) {
 		}
 		return
 	}
+	if c.options.EveryWorkload && manifest.IsTripwire(item) {
+		c.report.Error(object, "", "is here, so the function of meshless did not run, which takes it out: kustomize skips it silently without --enable-alpha-plugins --enable-exec. Build with both, or with `meshless build`")
+	}
 	switch ours := item.GetAnnotations()[api.IdentityAnnotation] != ""; {
 	case !ours && reserved(object):
 		c.report.Error(object, "metadata.name", "is the name of a %s of meshless, and this is none (it lacks the annotation %s)", object.Kind, api.IdentityAnnotation)

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/internal/api"
 	"github.com/meshless-dev/meshless/internal/podplan"
 )
@@ -74,8 +75,8 @@ func (c *checker) ownBundle(p *pod) {
 
 // meshName is the name of the mesh map that the pod must mount.
 func (p *pod) meshName() string {
-	if w := p.asWorkload(); w.Apart() {
-		return w.HookMeshName()
+	if p.declaration == nil && manifest.ApartHook(p.item) != "" {
+		return p.asWorkload().HookMeshName()
 	}
 	return api.MeshName(p.plan.Package)
 }
