@@ -28,8 +28,8 @@ func isKustomization(folder string) bool {
 	return kustomizationFile(folder) != "" && err != nil
 }
 
-// readRendered reads rendered manifests: of a kustomization, what `meshless build` prints of it, and its config. Findings
-// of that render go to the report; where one is an error, there are no manifests.
+// readRendered reads rendered manifests: of a kustomization, what `meshless build` prints of it, and its config.
+// Findings of that render go to the report; where one is an error, there are no manifests.
 func (p *program) readRendered(source string, flags *pflag.FlagSet, r *report.Report) (items []*yaml.RNode, config *yaml.RNode, err error) {
 	if err := checkBuilds(source, flags); err != nil {
 		return nil, nil, err
@@ -60,7 +60,7 @@ func withoutFunction(source, command string, err error) error {
 // checkBuilds refuses flags of kustomize for what is not built.
 func checkBuilds(source string, flags *pflag.FlagSet) error {
 	if given := givenKustomizeFlag(flags); given != "" && !isKustomization(source) {
-		return wrongUse("--%s: is for a kustomization, and %s is none that is built", given, source)
+		return wrongUse("--%s: is for a kustomization, and %s is none that is built (what has a Kptfile is read as it lies, or from `meshless build`)", given, source)
 	}
 	return checkHelmFlags(flags)
 }

@@ -225,8 +225,8 @@ func (p *program) issuePackage(folder string, o issueOptions) error {
 	return p.store(ca, folder, before, rendered, o)
 }
 
-// renderWith renders the items of a source together with the CertificateAuthority that they share, if there is one. That
-// does not lie in the folder of their certificates.
+// renderWith renders the items of a source together with the CertificateAuthority that they share, if there is one.
+// That does not lie in the folder of their certificates.
 func (p *program) renderWith(source, folder string, items []*yaml.RNode, config *yaml.RNode, o issueOptions) (*sharedCA, []*yaml.RNode, error) {
 	ca, err := openSharedCA(o.ca, folder)
 	if err == nil {

@@ -29,8 +29,8 @@ func checkNamespaces(m *manifest.Model, items []*yaml.RNode, kustomization strin
 		}
 	}
 	if others != "" {
-		r.Error(none, "metadata.namespace", "is missing, and others are in %q. kustomize 5.8 leaves objects of helmCharts without the namespace of an overlay above "+
-			"(kubernetes-sigs/kustomize#6058): set `namespace:` in helmCharts, in the kustomization that holds them, or in the manifest; for a stream, give --namespace", others)
+		r.Error(none, "metadata.namespace", "is missing, and others are in %q. kustomize 5.8 leaves objects of helmCharts without one, whatever `namespace:` says "+
+			"(kubernetes-sigs/kustomize#6058): a patch adds it, see \"Helm charts\" in docs/kustomize.md. Else set it in the manifest; for a stream, give --namespace", others)
 	} else if none.Kind != "Service" {
 		r.Warn(none, "metadata.namespace", "is missing, here and maybe elsewhere; identities and Service names are made for %q. Set a namespace in the manifests or in this kustomization; "+
 			"one that an overlay above sets comes too late, since the function belongs into the outermost overlay", metav1.NamespaceDefault)
@@ -52,9 +52,9 @@ func firstWithoutNamespace(m *manifest.Model, items []*yaml.RNode) report.Object
 	return report.Object{}
 }
 
-// refuseEmptied refuses an input without a workload in the mesh, where an earlier render has certified one that is gone:
-// most often a step before the render has failed, and every certificate would go with it. Whoever takes the workloads
-// out of the mesh has said so in each.
+// refuseEmptied refuses an input without a workload in the mesh, where an earlier render has certified one that is
+// gone: most often a step before the render has failed, and every certificate would go with it. Whoever takes the
+// workloads out of the mesh has said so in each.
 func refuseEmptied(m *manifest.Model, r *report.Report) {
 	if len(m.Workloads) > 0 || m.Spec.UsesCertManager() {
 		return
