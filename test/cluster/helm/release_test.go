@@ -133,7 +133,7 @@ func (r *release) run(t *testing.T, args ...string) string {
 
 func (r *release) try(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute) // each wait of Helm has its own
 	defer cancel()
 	started := time.Now()
 	cmd := exec.CommandContext(ctx, r.program, append(args, "--namespace", r.namespace)...)
