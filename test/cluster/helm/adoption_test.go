@@ -70,8 +70,8 @@ func TestAdoption(t *testing.T) {
 	})
 }
 
-// wantImmutable: a Job of the release that has run cannot get its sidecar, and Helm stops there, whatever it has applied
-// by then. A Job with another name can.
+// wantImmutable: a Job of the release that has run cannot get its sidecar, and Helm stops there, whatever it has
+// applied by then. A Job with another name can.
 func (r *release) wantImmutable(t *testing.T) {
 	t.Helper()
 	r.issue(t, time.Now())

@@ -382,7 +382,7 @@ func (r *release) awaitKnock(t *testing.T, certificate tls.Certificate, accepted
 	})
 }
 
-// testDrift changes the mesh map and the proxy's image by hand. Helm 3 compares with what is there, and puts both right.
+// testDrift changes the proxy's image by hand. Helm 3 compares with what is there, and puts it right.
 // Helm 4, which applies on the server, says whose fields they are, and takes them back with --force-conflicts.
 func testDrift(t *testing.T, r *release) {
 	const stray = "meshless-test/none:v2"
