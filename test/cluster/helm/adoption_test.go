@@ -26,6 +26,7 @@ const (
 // TestAdoption takes a release that runs into the mesh by the steps of docs/adoption.md, each an upgrade, and out again
 // by rollbacks, one for each step, and an upgrade without the post-renderer. No request may fail meanwhile.
 func TestAdoption(t *testing.T) {
+	removeCRD(t)
 	eachHelm(t, func(t *testing.T, h *helm) {
 		r := newRelease(t, h, "helm-adoption", orders, permissive+exclude, "--set=callers=2")
 		l := &ledger{release: r, pods: map[string]*caller{}}

@@ -19,6 +19,7 @@ const (
 
 // TestHooks runs Jobs of hooks that ask a Strict workload.
 func TestHooks(t *testing.T) {
+	removeCRD(t)
 	eachHelm(t, func(t *testing.T, h *helm) {
 		r := newRelease(t, h, "helm-hooks", orders, "")
 		if h.hooks {

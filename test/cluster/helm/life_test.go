@@ -35,7 +35,7 @@ var due = time.Now().Add(-20 * 24 * time.Hour)
 
 // TestLife goes through the life of a release; each step goes on from what the one before left.
 func TestLife(t *testing.T) {
-	t.Cleanup(func() { stage.Must(t, "", "delete", "--ignore-not-found", "-f", orders+"/crds") }) // Helm leaves it
+	removeCRD(t)
 	eachHelm(t, func(t *testing.T, h *helm) {
 		r := newRelease(t, h, "helm-life", orders, "")
 		for _, step := range []struct {
@@ -58,6 +58,11 @@ func TestLife(t *testing.T) {
 			}
 		}
 	})
+}
+
+// removeCRD removes at the end what Helm leaves.
+func removeCRD(t *testing.T) {
+	t.Cleanup(func() { stage.Must(t, "", "delete", "--ignore-not-found", "-f", orders+"/crds") })
 }
 
 func testMissing(t *testing.T, r *release) {
