@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/kio"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/rewrite"
 )
@@ -80,33 +81,49 @@ func itemsOf(documents []*document) (items []*yaml.RNode) {
 	return items
 }
 
-// writeDocuments writes the documents of which items are left, in their order, and then those that are new.
-func writeDocuments(out io.Writer, documents []*document, items []*yaml.RNode) error {
-	left := map[*yaml.Node]bool{}
+// writeDocuments writes the documents of which items are left, in their order. Those that are new stand in front of the
+// first that needs them, as some apply a stream in its order: Helm 3 does what a post-renderer prints.
+func writeDocuments(out io.Writer, documents []*document, items []*yaml.RNode, kinds manifest.Kinds) error {
+	left, read := map[*yaml.Node]bool{}, map[*yaml.Node]bool{}
+	for _, item := range itemsOf(documents) {
+		read[item.YNode()] = true
+	}
+	var made []*document
 	for _, item := range items {
 		left[item.YNode()] = true
+		if !read[item.YNode()] {
+			made = append(made, &document{item: item})
+		}
 	}
+	some := len(made) > 0
 	var text bytes.Buffer
+	writeMade := func() error {
+		for _, d := range made {
+			if err := d.write(&text); err != nil {
+				return err
+			}
+		}
+		made = nil
+		return nil
+	}
 	for i, d := range documents {
-		if i == len(documents)-1 && d.item == nil && len(bytes.TrimSpace(d.text)) == 0 && text.Len() > 0 && len(left) > 0 {
-			continue // a --- at the end divides what was read from what is new
+		if i == len(documents)-1 && d.item == nil && len(bytes.TrimSpace(d.text)) == 0 && text.Len() > 0 && some {
+			continue // a --- at the end divides nothing
 		}
 		if d.item != nil && !left[d.item.YNode()] {
 			continue
 		}
-		if err := d.write(&text); err != nil {
-			return err
-		}
-		if d.item != nil {
-			delete(left, d.item.YNode())
-		}
-	}
-	for _, item := range items {
-		if left[item.YNode()] {
-			if err := (&document{item: item}).write(&text); err != nil {
+		if d.item != nil && injected(d.item, kinds) {
+			if err := writeMade(); err != nil {
 				return err
 			}
 		}
+		if err := d.write(&text); err != nil {
+			return err
+		}
+	}
+	if err := writeMade(); err != nil {
+		return err
 	}
 	_, err := out.Write(text.Bytes())
 	return err

@@ -18,28 +18,24 @@ const (
 	helm4Input = "postrenderer.helm.sh/postrender-filename"
 )
 
-// early are the events before the release is applied, with its Secrets and mesh maps.
-var early = []string{"pre-install", "pre-upgrade", "pre-rollback"}
-
-// warnHooks warns of hooks in the mesh: they come before what their pods mount, and Helm 3 keeps them from a
-// post-renderer.
+// warnHooks warns of hooks in the mesh, which Helm 3 keeps from a post-renderer.
 func warnHooks(items []*yaml.RNode, kinds manifest.Kinds, r *report.Report) {
 	for _, item := range manifest.Flatten(items) {
-		templates, _ := kinds.Templates(item)
 		events := hookEvents(item)
-		if len(events) == 0 || !slices.ContainsFunc(templates, func(t manifest.Template) bool { return inject.Injected(item, t.Path) }) {
+		if len(events) == 0 || item.GetAnnotations()[helm4Input] != "" || !injected(item, kinds) {
 			continue
 		}
-		o, field := report.ObjectOf(item), report.Annotation(helmHook)
-		switch i := slices.IndexFunc(events, func(e string) bool { return slices.Contains(early, e) }); {
-		case i >= 0:
-			r.Warn(o, field, "is %s: Helm runs the hook before it applies the Secret and the mesh map that its pod mounts, so the pod waits, and Helm gives up. "+
-				"Make it a hook of post-install or post-upgrade; or leave it out with meshless.dev/inject: disabled, and let in what it calls with meshless.dev/permissive-ports", events[i])
-		case item.GetAnnotations()[helm4Input] == "":
-			r.Warn(o, field, "is %s: Helm 3 hands no hook to a post-renderer, where this pod is not in the mesh and Strict workloads refuse it. "+
-				"Use Helm 4; or apply this stream instead; or make it a Job of the release; or let it in with meshless.dev/permissive-ports on what it calls", strings.Join(events, ","))
-		}
+		r.Warn(report.ObjectOf(item), report.Annotation(helmHook), "is %s: Helm 3 hands no hook to a post-renderer, where this pod is not in the mesh and Strict workloads refuse it. "+
+			"Use Helm 4; or apply this stream instead; or make it a Job of the release; or let it in with meshless.dev/permissive-ports on what it calls", strings.Join(events, ","))
 	}
+}
+
+// injected tells whether an item, or one of a List, has pods in the mesh.
+func injected(item *yaml.RNode, kinds manifest.Kinds) bool {
+	return slices.ContainsFunc(manifest.Flatten([]*yaml.RNode{item}), func(item *yaml.RNode) bool {
+		templates, _ := kinds.Templates(item)
+		return slices.ContainsFunc(templates, func(t manifest.Template) bool { return inject.Injected(item, t.Path) })
+	})
 }
 
 // checkHelmGroup refuses a stream of hooks alone, as Helm 4 hands it over with the strategy "separate".

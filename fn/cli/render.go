@@ -85,7 +85,7 @@ func (p *program) render(source string, o renderOptions) error {
 		if err != nil {
 			return err
 		}
-		return writeDocuments(p.out, nil, []*yaml.RNode{object})
+		return writeDocuments(p.out, nil, []*yaml.RNode{object}, manifest.Kinds{})
 	}
 	checkHelmGroup(items, r)
 	rendered := items
@@ -99,7 +99,7 @@ func (p *program) render(source string, o renderOptions) error {
 	if err := p.concludeOn(r, o.failOn, "; nothing was written"); err != nil {
 		return err
 	}
-	return writeDocuments(p.out, documents, slices.DeleteFunc(rendered, isOurConfig))
+	return writeDocuments(p.out, documents, slices.DeleteFunc(rendered, isOurConfig), kinds)
 }
 
 func (p *program) stripCommand() *cobra.Command {
@@ -124,7 +124,7 @@ func (p *program) strip(source string) error {
 	if err := p.concludeOn(r, failOnError, "; nothing was written"); err != nil {
 		return err
 	}
-	return writeDocuments(p.out, documents, left)
+	return writeDocuments(p.out, documents, left, manifest.Kinds{}) // none is new
 }
 
 // openDocuments reads a file or standard input.
