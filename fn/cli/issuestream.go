@@ -56,6 +56,9 @@ func (p *program) issueStream(source string, o issueOptions) error {
 		return nil
 	}
 	if _, err := os.Stat(filepath.Join(o.state, path.Base(stateListFile))); err == nil { // a kustomization lists the folder
+		if after, err = withTripwire(after); err != nil {
+			return err
+		}
 		list, err := stateKustomization(after)
 		if err != nil {
 			return err
@@ -124,7 +127,7 @@ func readStateFiles(folder string) ([]*yaml.RNode, error) {
 		return nil, fmt.Errorf("--state: %w", err)
 	}
 	for _, item := range items {
-		if !isState(item) {
+		if !isState(item) && !manifest.IsTripwire(item) {
 			return nil, fmt.Errorf("--state: %s holds a %s %s, which is no state of meshless; give a folder for the certificates alone", filepath.Join(folder, pathOf(item)), item.GetKind(), item.GetName())
 		}
 	}

@@ -12,9 +12,11 @@ bash env/openssh.sh
 bash controlplane/etcd.sh
 bash interop/ghostunnel.sh
 bash sops/programs.sh
+bash cluster/flux/flux.sh
 bash cluster/ingress/traefik.sh
 bash cluster/monitoring/prometheus.sh
 bash cluster/restricted/kube-router.sh
 bash cluster/operators/cloudnative-pg.sh
 bash policytools/programs.sh
 bash consumers/helm.sh
+bash cluster/argocd/argocd.sh

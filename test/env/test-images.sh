@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the images of others that tests on a cluster run, beside our own, and prints their names: Debian's servers,
-# Traefik, Prometheus and CloudNativePG from their modules, and the edition of meshless before this one, whose commit this clone must have.
+# Traefik, Prometheus, CloudNativePG, Argo CD and Flux from their modules, and the edition of meshless before this one, whose commit this clone must have.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0}
@@ -15,4 +15,9 @@ for program in ingress/traefik monitoring/prometheus; do
 done
 bash cluster/operators/cloudnative-pg.sh >&2
 bash cluster/operators/image.sh
+bash consumers/helm.sh >&2
+bash cluster/argocd/argocd.sh >&2
+bash cluster/argocd/image.sh
+bash cluster/flux/flux.sh >&2
+bash cluster/flux/image.sh
 bash cluster/upgrade/edition.sh || echo "test/cluster/upgrade cannot run" >&2
