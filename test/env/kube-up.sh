@@ -83,10 +83,10 @@ control_plane() {
     --token-auth-file=pki/tokens.csv --authorization-mode=Node,RBAC \
     --service-cluster-ip-range=10.96.0.0/16 --allow-privileged=true
   await 120 apiserver kubectl get --raw /readyz
-  run kcm "$KBIN/kube-controller-manager" --kubeconfig=admin.conf \
+  run kcm "$KBIN/kube-controller-manager" --kubeconfig=admin.conf --leader-elect=false \
     --service-account-private-key-file=pki/sa.key --root-ca-file=pki/api.crt \
     --cluster-cidr=10.244.0.0/16 --allocate-node-cidrs=true --use-service-account-credentials=false
-  run scheduler "$KBIN/kube-scheduler" --kubeconfig=admin.conf
+  run scheduler "$KBIN/kube-scheduler" --kubeconfig=admin.conf --leader-elect=false
 }
 
 container_runtime() {

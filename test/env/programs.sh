@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds every program that tests use and Debian lacks into $KBIN: Kubernetes, CoreDNS, the edition before this, etcd,
 # ghostunnel, sops and Flux's decryptor, Traefik, Prometheus, kube-router, CloudNativePG, kube-score, Gatekeeper's gator
-# and a part of Kyverno, Helm 3 and 4; and unpacks Debian's newest OpenSSH. 40 to 50 minutes on two cores the first
+# and a part of Kyverno, Helm 3 and 4, Argo CD, two of Flux's controllers; and unpacks Debian's newest OpenSSH. 40 to 50 minutes on two cores the first
 # time, seconds when they are there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
