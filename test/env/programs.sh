@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds every program that tests use and Debian lacks into $KBIN: Kubernetes, CoreDNS, the edition before this, etcd,
 # ghostunnel, sops and Flux's decryptor, Traefik, Prometheus, kube-router, CloudNativePG, kube-score, Gatekeeper's gator
-# and a part of Kyverno, Helm 3 and 4, Argo CD, two of Flux's controllers; and unpacks Debian's newest OpenSSH. 40 to 50 minutes on two cores the first
-# time, seconds when they are there.
+# and a part of Kyverno, Helm 3 and 4, Argo CD, two of Flux's controllers, act, gitlab-ci-local and pre-commit; and
+# unpacks Debian's newest OpenSSH. 50 to 60 minutes on two cores the first time, seconds when they are there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash env/kube-build.sh
@@ -19,4 +19,5 @@ bash cluster/restricted/kube-router.sh
 bash cluster/operators/cloudnative-pg.sh
 bash policytools/programs.sh
 bash consumers/helm.sh
+bash pipelines/programs.sh
 bash cluster/argocd/argocd.sh
