@@ -49,8 +49,8 @@ func (p *program) function() error {
 	return p.conclude(r)
 }
 
-// settleStyles gives texts that kpt would change when it writes the output a style in which it does not, and says so: it
-// has written the input already. Of kustomize's input such texts have another style.
+// settleStyles gives texts that kpt would change when it writes the output a style in which it does not, and says so:
+// it has written the input already. Of kustomize's input such texts have another style.
 func settleStyles(items []*yaml.RNode, r *report.Report) {
 	for _, item := range items {
 		for _, field := range node.SettleStyles(item.YNode()) {
