@@ -205,10 +205,11 @@ func (a *adoption) watchEndpoints(t *testing.T) (stop func()) {
 	return over
 }
 
-// Leftovers are the objects of a namespace that speak of the mesh.
+// Leftovers are the objects of a namespace that speak of the mesh. ReplicaSets are none: Kubernetes keeps the history of
+// a Deployment.
 func Leftovers(t *testing.T, namespace string) (found []string) {
 	t.Helper()
-	const kinds = "deployments,replicasets,services,secrets,configmaps,pods,jobs,cronjobs"
+	const kinds = "deployments,services,secrets,configmaps,pods,jobs,cronjobs"
 	out := Must(t, "", "-n", namespace, "get", kinds, "-o",
 		`jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.annotations} {.metadata.labels}{"\n"}{end}`)
 	for line := range strings.Lines(out) {
