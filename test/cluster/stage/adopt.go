@@ -205,8 +205,8 @@ func (a *adoption) watchEndpoints(t *testing.T) (stop func()) {
 	return over
 }
 
-// Leftovers are the objects of a namespace that speak of the mesh. ReplicaSets are none: Kubernetes keeps the history of
-// a Deployment.
+// Leftovers are the objects of a namespace that speak of the mesh. ReplicaSets are none: Kubernetes keeps the history
+// of a Deployment.
 func Leftovers(t *testing.T, namespace string) (found []string) {
 	t.Helper()
 	const kinds = "deployments,services,secrets,configmaps,pods,jobs,cronjobs"
