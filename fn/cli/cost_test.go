@@ -35,8 +35,8 @@ func TestCostOfWorkload(t *testing.T) {
 		input func(n int) string
 		max   bounds
 	}{
-		"first render": {func(n int) string { return resourceLists(t, n, namespaces) }, bounds{5990, 940 << 10, 60 << 10}},
-		"nothing due":  {func(n int) string { return functionOf(t, resourceLists(t, n, namespaces)) }, bounds{7210, 990 << 10, 58 << 10}},
+		"first render": {func(n int) string { return resourceLists(t, n, namespaces) }, bounds{6600, 940 << 10, 60 << 10}},
+		"nothing due":  {func(n int) string { return functionOf(t, resourceLists(t, n, namespaces)) }, bounds{8050, 990 << 10, 58 << 10}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := costOf(t, c.input(few)), costOf(t, c.input(many))

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/manifest"
@@ -24,7 +23,7 @@ func checkNamespaces(m *manifest.Model, items []*yaml.RNode, kustomization strin
 	}
 	others := kustomization
 	for _, w := range slices.Concat(m.Workloads, m.Outside) {
-		if others == "" && w.Declaration == nil && w.Object.Namespace != metav1.NamespaceDefault { // the other spelling of none
+		if others == "" && w.Declaration == nil && manifest.EffectiveNamespace(w.Object) != manifest.EffectiveNamespace(none) {
 			others = w.Object.Namespace
 		}
 	}
@@ -33,7 +32,7 @@ func checkNamespaces(m *manifest.Model, items []*yaml.RNode, kustomization strin
 			"(kubernetes-sigs/kustomize#6058): a patch adds it, see \"Helm charts\" in docs/kustomize.md. Else set it in the manifest; for a stream, give --namespace", others)
 	} else if none.Kind != "Service" {
 		r.Warn(none, "metadata.namespace", "is missing, here and maybe elsewhere; identities and Service names are made for %q. Set a namespace in the manifests or in this kustomization; "+
-			"one that an overlay above sets comes too late, since the function belongs into the outermost overlay", metav1.NamespaceDefault)
+			"one that an overlay above sets comes too late, since the function belongs into the outermost overlay", manifest.EffectiveNamespace(none))
 	}
 }
 
