@@ -22,7 +22,7 @@ func TestNoExclusions(t *testing.T) {
 		return strings.Replace(manifests, "metadata:\n      labels: {app: web}", text, 1)
 	}
 	outside := strings.Replace(manifests, "annotations: {a: b}", "annotations: {meshless.dev/inject: disabled}", 1)
-	nowhere := strings.ReplaceAll(manifests, "  namespace: prod\n", "")
+	nowhere := strings.ReplaceAll(strings.ReplaceAll(manifests, "  namespace: prod\n", ""), "namespace: ops", "namespace: default")
 	for name, test := range map[string]struct {
 		manifests string
 		change    func(*v1alpha1.Spec)
@@ -42,7 +42,7 @@ func TestNoExclusions(t *testing.T) {
 		"permissive": {manifests, func(s *v1alpha1.Spec) { s.Inbound.Mode = meshmap.Permissive },
 			[]string{"deployment prod/web: spec.template.spec: has exclusions (every port permissive)", "job ops/once: spec.template.spec: has exclusions (every port permissive)"}},
 		"permissive without a namespace": {nowhere, func(s *v1alpha1.Spec) { s.Inbound.Mode = meshmap.Permissive },
-			[]string{"deployment web: spec.template.spec: has exclusions (every port permissive)", "job ops/once: spec.template.spec: has exclusions (every port permissive)"}},
+			[]string{"deployment web: spec.template.spec: has exclusions (every port permissive)", "job default/once: spec.template.spec: has exclusions (every port permissive)"}},
 		"inject: disabled": {outside, nil, []string{"job ops/once: is not in the mesh (meshless.dev/inject: disabled), which --no-exclusions forbids"}},
 		"hostNetwork": {strings.Replace(manifests, "restartPolicy: Never", "restartPolicy: Never\n      hostNetwork: true", 1), nil,
 			[]string{"job ops/once: is not in the mesh (hostNetwork: true), which --no-exclusions forbids"}},

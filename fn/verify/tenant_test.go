@@ -26,6 +26,7 @@ func TestTenants(t *testing.T) {
 		init  = "- name: meshless-init\n"
 		app   = "- name: app\n"
 		mount = "- mountPath: /var/run/meshless\n"
+		told  = "- name: MESHLESS_POD_NAMESPACE\n"
 		pods  = "    spec:\n      containers:\n"
 	)
 	inProxy := func(text string) string { return edit(proxy, proxy+"        "+text+"\n") }
@@ -50,8 +51,8 @@ func TestTenants(t *testing.T) {
 		"privileged":                      {edit("privileged: false\n          readOnlyRootFilesystem: true\n          runAsGroup: 15000\n          runAsNonRoot: true", "privileged: true\n          readOnlyRootFilesystem: true\n          runAsGroup: 15000\n          runAsNonRoot: true"), web + "spec.initContainers[1].securityContext.privileged: is true, and must be false"},
 		"another directory":               {inProxy("args: [--directory=/tmp]"), web + "spec.initContainers[1].args"},
 		"resolv.conf":                     {edit(mount, "- {mountPath: /etc/resolv.conf, name: other}\n        "+mount), web + "spec.initContainers[1].volumeMounts"},
-		"GOMEMLIMIT":                      {inProxy("env: [{name: GOMEMLIMIT, value: 1GiB}]"), web + "spec.initContainers[1].env"},
-		"GOTRACEBACK":                     {inProxy("env: [{name: GOTRACEBACK, value: crash}]"), web + "spec.initContainers[1].env"},
+		"GOMEMLIMIT":                      {edit(told, "- {name: GOMEMLIMIT, value: 1GiB}\n        "+told), web + "spec.initContainers[1].env"},
+		"GOTRACEBACK":                     {edit(told, "- {name: GOTRACEBACK, value: crash}\n        "+told), web + "spec.initContainers[1].env"},
 		"writable files":                  {edit("name: meshless\n          readOnly: true", "name: meshless"), web + "spec.initContainers[1].volumeMounts[0].readOnly: is missing"},
 		"optional bundle":                 {edit("name: meshless-bundle-uvdhs\n          - configMap", "name: meshless-bundle-uvdhs\n              optional: true\n          - configMap"), "configMap.optional: is true, and must not be there"},
 		"no memory for the proxy":         {edit("memory: 256Mi", "memory: 1Ki"), web + "spec: meshless-proxy: its memory limit is 1Ki"},
