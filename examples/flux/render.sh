@@ -2,7 +2,7 @@
 # render.sh [--over COMMIT] DIR BRANCH [COMMAND...]
 #
 # Renders the kustomization in DIR, verifies the result and pushes it to BRANCH of origin, as the one file
-# manifests.yaml on a history of its own. It needs git, tar and meshless, and no secret. It leaves the work tree alone.
+# manifests.yaml on a history of its own. It needs git and meshless, and no secret. It leaves the work tree alone.
 # With nothing changed the branch gets no commit.
 #
 # COMMAND prints the manifests; without it that is `meshless build DIR`. For a chart or any other stream, DIR is the
@@ -32,7 +32,6 @@ shift 2
 if [ $# = 0 ]; then set -- meshless build "$dir"; fi
 mark=refs/meshless/$branch
 
-top=$(git rev-parse --show-toplevel)
 head=$(git rev-parse --verify HEAD)
 folder=$(git -C "$dir" rev-parse --show-prefix) # from the top, with a slash at its end, or ""
 state=$dir                                      # a folder that is a kpt package as well would be read as one
@@ -83,7 +82,9 @@ check() {
   done
   rm -rf "$work/base"
   mkdir "$work/base"
-  git -C "$top" archive "$source:$folder" | tar -x -C "$work/base"
+  # not git archive: attributes of that commit (export-ignore) would say what is left out
+  GIT_INDEX_FILE=$work/index git read-tree "$source:$folder"
+  GIT_INDEX_FILE=$work/index git --work-tree="$work/base" checkout-index -a
   meshless verify --base "$work/base" "$state" >&2 || fail "$branch is at $source, and this goes back behind it." \
     "Mend it as above; --over ${tip:-$marked} renders over it"
 }

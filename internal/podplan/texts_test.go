@@ -67,3 +67,22 @@ func TestTextsApart(t *testing.T) {
 		}
 	}
 }
+
+// TestNothingIsSubstitutedInJSON is an attack: who controls a variable that stands in a text which is not apart, since
+// it fits into no line, would write JSON behind it.
+func TestNothingIsSubstitutedInJSON(t *testing.T) {
+	const value = `x"}]}}},"permissivePorts":"1-65535","handlers":{"a/b":{"httpGet":{"port":1,"path":"/","headers":[{"name":"a","value":"`
+	for _, header := range []string{"${A} ", " ${A}", "${A}\u2028", "a\n${A}"} {
+		w := withTexts("/x", "a", header, "b")
+		text, err := w.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := podplan.ParseWorkload([]byte(strings.ReplaceAll(string(text), "${A}", value)))
+		if err != nil {
+			t.Errorf("%q: %v", header, err)
+		} else if diff := cmp.Diff(w, got); diff != "" {
+			t.Errorf("%q: %s", header, diff)
+		}
+	}
+}

@@ -117,8 +117,9 @@ func (w *Workload) Marshal() ([]byte, error) {
 	var lines string
 	written.Handlers, lines = takeApart(w.Handlers)
 	err := encoder.Encode(written)
-	out.WriteString(lines)
-	return out.Bytes(), err
+	// nothing is substituted in the JSON itself, where a value could say more than its text
+	text := bytes.ReplaceAll(out.Bytes(), []byte(variable), []byte(`\u0024{`))
+	return append(text, lines...), err
 }
 
 func (w *Workload) validate() error {

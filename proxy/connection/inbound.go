@@ -47,7 +47,8 @@ type inbound struct {
 	// strangers is for connections without mutual TLS, of Permissive and TLSPassthrough ports. They are not
 	// authenticated, so they must not fill the places of the others.
 	strangers listen.Semaphore
-	bound     *bound // those that can be renewed
+	late      listen.Semaphore // for hellos that come after the app's greeting
+	bound     *bound           // those that can be renewed
 	silences  *silences
 }
 
@@ -62,7 +63,7 @@ func NewInbound(c InboundConfig) (*Server, error) {
 	if c.Reached == nil {
 		c.Reached = there
 	}
-	s := &inbound{config: c, strangers: listen.NewSemaphore(c.Limits.Strangers()), bound: newBound(), silences: newSilences(time.Now)}
+	s := &inbound{config: c, strangers: listen.NewSemaphore(c.Limits.Strangers()), late: listen.NewSemaphore(c.Limits.Handshakes), bound: newBound(), silences: newSilences(time.Now)}
 	s.listen.Patience = s.patience
 	s.listen.Pressed = func(held int) { s.yield(held, false) }
 	return &s.Server, s.init(reason.Inbound, c.Config, s.prepare)
@@ -159,7 +160,7 @@ func (c *inboundConn) silence() silenceKey { return silenceKey{sourceOf(c.TCPCon
 
 // sniffLate ends the connection of a client of the mesh that was taken for another.
 func (c *inboundConn) sniffLate() ([]byte, error) {
-	prefix, err := sniffLate(c.TCPConn)
+	prefix, err := sniffLate(c.TCPConn, c.in.late)
 	if err != nil {
 		c.in.silences.overtaken(c.silence())
 		return nil, reason.New(reason.DetectionFailed, err)

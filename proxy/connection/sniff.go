@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/proxy/listen"
 	"github.com/meshless-dev/meshless/proxy/telemetry"
 )
 
@@ -24,7 +25,8 @@ var (
 	errHalfHello = errors.New("TLS hello did not arrive whole in time")
 	errNotTLS    = errors.New("not TLS")
 	// errOvertaken is a client of the mesh that was taken for one of a protocol in which the server speaks first.
-	errOvertaken = errors.New("the hello of mutual TLS came after the app's greeting: the client tries again, and is waited for")
+	errOvertaken  = errors.New("the hello of mutual TLS came after the app's greeting: the client tries again, and is waited for")
+	errLateHellos = errors.New("what may be a hello of mutual TLS came after the app's greeting, and as many as are read at once are there already")
 )
 
 // sniff reads the beginning of a connection to a Permissive or TLSPassthrough port and tells what it is: the first byte
@@ -56,11 +58,17 @@ func sniff(c *net.TCPConn, noData, deadline time.Time) (prefix []byte, what tele
 
 // sniffLate looks at what a client says to which the app has spoken already. It waits for it without a buffer, for as
 // long as the connection lives, and returns what it has read, to be passed on: but for a hello of ours nothing is kept
-// from the app, since it does now what it has agreed on with its client. A deadline is over when it returns.
-func sniffLate(c *net.TCPConn) (prefix []byte, err error) {
+// from the app, since it does now what it has agreed on with its client. What looks like a hello takes one of the slots
+// while it is read, as it would have taken one of a handshake: who has sent it is a stranger, and may never end it. A
+// deadline is over when it returns.
+func sniffLate(c *net.TCPConn, slots listen.Semaphore) (prefix []byte, err error) {
 	if !looksLikeHello(peekFirst(c)) {
 		return nil, nil
 	}
+	if !slots.TryAcquire() {
+		return nil, errLateHellos
+	}
+	defer slots.Release()
 	defer c.SetReadDeadline(time.Time{})
 	deadline := time.Now().Add(HandshakeTimeout)
 	_ = c.SetReadDeadline(deadline)
