@@ -68,10 +68,10 @@ MESHLESS_CA_IDENTITY, or in the file that MESHLESS_CA_IDENTITY_FILE names.`,
 func (p *program) issueFlags(cmd *cobra.Command, o *issueOptions) {
 	cmd.Flags().StringVar(&o.ca, "ca", "", "file of a CertificateAuthority that several packages share; made when it is missing")
 	cmd.Flags().BoolVar(&o.kpt, "kpt", false, "take DIR as a kpt package although it is a kustomization as well")
-	cmd.Flags().StringVar(&o.build, "build", "", "command that builds DIR, or prints the stream, for `sh -c`; a failure of it is one of issue")
+	cmd.Flags().StringVar(&o.build, "build", "", "`command` that builds DIR, or prints the stream, for sh -c; a failure of it is one of issue")
 	cmd.Flags().BoolVar(&o.allowEmpty, "allow-empty", false, "let all certificates go where no workload is left")
 	cmd.Flags().StringVar(&o.config, "config", "", "of a stream: file of the config; without it the stream holds a MutualTLS")
-	cmd.Flags().StringVar(&o.state, "state", "", "of a stream: folder for the certificates, which `meshless render --state` reads")
+	cmd.Flags().StringVar(&o.state, "state", "", "of a stream: folder for the certificates, which 'meshless render --state' reads")
 	cmd.Flags().StringVarP(&o.namespace, "namespace", "n", "", "of a stream: namespace of objects that name none, as that of a Helm release")
 	kustomizeFlags(cmd.Flags())
 	o.kustomize = cmd.Flags()
@@ -98,11 +98,13 @@ func (p *program) issue(folder string, o issueOptions) error {
 	case isStream(folder):
 		return p.issueStream(folder, o)
 	case kustomization != "" && !o.kpt:
-		return p.issueKustomization(folder, kustomization, o)
+		return alone(folder, func() error { return p.issueKustomization(folder, kustomization, o) })
 	case isPackage(folder):
-		return p.issuePackage(folder, o)
+		return alone(folder, func() error { return p.issuePackage(folder, o) })
+	case !isFolder(folder):
+		return fmt.Errorf("%s: is not there; give the folder of a kustomization or a kpt package, or - for a stream", folder)
 	}
-	return fmt.Errorf("%s: is neither a kustomization (kustomization.yaml) nor a kpt package (Kptfile)", folder)
+	return fmt.Errorf("%s: is neither a kustomization (kustomization.yaml) nor a kpt package (Kptfile); manifests without either are a stream, with --config FILE and --state DIR", folder)
 }
 
 // check refuses flags that have no effect together, or none on this source.
@@ -118,6 +120,10 @@ func (o issueOptions) check(source string) error {
 		return wrongUse("--kpt: %s is no kpt package: it holds no Kptfile", source)
 	case inProcess != "" && (inPlace || isStream(source)):
 		return wrongUse("--%s: is for a kustomization, and %s is none that is built", inProcess, source)
+	case isFile(source) && (isKustomizationName(source) || filepath.Base(source) == "Kptfile"):
+		return wrongUse("%s: is a file; give its folder", source)
+	case o.build == "" && o.kustomize.Changed("build"):
+		return wrongUse("--build: is empty; give a command")
 	case isStream(source) && o.state == "":
 		return wrongUse("--state: is missing: a stream has no folder, so say where its certificates are")
 	case isStream(source) && source != "-" && o.build != "":

@@ -35,6 +35,14 @@ func (p *program) issueStream(source string, o issueOptions) error {
 	if err := setNamespace(items, kinds, o.namespace); err != nil {
 		return err
 	}
+	if _, err := os.Stat(o.state); err == nil && !isFolder(o.state) {
+		return fmt.Errorf("--state: %s is no folder, and certificates are stored in one", o.state)
+	}
+	return alone(o.state, func() error { return p.issueItems(source, items, config, o) })
+}
+
+// issueItems makes the certificates of the items of a stream.
+func (p *program) issueItems(source string, items []*yaml.RNode, config *yaml.RNode, o issueOptions) error {
 	state, err := readStateFiles(o.state)
 	if err != nil {
 		return err
@@ -69,23 +77,12 @@ func (p *program) issueStream(source string, o issueOptions) error {
 	if err := movePaths(after, pipeline.StateFolder, "."); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(o.state, 0o755); err != nil {
-		return fmt.Errorf("--state: %w", err)
-	}
 	return p.store(ca, o.state, before, after, o)
 }
 
 // readIssued reads the stream, or what the build prints, and its config.
 func (p *program) readIssued(source string, o issueOptions) (items []*yaml.RNode, config *yaml.RNode, err error) {
-	in, run := p.in, ""
-	if o.build != "" {
-		output, id, err := p.runBuild(o.build)
-		if err != nil {
-			return nil, nil, err
-		}
-		in, run = bytes.NewReader(output), id
-	}
-	documents, err := (&program{in: in}).openDocuments(source, "issue")
+	documents, run, err := p.readStream(source, o)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -114,14 +111,21 @@ func (p *program) readIssued(source string, o issueOptions) (items []*yaml.RNode
 	return items, config, err
 }
 
-// readStateFiles reads what issue stored in a folder, the CertificateAuthority among it. The folder need not be there.
+// readStream reads the documents of the stream; where a build prints them, run is the one to which it hands over.
+func (p *program) readStream(source string, o issueOptions) (documents []*document, run string, err error) {
+	if o.build == "" {
+		documents, err = p.openDocuments(source, "issue")
+		return documents, "", err
+	}
+	output, run, err := p.runBuild(o.build)
+	if err == nil {
+		documents, err = manifestsOf(bytes.NewReader(output), "--build")
+	}
+	return documents, run, err
+}
+
+// readStateFiles reads what issue stored in a folder, the CertificateAuthority among it.
 func readStateFiles(folder string) ([]*yaml.RNode, error) {
-	if _, err := os.Stat(folder); errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if !isFolder(folder) {
-		return nil, fmt.Errorf("--state: %s is no folder, and certificates are stored in one", folder)
-	}
 	items, err := readFolderBut(folder, path.Base(stateListFile))
 	if err != nil {
 		return nil, fmt.Errorf("--state: %w", err)

@@ -65,6 +65,9 @@ func (p *program) render(source string, o renderOptions) error {
 		return err
 	}
 	state, err := readStateFolder(o.state)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("--state: %s is not there; `meshless issue --config FILE --state %s -` makes it", o.state, o.state)
+	}
 	if err != nil {
 		return err
 	}
@@ -144,6 +147,11 @@ func (p *program) openDocuments(source, command string) ([]*document, error) {
 		defer f.Close()
 		in, name = io.Reader(f), source
 	}
+	return manifestsOf(in, name)
+}
+
+// manifestsOf reads a stream, which must hold manifests.
+func manifestsOf(in io.Reader, name string) ([]*document, error) {
 	documents, err := readDocuments(in, name)
 	if err != nil {
 		return nil, err
