@@ -20,7 +20,7 @@ const module = "github.com/meshless-dev/meshless/"
 // rooms lists the packages of each program in the order in which data flows: a room may import earlier ones, never
 // later ones. Rooms that stand in one entry must not import each other.
 var rooms = map[string][][]string{
-	"fn": {{"node"}, {"report"}, {"rewrite"}, {"api/v1alpha1"}, {"podspec"}, {"manifest"}, {"policy", "lint", "certs", "seal", "controlplane"}, {"admission", "retarget"}, {"inject", "issue"}, {"hold"}, {"verify", "statediff"}, {"pipeline", "graph", "kustomize"}, {"cli"}},
+	"fn": {{"node"}, {"report"}, {"rewrite"}, {"api/v1alpha1"}, {"podspec"}, {"manifest"}, {"policy", "lint", "certs", "seal", "controlplane"}, {"admission", "retarget"}, {"inject", "issue"}, {"hold"}, {"verify", "statediff"}, {"pipeline", "graph", "kustomize"}, {"meshdiff"}, {"cli"}},
 	"proxy": {{"budget", "epoll", "record"}, {"relay"}, {"sandbox", "redirect"}, {"files"}, {"identity"}, {"authz"}, {"reason"}, {"telemetry"}, {"listen"}, {"destination"},
 		{"loopback"}, {"nameserver"},
 		{"registry"}, {"connection"}, {"admin"}, {"sidecar"}},

@@ -89,7 +89,7 @@ The config is an object of kind MutualTLS (meshless.dev/v1alpha1). Certificates 
 	root.SetIn(p.in)
 	root.SetOut(p.out)
 	root.SetErr(p.err)
-	root.AddCommand(p.issueCommand(), p.revokeCommand(), p.buildCommand(), p.renderCommand(), p.stripCommand(), p.verifyCommand(), p.statusCommand(), p.keygenCommand(), p.graphCommand(), p.bundleCommand(), p.installCommand(), p.versionCommand())
+	root.AddCommand(p.issueCommand(), p.revokeCommand(), p.buildCommand(), p.renderCommand(), p.stripCommand(), p.verifyCommand(), p.statusCommand(), p.keygenCommand(), p.graphCommand(), p.diffCommand(), p.bundleCommand(), p.installCommand(), p.versionCommand())
 	root.SetVersionTemplate("{{.Version}}")
 	root.InitDefaultCompletionCmd(args...)
 	for _, cmd := range root.Commands() {
