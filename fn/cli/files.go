@@ -184,9 +184,9 @@ func replaceFiles(root *os.Root, texts map[string][]byte) (replaced []string, er
 			_ = root.Remove(temporary) // what was renamed is not there any more
 		}
 	}()
-	for name, text := range texts {
-		if staged[name], err = stage(root, name, text); err != nil {
-			return nil, err
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		if staged[name], err = stage(root, name, texts[name]); err != nil {
+			return nil, unwritable(root, name, err)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(staged)) {
@@ -196,6 +196,14 @@ func replaceFiles(root *os.Root, texts map[string][]byte) (replaced []string, er
 		replaced = append(replaced, name)
 	}
 	return replaced, nil
+}
+
+// unwritable says which file cannot be written, and not which step of writing it beside failed.
+func unwritable(root *os.Root, name string, err error) error {
+	if path := (*fs.PathError)(nil); errors.As(err, &path) {
+		err = path.Err
+	}
+	return fmt.Errorf("%s: cannot be written: %w", filepath.Join(root.Name(), name), err)
 }
 
 // fileNames are the files that the items' annotations name, in order.
