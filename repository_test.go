@@ -191,6 +191,37 @@ func TestReferences(t *testing.T) {
 	}
 }
 
+var (
+	codeBlock   = regexp.MustCompile("(?ms)^ *```.*?^ *```$")
+	headingLine = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	linkText    = regexp.MustCompile(`\[([^\]]*)\]\([^)]*\)`)
+	anchorLink  = regexp.MustCompile(`\]\(([^)#:\s]*)#([^)\s]+)\)`)
+	noAnchor    = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+)
+
+// TestAnchors: links lead to headings that are there, by the names that GitHub gives them.
+func TestAnchors(t *testing.T) {
+	anchors := map[string]map[string]bool{}
+	for _, page := range pages(t) {
+		anchors[page] = map[string]bool{}
+		for _, heading := range headingLine.FindAllStringSubmatch(codeBlock.ReplaceAllString(read(t, page), ""), -1) {
+			name := noAnchor.ReplaceAllString(strings.ToLower(linkText.ReplaceAllString(heading[1], "$1")), "")
+			anchors[page][strings.ReplaceAll(name, " ", "-")] = true
+		}
+	}
+	for page := range anchors {
+		for _, link := range anchorLink.FindAllStringSubmatch(codeBlock.ReplaceAllString(read(t, page), ""), -1) {
+			to := page
+			if link[1] != "" {
+				to = path.Join(path.Dir(page), link[1])
+			}
+			if headings, known := anchors[to]; known && !headings[link[2]] {
+				t.Errorf("%s: there is no heading %s in %s", page, link[2], to)
+			}
+		}
+	}
+}
+
 func exists(names ...string) bool {
 	return slices.ContainsFunc(names, func(name string) bool { _, err := os.Stat(name); return err == nil })
 }

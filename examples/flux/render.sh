@@ -28,6 +28,7 @@ if [ $# -lt 2 ] || [ "${1#-}" != "$1" ]; then
   exit 2
 fi
 dir=$1 branch=$2
+[ -d "$dir" ] || fail "$dir: is no folder; give that of the kustomization, or of the state"
 shift 2
 if [ $# = 0 ]; then set -- meshless build "$dir"; fi
 mark=refs/meshless/$branch

@@ -149,7 +149,7 @@ func writeChanges(folder string, read []string, after []*yaml.RNode) ([]string, 
 	for name, items := range byFile {
 		was, err := root.ReadFile(name)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
+			return nil, unwritable(root, name, err)
 		}
 		text, err := fileText(was, items)
 		if err != nil {
@@ -184,18 +184,29 @@ func replaceFiles(root *os.Root, texts map[string][]byte) (replaced []string, er
 			_ = root.Remove(temporary) // what was renamed is not there any more
 		}
 	}()
-	for name, text := range texts {
-		if staged[name], err = stage(root, name, text); err != nil {
-			return nil, err
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		if staged[name], err = stage(root, name, texts[name]); err != nil {
+			return nil, unwritable(root, name, err)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(staged)) {
 		if err := root.Rename(staged[name], name); err != nil {
-			return replaced, err
+			return replaced, unwritable(root, name, err)
 		}
 		replaced = append(replaced, name)
 	}
 	return replaced, nil
+}
+
+// unwritable says which file cannot be written, and not which step of writing it beside failed.
+func unwritable(root *os.Root, name string, err error) error {
+	path, link := (*fs.PathError)(nil), (*os.LinkError)(nil)
+	if errors.As(err, &path) {
+		err = path.Err
+	} else if errors.As(err, &link) {
+		err = link.Err
+	}
+	return fmt.Errorf("%s: cannot be written: %w", filepath.Join(root.Name(), name), err)
 }
 
 // fileNames are the files that the items' annotations name, in order.

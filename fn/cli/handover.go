@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/api/v1alpha1"
+	"github.com/meshless-dev/meshless/fn/manifest"
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/fn/pipeline"
 	"github.com/meshless-dev/meshless/fn/report"
@@ -170,7 +172,8 @@ func (p *program) buildBy(k *kustomization, command string) (items []*yaml.RNode
 	return withoutState(handed.items), nil
 }
 
-// seedState makes the folder of state where there is none, and returns what removes it again.
+// seedState makes the folder of state where there is none, and returns what removes it again. It holds a tripwire: the
+// folder stays if this process is killed.
 func (k *kustomization) seedState() (remove func() error, err error) {
 	folder := filepath.Join(k.folder, pipeline.StateFolder)
 	if _, err := os.Stat(folder); !k.listsState || !errors.Is(err, os.ErrNotExist) {
@@ -180,7 +183,11 @@ func (k *kustomization) seedState() (remove func() error, err error) {
 		return nil, err
 	}
 	remove = func() error { return os.RemoveAll(folder) }
-	if err := os.WriteFile(filepath.Join(k.folder, stateListFile), []byte("resources: []\n"), 0o644); err != nil {
+	tripwire, err := manifest.Tripwire("new").String()
+	for name, text := range map[string]string{stateListFile: "resources: [" + path.Base(tripwireFile) + "]\n", tripwireFile: tripwire} {
+		err = errors.Join(err, os.WriteFile(filepath.Join(k.folder, name), []byte(text), 0o644))
+	}
+	if err != nil {
 		return nil, errors.Join(err, remove())
 	}
 	return remove, nil

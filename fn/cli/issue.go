@@ -68,7 +68,7 @@ MESHLESS_CA_IDENTITY, or in the file that MESHLESS_CA_IDENTITY_FILE names.`,
 func (p *program) issueFlags(cmd *cobra.Command, o *issueOptions) {
 	cmd.Flags().StringVar(&o.ca, "ca", "", "file of a CertificateAuthority that several packages share; made when it is missing")
 	cmd.Flags().BoolVar(&o.kpt, "kpt", false, "take DIR as a kpt package although it is a kustomization as well")
-	cmd.Flags().StringVar(&o.build, "build", "", "`command` that builds DIR, or prints the stream, for sh -c; a failure of it is one of issue")
+	cmd.Flags().StringVar(&o.build, "build", "", "command for sh -c that builds DIR, or prints the stream; a failure of it is one of issue")
 	cmd.Flags().BoolVar(&o.allowEmpty, "allow-empty", false, "let all certificates go where no workload is left")
 	cmd.Flags().StringVar(&o.config, "config", "", "of a stream: file of the config; without it the stream holds a MutualTLS")
 	cmd.Flags().StringVar(&o.state, "state", "", "of a stream: folder for the certificates, which 'meshless render --state' reads")

@@ -85,14 +85,14 @@ func (i *issuer) refuseDuplicates(w *manifest.Workload, secret *yaml.RNode) {
 // manifests ask for, a warning where it is merely due.
 func (i *issuer) refuse(p *plan) {
 	why := "its result is not written back"
-	command := "meshless issue DIR"
+	command, on := "meshless issue DIR", "on the kustomization or package, or for a stream `meshless issue --config FILE --state DIR -`"
 	switch i.Mode {
 	case Forbidden:
 		why = "spec.issuance is Never"
 	case Elsewhere:
-		why, command = "the CertificateAuthority, which packages share, is in none of them", "meshless issue --ca FILE DIR"
+		why, command, on = "the CertificateAuthority, which packages share, is in none of them", "meshless issue --ca FILE DIR", "on the package"
 	}
-	way := "this render may not issue, since " + why + ". Run `" + command + "` on the kustomization or package, commit what it writes, and render again"
+	way := "this render may not issue, since " + why + ". Run `" + command + "` " + on + ", commit what it writes, and render again"
 	switch state := i.model.State; {
 	case p.Bundle != nil:
 		i.postpone(p.due, "Run `"+command+"` and commit what it writes", way+i.hintEarly())
@@ -126,7 +126,7 @@ func (i *issuer) hintEarly() string {
 	for _, id := range slices.Sorted(maps.Keys(i.model.State.Leaves)) {
 		if !known[id] {
 			return fmt.Sprintf(". The input holds a certificate of %s, which is no workload of it: in a base or a Component the function runs before prefix and namespace are set; "+
-				"it belongs into the transformers of the outermost overlay", id)
+				"it belongs into the transformers of the outermost overlay. Of a stream the namespace (--namespace) and the names are those that it was issued with", id)
 		}
 	}
 	return ""

@@ -15,8 +15,8 @@ const KindTripwire = "NotRendered"
 const TripwirePrefix = api.NamePrefix + "function-did-not-run-"
 
 const tripwireMessage = "No cluster has this kind: the function of meshless takes this object out of what is applied. It is still here, " +
-	"so kustomize skipped the function, as it does without --enable-alpha-plugins --enable-exec, and the pods would run without mutual TLS. " +
-	"Build with both flags, or with `meshless build`."
+	"so kustomize skipped the function, as it does without --enable-alpha-plugins --enable-exec, and the pods would run without mutual TLS; " +
+	"or the function is of an earlier release. Build with both flags, or with `meshless build`, of the release that issued."
 
 // Tripwire is that object for a package. Those of two packages in one namespace do not collide.
 func Tripwire(pkg string) *yaml.RNode {

@@ -48,9 +48,14 @@ func Value(v any) *yaml.Node {
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: yaml.NodeTagInt, Value: fmt.Sprint(v)}
 }
 
-// Text is a string; the encoder quotes it when it would read as something else.
+// Text is a string; the encoder quotes it when it would read as something else in YAML 1.2. What does in YAML 1.1
+// alone, which Kubernetes reads, is quoted here: y, no, on, and numbers to the base of 60, such as 12:30.
 func Text(s string) *yaml.Node {
-	return &yaml.Node{Kind: yaml.ScalarNode, Tag: yaml.NodeTagString, Value: s}
+	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: yaml.NodeTagString, Value: s}
+	if (len(s) <= len("off") || strings.Contains(s, ":")) && yaml.IsValueNonString(s) {
+		n.Style = yaml.DoubleQuotedStyle
+	}
+	return n
 }
 
 // Literal is a string as a block scalar.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	k8syaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 
 	"github.com/meshless-dev/meshless/fn/node"
@@ -198,5 +199,22 @@ func TestOddKey(t *testing.T) {
 				t.Errorf("got %q, %q", path, message)
 			}
 		})
+	}
+}
+
+// TestTextOfOldYAML: Kubernetes reads YAML 1.1.
+func TestTextOfOldYAML(t *testing.T) {
+	for _, text := range []string{"y", "N", "yes", "no", "on", "Off", "12:30", "-1:20.5", "true", "010", "~"} {
+		written, err := yaml.NewRNode(node.Object("metadata", node.Object("name", text))).String()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var read struct{ Metadata struct{ Name any } }
+		if err := k8syaml.Unmarshal([]byte(written), &read); err != nil || read.Metadata.Name != text {
+			t.Errorf("%q is written as %q, and read as %#v (%v)", text, written, read.Metadata.Name, err)
+		}
+	}
+	if n := node.Text("one"); n.Style != 0 {
+		t.Errorf("one is written in style %v", n.Style)
 	}
 }

@@ -31,7 +31,7 @@ func checkNamespaces(m *manifest.Model, items []*yaml.RNode, kustomization strin
 		r.Error(none, "metadata.namespace", "is missing, and others are in %q. kustomize 5.8 leaves objects of helmCharts without one, whatever `namespace:` says "+
 			"(kubernetes-sigs/kustomize#6058): a patch adds it, see \"Helm charts\" in docs/kustomize.md. Else set it in the manifest; for a stream, give --namespace", others)
 	} else if none.Kind != "Service" {
-		r.Warn(none, "metadata.namespace", "is missing, here and maybe elsewhere; identities and Service names are made for %q. Set a namespace in the manifests or in this kustomization; "+
+		r.Warn(none, "metadata.namespace", "is missing, here and maybe elsewhere; identities and Service names are made for %q. Set a namespace in the manifests or in this kustomization, for a stream by --namespace; "+
 			"one that an overlay above sets comes too late, since the function belongs into the outermost overlay", manifest.EffectiveNamespace(none))
 	}
 }

@@ -62,7 +62,8 @@ func parse(text string) *yaml.Node {
 func goesOn(text string) bool {
 	var n yaml.Node
 	decoder := yaml.NewDecoder(strings.NewReader(text))
-	return decoder.Decode(&n) == nil && decoder.Decode(&n) == nil
+	first := decoder.Decode(&n)
+	return first == nil && decoder.Decode(&n) == nil
 }
 
 // reads tells whether a text reads as the item.

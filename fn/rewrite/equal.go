@@ -43,21 +43,64 @@ func entries(n *yaml.Node) (list []entry) {
 			merged = append(merged, entries(source)...)
 		}
 	}
+	if len(merged) == 0 {
+		return list
+	}
+	there := indexOf(list)
 	for _, m := range merged {
-		if find(list, m.key) == nil {
+		if there.find(m.key) == nil {
 			list = append(list, m)
+			there.add(m)
 		}
 	}
 	return list
 }
 
-func find(list []entry, key *yaml.Node) *entry {
-	for i := range list {
-		if same(list[i].key, key) {
-			return &list[i]
+// index finds entries by their keys: by a map where keys are scalars, as they are in objects, since a mapping may be
+// large.
+type index struct {
+	scalars map[string]*entry
+	others  []*entry
+}
+
+func indexOf(list []entry) *index {
+	x := &index{scalars: make(map[string]*entry, len(list))}
+	for _, e := range list {
+		x.add(e)
+	}
+	return x
+}
+
+func (x *index) add(e entry) {
+	switch name, ok := nameOf(e.key); {
+	case !ok:
+		x.others = append(x.others, &e)
+	case x.scalars[name] == nil:
+		x.scalars[name] = &e
+	}
+}
+
+func (x *index) find(key *yaml.Node) *entry {
+	if name, ok := nameOf(key); ok {
+		return x.scalars[name]
+	}
+	for _, e := range x.others {
+		if same(e.key, key) {
+			return e
 		}
 	}
 	return nil
+}
+
+// nameOf is the same for two keys that are scalars if they are the same.
+func nameOf(key *yaml.Node) (name string, ok bool) {
+	if key = resolved(key); key == nil || key.Kind != yaml.ScalarNode {
+		return "", false
+	}
+	if tag := key.ShortTag(); tag != yaml.NodeTagNull {
+		return tag + " " + key.Value, true
+	}
+	return yaml.NodeTagNull, true
 }
 
 // same tells whether two nodes are the same value to a reader: style, comments and the order of keys are not part of
@@ -88,10 +131,14 @@ func sameMapping(a, b *yaml.Node) bool {
 	if len(x) != len(y) {
 		return false
 	}
+	var others *index
 	for i, e := range x {
 		other := &y[i] // most often
 		if !same(e.key, other.key) {
-			other = find(y, e.key)
+			if others == nil {
+				others = indexOf(y)
+			}
+			other = others.find(e.key)
 		}
 		if other == nil || !same(e.value, other.value) {
 			return false
@@ -114,9 +161,9 @@ func firstDifference(a, b *yaml.Node) string {
 			}
 		}
 	case yaml.MappingNode:
-		others := entries(b)
+		others := indexOf(entries(b))
 		for _, e := range entries(a) {
-			if other := find(others, e.key); other == nil {
+			if other := others.find(e.key); other == nil {
 				return e.key.Value
 			} else if !same(e.value, other.value) {
 				return e.key.Value + below(firstDifference(e.value, other.value))

@@ -71,9 +71,9 @@ func (s *splicer) mapping(old, item *yaml.Node, bound int) bool {
 		return false
 	}
 	wanted, start := entries(item), len(s.edits)
-	kept := 0
+	kept, byKey := 0, indexOf(wanted)
 	for i := 0; i+1 < len(old.Content); i += 2 {
-		e := find(wanted, old.Content[i])
+		e := byKey.find(old.Content[i])
 		if e != nil || isMerge(old.Content[i]) {
 			kept++
 		}
@@ -119,13 +119,18 @@ func (s *splicer) entry(old *yaml.Node, i int, wanted *entry, bound int) bool {
 
 // insertEntries adds what a mapping lacks, each behind the one that it follows.
 func (s *splicer) insertEntries(old *yaml.Node, wanted []entry, bound int) bool {
-	there, previous := entries(old), -2
+	there, previous := indexOf(entries(old)), -2
+	own, place := &index{scalars: map[string]*entry{}}, map[*yaml.Node]int{}
+	for i := 0; i+1 < len(old.Content); i += 2 {
+		own.add(entry{old.Content[i], old.Content[i+1]})
+		place[old.Content[i]] = i
+	}
 	for _, e := range wanted {
-		if i := slices.IndexFunc(old.Content, func(n *yaml.Node) bool { return same(n, e.key) }); i >= 0 && i%2 == 0 {
-			previous = i
+		if here := own.find(e.key); here != nil {
+			previous = place[here.key]
 			continue
 		}
-		if merged := find(there, e.key); merged != nil && same(merged.value, e.value) {
+		if merged := there.find(e.key); merged != nil && same(merged.value, e.value) {
 			continue
 		}
 		first := old.Content[0]

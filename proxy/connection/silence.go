@@ -91,14 +91,18 @@ func (s *silences) keep(k silenceKey, mutual bool, d time.Duration) {
 	s.known[k] = next
 }
 
+// makeRoom looks at a few alone: a stranger with many addresses has it called for each of them.
 func (s *silences) makeRoom(now time.Time) {
-	var last silenceKey
+	looks := 0
+	var victim silenceKey
 	for k, v := range s.known {
-		if last = k; !now.Before(v.until) {
-			delete(s.known, k)
+		over := !now.Before(v.until)
+		if looks == 0 || over || !v.mutual {
+			victim = k
+		}
+		if looks++; over || looks == 16 {
+			break
 		}
 	}
-	if len(s.known) >= maxClients {
-		delete(s.known, last)
-	}
+	delete(s.known, victim)
 }

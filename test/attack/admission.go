@@ -21,4 +21,8 @@ var admission = []Attack{
 	{"plaintext on a Permissive port takes all places", Stranger, "half is left to members", "proxy/sidecar.TestPlaintextDoesNotStarve"},
 	{"more idle connections than there are descriptors for", Member, "the budget ends before the descriptors do; others get in", "proxy/sidecar.TestFewDescriptors"},
 	{"no file descriptor is left", Mishap, "no spin; served again once there is one", "proxy/sidecar.TestOutOfDescriptors"},
+	{"half hellos that begin behind the greeting of a Permissive port", Stranger, "no more at once than handshakes; the rest end", "proxy/sidecar.TestLateHalfHellos"},
+	{"a hello of the mesh is held back until the app of a Permissive port has spoken", Neighbor, "the client tries again: mutual TLS or nothing",
+		"proxy/sidecar.TestHelloHeldBack"},
+	{"a proxy moved into another namespace with its files", Mishap, "it refuses the identity, and the pod stays in Init", "proxy/sidecar.TestNamespace"},
 }

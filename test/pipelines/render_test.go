@@ -339,6 +339,9 @@ func TestRenderLeavesNothing(t *testing.T) {
 			t.Errorf("render.sh %v: %v\n%s", args, err, out)
 		}
 	}
+	if out, err := p.run(t, clone, script(t), "missing", branch); err == nil || !strings.HasPrefix(out, "render.sh: missing: is no folder") {
+		t.Errorf("%v\n%s", err, out)
+	}
 	p.render(t, clone)
 	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
 		t.Errorf("%v is left (%v)", left, err)

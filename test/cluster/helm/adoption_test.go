@@ -64,7 +64,9 @@ func TestAdoption(t *testing.T) {
 		step(-1, "back of 1: without the post-renderer", func() { r.meshed = false; r.set("migration=v4"); r.upgrade(t) })
 		wantMeshed(t, r, false)
 		for name := range versions(t, r) {
-			if strings.Contains(name, "/meshless-") && name != "Secret/meshless-identity" {
+			// Helm leaves what an upgrade that failed has made, and no later revision holds.
+			failed := name == "Secret/meshless-job-migrate-v1"
+			if strings.Contains(name, "/meshless-") && name != "Secret/meshless-identity" && !failed {
 				t.Errorf("%s is left", name)
 			}
 		}

@@ -282,7 +282,11 @@ func (r *release) awaitLeaf(t *testing.T, expires time.Time) {
 // nudge has the kubelet look at the pods' files now: it does at every change of a pod, and once a minute.
 func (r *release) nudge(t *testing.T) {
 	t.Helper()
-	stage.Must(t, "", "-n", r.namespace, "annotate", "pods", "--overwrite", "-l", "app in (web,store,load)", fmt.Sprintf("helm.test/look=%d", time.Now().UnixNano()))
+	look := fmt.Sprintf("helm.test/look=%d", time.Now().UnixNano())
+	stage.Eventually(t, func() error { // a pod that ends may go between kubectl's look and its change
+		_, err := stage.Kubectl("", "-n", r.namespace, "annotate", "pods", "--overwrite", "-l", "app in (web,store,load)", look)
+		return err
+	})
 }
 
 // testFailedUpgrade: what cannot start is taken back, and with it all that came in the same revision.
