@@ -20,7 +20,7 @@ func (c *comparison) compareTrust() {
 			gained = slices.DeleteFunc(gained, func(namespace string) bool { return c.base.maps[namespace] == nil })
 		}
 		if len(gained) > 0 {
-			c.say(trust, Weaker, "trust: %s is trusted%s", who, c.head.where(gained))
+			c.say(trust, Weaker, "%s is trusted%s", who, c.head.where(gained))
 		}
 	}
 	for who, in := range before {
@@ -29,18 +29,18 @@ func (c *comparison) compareTrust() {
 			lost = slices.DeleteFunc(lost, func(namespace string) bool { return c.head.maps[namespace] == nil })
 		}
 		if len(lost) > 0 {
-			c.say(trust, Lost, "trust: %s is trusted no longer%s", who, c.base.where(lost))
+			c.say(trust, Lost, "%s is trusted no longer%s", who, c.base.where(lost))
 		}
 	}
 	for key, revoked := range c.head.state.Revoked {
 		if _, listed := c.base.state.Revoked[key]; !listed {
-			c.say(trust, Gained, "trust: key %s is revoked%s", key, ofWhom(revoked.SPIFFEID))
+			c.say(trust, Gained, "key %s is revoked%s", key, ofWhom(revoked.SPIFFEID))
 		}
 	}
 	for key, revoked := range c.base.state.Revoked {
 		if _, listed := c.head.state.Revoked[key]; !listed {
 			over := !revoked.Until.IsZero() && c.now.After(revoked.Until.Time)
-			c.sayIf(trust, over, Lost, Weaker, "trust: key %s is revoked no longer%s", key, ofWhom(revoked.SPIFFEID))
+			c.sayIf(trust, over, Lost, Weaker, "key %s is revoked no longer%s", key, ofWhom(revoked.SPIFFEID))
 		}
 	}
 }
@@ -80,7 +80,7 @@ func (s *Side) trusts() map[string][]string {
 	return in
 }
 
-// compareCertificates counts: every one is named by its workload anyway.
+// compareCertificates counts: a renewal touches many, and each is named by its workload anyway.
 func (c *comparison) compareCertificates() {
 	var issued, renewed, removed []string
 	for identity, leaf := range c.head.state.Leaves {
@@ -105,6 +105,9 @@ func (c *comparison) compareCertificates() {
 		names []string
 	}{{Gained, "issued", issued}, {Changed, "renewed", renewed}, {Lost, "removed", removed}} {
 		if len(counted.names) > 0 {
+			for i, name := range counted.names {
+				counted.names[i] = oneLine(name)
+			}
 			slices.Sort(counted.names)
 			c.say(certificates, counted.mark, "certificates: %d %s", len(counted.names), counted.what)
 			c.changes[len(c.changes)-1].Names = counted.names
