@@ -52,7 +52,7 @@ func Value(v any) *yaml.Node {
 // alone, which Kubernetes reads, is quoted here: y, no, on, and numbers to the base of 60, such as 12:30.
 func Text(s string) *yaml.Node {
 	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: yaml.NodeTagString, Value: s}
-	if (len(s) <= len("off") || strings.Contains(s, ":")) && yaml.IsValueNonString(s) {
+	if (len(s) <= len("off") || strings.Trim(s, "0123456789+-_.:") == "") && yaml.IsValueNonString(s) {
 		n.Style = yaml.DoubleQuotedStyle
 	}
 	return n
