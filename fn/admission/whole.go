@@ -9,6 +9,7 @@ import (
 
 	"github.com/meshless-dev/meshless/fn/node"
 	"github.com/meshless-dev/meshless/internal/api"
+	"github.com/meshless-dev/meshless/internal/podplan"
 )
 
 // injected are the conditions that a pod is injected as a whole. They name what counts, since admission plugins and
@@ -54,15 +55,15 @@ func (w *writer) wholeProxy() []string {
 
 // program are the conditions that a container of ours, a variable, runs the program of its image as the render told it
 // to, and no other one beside it: hooks and probes run programs, too, and a mount may put another one in the place of
-// ours, or other files in the place of the proxy's. A variable that begins with GO changes what a Go program does.
-// Kubernetes and clouds mount tokens into every container.
+// ours, or other files in the place of the proxy's. A variable that begins with GO changes what a Go program does, and
+// one tells the proxy its namespace. Kubernetes and clouds mount tokens into every container.
 func program(c, image string, written *yaml.Node) []string {
 	const tokens = `m.mountPath.startsWith("/var/run/secrets/") && !m.mountPath.contains("..")`
 	list := []string{
 		fmt.Sprintf(`(variables.%[1]s.?image.orValue("") == %[2]q || variables.%[1]s.?image.orValue("").startsWith(%[3]q))`, c, image, image+"@"),
 		fmt.Sprintf("!has(variables.%s.command)", c),
 		fmt.Sprintf("!has(variables.%s.envFrom)", c),
-		fmt.Sprintf(`variables.%s.?env.orValue([]).filter(e, e.name.startsWith("GO")) == %s`, c, asWritten(written, node.List(), "env")),
+		fmt.Sprintf(`variables.%s.?env.orValue([]).filter(e, e.name.startsWith("GO") || e.name == %q) == %s`, c, podplan.NamespaceVariable, asWritten(written, node.List(), "env")),
 		fmt.Sprintf("variables.%s.?volumeMounts.orValue([]).filter(m, !(%s)) == %s", c, tokens, asWritten(written, node.List(), "volumeMounts")),
 		fmt.Sprintf("variables.%s.?lifecycle.orValue({}) == %s", c, asWritten(written, node.Object(), "lifecycle")),
 	}

@@ -125,6 +125,9 @@ func TestChangedPodsAreRefused(t *testing.T) {
 		"a variable of Go": {func(pod *corev1.Pod) {
 			pod.Spec.InitContainers[1].Env = []corev1.EnvVar{{Name: "GODEBUG", Value: "tls10server=1"}}
 		}, "container meshless-proxy"},
+		"another namespace is told": {func(pod *corev1.Pod) {
+			pod.Spec.InitContainers[1].Env = []corev1.EnvVar{{Name: "MESHLESS_POD_NAMESPACE", Value: "prod"}}
+		}, "container meshless-proxy"},
 		"a variable of Go to init": {func(pod *corev1.Pod) {
 			pod.Spec.InitContainers[0].Env = []corev1.EnvVar{{Name: "GOTRACEBACK", Value: "crash"}}
 		}, "container meshless-init"},
