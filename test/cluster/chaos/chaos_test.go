@@ -107,13 +107,13 @@ func comeBack(t *testing.T, a *stage.Chain) {
 	a.InForce(t)
 }
 
-// wantAllTalk waits until a second passes in which nothing fails, as Services learn last of all, and then wants none of
-// many fresh requests to fail.
+// wantAllTalk waits until so much time passes as a request has, in which nothing fails: Services learn last of all, and
+// a request that was sent before they did is told at its end. Then it wants none of many fresh requests to fail.
 func wantAllTalk(t *testing.T, a *stage.Chain) {
 	t.Helper()
 	t.Logf("during all that:\n%s", stage.Describe(a.TakeStats(t)))
-	stage.Poll(t, 60*time.Second, func() error {
-		time.Sleep(time.Second)
+	stage.Poll(t, 90*time.Second, func() error {
+		time.Sleep(6 * time.Second) // a request of the load has 5 s
 		for caller, s := range a.TakeStats(t) {
 			if s.Failed > 0 || s.Requests == 0 {
 				return errors.New(caller + ": " + s.String())
